@@ -1,0 +1,213 @@
+"""Configuration of SafeLlava: a LLaVA with the safety modules of SafeVLM (arXiv 2405.13581)."""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlavaConfig, PreTrainedConfig
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+DEFAULT_CATEGORIES = [
+    "politics",
+    "illegal risk",
+    "insults and bullying",
+    "fairness",
+    "privacy",
+    "misleading",
+    "safe",
+]
+DEFAULT_LEVELS = ["safe", "low", "medium", "high"]
+SAFE = "safe"
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_safe_llava.SafeLlavaConfig",
+    "AutoModel": "modeling_safe_llava.SafeLlavaForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_safe_llava.SafeLlavaForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_safe_llava.SafeLlavaForConditionalGeneration",
+    "AutoProcessor": "processing_safe_llava.SafeLlavaProcessor",
+}
+
+
+def save_code(save_directory):
+    """Copy the files of this folder next to a checkpoint, so that `trust_remote_code=True` finds them there."""
+    Path(save_directory).mkdir(parents=True, exist_ok=True)
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        target = Path(save_directory) / file.name
+        if file.name != "__init__.py" and file.resolve() != target.resolve():
+            shutil.copyfile(file, target)
+
+
+@strict
+class SafetyConfig(PreTrainedConfig):
+    r"""
+    The safety modules, for any vision language backbone. Defaults are the paper's (METHOD: arXiv 2405.13581, section 3;
+    sizes from the published code).
+
+    Args:
+        categories (`list[str]`, *optional*): names of the risk categories; exactly one is `"safe"`.
+        levels (`list[str]`, *optional*): names of the risk levels, rising; the first is `"safe"`.
+        num_safety_tokens (`int`, defaults to 64): vectors in each of the two sets s(1) and s(2).
+        num_condition_tokens (`int`, defaults to 16): positions of the safety condition at the end of the image block.
+            0 gives the paper's block and leaves generation unconditioned.
+        projector_depth (`int`, defaults to 3): blocks in each of the two RegNet stages.
+        projector_mlp_depth (`int`, defaults to 2): linear layers after them.
+        projector_hidden_size (`int`, *optional*): width of the stages; the tower's width + `num_safety_tokens` if unset.
+        projector_grid_size (`int`, *optional*): side of the square of safety features; the patch grid's if unset.
+        num_attention_heads (`int`, defaults to 8): heads of the safety head's cross-attention.
+        head_pooling (`str`, defaults to `"mean"`): `"mean"` pools the attended features of all text tokens, `"first"`
+            takes the first one, as published (it is always BOS: the question never reaches the verdict).
+        loss_weight (`float`, defaults to 10.0): weight of the head's loss beside the language model's.
+        is_trained (`bool`, defaults to `False`): set by stage 1. Until then verdicts mean nothing.
+    """
+
+    model_type = "safevlm_safety"
+    base_config_key = "safety_config"
+
+    categories: list[str] | None = None
+    levels: list[str] | None = None
+    num_safety_tokens: int = 64
+    num_condition_tokens: int = 16
+    projector_depth: int = 3
+    projector_mlp_depth: int = 2
+    projector_hidden_size: int | None = None
+    projector_grid_size: int | None = None
+    num_attention_heads: int = 8
+    head_pooling: Literal["mean", "first"] = "mean"
+    loss_weight: float = 10.0
+    is_trained: bool = False
+
+    def __post_init__(self, **kwargs):
+        self.categories = list(DEFAULT_CATEGORIES) if self.categories is None else self.categories
+        self.levels = list(DEFAULT_LEVELS) if self.levels is None else self.levels
+        super().__post_init__(**kwargs)
+        self._check_names()
+        self._check_sizes()
+
+    def _check_names(self):
+        for field in ("categories", "levels"):
+            names = getattr(self, field)
+            if len(names) < 2 or len(set(names)) != len(names) or not all(name.strip() for name in names):
+                raise ValueError(f"`{field}` must hold at least two different, non-empty names, got {names}.")
+        if SAFE not in self.categories:
+            raise ValueError(f"`categories` must contain '{SAFE}', got {self.categories}.")
+        if self.levels[0] != SAFE:
+            raise ValueError(f"`levels` must begin with '{SAFE}', got {self.levels}.")
+
+    def _check_sizes(self):
+        minima = {
+            "num_safety_tokens": 1,
+            "num_condition_tokens": 0,
+            "projector_depth": 0,
+            "projector_mlp_depth": 1,
+            "projector_hidden_size": 1,
+            "projector_grid_size": 1,
+            "num_attention_heads": 1,
+            "loss_weight": 0,
+        }
+        for field, minimum in minima.items():
+            value = getattr(self, field)
+            if value is not None and not minimum <= value < float("inf"):
+                raise ValueError(f"`{field}` must be a finite number of at least {minimum}, got {value}.")
+
+    @property
+    def safe_category(self) -> int:
+        """Index of the category `"safe"`."""
+        return self.categories.index(SAFE)
+
+    @property
+    def num_conditions(self) -> int:
+        """Rows of the condition table: one for safe, one for each risky (category, level)."""
+        return 1 + (len(self.levels) - 1) * (len(self.categories) - 1)
+
+
+@strict
+class SafeLlavaConfig(LlavaConfig):
+    r"""
+    Configuration of [`SafeLlavaForConditionalGeneration`]: a [`LlavaConfig`] with a `safety_config`.
+
+    Args:
+        safety_config (`SafetyConfig` or `dict`, *optional*): the safety modules.
+        training_record (`dict`, *optional*): what made this checkpoint (base model, data, stages, figures); the model
+            card is written from it.
+
+    Example:
+
+    ```python
+    >>> config = SafeLlavaConfig.from_llava_config(LlavaConfig(), num_safety_tokens=32)
+    >>> config.safety_config.num_safety_tokens
+    32
+    ```
+    """
+
+    model_type = "safe_llava"
+    sub_configs = {**LlavaConfig.sub_configs, "safety_config": SafetyConfig}
+
+    safety_config: dict | PreTrainedConfig | None = None
+    training_record: dict | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.safety_config is None:
+            self.safety_config = SafetyConfig()
+        elif isinstance(self.safety_config, dict):
+            self.safety_config = SafetyConfig(**self.safety_config)
+        super().__post_init__(**kwargs)
+        self.check_safety()
+
+    def check_safety(self):
+        """Raise `ValueError` where the safety modules do not fit the backbone."""
+        hidden_size, heads = self.text_config.hidden_size, self.safety_config.num_attention_heads
+        if hidden_size % heads:
+            raise ValueError(
+                f"`num_attention_heads` of the safety head must divide the language model's hidden size, got "
+                f"num_attention_heads={heads} and hidden_size={hidden_size}."
+            )
+
+    @classmethod
+    def from_llava_config(cls, config: LlavaConfig, **safety_kwargs) -> "SafeLlavaConfig":
+        """A SafeLlava configuration around a stock LLaVA one; `safety_kwargs` go to [`SafetyConfig`]."""
+        return cls.from_dict(_as_safe_llava(config.to_dict()), safety_config=SafetyConfig(**safety_kwargs))
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return _as_safe_llava(config_dict), kwargs
+
+    def save_pretrained(self, save_directory, **kwargs):
+        # Loading from the Hub writes the repository into `auto_map`; a saved checkpoint carries its own code.
+        self.auto_map = dict(AUTO_MAP)
+        save_code(save_directory)
+        super().save_pretrained(save_directory, **kwargs)
+
+    @property
+    def safety_grid_size(self) -> int:
+        """Side of the square of safety features (h_s)."""
+        if self.safety_config.projector_grid_size is not None:
+            return self.safety_config.projector_grid_size
+        image_size, patch_size = self.vision_config.image_size, self.vision_config.patch_size
+        return _side(image_size) // _side(patch_size)
+
+    @property
+    def safety_projector_hidden_size(self) -> int:
+        """Width of the safety projector's stages."""
+        if self.safety_config.projector_hidden_size is not None:
+            return self.safety_config.projector_hidden_size
+        return self.vision_config.hidden_size + self.safety_config.num_safety_tokens
+
+
+def _side(size) -> int:
+    return size if isinstance(size, int) else size[0]
+
+
+def _as_safe_llava(config_dict: dict) -> dict:
+    # A stock checkpoint is a valid start; only its type and architecture name differ.
+    if config_dict.get("model_type") != LlavaConfig.model_type:
+        return config_dict
+    stock = {key: value for key, value in config_dict.items() if key not in ("architectures", "transformers_version")}
+    return {**stock, "model_type": SafeLlavaConfig.model_type}
+
+
+__all__ = ["SafeLlavaConfig", "SafetyConfig"]

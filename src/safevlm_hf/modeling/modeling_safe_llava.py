@@ -1,0 +1,668 @@
+"""SafeLlava: LLaVA with the safety modules of SafeVLM (arXiv 2405.13581, arXiv 2411.11543).
+
+Each image becomes one block of positions, [ s(2) | h_i | c ]: safety tokens, projected patches, safety condition. The
+verdict is computed where the image features are, so it rides inside the block through every way of generating.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import GenerationMixin, LlavaForConditionalGeneration, LlavaModel
+from transformers.cache_utils import Cache
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.models.llava.modeling_llava import (
+    LlavaCausalLMOutputWithPast,
+    LlavaModelOutputWithPast,
+    LlavaMultiModalProjector,
+    LlavaPreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import AutoModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, logging, torch_compilable_check
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+
+from .configuration_safe_llava import SafeLlavaConfig
+from .safety_modules import SafetyConditions, SafetyHead, SafetyProjector, SafetyTokens, init_safety_weights
+from .safety_policy import SafetyPolicy, condition_text
+
+
+logger = logging.get_logger(__name__)
+
+# Key conversions are looked up by class name, then by model_type, and skipped for classes outside transformers unless
+# registered: without these a stock checkpoint would leave the language model randomly initialised. `overwrite`, because
+# the package and a checkpoint's own copy of this file may meet in one process.
+for _ours, _stock in (("safe_llava", "llava"), ("SafeLlavaModel", "LlavaModel")):
+    register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_stock) or [], overwrite=True)
+
+
+NO_IMAGES = "no images"  # what a cache that was filled without images remembers
+
+
+@dataclass
+class SafetyInputs:
+    """What a verdict needs besides the pixels: the question of each sample, and the policy.
+
+    Args:
+        text_embeds: (batch, length, hidden), embeddings of the whole prompt.
+        text_mask: (batch, length), true on the question's own tokens.
+        image_token_counts: (batch,), image positions in each sample.
+        policy: what to do with a verdict.
+        condition_ids: (images,), rows of the condition table to use in place of the verdict's where not negative.
+        record: receives the conditioned image output of the call, for the caller to read.
+    """
+
+    text_embeds: torch.Tensor
+    text_mask: torch.Tensor
+    image_token_counts: torch.Tensor
+    policy: SafetyPolicy = field(default_factory=SafetyPolicy)
+    condition_ids: torch.LongTensor | None = None
+    record: list = field(default_factory=list)
+
+    def image_rows(self, num_images: int, block_length: int) -> torch.LongTensor:
+        """Row of the batch that each image belongs to, (images,)."""
+        last_image = (self.image_token_counts // block_length).cumsum(dim=0)
+        images = torch.arange(num_images, device=last_image.device)
+        rows = (images[:, None] >= last_image[None, :]).sum(dim=1)
+        return rows.clamp(max=len(last_image) - 1)
+
+
+@dataclass
+class SafeLlavaImageOutput(BaseModelOutputWithPooling):
+    r"""
+    pooler_output (`list` of `torch.Tensor` of shape `(block_length, hidden_size)`):
+        One image block [ s(2) | h_i | c ] an image.
+    image_features (`torch.Tensor` of shape `(images, patches, hidden_size)`): h_i, the base projector's output.
+    safety_features (`torch.Tensor` of shape `(images, grid * grid, hidden_size)`): h_s, the safety projector's output.
+    safety_level_logits (`torch.Tensor` of shape `(images, levels)`): float32.
+    safety_category_logits (`torch.Tensor` of shape `(images, categories)`): float32.
+    safety_condition_ids (`torch.LongTensor` of shape `(images,)`): rows of the condition table.
+    safety_image_rows (`torch.LongTensor` of shape `(images,)`): the row of the batch that each image belongs to.
+    """
+
+    image_features: torch.Tensor | None = None
+    safety_features: torch.Tensor | None = None
+    safety_level_logits: torch.Tensor | None = None
+    safety_category_logits: torch.Tensor | None = None
+    safety_condition_ids: torch.LongTensor | None = None
+    safety_image_rows: torch.LongTensor | None = None
+
+
+@dataclass
+class SafetyOutput(ModelOutput):
+    r"""
+    Verdicts as logits; `processor.post_process_safety` gives them by name. Fields as in [`SafeLlavaImageOutput`].
+    """
+
+    safety_level_logits: torch.Tensor | None = None
+    safety_category_logits: torch.Tensor | None = None
+    safety_condition_ids: torch.LongTensor | None = None
+    safety_image_rows: torch.LongTensor | None = None
+
+
+@dataclass
+class SafeLlavaModelOutputWithPast(LlavaModelOutputWithPast):
+    r"""
+    safety_level_logits (`torch.Tensor` of shape `(images, levels)`, *optional*): float32.
+    safety_category_logits (`torch.Tensor` of shape `(images, categories)`, *optional*): float32.
+    """
+
+    safety_level_logits: torch.Tensor | None = None
+    safety_category_logits: torch.Tensor | None = None
+
+
+@dataclass
+class SafeLlavaCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
+    r"""
+    loss (`torch.Tensor` of shape `(1,)`): `lm_loss + loss_weight * safety_loss`.
+    lm_loss (`torch.Tensor` of shape `(1,)`, *optional*): next-token loss.
+    safety_loss (`torch.Tensor` of shape `(1,)`, *optional*): CE(level) + CE(category), unweighted.
+    safety_level_logits (`torch.Tensor` of shape `(images, levels)`, *optional*): float32.
+    safety_category_logits (`torch.Tensor` of shape `(images, categories)`, *optional*): float32.
+    """
+
+    lm_loss: torch.Tensor | None = None
+    safety_loss: torch.Tensor | None = None
+    safety_level_logits: torch.Tensor | None = None
+    safety_category_logits: torch.Tensor | None = None
+
+
+class SafeLlavaPreTrainedModel(LlavaPreTrainedModel):
+    config: SafeLlavaConfig
+    config_class = SafeLlavaConfig
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # The library skips parts of initialisation for custom code; this one follows the library's own rules.
+        return False
+
+    def _init_weights(self, module):
+        if not init_safety_weights(module):
+            super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        new = sorted({".".join(key.split(".")[: 2 if key.startswith("model.") else 1]) for key in info["missing_keys"]})
+        if new:
+            logger.warning(
+                f"Newly initialised: {', '.join(new)}. The safety verdicts of this model mean nothing before stage 1 "
+                "(examples/run_stage1.py)."
+            )
+        return (model, info) if output_loading_info else model
+
+
+class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
+    """LLaVA's base model with safety projector, safety tokens, safety head and condition table."""
+
+    def __init__(self, config: SafeLlavaConfig):
+        LlavaPreTrainedModel.__init__(self, config)
+        config.check_safety()
+        safety, hidden_size = config.safety_config, config.text_config.hidden_size
+        feature_layers = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = LlavaMultiModalProjector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.safety_projector = SafetyProjector(
+            config.vision_config.hidden_size * feature_layers,
+            config.safety_projector_hidden_size,
+            hidden_size,
+            config.safety_grid_size,
+            safety.projector_depth,
+            safety.projector_mlp_depth,
+        )
+        self.safety_tokens = SafetyTokens(safety.num_safety_tokens, hidden_size)
+        self.safety_head = SafetyHead(
+            hidden_size, safety.num_attention_heads, len(safety.levels), len(safety.categories), safety.head_pooling
+        )
+        self.safety_conditions = (
+            SafetyConditions(safety.num_conditions, safety.num_condition_tokens, hidden_size)
+            if safety.num_condition_tokens
+            else None
+        )
+        self.post_init()
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        image_sizes: torch.Tensor | None = None,
+        safety_inputs: SafetyInputs | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | SafeLlavaImageOutput:
+        r"""
+        Encode images, give each its verdict, and build its block.
+
+        Args:
+            pixel_values: (images, channels, height, width).
+            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the image
+                alone, under the default policy.
+
+        Returns:
+            [`SafeLlavaImageOutput`].
+        """
+        if image_sizes is not None:
+            raise ValueError("SafeLlava takes images of one size, got `image_sizes`: resize them in the processor.")
+        outputs = super().get_image_features(
+            pixel_values,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            return_dict=True,
+            **kwargs,
+        )
+        layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
+        vision_features = torch.cat([outputs.hidden_states[layer] for layer in layers], dim=-1)
+        if vision_feature_select_strategy == "default":
+            vision_features = vision_features[:, 1:]
+        encoded = SafeLlavaImageOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_features=torch.stack(list(outputs.pooler_output)),
+            safety_features=self.safety_projector(vision_features),
+        )
+        return self.condition_image_features(encoded, safety_inputs)
+
+    def condition_image_features(
+        self, encoded: SafeLlavaImageOutput, safety_inputs: SafetyInputs | None = None
+    ) -> SafeLlavaImageOutput:
+        """Verdict, decision and block for encoded images: everything that depends on the question."""
+        image_features, safety_features = encoded.image_features, encoded.safety_features
+        images, dtype = len(image_features), image_features.dtype
+        head_tokens, block_tokens = self.safety_tokens()
+        block_length = image_features.shape[1] + len(block_tokens) + self.config.safety_config.num_condition_tokens
+        if safety_inputs is None:
+            safety_inputs = _no_question(safety_features, block_length)
+        rows = safety_inputs.image_rows(images, block_length).to(image_features.device)
+        text_mask = safety_inputs.text_mask.to(rows.device)[rows]
+        text_embeds = safety_inputs.text_embeds.to(rows.device)[rows]
+        keys = torch.cat([head_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
+        level_logits, category_logits = self.safety_head(text_embeds, text_mask, keys)
+        condition_ids = safety_inputs.policy.condition_ids(level_logits, category_logits, self.config.safety_config)
+        if safety_inputs.condition_ids is not None:
+            given = safety_inputs.condition_ids.to(condition_ids.device)
+            condition_ids = torch.where(given < 0, condition_ids, given)
+        block = [block_tokens.expand(images, -1, -1).to(image_features), image_features]
+        if self.safety_conditions is not None:
+            block.append(self.safety_conditions(condition_ids).to(image_features))
+        conditioned = SafeLlavaImageOutput(
+            **{
+                **encoded,
+                "pooler_output": list(torch.cat(block, dim=1).to(dtype)),
+                "safety_level_logits": level_logits,
+                "safety_category_logits": category_logits,
+                "safety_condition_ids": condition_ids,
+                "safety_image_rows": rows,
+            }
+        )
+        safety_inputs.record.append(conditioned)
+        return conditioned
+
+    def prepare_safety_inputs(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> SafetyInputs:
+        """
+        The question of each sample: its text without padding, image positions and (in training) the answer.
+
+        Args:
+            input_ids: (batch, length). Either these or `inputs_embeds`, which win.
+            inputs_embeds: (batch, length, hidden).
+            attention_mask: (batch, past + length); other shapes are not read.
+            labels: (batch, length); positions other than -100 are the answer and stay out.
+            kwargs: further fields of [`SafetyInputs`].
+        """
+        embed_tokens = self.get_input_embeddings()
+        if inputs_embeds is None:
+            inputs_embeds = embed_tokens(input_ids)
+            image_mask = input_ids == self.config.image_token_id
+        else:
+            image_token = torch.full((), self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
+            image_mask = (inputs_embeds == embed_tokens(image_token)).all(dim=-1)
+        text_mask = ~image_mask
+        if attention_mask is not None and attention_mask.ndim == 2:
+            text_mask = text_mask & attention_mask[:, -text_mask.shape[1] :].to(text_mask.device).bool()
+        if labels is not None:
+            text_mask = text_mask & (labels == -100).to(text_mask.device)
+        return SafetyInputs(inputs_embeds, text_mask, image_mask.sum(dim=1), **kwargs)
+
+    def get_placeholder_mask(
+        self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor, image_features: torch.Tensor
+    ):
+        """The mask of image positions; raises `ValueError` where blocks and positions do not match."""
+        if input_ids is None:
+            image_token = torch.full((), self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(image_token)).all(dim=-1)
+        else:
+            mask = input_ids == self.config.image_token_id
+        positions, num_features = mask.sum(), image_features.numel() // image_features.shape[-1]
+        torch_compilable_check(
+            positions == num_features,
+            f"Image features and image tokens do not match, tokens: {positions}, features: {num_features}. SafeLlava's "
+            f"image block also holds {self.config.safety_config.num_safety_tokens} safety and "
+            f"{self.config.safety_config.num_condition_tokens} condition positions: prepare the inputs with "
+            "SafeLlavaProcessor (a stock LlavaProcessor leaves no room for them).",
+        )
+        return mask.unsqueeze(-1).to(inputs_embeds.device)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        image_sizes: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        safety_inputs: SafetyInputs | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | SafeLlavaModelOutputWithPast:
+        r"""
+        As [`LlavaModel.forward`].
+
+        Args:
+            safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
+        """
+        if (input_ids is None) ^ (inputs_embeds is not None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if pixel_values is not None and mm_encoder_outputs is not None:
+            raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
+        if pixel_values is not None:
+            if safety_inputs is None:
+                safety_inputs = self.prepare_safety_inputs(input_ids, inputs_embeds, attention_mask)
+            image_outputs = self.get_image_features(
+                pixel_values=pixel_values,
+                vision_feature_layer=vision_feature_layer,
+                vision_feature_select_strategy=vision_feature_select_strategy,
+                image_sizes=image_sizes,
+                safety_inputs=safety_inputs,
+                return_dict=True,
+            )
+            mm_encoder_outputs = {"image": image_outputs}
+        outputs = super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+            **kwargs,
+        )
+        image_outputs = (mm_encoder_outputs or {}).get("image")
+        return SafeLlavaModelOutputWithPast(
+            **outputs,
+            safety_level_logits=getattr(image_outputs, "safety_level_logits", None),
+            safety_category_logits=getattr(image_outputs, "safety_category_logits", None),
+        )
+
+
+def _no_question(safety_features: torch.Tensor, block_length: int) -> SafetyInputs:
+    images, _, hidden_size = safety_features.shape
+    return SafetyInputs(
+        text_embeds=safety_features.new_zeros(images, 0, hidden_size),
+        text_mask=torch.zeros(images, 0, dtype=torch.bool, device=safety_features.device),
+        image_token_counts=torch.full((images,), block_length, device=safety_features.device),
+    )
+
+
+class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForConditionalGeneration, GenerationMixin):
+    """LLaVA that sees the image, gets the verdict, chooses the condition, and answers under it."""
+
+    # The head's loss is a mean over images, the language model's over tokens: a count of tokens cannot scale both.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: SafeLlavaConfig):
+        LlavaPreTrainedModel.__init__(self, config)
+        self.model = SafeLlavaModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        image_sizes: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        safety_levels: torch.LongTensor | None = None,
+        safety_categories: torch.LongTensor | None = None,
+        safety_conditions: torch.LongTensor | None = None,
+        safety_inputs: SafetyInputs | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | SafeLlavaCausalLMOutputWithPast:
+        r"""
+        As [`LlavaForConditionalGeneration.forward`], and
+
+        Args:
+            safety_levels (`torch.LongTensor` of shape `(images,)`, *optional*): level labels, -100 ignores an image.
+            safety_categories (`torch.LongTensor` of shape `(images,)`, *optional*): category labels, -100 ignores.
+            safety_conditions (`torch.LongTensor` of shape `(images,)`, *optional*): rows of the condition table to
+                train under; where negative, or without them, the verdict chooses. `generate` does not take them.
+            safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
+
+        Returns:
+            [`SafeLlavaCausalLMOutputWithPast`]. The loss is `lm_loss + loss_weight * safety_loss` (paper, section 3.2).
+        """
+        if pixel_values is not None and safety_inputs is None:
+            safety_inputs = self.model.prepare_safety_inputs(
+                input_ids, inputs_embeds, attention_mask, labels, condition_ids=safety_conditions
+            )
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            image_sizes=image_sizes,
+            mm_encoder_outputs=mm_encoder_outputs,
+            safety_inputs=safety_inputs,
+            return_dict=True,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden_states[:, kept, :])
+        lm_loss = safety_loss = loss = None
+        if labels is not None:
+            loss = lm_loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        if outputs.safety_level_logits is not None and (labels is not None or safety_levels is not None):
+            safety_loss = self.safety_loss_function(outputs, safety_levels, safety_categories)
+            weighted = self.config.safety_config.loss_weight * safety_loss
+            loss = weighted if lm_loss is None else lm_loss + weighted.to(lm_loss.device)
+        return SafeLlavaCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+            lm_loss=lm_loss,
+            safety_loss=safety_loss,
+            safety_level_logits=outputs.safety_level_logits,
+            safety_category_logits=outputs.safety_category_logits,
+        )
+
+    @staticmethod
+    def safety_loss_function(
+        outputs: SafeLlavaModelOutputWithPast,
+        safety_levels: torch.LongTensor | None,
+        safety_categories: torch.LongTensor | None,
+    ) -> torch.Tensor:
+        """CE(level) + CE(category), each the mean over its labelled images; 0 with gradients where none is labelled."""
+        loss = 0.0
+        for logits, target in (
+            (outputs.safety_level_logits, safety_levels),
+            (outputs.safety_category_logits, safety_categories),
+        ):
+            target = logits.new_full((len(logits),), -100, dtype=torch.long) if target is None else target
+            target = target.to(logits.device)
+            summed = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
+            loss = loss + summed / (target != -100).sum().clamp(min=1)
+        return loss
+
+    @torch.no_grad()
+    def assess(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        safety_policy: SafetyPolicy | dict | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+    ) -> SafetyOutput:
+        """
+        The verdict on each image under the text of its own sample, without running the language model.
+
+        Args:
+            input_ids, pixel_values, attention_mask, inputs_embeds: as for `generate`.
+            safety_policy: as for `generate`.
+
+        Returns:
+            [`SafetyOutput`]; `processor.post_process_safety` gives it by name.
+        """
+        if pixel_values is None:
+            raise ValueError("`assess` needs `pixel_values`: a sample without an image has no verdict.")
+        self._warn_untrained()
+        safety_inputs = self._safety_inputs(input_ids, inputs_embeds, attention_mask, safety_policy)
+        outputs = self.model.get_image_features(
+            pixel_values,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            safety_inputs=safety_inputs,
+        )
+        return _verdict(outputs)
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, *args, safety_policy=None, **kwargs):
+        """
+        As [`GenerationMixin.generate`]: each image gets its verdict, and the answer is given under its condition.
+
+        Args:
+            safety_policy ([`SafetyPolicy`] or `dict`, *optional*): overrides `generation_config.safety_policy`. Without
+                either, every category is on and the most probable verdict decides.
+
+        Returns:
+            What [`GenerationMixin.generate`] returns. With `return_dict_in_generate=True` it also holds the fields of
+            [`SafetyOutput`], where images were seen.
+
+        Raises:
+            `ValueError`: for image features or a cache that carry no verdict, or a policy that does not fit the model.
+        """
+        for name in ("safety_conditions", "safety_inputs"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"`generate` does not take `{name}`: pass `safety_policy` to change what a verdict does.")
+        generation_config = kwargs.get("generation_config", args[0] if args else None)
+        input_ids = inputs if inputs is not None else kwargs.get("input_ids")
+        inputs_embeds = kwargs.get("inputs_embeds")
+        # A draft model proposes only: the model it drafts for verifies under its own condition.
+        is_draft = getattr(generation_config, "is_assistant", False)
+        if is_draft or (input_ids is None and inputs_embeds is None):
+            return super().generate(inputs, *args, **kwargs)
+
+        safety_policy = safety_policy or getattr(generation_config, "safety_policy", None)
+        safety_inputs = self._safety_inputs(input_ids, inputs_embeds, kwargs.get("attention_mask"), safety_policy)
+        cache = kwargs.get("past_key_values")
+        if kwargs.get("mm_encoder_outputs"):
+            kwargs["mm_encoder_outputs"] = self._renew_encoded_images(kwargs["mm_encoder_outputs"], safety_inputs)
+        elif cache is not None and cache.get_seq_length() > 0:
+            self._renew_cached_images(cache, kwargs, safety_inputs)
+        if kwargs.get("pixel_values") is not None:
+            self._warn_untrained()
+            _refuse_paged_cache(generation_config, kwargs)
+            kwargs["safety_inputs"] = safety_inputs
+        outputs = super().generate(inputs, *args, **kwargs)
+
+        seen = safety_inputs.record[-1] if safety_inputs.record else None
+        sequences = outputs.sequences if isinstance(outputs, ModelOutput) else outputs
+        for kept in (cache, getattr(outputs, "past_key_values", None)):
+            if kept is not None:
+                kept.safety_images = seen or getattr(kept, "safety_images", NO_IMAGES)
+                # Beams and several answers a prompt give the cache other rows than the verdicts have.
+                if len(sequences) != len(safety_inputs.text_mask) and kept.safety_images != NO_IMAGES:
+                    kept.safety_images = None
+        if seen is not None and isinstance(outputs, ModelOutput):
+            for name, value in _verdict(seen).items():
+                outputs[name] = value
+        return outputs
+
+    def _safety_inputs(self, input_ids, inputs_embeds, attention_mask, safety_policy) -> SafetyInputs:
+        if safety_policy is None:
+            safety_policy = getattr(self.generation_config, "safety_policy", None)
+        policy = SafetyPolicy.create(safety_policy)
+        policy.check(self.config.safety_config)
+        if attention_mask is None and inputs_embeds is None:
+            text_config = self.config.get_text_config()
+            pad_token_id = getattr(text_config, "pad_token_id", None)
+            if pad_token_id is not None and pad_token_id != getattr(text_config, "eos_token_id", None):
+                attention_mask = input_ids != pad_token_id
+        return self.model.prepare_safety_inputs(input_ids, inputs_embeds, attention_mask, policy=policy)
+
+    def _renew_encoded_images(self, mm_encoder_outputs: dict, safety_inputs: SafetyInputs) -> dict:
+        """Images encoded before the call get a verdict for this call's question."""
+        encoded = mm_encoder_outputs.get("image")
+        if encoded is None:
+            return mm_encoder_outputs
+        if getattr(encoded, "safety_features", None) is None:
+            raise ValueError(
+                "`mm_encoder_outputs['image']` carries no safety features, so the images would be answered without a "
+                "verdict: pass `pixel_values`, or what `model.get_image_features` returned."
+            )
+        return {**mm_encoder_outputs, "image": self.model.condition_image_features(encoded, safety_inputs)}
+
+    def _renew_cached_images(self, cache: Cache, kwargs: dict, safety_inputs: SafetyInputs):
+        """Images in a reused cache get a verdict for this call's question; where it differs from the one that they were
+        cached under, the cache is filled anew."""
+        cached = getattr(cache, "safety_images", None)
+        has_image_tokens = bool(safety_inputs.image_token_counts.any())
+        attention_mask = kwargs.get("attention_mask")
+        whole = attention_mask is None or attention_mask.shape[1] == safety_inputs.text_mask.shape[1]
+        if kwargs.get("pixel_values") is not None and whole and cached != NO_IMAGES:
+            return cache.reset()
+        if cached == NO_IMAGES or (not has_image_tokens and not hasattr(cache, "safety_images")):
+            return None
+        if cached is None:
+            raise ValueError(
+                "`past_key_values` holds images whose verdict is not known for this batch: pass the `pixel_values` of "
+                "all images again together with the whole `input_ids`, or start without a cache."
+            )
+        block_length = len(cached.pooler_output[0])
+        counts = torch.bincount(cached.safety_image_rows, minlength=len(safety_inputs.text_mask)) * block_length
+        if has_image_tokens and whole and not torch.equal(counts, safety_inputs.image_token_counts):
+            raise ValueError(
+                f"The prompts hold {safety_inputs.image_token_counts.tolist()} image positions a row, the images in "
+                f"`past_key_values` take {counts.tolist()}: pass the `pixel_values` of all images again."
+            )
+        renewed = self.model.condition_image_features(cached, replace(safety_inputs, image_token_counts=counts))
+        if torch.equal(renewed.safety_condition_ids, cached.safety_condition_ids):
+            return None
+        if not whole:
+            raise ValueError(
+                "The new question changes the verdict on an image in `past_key_values`: pass the `input_ids` of the "
+                "whole conversation, not only its last turn."
+            )
+        cache.reset()
+        kwargs["mm_encoder_outputs"] = {"image": renewed}
+
+    def _warn_untrained(self):
+        if not self.config.safety_config.is_trained:
+            logger.warning_once(
+                "The safety head of this model is untrained: its verdicts mean nothing before stage 1 "
+                "(examples/run_stage1.py)."
+            )
+
+    @torch.no_grad()
+    def initialize_conditions(self, tokenizer):
+        """
+        Start each row of the condition table as the language model's own embeddings of a short text, so that an
+        untrained table is the paper's rewritten prompt. Texts are repeated or cut to `num_condition_tokens`.
+        """
+        if self.model.safety_conditions is None:
+            return
+        safety, table = self.config.safety_config, self.model.safety_conditions.weight
+        for row in range(safety.num_conditions):
+            ids = tokenizer(condition_text(row, safety), add_special_tokens=False)["input_ids"]
+            ids = torch.tensor([ids[i % len(ids)] for i in range(safety.num_condition_tokens)], device=table.device)
+            table[row] = self.get_input_embeddings()(ids).to(table)
+
+
+def _verdict(encoded: SafeLlavaImageOutput) -> SafetyOutput:
+    return SafetyOutput(**{name: getattr(encoded, name) for name in SafetyOutput.__dataclass_fields__})
+
+
+def _refuse_paged_cache(generation_config, kwargs: dict):
+    if "paged" in (kwargs.get("cache_implementation"), getattr(generation_config, "cache_implementation", None)):
+        raise ValueError("Paged generation does not encode images, so their verdict would not apply: use another cache.")
+
+
+__all__ = ["SafeLlavaForConditionalGeneration", "SafeLlavaModel", "SafeLlavaPreTrainedModel", "SafetyInputs"]

@@ -1,0 +1,192 @@
+"""Processor of SafeLlava: room for the image block in the prompt, and verdicts by name."""
+
+import re
+
+from transformers import PreTrainedConfig
+from transformers.image_utils import make_flat_list_of_images
+from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.processing_utils import MultiModalData
+
+from .configuration_safe_llava import AUTO_MAP, SafetyConfig, save_code
+from .safety_policy import SafetyVerdict, verdicts_from_logits
+
+
+# LLaVA-1.5's prompt; each answer ends with EOS, and the answer alone is marked for training.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['role'] | upper }}: {% endif %}"
+    "{% if message['content'] is string %}{% set parts = [{'type': 'text', 'text': message['content']}] %}"
+    "{% else %}{% set parts = message['content'] %}{% endif %}"
+    "{% for part in parts if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
+    "{% for part in parts if part['type'] == 'text' %}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ part['text'] + eos_token }}{% endgeneration %}"
+    "{% else %}{{ part['text'] + ' ' }}{% endif %}"
+    "{% endfor %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+SAFETY_FIELDS = ("categories", "levels", "num_safety_tokens", "num_condition_tokens")
+
+
+class SafeLlavaProcessor(LlavaProcessor):
+    r"""
+    [`LlavaProcessor`] that expands each `<image>` to SafeLlava's block, [ s(2) | h_i | c ], and pads on the left.
+
+    Args:
+        categories (`list[str]`, *optional*), levels (`list[str]`, *optional*): names, as in [`SafetyConfig`].
+        num_safety_tokens (`int`, *optional*), num_condition_tokens (`int`, *optional*): as in [`SafetyConfig`].
+            `from_pretrained` reads all four from the checkpoint's own `config.json`, so that processor and model agree.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size=None,
+        vision_feature_select_strategy=None,
+        chat_template=None,
+        image_token="<image>",
+        num_additional_image_tokens=0,
+        categories=None,
+        levels=None,
+        num_safety_tokens=None,
+        num_condition_tokens=None,
+        **kwargs,
+    ):
+        given = {
+            "categories": categories,
+            "levels": levels,
+            "num_safety_tokens": num_safety_tokens,
+            "num_condition_tokens": num_condition_tokens,
+        }
+        safety_config = SafetyConfig(**{name: value for name, value in given.items() if value is not None})
+        for name in SAFETY_FIELDS:
+            setattr(self, name, getattr(safety_config, name))
+        super().__init__(
+            image_processor,
+            tokenizer,
+            patch_size=patch_size,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            chat_template=chat_template or CHAT_TEMPLATE,
+            image_token=image_token,
+            num_additional_image_tokens=num_additional_image_tokens,
+            **kwargs,
+        )
+        self.tokenizer.padding_side = "left"
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, safety_config: SafetyConfig | None = None, **kwargs):
+        """As [`ProcessorMixin.from_pretrained`]; `safety_config` is for a model that has not been saved yet."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        for name in SAFETY_FIELDS if safety_config is not None else ():
+            setattr(processor, name, getattr(safety_config, name))
+        return processor
+
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        processor_dict, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        hub_kwargs = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        try:
+            config, _ = PreTrainedConfig.get_config_dict(
+                pretrained_model_name_or_path, **{name: kwargs[name] for name in hub_kwargs if name in kwargs}
+            )
+        except OSError:  # a folder that holds a processor alone
+            config = {}
+        safety_config = config.get("safety_config") or {}
+        processor_dict.update({name: safety_config[name] for name in SAFETY_FIELDS if name in safety_config})
+        return processor_dict, kwargs
+
+    def save_pretrained(self, save_directory, **kwargs):
+        save_code(save_directory)
+        self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+        return super().save_pretrained(save_directory, **kwargs)
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        extra = self.num_safety_tokens + self.num_condition_tokens
+        return super().replace_image_token(image_inputs, image_idx, **kwargs) + self.image_token * extra
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs):
+        data = super()._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
+        if image_sizes is None:
+            return data
+        extra = self.num_safety_tokens + self.num_condition_tokens
+        return MultiModalData(
+            num_image_tokens=[tokens + extra for tokens in data.num_image_tokens],
+            num_image_patches=data.num_image_patches,
+        )
+
+    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        self._check_image_counts(images, text)
+        super().validate_inputs(images=images, text=text, videos=videos, audio=audio, **kwargs)
+
+    def _check_image_counts(self, images, text):
+        if text is None or not all(isinstance(sample, str) for sample in text):
+            return
+        text = [text] if isinstance(text, str) else text
+        in_text = [sample.count(self.image_token) for sample in text]
+        nested = isinstance(images, (list, tuple)) and len(images) == len(text)
+        if nested and all(isinstance(of_sample, (list, tuple)) for of_sample in images):
+            given = [len(of_sample) for of_sample in images]
+        else:
+            in_text, given = sum(in_text), len(make_flat_list_of_images(images)) if images is not None else 0
+        if in_text != given:
+            raise ValueError(
+                f"The prompts hold {in_text} {self.image_token} tokens but {given} images were given. Each image needs "
+                "one; text typed by a user may hold none (`apply_chat_template` makes such text harmless)."
+            )
+
+    def apply_chat_template(self, conversation, chat_template=None, **kwargs):
+        """As [`ProcessorMixin.apply_chat_template`]; special tokens inside the messages' text are made plain text, so
+        that no text adds an image position, moves one, or ends a turn."""
+        return super().apply_chat_template(self._neutralise(conversation), chat_template, **kwargs)
+
+    def _neutralise(self, value, key=None):
+        if isinstance(value, str):
+            return value if key in ("type", "image", "url", "path", "base64") else self._neutralise_text(value)
+        if isinstance(value, dict):
+            return {name: self._neutralise(item, name) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._neutralise(item, key) for item in value]
+        return value
+
+    def _neutralise_text(self, text: str) -> str:
+        added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
+        tokens = {token for token in [self.image_token, *self.tokenizer.all_special_tokens, *added] if len(token) > 1}
+        pattern = re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+        # A space after the first character breaks a token; broken ones may leave another to find.
+        while match := pattern.search(text):
+            text = f"{text[: match.start() + 1]} {text[match.start() + 1 :]}"
+        return text
+
+    def post_process_safety(self, outputs) -> list[SafetyVerdict]:
+        """
+        Verdicts by name.
+
+        Args:
+            outputs: what `assess`, `generate(..., return_dict_in_generate=True)` or `forward` returned.
+
+        Returns:
+            One [`SafetyVerdict`] an image, in the order of the images; none where no image was seen.
+        """
+        level_logits = getattr(outputs, "safety_level_logits", None)
+        if level_logits is None:
+            return []
+        category_logits = outputs.safety_category_logits
+        config = SafetyConfig(**{name: getattr(self, name) for name in SAFETY_FIELDS})
+        if level_logits.shape[-1] != len(self.levels) or category_logits.shape[-1] != len(self.categories):
+            raise ValueError(
+                f"The verdicts have {level_logits.shape[-1]} levels and {category_logits.shape[-1]} categories, this "
+                f"processor names {len(self.levels)} and {len(self.categories)}: load it from the model's checkpoint."
+            )
+        rows = getattr(outputs, "safety_image_rows", None)
+        conditions = getattr(outputs, "safety_condition_ids", None)
+        return verdicts_from_logits(
+            level_logits,
+            category_logits,
+            samples=list(range(len(level_logits))) if rows is None else rows.tolist(),
+            condition_ids=None if conditions is None else conditions.tolist(),
+            config=config,
+        )
+
+
+__all__ = ["SafeLlavaProcessor"]

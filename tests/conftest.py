@@ -1,0 +1,70 @@
+import os
+
+
+# Before any import of a hub library: no test reaches the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import set_seed  # noqa: E402
+
+from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor  # noqa: E402
+from safevlm_hf.data import NANO_BASE  # noqa: E402
+
+
+NANO_SAFETY = {"num_safety_tokens": 4, "num_condition_tokens": 4, "num_attention_heads": 4, "projector_depth": 1}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    set_seed(0)
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def tiny_config():
+    """A SafeLlava of a few thousand parameters: 4 + 16 + 3 positions an image."""
+    return SafeLlavaConfig(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": 56,
+            "patch_size": 14,
+        },
+        text_config={
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "vocab_size": 160,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        image_token_index=150,
+        image_seq_length=16,
+        safety_config={"num_safety_tokens": 4, "num_condition_tokens": 3, "projector_depth": 1},
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    return SafeLlavaForConditionalGeneration(tiny_config).eval()
+
+
+@pytest.fixture
+def nano_model():
+    """The nano base with untrained safety modules."""
+    return SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, safety_config=NANO_SAFETY).eval()
+
+
+@pytest.fixture
+def nano_processor(nano_model):
+    return SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=nano_model.config.safety_config)
