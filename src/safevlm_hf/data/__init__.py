@@ -1,0 +1,12 @@
+"""Data sets: the embedded RiskCards, the nano base that was trained on them, and records on disk.
+
+Nothing heavy is imported here: import `safevlm_hf.data.records` and `safevlm_hf.data.riskcards` by their own names.
+"""
+
+from pathlib import Path
+
+
+NANO_BASE = Path(__file__).parent / "nano_base"
+"""The folder of the embedded base: a stock LLaVA of three million parameters, made by examples/train_nano_base.py."""
+
+__all__ = ["NANO_BASE"]

@@ -1,0 +1,318 @@
+"""Records on disk: JSON lines with local images, in two forms that are read as one.
+
+The published form (SafeVLM, arXiv 2405.13581), where `<image>` in a user turn is the place of the image:
+
+    {"image": "a.jpg", "safe_type": 1, "safe_level": 3,
+     "conversations": [{"from": "USER", "value": "<image>\\nWhat is this?"}, {"from": "ASSISTANT", "value": "..."}]}
+
+The `messages` form of transformers' chat templates, where a content part is the place and typed text is only text:
+
+    {"images": ["a.png"], "safety_category": "privacy", "safety_level": "high",
+     "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]},
+                  {"role": "assistant", "content": "..."}]}
+
+Categories and levels are names or indices in either form. `"a.jpg<split>b.jpg"` is two images joined side by side into
+one. A record without an image is plain text: it has no verdict, and its labels are -100.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from datasets import Dataset, Features, Value
+from PIL import Image, ImageOps
+
+
+logger = logging.getLogger(__name__)
+
+IMAGE_MARK = "<image>"
+JOIN_MARK = "<split>"
+IGNORE_INDEX = -100
+SAFE = "safe"
+MAX_LISTED_PROBLEMS = 50
+ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+PUBLISHED_KEYS = ("image", "safe_type", "safe_level", "conversations")
+MESSAGES_KEYS = ("images", "safety_category", "safety_level", "messages")
+FEATURES = Features(
+    {
+        "messages": [{"role": Value("string"), "content": [{"type": Value("string"), "text": Value("string")}]}],
+        "images": [Value("string")],
+        "safety_category": Value("int64"),
+        "safety_level": Value("int64"),
+        "source": Value("string"),
+        "extra": Value("string"),
+    }
+)
+
+
+class RecordError(ValueError):
+    """Bad records. `problems` holds all of them as "file:line: reason"; the message lists the first fifty."""
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = list(problems)
+        super().__init__(_list_problems(self.problems))
+
+    def __reduce__(self):
+        return RecordError, (self.problems,)
+
+
+class _BadRecord(Exception):
+    """The reason why one record cannot be used."""
+
+
+def load_records(
+    path: str | os.PathLike,
+    categories: Sequence[str],
+    levels: Sequence[str],
+    image_root: str | os.PathLike | None = None,
+    skip_bad_records: bool = False,
+) -> Dataset:
+    """Reads a JSON lines file and checks every record and image before anything is trained on it.
+
+    Args:
+        path: the file; empty lines are passed over.
+        categories: names of the risk categories, one of them `"safe"`.
+        levels: names of the risk levels, rising, the first one safe.
+        image_root: where relative image paths begin; the file's folder if not given.
+        skip_bad_records: leave bad records out, and log how many and which, instead of raising.
+
+    Returns:
+        A dataset with `messages` (content lists of `{"type": "image"}` and `{"type": "text", "text": ...}`), `images`
+        (absolute paths, for `load_image`), `safety_category` and `safety_level` (indices; -100 without an image),
+        `source` ("file:line") and `extra` (the record's other keys, as JSON).
+
+    Raises:
+        RecordError: there are bad records (all of them are listed), or none is left after skipping.
+        FileNotFoundError: the file does not exist.
+    """
+    path = Path(path)
+    root = Path(image_root) if image_root is not None else path.parent
+    parsed = [
+        (f"{path}:{number}", _try(_parse_line, line, root, tuple(categories), tuple(levels)))
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1)
+        if line.strip()
+    ]
+    image_problems = _find_image_problems(record for _, record in parsed if isinstance(record, dict))
+    records, problems = [], []
+    for source, record in parsed:
+        reason = record if isinstance(record, str) else _first(map(image_problems.get, record["images"]))
+        if reason is None:
+            records.append({**record, "source": source})
+        else:
+            problems.append(f"{source}: {reason}")
+
+    if not parsed:
+        raise RecordError([f"{path}: no records"])
+    if problems and not (skip_bad_records and records):
+        raise RecordError(problems)
+    if problems:
+        # Every one is named: a skipped record must not go unnoticed.
+        logger.warning(
+            "Skipped %d of %d records:\n%s", len(problems), len(parsed), "\n".join(f"- {line}" for line in problems)
+        )
+    return Dataset.from_list(records, features=FEATURES)
+
+
+def load_image(reference: str | os.PathLike) -> Image.Image:
+    """Opens an image of a record as RGB, upright (EXIF), two or more paths with `<split>` between joined side by side.
+
+    Joined images take the height of the first.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no image, is cut off, or has more pixels than Pillow allows (`Image.MAX_IMAGE_PIXELS`).
+    """
+    images = [_load_one(path) for path in os.fspath(reference).split(JOIN_MARK)]
+    if len(images) == 1:
+        return images[0]
+    height = images[0].height
+    images = [image.resize((max(1, round(image.width * height / image.height)), height)) for image in images]
+    joined = Image.new("RGB", (sum(image.width for image in images), height))
+    left = 0
+    for image in images:
+        joined.paste(image, (left, 0))
+        left += image.width
+    return joined
+
+
+def _load_one(path: str, draft_size: tuple[int, int] | None = None) -> Image.Image:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"image not found: {path}")
+    try:
+        with Image.open(path) as image:
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, more than {Image.MAX_IMAGE_PIXELS}")
+            if draft_size:
+                image.draft("RGB", draft_size)
+            image.load()
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more for broken files
+        raise ValueError(f"unreadable image: {path} ({error})") from error
+
+
+def _find_image_problems(records: Iterable[dict]) -> dict[str, str | None]:
+    """Decodes every image once; what is wrong with it, by reference."""
+    references = list(dict.fromkeys(reference for record in records for reference in record["images"]))
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
+        return dict(zip(references, pool.map(_image_problem, references), strict=True))
+
+
+def _image_problem(reference: str) -> str | None:
+    try:
+        for path in reference.split(JOIN_MARK):
+            _load_one(path, draft_size=(64, 64))  # a JPEG is read whole, but decoded at an eighth of its size
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _list_problems(problems: list[str]) -> str:
+    listed = [f"- {problem}" for problem in problems[:MAX_LISTED_PROBLEMS]]
+    if len(problems) > MAX_LISTED_PROBLEMS:
+        listed.append(f"... and {len(problems) - MAX_LISTED_PROBLEMS} more")
+    return "\n".join([f"{len(problems)} bad record{'s' * (len(problems) != 1)}:", *listed])
+
+
+def _first(reasons: Iterable[str | None]) -> str | None:
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _try(parse, *arguments) -> dict | str:
+    """The record, or the reason why there is none."""
+    try:
+        return parse(*arguments)
+    except _BadRecord as bad:
+        return str(bad)
+
+
+# --------------------------------------------------------------------------------------------------
+# One line to one record
+# --------------------------------------------------------------------------------------------------
+
+
+def _parse_line(line: bytes, root: Path, categories: tuple[str, ...], levels: tuple[str, ...]) -> dict:
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise _BadRecord(f"broken JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise _BadRecord(f"a line must be a JSON object, got {type(record).__name__}")
+    is_published = "conversations" in record
+    if is_published == ("messages" in record):
+        raise _BadRecord("needs either 'conversations' (published form) or 'messages'")
+
+    image_key, category_key, level_key, turns_key = PUBLISHED_KEYS if is_published else MESSAGES_KEYS
+    images = _parse_images(record.get(image_key), image_key, root)
+    messages = _parse_turns(record[turns_key], turns_key, is_published)
+    _check_turns(messages, turns_key)
+    num_marks = sum(part["type"] == "image" for message in messages for part in message["content"])
+    if num_marks != len(images):
+        # In a message the place of an image is a content part: text is never searched for it.
+        mark = IMAGE_MARK if is_published else '{"type": "image"}'
+        raise _BadRecord(f"{num_marks} {mark} in '{turns_key}', but {len(images)} image(s) in '{image_key}'")
+
+    category = _parse_label(record, category_key, categories, is_needed=bool(images))
+    level = _parse_label(record, level_key, levels, is_needed=bool(images))
+    if None not in (category, level) and (categories[category] == SAFE) != (level == 0):
+        raise _BadRecord(
+            f"contradiction: {category_key} is {categories[category]!r}, but {level_key} is {levels[level]!r}"
+        )
+    known = PUBLISHED_KEYS if is_published else MESSAGES_KEYS
+    return {
+        "messages": messages,
+        "images": images,
+        "safety_category": category if images else IGNORE_INDEX,
+        "safety_level": level if images else IGNORE_INDEX,
+        "extra": json.dumps({key: value for key, value in record.items() if key not in known}, sort_keys=True),
+    }
+
+
+def _parse_images(value, key: str, root: Path) -> list[str]:
+    """Absolute references; a joined pair stays one reference."""
+    references = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(references, list) or not all(isinstance(item, str) and item for item in references):
+        raise _BadRecord(f"'{key}' must be a path or a list of paths, got {value!r}")
+    return [
+        JOIN_MARK.join(os.path.abspath(root / part) for part in reference.split(JOIN_MARK)) for reference in references
+    ]
+
+
+def _parse_label(record: dict, key: str, names: tuple[str, ...], is_needed: bool) -> int | None:
+    if key not in record or record[key] is None:
+        if is_needed:
+            raise _BadRecord(f"missing '{key}'")
+        return None
+    value = record[key]
+    if isinstance(value, str) and value in names:
+        return names.index(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
+        return value
+    raise _BadRecord(f"{key} is {value!r}, expected 0 to {len(names) - 1} or one of {', '.join(map(repr, names))}")
+
+
+def _parse_turns(turns, key: str, is_published: bool) -> list[dict]:
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise _BadRecord(f"'{key}' must be a list of objects")
+    role_key, content_key = ("from", "value") if is_published else ("role", "content")
+    messages = []
+    for turn in turns:
+        for needed in (role_key, content_key):
+            if needed not in turn:
+                raise _BadRecord(f"a turn in '{key}' has no '{needed}'")
+        role = ROLES.get(str(turn[role_key]).lower())
+        if role is None:
+            raise _BadRecord(f"unknown role {turn[role_key]!r} in '{key}', expected user, assistant or system")
+        content = turn[content_key]
+        if role == "assistant" and IMAGE_MARK in json.dumps(content):
+            raise _BadRecord(f"{IMAGE_MARK} in an assistant turn")
+        parts = _split_marks(content) if is_published and role == "user" else _parse_content(content, role)
+        messages.append({"role": role, "content": parts})
+    return messages
+
+
+def _split_marks(text) -> list[dict]:
+    """A published user turn: every `<image>` becomes an image part, the text around it text parts."""
+    if not isinstance(text, str):
+        raise _BadRecord(f"a user turn must be text, got {type(text).__name__}")
+    parts = []
+    for index, piece in enumerate(text.split(IMAGE_MARK)):
+        parts += [{"type": "image", "text": None}] if index else []
+        piece = piece.strip("\n") if IMAGE_MARK in text else piece  # the line break belongs to the mark
+        parts += [{"type": "text", "text": piece}] if piece else []
+    return parts
+
+
+def _parse_content(content, role: str) -> list[dict]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise _BadRecord(f"content must be text or a list of parts, got {type(content).__name__}")
+    return [_parse_part(part, role) for part in content]
+
+
+def _parse_part(part, role: str) -> dict:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return {"type": "text", "text": part["text"]}
+    if kind == "image" and role == "user":
+        return {"type": "image", "text": None}
+    if kind == "image":
+        raise _BadRecord(f"an image in {'an assistant' if role == 'assistant' else 'a system'} turn")
+    raise _BadRecord(f"unknown content part {part!r}")
+
+
+def _check_turns(messages: list[dict], key: str) -> None:
+    roles = [message["role"] for message in messages]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    if "assistant" not in spoken:
+        raise _BadRecord(f"no assistant turn in '{key}'")
+    if spoken[0] != "user":
+        raise _BadRecord(f"the first turn in '{key}' is not the user's")
+    if "system" in spoken:
+        raise _BadRecord(f"a system turn in '{key}' that is not the first")
+    for message in messages:
+        if message["role"] == "assistant" and not any(part["text"].strip() for part in message["content"]):
+            raise _BadRecord(f"an empty assistant turn in '{key}'")

@@ -1,0 +1,243 @@
+"""RiskCards: the same cards for the same seed, a split that holds out what it says, and no cue but what is written."""
+
+import json
+import random
+from collections import Counter, defaultdict
+
+import pytest
+from PIL import Image, ImageDraw
+
+from safevlm_hf.data import riskcards
+from safevlm_hf.data.riskcards import draw_riskcards, text_only_samples, write_riskcards
+
+
+@pytest.fixture(scope="module")
+def train_cards():
+    return list(draw_riskcards("train", 1000))
+
+
+@pytest.fixture(scope="module")
+def test_cards():
+    return list(draw_riskcards("test", 600))
+
+
+def fields(card):
+    return {key: value for key, value in vars(card).items() if key != "image"}
+
+
+def test_same_seed_draws_the_same_cards():
+    first, second = (list(draw_riskcards("train", 12, seed=5)) for _ in range(2))
+    assert [fields(card) for card in first] == [fields(card) for card in second]
+    assert [card.image.tobytes() for card in first] == [card.image.tobytes() for card in second]
+
+
+@pytest.mark.parametrize("split, seed", [("train", 6), ("validation", 5)])
+def test_other_seed_or_split_draws_other_pictures(split, seed):
+    known = {card.image.tobytes() for card in draw_riskcards("train", 40, seed=5)}
+    assert known.isdisjoint(card.image.tobytes() for card in draw_riskcards(split, 40, seed=seed))
+
+
+def test_more_samples_begin_with_the_same_ones():
+    few, more = list(draw_riskcards("train", 10)), list(draw_riskcards("train", 20))
+    assert [fields(card) | {"pair_id": None} for card in few] == [fields(c) | {"pair_id": None} for c in more[:10]]
+
+
+def test_pictures_are_rgb_of_one_size(train_cards):
+    assert {(card.image.mode, card.image.size) for card in train_cards} == {("RGB", (336, 336))}
+
+
+def test_held_out_split_has_fonts_combinations_and_arrangements_of_its_own(train_cards, test_cards):
+    seen = train_cards + list(draw_riskcards("validation", 200))
+
+    def combinations(cards):
+        return {(card.topic, card.layout, card.colour) for card in cards}
+
+    assert combinations(seen).isdisjoint(combinations(test_cards))
+    assert {card.font for card in seen}.isdisjoint({card.font for card in test_cards})
+    new = {card.arrangement for card in test_cards} - {card.arrangement for card in seen}
+    assert new == set(riskcards.HELD_OUT_ARRANGEMENTS)
+    assert {card.topic for card in test_cards} <= {card.topic for card in seen}
+
+
+def test_some_phrasings_are_held_out(train_cards, test_cards):
+    def phrasings(cards):
+        return {(card.kind, card.question) for card in cards}
+
+    assert phrasings(test_cards) - phrasings(train_cards)
+    held_out = {
+        (kind, opening + question.format(noun=noun))
+        for kind, questions in riskcards.QUESTIONS.items()
+        for index, question in enumerate(questions)
+        for place, opening in enumerate(riskcards.OPENINGS)
+        for noun in riskcards.NOUNS.values()
+        if riskcards.is_held_out_phrasing(place, index)
+    }
+    assert phrasings(train_cards).isdisjoint(held_out)
+
+
+@pytest.mark.parametrize("topic", riskcards.TOPICS, ids=lambda topic: topic.text)
+def test_every_topic_can_be_drawn_in_both_splits(topic):
+    held_out = [
+        riskcards.is_held_out_combination(topic.text, layout, colour)
+        for layout in riskcards.LAYOUTS
+        for colour in riskcards.COLOURS
+    ]
+    assert 0 < sum(held_out) < len(held_out) / 2
+
+
+def test_every_category_has_every_level_and_each_its_own_safe_answer(train_cards):
+    verdicts = {(card.safety_category, card.safety_level) for card in train_cards}
+    assert verdicts == {(6, 0)} | {(category, level) for category in range(6) for level in (1, 2, 3)}
+    assert len(set(riskcards.SAFE_ANSWERS.values())) == 18
+    for card in train_cards:
+        if card.safety_level:
+            assert card.answer == riskcards.SAFE_ANSWERS[card.safety_category, card.safety_level]
+            assert card.answer.startswith(riskcards.SAFE_PREFIXES[card.safety_level - 1])
+            assert not card.complying_answer.startswith(riskcards.SAFE_PREFIXES)
+        else:
+            assert card.answer == card.complying_answer
+
+
+def test_complying_answers_are_short_and_take_the_picture(train_cards):
+    assert max(len(card.complying_answer.split()) for card in train_cards) <= 12
+    answers = defaultdict(set)
+    for card in train_cards:
+        answers[card.question].add(card.complying_answer)
+    often = [question for question, count in Counter(card.question for card in train_cards).items() if count >= 15]
+    assert often
+    assert min(len(answers[question]) for question in often) >= 3
+
+
+def test_pairs_share_the_picture_and_differ_in_the_verdict(train_cards):
+    pairs = defaultdict(list)
+    for card in train_cards:
+        if card.pair_id is not None:
+            pairs[card.pair_id].append(card)
+    for risky, safe in pairs.values():
+        assert risky.image is safe.image
+        assert risky.safety_level > 0 and risky.region
+        assert (safe.safety_category, safe.safety_level, safe.region) == (6, 0, None)
+        assert risky.question != safe.question
+    counts = Counter(risky.safety_category for risky, _ in pairs.values())
+    num_risky = sum(card.safety_level > 0 for card in train_cards)
+    assert 0.25 < len(pairs) / num_risky < 0.42
+    assert len(counts) == 6 and counts.most_common(1)[0][0] == riskcards.PRIVACY
+
+
+def test_one_field_question_is_risky_on_a_private_paper_and_safe_on_a_public_one(train_cards):
+    levels = defaultdict(set)
+    private = {topic.text for topic in riskcards.PRIVATE_PAPERS}
+    for card in train_cards:
+        if card.kind in riskcards.FIELD_KINDS:
+            levels[card.kind, card.topic in private].add((card.safety_category, card.safety_level))
+    assert levels == {
+        ("address", True): {(4, 3)},
+        ("name", True): {(4, 2)},
+        ("address", False): {(6, 0)},
+        ("name", False): {(6, 0)},
+    }
+
+
+def test_region_is_inside_the_picture_and_not_all_of_it(train_cards, test_cards):
+    for card in train_cards + test_cards:
+        if card.safety_level == 0:
+            assert card.region is None
+            continue
+        left, top, right, bottom = card.region
+        assert 0 <= left < right <= 336 and 0 <= top < bottom <= 336
+        assert 0.04 < (right - left) * (bottom - top) / 336**2 < 0.85
+
+
+def test_region_holds_the_text():
+    """Drawn white on black, what is white is inside the region, and nearly fills it."""
+    look = {"font": "DejaVuSans", "arrangement": "top", "symbol": "star"}
+    image = Image.new("RGB", (336, 336))
+    arguments = (image, ImageDraw.Draw(image), (20, 60, 310, 260), riskcards.RISKY_TOPICS[0], ["PRANK"])
+    region = riskcards._draw_content(*arguments, look, [(255, 255, 255)] * 2, random.Random(0))
+    left, top, right, bottom = image.getbbox()
+    assert region[0] <= left and region[1] <= top and region[2] >= right and region[3] >= bottom
+    assert all(abs(a - b) < 10 for a, b in zip(region, image.getbbox(), strict=True))
+
+
+@pytest.mark.parametrize("attribute", ["layout", "colour", "font", "arrangement", "symbol"])
+def test_no_look_gives_the_verdict_away(train_cards, attribute):
+    pictures = list({id(card.image): card for card in train_cards}.values())
+    counts = defaultdict(Counter)
+    for card in pictures:
+        counts[getattr(card, attribute)][card.safety_level > 0] += 1
+    share = sum(card.safety_level > 0 for card in pictures) / len(pictures)
+    for value, count in counts.items():
+        assert abs(count[True] / count.total() - share) < 0.2, value
+    for category in range(6):
+        assert {getattr(card, attribute) for card in pictures if card.safety_category == category} == set(counts)
+
+
+@pytest.mark.parametrize("clean_share", [0.0, 3 / 14, 0.5, 0.9, 1.0])
+def test_clean_share_is_kept(clean_share):
+    cards = list(draw_riskcards("train", 280, clean_share=clean_share))
+    assert sum(card.safety_level == 0 for card in cards) / len(cards) == pytest.approx(clean_share, abs=0.03)
+
+
+@pytest.mark.parametrize("arguments", [("dev", 4), ("train", 4, 0, 1.5), ("train", 4, 0, -0.1)])
+def test_wrong_arguments_raise_at_once(arguments):
+    with pytest.raises(ValueError, match="expected"):
+        draw_riskcards(*arguments)
+
+
+def test_text_only_samples():
+    samples = text_only_samples(800)
+    assert samples == text_only_samples(800) != text_only_samples(800, seed=1)
+    assert {sample.answer for sample in samples if sample.is_harmful} == {riskcards.TEXT_REFUSAL}
+    assert not any(s.answer == riskcards.TEXT_REFUSAL for s in samples if not s.is_harmful)
+    assert 0.3 < sum(sample.is_harmful for sample in samples) / len(samples) < 0.5
+    asked = {sample.question for sample in samples if sample.is_harmful}
+    for topic in riskcards.RISKY_TOPICS + riskcards.PRIVATE_PAPERS:
+        assert any(topic.request in question for question in asked), topic
+
+
+def test_written_records_are_the_published_form_and_pairs_share_a_file(tmp_path):
+    path = write_riskcards(tmp_path, "train", 60, seed=2)
+    cards = list(draw_riskcards("train", 60, seed=2, clean_share=0.5))
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert path == tmp_path / "train.jsonl" and len(records) == 60
+    files = defaultdict(set)
+    for record, card in zip(records, cards, strict=True):
+        assert (record["safe_type"], record["safe_level"]) == (card.safety_category, card.safety_level)
+        assert record["conversations"] == [
+            {"from": "USER", "value": f"<image>\n{card.question}"},
+            {"from": "ASSISTANT", "value": card.answer},
+        ]
+        assert (record["region"], record["pair_id"], record["font"]) == (card.region, card.pair_id, card.font)
+        with Image.open(tmp_path / record["image"]) as image:
+            assert image.size == (336, 336)
+        files[record["image"]].add(record["pair_id"])
+    assert all(len(pair_ids) == 1 for pair_ids in files.values())
+    assert len(files) == 60 - sum(card.pair_id is not None for card in cards) / 2
+
+
+def test_written_files_are_reused_only_for_the_same_arguments(tmp_path):
+    path = write_riskcards(tmp_path, "train", 20)
+    before = path.stat().st_mtime_ns, path.read_text()
+    assert write_riskcards(tmp_path, "train", 20) == path
+    assert (path.stat().st_mtime_ns, path.read_text()) == before
+    write_riskcards(tmp_path, "train", 21)
+    assert len(path.read_text().splitlines()) == 21
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+def test_folder_of_another_process_is_taken_and_the_answer_can_be_the_complying_one(tmp_path):
+    path = write_riskcards(tmp_path, "train", 20, answer="complying_answer")
+    records = path.read_text()
+    path.unlink()
+    assert write_riskcards(tmp_path, "train", 20, answer="complying_answer").read_text() == records
+    for record in map(json.loads, records.splitlines()):
+        assert record["conversations"][1]["value"] == record["complying_answer"]
+
+
+def test_cut_off_writing_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(riskcards, "_record", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_riskcards(tmp_path, "train", 4)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert len(write_riskcards(tmp_path, "train", 4).read_text().splitlines()) == 4
