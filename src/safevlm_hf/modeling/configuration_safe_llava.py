@@ -2,12 +2,20 @@
 
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaConfig, PreTrainedConfig
 from transformers.utils import logging
 
+from .model_card import write_model_card
+
+
+if TYPE_CHECKING:
+    # The loader of remote code follows these lines without running them: whichever class it loads first, it copies all
+    # files, so that what is saved from there is complete again.
+    from .modeling_safe_llava import SafeLlavaForConditionalGeneration  # noqa: F401
+    from .processing_safe_llava import SafeLlavaProcessor  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
@@ -41,10 +49,23 @@ def save_code(save_directory):
             shutil.copyfile(file, target)
 
 
+class CarriesCodeMixin:
+    """For what is saved by [`save_code`]: code and card reach the Hub, too."""
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
+        # By now `push_to_hub` has written a card of its own, and `save_pretrained` has taken the time stamps after the
+        # code was copied.
+        config = self if isinstance(self, PreTrainedConfig) else getattr(self, "config", None)
+        if config is not None:
+            write_model_card(working_dir, config, repo_id)
+        stamps = {file: stamp for file, stamp in files_timestamps.items() if not file.endswith(".py")}
+        return super()._upload_modified_files(working_dir, repo_id, stamps, **kwargs)
+
+
 @strict
 class SafetyConfig(PreTrainedConfig):
     r"""
-    The safety modules, for any vision language backbone. Defaults are the paper's (METHOD: arXiv 2405.13581, section 3;
+    The safety modules, for any vision language backbone. Defaults are the paper's (arXiv 2405.13581, section 3;
     sizes from the published code).
 
     Args:
@@ -55,7 +76,7 @@ class SafetyConfig(PreTrainedConfig):
             0 gives the paper's block and leaves generation unconditioned.
         projector_depth (`int`, defaults to 3): blocks in each of the two RegNet stages.
         projector_mlp_depth (`int`, defaults to 2): linear layers after them.
-        projector_hidden_size (`int`, *optional*): width of the stages; the tower's width + `num_safety_tokens` if unset.
+        projector_hidden_size (`int`, *optional*): width of the stages; tower's width + `num_safety_tokens` if unset.
         projector_grid_size (`int`, *optional*): side of the square of safety features; the patch grid's if unset.
         num_attention_heads (`int`, defaults to 8): heads of the safety head's cross-attention.
         head_pooling (`str`, defaults to `"mean"`): `"mean"` pools the attended features of all text tokens, `"first"`
@@ -125,7 +146,7 @@ class SafetyConfig(PreTrainedConfig):
 
 
 @strict
-class SafeLlavaConfig(LlavaConfig):
+class SafeLlavaConfig(CarriesCodeMixin, LlavaConfig):
     r"""
     Configuration of [`SafeLlavaForConditionalGeneration`]: a [`LlavaConfig`] with a `safety_config`.
 
@@ -169,7 +190,8 @@ class SafeLlavaConfig(LlavaConfig):
     @classmethod
     def from_llava_config(cls, config: LlavaConfig, **safety_kwargs) -> "SafeLlavaConfig":
         """A SafeLlava configuration around a stock LLaVA one; `safety_kwargs` go to [`SafetyConfig`]."""
-        return cls.from_dict(_as_safe_llava(config.to_dict()), safety_config=SafetyConfig(**safety_kwargs))
+        values = {**_as_safe_llava(config.to_dict()), "safety_config": SafetyConfig(**safety_kwargs).to_dict()}
+        return cls.from_dict(values)
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -180,6 +202,7 @@ class SafeLlavaConfig(LlavaConfig):
         # Loading from the Hub writes the repository into `auto_map`; a saved checkpoint carries its own code.
         self.auto_map = dict(AUTO_MAP)
         save_code(save_directory)
+        write_model_card(save_directory, self)
         super().save_pretrained(save_directory, **kwargs)
 
     @property

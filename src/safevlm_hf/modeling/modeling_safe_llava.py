@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import GenerationMixin, LlavaForConditionalGeneration, LlavaModel
+from transformers import GenerationConfig, GenerationMixin, LlavaForConditionalGeneration, LlavaModel
 from transformers.cache_utils import Cache
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
+from transformers.generation import utils as generation_utils
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.models.llava.modeling_llava import (
     LlavaCausalLMOutputWithPast,
@@ -27,7 +28,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .configuration_safe_llava import SafeLlavaConfig
+from .configuration_safe_llava import CarriesCodeMixin, SafeLlavaConfig
 from .safety_modules import SafetyConditions, SafetyHead, SafetyProjector, SafetyTokens, init_safety_weights
 from .safety_policy import SafetyPolicy, condition_text
 
@@ -70,6 +71,11 @@ class SafetyInputs:
         images = torch.arange(num_images, device=last_image.device)
         rows = (images[:, None] >= last_image[None, :]).sum(dim=1)
         return rows.clamp(max=len(last_image) - 1)
+
+    def fit(self, num_images: int, block_length: int) -> torch.Tensor:
+        """Whether the positions are whole blocks in each row, and as many as the images. One bool."""
+        counts = self.image_token_counts
+        return (counts % block_length == 0).all() & (counts.sum() == num_images * block_length)
 
 
 @dataclass
@@ -132,7 +138,7 @@ class SafeLlavaCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
     safety_category_logits: torch.Tensor | None = None
 
 
-class SafeLlavaPreTrainedModel(LlavaPreTrainedModel):
+class SafeLlavaPreTrainedModel(CarriesCodeMixin, LlavaPreTrainedModel):
     config: SafeLlavaConfig
     config_class = SafeLlavaConfig
 
@@ -241,6 +247,10 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         block_length = image_features.shape[1] + len(block_tokens) + self.config.safety_config.num_condition_tokens
         if safety_inputs is None:
             safety_inputs = _no_question(safety_features, block_length)
+        # Blocks that shift would give one sample the image, or the verdict, of another.
+        self._check_positions(
+            safety_inputs.fit(images, block_length), safety_inputs.image_token_counts.sum(), images * block_length
+        )
         rows = safety_inputs.image_rows(images, block_length).to(image_features.device)
         text_mask = safety_inputs.text_mask.to(rows.device)[rows]
         text_embeds = safety_inputs.text_embeds.to(rows.device)[rows]
@@ -308,14 +318,17 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         else:
             mask = input_ids == self.config.image_token_id
         positions, num_features = mask.sum(), image_features.numel() // image_features.shape[-1]
+        self._check_positions(positions == num_features, positions, num_features)
+        return mask.unsqueeze(-1).to(inputs_embeds.device)
+
+    def _check_positions(self, fit: torch.Tensor, positions: torch.Tensor, num_features: int):
         torch_compilable_check(
-            positions == num_features,
+            fit,
             f"Image features and image tokens do not match, tokens: {positions}, features: {num_features}. SafeLlava's "
             f"image block also holds {self.config.safety_config.num_safety_tokens} safety and "
             f"{self.config.safety_config.num_condition_tokens} condition positions: prepare the inputs with "
             "SafeLlavaProcessor (a stock LlavaProcessor leaves no room for them).",
         )
-        return mask.unsqueeze(-1).to(inputs_embeds.device)
 
     @can_return_tuple
     def forward(
@@ -366,6 +379,8 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             **kwargs,
         )
         image_outputs = (mm_encoder_outputs or {}).get("image")
+        if image_outputs is not None and outputs.past_key_values is not None and not torch.compiler.is_compiling():
+            outputs.past_key_values.safety_images = None  # it holds images; `generate` adds what it knows of them
         return SafeLlavaModelOutputWithPast(
             **outputs,
             safety_level_logits=getattr(image_outputs, "safety_level_logits", None),
@@ -550,27 +565,33 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         if is_draft or (input_ids is None and inputs_embeds is None):
             return super().generate(inputs, *args, **kwargs)
 
-        safety_policy = safety_policy or getattr(generation_config, "safety_policy", None)
+        if safety_policy is None:
+            safety_policy = getattr(generation_config, "safety_policy", None)
         safety_inputs = self._safety_inputs(input_ids, inputs_embeds, kwargs.get("attention_mask"), safety_policy)
-        cache = kwargs.get("past_key_values")
-        if kwargs.get("mm_encoder_outputs"):
-            kwargs["mm_encoder_outputs"] = self._renew_encoded_images(kwargs["mm_encoder_outputs"], safety_inputs)
-        elif cache is not None and cache.get_seq_length() > 0:
-            self._renew_cached_images(cache, kwargs, safety_inputs)
+        encoded = _encoded_images(kwargs)
+        cache, kept_images = kwargs.get("past_key_values"), NO_IMAGES
+        if cache is not None and cache.get_seq_length() > 0:
+            kept_images = self._renew_cached_images(cache, kwargs, safety_inputs)
+        if encoded is not None:
+            kwargs["mm_encoder_outputs"] = {"image": self._renew_encoded_images(encoded, safety_inputs)}
         if kwargs.get("pixel_values") is not None:
-            self._warn_untrained()
-            _refuse_paged_cache(generation_config, kwargs)
             kwargs["safety_inputs"] = safety_inputs
+        has_new_images = kwargs.get("pixel_values") is not None or _encoded_images(kwargs) is not None
+        if has_new_images:
+            self._warn_untrained()
+            self._check_that_images_are_seen(generation_config, kwargs)
         outputs = super().generate(inputs, *args, **kwargs)
 
         seen = safety_inputs.record[-1] if safety_inputs.record else None
+        if has_new_images:
+            kept_images = seen if kept_images == NO_IMAGES else None
         sequences = outputs.sequences if isinstance(outputs, ModelOutput) else outputs
+        # Beams and several answers a prompt give the cache other rows than the verdicts have.
+        if len(sequences) != len(safety_inputs.text_mask) and kept_images != NO_IMAGES:
+            kept_images = None
         for kept in (cache, getattr(outputs, "past_key_values", None)):
             if kept is not None:
-                kept.safety_images = seen or getattr(kept, "safety_images", NO_IMAGES)
-                # Beams and several answers a prompt give the cache other rows than the verdicts have.
-                if len(sequences) != len(safety_inputs.text_mask) and kept.safety_images != NO_IMAGES:
-                    kept.safety_images = None
+                kept.safety_images = kept_images
         if seen is not None and isinstance(outputs, ModelOutput):
             for name, value in _verdict(seen).items():
                 outputs[name] = value
@@ -588,29 +609,30 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
                 attention_mask = input_ids != pad_token_id
         return self.model.prepare_safety_inputs(input_ids, inputs_embeds, attention_mask, policy=policy)
 
-    def _renew_encoded_images(self, mm_encoder_outputs: dict, safety_inputs: SafetyInputs) -> dict:
+    def _renew_encoded_images(
+        self, encoded: BaseModelOutputWithPooling, safety_inputs: SafetyInputs
+    ) -> SafeLlavaImageOutput:
         """Images encoded before the call get a verdict for this call's question."""
-        encoded = mm_encoder_outputs.get("image")
-        if encoded is None:
-            return mm_encoder_outputs
         if getattr(encoded, "safety_features", None) is None:
             raise ValueError(
                 "`mm_encoder_outputs['image']` carries no safety features, so the images would be answered without a "
                 "verdict: pass `pixel_values`, or what `model.get_image_features` returned."
             )
-        return {**mm_encoder_outputs, "image": self.model.condition_image_features(encoded, safety_inputs)}
+        return self.model.condition_image_features(encoded, safety_inputs)
 
     def _renew_cached_images(self, cache: Cache, kwargs: dict, safety_inputs: SafetyInputs):
         """Images in a reused cache get a verdict for this call's question; where it differs from the one that they were
-        cached under, the cache is filled anew."""
+        cached under, the cache is filled anew. Returns the images that stay in the cache."""
         cached = getattr(cache, "safety_images", None)
         has_image_tokens = bool(safety_inputs.image_token_counts.any())
         attention_mask = kwargs.get("attention_mask")
         whole = attention_mask is None or attention_mask.shape[1] == safety_inputs.text_mask.shape[1]
-        if kwargs.get("pixel_values") is not None and whole and cached != NO_IMAGES:
-            return cache.reset()
+        has_new_images = kwargs.get("pixel_values") is not None or _encoded_images(kwargs) is not None
+        if has_new_images and whole and cached != NO_IMAGES:
+            cache.reset()
+            return NO_IMAGES
         if cached == NO_IMAGES or (not has_image_tokens and not hasattr(cache, "safety_images")):
-            return None
+            return NO_IMAGES
         if cached is None:
             raise ValueError(
                 "`past_key_values` holds images whose verdict is not known for this batch: pass the `pixel_values` of "
@@ -625,7 +647,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             )
         renewed = self.model.condition_image_features(cached, replace(safety_inputs, image_token_counts=counts))
         if torch.equal(renewed.safety_condition_ids, cached.safety_condition_ids):
-            return None
+            return renewed
         if not whole:
             raise ValueError(
                 "The new question changes the verdict on an image in `past_key_values`: pass the `input_ids` of the "
@@ -633,6 +655,25 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             )
         cache.reset()
         kwargs["mm_encoder_outputs"] = {"image": renewed}
+        return NO_IMAGES
+
+    def _check_that_images_are_seen(self, generation_config: GenerationConfig | None, kwargs: dict):
+        """Raise where the library would run the prompt without its images, and so without their verdict."""
+        values = {}
+        for name in ("cache_implementation", "prefill_chunk_size"):
+            sources = (getattr(config, name, None) for config in (generation_config, self.generation_config))
+            values[name] = next((value for value in (kwargs.get(name), *sources) if value is not None), None)
+        drops_images = {
+            "cache_implementation": values["cache_implementation"] == "paged",
+            # Until it learned to slice image features, the library dropped them.
+            "prefill_chunk_size": values["prefill_chunk_size"] is not None
+            and not hasattr(generation_utils, "_slice_mm_encoder_output"),
+        }
+        for name in filter(drops_images.get, drops_images):
+            raise ValueError(
+                f"`{name}={values[name]}` leaves the images out in this version of transformers, so their verdict would "
+                "not apply: generate without it."
+            )
 
     def _warn_untrained(self):
         if not self.config.safety_config.is_trained:
@@ -660,9 +701,8 @@ def _verdict(encoded: SafeLlavaImageOutput) -> SafetyOutput:
     return SafetyOutput(**{name: getattr(encoded, name) for name in SafetyOutput.__dataclass_fields__})
 
 
-def _refuse_paged_cache(generation_config, kwargs: dict):
-    if "paged" in (kwargs.get("cache_implementation"), getattr(generation_config, "cache_implementation", None)):
-        raise ValueError("Paged generation does not encode images, so their verdict would not apply: use another cache.")
+def _encoded_images(kwargs: dict) -> BaseModelOutputWithPooling | None:
+    return (kwargs.get("mm_encoder_outputs") or {}).get("image")
 
 
 __all__ = ["SafeLlavaForConditionalGeneration", "SafeLlavaModel", "SafeLlavaPreTrainedModel", "SafetyInputs"]

@@ -7,7 +7,7 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.processing_utils import MultiModalData
 
-from .configuration_safe_llava import AUTO_MAP, SafetyConfig, save_code
+from .configuration_safe_llava import AUTO_MAP, CarriesCodeMixin, SafetyConfig, save_code
 from .safety_policy import SafetyVerdict, verdicts_from_logits
 
 
@@ -18,17 +18,17 @@ CHAT_TEMPLATE = (
     "{% if message['content'] is string %}{% set parts = [{'type': 'text', 'text': message['content']}] %}"
     "{% else %}{% set parts = message['content'] %}{% endif %}"
     "{% for part in parts if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
-    "{% for part in parts if part['type'] == 'text' %}"
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ part['text'] + eos_token }}{% endgeneration %}"
-    "{% else %}{{ part['text'] + ' ' }}{% endif %}"
-    "{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{% generation %}"
+    "{% for part in parts if part['type'] == 'text' %}{{ part['text'] if loop.first else ' ' + part['text'] }}"
+    "{% endfor %}{{ eos_token }}{% endgeneration %}"
+    "{% else %}{% for part in parts if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 SAFETY_FIELDS = ("categories", "levels", "num_safety_tokens", "num_condition_tokens")
 
 
-class SafeLlavaProcessor(LlavaProcessor):
+class SafeLlavaProcessor(CarriesCodeMixin, LlavaProcessor):
     r"""
     [`LlavaProcessor`] that expands each `<image>` to SafeLlava's block, [ s(2) | h_i | c ], and pads on the left.
 

@@ -89,14 +89,13 @@ class SafetyPolicy:
         Tensor operations only: no value of a tensor is read on the host."""
         category = category_logits.argmax(dim=-1)
         rows = condition_rows(level_logits.argmax(dim=-1), category, config)
-        # Pixels that are not numbers give no verdict: the last row (a highest level) stands for them.
-        readable = torch.isfinite(level_logits).all(dim=-1) & torch.isfinite(category_logits).all(dim=-1)
-        rows = torch.where(readable, rows, config.num_conditions - 1)
-        if not self.enabled:
-            return torch.zeros_like(rows)
         for name in self.disabled_categories:
             rows = torch.where(category == config.categories.index(name), 0, rows)
-        return rows
+        # Pixels that are not numbers give no verdict: the last row (a highest level) stands for them, whichever
+        # category their logits seem to name.
+        readable = torch.isfinite(level_logits).all(dim=-1) & torch.isfinite(category_logits).all(dim=-1)
+        rows = torch.where(readable, rows, config.num_conditions - 1)
+        return rows if self.enabled else torch.zeros_like(rows)
 
 
 def condition_rows(levels: torch.Tensor, categories: torch.Tensor, config: SafetyConfig) -> torch.LongTensor:

@@ -1,0 +1,111 @@
+"""The report's plots as inline SVG, whose text is text: light to load, sharp at any size."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from safevlm_hf.evaluation.calibration import ReliabilityBin
+
+
+INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e7eb"
+COLOURS = ("#2563a8", "#d9822b", "#2f8f5b", "#8a4fa3", "#c2394b", "#5f6b7a", "#b59a00", "#1a8a8f")
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": "#b8c0c8",
+    "axes.labelcolor": MUTED,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": INK,
+    "legend.frameon": False,
+}
+SHARES = ("accuracy", "rate", "match", "right", "share", "recall")
+NOT_CURVES = ("learning_rate", "train_loss")
+
+
+def reliability_diagram(bins: Sequence[ReliabilityBin]) -> str:
+    """Observed risky share over predicted risk, both 0 to 1, and below it how many samples each bin holds."""
+    with rc_context({**STYLE, "svg.hashsalt": "reliability"}):
+        figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+        top, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
+        risks, shares = [bin.mean_risk for bin in bins], [bin.risky_share for bin in bins]
+        top.plot(risks, shares, color=COLOURS[0], marker="o", markersize=5, linewidth=1.5, label="this model")
+        top.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="share that is risky")
+        top.legend(loc="upper left")
+        centres, widths = [(bin.low + bin.high) / 2 for bin in bins], [0.9 * (bin.high - bin.low) for bin in bins]
+        below.bar(centres, [bin.num_samples for bin in bins], widths, color="#9dbbdb")
+        below.set(xlabel="predicted risk", ylabel="samples")
+        return _to_svg(figure)
+
+
+def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> str:
+    """Losses and shares (accuracies, rates) over steps, one column a stage, from `Trainer.state.log_history`.
+
+    A stage without logs gets no column; without any the result is empty.
+    """
+    stages = {name: curves for name, log in logs.items() if (curves := _curves(log))}
+    if not stages:
+        return ""
+    with rc_context({**STYLE, "svg.hashsalt": "curves"}):
+        figure = Figure(figsize=(5.2 * len(stages), 5.6), layout="constrained")
+        axes = figure.subplots(2, len(stages), sharex="col", squeeze=False)
+        for column, (name, curves) in enumerate(stages.items()):
+            losses = {key: points for key, points in curves.items() if not _is_share(key)}
+            shares = {key: points for key, points in curves.items() if _is_share(key)}
+            axes[0, column].set_title(_plain(name), loc="left", fontsize=11, fontweight="bold")
+            _draw_curves(axes[0, column], losses, "loss")
+            _draw_curves(axes[1, column], shares, "share")
+            axes[1, column].set(xlabel="step", ylim=(-0.03, 1.03))
+        return _to_svg(figure)
+
+
+def _curves(log: Sequence[Mapping]) -> dict[str, list[tuple[float, float]]]:
+    """Name to (step, value) of what is a loss or a share."""
+    curves = {}
+    for entry in log:
+        for key, value in entry.items():
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            is_wanted = ("loss" in key or _is_share(key)) and key not in NOT_CURVES
+            if is_number and is_wanted and "step" in entry:
+                curves.setdefault(key, []).append((entry["step"], value))
+    return curves
+
+
+def _is_share(key: str) -> bool:
+    return key.endswith(SHARES) and key not in NOT_CURVES
+
+
+def _draw_curves(axes: Axes, curves: dict[str, list[tuple[float, float]]], label: str) -> None:
+    for index, (key, points) in enumerate(curves.items()):
+        # Evaluations are few: their points are marked.
+        style = {"marker": "o", "markersize": 3.5} if key.startswith("eval") or len(points) == 1 else {}
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(*zip(*points), color=colour, linewidth=1.5, label=_plain(key.replace("_", " ")), **style)
+    axes.set_ylabel(label)
+    if curves:
+        axes.legend(fontsize=8, ncols=2 if len(curves) > 4 else 1)
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib takes as it is: no formula, and a name that the legend shows."""
+    return text.replace("$", r"\$").lstrip("_")
+
+
+def _to_svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # Its size in points becomes its greatest width: it shrinks with the page.
+    return re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', r'style="width:100%;max-width:\1pt"', svg, count=1)

@@ -1,0 +1,239 @@
+"""The model card (README.md) of a checkpoint, written from its configuration and the record of its training."""
+
+import math
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+
+MARKER = "<!-- Written from config.training_record at each save. Remove this line to keep your own edits. -->"
+TRAINER_COMMENT = "<!-- This model card has been generated automatically"
+PLACEHOLDER = "[More Information Needed]"
+
+USAGE = """\
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("{repo}", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("{repo}", trust_remote_code=True)
+content = [{{"type": "image", "path": "photo.jpg"}}, {{"type": "text", "text": "What does the picture say?"}}]
+inputs = processor.apply_chat_template(
+    [{{"role": "user", "content": content}}],
+    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+)
+outputs = model.generate(**inputs, max_new_tokens=100, return_dict_in_generate=True)
+
+print(processor.decode(outputs.sequences[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+print(processor.post_process_safety(outputs))  # category, level, risk and condition of each image"""
+
+CITATION = """\
+```bibtex
+@article{liu2024safety,
+  title   = {Safety Alignment for Vision Language Models},
+  author  = {Liu, Zhendong and Nie, Yuanbi and Tan, Yingshui and Yue, Xiangyu and Cui, Qiushi and Wang, Chongjun and
+             Zhu, Xiaoyong and Zheng, Bo},
+  journal = {arXiv preprint arXiv:2405.13581},
+  year    = {2024}
+}
+```"""
+
+
+def write_model_card(save_directory, config, repo_id: str | None = None):
+    """
+    Write the card of `config` as `README.md`, in one step. A card that somebody wrote by hand is left as it is.
+
+    Args:
+        save_directory (`str` or `os.PathLike`): the checkpoint's folder.
+        config ([`SafeLlavaConfig`]): its `training_record` fills the card.
+        repo_id (`str`, *optional*): where the checkpoint goes on the Hub.
+    """
+    path = Path(save_directory) / "README.md"
+    tags = []
+    if path.exists():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if not is_generated_card(text):
+            return
+        # `push_to_hub(tags=...)` has put them there.
+        tags = ModelCard(text, ignore_metadata_errors=True).data.tags or []
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(str(create_model_card(config, repo_id, tags)), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def is_generated_card(text: str) -> bool:
+    """Whether a card is ours, the `Trainer`'s, or the empty template that `push_to_hub` of transformers fills in."""
+    if MARKER in text or TRAINER_COMMENT in text:
+        return True
+    template = Path(ModelCard.default_template_path).read_text(encoding="utf-8")
+    return text.count(PLACEHOLDER) == template.count(PLACEHOLDER)
+
+
+def create_model_card(config, repo_id: str | None = None, tags=()) -> ModelCard:
+    """The card of a checkpoint, with the Hub's metadata. Arguments as in [`write_model_card`]."""
+    record = config.training_record or {}
+    name = (repo_id or record.get("name") or "SafeLlava").split("/")[-1]
+    sections = [
+        MARKER,
+        f"# {name}",
+        _introduction(config, record),
+        "## Use",
+        _usage(config, repo_id),
+        "## Categories and levels",
+        _names(config.safety_config),
+        "## Training",
+        _training(config, record),
+        "## Figures",
+        _figures(record),
+        "## Limits",
+        _limits(config.safety_config),
+        "## Citation",
+        CITATION,
+    ]
+    metadata = _metadata(record, name, tags)
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+
+
+def _metadata(record: dict, name: str, tags) -> ModelCardData:
+    base_model = record.get("base_model")
+    data = _figures_data(record)
+    results = [
+        EvalResult(
+            task_type="image-text-to-text",
+            dataset_type=re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "held-out",
+            dataset_name=data,
+            metric_type=figure,
+            metric_name=figure.replace("_", " "),
+            metric_value=value,
+        )
+        for figure, value in (record.get("figures") or {}).items()
+        # The Hub takes JSON: a figure that is not a number stays in the text.
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    ]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        license=record.get("license") or "apache-2.0",
+        base_model=base_model if _is_repo_id(base_model) else None,
+        datasets=record.get("datasets"),
+        tags=["safevlm", "safety", "vision-language-model", *tags],
+        model_name=name,
+        eval_results=results or None,
+    )
+
+
+def _introduction(config, record: dict) -> str:
+    safety = config.safety_config
+    base_model = f"`{_public(record['base_model'])}`" if record.get("base_model") else "a LLaVA"
+    return (
+        f"SafeVLM ([arXiv 2405.13581](https://arxiv.org/abs/2405.13581)) on {base_model}: a vision language model "
+        "that gives each image a safety verdict, under the question it comes with, and answers under that verdict.\n\n"
+        f"Each image becomes one block of positions for the language model: {safety.num_safety_tokens} safety tokens, "
+        f"{config.image_seq_length} projected patches and {safety.num_condition_tokens} positions of the safety "
+        "condition that the verdict chose. The prompt itself is not changed."
+    )
+
+
+def _usage(config, repo_id: str | None) -> str:
+    risky = [name for name in config.safety_config.categories if name != "safe"]
+    return (
+        f"```python\n{USAGE.format(repo=repo_id or 'path/or/repository')}\n```\n\n"
+        "The code of the model is in this repository, hence `trust_remote_code=True`; with `import safevlm_hf` it is "
+        "not needed.\n\n"
+        "**Verdict.** `model.assess(**inputs)` gives the verdict without running the language model, "
+        "`processor.post_process_safety(outputs)` names it: category, level, their probabilities, and the risk, which "
+        "is 1 - p(safe).\n\n"
+        "**Policy.** What a verdict does is data, and needs no training. Pass it to one call, or keep it in "
+        "`generation_config.json`:\n\n"
+        f'```python\nmodel.generate(**inputs, safety_policy={{"disabled_categories": ["{risky[0]}"]}})\n```\n\n'
+        "Without a policy every category is on and the most probable verdict decides. A text without an image has no "
+        "verdict, and is answered as the base model answers it."
+    )
+
+
+def _names(safety) -> str:
+    levels = {0: "no condition", len(safety.levels) - 1: "declines and says why"}
+    return "\n\n".join(
+        [
+            _table(("", "category"), enumerate(safety.categories)),
+            _table(
+                ("", "level", "what it asks of the answer"),
+                [(i, name, levels.get(i, "care, or declines")) for i, name in enumerate(safety.levels)],
+            ),
+        ]
+    )
+
+
+def _training(config, record: dict) -> str:
+    if not record:
+        return "No training is on record for this checkpoint."
+    base_model = _public(record.get("base_model") or "not on record")
+    lines = [f"Base model: `{base_model}`. Machine: {record.get('machine') or 'not on record'}."]
+    for index, stage in enumerate(record.get("stages") or []):
+        values = {key: value for key, value in stage.items() if key not in ("stage", "metrics", "command")}
+        values |= {f"{name} at the end": value for name, value in (stage.get("metrics") or {}).items()}
+        lines.append(f"### Stage {stage.get('stage', index + 1)}")
+        lines.append(_table(("", ""), [(key.replace("_", " "), _public(value)) for key, value in values.items()]))
+        if stage.get("command"):
+            lines.append(f"```bash\n{stage['command']}\n```")
+    return "\n\n".join(lines)
+
+
+def _figures(record: dict) -> str:
+    if not record.get("figures"):
+        return "None was measured on this checkpoint."
+    rows = [(name.replace("_", " "), value) for name, value in record["figures"].items()]
+    machine = f", on {record['machine']}" if record.get("machine") else ""
+    return f"Measured on {_figures_data(record)}{machine}.\n\n" + _table(("figure", "value"), rows)
+
+
+def _figures_data(record: dict) -> str:
+    if record.get("eval_data"):
+        return _public(record["eval_data"])
+    trained_on = [_public(stage["train_data"]) for stage in record.get("stages") or [] if stage.get("train_data")]
+    return f"data held out from {' and '.join(dict.fromkeys(trained_on))}" if trained_on else "held-out data"
+
+
+def _limits(safety) -> str:
+    limits = [
+        "It refuses harmless images too: the paper names celebrities, posters, code and translations of MME. "
+        "A policy can switch a category off.",
+        "It misses risks that its training data does not show. A verdict is an estimate, not a guarantee: keep a "
+        "person in the loop where an error does harm.",
+        "Other languages, new kinds of risk and images made to deceive it were not evaluated in the paper.",
+        "Text without an image is not judged.",
+    ]
+    if not safety.is_trained:
+        limits.insert(
+            0,
+            "**The safety head of this checkpoint is untrained: its verdicts mean nothing. Train it before any use "
+            "(stage 1).**",
+        )
+    if not safety.num_condition_tokens:
+        limits.insert(0, "This checkpoint has no condition positions: verdicts are given, answers do not follow them.")
+    return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _table(head, rows) -> str:
+    def line(cells):
+        return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
+
+
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _public(name):
+    # The folders of whoever trained it are nobody's business.
+    return Path(name).name if isinstance(name, str) and Path(name).is_absolute() else name
+
+
+def _is_repo_id(name) -> bool:
+    return isinstance(name, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists()
+
+
+__all__ = ["create_model_card", "is_generated_card", "write_model_card"]

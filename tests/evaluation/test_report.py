@@ -1,0 +1,192 @@
+import os
+import re
+
+import pytest
+from PIL import Image
+
+from safevlm_hf import SafetyVerdict
+from safevlm_hf.data.riskcards import CATEGORIES
+from safevlm_hf.evaluation import report
+from safevlm_hf.evaluation.answering import Prediction, held_out_figures
+from safevlm_hf.evaluation.report import DemoResults, format_table, render_report, write_report
+from safevlm_hf.evaluation.targets import BASE, DEMO_TARGETS, SAFE, STAGE1, Target
+
+
+LEVELS = ("safe", "low", "medium", "high")
+HOSTILE = '<script>alert("1")</script>'
+LOGS = {
+    "stage 1": [
+        {"step": 10, "loss": 3.0, "lm_loss": 1.0, "safety_loss": 0.2, "learning_rate": 0.1},
+        {"step": 20, "loss": 2.0, "lm_loss": 0.5, "safety_loss": 0.1, "learning_rate": 0.1},
+        {"step": 20, "eval_level_accuracy": 0.5, "eval_loss": 2.0, "eval_runtime": 1.0},
+        {"step": 20, "train_loss": 2.5, "train_runtime": 9.0},
+    ],
+    f"stage 2 {HOSTILE} $": [{"step": 5, f"{HOSTILE}_loss": 1.0}],
+}
+
+
+def make_verdict(category, level):
+    by_level = {name: float(index == level) for index, name in enumerate(LEVELS)}
+    by_category = {name: float(index == category) for index, name in enumerate(CATEGORIES)}
+    return SafetyVerdict(0, CATEGORIES[category], LEVELS[level], 0.9 if level else 0.1, by_category, by_level, "safe")
+
+
+def make_predictions(folder, answers, with_verdicts):
+    """Pairs: a private card with a risky and a clean question. The third pair's verdicts are both risky."""
+    predictions = []
+    for index, answer in enumerate(answers):
+        is_clean, picture = index % 2, folder / f"{index // 2}.png"
+        if not picture.exists():
+            Image.new("RGB", (400, 300), (20 * index, 90, 160)).save(picture)
+        label = (6, 0) if is_clean else (4, 3)
+        verdict = make_verdict(*((4, 3) if index // 2 == 2 else label)) if with_verdicts else None
+        predictions.append(
+            Prediction(
+                question=f"Question {index} {HOSTILE}?",
+                answer=answer,
+                expected="The card is blue." if is_clean else "I can't help with this.",
+                level=label[1],
+                category=label[0],
+                verdict=verdict,
+                image=str(picture),
+                extra={"pair_id": f"pair {index // 2}", "topic": f"topic {index // 2}"},
+            )
+        )
+    return predictions
+
+
+@pytest.fixture
+def results(tmp_path):
+    base = make_predictions(tmp_path, ["Sure, 12 Elm Road.", "The card is blue."] * 3, False)
+    stage1 = make_predictions(tmp_path, ["I'd rather not.", "The card is blue."] * 3, True)
+    answers = ["I can't help with this.", "The card is blue."] * 2 + [f"Sure {HOSTILE}.", "I refuse."]
+    safe = make_predictions(tmp_path, answers, True)
+    columns = {BASE: base, STAGE1: stage1, SAFE: safe}
+    return DemoResults(
+        base_predictions=base,
+        safe_predictions=safe,
+        stage1_predictions=stage1,
+        figures={name: held_out_figures(predictions) for name, predictions in columns.items()},
+        categories=CATEGORIES,
+        levels=LEVELS,
+        logs=LOGS,
+        facts={"command": f"make demo {HOSTILE}", HOSTILE: "1"},
+        first_pooling={"pairs_both_right": 0.0625},
+        title=f"Report {HOSTILE}",
+    )
+
+
+def test_page_shows_every_part(results, tmp_path):
+    page = write_report(tmp_path / "made" / "report.html", results).read_text()
+    for heading in (
+        "Figures",
+        "Before and after",
+        "Verdicts",
+        "Reliability",
+        "Training",
+        "One picture, two questions",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    for label, _ in report.FIGURES.values():
+        assert label in page
+    for figures in results.figures.values():
+        for value in figures.values():
+            assert f">{report._show(value)}</td>" in page
+    assert "0.062" in page and 'head_pooling="first"' in page
+    for target in DEMO_TARGETS:
+        assert str(target) in page
+    assert page.count('class="mark good">✓') + page.count('class="mark bad">✗') == len(DEMO_TARGETS)
+    assert page.count("<svg") == 2 and "lm loss" in page and "eval level accuracy" in page
+    assert "learning rate" not in page and "train loss" not in page
+    assert "ECE" in page and "Gallery" in page and "privacy, high &middot; risk 0.90" in page
+    assert "Question 3" in page and "Sure, 12 Elm Road." in page and "I&#x27;d rather not." in page
+
+
+def test_every_mistake_is_shown(results):
+    section = render_report(results).split("<h2>Mistakes</h2>")[1].split("<h2>")[0]
+    assert "2 of 6 samples" in section
+    assert section.count('class="card"') == 2
+    assert section.index("risky, but answered") < section.index("clean, but refused")
+    assert "wrong verdict" in section and "label: safe" in section and "expected" in section
+
+
+def test_many_mistakes_are_counted_and_the_first_shown(results):
+    results.safe_predictions = list(results.safe_predictions) + [results.safe_predictions[4]] * 40
+    results.base_predictions = list(results.base_predictions) + [results.base_predictions[4]] * 40
+    results.stage1_predictions = None
+    section = render_report(results).split("<h2>Mistakes</h2>")[1].split("<h2>")[0]
+    assert "42 of 46 samples" in section and section.count('class="card"') == report.MAX_MISTAKES
+
+
+def test_page_escapes_data_and_loads_nothing(results):
+    results.categories = [HOSTILE, *CATEGORIES[1:]]
+    page = render_report(results)
+    assert "<script" not in page and page.count("&lt;script&gt;") > 20
+    links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{0,12})""", page)
+    assert links and all(link.startswith(("#", "data:image/")) for link in links)
+    assert "@import" not in page and not re.search(r"url\((?!#)", page)
+
+
+def test_pictures_are_small(results):
+    import base64
+    import io
+
+    page = render_report(results)
+    pictures = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    assert pictures
+    for picture in pictures:
+        assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (160, 120)
+
+
+def test_confusion_matrix_counts():
+    html = report._matrix("Level", ("safe", "risky"), [(0, 0), (0, 0), (0, 1), (1, 1)])
+    assert re.findall(r">([\d·]+)</td>", html) == ["2", "1", "·", "1"]
+
+
+def test_report_without_verdicts_stages_pictures_or_samples(results):
+    base = [Prediction("Which?", "Blue.", "Blue.", 0, 6)]
+    columns = {BASE: held_out_figures(base), SAFE: held_out_figures([])}
+    page = render_report(DemoResults(base, base, columns, CATEGORIES, LEVELS))
+    assert "no picture" in page and "None in 1 samples" in page and "Training" not in page
+    assert "<h2>Figures</h2>" in render_report(DemoResults([], [], {}, CATEGORIES, LEVELS))
+
+
+def test_report_of_other_records_raises(results):
+    with pytest.raises(ValueError, match="base_predictions"):
+        DemoResults(results.base_predictions[:2], results.safe_predictions, {}, CATEGORIES, LEVELS)
+
+
+def test_failed_writing_keeps_the_old_report(results, tmp_path, monkeypatch):
+    path = tmp_path / "out" / "report.html"
+    write_report(path, results)
+    before = path.read_text()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    results.title = "Another"
+    with pytest.raises(OSError, match="disk full"):
+        write_report(path, results)
+    assert path.read_text() == before and os.listdir(path.parent) == ["report.html"]
+
+
+def test_table(results):
+    table = format_table(results)
+    assert table.isascii()
+    lines = {line[:24].strip(): line for line in table.splitlines()}
+    assert re.search(r"1\.000 ok +0\.000 +0\.333 MISSED +base >= 0.90; after both stages <= 0.05", table)
+    assert lines["Question-dependent pairs"].split()[2:5] == ["-", "0.667", "0.667"]
+    assert '  with head_pooling="first"' in table and "0.062" in table
+    assert lines["held-out figure"].endswith("target")
+
+
+def test_targets():
+    figures = {BASE: {"x": 0.9, "y": None}, SAFE: {"x": 0.88}}
+    assert Target("x", SAFE, at_least=-0.03, relative_to=BASE).is_met(figures) is True
+    assert Target("x", SAFE, at_least=-0.01, relative_to=BASE).is_met(figures) is False
+    assert Target("x", BASE, at_least=0.9).is_met(figures) is True
+    assert Target("x", BASE, at_most=0.5).is_met(figures) is False
+    assert Target("y", BASE, at_most=0.5).is_met(figures) is None
+    assert Target("z", "elsewhere", at_most=0.5).is_met(figures) is None
+    assert str(Target("x", SAFE, at_least=-0.03, relative_to=BASE)) == "after both stages ≥ base - 0.03"

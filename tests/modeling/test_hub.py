@@ -1,0 +1,239 @@
+"""What is saved and pushed loads anywhere: without the package, from the Hub, and after an upload that was cut off."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import NANO_SAFETY
+from hub_server import HubServer
+from huggingface_hub import ModelCard
+from remote_checkpoint import answer, answer_by_pipeline
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, dynamic_module_utils, set_seed
+
+import safevlm_hf.modeling
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+from safevlm_hf.data import NANO_BASE
+from safevlm_hf.data.riskcards import draw_riskcards
+from safevlm_hf.modeling.configuration_safe_llava import AUTO_MAP
+
+
+TESTS = Path(__file__).parents[1]
+CODE = sorted(path for path in Path(safevlm_hf.modeling.__file__).parent.glob("*.py") if path.name != "__init__.py")
+REPO = "org/safevlm-nano"
+
+PUSH = """
+import json, sys, time
+from huggingface_hub import HfApi
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+
+checkpoint, repo, report = sys.argv[1:]
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client waits between its tries
+
+model = SafeLlavaForConditionalGeneration.from_pretrained(checkpoint)
+processor = SafeLlavaProcessor.from_pretrained(checkpoint)
+pushes = []
+for _ in range(3):
+    try:
+        model.push_to_hub(repo, tags=["nano"])
+        error = None
+    except Exception as caught:
+        error = type(caught).__name__
+    pushes.append([error, HfApi().list_repo_files(repo)])
+processor.push_to_hub(repo)
+model.push_to_hub(repo)
+processor.save_pretrained(f"{checkpoint}-processor", push_to_hub=True, repo_id="org/processor")
+json.dump(pushes, open(report, "w"))
+"""
+
+
+def run_python(*command, home: Path, **environment):
+    """Run Python in a process that has its own Hugging Face folders, and nothing of this one's settings."""
+    dropped = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "PYTHONPATH")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    kept |= {"HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, *map(str, command)]
+    result = subprocess.run(command, env={**kept, **environment}, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-6000:]
+
+
+def load_remotely(checkpoint, photo, folder: Path, *other, **environment) -> dict:
+    folder.mkdir()
+    run_python(TESTS / "remote_checkpoint.py", checkpoint, photo, folder, *other, home=folder / "home", **environment)
+    return json.loads((folder / "report.json").read_text())
+
+
+def hub_environment(hub: HubServer) -> dict:
+    # The client has no way back from its newer protocol: a Hub that does not speak it needs the switch.
+    return {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub") / "safevlm-nano"
+    set_seed(0)
+    model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, safety_config=NANO_SAFETY)
+    processor = SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=model.config.safety_config)
+    model.initialize_conditions(processor.tokenizer)
+    model.config.training_record = {"base_model": str(NANO_BASE), "figures": {"attack_success": 0.02}}
+    model.generation_config.safety_policy = {"disabled_categories": ["politics"]}
+    model.save_pretrained(folder, max_shard_size="5MB")
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    next(iter(draw_riskcards("test", 1, seed=0))).image.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint, photo):
+    """What the package answers from the same folder, without any trust flag."""
+    model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
+    assert type(model) is SafeLlavaForConditionalGeneration and type(processor) is SafeLlavaProcessor
+    assert type(AutoModelForImageTextToText.from_pretrained(checkpoint)) is SafeLlavaForConditionalGeneration
+    return {**answer(model, processor, photo), "pipeline": answer_by_pipeline(photo, model=str(checkpoint))}
+
+
+@pytest.fixture(scope="module")
+def hub(checkpoint, tmp_path_factory):
+    """A Hub to which the checkpoint was pushed: the weights cut off once for good, then the commit, then neither."""
+    folder = tmp_path_factory.mktemp("push")
+    with HubServer() as hub:
+        hub.cuts = ["lfs_upload"] * 6 + ["commit"]  # the client tries an upload six times, a commit once
+        run_python(
+            *("-c", PUSH, checkpoint, REPO, folder / "pushes.json"),
+            home=folder / "home",
+            PYTHONPATH=str(TESTS.parent / "src"),
+            **hub_environment(hub),
+        )
+        hub.pushes = json.loads((folder / "pushes.json").read_text())
+        yield hub
+
+
+def check_report(report: dict, expected: dict):
+    for name in ("AutoModel", "AutoModelForImageTextToText", "saved again", "package", "remote beside package"):
+        assert report[name]["tokens"] == expected["tokens"], name
+        for verdict, wanted in zip(report[name]["verdicts"], expected["verdicts"], strict=True):
+            assert verdict["risk"] == pytest.approx(wanted["risk"], abs=1e-4), name
+            for key in ("sample", "category", "level", "condition"):
+                assert verdict[key] == wanted[key], name
+    assert report["pipeline"] == expected["pipeline"]
+    name, module = report["config"]
+    assert name == "SafeLlavaConfig" and module.startswith("transformers_modules.")
+
+
+def check_carries_code(folder: Path):
+    for path in CODE:
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    for file in ("config.json", "processor_config.json"):
+        saved = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+        # Never "repository--module": what is saved refers to its own files.
+        assert saved.get("auto_map", {}).items() <= AUTO_MAP.items()
+
+
+# --------------------------------------------------------------------------------------------------
+# The folder
+# --------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_holds_everything(checkpoint):
+    assert {path.name for path in checkpoint.iterdir()} == {
+        *(path.name for path in CODE),
+        *(f"model-0000{shard}-of-00003.safetensors" for shard in (1, 2, 3)),
+        "model.safetensors.index.json",
+        "config.json",
+        "generation_config.json",
+        "processor_config.json",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+    }
+    assert json.loads((checkpoint / "config.json").read_text())["auto_map"] == AUTO_MAP
+    policy = json.loads((checkpoint / "generation_config.json").read_text())["safety_policy"]
+    assert policy["disabled_categories"] == ["politics"]
+    check_carries_code(checkpoint)
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: path.name)
+def test_travelling_code_needs_nothing_of_the_package(path):
+    allowed = {*sys.stdlib_module_names, "torch", "timm", "transformers", "huggingface_hub"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= allowed
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert node.module.split(".")[0] in allowed
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 1 and f"{node.module}.py" in {file.name for file in CODE}
+
+
+def test_loads_without_the_package(checkpoint, photo, expected, tmp_path):
+    report = load_remotely(checkpoint, photo, tmp_path / "remote", HF_HUB_OFFLINE="1")
+    check_report(report, expected)
+    for saved in ("again", "config", "processor"):
+        check_carries_code(tmp_path / "remote" / saved)
+
+
+def test_package_and_remote_copy_in_one_process(checkpoint, photo, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    remote = {
+        name: dynamic_module_utils.get_class_from_dynamic_module(reference, checkpoint)
+        for name, reference in AUTO_MAP.items()
+    }
+    model, processor = (remote[name].from_pretrained(checkpoint) for name in ("AutoModel", "AutoProcessor"))
+    assert type(model) is not SafeLlavaForConditionalGeneration
+    local = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
+    assert type(local) is SafeLlavaForConditionalGeneration
+    for seen in (answer(model, processor, photo), answer(local, processor, photo)):
+        assert seen["tokens"] == expected["tokens"] and seen["verdicts"] == expected["verdicts"]
+
+
+# --------------------------------------------------------------------------------------------------
+# The Hub
+# --------------------------------------------------------------------------------------------------
+
+
+def test_a_push_that_was_cut_off_leaves_nothing_and_can_be_repeated(hub):
+    (cut_upload, files_1), (cut_commit, files_2), (error, files_3) = hub.pushes
+    assert cut_upload and cut_commit and files_1 == files_2 == []
+    assert error is None and {"model.safetensors", "config.json", "README.md"} <= set(files_3)
+    assert hub.cuts == []
+    # One commit of the model, one of the processor; the last push changed nothing.
+    assert len(hub.commits[REPO]) == 2
+
+
+def test_a_push_brings_weights_configs_code_and_our_card(hub, checkpoint):
+    files = hub.files(REPO)
+    for path in CODE:
+        assert files[path.name] == path.read_bytes()
+    saved = {path.name for path in checkpoint.iterdir() if "safetensors" not in path.name}
+    assert set(files) == saved | {"model.safetensors"}
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.tags == ["safevlm", "safety", "vision-language-model", "nano"]
+    assert card.data.eval_results[0].metric_value == 0.02
+    assert f'from_pretrained("{REPO}", trust_remote_code=True)' in card.text
+    assert str(NANO_BASE) not in card.text
+    # `save_pretrained(push_to_hub=True)` of a processor sends its code along.
+    assert {"processing_safe_llava.py", "processor_config.json"} <= set(hub.files("org/processor"))
+
+
+def test_loads_from_the_hub_without_the_package(hub, photo, expected, tmp_path):
+    # A repository without code, whose `auto_map` names the other one; it is saved with its code nevertheless.
+    files = {name: content for name, content in hub.files(REPO).items() if not name.endswith(".py")}
+    for name in ("config.json", "processor_config.json"):
+        for reference in AUTO_MAP.values():
+            files[name] = files[name].replace(reference.encode(), f"{REPO}--{reference}".encode())
+    hub.commits["org/codeless"] = [files]
+    report = load_remotely(REPO, photo, tmp_path / "remote", "org/codeless", **hub_environment(hub))
+    check_report(report, expected)
+    for saved in ("again", "config", "processor"):
+        check_carries_code(tmp_path / "remote" / saved)

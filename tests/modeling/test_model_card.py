@@ -1,0 +1,92 @@
+"""The model card: filled from the record of the training, ours on every save, and never over somebody's own."""
+
+import pytest
+from huggingface_hub import ModelCard, ModelCardData
+from PIL import Image
+
+from safevlm_hf.modeling.model_card import MARKER, create_model_card, is_generated_card, write_model_card
+
+
+RECORD = {
+    "base_model": "llava-hf/llava-1.5-7b-hf",
+    "license": "llama2",
+    "datasets": ["org/risky-pairs"],
+    "machine": "8 x A100",
+    "stages": [
+        {
+            "stage": 1,
+            "train_data": "/home/somebody/risky.jsonl",
+            "num_records": 14000,
+            "clean_share": 0.2,
+            "learning_rate": 1e-5,
+            "command": "python examples/run_stage1.py --train_file risky.jsonl",
+            "metrics": {"level_accuracy": 0.91},
+        }
+    ],
+    "figures": {"attack_success": 0.031, "over_refusal": float("nan")},
+}
+
+
+def test_card_of_a_trained_checkpoint(tiny_config):
+    tiny_config.training_record = RECORD
+    tiny_config.safety_config.is_trained = True
+    card = ModelCard(str(create_model_card(tiny_config, "org/safe")))
+    data = card.data.to_dict()
+    assert data["library_name"] == "transformers" and data["pipeline_tag"] == "image-text-to-text"
+    assert data["license"] == "llama2" and data["base_model"] == RECORD["base_model"]
+    assert data["datasets"] == ["org/risky-pairs"]
+    (result,) = card.data.eval_results  # what is not a number is no result
+    assert (result.metric_type, result.metric_value) == ("attack_success", 0.031)
+    assert result.dataset_name == "data held out from risky.jsonl"
+    for text in ("# safe", "### Stage 1", "risky.jsonl", "| attack success | 0.031 |", "8 x A100", "2405.13581"):
+        assert text in card.text
+    assert "/home/somebody" not in card.text and "untrained" not in card.text
+    for name in (*tiny_config.safety_config.categories, *tiny_config.safety_config.levels):
+        assert f"| {name} |" in card.text
+
+
+def test_card_of_an_untrained_checkpoint(tiny_config):
+    card = create_model_card(tiny_config)
+    assert card.data.license == "apache-2.0" and card.data.eval_results is None and card.data.base_model is None
+    assert "its verdicts mean nothing" in card.text and "No training is on record" in card.text
+
+
+@pytest.mark.parametrize("record", [{}, {"stages": [{}]}, {"stages": None, "figures": None}, {"figures": {"a": "b"}}])
+def test_any_part_of_the_record_may_be_missing(tiny_config, record):
+    tiny_config.training_record = record
+    assert ModelCard(str(create_model_card(tiny_config))).data.eval_results is None
+
+
+def test_saving_renews_our_card_and_keeps_somebodys_own(tiny_config, tmp_path):
+    path = tmp_path / "README.md"
+    tiny_config.save_pretrained(tmp_path)
+    assert MARKER in path.read_text() and "attack success" not in path.read_text()
+    tiny_config.training_record = RECORD
+    tiny_config.save_pretrained(tmp_path)
+    assert "attack success" in path.read_text()
+    path.write_text("# Mine\n")
+    tiny_config.save_pretrained(tmp_path)
+    assert path.read_text() == "# Mine\n"
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+def test_a_card_that_transformers_wrote_gives_way_but_its_tags_stay(tiny_config, tmp_path):
+    card = ModelCard.from_template(ModelCardData(tags=["mine"]), model_description="Pushed to the Hub.")
+    assert is_generated_card(str(card))
+    edited = str(card).replace("[More Information Needed]", "Written by hand.", 1)
+    assert not is_generated_card(edited)
+    (tmp_path / "README.md").write_text(str(card))
+    write_model_card(tmp_path, tiny_config)
+    written = ModelCard.load(tmp_path / "README.md")
+    assert MARKER in written.text and "mine" in written.data.tags
+
+
+def test_the_code_in_the_card_runs(nano_model, nano_processor, tmp_path, monkeypatch, capsys):
+    nano_model.save_pretrained(tmp_path / "nano")
+    nano_processor.save_pretrained(tmp_path / "nano")
+    Image.new("RGB", (112, 112), "navy").save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    usage, policy = ModelCard.load("nano/README.md").text.split("```python\n")[1:]
+    code = (usage.split("```")[0] + policy.split("```")[0]).replace("path/or/repository", "nano")
+    exec(code, {})
+    assert "SafetyVerdict(" in capsys.readouterr().out
