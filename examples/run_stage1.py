@@ -1,8 +1,8 @@
 """Stage 1 of SafeVLM's training: the safety modules alone.
 
-    python examples/run_stage1.py                       # the embedded default: RiskCards on the nano base
-    python examples/run_stage1.py my_run.yaml           # all arguments in one file
-    python examples/run_stage1.py --model_name_or_path llava-hf/llava-1.5-7b-hf --train_file records.jsonl
+python examples/run_stage1.py                       # the embedded default: RiskCards on the nano base
+python examples/run_stage1.py my_run.yaml           # all arguments in one file
+python examples/run_stage1.py --model_name_or_path llava-hf/llava-1.5-7b-hf --train_file records.jsonl
 """
 
 from safevlm_hf.training.run import run_stage1

@@ -1,8 +1,8 @@
 """Stage 2 of SafeVLM's training: the language model, safety modules frozen.
 
-    python examples/run_stage2.py                       # the embedded default: RiskCards on the result of stage 1
-    python examples/run_stage2.py my_run.yaml           # all arguments in one file
-    python examples/run_stage2.py --model_name_or_path runs/stage1 --train_file records.jsonl
+python examples/run_stage2.py                       # the embedded default: RiskCards on the result of stage 1
+python examples/run_stage2.py my_run.yaml           # all arguments in one file
+python examples/run_stage2.py --model_name_or_path runs/stage1 --train_file records.jsonl
 """
 
 from safevlm_hf.training.run import run_stage2

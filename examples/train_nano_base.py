@@ -41,6 +41,7 @@ PATCH_SIZE = 14
 NUM_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 IGNORE_INDEX = -100
 CHUNK = 1000
+TOPIC_IDS = {topic.text: index for index, topic in enumerate(riskcards.TOPICS)}
 
 # LLaVA-1.5's template, with the end of the answer marked and its tokens kept together with the space before it.
 CHAT_TEMPLATE = (
@@ -71,6 +72,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--num_workers", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--init_from", type=Path, help="a nano base to go on from, instead of from scratch")
+    parser.add_argument(
+        "--tower_steps", type=int, default=0, help="steps for the vision tower alone, before the others"
+    )
+    parser.add_argument("--tower_learning_rate", type=float, default=1e-3)
     return parser.parse_args(argv)
 
 
@@ -79,25 +85,37 @@ def parse_args(argv=None) -> argparse.Namespace:
 # --------------------------------------------------------------------------------------------------
 
 
-def draw_chunk(arguments: tuple[int, int]) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """Pictures (num_samples, 112, 112, 3) uint8, and (question, complying answer) of each."""
+def draw_chunk(arguments: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
+    """Pictures (num_samples, 112, 112, 3) uint8, what their patches show (num_samples, 64), and (question, complying
+    answer) of each."""
     num_samples, seed = arguments
     pictures = np.empty((num_samples, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    topics = np.full((num_samples, IMAGE_SIZE // PATCH_SIZE, IMAGE_SIZE // PATCH_SIZE), IGNORE_INDEX)
     texts = []
     for index, card in enumerate(riskcards.draw_riskcards("train", num_samples, seed=seed)):
         pictures[index] = card.image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+        left, top, right, bottom = (
+            side * IMAGE_SIZE / riskcards.IMAGE_SIZE / PATCH_SIZE for side in card.pictogram_region
+        )
+        rows = slice(round(top), max(1, math.ceil(bottom - 0.3)))
+        columns = slice(round(left), max(1, math.ceil(right - 0.3)))
+        topics[index, rows, columns] = TOPIC_IDS[card.topic]
         texts.append((card.question, card.complying_answer))
-    return pictures, texts
+    return pictures, topics.reshape(num_samples, NUM_PATCHES), texts
 
 
-def draw_pictures(num_samples: int, seed: int, num_workers: int) -> tuple[torch.Tensor, list[tuple[str, str]]]:
-    """All pictures (num_samples, 3, 112, 112) uint8, and their questions and answers. Independent of `num_workers`."""
+def draw_pictures(num_samples: int, seed: int, num_workers: int):
+    """All pictures (num_samples, 3, 112, 112) uint8, their patches' topics (num_samples, 64), and their questions and
+    answers. Independent of `num_workers`."""
     starts = range(0, num_samples, CHUNK)
     chunks = [(min(CHUNK, num_samples - start), seed * 1_000_000 + start // CHUNK) for start in starts]
     with multiprocessing.Pool(num_workers) as pool:
         drawn = pool.map(draw_chunk, chunks, chunksize=1)
-    pictures = torch.from_numpy(np.concatenate([pictures for pictures, _ in drawn])).permute(0, 3, 1, 2).contiguous()
-    return pictures, [text for _, texts in drawn for text in texts]
+    pictures = (
+        torch.from_numpy(np.concatenate([pictures for pictures, _, _ in drawn])).permute(0, 3, 1, 2).contiguous()
+    )
+    topics = torch.from_numpy(np.concatenate([topics for _, topics, _ in drawn]))
+    return pictures, topics, [text for _, _, texts in drawn for text in texts]
 
 
 def build_tokenizer(texts: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
@@ -215,10 +233,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
 
 
 def augment(pictures: torch.Tensor, image_processor: CLIPImageProcessor) -> torch.Tensor:
-    """Normalised pixel values (images, 3, 112, 112), shifted alike, each with its own contrast and brightness."""
+    """Normalised pixel values (images, 3, 112, 112), each with its own contrast and brightness."""
     shape = (len(pictures), 1, 1, 1)
-    shift = torch.randint(-5, 6, (2,)).tolist()
-    pixels = torch.roll(pictures, shift, dims=(2, 3)).float() / 255
+    pixels = pictures.float() / 255
     contrast = torch.empty(shape, device=pixels.device).uniform_(0.8, 1.2)
     brightness = torch.empty(shape, device=pixels.device).uniform_(-0.1, 0.1)
     pixels = ((pixels - 0.5) * contrast + 0.5 + brightness).clamp(0, 1)
@@ -227,43 +244,82 @@ def augment(pictures: torch.Tensor, image_processor: CLIPImageProcessor) -> torc
     return (pixels - mean) / std
 
 
-def learning_rate_at(progress: float, step: int, peak: float) -> float:
-    """Linear warm-up over 300 steps, then a cosine to a hundredth of the peak; progress is 0 to 1."""
-    return peak * min(1.0, (step + 1) / 300) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+def learning_rate_at(progress: float, peak: float) -> float:
+    """Linear warm-up in the first twentieth, then a cosine to a hundredth of the peak; progress is 0 to 1."""
+    return peak * min(1.0, 0.01 + 20 * progress) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def train(model, processor, pictures: torch.Tensor, encoded: dict[str, torch.Tensor], args, device: str) -> None:
-    model.train()
-    pictures = pictures.to(device)
-    input_ids, labels = (encoded[name].to(device) for name in ("input_ids", "labels"))
-    decayed = [weight for weight in model.parameters() if weight.ndim > 1]
-    others = [weight for weight in model.parameters() if weight.ndim <= 1]
+def build_optimizer(modules, learning_rate: float) -> torch.optim.Optimizer:
+    parameters = [weight for module in modules for weight in module.parameters()]
+    decayed = [weight for weight in parameters if weight.ndim > 1]
+    others = [weight for weight in parameters if weight.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+
+
+def take_step(optimizer, loss: torch.Tensor, learning_rate: float) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+        torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimizer.step()
+
+
+def tower_loss(model, name_topic, pixel_values: torch.Tensor, topics: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the topic, named from each patch of the pictogram.
+
+    CLIP's patches tell what is in a picture, for CLIP has learned from captions. A tower that learned from answers
+    alone leaves that to the language model, and a safety head on its features would have nothing to read.
+    """
+    hidden_states = model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
+    features = hidden_states[model.config.vision_feature_layer][:, 1:]
+    logits = name_topic(torch.nn.functional.layer_norm(features, features.shape[-1:]))
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), topics.flatten(), ignore_index=IGNORE_INDEX)
+
+
+def train_tower(model, name_topic, processor, pictures: torch.Tensor, topics: torch.Tensor, args) -> None:
+    """The vision tower alone, on what its patches show."""
+    optimizer = build_optimizer([model.model.vision_tower, name_topic], args.tower_learning_rate)
+    for step in range(args.tower_steps):
+        rows = torch.randint(len(pictures), (args.batch_size,), device=pictures.device)
+        pixel_values = augment(pictures[rows], processor.image_processor)
+        loss = tower_loss(model, name_topic, pixel_values, topics[rows])
+        take_step(optimizer, loss, learning_rate_at(step / args.tower_steps, args.tower_learning_rate))
+        if (step + 1) % 100 == 0:
+            print(f"tower step {step + 1}  loss {loss.item():.4f}", flush=True)
+
+
+def train(model, name_topic, processor, pictures, topics, encoded: dict[str, torch.Tensor], args, device: str) -> None:
+    """The whole model, on its answers and on what its patches show."""
+    input_ids, labels = (encoded[name].to(device) for name in ("input_ids", "labels"))
+    optimizer = build_optimizer([model, name_topic], args.learning_rate)
     start = time.time()
     step, progress = 0, 0.0
     while progress < 1:
         rows = torch.randint(len(input_ids), (args.batch_size,), device=device)
         rows = rows.sort().values  # samples with an image come first, in the order of their pictures
-        ids = input_ids[rows]
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(progress, step, args.learning_rate)
+        ids, seen = input_ids[rows], rows[rows < len(pictures)]
+        used = int((ids != processor.tokenizer.pad_token_id).sum(dim=1).max())
+        ids = ids[:, :used]
+        pixel_values = augment(pictures[seen], processor.image_processor)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            outputs = model(
+            lm_loss = model(
                 input_ids=ids,
                 attention_mask=(ids != processor.tokenizer.pad_token_id).long(),
-                pixel_values=augment(pictures[rows[rows < len(pictures)]], processor.image_processor),
-                labels=labels[rows],
-            )
-        optimizer.zero_grad()
-        outputs.loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+                pixel_values=pixel_values,
+                labels=labels[rows, :used],
+            ).loss
+            patch_loss = tower_loss(model, name_topic, pixel_values, topics[seen])
+        take_step(optimizer, lm_loss + patch_loss, learning_rate_at(progress, args.learning_rate))
         step += 1
         minutes = (time.time() - start) / 60
         progress = max(step / args.max_steps, minutes / args.max_minutes)
-        if step % 500 == 0 or step <= 3 or progress >= 1:
-            print(f"step {step}  loss {outputs.loss.item():.4f}  minutes {minutes:.1f}", flush=True)
+        if step % 100 == 0 or step <= 3 or progress >= 1:
+            print(
+                f"step {step}  loss {lm_loss.item():.4f}  patches {patch_loss.item():.4f}  minutes {minutes:.1f}",
+                flush=True,
+            )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -331,22 +387,31 @@ def main(argv=None) -> dict:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     start = time.time()
     # Drawn before CUDA is touched: its state must not be forked into the workers.
-    pictures, texts = draw_pictures(args.num_samples, args.seed, args.num_workers)
+    pictures, topics, texts = draw_pictures(args.num_samples, args.seed, args.num_workers)
     samples = riskcards.text_only_samples(args.num_samples // 3, args.seed)
     texts += [(sample.question, sample.answer) for sample in samples]
     print(f"drawn {len(pictures)} pictures in {time.time() - start:.0f} s", flush=True)
 
     torch.manual_seed(args.seed)
-    tokenizer = build_tokenizer(texts)
-    processor = build_processor(tokenizer)
+    if args.init_from is None:
+        tokenizer = build_tokenizer(texts)
+        processor = build_processor(tokenizer)
+        model = build_model(tokenizer).to(device)
+    else:
+        processor = LlavaProcessor.from_pretrained(args.init_from)
+        tokenizer = processor.tokenizer
+        model = LlavaForConditionalGeneration.from_pretrained(args.init_from).to(device)
+    name_topic = torch.nn.Linear(model.config.vision_config.hidden_size, len(TOPIC_IDS)).to(device)
+    model.train()
     encoded = encode(processor, texts, len(pictures))
-    model = build_model(tokenizer).to(device)
     print(
         f"{len(tokenizer)} tokens, {model.num_parameters():,} parameters, at most {encoded['input_ids'].shape[1]} "
         f"positions; ready after {time.time() - start:.0f} s",
         flush=True,
     )
-    train(model, processor, pictures, encoded, args, device)
+    pictures, topics = pictures.to(device), topics.to(device)
+    train_tower(model, name_topic, processor, pictures, topics, args)
+    train(model, name_topic, processor, pictures, topics, encoded, args, device)
 
     model.save_pretrained(args.output_dir)
     processor.save_pretrained(args.output_dir)

@@ -8,6 +8,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from tiny_training import draw_records  # noqa: E402
 from transformers import set_seed  # noqa: E402
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor  # noqa: E402
@@ -68,3 +69,9 @@ def nano_model():
 @pytest.fixture
 def nano_processor(nano_model):
     return SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=nano_model.config.safety_config)
+
+
+@pytest.fixture(scope="session")
+def riskcards(tmp_path_factory):
+    """A dozen drawn records, half of them clean."""
+    return draw_records(tmp_path_factory.mktemp("riskcards"))

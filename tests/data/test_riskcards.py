@@ -153,7 +153,7 @@ def test_region_holds_the_text():
     look = {"font": "DejaVuSans", "arrangement": "top", "symbol": "star"}
     image = Image.new("RGB", (336, 336))
     arguments = (image, ImageDraw.Draw(image), (20, 60, 310, 260), riskcards.RISKY_TOPICS[0], ["PRANK"])
-    region = riskcards._draw_content(*arguments, look, [(255, 255, 255)] * 2, random.Random(0))
+    region, _ = riskcards._draw_content(*arguments, look, [(255, 255, 255)] * 2, random.Random(0))
     left, top, right, bottom = image.getbbox()
     assert region[0] <= left and region[1] <= top and region[2] >= right and region[3] >= bottom
     assert all(abs(a - b) < 10 for a, b in zip(region, image.getbbox(), strict=True))

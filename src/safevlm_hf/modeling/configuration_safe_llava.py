@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaConfig, PreTrainedConfig
-from transformers.utils import logging
+from transformers.utils import PushToHubMixin, logging
 
 from .model_card import write_model_card
 
@@ -49,7 +49,7 @@ def save_code(save_directory):
             shutil.copyfile(file, target)
 
 
-class CarriesCodeMixin:
+class CarriesCodeMixin(PushToHubMixin):
     """For what is saved by [`save_code`]: code and card reach the Hub, too."""
 
     def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):

@@ -54,8 +54,9 @@ def write_model_card(save_directory, config, repo_id: str | None = None):
         text = path.read_text(encoding="utf-8", errors="replace")
         if not is_generated_card(text):
             return
-        # `push_to_hub(tags=...)` has put them there.
+        # `push_to_hub(tags=...)` has put them there, or peft, which also names the folder of the base.
         tags = ModelCard(text, ignore_metadata_errors=True).data.tags or []
+        tags = [tag for tag in tags if not tag.startswith("base_model:")]
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(str(create_model_card(config, repo_id, tags)), encoding="utf-8")
     os.replace(partial, path)

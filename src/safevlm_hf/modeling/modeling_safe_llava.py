@@ -17,13 +17,13 @@ from transformers.conversion_mapping import (
 )
 from transformers.generation import utils as generation_utils
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.models.auto.modeling_auto import AutoModel
 from transformers.models.llava.modeling_llava import (
     LlavaCausalLMOutputWithPast,
     LlavaModelOutputWithPast,
     LlavaMultiModalProjector,
     LlavaPreTrainedModel,
 )
-from transformers.models.auto.modeling_auto import AutoModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -36,12 +36,13 @@ from .safety_policy import SafetyPolicy, condition_text
 logger = logging.get_logger(__name__)
 
 # Key conversions are looked up by class name, then by model_type, and skipped for classes outside transformers unless
-# registered: without these a stock checkpoint would leave the language model randomly initialised. `overwrite`, because
-# the package and a checkpoint's own copy of this file may meet in one process.
+# registered: without these a stock checkpoint would leave the language model randomly initialised. `overwrite`: the
+# package and a checkpoint's own copy of this file may meet in one process.
 for _ours, _stock in (("safe_llava", "llava"), ("SafeLlavaModel", "LlavaModel")):
     register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_stock) or [], overwrite=True)
 
 
+DEFAULT_POLICY = SafetyPolicy()  # built here: full-graph compilation cannot build one in forward
 NO_IMAGES = "no images"  # what a cache that was filled without images remembers
 
 
@@ -53,7 +54,7 @@ class SafetyInputs:
         text_embeds: (batch, length, hidden), embeddings of the whole prompt.
         text_mask: (batch, length), true on the question's own tokens.
         image_token_counts: (batch,), image positions in each sample.
-        policy: what to do with a verdict.
+        policy: what to do with a verdict; the default one if unset.
         condition_ids: (images,), rows of the condition table to use in place of the verdict's where not negative.
         record: receives the conditioned image output of the call, for the caller to read.
     """
@@ -61,7 +62,7 @@ class SafetyInputs:
     text_embeds: torch.Tensor
     text_mask: torch.Tensor
     image_token_counts: torch.Tensor
-    policy: SafetyPolicy = field(default_factory=SafetyPolicy)
+    policy: SafetyPolicy | None = None
     condition_ids: torch.LongTensor | None = None
     record: list = field(default_factory=list)
 
@@ -154,7 +155,8 @@ class SafeLlavaPreTrainedModel(CarriesCodeMixin, LlavaPreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        new = sorted({".".join(key.split(".")[: 2 if key.startswith("model.") else 1]) for key in info["missing_keys"]})
+        depths = {key: 2 if key.startswith("model.") else 1 for key in info["missing_keys"]}
+        new = sorted({".".join(key.split(".")[:depth]) for key, depth in depths.items()})
         if new:
             logger.warning(
                 f"Newly initialised: {', '.join(new)}. The safety verdicts of this model mean nothing before stage 1 "
@@ -209,8 +211,8 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
 
         Args:
             pixel_values: (images, channels, height, width).
-            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the image
-                alone, under the default policy.
+            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
+                image alone, under the default policy.
 
         Returns:
             [`SafeLlavaImageOutput`].
@@ -256,7 +258,8 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         text_embeds = safety_inputs.text_embeds.to(rows.device)[rows]
         keys = torch.cat([head_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
         level_logits, category_logits = self.safety_head(text_embeds, text_mask, keys)
-        condition_ids = safety_inputs.policy.condition_ids(level_logits, category_logits, self.config.safety_config)
+        policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
+        condition_ids = policy.condition_ids(level_logits, category_logits, self.config.safety_config)
         if safety_inputs.condition_ids is not None:
             given = safety_inputs.condition_ids.to(condition_ids.device)
             condition_ids = torch.where(given < 0, condition_ids, given)
@@ -324,8 +327,8 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
     def _check_positions(self, fit: torch.Tensor, positions: torch.Tensor, num_features: int):
         torch_compilable_check(
             fit,
-            f"Image features and image tokens do not match, tokens: {positions}, features: {num_features}. SafeLlava's "
-            f"image block also holds {self.config.safety_config.num_safety_tokens} safety and "
+            f"Image features and image tokens do not match, tokens: {positions}, features: {num_features}. "
+            f"SafeLlava's image block also holds {self.config.safety_config.num_safety_tokens} safety and "
             f"{self.config.safety_config.num_condition_tokens} condition positions: prepare the inputs with "
             "SafeLlavaProcessor (a stock LlavaProcessor leaves no room for them).",
         )
@@ -409,6 +412,14 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
+    def save_pretrained(self, save_directory, **kwargs):
+        safety_policy = getattr(self.generation_config, "safety_policy", None)
+        if safety_policy is not None:
+            self.generation_config.safety_policy = SafetyPolicy.create(safety_policy).to_dict()
+            # Of a generation config that it derived from the model's the library loads no keys but its own.
+            self.generation_config._from_model_config = False
+        return super().save_pretrained(save_directory, **kwargs)
+
     @can_return_tuple
     def forward(
         self,
@@ -441,7 +452,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
 
         Returns:
-            [`SafeLlavaCausalLMOutputWithPast`]. The loss is `lm_loss + loss_weight * safety_loss` (paper, section 3.2).
+            [`SafeLlavaCausalLMOutputWithPast`]. The loss is `lm_loss + loss_weight * safety_loss` (paper, 3.2).
         """
         if pixel_values is not None and safety_inputs is None:
             safety_inputs = self.model.prepare_safety_inputs(
@@ -493,7 +504,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         safety_levels: torch.LongTensor | None,
         safety_categories: torch.LongTensor | None,
     ) -> torch.Tensor:
-        """CE(level) + CE(category), each the mean over its labelled images; 0 with gradients where none is labelled."""
+        """CE(level) + CE(category), each the mean over its labelled images; 0 with gradients if none is labelled."""
         loss = 0.0
         for logits, target in (
             (outputs.safety_level_logits, safety_levels),
@@ -544,8 +555,8 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         As [`GenerationMixin.generate`]: each image gets its verdict, and the answer is given under its condition.
 
         Args:
-            safety_policy ([`SafetyPolicy`] or `dict`, *optional*): overrides `generation_config.safety_policy`. Without
-                either, every category is on and the most probable verdict decides.
+            safety_policy ([`SafetyPolicy`] or `dict`, *optional*): overrides `generation_config.safety_policy`.
+                Without either, every category is on and the most probable verdict decides.
 
         Returns:
             What [`GenerationMixin.generate`] returns. With `return_dict_in_generate=True` it also holds the fields of
@@ -556,7 +567,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         """
         for name in ("safety_conditions", "safety_inputs"):
             if kwargs.get(name) is not None:
-                raise ValueError(f"`generate` does not take `{name}`: pass `safety_policy` to change what a verdict does.")
+                raise ValueError(f"`generate` takes no `{name}`: pass `safety_policy` to change what a verdict does.")
         generation_config = kwargs.get("generation_config", args[0] if args else None)
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         inputs_embeds = kwargs.get("inputs_embeds")
@@ -571,7 +582,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         encoded = _encoded_images(kwargs)
         cache, kept_images = kwargs.get("past_key_values"), NO_IMAGES
         if cache is not None and cache.get_seq_length() > 0:
-            kept_images = self._renew_cached_images(cache, kwargs, safety_inputs)
+            kept_images = self._renew_cached_images(cache, input_ids, kwargs, safety_inputs)
         if encoded is not None:
             kwargs["mm_encoder_outputs"] = {"image": self._renew_encoded_images(encoded, safety_inputs)}
         if kwargs.get("pixel_values") is not None:
@@ -591,7 +602,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             kept_images = None
         for kept in (cache, getattr(outputs, "past_key_values", None)):
             if kept is not None:
-                kept.safety_images = kept_images
+                kept.safety_images, kept.safety_batch_size = kept_images, len(safety_inputs.text_mask)
         if seen is not None and isinstance(outputs, ModelOutput):
             for name, value in _verdict(seen).items():
                 outputs[name] = value
@@ -620,9 +631,9 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             )
         return self.model.condition_image_features(encoded, safety_inputs)
 
-    def _renew_cached_images(self, cache: Cache, kwargs: dict, safety_inputs: SafetyInputs):
-        """Images in a reused cache get a verdict for this call's question; where it differs from the one that they were
-        cached under, the cache is filled anew. Returns the images that stay in the cache."""
+    def _renew_cached_images(self, cache: Cache, input_ids, kwargs: dict, safety_inputs: SafetyInputs):
+        """Images in a reused cache get a verdict for this call's question; where it differs from the one that they
+        were cached under, the cache is filled anew. Returns the images that stay in the cache."""
         cached = getattr(cache, "safety_images", None)
         has_image_tokens = bool(safety_inputs.image_token_counts.any())
         attention_mask = kwargs.get("attention_mask")
@@ -633,14 +644,18 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             return NO_IMAGES
         if cached == NO_IMAGES or (not has_image_tokens and not hasattr(cache, "safety_images")):
             return NO_IMAGES
-        if cached is None:
+        if cached is None or cache.safety_batch_size != len(safety_inputs.text_mask):
             raise ValueError(
                 "`past_key_values` holds images whose verdict is not known for this batch: pass the `pixel_values` of "
                 "all images again together with the whole `input_ids`, or start without a cache."
             )
         block_length = len(cached.pooler_output[0])
         counts = torch.bincount(cached.safety_image_rows, minlength=len(safety_inputs.text_mask)) * block_length
-        if has_image_tokens and whole and not torch.equal(counts, safety_inputs.image_token_counts):
+        # An image id that the model itself has written lies inside the cache or, the last token, one past its end.
+        new_ids = input_ids[:, cache.get_seq_length() + 1 :] if input_ids is not None else counts.new_empty(0)
+        has_new_places = bool((new_ids == self.config.image_token_id).any())
+        lacks_places = bool((safety_inputs.image_token_counts < counts).any())
+        if has_image_tokens and whole and (has_new_places or lacks_places):
             raise ValueError(
                 f"The prompts hold {safety_inputs.image_token_counts.tolist()} image positions a row, the images in "
                 f"`past_key_values` take {counts.tolist()}: pass the `pixel_values` of all images again."
@@ -671,8 +686,8 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         }
         for name in filter(drops_images.get, drops_images):
             raise ValueError(
-                f"`{name}={values[name]}` leaves the images out in this version of transformers, so their verdict would "
-                "not apply: generate without it."
+                f"`{name}={values[name]}` leaves the images out in this version of transformers, so their verdict "
+                "would not apply: generate without it."
             )
 
     def _warn_untrained(self):

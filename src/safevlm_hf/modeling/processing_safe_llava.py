@@ -28,14 +28,14 @@ CHAT_TEMPLATE = (
 SAFETY_FIELDS = ("categories", "levels", "num_safety_tokens", "num_condition_tokens")
 
 
-class SafeLlavaProcessor(CarriesCodeMixin, LlavaProcessor):
+class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
     r"""
     [`LlavaProcessor`] that expands each `<image>` to SafeLlava's block, [ s(2) | h_i | c ], and pads on the left.
 
     Args:
         categories (`list[str]`, *optional*), levels (`list[str]`, *optional*): names, as in [`SafetyConfig`].
         num_safety_tokens (`int`, *optional*), num_condition_tokens (`int`, *optional*): as in [`SafetyConfig`].
-            `from_pretrained` reads all four from the checkpoint's own `config.json`, so that processor and model agree.
+            `from_pretrained` reads all four from the checkpoint's own `config.json`: processor and model agree.
     """
 
     def __init__(
@@ -75,7 +75,9 @@ class SafeLlavaProcessor(CarriesCodeMixin, LlavaProcessor):
         self.tokenizer.padding_side = "left"
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, safety_config: SafetyConfig | None = None, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *args, safety_config: SafetyConfig | None = None, **kwargs
+    ):
         """As [`ProcessorMixin.from_pretrained`]; `safety_config` is for a model that has not been saved yet."""
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         for name in SAFETY_FIELDS if safety_config is not None else ():
@@ -99,7 +101,10 @@ class SafeLlavaProcessor(CarriesCodeMixin, LlavaProcessor):
     def save_pretrained(self, save_directory, **kwargs):
         save_code(save_directory)
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
-        return super().save_pretrained(save_directory, **kwargs)
+        try:
+            return super().save_pretrained(save_directory, **kwargs)
+        finally:
+            del self.auto_map
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         extra = self.num_safety_tokens + self.num_condition_tokens
@@ -131,8 +136,9 @@ class SafeLlavaProcessor(CarriesCodeMixin, LlavaProcessor):
             in_text, given = sum(in_text), len(make_flat_list_of_images(images)) if images is not None else 0
         if in_text != given:
             raise ValueError(
-                f"The prompts hold {in_text} {self.image_token} tokens but {given} images were given. Each image needs "
-                "one; text typed by a user may hold none (`apply_chat_template` makes such text harmless)."
+                f"The number of {self.image_token} tokens in the prompts should be the same as the number of images "
+                f"passed, got {in_text} tokens and {given} images. Text typed by a user may hold none: "
+                "`apply_chat_template` makes such text harmless."
             )
 
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):

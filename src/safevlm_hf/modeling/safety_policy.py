@@ -156,4 +156,11 @@ def verdicts_from_logits(
     return verdicts
 
 
-__all__ = ["SafetyPolicy", "SafetyVerdict", "condition_rows", "condition_name", "condition_text", "verdicts_from_logits"]
+__all__ = [
+    "SafetyPolicy",
+    "SafetyVerdict",
+    "condition_rows",
+    "condition_name",
+    "condition_text",
+    "verdicts_from_logits",
+]

@@ -1,0 +1,153 @@
+"""The main job on the embedded default: both stages on the nano base and RiskCards, then base against safe model.
+
+python -m safevlm_hf.demo [--seed 0] [--output_dir runs/demo] [--report report.html]
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+import yaml
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
+
+from . import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+from .data import NANO_BASE
+from .data.records import load_records
+from .data.riskcards import write_riskcards
+from .evaluation.answering import answer_records, held_out_figures
+from .evaluation.report import DemoResults, format_table, write_report
+from .evaluation.targets import BASE, SAFE, STAGE1
+from .modeling.configuration_safe_llava import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+from .modeling.model_card import write_model_card
+from .training.arguments import nano_config
+from .training.run import run_stage1, run_stage2
+from .training.trainer import SafetyTrainer
+
+
+class HeadTrainer(SafetyTrainer):
+    """Trains projector and head without the language model: enough to see what a pooling can tell apart."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        text = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
+        outputs = model.model.get_image_features(
+            inputs["pixel_values"], safety_inputs=model.model.prepare_safety_inputs(**text)
+        )
+        loss = model.safety_loss_function(outputs, inputs["safety_levels"], inputs["safety_categories"])
+        return (loss, outputs) if return_outputs else loss
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; the exit code is 0 when every target is met."""
+    args = parse_args(argv)
+    start = time.time()
+    quiet()
+    folder = Path(args.output_dir)
+    stage1 = run_stage1([write_config(1, folder, args.seed)])
+    stage1_model = reload(folder / "stage1")
+    stage2 = run_stage2([write_config(2, folder, args.seed)])
+    first = train_first_pooling(folder, args.seed)
+
+    records_file = write_riskcards(folder / "riskcards", "test", args.num_test_samples, args.seed)
+    records = load_records(records_file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
+    base = LlavaForConditionalGeneration.from_pretrained(NANO_BASE), LlavaProcessor.from_pretrained(NANO_BASE)
+    models = {BASE: base, STAGE1: stage1_model, SAFE: reload(folder / "stage2")}
+    predictions = {}
+    for name, (model, processor) in models.items():
+        print(f"\n{name}: {len(records)} held-out questions", flush=True)
+        predictions[name] = answer_records(model, processor, records, batch_size=32)
+    results = DemoResults(
+        base_predictions=predictions[BASE],
+        stage1_predictions=predictions[STAGE1],
+        safe_predictions=predictions[SAFE],
+        figures={name: held_out_figures(found) for name, found in predictions.items()},
+        categories=DEFAULT_CATEGORIES,
+        levels=DEFAULT_LEVELS,
+        logs={"stage 1": stage1.state.log_history, "stage 2": stage2.state.log_history},
+        facts=facts(args, start),
+        first_pooling=held_out_figures(answer_records(*first, records, batch_size=32, max_new_tokens=1)),
+    )
+    return finish(folder, args.report, results)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output_dir", default="runs/demo")
+    parser.add_argument("--report", default="report.html")
+    parser.add_argument("--num_test_samples", type=int, default=400)
+    return parser.parse_args(argv)
+
+
+def quiet():
+    """The demo shows progress and results; the library's notes stay out of them."""
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def write_config(stage: int, folder: Path, seed: int, **overrides) -> str:
+    """The embedded default's YAML with this run's seed and folders, kept beside the results."""
+    values = yaml.safe_load(nano_config(stage).read_text())
+    values |= {"seed": seed, "output_dir": str(folder / f"stage{stage}"), "riskcards_dir": str(folder / "riskcards")}
+    if stage == 2:
+        values["model_name_or_path"] = str(folder / "stage1")
+    values |= overrides
+    path = folder / f"{Path(values['output_dir']).name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return str(path)
+
+
+def reload(checkpoint: Path):
+    """What is judged is what was saved."""
+    return SafeLlavaForConditionalGeneration.from_pretrained(checkpoint), SafeLlavaProcessor.from_pretrained(
+        checkpoint
+    )
+
+
+def train_first_pooling(folder: Path, seed: int):
+    """The same data and steps for a head that reads the first token alone, as published (METHOD: always BOS)."""
+    set_seed(seed)
+    config = write_config(
+        1, folder, seed, output_dir=str(folder / "first"), head_pooling="first", eval_strategy="no", num_train_epochs=1
+    )
+    run_stage1([config], trainer_class=HeadTrainer)
+    return reload(folder / "first")
+
+
+def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
+    command = "make demo" if args.seed == 0 else f"python -m safevlm_hf.demo --seed {args.seed}"
+    return {
+        "command": command,
+        "seed": str(args.seed),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "minutes": f"{(time.time() - start) / 60:.1f}",
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}",
+    }
+
+
+def finish(folder: Path, report: str, results: DemoResults) -> int:
+    """Write figures, card and report; print the table."""
+    (folder / "figures.json").write_text(json.dumps(results.figures, indent=2) + "\n")
+    model, processor = reload(folder / "stage2")
+    record = model.config.training_record
+    record["figures"] = {name: value for name, value in results.figures[SAFE].items() if value is not None}
+    record["eval_data"] = "RiskCards, held-out split"
+    model.save_pretrained(folder / "stage2")
+    write_model_card(folder / "stage2", model.config)
+    write_report(report, results)
+    print("\n" + format_table(results))
+    print(f"\nreport: {report}   safe checkpoint: {folder / 'stage2'}")
+    return 0 if all(target.is_met(results.figures) for target in results.targets) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Arguments of both stages. Defaults are the paper's (arXiv 2405.13581, section 4), configs/ holds the demo's."""
+
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from ..data import NANO_BASE
+
+
+CONFIGS = Path(__file__).parent / "configs"
+PAPER_CLEAN_SHARE = 3 / 14  # about 3,000 clean beside 11,000 risky pairs
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str = field(
+        default=str(NANO_BASE),
+        metadata={"help": "A LLaVA-style checkpoint (stage 1) or a stage 1 checkpoint (stage 2)."},
+    )
+    revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the checkpoint on the Hub."})
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "float32, bfloat16 or auto. At 1e-5 weights kept in half precision hardly move: use --bf16."},
+    )
+    num_safety_tokens: int = field(default=64, metadata={"help": "Stage 1: vectors in each set of safety tokens."})
+    num_condition_tokens: int = field(default=16, metadata={"help": "Stage 1: positions of the safety condition."})
+    num_safety_heads: int = field(default=8, metadata={"help": "Stage 1: attention heads of the safety head."})
+    projector_depth: int = field(default=3, metadata={"help": "Stage 1: RegNet blocks a stage of the projector."})
+    head_pooling: str = field(
+        default="mean", metadata={"help": "Stage 1: mean (the question counts) or first (paper)."}
+    )
+
+
+@dataclass
+class DataArguments:
+    train_file: str | None = field(default=None, metadata={"help": "JSON lines; RiskCards are drawn if unset."})
+    validation_file: str | None = field(default=None, metadata={"help": "JSON lines, judged during training."})
+    image_root: str | None = field(default=None, metadata={"help": "Folder of the images; each file's own if unset."})
+    clean_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of clean records; surplus ones are left out. Unset: stage 1 the paper's 3/14, stage 2 all."
+        },
+    )
+    skip_bad_records: bool = field(default=False, metadata={"help": "Count and name bad records instead of stopping."})
+    max_eval_samples: int = field(default=128, metadata={"help": "Validation records judged at an evaluation."})
+    riskcards_dir: str = field(default="runs/riskcards", metadata={"help": "Where RiskCards are drawn."})
+    num_riskcards: int = field(default=3000, metadata={"help": "Size of the drawn training set."})
+
+
+@dataclass
+class LoraArguments:
+    use_lora: bool = field(default=True, metadata={"help": "LoRA, or full fine-tuning of the language model."})
+    lora_r: int = field(default=256, metadata={"help": "Rank."})
+    lora_alpha: int = field(default=16, metadata={"help": "Scale is alpha / rank."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the adapters."})
+    merge_adapter: bool = field(
+        default=True, metadata={"help": "Save merged weights, or the adapter alone (stage 1's result stays needed)."}
+    )
+
+
+@dataclass
+class SafetyTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the paper's defaults, and the share of head-chosen conditions."""
+
+    output_dir: str = field(default="runs/stage", metadata={"help": "Where checkpoints and the result go."})
+    learning_rate: float = field(default=1e-5)
+    num_train_epochs: float = field(default=3.0)
+    per_device_train_batch_size: int = field(default=2)
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs all columns."})
+    head_condition_share: float = field(
+        default=0.25,
+        metadata={
+            "help": "Share of records answered under the head's verdict instead of the label's, so that a wrong "
+            "verdict does not disarm the language model."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.head_condition_share <= 1:
+            raise ValueError(f"`head_condition_share` must be in [0, 1], got {self.head_condition_share}.")
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Reads 1e-5 as a number, which YAML 1.1 takes for text."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+STAGE_DEFAULTS = {
+    1: {"output_dir": "runs/stage1", "gradient_accumulation_steps": 16, "warmup_steps": 20},
+    2: {
+        "output_dir": "runs/stage2",
+        "gradient_accumulation_steps": 8,
+        "warmup_steps": 300,
+        "model_name_or_path": "runs/stage1",
+    },
+}
+
+
+def parse_arguments(stage: int, args: list[str] | None = None):
+    """
+    Arguments of a stage from the command line, or from one YAML file.
+
+    Args:
+        stage: 1 or 2.
+        args: as `sys.argv[1:]`. Empty: the embedded default, configs/nano_stage{1,2}.yaml.
+
+    Returns:
+        (`ModelArguments`, `DataArguments`, `SafetyTrainingArguments`), and `LoraArguments` fourth in stage 2.
+    """
+    args = sys.argv[1:] if args is None else args
+    classes = [ModelArguments, DataArguments, SafetyTrainingArguments] + ([LoraArguments] if stage == 2 else [])
+    parser = HfArgumentParser(classes, description=f"Stage {stage} of SafeVLM's training.")
+    args = args or [str(nano_config(stage))]
+    if len(args) == 1 and args[0].endswith((".yaml", ".yml")):
+        values = yaml.load(Path(args[0]).read_text(), _YamlLoader) or {}
+        return parser.parse_dict({**STAGE_DEFAULTS[stage], **values})
+    parser.set_defaults(**STAGE_DEFAULTS[stage])
+    return parser.parse_args_into_dataclasses(args)
+
+
+def nano_config(stage: int) -> Path:
+    """The YAML file of the embedded default."""
+    return CONFIGS / f"nano_stage{stage}.yaml"

@@ -1,0 +1,196 @@
+"""The main of both stages, called by examples/run_stage1.py and examples/run_stage2.py."""
+
+import logging
+import os
+import platform
+import random
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+
+from .. import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+from ..data.records import load_records
+from ..data.riskcards import write_riskcards
+from ..modeling.configuration_safe_llava import SafeLlavaConfig
+from .arguments import PAPER_CLEAN_SHARE, parse_arguments
+from .collator import SafetyCollator
+from .stages import count_parameters, merge, prepare_stage1, prepare_stage2
+from .trainer import SafetyTrainer
+
+
+logger = logging.getLogger(__name__)
+
+FIGURES = ("attack_success_rate", "over_refusal_rate", "category_accuracy", "level_accuracy")  # on the model card
+SPEED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+
+
+def run_stage1(args: list[str] | None = None, trainer_class: type[SafetyTrainer] = SafetyTrainer) -> SafetyTrainer:
+    """Stage 1: a LLaVA checkpoint to one with a trained head. `args` as `sys.argv[1:]`, which is the default."""
+    model_args, data_args, training_args = parse_arguments(1, args)
+    set_seed(training_args.seed)
+    overrides = {
+        "num_safety_tokens": model_args.num_safety_tokens,
+        "num_condition_tokens": model_args.num_condition_tokens,
+        "num_attention_heads": model_args.num_safety_heads,
+        "projector_depth": model_args.projector_depth,
+        "head_pooling": model_args.head_pooling,
+    }
+    config = SafeLlavaConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.revision)
+    is_new = config.training_record is None and not config.safety_config.is_trained
+    if is_new:
+        config = SafeLlavaConfig.from_llava_config(config, **overrides)
+    config.safety_config.is_trained = True  # in checkpoints on the way, too
+    model, processor = load(model_args, config)
+    if is_new:
+        model.initialize_conditions(processor.tokenizer)
+    trainer = train(1, prepare_stage1(model), processor, data_args, training_args, trainer_class)
+    return finish(1, trainer, model_args, data_args)
+
+
+def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
+    """Stage 2: the language model learns to answer under the conditions. `args` as in [`run_stage1`]."""
+    model_args, data_args, training_args, lora_args = parse_arguments(2, args)
+    set_seed(training_args.seed)
+    config = SafeLlavaConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.revision)
+    if not config.safety_config.is_trained:
+        raise ValueError(
+            f"{model_args.model_name_or_path} has an untrained safety head, stage 2 needs the result of stage 1 "
+            "(examples/run_stage1.py)."
+        )
+    model, processor = load(model_args, config)
+    trainer = train(2, prepare_stage2(model, lora_args), processor, data_args, training_args)
+    if lora_args.merge_adapter:
+        trainer.model = merge(trainer.model)
+    return finish(2, trainer, model_args, data_args)
+
+
+def load(model_args, config: SafeLlavaConfig):
+    """Model and processor of a checkpoint."""
+    source = {"revision": model_args.revision}
+    model = SafeLlavaForConditionalGeneration.from_pretrained(
+        model_args.model_name_or_path, config=config, dtype=model_args.dtype, **source
+    )
+    processor = SafeLlavaProcessor.from_pretrained(
+        model_args.model_name_or_path, safety_config=config.safety_config, **source
+    )
+    return model, processor
+
+
+def train(
+    stage: int, model, processor, data_args, training_args, trainer_class: type[SafetyTrainer] = SafetyTrainer
+) -> SafetyTrainer:
+    """Train the parameters that require gradients; every record is checked before."""
+    safety_config = model.config.safety_config
+    train_records, eval_records = load_data(stage, data_args, safety_config, training_args.seed)
+    trained, total = count_parameters(model)
+    logger.info("Stage %d trains %d of %d parameters on %d records.", stage, trained, total, len(train_records))
+    trainer = trainer_class(
+        model=model,
+        args=training_args,
+        data_collator=SafetyCollator(processor, safety_config, training_args.head_condition_share),
+        train_dataset=train_records,
+        eval_dataset=eval_records,
+        processing_class=processor,
+    )
+    resume = training_args.resume_from_checkpoint
+    if resume in ("true", "True"):  # from the command line; it means the last one
+        resume = True
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def load_data(stage: int, data_args, safety_config, seed: int):
+    """Training and validation records; RiskCards where no file is named."""
+    clean_share = data_args.clean_share
+    if clean_share is None and stage == 1:
+        clean_share = PAPER_CLEAN_SHARE
+    train_file, validation_file = data_args.train_file, data_args.validation_file
+    if train_file is None:
+        drawn_share = 0.5 if clean_share is None else clean_share
+        train_file = write_riskcards(
+            f"{data_args.riskcards_dir}/seed{seed}", "train", data_args.num_riskcards, seed, drawn_share
+        )
+        validation_file = validation_file or write_riskcards(
+            f"{data_args.riskcards_dir}/seed{seed}", "validation", data_args.max_eval_samples, seed
+        )
+    names = {"categories": safety_config.categories, "levels": safety_config.levels}
+    options = {"image_root": data_args.image_root, "skip_bad_records": data_args.skip_bad_records}
+    records = load_records(train_file, **names, **options)
+    if stage == 1:
+        records = with_images(records)
+    if data_args.train_file is not None and clean_share is not None:
+        records = with_clean_share(records, clean_share, seed)
+    if validation_file is None:
+        return records, None
+    held_out = load_records(validation_file, **names, **options)
+    return records, held_out.select(range(min(len(held_out), data_args.max_eval_samples)))
+
+
+def with_images(records):
+    """Without plain text, in which the safety modules have no part; logs what is left out."""
+    kept = [index for index, images in enumerate(records["images"]) if images]
+    if not kept:
+        raise ValueError("Stage 1 trains on images, and no record has one.")
+    if len(kept) < len(records):
+        logger.warning("Left out %d records without an image: stage 1 learns nothing there.", len(records) - len(kept))
+    return records.select(kept)
+
+
+def with_clean_share(records, clean_share: float, seed: int):
+    """All risky records, and clean ones up to `clean_share` of the whole, chosen by `seed`; logs what is left out."""
+    levels = records["safety_level"]
+    risky = [index for index, level in enumerate(levels) if level > 0]
+    clean = [index for index, level in enumerate(levels) if level <= 0]
+    if not 0 <= clean_share <= 1:
+        raise ValueError(f"`clean_share` must be in [0, 1], got {clean_share}.")
+    wanted = len(clean) if clean_share == 1 or not risky else round(len(risky) * clean_share / (1 - clean_share))
+    kept = random.Random(seed).sample(clean, min(wanted, len(clean)))
+    if len(kept) < len(clean):
+        logger.warning(
+            "Left out %d of %d clean records to keep their share at %.3f.",
+            len(clean) - len(kept),
+            len(clean),
+            clean_share,
+        )
+    return records.select(sorted(risky + kept))
+
+
+def finish(stage: int, trainer: SafetyTrainer, model_args, data_args) -> SafetyTrainer:
+    """Write the run into the config, save model, processor and card, and push them where asked."""
+    args, config = trainer.args, trainer.model.config
+    metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    metrics = {
+        name: round(value, 4) for name, value in metrics.items() if name.startswith("eval_") and name not in SPEED
+    }
+    record = dict(config.training_record or {"base_model": str(model_args.model_name_or_path), "stages": []})
+    record["stages"] = [
+        *[done for done in record["stages"] if done["stage"] < stage],
+        {
+            "stage": stage,
+            "train_data": str(data_args.train_file or "RiskCards"),
+            "num_records": len(trainer.train_dataset),
+            "epochs": round(trainer.state.epoch, 2),
+            "learning_rate": args.learning_rate,
+            "seed": args.seed,
+            "command": _command(args.hub_token),
+            "metrics": metrics,
+        },
+    ]
+    record["figures"] = {name: metrics[f"eval_{name}"] for name in FIGURES if f"eval_{name}" in metrics}
+    record["eval_data"] = str(data_args.validation_file or "RiskCards, validation split") if metrics else None
+    device = torch.cuda.get_device_name() if args.device.type == "cuda" else f"{platform.machine()} CPU"
+    record["machine"] = f"{device}, torch {torch.__version__}"
+    config.training_record = record
+    trainer.save_state()
+    trainer.save_model()  # pushes, too, where asked
+    trainer.create_model_card()
+    return trainer
+
+
+def _command(hub_token: str | None) -> str:
+    """The command line for the record, which is published: no token, and no folders of this machine."""
+    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv]
+    return shlex.join("..." if hub_token and hub_token in word else word for word in words)

@@ -1,0 +1,65 @@
+"""What each stage trains (arXiv 2405.13581, section 3.2)."""
+
+import torch
+from torch import nn
+
+from .arguments import LoraArguments
+
+
+SAFETY_PREFIX = "model.safety_"
+LANGUAGE_PREFIX = "model.language_model."
+
+
+def prepare_stage1(model: nn.Module) -> nn.Module:
+    """Stage 1: the safety modules alone. Vision tower, projector and language model are frozen."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(SAFETY_PREFIX))
+    return model
+
+
+def prepare_stage2(model: nn.Module, lora: LoraArguments) -> nn.Module:
+    """
+    Stage 2: the language model, by LoRA on every linear layer or in full. Everything else is frozen.
+
+    The word embeddings stay frozen too, also where the output layer is tied to them: the head's query is made of them,
+    and stage 2 must leave every verdict as it was.
+    """
+    model.requires_grad_(False)
+    if lora.use_lora:
+        return _add_lora(model, lora)
+    embeddings = model.get_input_embeddings().weight
+    for name, parameter in model.named_parameters():
+        is_language = name.startswith((LANGUAGE_PREFIX, "lm_head."))
+        parameter.requires_grad_(is_language and parameter is not embeddings)
+    return model
+
+
+def _add_lora(model: nn.Module, lora: LoraArguments) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    linears = [
+        name
+        for name, module in model.named_modules()
+        if name.startswith(LANGUAGE_PREFIX) and isinstance(module, nn.Linear)
+    ]
+    config = LoraConfig(
+        r=lora.lora_r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, target_modules=linears
+    )
+    return get_peft_model(model, config)
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Trainable parameters, and all."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The SafeLlava model below a peft wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> nn.Module:
+    """The SafeLlava model with its adapters merged."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

@@ -1,0 +1,45 @@
+"""Training of a few steps, for the tests."""
+
+from safevlm_hf.data.records import load_records
+from safevlm_hf.data.riskcards import write_riskcards
+from safevlm_hf.modeling.configuration_safe_llava import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+from safevlm_hf.training.arguments import SafetyTrainingArguments
+from safevlm_hf.training.collator import SafetyCollator
+from safevlm_hf.training.trainer import SafetyTrainer
+
+
+def read_records(path):
+    return load_records(path, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
+
+
+def draw_records(folder):
+    """A dozen RiskCards, half of them clean."""
+    return read_records(write_riskcards(folder, "train", 12, seed=0, clean_share=0.5))
+
+
+def create_trainer(model, processor, records, folder, eval_records=None, **arguments) -> SafetyTrainer:
+    """The Trainer of both stages: four records a step, every step logged."""
+    defaults = {
+        "learning_rate": 1e-3,
+        "max_steps": 3,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+    }
+    args = SafetyTrainingArguments(output_dir=str(folder), **{**defaults, **arguments})
+    return SafetyTrainer(
+        model=model,
+        args=args,
+        data_collator=SafetyCollator(processor, model.config.safety_config, args.head_condition_share),
+        train_dataset=records,
+        eval_dataset=eval_records,
+        processing_class=processor,
+    )
+
+
+def step_logs(trainer) -> list[dict]:
+    """What was logged at each step of training."""
+    return [log for log in trainer.state.log_history if "loss" in log]

@@ -1,0 +1,355 @@
+"""Both examples from the command line to checkpoints that load again: arguments, data, result, card and upload."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hub_server import HubServer
+from huggingface_hub import ModelCard
+from PIL import Image
+from tiny_training import read_records
+from transformers import AutoModel, AutoProcessor
+
+import safevlm_hf.modeling
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+from safevlm_hf.data import NANO_BASE
+from safevlm_hf.data.records import RecordError
+from safevlm_hf.training.arguments import DataArguments, nano_config, parse_arguments
+from safevlm_hf.training.collator import SafetyCollator
+from safevlm_hf.training.run import load_data, run_stage1, run_stage2
+from safevlm_hf.training.trainer import SafetyTrainer
+
+
+ROOT = Path(__file__).parents[2]
+CODE = {path.name for path in Path(safevlm_hf.modeling.__file__).parent.glob("*.py")} - {"__init__.py"}
+STAGE1 = {
+    "num_safety_tokens": 4,
+    "num_condition_tokens": 4,
+    "num_safety_heads": 4,
+    "projector_depth": 1,
+}
+SHORT = {
+    "num_riskcards": 12,
+    "max_eval_samples": 4,
+    "clean_share": 0.5,
+    "learning_rate": 1e-3,
+    "warmup_steps": 0,
+    "max_steps": 2,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+}
+
+
+def flags(**values) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def run_example(stage: int, *args, hub: HubServer, home: Path):
+    """A stage as a user runs it, in a process of its own, with its Hub."""
+    dropped = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    environment |= {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, f"examples/run_stage{stage}.py", *map(str, args)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-6000:]
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with HubServer() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def stage1(hub, folder):
+    """The result of stage 1 on the embedded default, run from one YAML file and pushed."""
+    values = {**STAGE1, **SHORT, "output_dir": str(folder / "stage1"), "riskcards_dir": str(folder / "riskcards")}
+    values |= {"push_to_hub": True, "hub_model_id": "org/stage1"}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    run_example(1, path, hub=hub, home=folder / "home")
+    return folder / "stage1"
+
+
+@pytest.fixture(scope="module")
+def stage2(hub, folder, stage1):
+    """The merged result of stage 2, run with flags and pushed."""
+    values = {**SHORT, "output_dir": folder / "stage2", "riskcards_dir": folder / "riskcards", "lora_r": 4}
+    values |= {"model_name_or_path": stage1, "push_to_hub": True, "hub_model_id": "org/stage2"}
+    run_example(2, *flags(**values), hub=hub, home=folder / "home")
+    return folder / "stage2"
+
+
+@pytest.fixture(scope="module")
+def drawn(stage1, folder):
+    """The records that stage 1 drew."""
+    (path,) = folder.glob("riskcards/**/validation.jsonl")
+    return read_records(path)
+
+
+def verdicts(checkpoint, records):
+    model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
+    assert type(model) is SafeLlavaForConditionalGeneration and type(processor) is SafeLlavaProcessor
+    batch = SafetyCollator(processor, model.config.safety_config)(list(records))
+    return model.assess(**{name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")})
+
+
+def training_record(checkpoint) -> dict:
+    return json.loads((checkpoint / "config.json").read_text())["training_record"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Arguments
+# --------------------------------------------------------------------------------------------------
+
+
+def values_of(parsed) -> dict:
+    return {field.name: getattr(one, field.name) for one in parsed for field in fields(one)}
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_without_arguments_it_is_the_embedded_default(stage):
+    found = values_of(parse_arguments(stage, []))
+    assert found == values_of(parse_arguments(stage, [str(nano_config(stage))]))
+    wanted = yaml.safe_load(nano_config(stage).read_text())
+    names = ("output_dir", "clean_share", "num_riskcards", "learning_rate", "warmup_steps", "num_train_epochs")
+    assert [found[name] for name in names] == [wanted[name] for name in names]
+    assert found["model_name_or_path"] == ("runs/stage1" if stage == 2 else str(NANO_BASE))
+    assert found["train_file"] is None
+
+
+def test_flags_and_yaml_give_the_same(tmp_path):
+    path = tmp_path / "run.yml"
+    path.write_text("learning_rate: 1e-4\nlora_dropout: 5e-2\nwarmup_steps: 7\nuse_lora: false\ntrain_file: a.jsonl\n")
+    words = flags(learning_rate="1e-4", lora_dropout="5e-2", warmup_steps=7, use_lora="false", train_file="a.jsonl")
+    by_yaml, by_flags = parse_arguments(2, [str(path)]), parse_arguments(2, words)
+    assert values_of(by_yaml) == values_of(by_flags)
+    assert by_yaml[2].learning_rate == 1e-4 and by_yaml[2].gradient_accumulation_steps == 8
+
+
+def test_unknown_arguments_are_errors_that_name_them(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rate: 1.0e-4\nlora_rank: 8\n")
+    with pytest.raises(ValueError, match="lora_rank"):
+        parse_arguments(2, [str(path)])
+    with pytest.raises(ValueError, match="lora_rank"):
+        parse_arguments(2, ["--lora_rank", "8"])
+    path.write_text("lora_r: 8\n")
+    with pytest.raises(ValueError, match="lora_r"):  # stage 1 has no adapters
+        parse_arguments(1, [str(path)])
+
+
+# --------------------------------------------------------------------------------------------------
+# Results
+# --------------------------------------------------------------------------------------------------
+
+
+def test_stage1_leaves_a_checkpoint_that_knows_what_made_it(stage1, drawn):
+    config = json.loads((stage1 / "config.json").read_text())
+    assert config["safety_config"]["is_trained"] is True
+    record = config["training_record"]
+    assert record["base_model"] == str(NANO_BASE)
+    (stage,) = record["stages"]
+    assert (stage["stage"], stage["train_data"], stage["num_records"]) == (1, "RiskCards", 12)
+    assert stage["learning_rate"] == 1e-3 and stage["epochs"] == pytest.approx(0.67)
+    assert stage["command"] == "run_stage1.py tiny.yaml" or stage["command"] == "examples/run_stage1.py tiny.yaml"
+    assert {"eval_loss", "eval_lm_loss", "eval_safety_loss", "eval_level_accuracy"} <= stage["metrics"].keys()
+    assert record["figures"]["attack_success_rate"] == stage["metrics"]["eval_attack_success_rate"]
+    assert verdicts(stage1, drawn).safety_level_logits.shape == (4, 4)
+
+
+def test_stage2_leaves_the_verdicts_and_changes_the_answers(stage1, stage2, drawn):
+    before, after = verdicts(stage1, drawn), verdicts(stage2, drawn)
+    assert torch.equal(before.safety_level_logits, after.safety_level_logits)
+    assert torch.equal(before.safety_category_logits, after.safety_category_logits)
+    old, new = (AutoModel.from_pretrained(path).state_dict() for path in (stage1, stage2))
+    assert old.keys() == new.keys()  # merged: no adapter is left
+    assert not torch.equal(*(w["model.language_model.layers.0.self_attn.q_proj.weight"] for w in (old, new)))
+    assert not list(stage2.glob("adapter*"))
+
+
+def test_the_record_and_the_card_tell_both_stages(stage2):
+    record = training_record(stage2)
+    assert [stage["stage"] for stage in record["stages"]] == [1, 2] and record["base_model"] == str(NANO_BASE)
+    card = (stage2 / "README.md").read_text()
+    for words in ("`nano_base`", "### Stage 1", "### Stage 2", "RiskCards", "attack success rate", "0.001"):
+        assert words in card
+    assert ModelCard(card).data.eval_results[0].metric_value == record["figures"]["attack_success_rate"]
+
+
+@pytest.mark.parametrize("name", ["stage1", "stage2"])
+def test_push_to_hub_brings_the_whole_checkpoint(name, hub, request):
+    checkpoint = request.getfixturevalue(name)
+    files = hub.files(f"org/{name}")
+    assert {"model.safetensors", "config.json", "generation_config.json", "README.md"} <= set(files)
+    assert {"processor_config.json", "tokenizer.json", "chat_template.jinja"} | CODE <= set(files)
+    for file in {"model.safetensors", "config.json", "README.md"}:
+        assert files[file] == (checkpoint / file).read_bytes(), file
+    card = files["README.md"].decode()
+    assert f'from_pretrained("org/{name}", trust_remote_code=True)' in card and "SafeVLM" in card
+    assert str(checkpoint) not in card and str(NANO_BASE) not in card
+    # One commit brings the result: nothing unfinished is left beside it.
+    assert len(hub.commits[f"org/{name}"]) == 1
+
+
+def test_stage2_as_an_adapter_loads_again(stage1, drawn, tmp_path):
+    values = {**SHORT, "lora_r": 4, "output_dir": tmp_path, "model_name_or_path": stage1, "merge_adapter": "false"}
+    (train_file,) = stage1.parent.glob("riskcards/**/train.jsonl")
+    trainer = run_stage2(flags(**values, train_file=train_file, max_grad_norm=0))
+    assert (tmp_path / "adapter_model.safetensors").exists() and not (tmp_path / "model.safetensors").exists()
+    card = (tmp_path / "README.md").read_text()
+    assert "### Stage 2" in card and str(stage1) not in card
+
+    model, processor = AutoModel.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    assert type(model) is SafeLlavaForConditionalGeneration and type(processor) is SafeLlavaProcessor
+    batch = SafetyCollator(processor, model.config.safety_config)(list(drawn))
+    with torch.no_grad():
+        wanted = trainer.model.eval()(**batch).logits
+        assert torch.equal(model(**batch).logits, wanted)
+        plain = AutoModel.from_pretrained(stage1)(**batch).logits
+    assert not torch.allclose(plain, wanted)
+
+
+def test_a_checkpoint_on_the_way_is_a_result_of_stage1(stage1, drawn, tmp_path):
+    (train_file,) = stage1.parent.glob("riskcards/**/train.jsonl")
+    values = {**STAGE1, **SHORT, "save_strategy": "steps", "save_steps": 1, "output_dir": tmp_path}
+    run_stage1(flags(**values, train_file=train_file))
+    config = json.loads((tmp_path / "checkpoint-1" / "config.json").read_text())
+    assert config["safety_config"]["is_trained"] is True
+    verdicts(tmp_path / "checkpoint-1", drawn)
+    # ... and where the same command goes on.
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    resumed = run_stage1(flags(**values, train_file=train_file, resume_from_checkpoint="true"))
+    assert resumed.state.global_step == 2 and (tmp_path / "checkpoint-2").exists()
+    with pytest.raises(ValueError, match="No valid checkpoint"):
+        values["output_dir"] = tmp_path / "empty"
+        run_stage1(flags(**values, train_file=train_file, resume_from_checkpoint="true"))
+
+
+# --------------------------------------------------------------------------------------------------
+# A user's own data
+# --------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, *records) -> Path:
+    Image.new("RGB", (40, 30), "teal").save(path.parent / "a.png")
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def published(level=3, category=1, **others):
+    turns = [{"from": "USER", "value": "<image>\nWhat is this?"}, {"from": "ASSISTANT", "value": "I cannot help."}]
+    return {"image": "a.png", "safe_type": category, "safe_level": level, "conversations": turns, **others}
+
+
+def messages(level="safe", category="safe", **others):
+    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "A card."}]
+    return {"images": ["a.png"], "safety_level": level, "safety_category": category, "messages": turns, **others}
+
+
+def plain_text():
+    turns = [{"role": "user", "content": "What is two plus two?"}, {"role": "assistant", "content": "It is four."}]
+    return {"messages": turns}
+
+
+def load(stage, config, train_file, **arguments):
+    return load_data(stage, DataArguments(train_file=str(train_file), **arguments), config.safety_config, seed=0)[0]
+
+
+@pytest.fixture
+def config(tiny_config):
+    return tiny_config
+
+
+def test_stage1_on_both_forms_of_records(tmp_path, monkeypatch):
+    data = write(tmp_path / "own.jsonl", published(), messages(), plain_text(), published(level=2, category=4))
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "run_stage1.py"), "--hub_token", "hf_secret", "--seed", "1"])
+    values = {
+        **STAGE1,
+        **SHORT,
+        "output_dir": tmp_path / "out",
+        "per_device_train_batch_size": 1,
+        "max_eval_samples": 2,
+    }
+    trainer = run_stage1(
+        flags(**values, train_file=data, validation_file=data, hub_token="hf_secret", max_grad_norm=0)
+    )
+    assert len(trainer.train_dataset) == 3 and len(trainer.eval_dataset) == 2
+    record = training_record(tmp_path / "out")
+    assert record["stages"][0]["train_data"] == str(data) and record["eval_data"] == str(data)
+    # The record is published.
+    assert record["stages"][0]["command"] == "run_stage1.py --hub_token ... --seed 1"
+    for file in ("config.json", "README.md"):
+        assert "hf_secret" not in (tmp_path / "out" / file).read_text()
+    assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_stage1_leaves_plain_text_out(config, tmp_path, caplog):
+    data = write(tmp_path / "own.jsonl", published(), plain_text(), plain_text())
+    with caplog.at_level(logging.WARNING):
+        assert len(load(1, config, data)) == 1
+    assert "Left out 2 records without an image" in caplog.text
+    assert len(load(2, config, data)) == 3
+    with pytest.raises(ValueError, match="no record has one"):
+        load(1, config, write(tmp_path / "text.jsonl", plain_text()))
+
+
+def test_bad_records_stop_before_training_all_listed(tmp_path, monkeypatch):
+    data = write(tmp_path / "own.jsonl", published(), published(level=7), messages(category="nonsense"), messages())
+    monkeypatch.setattr(SafetyTrainer, "train", lambda *_, **__: pytest.fail("training has begun"))
+    values = {**STAGE1, **SHORT, "output_dir": tmp_path / "out"}
+    with pytest.raises(RecordError) as error:
+        run_stage1(flags(**values, train_file=data))
+    assert len(error.value.problems) == 2
+    assert f"{data}:2: safe_level is 7" in str(error.value) and f"{data}:3: safety_category" in str(error.value)
+    # The held-out file is read before training as well.
+    good = write(tmp_path / "good.jsonl", published())
+    with pytest.raises(RecordError):
+        run_stage1(flags(**values, train_file=good, validation_file=data))
+
+
+def test_skipped_records_are_counted_and_named(config, tmp_path, caplog):
+    data = write(tmp_path / "own.jsonl", published(), published(level=7), published(level=8), published(level=1))
+    with caplog.at_level(logging.WARNING):
+        assert len(load(2, config, data, skip_bad_records=True)) == 2
+    assert "Skipped 2 of 4 records" in caplog.text
+    assert f"{data}:2" in caplog.text and f"{data}:3" in caplog.text
+
+
+def test_the_share_of_clean_records(config, tmp_path, caplog):
+    data = write(tmp_path / "own.jsonl", *[published() for _ in range(11)], *[messages() for _ in range(11)])
+    with caplog.at_level(logging.WARNING):
+        paper = load(1, config, data)
+    assert sorted(paper["safety_level"]) == [0] * 3 + [3] * 11  # 3,000 clean beside 11,000 risky
+    assert "Left out 8 of 11 clean records to keep their share at 0.214." in caplog.text
+    assert load(1, config, data)["source"] == paper["source"]
+    assert len(load(2, config, data)) == 22
+    for share, clean in ((0.0, 0), (0.5, 11), (0.9, 11), (1.0, 11)):
+        assert load(2, config, data, clean_share=share)["safety_level"].count(0) == clean
+    assert len(load(1, config, write(tmp_path / "clean.jsonl", messages(), messages()))) == 2
+    with pytest.raises(ValueError, match=r"`clean_share` must be in \[0, 1\], got 1.5"):
+        load(1, config, data, clean_share=1.5)
+
+
+def test_stage2_needs_a_trained_head(tmp_path):
+    with pytest.raises(ValueError, match=r"nano_base has an untrained safety head, stage 2 needs .* stage 1"):
+        run_stage2(flags(**SHORT, model_name_or_path=NANO_BASE, output_dir=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
