@@ -105,7 +105,7 @@ def test_parity_with_published_code(model, reference, sizes, padding):
         (features.safety_features, "safety_projector"),
         (features.image_features, "image_projector"),
     ):
-        torch.testing.assert_close(ours, expected[name], rtol=0, atol=1e-4, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(ours, expected[name], rtol=0, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_keys_outside_the_published_layout_are_named(reference):

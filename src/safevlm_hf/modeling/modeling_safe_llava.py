@@ -539,7 +539,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         """
         if pixel_values is None:
             raise ValueError("`assess` needs `pixel_values`: a sample without an image has no verdict.")
-        self._warn_untrained()
+        self._warn_weak_safety()
         safety_inputs = self._safety_inputs(input_ids, inputs_embeds, attention_mask, safety_policy)
         outputs = self.model.get_image_features(
             pixel_values,
@@ -572,7 +572,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         inputs_embeds = kwargs.get("inputs_embeds")
         # A draft model proposes only: the model it drafts for verifies under its own condition.
-        is_draft = getattr(generation_config, "is_assistant", False)
+        is_draft = getattr(generation_config, "is_assistant", False) and kwargs.get("pixel_values") is None
         if is_draft or (input_ids is None and inputs_embeds is None):
             return super().generate(inputs, *args, **kwargs)
 
@@ -589,7 +589,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             kwargs["safety_inputs"] = safety_inputs
         has_new_images = kwargs.get("pixel_values") is not None or _encoded_images(kwargs) is not None
         if has_new_images:
-            self._warn_untrained()
+            self._warn_weak_safety()
             self._check_that_images_are_seen(generation_config, kwargs)
         outputs = super().generate(inputs, *args, **kwargs)
 
@@ -690,7 +690,12 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
                 "would not apply: generate without it."
             )
 
-    def _warn_untrained(self):
+    def _warn_weak_safety(self):
+        if not self.config.safety_config.num_condition_tokens:
+            logger.warning_once(
+                "This model has no condition tokens (`num_condition_tokens=0`, the paper's image block): verdicts are "
+                "given, but answers are not conditioned on them."
+            )
         if not self.config.safety_config.is_trained:
             logger.warning_once(
                 "The safety head of this model is untrained: its verdicts mean nothing before stage 1 "

@@ -144,6 +144,9 @@ class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As [`ProcessorMixin.apply_chat_template`]; special tokens inside the messages' text are made plain text, so
         that no text adds an image position, moves one, or ends a turn."""
+        for name in ("tools", "documents"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = self._neutralise(kwargs[name])
         return super().apply_chat_template(self._neutralise(conversation), chat_template, **kwargs)
 
     def _neutralise(self, value, key=None):

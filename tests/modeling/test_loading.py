@@ -1,0 +1,332 @@
+"""Loading and saving: no base weight changes, safety modules start soundly, auto classes give ours."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from safevlm_hf import (
+    SafeLlavaConfig,
+    SafeLlavaForConditionalGeneration,
+    SafeLlavaModel,
+    SafeLlavaProcessor,
+    SafetyPolicy,
+)
+
+
+SAFETY = {"num_safety_tokens": 4, "num_condition_tokens": 3, "projector_depth": 1}
+MODULES = ["safety_conditions", "safety_head", "safety_projector", "safety_tokens"]
+LOGGER = "safevlm_hf.modeling.modeling_safe_llava"
+
+
+@pytest.fixture(autouse=True)
+def one_thread(seed):
+    torch.set_num_threads(1)  # these models are too small to share
+
+
+def stock_config(tiny_config, **values):
+    kept = {key: value for key, value in tiny_config.to_dict().items() if key not in ("model_type", "safety_config")}
+    return LlavaConfig(**{**kept, **values})
+
+
+@pytest.fixture(params=[False, True], ids=["untied", "tied"])
+def stock(tiny_config, request):
+    config = stock_config(tiny_config, tie_word_embeddings=request.param)
+    config.text_config.tie_word_embeddings = request.param
+    return LlavaForConditionalGeneration(config).eval()
+
+
+def random_image(seed=0, size=56):
+    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def load(folder, **kwargs):
+    return SafeLlavaForConditionalGeneration.from_pretrained(folder, safety_config=SAFETY, **kwargs).eval()
+
+
+LAYOUTS = {
+    "legacy": [("language_model.lm_head", "lm_head"), ("language_model.model", "model.language_model")]
+    + [(name, f"model.{name}") for name in ("vision_tower", "multi_modal_projector")],
+    "new": [],
+}
+
+
+def write_layout(folder, state_dict, layout):
+    """Rewrite a folder's weights under the keys of a layout, each file with the tensors that it had."""
+    for file in folder.glob("*.safetensors"):
+        old = load_file(file)
+        new = {}
+        for name in old:
+            name = current_key(name)
+            key = name
+            for legacy, current in LAYOUTS[layout]:
+                if name.startswith(f"{current}."):
+                    key = legacy + name.removeprefix(current)
+            new[key] = state_dict[name].contiguous()
+        save_file(new, file, metadata={"format": "pt"})
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        files = {key: file.name for file in folder.glob("*.safetensors") for key in load_file(file)}
+        index.write_text(json.dumps({**json.loads(index.read_text()), "weight_map": files}))
+    return sorted(key for file in folder.glob("*.safetensors") for key in load_file(file))
+
+
+def current_key(name):
+    for legacy, current in LAYOUTS["legacy"]:
+        if name.startswith(f"{legacy}."):
+            name = current + name.removeprefix(legacy)
+            break
+    return name.replace("vision_tower.vision_model.", "vision_tower.")
+
+
+def assert_base_weights_equal(model, stock):
+    ours, theirs = model.state_dict(), stock.state_dict()
+    assert {name for name in ours if "safety" not in name} == set(theirs)
+    for name, weight in theirs.items():
+        assert ours[name].dtype == weight.dtype and torch.equal(ours[name], weight), name
+
+
+@pytest.mark.parametrize("shards", ["one file", "sharded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_stock_checkpoint_keeps_every_base_weight(stock, tmp_path, layout, shards):
+    stock.save_pretrained(tmp_path, max_shard_size="60KB" if shards == "sharded" else "1GB")
+    keys = write_layout(tmp_path, stock.state_dict(), layout)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1 or shards == "one file"
+    first = {"legacy": "language_model.", "new": "model.language_model."}[layout]
+    assert any(key.startswith(first) for key in keys)
+    assert_base_weights_equal(load(tmp_path), stock)
+
+
+def test_as_saved_by_the_library(stock, tmp_path):
+    stock.to(torch.bfloat16).save_pretrained(tmp_path)
+    model = load(tmp_path, dtype=torch.bfloat16)
+    assert_base_weights_equal(model, stock)
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == stock.config.tie_word_embeddings
+
+
+def test_base_model_alone_loads(stock, tmp_path):
+    """Engines build the base model; the safety modules are part of it."""
+    stock.save_pretrained(tmp_path / "stock")
+    base = SafeLlavaModel.from_pretrained(tmp_path / "stock", safety_config=SAFETY)
+    for name, weight in stock.model.state_dict().items():
+        assert torch.equal(base.state_dict()[name], weight), name
+    model = load(tmp_path / "stock")
+    model.save_pretrained(tmp_path / "ours")
+    base = SafeLlavaModel.from_pretrained(tmp_path / "ours")
+    for name, weight in model.model.state_dict().items():
+        assert torch.equal(base.state_dict()[name], weight), name
+
+
+def test_text_alone_runs_as_the_stock_model(stock, tmp_path):
+    stock.save_pretrained(tmp_path)
+    ids = torch.tensor([[1, 20, 21, 22]])
+    assert torch.equal(load(tmp_path)(input_ids=ids).logits, stock(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_safety_modules_start_soundly(tiny_config, tmp_path, dtype, depth):
+    LlavaForConditionalGeneration(stock_config(tiny_config)).save_pretrained(tmp_path)
+    safety = {**SAFETY, "projector_depth": depth}
+    for _ in range(3):  # uninitialised memory is good by chance
+        model = SafeLlavaForConditionalGeneration.from_pretrained(tmp_path, safety_config=safety, dtype=dtype)
+        for name, weight in model.named_parameters():
+            assert torch.isfinite(weight).all(), name
+            if "safety" in name and not re.search(r"bias|bn\.weight", name):
+                assert 0 < weight.std() < 2, name
+        with torch.no_grad():
+            features = model.model.get_image_features(random_image().to(dtype)).safety_features.float()
+            other = model.model.get_image_features(random_image(1).to(dtype)).safety_features.float()
+        assert 0.1 < features.std() < 10 and torch.isfinite(features).all()
+        assert features[0].std(dim=0).mean() > 0.01 and features[0].std(dim=1).mean() > 0.01
+        assert not torch.allclose(features, other, atol=1e-2)
+        tokens = model.model.safety_tokens
+        assert not torch.equal(tokens.head, tokens.block)
+
+
+def test_safety_modules_start_soundly_without_a_checkpoint(tiny_model):
+    features = tiny_model.model.get_image_features(random_image()).safety_features
+    assert 0.1 < features.std() < 10
+
+
+def test_safety_modules_start_soundly_on_the_nano_base(nano_model):
+    features = nano_model.model.get_image_features(random_image(size=112)).safety_features
+    assert 0.1 < features.std() < 10
+
+
+def test_loads_of_one_seed_are_alike(tiny_config, tmp_path):
+    LlavaForConditionalGeneration(stock_config(tiny_config)).save_pretrained(tmp_path)
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(load(tmp_path).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+# --------------------------------------------------------------------------------------------------
+# What loading says
+# --------------------------------------------------------------------------------------------------
+
+
+def named_modules(text):
+    return re.findall(r"model\.(\w+)", text.split("Newly initialised:")[1].split(". The")[0])
+
+
+def test_warning_names_exactly_the_new_modules(stock, tmp_path, caplog):
+    stock.save_pretrained(tmp_path)
+    with caplog.at_level("WARNING", LOGGER):
+        load(tmp_path)
+    (message,) = (record.message for record in caplog.records if record.name == LOGGER)
+    assert named_modules(message) == MODULES
+    assert "mean nothing before stage 1" in message
+
+
+def test_warning_names_a_part_that_is_missing(tiny_model, tmp_path, caplog):
+    tiny_model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "safety_conditions" not in name}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with caplog.at_level("WARNING", LOGGER):
+        SafeLlavaForConditionalGeneration.from_pretrained(tmp_path)
+    (message,) = (record.message for record in caplog.records if record.name == LOGGER)
+    assert named_modules(message) == ["safety_conditions"]
+
+
+def test_own_checkpoint_loads_silently(tiny_model, tmp_path, caplog):
+    tiny_model.save_pretrained(tmp_path)
+    with caplog.at_level("WARNING"):
+        _, info = SafeLlavaForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert "Newly initialised" not in caplog.text
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+
+
+def test_head_of_another_size_raises(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="size|mismatch"):
+        SafeLlavaForConditionalGeneration.from_pretrained(
+            tmp_path, safety_config={**SAFETY, "categories": ["spam", "safe", "fraud"]}
+        )
+
+
+# --------------------------------------------------------------------------------------------------
+# Our own checkpoints
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shards", ["one file", "sharded"])
+def test_own_checkpoint_reloads_bit_for_bit(stock, tmp_path, dtype, shards):
+    stock.save_pretrained(tmp_path / "stock")
+    model = load(tmp_path / "stock", dtype=dtype)
+    model.save_pretrained(tmp_path / "ours", max_shard_size="60KB" if shards == "sharded" else "1GB")
+    assert (tmp_path / "ours" / "model.safetensors.index.json").exists() == (shards == "sharded")
+    loaded = SafeLlavaForConditionalGeneration.from_pretrained(tmp_path / "ours", dtype="auto").eval()
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        assert theirs[name].dtype == dtype and torch.equal(weight, theirs[name]), name
+    inputs = {"input_ids": torch.tensor([[1] + [150] * 23 + [5]]), "pixel_values": random_image().to(dtype)}
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, loaded(**inputs).logits)
+
+
+@pytest.mark.parametrize("form", ["dict", "policy"])
+def test_verdict_and_policy_survive_saving(tiny_model, tmp_path, form):
+    policy = SafetyPolicy(disabled_categories=("privacy",))
+    tiny_model.generation_config.safety_policy = policy.to_dict() if form == "dict" else policy
+    tiny_model.config.safety_config.is_trained = True
+    tiny_model.save_pretrained(tmp_path)
+    loaded = SafeLlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert loaded.config.safety_config.is_trained
+    assert loaded.generation_config.safety_policy == {"enabled": True, "disabled_categories": ["privacy"]}
+    inputs = {"input_ids": torch.tensor([[1] + [150] * 23 + [5]]), "pixel_values": random_image()}
+    torch.testing.assert_close(dict(loaded.assess(**inputs)), dict(tiny_model.assess(**inputs)))
+
+
+def test_saved_keys_are_those_of_the_modules(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    new = {key.removeprefix("model.").split(".")[0] for key in saved if "safety" in key}
+    assert new == set(MODULES)
+
+
+def test_auto_classes(nano_model, nano_processor, tmp_path):
+    nano_model.save_pretrained(tmp_path)
+    nano_processor.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is SafeLlavaConfig
+    assert type(AutoProcessor.from_pretrained(tmp_path)) is SafeLlavaProcessor
+    for auto in (AutoModel, AutoModelForImageTextToText):
+        assert type(auto.from_pretrained(tmp_path)) is SafeLlavaForConditionalGeneration
+
+
+# --------------------------------------------------------------------------------------------------
+# Other towers and language models
+# --------------------------------------------------------------------------------------------------
+
+SIGLIP = {
+    "vision_feature_select_strategy": "full",
+    "vision_config": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 56,
+        "patch_size": 14,
+    },
+}
+QWEN = {
+    "text_config": {
+        "model_type": "qwen2",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 160,
+        "pad_token_id": 0,
+    },
+}
+CLIP_FULL = {"vision_feature_select_strategy": "full"}
+TWO_LAYERS = {"vision_feature_layer": [-2, -1]}
+BACKBONES = {
+    "siglip": (SIGLIP, 16),
+    "grouped queries": (QWEN, 16),
+    "both": ({**SIGLIP, **QWEN}, 16),
+    "clip with its class token": (CLIP_FULL, 17),
+    "two feature layers": (TWO_LAYERS, 16),
+}
+
+
+@pytest.mark.parametrize("values, patches", BACKBONES.values(), ids=BACKBONES)
+def test_other_backbones_end_to_end(tiny_config, tmp_path, values, patches):
+    stock = LlavaForConditionalGeneration(stock_config(tiny_config, **values))
+    stock.save_pretrained(tmp_path / "stock")
+    model = load(tmp_path / "stock")
+    assert_base_weights_equal(model, stock)
+    assert 0.1 < model.model.get_image_features(random_image()).safety_features.std() < 10
+
+    ids = torch.tensor([[1, *[150] * (4 + patches + 3), 5, 6]])
+    inputs = {"input_ids": ids, "pixel_values": random_image()}
+    levels, categories = torch.tensor([3]), torch.tensor([1])
+    model(**inputs, labels=ids, safety_levels=levels, safety_categories=categories).loss.backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
+
+    with torch.no_grad():
+        model.model.safety_head.level_head.bias[3] = model.model.safety_head.category_head.bias[1] = 99.0
+        model.model.safety_conditions.weight.normal_()
+    outputs = model.generate(**inputs, max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
+    assert outputs.safety_condition_ids.tolist() == [6]
+    model.save_pretrained(tmp_path / "ours")
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").eval()
+    assert torch.equal(loaded.generate(**inputs, max_new_tokens=2, do_sample=False), outputs.sequences)
