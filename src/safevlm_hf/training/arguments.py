@@ -24,7 +24,7 @@ class ModelArguments:
     revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the checkpoint on the Hub."})
     dtype: str = field(
         default="float32",
-        metadata={"help": "float32, bfloat16 or auto. At 1e-5 weights kept in half precision hardly move: use --bf16."},
+        metadata={"help": "float32, bfloat16 or auto. At 1e-5 half-precision weights hardly move: use --bf16."},
     )
     num_safety_tokens: int = field(default=64, metadata={"help": "Stage 1: vectors in each set of safety tokens."})
     num_condition_tokens: int = field(default=16, metadata={"help": "Stage 1: positions of the safety condition."})
