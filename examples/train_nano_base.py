@@ -74,7 +74,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--num_workers", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--init_from", type=Path, help="a nano base to go on from, instead of from scratch")
     parser.add_argument(
-        "--tower_steps", type=int, default=0, help="steps for the vision tower alone, before the others"
+        "--tower_steps", type=int, default=300, help="steps for the vision tower alone, before the others"
     )
     parser.add_argument("--tower_learning_rate", type=float, default=1e-3)
     return parser.parse_args(argv)

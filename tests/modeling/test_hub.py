@@ -78,7 +78,7 @@ def checkpoint(tmp_path_factory):
     set_seed(0)
     model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, safety_config=NANO_SAFETY)
     processor = SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=model.config.safety_config)
-    model.initialize_conditions(processor.tokenizer)
+    model.initialize_from_embeddings(processor.tokenizer)
     model.config.training_record = {"base_model": str(NANO_BASE), "figures": {"attack_success": 0.02}}
     model.generation_config.safety_policy = {"disabled_categories": ["politics"]}
     model.save_pretrained(folder, max_shard_size="5MB")

@@ -268,7 +268,7 @@ def test_block_of_the_paper(tiny_config):
     inputs = {"input_ids": torch.tensor([[BOS, *[IMAGE] * 20, 5]]), "pixel_values": pictures()}
     outputs = model.generate(**inputs, max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
     assert outputs.safety_level_logits.shape == (1, 4)
-    model.initialize_conditions(None)  # nothing to start
+    model.initialize_from_embeddings(None)  # nothing to start
 
 
 def test_forward_in_two_steps_equals_one(model):
@@ -296,7 +296,7 @@ class Words:
 
 
 def test_conditions_start_as_embeddings_of_their_texts(model):
-    model.initialize_conditions(Words())
+    model.initialize_from_embeddings(Words())
     embeddings, table = model.get_input_embeddings().weight, model.model.safety_conditions.weight
     for row in range(model.config.safety_config.num_conditions):
         text = condition_text(row, model.config.safety_config)
@@ -309,7 +309,7 @@ def test_short_condition_texts_are_repeated(tiny_config):
     values = tiny_config.to_dict()
     values["safety_config"]["num_condition_tokens"] = 80
     model = SafeLlavaForConditionalGeneration(SafeLlavaConfig(**values))
-    model.initialize_conditions(Words())
+    model.initialize_from_embeddings(Words())
     safe = condition_text(0, model.config.safety_config)
     table = model.model.safety_conditions.weight
     assert torch.equal(table[0, len(safe) :][:5], table[0, :5])

@@ -703,11 +703,15 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             )
 
     @torch.no_grad()
-    def initialize_conditions(self, tokenizer):
+    def initialize_from_embeddings(self, tokenizer):
         """
-        Start each row of the condition table as the language model's own embeddings of a short text, so that an
-        untrained table is the paper's rewritten prompt. Texts are repeated or cut to `num_condition_tokens`.
+        Start the safety modules from the language model's word embeddings, once, before stage 1.
+
+        Each row of the condition table becomes the embeddings of a short text, repeated or cut to
+        `num_condition_tokens`, so that an untrained table is the paper's rewritten prompt. The head's query projection is
+        scaled to the embeddings: theirs are small in most models, and every question would look alike.
         """
+        self.model.safety_head.q_proj.weight /= self.get_input_embeddings().weight.float().std()
         if self.model.safety_conditions is None:
             return
         safety, table = self.config.safety_config, self.model.safety_conditions.weight

@@ -1,11 +1,11 @@
 """The safety modules of SafeVLM (arXiv 2405.13581, section 3; arXiv 2411.11543), for any vision language backbone.
 
-    h_o (images, patches, vision width)
-      -> SafetyProjector -> h_s (images, grid * grid, hidden)
-    [s(1); h_s] and the embeddings of the question
-      -> SafetyHead -> level logits, category logits
-    (category, level)
-      -> SafetyConditions -> c (images, condition tokens, hidden)
+h_o (images, patches, vision width)
+  -> SafetyProjector -> h_s (images, grid * grid, hidden)
+[s(1); h_s] and the embeddings of the question
+  -> SafetyHead -> level logits, category logits
+(category, level)
+  -> SafetyConditions -> c (images, condition tokens, hidden)
 """
 
 import math
@@ -84,9 +84,7 @@ class SafetyProjector(nn.Module):
 def _stage(depth: int, in_channels: int, out_channels: int) -> nn.Module:
     if depth == 0:
         return nn.Identity()
-    return RegStage(
-        depth, in_channels, out_channels, stride=1, dilation=1, act_layer=nn.SiLU, norm_layer=LayerNorm2d
-    )
+    return RegStage(depth, in_channels, out_channels, stride=1, dilation=1, act_layer=nn.SiLU, norm_layer=LayerNorm2d)
 
 
 class SafetyHead(nn.Module):

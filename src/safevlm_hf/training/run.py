@@ -45,7 +45,7 @@ def run_stage1(args: list[str] | None = None, trainer_class: type[SafetyTrainer]
     config.safety_config.is_trained = True  # in checkpoints on the way, too
     model, processor = load(model_args, config)
     if is_new:
-        model.initialize_conditions(processor.tokenizer)
+        model.initialize_from_embeddings(processor.tokenizer)
     trainer = train(1, prepare_stage1(model), processor, data_args, training_args, trainer_class)
     return finish(1, trainer, model_args, data_args)
 
