@@ -114,7 +114,8 @@ def _metadata(record: dict, name: str, tags) -> ModelCardData:
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-text-to-text",
-        license=record.get("license") or "apache-2.0",
+        # Weights derived from a base on the Hub come under its license, which is not ours to name.
+        license=record.get("license") or (None if _is_repo_id(base_model) else "apache-2.0"),
         base_model=base_model if _is_repo_id(base_model) else None,
         datasets=record.get("datasets"),
         tags=["safevlm", "safety", "vision-language-model", *tags],

@@ -708,8 +708,8 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         Start the safety modules from the language model's word embeddings, once, before stage 1.
 
         Each row of the condition table becomes the embeddings of a short text, repeated or cut to
-        `num_condition_tokens`, so that an untrained table is the paper's rewritten prompt. The head's query projection is
-        scaled to the embeddings: theirs are small in most models, and every question would look alike.
+        `num_condition_tokens`, so that an untrained table is the paper's rewritten prompt. The head's query projection
+        is scaled to the embeddings: theirs are small in most models, and every question would look alike.
         """
         self.model.safety_head.q_proj.weight /= self.get_input_embeddings().weight.float().std()
         if self.model.safety_conditions is None:
