@@ -109,3 +109,11 @@ def test_verdict_by_name():
     assert verdict.risk == pytest.approx(1 - level.softmax(-1)[0, 0].item())
     assert sum(verdict.category_probabilities.values()) == pytest.approx(1)
     assert list(verdict.level_probabilities) == CONFIG.levels
+
+
+def test_unreadable_pixels_are_never_reported_as_safe():
+    config = SafetyConfig()
+    nothing = torch.full((1, 4), float("nan")), torch.full((1, 7), float("nan"))
+    verdict = verdicts_from_logits(*nothing, samples=[0], condition_ids=None, config=config)[0]
+    assert verdict.level == "high" and verdict.category != "safe" and verdict.risk == pytest.approx(1)
+    assert verdict.condition.endswith("high")

@@ -2,6 +2,8 @@
 
 import json
 import random
+import time
+from collections import UserDict
 
 import pytest
 import torch
@@ -336,3 +338,18 @@ def test_verdicts_of_another_model_raise(processor):
     processor.categories = ["spam", "safe"]
     with pytest.raises(ValueError, match="7 categories"):
         processor.post_process_safety(outputs([3], [4]))
+
+
+def test_typed_tokens_are_broken_in_linear_time_and_always_end(processor):
+    processor.tokenizer.add_tokens(["  "])  # a run of blanks stays one however it is broken
+    start = time.perf_counter()
+    text = processor._neutralise_text("<image>" * 100_000 + "a  b")
+    assert "<image>" not in text and time.perf_counter() - start < 5
+
+
+def test_typed_tokens_are_broken_wherever_a_message_holds_them(processor):
+    message = {"role": "user", "content": "hi", "tool_calls": [{"arguments": {"path": "</s><image>"}}]}
+    broken = processor._neutralise([UserDict(message)])
+    assert "</s>" not in str(broken) and "<image>" not in str(broken)
+    part = {"type": "image", "path": "folder/<image>.jpg"}
+    assert processor._neutralise(part) == part

@@ -855,7 +855,7 @@ def _parameters(split: str, num_samples: int, seed: int, clean_share: float) -> 
 
 
 def _record(card: RiskCard, image: str) -> dict:
-    """The sample in the published form (METHOD.md's record), followed by what only RiskCards know."""
+    """The sample in the published form (arXiv 2405.13581), followed by what only RiskCards know."""
     extra = {key: value for key, value in vars(card).items() if key not in ("image", "question", "answer")}
     return {
         "image": image,

@@ -481,21 +481,14 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             loss = lm_loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
             )
-        if outputs.safety_level_logits is not None and (labels is not None or safety_levels is not None):
+        is_labelled = any(given is not None for given in (labels, safety_levels, safety_categories))
+        if outputs.safety_level_logits is not None and is_labelled:
             safety_loss = self.safety_loss_function(outputs, safety_levels, safety_categories)
             weighted = self.config.safety_config.loss_weight * safety_loss
             loss = weighted if lm_loss is None else lm_loss + weighted.to(lm_loss.device)
+        carried = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
         return SafeLlavaCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
-            lm_loss=lm_loss,
-            safety_loss=safety_loss,
-            safety_level_logits=outputs.safety_level_logits,
-            safety_category_logits=outputs.safety_category_logits,
+            loss=loss, logits=logits, lm_loss=lm_loss, safety_loss=safety_loss, **carried
         )
 
     @staticmethod
@@ -511,6 +504,11 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             (outputs.safety_category_logits, safety_categories),
         ):
             target = logits.new_full((len(logits),), -100, dtype=torch.long) if target is None else target
+            if len(target) != len(logits):
+                raise ValueError(
+                    f"Expected one safety label an image (-100 ignores an image), got {len(target)} labels for "
+                    f"{len(logits)} images."
+                )
             target = target.to(logits.device)
             summed = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
             loss = loss + summed / (target != -100).sum().clamp(min=1)
@@ -578,7 +576,9 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
 
         if safety_policy is None:
             safety_policy = getattr(generation_config, "safety_policy", None)
-        safety_inputs = self._safety_inputs(input_ids, inputs_embeds, kwargs.get("attention_mask"), safety_policy)
+        safety_inputs = self._safety_inputs(
+            input_ids, inputs_embeds, kwargs.get("attention_mask"), safety_policy, generation_config
+        )
         encoded = _encoded_images(kwargs)
         cache, kept_images = kwargs.get("past_key_values"), NO_IMAGES
         if cache is not None and cache.get_seq_length() > 0:
@@ -608,16 +608,27 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
                 outputs[name] = value
         return outputs
 
-    def _safety_inputs(self, input_ids, inputs_embeds, attention_mask, safety_policy) -> SafetyInputs:
+    def _mask_padding(self, input_ids, generation_config) -> torch.Tensor | None:
+        # As the library infers it, or the head would read padding that the language model does not.
+        sources = [generation_config, self.generation_config, self.config.get_text_config()]
+        pad, eos = (
+            next((found for source in sources if (found := getattr(source, name, None)) is not None), None)
+            for name in ("pad_token_id", "eos_token_id")
+        )
+        is_eos = pad in eos if isinstance(eos, (list, tuple)) else pad == eos
+        return None if pad is None or is_eos else input_ids != pad
+
+    def _safety_inputs(
+        self, input_ids, inputs_embeds, attention_mask, safety_policy, generation_config=None
+    ) -> SafetyInputs:
         if safety_policy is None:
             safety_policy = getattr(self.generation_config, "safety_policy", None)
         policy = SafetyPolicy.create(safety_policy)
         policy.check(self.config.safety_config)
+        if not policy.enabled:
+            logger.warning_once("The safety policy is disabled (`enabled=False`): answers are not conditioned.")
         if attention_mask is None and inputs_embeds is None:
-            text_config = self.config.get_text_config()
-            pad_token_id = getattr(text_config, "pad_token_id", None)
-            if pad_token_id is not None and pad_token_id != getattr(text_config, "eos_token_id", None):
-                attention_mask = input_ids != pad_token_id
+            attention_mask = self._mask_padding(input_ids, generation_config)
         return self.model.prepare_safety_inputs(input_ids, inputs_embeds, attention_mask, policy=policy)
 
     def _renew_encoded_images(

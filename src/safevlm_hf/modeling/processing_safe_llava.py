@@ -1,6 +1,7 @@
 """Processor of SafeLlava: room for the image block in the prompt, and verdicts by name."""
 
 import re
+from collections.abc import Mapping
 
 from transformers import PreTrainedConfig
 from transformers.image_utils import make_flat_list_of_images
@@ -149,22 +150,28 @@ class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
                 kwargs[name] = self._neutralise(kwargs[name])
         return super().apply_chat_template(self._neutralise(conversation), chat_template, **kwargs)
 
-    def _neutralise(self, value, key=None):
+    def _neutralise(self, value):
         if isinstance(value, str):
-            return value if key in ("type", "image", "url", "path", "base64") else self._neutralise_text(value)
-        if isinstance(value, dict):
-            return {name: self._neutralise(item, name) for name, item in value.items()}
+            return self._neutralise_text(value)
+        if isinstance(value, Mapping):
+            # Of an image part every value but `text` says where the pixels are; templates print none of it.
+            is_image = str(value.get("type")).startswith("image")
+            kept = set(value) - {"text"} if is_image else {"type"}
+            return {name: item if name in kept else self._neutralise(item) for name, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self._neutralise(item, key) for item in value]
+            return [self._neutralise(item) for item in value]
         return value
 
     def _neutralise_text(self, text: str) -> str:
         added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
         tokens = {token for token in [self.image_token, *self.tokenizer.all_special_tokens, *added] if len(token) > 1}
+        # A run of blanks stays one however it is broken, and means nothing to a prompt.
+        tokens = {token for token in tokens if token not in f"{token[0]} {token[1:]}"}
         pattern = re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
         # A space after the first character breaks a token; broken ones may leave another to find.
-        while match := pattern.search(text):
-            text = f"{text[: match.start() + 1]} {text[match.start() + 1 :]}"
+        broken = pattern.sub(_break, text)
+        while broken != text:
+            text, broken = broken, pattern.sub(_break, broken)
         return text
 
     def post_process_safety(self, outputs) -> list[SafetyVerdict]:
@@ -196,6 +203,10 @@ class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
             condition_ids=None if conditions is None else conditions.tolist(),
             config=config,
         )
+
+
+def _break(match: re.Match) -> str:
+    return f"{match[0][0]} {match[0][1:]}"
 
 
 __all__ = ["SafeLlavaProcessor"]

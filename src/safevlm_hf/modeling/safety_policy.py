@@ -49,7 +49,7 @@ class SafetyPolicy:
         if not isinstance(self.enabled, bool):
             raise ValueError(f"`enabled` of a safety policy must be true or false, got {self.enabled!r}.")
         names = self.disabled_categories
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"`disabled_categories` of a safety policy must be a list of names, got {names!r}.")
         object.__setattr__(self, "disabled_categories", tuple(names))
 
@@ -136,6 +136,13 @@ def verdicts_from_logits(
     Without `condition_ids` the condition is the default policy's."""
     if condition_ids is None:
         condition_ids = SafetyPolicy().condition_ids(level_logits, category_logits, config).tolist()
+    level_logits, category_logits = level_logits.float().clone(), category_logits.float().clone()
+    # As the policy: what cannot be read is reported at the highest level, never as safe.
+    unreadable = ~(level_logits.isfinite().all(dim=-1) & category_logits.isfinite().all(dim=-1))
+    last_risky = max(index for index in range(len(config.categories)) if index != config.safe_category)
+    for logits, column in ((level_logits, len(config.levels) - 1), (category_logits, last_risky)):
+        logits[unreadable] = 0.0
+        logits[unreadable, column] = 100.0
     level_probabilities = level_logits.float().softmax(dim=-1).tolist()
     category_probabilities = category_logits.float().softmax(dim=-1).tolist()
     verdicts = []

@@ -44,7 +44,7 @@ class SafetyCollator:
         by_label = condition_rows(levels.clamp(min=0), categories.clamp(min=0), self.safety_config)
         by_head = torch.tensor([self._head_chooses(record) for record in per_image])
         batch["safety_levels"], batch["safety_categories"] = levels, categories
-        batch["safety_conditions"] = torch.where(by_head | (levels < 0), -1, by_label)
+        batch["safety_conditions"] = torch.where(by_head | (levels < 0) | (categories < 0), -1, by_label)
         return batch
 
     def _head_chooses(self, record: dict) -> bool:

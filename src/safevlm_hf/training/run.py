@@ -15,7 +15,7 @@ from .. import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from ..data.records import load_records
 from ..data.riskcards import write_riskcards
 from ..modeling.configuration_safe_llava import SafeLlavaConfig
-from .arguments import PAPER_CLEAN_SHARE, parse_arguments
+from .arguments import PAPER_CLEAN_SHARE, ModelArguments, parse_arguments
 from .collator import SafetyCollator
 from .stages import count_parameters, merge, prepare_stage1, prepare_stage2
 from .trainer import SafetyTrainer
@@ -42,12 +42,28 @@ def run_stage1(args: list[str] | None = None, trainer_class: type[SafetyTrainer]
     is_new = config.training_record is None and not config.safety_config.is_trained
     if is_new:
         config = SafeLlavaConfig.from_llava_config(config, **overrides)
+    else:
+        _refuse_other_sizes(model_args, config.safety_config, overrides)
     config.safety_config.is_trained = True  # in checkpoints on the way, too
     model, processor = load(model_args, config)
     if is_new:
         model.initialize_from_embeddings(processor.tokenizer)
     trainer = train(1, prepare_stage1(model), processor, data_args, training_args, trainer_class)
     return finish(1, trainer, model_args, data_args)
+
+
+def _refuse_other_sizes(model_args, safety_config, overrides: dict):
+    unset = {"num_attention_heads": "num_safety_heads"}
+    other = {
+        name: value
+        for name, value in overrides.items()
+        if value not in (getattr(safety_config, name), getattr(ModelArguments, unset.get(name, name)))
+    }
+    if other:
+        raise ValueError(
+            f"{model_args.model_name_or_path} already has safety modules, which {other} do not fit: start from a "
+            "stock LLaVA checkpoint, or leave these options out."
+        )
 
 
 def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
@@ -126,7 +142,12 @@ def load_data(stage: int, data_args, safety_config, seed: int):
     if validation_file is None:
         return records, None
     held_out = load_records(validation_file, **names, **options)
-    return records, held_out.select(range(min(len(held_out), data_args.max_eval_samples)))
+    if len(held_out) > data_args.max_eval_samples:
+        logger.warning(
+            "Judging %d of %d validation records (--max_eval_samples).", data_args.max_eval_samples, len(held_out)
+        )
+        held_out = held_out.shuffle(seed=seed).select(range(data_args.max_eval_samples))
+    return records, held_out
 
 
 def with_images(records):
@@ -148,6 +169,10 @@ def with_clean_share(records, clean_share: float, seed: int):
         raise ValueError(f"`clean_share` must be in [0, 1], got {clean_share}.")
     wanted = len(clean) if clean_share == 1 or not risky else round(len(risky) * clean_share / (1 - clean_share))
     kept = random.Random(seed).sample(clean, min(wanted, len(clean)))
+    if wanted > len(clean):
+        logger.warning(
+            "A clean share of %.3f wants %d clean records, the data has %d.", clean_share, wanted, len(clean)
+        )
     if len(kept) < len(clean):
         logger.warning(
             "Left out %d of %d clean records to keep their share at %.3f.",
