@@ -715,7 +715,7 @@ def test_pipeline(nano_model, nano_processor):
             linear.weight.zero_()
             linear.bias[answer] = 9.0
         table.weight[0] = 0
-        table.weight[1:] = table.weight[1:].normal_(std=3.0)
+        table.weight[1:] = float("nan")  # a condition that no answer survives
     chat = [
         {
             "role": "user",
