@@ -114,10 +114,10 @@ def reload(checkpoint: Path):
 
 def train_first_pooling(folder: Path, seed: int):
     """A head that reads the first token alone, as published: that is always BOS, so both questions of a pair get one
-    verdict, however long it trains. One epoch of the same data, head's loss alone."""
+    verdict, however long it trains. Half an epoch of the same data, head's loss alone."""
     set_seed(seed)
     config = write_config(
-        1, folder, seed, output_dir=str(folder / "first"), head_pooling="first", eval_strategy="no", num_train_epochs=1
+        1, folder, seed, output_dir=str(folder / "first"), head_pooling="first", eval_strategy="no", num_train_epochs=0.5
     )
     run_stage1([config], trainer_class=HeadTrainer)
     return reload(folder / "first")
