@@ -117,7 +117,13 @@ def train_first_pooling(folder: Path, seed: int):
     verdict, however long it trains. Half an epoch of the same data, head's loss alone."""
     set_seed(seed)
     config = write_config(
-        1, folder, seed, output_dir=str(folder / "first"), head_pooling="first", eval_strategy="no", num_train_epochs=0.5
+        1,
+        folder,
+        seed,
+        output_dir=str(folder / "first"),
+        head_pooling="first",
+        eval_strategy="no",
+        num_train_epochs=0.5,
     )
     run_stage1([config], trainer_class=HeadTrainer)
     return reload(folder / "first")
