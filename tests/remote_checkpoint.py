@@ -11,6 +11,13 @@ from pathlib import Path
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
 
 
+REFUSE_ALL = {
+    "thresholds": {"privacy": 0.0},
+    "actions": {"privacy": {"low": "refuse", "medium": "refuse", "high": "refuse"}},
+    "refusals": {"privacy": "Not this one."},
+}
+
+
 def answer(model, processor, photo) -> dict:
     """Tokens and verdicts of one greedy answer about `photo`."""
     inputs = processor.apply_chat_template(
@@ -18,7 +25,13 @@ def answer(model, processor, photo) -> dict:
     )
     outputs = model.generate(**inputs, max_new_tokens=8, do_sample=False, return_dict_in_generate=True)
     verdicts = processor.post_process_safety(outputs)
-    return {"tokens": outputs.sequences.tolist(), "verdicts": [asdict(verdict) for verdict in verdicts]}
+    # A refusal needs the tokenizer, which the model finds by itself.
+    refused = model.generate(**inputs, max_new_tokens=30, safety_policy=REFUSE_ALL)
+    return {
+        "tokens": outputs.sequences.tolist(),
+        "verdicts": [json.loads(json.dumps(asdict(verdict))) for verdict in verdicts],
+        "refusal": processor.decode(refused[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip(),
+    }
 
 
 def answer_by_pipeline(photo, **kwargs) -> str:

@@ -8,9 +8,12 @@ from .modeling import (
     SafeLlavaForConditionalGeneration,
     SafeLlavaModel,
     SafeLlavaProcessor,
+    SafetyAudit,
     SafetyConfig,
+    SafetyExplanation,
     SafetyPolicy,
     SafetyVerdict,
+    read_audit,
 )
 from .version import __version__
 
@@ -28,7 +31,10 @@ __all__ = [
     "SafeLlavaForConditionalGeneration",
     "SafeLlavaModel",
     "SafeLlavaProcessor",
+    "SafetyAudit",
     "SafetyConfig",
+    "SafetyExplanation",
     "SafetyPolicy",
     "SafetyVerdict",
+    "read_audit",
 ]

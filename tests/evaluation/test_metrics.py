@@ -4,7 +4,6 @@ import socket
 
 import pytest
 
-from safevlm_hf.evaluation.calibration import expected_calibration_error, reliability_bins
 from safevlm_hf.evaluation.metrics import METRICS, load_metric
 
 
@@ -111,19 +110,3 @@ def test_two_processes_compute_together(tmp_path):
     other.join()
     assert other.exitcode == 0
     assert (result["num_risky"], result["attack_success_rate"]) == (2, 0.5)
-
-
-def test_calibration_error():
-    assert expected_calibration_error([0.0, 1.0], [False, True]) == 0
-    assert expected_calibration_error([0.0, 1.0], [True, False]) == 1
-    assert expected_calibration_error([0.8] * 10, [True] * 8 + [False] * 2) == pytest.approx(0)
-    assert expected_calibration_error([0.8] * 10, [True] * 3 + [False] * 7) == pytest.approx(0.5)
-    assert expected_calibration_error([], []) is None
-    first, last = reliability_bins([0.02, 0.04, 1.0], [False, True, True], num_bins=4)
-    assert (first.low, first.high, first.num_samples, first.risky_share) == (0, 0.25, 2, 0.5)
-    assert first.mean_risk == pytest.approx(0.03)
-    assert (last.low, last.high, last.num_samples) == (0.75, 1, 1)
-    with pytest.raises(ValueError, match="a risk is 1.5"):
-        reliability_bins([1.5], [True])
-    with pytest.raises(ValueError, match="2 risks but 1 labels"):
-        reliability_bins([0.5, 0.5], [True])

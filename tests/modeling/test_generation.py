@@ -1,61 +1,40 @@
-"""Safe generation on a model whose condition visibly changes the answer: every way of generating is conditioned.
-
-The rig: a bright picture is "illegal risk, high"; the word RISKY in the question makes any other "privacy, medium".
-The verdict comes from the model's own image features and question embeddings, through a head that is set by hand.
-"""
+"""Safe generation on a model whose condition visibly changes the answer: every way of generating is conditioned."""
 
 import copy
 import threading
 
 import pytest
 import torch
-from torch import nn
+from rigged import (
+    BLOCK,
+    BOS,
+    EOS,
+    GREEDY,
+    ILLEGAL_HIGH,
+    IMAGE,
+    MODES,
+    NEW,
+    PAD,
+    PRIVACY_MEDIUM,
+    RISKY,
+    SAFE,
+    UNCONDITIONED,
+    answers,
+    batch,
+    bright,
+    conditions,
+    count_calls,
+    dark,
+    generate,
+    prompt,
+    request,
+    rig,
+)
 from transformers import DynamicCache, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, StaticCache
 from transformers.generation import utils as generation_utils
 from transformers.utils import logging
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyPolicy
-from safevlm_hf.modeling.safety_policy import condition_name
-
-
-BOS, EOS, PAD, IMAGE, RISKY = 1, 2, 0, 150, 77
-BLOCK = 4 + 16 + 3
-NEW = 6
-UNCONDITIONED = {"safety_policy": {"enabled": False}}
-GREEDY = {"do_sample": False, "max_new_tokens": NEW}
-SAFE, ILLEGAL_HIGH, PRIVACY_MEDIUM = "safe", "illegal risk, high", "privacy, medium"
-
-
-class RiggedHead(nn.Module):
-    """Level and category by rule: the picture's brightness, and one word of the question."""
-
-    def __init__(self, middle, direction, word, num_safety_tokens):
-        super().__init__()
-        self.middle, self.direction, self.word = middle, direction, word
-        self.num_safety_tokens = num_safety_tokens
-
-    def forward(self, text_embeds, text_mask, keys):
-        features = keys[:, self.num_safety_tokens :].mean(dim=1)
-        unreadable = 0 * features.sum(dim=-1, keepdim=True)  # NaN where the pixels are
-        bright = (features - self.middle) @ self.direction > 0
-        asked = ((text_embeds == self.word).all(dim=-1) & text_mask).any(dim=1)
-        level = torch.where(bright, 3, torch.where(asked, 2, 0))
-        category = torch.where(bright, 1, torch.where(asked, 4, 6))
-        one_hot = nn.functional.one_hot
-        return 9.0 * one_hot(level, 4) + unreadable, 9.0 * one_hot(category, 7) + unreadable
-
-
-def picture(brightness, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return brightness + 0.1 * torch.randn(1, 3, 56, 56, generator=generator)
-
-
-def dark(seed=0):
-    return picture(-1.5, seed)
-
-
-def bright(seed=0):
-    return picture(1.5, seed)
 
 
 @pytest.fixture(autouse=True)
@@ -65,68 +44,12 @@ def one_thread(seed):
 
 @pytest.fixture
 def model(tiny_config):
-    tiny_config.text_config.initializer_range = 0.2  # a sharper random model: its answers follow its input
-    tiny_config.safety_config.is_trained = True
-    model = SafeLlavaForConditionalGeneration(tiny_config).eval()
-    model.generation_config.update(pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS)
-    with torch.no_grad():
-        model.model.safety_conditions.weight.normal_(std=1.0)
-        means = [model.model.get_image_features(image).safety_features.mean(dim=1)[0] for image in (dark(), bright())]
-        word = model.get_input_embeddings()(torch.tensor(RISKY))
-    model.model.safety_head = RiggedHead(sum(means) / 2, means[1] - means[0], word, 4)
-    return model
-
-
-def prompt(*question, images=1, turns=()):
-    return [BOS, *[IMAGE] * BLOCK * images, *question, *turns]
-
-
-def batch(*rows):
-    """`input_ids` and `attention_mask`, padded on the left."""
-    length = max(map(len, rows))
-    ids = torch.tensor([[PAD] * (length - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def request(image, *question):
-    return {**batch(prompt(*question or (11, 12, 13))), "pixel_values": image}
-
-
-def answers(sequences, length):
-    return sequences[:, length:].tolist()
-
-
-def conditions(model, outputs):
-    return [condition_name(row, model.config.safety_config) for row in outputs.safety_condition_ids.tolist()]
-
-
-def count_calls(module):
-    calls = []
-    module.register_forward_hook(lambda *_: calls.append(1))
-    return calls
+    return rig(tiny_config)
 
 
 # --------------------------------------------------------------------------------------------------
 # Every way of generating is conditioned
 # --------------------------------------------------------------------------------------------------
-
-MODES = {
-    "greedy": {},
-    "sampling": {"do_sample": True, "top_k": 0},
-    "beams": {"num_beams": 3},
-    "beam sampling": {"num_beams": 2, "do_sample": True},
-    "several answers": {"do_sample": True, "num_return_sequences": 3},
-    "several beams": {"num_beams": 3, "num_return_sequences": 2},
-    "static cache": {"cache_implementation": "static", "disable_compile": True},
-    "no cache": {"use_cache": False},
-    "prompt lookup": {"prompt_lookup_num_tokens": 2},
-}
-
-
-def generate(model, seed=5, **kwargs):
-    torch.manual_seed(seed)
-    return model.generate(**{**GREEDY, **kwargs})
 
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
@@ -555,14 +478,14 @@ def test_nothing_is_kept_on_the_model(model):
 def test_generation_config_is_not_written_to(model):
     own = GenerationConfig(max_new_tokens=3, do_sample=False, pad_token_id=PAD)
     before = own.to_dict()
-    model.generate(**request(bright()), generation_config=own, safety_policy={"disabled_categories": ["privacy"]})
+    model.generate(**request(bright()), generation_config=own, safety_policy={"categories": {"privacy": False}})
     assert own.to_dict() == before
 
 
 def test_caller_inputs_are_not_written_to(model):
     inputs, cache = request(bright()), DynamicCache(config=model.config)
     copies = copy.deepcopy(inputs)
-    generate(model, **inputs, past_key_values=cache, safety_policy={"disabled_categories": ["privacy"]})
+    generate(model, **inputs, past_key_values=cache, safety_policy={"categories": {"privacy": False}})
     assert all(torch.equal(inputs[name], copies[name]) for name in copies) and inputs.keys() == copies.keys()
 
 
@@ -629,7 +552,7 @@ def test_assess_needs_an_image(model):
 
 
 def test_disabled_category_alone_is_answered_unconditioned(model):
-    policy = {"safety_policy": SafetyPolicy(disabled_categories=("privacy",))}
+    policy = {"safety_policy": SafetyPolicy(categories={"privacy": False})}
     asked, risky = request(dark(), RISKY), request(bright())
     assert torch.equal(generate(model, **asked, **policy), generate(model, **asked, **UNCONDITIONED))
     assert not torch.equal(generate(model, **asked, **policy), generate(model, **asked))
@@ -639,20 +562,21 @@ def test_disabled_category_alone_is_answered_unconditioned(model):
 def test_policy_of_the_generation_config(model):
     asked = request(dark(), RISKY)
     expected = generate(model, **asked, **UNCONDITIONED)
-    model.generation_config.safety_policy = {"disabled_categories": ["privacy"]}
+    model.generation_config.safety_policy = {"categories": {"privacy": False}}
     assert torch.equal(generate(model, **asked), expected)
-    conditioned = generate(model, **asked, safety_policy={})  # the caller's empty policy is the default one
+    assert torch.equal(generate(model, **asked, safety_policy={}), expected)  # the call's is laid over it
+    conditioned = generate(model, **asked, safety_policy={"categories": {"privacy": True}})
     assert not torch.equal(conditioned, expected)
-    own = GenerationConfig(**GREEDY, pad_token_id=PAD, safety_policy={"enabled": True})
+    own = GenerationConfig(**GREEDY, pad_token_id=PAD, safety_policy={"categories": {"privacy": True}})
     assert torch.equal(model.generate(**asked, generation_config=own), conditioned)
 
 
 @pytest.mark.parametrize(
     "policy, match",
     [
-        ({"disabled_categories": ["weather"]}, "weather"),
-        ({"disabled_categories": ["safe"]}, "safe"),
-        ({"disabled_categories": "privacy"}, "list of names"),
+        ({"categories": {"weather": False}}, "weather"),
+        ({"categories": {"safe": False}}, "safe"),
+        ({"categories": "privacy"}, "must map names"),
         ({"threshold": 0.3}, "threshold"),
         ({"enabled": "no"}, "enabled"),
         ("off", "SafetyPolicy"),
@@ -676,7 +600,7 @@ def test_unreadable_pixels_end_under_a_highest_level(model, value, disabled):
     image = dark()
     image[0, 0, 3, 3] = value
     inputs = {**batch(prompt(5), prompt(6)), "pixel_values": torch.cat([image, dark()])}
-    verdict = model.assess(**inputs, safety_policy={"disabled_categories": disabled})
+    verdict = model.assess(**inputs, safety_policy={"categories": dict.fromkeys(disabled, False)})
     names = conditions(model, verdict)
     assert names[0].endswith("high") and names[1] == SAFE
 

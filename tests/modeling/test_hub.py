@@ -80,7 +80,7 @@ def checkpoint(tmp_path_factory):
     processor = SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=model.config.safety_config)
     model.initialize_from_embeddings(processor.tokenizer)
     model.config.training_record = {"base_model": str(NANO_BASE), "figures": {"attack_success": 0.02}}
-    model.generation_config.safety_policy = {"disabled_categories": ["politics"]}
+    model.generation_config.safety_policy = {"categories": {"politics": False}}
     model.save_pretrained(folder, max_shard_size="5MB")
     processor.save_pretrained(folder)
     return folder
@@ -121,6 +121,7 @@ def hub(checkpoint, tmp_path_factory):
 def check_report(report: dict, expected: dict):
     for name in ("AutoModel", "AutoModelForImageTextToText", "saved again", "package", "remote beside package"):
         assert report[name]["tokens"] == expected["tokens"], name
+        assert report[name]["refusal"] == expected["refusal"] == "Not this one.", name
         for verdict, wanted in zip(report[name]["verdicts"], expected["verdicts"], strict=True):
             assert verdict["risk"] == pytest.approx(wanted["risk"], abs=1e-4), name
             for key in ("sample", "category", "level", "condition"):
@@ -159,7 +160,7 @@ def test_the_folder_holds_everything(checkpoint):
     }
     assert json.loads((checkpoint / "config.json").read_text())["auto_map"] == AUTO_MAP
     policy = json.loads((checkpoint / "generation_config.json").read_text())["safety_policy"]
-    assert policy["disabled_categories"] == ["politics"]
+    assert policy["categories"] == {"politics": False}
     check_carries_code(checkpoint)
 
 

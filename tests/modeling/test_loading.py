@@ -242,13 +242,13 @@ def test_own_checkpoint_reloads_bit_for_bit(stock, tmp_path, dtype, shards):
 
 @pytest.mark.parametrize("form", ["dict", "policy"])
 def test_verdict_and_policy_survive_saving(tiny_model, tmp_path, form):
-    policy = SafetyPolicy(disabled_categories=("privacy",))
+    policy = SafetyPolicy(categories={"privacy": False})
     tiny_model.generation_config.safety_policy = policy.to_dict() if form == "dict" else policy
     tiny_model.config.safety_config.is_trained = True
     tiny_model.save_pretrained(tmp_path)
     loaded = SafeLlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
     assert loaded.config.safety_config.is_trained
-    assert loaded.generation_config.safety_policy == {"enabled": True, "disabled_categories": ["privacy"]}
+    assert loaded.generation_config.safety_policy == {"categories": {"privacy": False}}
     inputs = {"input_ids": torch.tensor([[1] + [150] * 23 + [5]]), "pixel_values": random_image()}
     torch.testing.assert_close(dict(loaded.assess(**inputs)), dict(tiny_model.assess(**inputs)))
 

@@ -334,3 +334,59 @@ def test_forward_exports(model):
     with torch.no_grad():
         exported = torch.export.export(model, (), kwargs=inputs, strict=False).module()
         torch.testing.assert_close(exported(**inputs).logits, model(**inputs).logits)
+
+
+# --------------------------------------------------------------------------------------------------
+# New categories
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("images", [1, 2, 5])
+@pytest.mark.parametrize("names", [["gambling"], ["a", "b", "c"]], ids=len)
+def test_new_categories_keep_every_old_logit(model, dtype, images, names):
+    model = model.to(dtype)
+    inputs = {**batch(*[prompt(5, 6)] * images), "pixel_values": pictures(images).to(dtype)}
+    before = model(**inputs)
+    table, policy = model.model.safety_conditions.weight.clone(), {"thresholds": {"privacy": 0.5}}
+    model.generation_config.safety_policy = policy
+    model.extend_categories(names)
+    after = model(**inputs)
+    assert model.config.safety_config.categories[-len(names) :] == names
+    assert torch.equal(after.safety_category_logits[:, :7], before.safety_category_logits)
+    assert torch.equal(after.safety_level_logits, before.safety_level_logits)
+    assert (after.safety_category_logits[:, 7:] == -10).all()
+    assert torch.equal(after.logits, before.logits)
+    assert torch.equal(model.model.safety_conditions.weight[: len(table)], table)
+    for level in range(3):  # a new condition starts as the others at its level
+        new = model.model.safety_conditions.weight[len(table) + level]
+        assert torch.allclose(new.float(), table[1 + level :: 3].float().mean(dim=0), atol=1e-2)
+
+
+def test_extended_model_survives_saving(model, tmp_path):
+    model.extend_categories(["gambling"])
+    with torch.no_grad():
+        model.model.safety_head.category_head.bias[7] = 50.0
+        model.model.safety_head.level_head.bias[3] = 50.0
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    inputs = {**batch(prompt(5, 6)), "pixel_values": pictures()}
+    for name, weight in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
+    assert loaded.assess(**inputs).safety_condition_ids.tolist() == [loaded.config.safety_config.num_conditions - 1]
+
+
+@pytest.mark.parametrize("names", [[], "gambling", ["privacy"], ["a", "a"], [" "]], ids=str)
+def test_bad_names_change_nothing(model, names):
+    head = model.model.safety_head.category_head.weight
+    with pytest.raises(ValueError):
+        model.extend_categories(names)
+    assert model.model.safety_head.category_head.weight is head
+    assert len(model.config.safety_config.categories) == 7
+
+
+def test_extension_of_the_papers_block(tiny_config):
+    tiny_config.safety_config.num_condition_tokens = 0
+    model = SafeLlavaForConditionalGeneration(tiny_config)
+    model.extend_categories(["gambling"])
+    assert model.model.safety_head.category_head.weight.shape[0] == 8

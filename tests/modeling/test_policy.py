@@ -4,10 +4,19 @@ import json
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
-from safevlm_hf.modeling.safety_policy import condition_name, condition_rows, condition_text, verdicts_from_logits
+from safevlm_hf.modeling.safety_policy import (
+    ACTIONS,
+    condition_category,
+    condition_name,
+    condition_rows,
+    condition_text,
+    verdicts_from_logits,
+)
 
 
 CONFIG = SafetyConfig()
@@ -18,7 +27,7 @@ def logits(level, category):
 
 
 def decide(level, category, **policy):
-    return condition_name(SafetyPolicy(**policy).condition_ids(*logits(level, category), CONFIG).item(), CONFIG)
+    return condition_name(SafetyPolicy(**policy).decide(*logits(level, category), CONFIG).condition_ids.item(), CONFIG)
 
 
 def test_each_verdict_has_a_condition_of_its_own():
@@ -51,8 +60,8 @@ def test_default_policy_is_the_most_probable_verdict():
 
 
 def test_policy_switches():
-    assert decide(3, 4, disabled_categories=("privacy",)) == "safe"
-    assert decide(3, 1, disabled_categories=("privacy",)) == "illegal risk, high"
+    assert decide(3, 4, categories={"privacy": False}) == "safe"
+    assert decide(3, 1, categories={"privacy": False}) == "illegal risk, high"
     assert decide(3, 1, enabled=False) == "safe"
 
 
@@ -61,12 +70,14 @@ def test_policy_switches():
 def test_verdicts_that_are_no_numbers_are_of_the_highest_level(part, disabled):
     level, category = logits(0, 6)
     (level if part == "level" else category)[0, 0] = float("nan")
-    row = SafetyPolicy(disabled_categories=disabled).condition_ids(level, category, CONFIG)
+    row = SafetyPolicy(categories=dict.fromkeys(disabled, False)).decide(level, category, CONFIG).condition_ids
     assert condition_name(row.item(), CONFIG).endswith(", high")
 
 
 def test_policy_is_json_able_data(tmp_path):
-    policy = SafetyPolicy(disabled_categories=["privacy", "politics"])
+    policy = SafetyPolicy(
+        categories={"privacy": False}, thresholds={"politics": 0.5}, actions={"*": {"high": "refuse"}}
+    )
     assert SafetyPolicy.create(json.loads(json.dumps(policy.to_dict()))) == policy
     GenerationConfig(safety_policy=policy.to_dict()).save_pretrained(tmp_path)
     loaded = GenerationConfig.from_pretrained(tmp_path)
@@ -76,16 +87,30 @@ def test_policy_is_json_able_data(tmp_path):
 def test_create_takes_a_policy_of_another_copy_of_the_code():
     from dataclasses import make_dataclass
 
-    other = make_dataclass("SafetyPolicy", [("enabled", bool), ("disabled_categories", tuple)])(False, ("privacy",))
-    assert SafetyPolicy.create(other) == SafetyPolicy(enabled=False, disabled_categories=("privacy",))
+    other = make_dataclass("SafetyPolicy", [("enabled", bool), ("categories", dict)])(False, {"privacy": False})
+    assert SafetyPolicy.create(other) == SafetyPolicy(enabled=False, categories={"privacy": False})
 
 
 @pytest.mark.parametrize(
     "policy, match",
     [
         ({"enable": True}, r"\['enable'\].*Valid keys"),
-        ({"disabled_categories": "privacy"}, "list of names"),
-        ({"disabled_categories": [4]}, "list of names"),
+        ({"categories": "privacy"}, "must map names"),
+        ({"categories": {4: False}}, "must map names"),
+        ({"categories": {"privacy": "off"}}, "privacy.*true or false"),
+        ({"thresholds": {"privacy": 1.5}}, r"privacy.*\[0, 1\].*1.5"),
+        ({"thresholds": {"privacy": -0.1}}, r"\[0, 1\]"),
+        ({"thresholds": {"privacy": float("nan")}}, r"\[0, 1\]"),
+        ({"thresholds": {"privacy": True}}, r"\[0, 1\]"),
+        ({"review_thresholds": {"*": "0.5"}}, r"\[0, 1\]"),
+        ({"actions": {"privacy": "refuse"}}, "map from level"),
+        ({"actions": {"privacy": {"high": "block"}}}, "answer.*condition.*refuse"),
+        ({"actions": {"privacy": {"high": "review"}}}, "answer.*condition.*refuse"),
+        ({"refusals": {"privacy": " "}}, "a text"),
+        ({"language": "tlh"}, "en.*de"),
+        ({"language": ["en"]}, "en.*de"),
+        ({"temperatures": {"level": 0}}, "temperatures"),
+        ({"temperatures": {"head": 1.0}}, "level.*category"),
         ({"enabled": 1}, "true or false"),
         (["privacy"], "list"),
     ],
@@ -98,7 +123,7 @@ def test_malformed_policies_raise(policy, match):
 @pytest.mark.parametrize("name", ["weather", "safe", "Privacy"])
 def test_unknown_categories_raise_with_the_valid_names(name):
     with pytest.raises(ValueError, match=f"{name}.*Valid names.*politics"):
-        SafetyPolicy(disabled_categories=(name,)).check(CONFIG)
+        SafetyPolicy(categories={name: False}, config=CONFIG)
 
 
 def test_verdict_by_name():
@@ -117,3 +142,258 @@ def test_unreadable_pixels_are_never_reported_as_safe():
     verdict = verdicts_from_logits(*nothing, samples=[0], condition_ids=None, config=config)[0]
     assert verdict.level == "high" and verdict.category != "safe" and verdict.risk == pytest.approx(1)
     assert verdict.condition.endswith("high")
+
+
+# --------------------------------------------------------------------------------------------------
+# Thresholds, review bands, actions
+# --------------------------------------------------------------------------------------------------
+
+
+def of_probabilities(level, **categories):
+    """Logits of one image, whose softmax is as given; the categories' rest is safe."""
+    category = torch.full((1, 7), 1e-6)
+    for name, probability in categories.items():
+        category[0, CONFIG.categories.index(name.replace("_", " "))] = probability
+    category[0, 6] = max(1 - sum(categories.values()), 1e-6)
+    return torch.eye(4)[[level]] * 5, category.log()
+
+
+def verdict_of(level, policy, **categories):
+    (verdict,) = verdicts_from_logits(*of_probabilities(level, **categories), [0], CONFIG, policy)
+    return verdict
+
+
+def test_threshold_decides_in_place_of_the_most_probable_verdict():
+    for threshold, condition in ((0.3, "privacy, high"), (0.5, "safe")):
+        verdict = verdict_of(3, {"thresholds": {"privacy": threshold}}, privacy=0.4)
+        assert verdict.condition == condition
+        assert verdict.flagged_categories == (("privacy",) if threshold == 0.3 else ())
+    # Over its threshold at a safe level, a category is treated at its most probable risky level.
+    assert verdict_of(0, {"thresholds": {"*": 0.3}}, privacy=0.4).condition == "privacy, low"
+    # Not set for one category, the most probable verdict decides there.
+    assert verdict_of(2, {"thresholds": {"*": 0.9, "fairness": None}}, fairness=0.6).condition == "fairness, medium"
+    assert verdict_of(2, {"thresholds": {"*": 0.9}}, fairness=0.6).condition == "safe"
+
+
+def test_every_category_over_its_threshold_is_in_the_verdict():
+    verdict = verdict_of(3, {"thresholds": {"*": 0.2}}, privacy=0.3, politics=0.4, fairness=0.1)
+    assert verdict.flagged_categories == ("politics", "privacy")
+    assert verdict.condition == "politics, high"
+
+
+def test_review_band_is_reported_and_conditioned():
+    policy = {
+        "thresholds": {"privacy": 0.8},
+        "review_thresholds": {"privacy": 0.3},
+        "actions": {"*": {"high": "refuse"}},
+    }
+    verdict = verdict_of(3, policy, privacy=0.5)
+    assert (verdict.action, verdict.condition) == ("review", "privacy, high")
+    assert (verdict.flagged_categories, verdict.review_categories) == ((), ("privacy",))
+    above, below = verdict_of(3, policy, privacy=0.9), verdict_of(3, policy, privacy=0.2)
+    assert (above.action, above.flagged_categories, above.review_categories) == ("refuse", ("privacy",), ())
+    assert (below.action, below.condition) == ("answer", "safe")
+
+
+def test_actions_by_category_and_level():
+    policy = {"actions": {"*": {"high": "refuse"}, "fairness": {"low": "answer", "high": "condition"}}}
+    assert verdict_of(3, policy, privacy=0.9).action == "refuse"
+    assert verdict_of(2, policy, privacy=0.9).action == "condition"
+    answered = verdict_of(1, policy, fairness=0.9)
+    assert (answered.action, answered.condition, answered.flagged_categories) == ("answer", "safe", ("fairness",))
+    assert verdict_of(3, policy, fairness=0.9).action == "condition"
+
+
+def test_strictest_action_wins_over_the_more_probable_category():
+    policy = {"thresholds": {"*": 0.2}, "actions": {"privacy": {"high": "refuse"}}}
+    verdict = verdict_of(3, policy, privacy=0.3, politics=0.5)
+    assert (verdict.action, verdict.condition) == ("refuse", "privacy, high")
+
+
+def test_temperature_calibrates_the_probabilities():
+    logits = of_probabilities(3, privacy=0.9)
+    for temperature in (0.5, 2.0):
+        policy = {"temperatures": {"level": temperature, "category": temperature}, "thresholds": {"*": 0.8}}
+        (verdict,) = verdicts_from_logits(*logits, [0], CONFIG, policy)
+        expected = (logits[1] / temperature).softmax(-1)[0, 4].item()
+        assert verdict.category_probabilities["privacy"] == pytest.approx(expected, abs=1e-6)
+        assert verdict.risk == pytest.approx(1 - (logits[0] / temperature).softmax(-1)[0, 0].item(), abs=1e-6)
+        assert bool(verdict.flagged_categories) == (expected >= 0.8)
+
+
+def test_huge_finite_logits_are_not_made_unreadable_by_a_temperature():
+    level, category = torch.eye(4)[[3]] * 3e38, torch.eye(7)[[4]] * 3e38 - 1.5e38
+    decision = SafetyPolicy(temperatures={"category": 0.05}, thresholds={"*": 0.5}).decide(level, category, CONFIG)
+    assert condition_name(decision.condition_ids.item(), CONFIG) == "privacy, high"
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_what_cannot_be_read_gets_the_strictest_action_of_the_policy(refuses):
+    nothing = torch.full((1, 4), float("nan")), torch.full((1, 7), float("nan"))
+    policy = {"actions": {"privacy": {"high": "refuse"}}} if refuses else {"actions": {"*": {"low": "answer"}}}
+    (verdict,) = verdicts_from_logits(*nothing, [0], CONFIG, policy)
+    assert verdict.action == ("refuse" if refuses else "condition")
+
+
+@pytest.mark.parametrize(
+    "policy, match",
+    [
+        ({"thresholds": {"privacy": 0.5}, "review_thresholds": {"privacy": 0.5}}, "review band.*privacy.*below"),
+        ({"thresholds": {"*": 0.5}, "review_thresholds": {"privacy": 0.7}}, "review band.*privacy.*below"),
+        ({"categories": {"privacy": False}, "thresholds": {"privacy": 0.5}}, "privacy.*off.*thresholds"),
+        ({"categories": {"privacy": False}, "actions": {"privacy": {"high": "refuse"}}}, "privacy.*off.*actions"),
+        ({"actions": {"privacy": {"low": "refuse"}}}, "fall as the level rises"),
+        ({"actions": {"*": {"high": "answer"}}}, "fall as the level rises"),
+        ({"actions": {"privacy": {"safe": "refuse"}}}, "unknown levels.*low.*medium.*high"),
+        ({"actions": {"privacy": {"top": "refuse"}}}, "unknown levels.*low.*medium.*high"),
+        ({"thresholds": {"weather": 0.5}}, "thresholds.*weather.*Valid names.*politics"),
+    ],
+)
+def test_contradictions_and_unknown_names_raise_at_construction(policy, match):
+    with pytest.raises(ValueError, match=match):
+        SafetyPolicy(**policy, config=CONFIG)
+
+
+# --------------------------------------------------------------------------------------------------
+# Policies compose
+# --------------------------------------------------------------------------------------------------
+
+
+def test_a_deployment_overrides_name_by_name():
+    checkpoint = SafetyPolicy(
+        thresholds={"*": 0.5, "privacy": 0.7}, actions={"*": {"high": "refuse"}}, temperatures={"level": 1.5}
+    )
+    deployment = {
+        "thresholds": {"privacy": 0.9},
+        "actions": {"*": {"medium": "refuse"}},
+        "categories": {"politics": False},
+        "language": "de",
+    }
+    assert checkpoint.override(deployment).to_dict() == {
+        "categories": {"politics": False},
+        "thresholds": {"*": 0.5, "privacy": 0.9},
+        "actions": {"*": {"high": "refuse", "medium": "refuse"}},
+        "language": "de",
+        "temperatures": {"level": 1.5},
+    }
+    assert checkpoint.override(None) == checkpoint == SafetyPolicy().override(checkpoint)
+
+
+def test_switching_off_leaves_the_other_entries_behind():
+    checkpoint = SafetyPolicy(thresholds={"privacy": 0.7}, actions={"privacy": {"high": "refuse"}})
+    off = checkpoint.override({"categories": {"privacy": False}})
+    assert off.to_dict() == {"categories": {"privacy": False}}
+    with pytest.raises(ValueError, match="privacy.*off"):
+        off.override({"thresholds": {"privacy": 0.2}})
+    on_again = off.override({"categories": {"privacy": True}, "thresholds": {"privacy": 0.2}})
+    assert on_again.thresholds == {"privacy": 0.2}
+
+
+def test_contradictions_between_two_policies_raise():
+    checkpoint = SafetyPolicy(actions={"privacy": {"medium": "refuse", "high": "refuse"}})
+    with pytest.raises(ValueError, match="fall as the level rises"):
+        checkpoint.override({"actions": {"privacy": {"high": "condition"}}}, CONFIG)
+    with pytest.raises(ValueError, match="review band"):
+        SafetyPolicy(review_thresholds={"*": 0.5}).override({"thresholds": {"*": 0.4}})
+
+
+def test_digest_tells_policies_apart():
+    policy = SafetyPolicy(thresholds={"privacy": 0.5, "politics": 0.4})
+    assert policy.digest() == SafetyPolicy(thresholds={"politics": 0.4, "privacy": 0.5}).digest()
+    assert len({policy.digest(), SafetyPolicy().digest(), SafetyPolicy(enabled=True).digest()}) == 3
+
+
+def test_policy_files(tmp_path):
+    path = tmp_path / "policy.json"
+    policy = SafetyPolicy(thresholds={"privacy": 0.5})
+    path.write_text(json.dumps(policy.to_dict()))
+    assert SafetyPolicy.from_file(path, CONFIG) == policy
+    for content in ("{", "[]", '{"treshold": 1}', '{"thresholds": {"weather": 0.5}}'):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="policy.json: "):
+            SafetyPolicy.from_file(path, CONFIG)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="policy.json: "):
+        SafetyPolicy.from_file(path, CONFIG)
+
+
+def test_a_policy_does_not_change_with_the_dict_it_was_made_from():
+    given = {"actions": {"privacy": {"high": "refuse"}}}
+    policy = SafetyPolicy.create(given)
+    given["actions"]["privacy"]["high"] = "answer"
+    assert policy.action("privacy", "high") == "refuse"
+
+
+# --------------------------------------------------------------------------------------------------
+# Properties
+# --------------------------------------------------------------------------------------------------
+
+names = st.sampled_from([*CONFIG.categories[:6], "*"])
+probabilities = st.floats(0, 1)
+policies = st.fixed_dictionaries(
+    {},
+    optional={
+        "enabled": st.booleans(),
+        "categories": st.dictionaries(names, st.booleans()),
+        "thresholds": st.dictionaries(names, st.none() | probabilities),
+        "review_thresholds": st.dictionaries(names, st.none() | probabilities),
+        "actions": st.dictionaries(
+            names,
+            st.dictionaries(st.sampled_from(CONFIG.levels[1:]), st.sampled_from(["answer", "condition", "refuse"])),
+        ),
+        "temperatures": st.dictionaries(st.sampled_from(["level", "category"]), st.floats(0.1, 10)),
+    },
+)
+verdict_logits = st.integers(0, 2**31).map(
+    lambda seed: tuple(torch.randn(3, size, generator=torch.Generator().manual_seed(seed)) * 4 for size in (4, 7))
+)
+
+
+def valid(policy):
+    try:
+        return SafetyPolicy.create(policy, CONFIG)
+    except ValueError:
+        return None
+
+
+@settings(max_examples=150, deadline=None)
+@given(policies, verdict_logits)
+def test_every_valid_policy_decides_soundly(policy, logits):
+    policy = valid(policy)
+    assume(policy is not None)
+    decision = policy.decide(*logits, CONFIG)
+    refuses = policy.refuses(CONFIG)
+    for image in range(3):
+        alone = policy.decide(*(part[image : image + 1] for part in logits), CONFIG)
+        assert alone.action_ids.item() == decision.action_ids[image].item()  # whatever the batch
+        assert alone.condition_ids.item() == decision.condition_ids[image].item()
+        action, row = ACTIONS[decision.action_ids[image]], decision.condition_ids[image].item()
+        assert (action == "answer") == (row == 0)
+        assert refuses or action != "refuse"
+        if row:
+            assert policy.is_on(condition_category(row, CONFIG)) and policy.enabled is not False
+    assert not (decision.flagged & decision.review).any()
+    assert SafetyPolicy.create(json.loads(json.dumps(policy.to_dict())), CONFIG) == policy
+
+
+@settings(max_examples=100, deadline=None)
+@given(verdict_logits, probabilities, probabilities)
+def test_a_lower_threshold_never_lets_more_through(logits, one, other):
+    low, high = sorted((one, other))
+    flagged = [SafetyPolicy(thresholds={"*": value}).decide(*logits, CONFIG).flagged for value in (low, high)]
+    assert (flagged[0] | ~flagged[1]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(policies, policies)
+def test_composing_is_valid_or_raises(first, second):
+    first, second = valid(first), valid(second)
+    assume(first is not None and second is not None)
+    try:
+        both = first.override(second, CONFIG)
+    except ValueError as error:
+        assert "Contradiction" in str(error)
+        return
+    assert both.override(second, CONFIG) == both
+    for name, is_on in second.categories.items():
+        assert both.categories[name] == is_on

@@ -22,9 +22,10 @@ import safevlm_hf.modeling
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.records import RecordError
+from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.training.arguments import DataArguments, nano_config, parse_arguments
 from safevlm_hf.training.collator import SafetyCollator
-from safevlm_hf.training.run import load_data, run_stage1, run_stage2
+from safevlm_hf.training.run import load_data, read_taxonomy, run_stage1, run_stage2
 from safevlm_hf.training.trainer import SafetyTrainer
 
 
@@ -353,3 +354,48 @@ def test_stage2_needs_a_trained_head(tmp_path):
     with pytest.raises(ValueError, match=r"nano_base has an untrained safety head, stage 2 needs .* stage 1"):
         run_stage2(flags(**SHORT, model_name_or_path=NANO_BASE, output_dir=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+# --------------------------------------------------------------------------------------------------
+# A taxonomy of one's own, and new categories
+# --------------------------------------------------------------------------------------------------
+
+
+def test_taxonomy_from_a_file(tmp_path):
+    taxonomy = tmp_path / "taxonomy.yaml"
+    taxonomy.write_text("categories: [self-harm, fraud, safe]\nlevels: [safe, bad]\n")
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    record = {"image": "a.png", "safe_type": "fraud", "safe_level": "bad"}
+    turns = [{"from": "USER", "value": "<image>\nWhat?"}, {"from": "ASSISTANT", "value": "No."}]
+    data = tmp_path / "train.jsonl"
+    data.write_text((json.dumps({**record, "conversations": turns}) + "\n") * 4)
+    values = {**STAGE1, **SHORT, "clean_share": 0.0, "taxonomy_file": taxonomy, "train_file": data}
+    trainer = run_stage1(flags(**values, output_dir=tmp_path / "out"))
+    safety = AutoModel.from_pretrained(tmp_path / "out").config.safety_config
+    assert (safety.categories, safety.levels) == (["self-harm", "fraud", "safe"], ["safe", "bad"])
+    assert trainer.model.model.safety_head.category_head.weight.shape[0] == 3
+    with pytest.raises(ValueError, match="taxonomy_file"):
+        run_stage1(flags(**values | {"model_name_or_path": tmp_path / "out"}, output_dir=tmp_path / "again"))
+
+
+@pytest.mark.parametrize("text", ["categories: spam", "- spam", "{", "categories: [a]\ntopics: [b]", ""])
+def test_malformed_taxonomies_raise(tmp_path, text):
+    path = tmp_path / "taxonomy.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="taxonomy.yaml"):
+        read_taxonomy(str(path))
+
+
+def test_new_category_with_replay(folder, stage1, tmp_path):
+    values = {**STAGE1, **SHORT, "model_name_or_path": stage1, "new_categories": "gambling", "replay_share": 0.25}
+    replay = write_riskcards(tmp_path / "old", "train", 12, seed=0)
+    trainer = run_stage1(flags(**values, replay_file=replay, riskcards_dir=tmp_path, output_dir=tmp_path / "out"))
+    categories = trainer.train_dataset["safety_category"]
+    assert len(categories) == 16 and 7 in categories
+    model, processor = AutoModel.from_pretrained(tmp_path / "out"), AutoProcessor.from_pretrained(tmp_path / "out")
+    assert model.config.safety_config.categories == processor.categories == [*processor.categories[:7], "gambling"]
+    assert model.model.safety_head.category_head.weight.shape[0] == 8
+    with pytest.raises(ValueError, match="gambling"):  # it is there already
+        run_stage1(flags(**values | {"model_name_or_path": tmp_path / "out"}, output_dir=tmp_path / "again"))
+    with pytest.raises(ValueError, match="taxonomy_file"):
+        run_stage1(flags(**values | {"model_name_or_path": NANO_BASE}, output_dir=tmp_path / "base"))

@@ -87,8 +87,7 @@ def answer_records(
         One prediction a record, in their order.
     """
     records = list(records)
-    # The longest come first, so that memory runs out early or not at all.
-    order = sorted(range(len(records)), key=lambda index: _length(records[index]), reverse=True)
+    order = longest_first(records)
     predictions: list = [None] * len(records)
     was_training = model.training
     model.eval()
@@ -107,9 +106,7 @@ def answer_records(
 
 @torch.inference_mode()
 def _answer_batch(model, processor, records: list[dict], max_new_tokens: int) -> list[Prediction]:
-    prompts = [processor.apply_chat_template(_prompt(record), add_generation_prompt=True) for record in records]
-    images = [load_image(reference) for record in records for reference in record["images"]]
-    inputs = processor(text=prompts, images=images or None, padding=True, padding_side="left", return_tensors="pt")
+    inputs = encode_prompts(processor, records)
     outputs = model.generate(
         **inputs.to(model.device, model.dtype),
         max_new_tokens=max_new_tokens,
@@ -135,6 +132,18 @@ def _riskiest_verdicts(processor, outputs) -> dict[int, Any]:
             if known is None or verdict.risk > known.risk:
                 riskiest[verdict.sample] = verdict
     return riskiest
+
+
+def encode_prompts(processor, records: Sequence[dict]):
+    """The last question of each record, and what comes before it, as a model's inputs with left padding."""
+    prompts = [processor.apply_chat_template(_prompt(record), add_generation_prompt=True) for record in records]
+    images = [load_image(reference) for record in records for reference in record["images"]]
+    return processor(text=prompts, images=images or None, padding=True, padding_side="left", return_tensors="pt")
+
+
+def longest_first(records: Sequence[dict]) -> list[int]:
+    """Indices of the records, so that batches are of like length, and memory runs out early or not at all."""
+    return sorted(range(len(records)), key=lambda index: _length(records[index]), reverse=True)
 
 
 def _prompt(record: dict) -> list[dict]:

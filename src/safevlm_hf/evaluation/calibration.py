@@ -1,7 +1,34 @@
-"""Whether a risk of 0.8 means that 8 in 10 are risky: reliability bins and the expected calibration error."""
+"""From a labelled set to a calibrated policy: temperatures, thresholds for a target, and what they reach on data that
+was not used to choose them.
 
+Calibrated means that of the samples with a risk of 0.8, 8 in 10 are risky (reliability bins, ECE).
+"""
+
+import logging
+import math
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+
+from safevlm_hf.evaluation.answering import encode_prompts, longest_first
+from safevlm_hf.modeling.configuration_safe_llava import SAFE, SafetyConfig
+from safevlm_hf.modeling.safety_policy import TEMPERATURES, SafetyPolicy, is_readable
+
+
+logger = logging.getLogger(__name__)
+
+FALSE_POSITIVE_RATE, MISS_RATE = "false_positive_rate", "miss_rate"
+SMALLEST = torch.finfo(torch.float32).tiny  # a threshold of 0 would flag everything
+Z95 = 1.959964  # two-sided 95% of a normal distribution
+
+
+# --------------------------------------------------------------------------------------------------
+# Reliability
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -54,3 +81,548 @@ def expected_calibration_error(risks: Sequence[float], is_risky: Sequence[bool],
     if not bins:
         return None
     return sum(bin.num_samples * abs(bin.risky_share - bin.mean_risk) for bin in bins) / len(risks)
+
+
+# --------------------------------------------------------------------------------------------------
+# Logits with labels
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelledLogits:
+    """What the safety head said about n samples, and what is true.
+
+    Attributes:
+        level_logits: (n, levels), float32.
+        category_logits: (n, categories), float32.
+        level, category: (n,), the labels as ids.
+        groups: n keys; samples of one key, as two questions about one picture, stay on one side of a `split`.
+    """
+
+    level_logits: torch.Tensor
+    category_logits: torch.Tensor
+    level: torch.LongTensor
+    category: torch.LongTensor
+    groups: tuple[str, ...]
+
+    def __post_init__(self):
+        lengths = {name: len(value) for name, value in vars(self).items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"labelled logits must have one row a sample, got {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def select(self, rows: Sequence[int]) -> "LabelledLogits":
+        """The samples of these rows, in this order."""
+        rows = torch.as_tensor(rows, dtype=torch.long)
+        tensors = (self.level_logits, self.category_logits, self.level, self.category)
+        return LabelledLogits(*(tensor[rows] for tensor in tensors), tuple(self.groups[row] for row in rows.tolist()))
+
+
+def collect_verdict_logits(
+    model, processor, records: Sequence[dict], batch_size: int = 32, progress: bool = True
+) -> LabelledLogits:
+    """The head's logits on the last question of each record, in the records' order; no language model is run.
+
+    Args:
+        model, processor: SafeLlava's.
+        records: as `load_records` gives them. Of several images the riskiest counts. Records without an image or
+            without labels, or with an image that gives no verdict, are left out, and named in a warning.
+
+    Raises:
+        ValueError: the model has no safety head, the labels are not its own, or no record is left.
+    """
+    if not hasattr(model, "assess"):
+        raise ValueError(f"calibration needs a model with a safety head (SafeLlava), got {type(model).__name__}")
+    records = list(records)
+    left_out = {index: reason for index, one in enumerate(records) if (reason := _unusable(one, model))}
+    used = [index for index in range(len(records)) if index not in left_out]
+    logits = _assess(model, processor, [records[index] for index in used], batch_size, progress)
+    for index, (level_logits, category_logits) in zip(used, logits):
+        if not is_readable(level_logits[None], category_logits[None]):
+            left_out[index] = "no verdict (pixels that are not numbers)"
+    _report_left_out(records, left_out)
+    kept = [(records[index], pair) for index, pair in zip(used, logits) if index not in left_out]
+    if not kept:
+        raise ValueError(
+            f"none of {len(records)} records can be used to calibrate: each needs an image, a category and a level"
+        )
+    return LabelledLogits(
+        level_logits=torch.stack([level for _, (level, _) in kept]),
+        category_logits=torch.stack([category for _, (_, category) in kept]),
+        level=torch.tensor([record["safety_level"] for record, _ in kept]),
+        category=torch.tensor([record["safety_category"] for record, _ in kept]),
+        groups=tuple(record["images"][0] for record, _ in kept),
+    )
+
+
+def _unusable(record: dict, model) -> str | None:
+    """Why a record cannot be used, if so."""
+    config = model.config.safety_config
+    if not record["images"]:
+        return "no image"
+    for key, names in (("safety_level", config.levels), ("safety_category", config.categories)):
+        label = record.get(key)
+        if label is None or label < 0:
+            return "no labels"
+        if label >= len(names):
+            where = record.get("source", "a record")
+            raise ValueError(f"{where}: {key} is {label}, but the model has {len(names)}: {', '.join(names)}")
+    return None
+
+
+def _report_left_out(records: Sequence[dict], left_out: dict[int, str]) -> None:
+    if not left_out:
+        return
+    named = (f"- {records[index].get('source', f'record {index}')}: {left_out[index]}" for index in sorted(left_out))
+    logger.warning("Calibration leaves out %d of %d records:\n%s", len(left_out), len(records), "\n".join(named))
+
+
+@torch.inference_mode()
+def _assess(model, processor, records: list[dict], batch_size: int, progress: bool) -> list[tuple]:
+    """A record's (levels,) and (categories,) logits, of its riskiest image."""
+    order = longest_first(records)
+    logits: list = [None] * len(records)
+    was_training = model.training
+    model.eval()
+    try:
+        with tqdm(total=len(records), desc="assessing", unit="record", disable=not progress) as bar:
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                inputs = encode_prompts(processor, [records[row] for row in rows]).to(model.device, model.dtype)
+                outputs = model.assess(**{key: inputs[key] for key in ("input_ids", "pixel_values", "attention_mask")})
+                for position, pair in _riskiest_images(outputs).items():
+                    logits[rows[position]] = pair
+                bar.update(len(rows))
+    finally:
+        model.train(was_training)
+    return logits
+
+
+def _riskiest_images(outputs) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Row of the batch to the logits of its image with the least p(level is safe); one that is not a number first."""
+    levels, categories = outputs.safety_level_logits.float().cpu(), outputs.safety_category_logits.float().cpu()
+    rows, safety = outputs.safety_image_rows.cpu(), levels.softmax(dim=-1)[:, 0].nan_to_num(-1.0)
+    riskiest = {}
+    for image in safety.argsort(descending=True).tolist():
+        riskiest[int(rows[image])] = (levels[image], categories[image])
+    return riskiest
+
+
+def split(
+    labelled: LabelledLogits, holdout_share: float = 0.5, seed: int = 0
+) -> tuple[LabelledLogits, LabelledLogits]:
+    """The samples to choose with, and those to check with; a group is in one of them only.
+
+    Args:
+        holdout_share: share of the samples to check with, in (0, 1).
+        seed: of the draw. The same samples in the same order are split alike.
+
+    Raises:
+        ValueError: the share is not in (0, 1), or there are less than two groups.
+    """
+    if not 0 < holdout_share < 1:
+        raise ValueError(f"holdout_share is {holdout_share}, expected a number between 0 and 1")
+    sizes = Counter(labelled.groups)
+    if len(sizes) < 2:
+        raise ValueError(f"calibration needs two pictures or more to choose and to check, got {len(sizes)}")
+    names = list(sizes)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    held_out, num_held_out = set(), 0
+    for index in order[:-1]:  # one group is left to choose with
+        if num_held_out >= holdout_share * len(labelled):
+            break
+        held_out.add(names[index])
+        num_held_out += sizes[names[index]]
+    is_held_out = [group in held_out for group in labelled.groups]
+    rows = range(len(labelled))
+    return (
+        labelled.select([row for row in rows if not is_held_out[row]]),
+        labelled.select([row for row in rows if is_held_out[row]]),
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Temperatures and thresholds
+# --------------------------------------------------------------------------------------------------
+
+
+def fit_temperatures(labelled: LabelledLogits) -> dict[str, float]:
+    """The temperatures of `"level"` and `"category"` with the least negative log likelihood of the labels.
+
+    They stay in `TEMPERATURES`; a warning names one that ends at a bound, as where no label contradicts the head.
+    """
+    if not len(labelled):
+        raise ValueError("no samples to fit temperatures to")
+    return {
+        "level": _fit_temperature(labelled.level_logits, labelled.level, "level"),
+        "category": _fit_temperature(labelled.category_logits, labelled.category, "category"),
+    }
+
+
+def _fit_temperature(logits: torch.Tensor, labels: torch.Tensor, part: str) -> float:
+    """Bisection of log T: the loss is convex in 1/T, with the slope mean(expected logit - the label's logit)."""
+    logits = logits.double()
+    of_labels = logits.gather(1, labels[:, None])[:, 0]
+    low, high = map(math.log, TEMPERATURES[part])
+    for _ in range(60):
+        middle = (low + high) / 2
+        expected = ((logits / math.exp(middle)).softmax(dim=-1) * logits).sum(dim=-1)
+        if (expected - of_labels).mean() > 0:
+            low = middle
+        else:
+            high = middle
+    lowest, highest = TEMPERATURES[part]
+    temperature = min(max(math.exp((low + high) / 2), lowest), highest)
+    if not lowest * 1.001 < temperature < highest * 0.999:
+        logger.warning(
+            "The temperature of the %s ends at its bound, %g: %d samples do not tell it. Add samples, among them ones "
+            "that the head gets wrong.",
+            part,
+            temperature,
+            len(logits),
+        )
+    return temperature
+
+
+def choose_thresholds(
+    labelled: LabelledLogits,
+    temperatures: dict[str, float],
+    config: SafetyConfig,
+    target_false_positive_rate: float | None = None,
+    target_miss_rate: float | None = None,
+    categories: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """The threshold of each category on its calibrated probability, for one of two targets in (0, 1).
+
+    Each threshold is set at a sample, and that sample counts on the wrong side: as a fresh one is as likely to be
+    beyond the j-th of n as j / (n + 1), the rate on fresh samples is then expected to be the target, and not above it.
+
+    Args:
+        labelled: samples to choose with; to check with others is up to the caller (`calibrate` does).
+        temperatures: as `fit_temperatures` gives them.
+        target_false_positive_rate: greatest share of the clean samples (level 0) on which any category reaches its
+            threshold. Every category's threshold is the same quantile of its probability on clean samples.
+        target_miss_rate: greatest share of the risky samples on which no category reaches its threshold. Every
+            category's is the same quantile of its probability on the samples labelled with it.
+        categories: names of those to choose for; all but `"safe"` if not given. Samples of others do not count as
+            risky.
+
+    Returns:
+        Category to threshold, in [0, 1] and not rounded: rounding may miss the target.
+
+    Raises:
+        ValueError: not exactly one target, or one out of (0, 1); a category without samples; or too few samples for
+            the target.
+    """
+    kind, target = _check_target(target_false_positive_rate, target_miss_rate)
+    names = [name for name in config.categories if name != SAFE] if categories is None else list(categories)
+    columns = torch.tensor([config.categories.index(name) for name in names])
+    members = labelled.category[:, None] == columns  # (n, categories)
+    for name, is_member in zip(names, members.unbind(dim=1)):
+        if not (is_member & (labelled.level > 0)).any():
+            raise ValueError(
+                f"no sample of {name!r} among the {len(labelled)} to choose with: add some, or switch the category "
+                f'off in the base policy ({{"categories": {{"{name}": false}}}})'
+            )
+    scores = SafetyPolicy(temperatures=temperatures).probabilities(labelled.category_logits, "category")[:, columns]
+    if kind == FALSE_POSITIVE_RATE:
+        thresholds = _thresholds_for_false_positives(scores[labelled.level == 0], target)
+    else:
+        is_risky = members.any(dim=1) & (labelled.level > 0)
+        thresholds = _thresholds_for_misses(scores[is_risky], members[is_risky], target)
+    return dict(zip(names, thresholds.tolist()))
+
+
+def _check_target(target_false_positive_rate: float | None, target_miss_rate: float | None) -> tuple[str, float]:
+    targets = {FALSE_POSITIVE_RATE: target_false_positive_rate, MISS_RATE: target_miss_rate}
+    given = {kind: target for kind, target in targets.items() if target is not None}
+    if len(given) != 1:
+        raise ValueError(
+            f"calibration needs one target, target_{FALSE_POSITIVE_RATE} or target_{MISS_RATE}; got {len(given)}"
+        )
+    ((kind, target),) = given.items()
+    if not 0 < target < 1:
+        raise ValueError(f"target_{kind} is {target}, expected a share between 0 and 1, as 0.05")
+    return kind, float(target)
+
+
+def _thresholds_for_false_positives(scores: torch.Tensor, target: float) -> torch.Tensor:
+    """(categories,) thresholds from the probabilities of clean samples, (n, categories)."""
+    num_samples, num_categories = scores.shape
+    ranked = scores.sort(dim=0, descending=True).values
+
+    def thresholds(step: int) -> torch.Tensor:
+        """Each category's clean sample of rank step / categories: one category a step goes a rank on."""
+        ranks = (step + torch.arange(num_categories)) // num_categories
+        return ranked.gather(0, ranks[None])[0].clamp(min=SMALLEST)
+
+    def num_flagged(step: int) -> int:
+        return int((scores >= thresholds(step)).any(dim=1).sum())
+
+    steps = range((num_samples - 1) * num_categories + 1)
+    return _last_allowed(thresholds, num_flagged, steps, num_samples, target, FALSE_POSITIVE_RATE)
+
+
+def _thresholds_for_misses(scores: torch.Tensor, members: torch.Tensor, target: float) -> torch.Tensor:
+    """(categories,) thresholds from the probabilities of risky samples and whose they are, both (n, categories)."""
+    ranked = [column[is_member].sort().values for column, is_member in zip(scores.unbind(1), members.unbind(1))]
+    # One category a step goes a rank on, the one that is then the least far in its own samples.
+    moves = sorted((rank / len(own), column) for column, own in enumerate(ranked) for rank in range(1, len(own)))
+    moved = torch.tensor([column for _, column in moves], dtype=torch.long)
+
+    def thresholds(step: int) -> torch.Tensor:
+        """Just over each category's own sample of its rank."""
+        ranks = moved[:step].bincount(minlength=len(ranked)).tolist()
+        border = torch.stack([own[rank] for own, rank in zip(ranked, ranks)])
+        return torch.nextafter(border, torch.ones(())).clamp(min=SMALLEST)
+
+    def num_missed(step: int) -> int:
+        return int((scores < thresholds(step)).all(dim=1).sum())
+
+    return _last_allowed(thresholds, num_missed, range(len(moved) + 1), len(scores), target, MISS_RATE)
+
+
+def _last_allowed(thresholds, num_wrong, steps: range, num_samples: int, target: float, kind: str) -> torch.Tensor:
+    """The thresholds of the last step with no more than target * n samples on the wrong side."""
+    which = "clean" if kind == FALSE_POSITIVE_RATE else "risky"
+    allowed = math.floor(target * num_samples + 1e-9)
+    least = num_wrong(0) if num_samples else 1
+    if allowed < max(least, 1):
+        raise ValueError(
+            f"a {kind} of {target:g} cannot be chosen with {num_samples} {which} samples: it allows {allowed} on the "
+            f"wrong side, and {max(least, 1)} are there at the least, those that the thresholds are set at. It takes "
+            f"about {math.ceil(max(least, 1) / target)}, if the head tells them apart: add samples, lower "
+            "holdout_share, or raise the target"
+        )
+    return thresholds(steps[bisect_right(steps, allowed, key=num_wrong) - 1])
+
+
+# --------------------------------------------------------------------------------------------------
+# Calibration
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`count` of `total` samples."""
+
+    count: int
+    total: int
+
+    @property
+    def share(self) -> float | None:
+        """0 to 1; `None` without samples."""
+        return self.count / self.total if self.total else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval of the share."""
+        if not self.total:
+            return 0.0, 1.0
+        share, weight = self.share, Z95**2 / self.total
+        centre = (share + weight / 2) / (1 + weight)
+        half = math.sqrt(weight * share * (1 - share) + weight**2 / 4) / (1 + weight)
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class PolicyFigures:
+    """What a policy reaches on labelled samples, as generation applies it.
+
+    Attributes:
+        risk_error: ECE of the risk, 1 - p(level is safe), 0 to 1.
+        category_error: ECE of the most probable category's probability, 0 to 1.
+        false_positives: clean samples (level 0) on which a category is flagged.
+        misses: risky samples, of categories that are on, on which none is flagged.
+    """
+
+    risk_error: float
+    category_error: float
+    false_positives: Rate
+    misses: Rate
+
+
+def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyConfig) -> PolicyFigures:
+    """The figures of one policy on labelled samples."""
+    decision = policy.decide(labelled.level_logits, labelled.category_logits, config)
+    is_flagged = decision.flagged.any(dim=-1)
+    is_on = torch.tensor([policy.is_on(name) for name in config.categories])
+    clean, risky = labelled.level == 0, (labelled.level > 0) & is_on[labelled.category]
+    return PolicyFigures(
+        risk_error=expected_calibration_error(*risks(policy, labelled)),
+        category_error=expected_calibration_error(*confidences(policy, labelled)),
+        false_positives=Rate(int((is_flagged & clean).sum()), int(clean.sum())),
+        misses=Rate(int((~is_flagged & risky).sum()), int(risky.sum())),
+    )
+
+
+def risks(policy: SafetyPolicy, labelled: LabelledLogits) -> tuple[list[float], list[bool]]:
+    """Each sample's risk, 1 - p(level is safe), and whether it is risky."""
+    safe = policy.probabilities(labelled.level_logits, "level")[:, 0]
+    return (1 - safe).tolist(), (labelled.level > 0).tolist()
+
+
+def confidences(policy: SafetyPolicy, labelled: LabelledLogits) -> tuple[list[float], list[bool]]:
+    """The probability of each sample's most probable category, and whether it is the label."""
+    confidence, category = policy.probabilities(labelled.category_logits, "category").max(dim=-1)
+    return confidence.tolist(), (category == labelled.category).tolist()
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """A calibrated policy, and what it reaches on the samples that were not used to choose it.
+
+    Attributes:
+        policy: the base policy with the temperatures and thresholds in it.
+        base_policy: the policy before.
+        temperatures: of `"level"` and `"category"`.
+        thresholds: category to threshold, for those that are on.
+        target_kind: `"false_positive_rate"` or `"miss_rate"`.
+        target: the rate aimed at, in (0, 1).
+        before, after: figures of both policies on `check`.
+        choose, check: the samples chosen with, and those held out.
+        config: names of categories and levels.
+        seed, holdout_share: of the split.
+    """
+
+    policy: SafetyPolicy
+    base_policy: SafetyPolicy
+    temperatures: dict[str, float]
+    thresholds: dict[str, float]
+    target_kind: str
+    target: float
+    before: PolicyFigures
+    after: PolicyFigures
+    choose: LabelledLogits
+    check: LabelledLogits
+    config: SafetyConfig
+    seed: int
+    holdout_share: float
+
+    @property
+    def reached(self) -> Rate:
+        """The rate that was aimed at, on the held-out samples."""
+        return self._aimed_at(self.after)
+
+    @property
+    def is_on_target(self) -> bool:
+        """Whether the reached rate is within the sampling error of both parts (95%) of the target."""
+        chosen_with = self._aimed_at(evaluate_policy(self.policy, self.choose, self.config))
+        if not self.reached.total:
+            return False
+        variance = self.target * (1 - self.target) * (1 / chosen_with.total + 1 / self.reached.total)
+        return abs(self.reached.share - self.target) <= Z95 * math.sqrt(variance)
+
+    def _aimed_at(self, figures: PolicyFigures) -> Rate:
+        return figures.false_positives if self.target_kind == FALSE_POSITIVE_RATE else figures.misses
+
+    def figures(self) -> dict:
+        """Everything but the samples, as JSON-able data."""
+        return {
+            "target": {self.target_kind: self.target},
+            "is_on_target": self.is_on_target,
+            "num_samples": {"choose": len(self.choose), "check": len(self.check)},
+            "seed": self.seed,
+            "holdout_share": self.holdout_share,
+            "temperatures": dict(self.temperatures),
+            "thresholds": dict(self.thresholds),
+            "before": _to_dict(self.before),
+            "after": _to_dict(self.after),
+        }
+
+
+def _to_dict(figures: PolicyFigures) -> dict:
+    rates = {"false_positives": figures.false_positives, "misses": figures.misses}
+    return {
+        "risk_error": figures.risk_error,
+        "category_error": figures.category_error,
+        **{
+            name: {"count": rate.count, "total": rate.total, "share": rate.share, "interval": list(rate.interval)}
+            for name, rate in rates.items()
+        },
+    }
+
+
+def calibrate(
+    model,
+    processor,
+    records: Sequence[dict],
+    target_false_positive_rate: float | None = None,
+    target_miss_rate: float | None = None,
+    base_policy: SafetyPolicy | dict | None = None,
+    seed: int = 0,
+    holdout_share: float = 0.5,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> CalibrationResult:
+    """Fits temperatures and chooses thresholds on one part of the records, and measures both on the other.
+
+    Args:
+        model, processor, records, batch_size, progress: as for `collect_verdict_logits`.
+        target_false_positive_rate, target_miss_rate: exactly one of them, as for `choose_thresholds`.
+        base_policy: set over the checkpoint's own policy, as `generate` does. A category that is off gets no
+            threshold.
+        seed, holdout_share: as for `split`.
+
+    Raises:
+        ValueError: as those functions do, or the base policy is disabled or does not fit the model.
+    """
+    _check_target(target_false_positive_rate, target_miss_rate)  # before the work
+    config = model.config.safety_config
+    own = getattr(model.generation_config, "safety_policy", None)
+    policy = SafetyPolicy.create(own, config).override(base_policy, config)
+    _categories_to_calibrate(policy, config)
+    return calibrate_logits(
+        collect_verdict_logits(model, processor, records, batch_size, progress),
+        config,
+        target_false_positive_rate,
+        target_miss_rate,
+        policy,
+        seed,
+        holdout_share,
+    )
+
+
+def calibrate_logits(
+    labelled: LabelledLogits,
+    config: SafetyConfig,
+    target_false_positive_rate: float | None = None,
+    target_miss_rate: float | None = None,
+    base_policy: SafetyPolicy | dict | None = None,
+    seed: int = 0,
+    holdout_share: float = 0.5,
+) -> CalibrationResult:
+    """As `calibrate`, from logits that were collected before."""
+    kind, target = _check_target(target_false_positive_rate, target_miss_rate)
+    base_policy = SafetyPolicy.create(base_policy, config)
+    categories = _categories_to_calibrate(base_policy, config)
+    choose, check = split(labelled, holdout_share, seed)
+    temperatures = fit_temperatures(choose)
+    thresholds = choose_thresholds(
+        choose, temperatures, config, target_false_positive_rate, target_miss_rate, categories
+    )
+    policy = base_policy.override({"thresholds": thresholds, "temperatures": temperatures}, config)
+    return CalibrationResult(
+        policy=policy,
+        base_policy=base_policy,
+        temperatures=temperatures,
+        thresholds=thresholds,
+        target_kind=kind,
+        target=target,
+        before=evaluate_policy(base_policy, check, config),
+        after=evaluate_policy(policy, check, config),
+        choose=choose,
+        check=check,
+        config=config,
+        seed=seed,
+        holdout_share=holdout_share,
+    )
+
+
+def _categories_to_calibrate(policy: SafetyPolicy, config: SafetyConfig) -> list[str]:
+    names = [name for name in config.categories if policy.is_on(name)]
+    if policy.enabled is False or not names:
+        raise ValueError("the base policy flags nothing (disabled, or every category is off): switch something on")
+    return names

@@ -82,8 +82,12 @@ class DemoResults:
 
 def write_report(path: str | os.PathLike, results: DemoResults) -> Path:
     """Writes the report and returns its path. The file appears only when it is complete."""
+    return write_page(path, render_report(results))
+
+
+def write_page(path: str | os.PathLike, page: str) -> Path:
+    """Writes a page and returns its path. The file appears only when it is complete."""
     path = Path(path)
-    page = render_report(results)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
@@ -110,10 +114,15 @@ def render_report(results: DemoResults) -> str:
         _mistakes(results),
         _gallery(results),
     )
+    return render_page(results.title, sections)
+
+
+def render_page(title: str, sections: Iterable[str]) -> str:
+    """A page of these sections, as HTML; empty ones are left out. The title is escaped, the sections are not."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(results.title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
         + "\n".join(section for section in sections if section)
         + "\n</main></body></html>\n"
     )
@@ -175,9 +184,13 @@ def _header(results: DemoResults) -> str:
         f"{_show(first.get('over_refusal_rate'))} before, <b>{_show(last.get('over_refusal_rate'))}</b> after. "
         f"{met.count(True)} of {len(met)} targets met."
     )
-    facts = "".join(f"<div><dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd></div>" for k, v in results.facts.items())
-    facts = f'<dl class="facts">{facts}</dl>' if facts else ""
-    return f'<h1>{escape(results.title)}</h1>\n<p class="lead">{lead}</p>{facts}'
+    return f'<h1>{escape(results.title)}</h1>\n<p class="lead">{lead}</p>{render_facts(results.facts)}'
+
+
+def render_facts(facts: Mapping[str, str]) -> str:
+    """What was run, as HTML; empty without facts."""
+    facts = "".join(f"<div><dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts.items())
+    return f'<dl class="facts">{facts}</dl>' if facts else ""
 
 
 def _figures(results: DemoResults) -> str:

@@ -33,7 +33,9 @@ SHARES = ("accuracy", "rate", "match", "right", "share", "recall")
 NOT_CURVES = ("learning_rate", "train_loss")
 
 
-def reliability_diagram(bins: Sequence[ReliabilityBin]) -> str:
+def reliability_diagram(
+    bins: Sequence[ReliabilityBin], predicted: str = "predicted risk", observed: str = "share that is risky"
+) -> str:
     """Observed risky share over predicted risk, both 0 to 1, and below it how many samples each bin holds."""
     with rc_context({**STYLE, "svg.hashsalt": "reliability"}):
         figure = Figure(figsize=(4.6, 4.6), layout="constrained")
@@ -41,11 +43,11 @@ def reliability_diagram(bins: Sequence[ReliabilityBin]) -> str:
         top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
         risks, shares = [bin.mean_risk for bin in bins], [bin.risky_share for bin in bins]
         top.plot(risks, shares, color=COLOURS[0], marker="o", markersize=5, linewidth=1.5, label="this model")
-        top.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="share that is risky")
+        top.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=observed)
         top.legend(loc="upper left")
         centres, widths = [(bin.low + bin.high) / 2 for bin in bins], [0.9 * (bin.high - bin.low) for bin in bins]
         below.bar(centres, [bin.num_samples for bin in bins], widths, color="#9dbbdb")
-        below.set(xlabel="predicted risk", ylabel="samples")
+        below.set(xlabel=predicted, ylabel="samples")
         return _to_svg(figure)
 
 
@@ -109,3 +111,25 @@ def _to_svg(figure: Figure) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     # Its size in points becomes its greatest width: it shrinks with the page.
     return re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', r'style="width:100%;max-width:\1pt"', svg, count=1)
+
+
+def share_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    points: Mapping[str, tuple[float, float]],
+    xlabel: str,
+    ylabel: str,
+    is_stepped: bool = False,
+) -> str:
+    """Curves of one share over another, both 0 to 1: name to its (x, y), and to the point of it that is marked."""
+    with rc_context({**STYLE, "svg.hashsalt": xlabel}):
+        figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+        axes = figure.subplots()
+        for index, (name, (x, y)) in enumerate(curves.items()):
+            colour, drawstyle = COLOURS[index % len(COLOURS)], "steps-pre" if is_stepped else "default"
+            axes.plot(x, y, color=colour, linewidth=1.5, drawstyle=drawstyle, label=_plain(name), clip_on=False)
+            if name in points:
+                axes.plot(*points[name], color=colour, marker="o", markersize=6, clip_on=False)
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=xlabel, ylabel=ylabel)
+        if curves:
+            axes.legend(fontsize=8, loc="lower left" if is_stepped else "lower right")
+        return _to_svg(figure)

@@ -1,6 +1,8 @@
 from .configuration_safe_llava import SafeLlavaConfig, SafetyConfig
 from .modeling_safe_llava import SafeLlavaForConditionalGeneration, SafeLlavaModel
 from .processing_safe_llava import SafeLlavaProcessor
+from .safety_audit import SafetyAudit, read_audit
+from .safety_explanation import SafetyExplanation
 from .safety_policy import SafetyPolicy, SafetyVerdict
 
 
@@ -9,7 +11,10 @@ __all__ = [
     "SafeLlavaForConditionalGeneration",
     "SafeLlavaModel",
     "SafeLlavaProcessor",
+    "SafetyAudit",
     "SafetyConfig",
+    "SafetyExplanation",
     "SafetyPolicy",
     "SafetyVerdict",
+    "read_audit",
 ]

@@ -4,12 +4,21 @@ Each image becomes one block of positions, [ s(2) | h_i | c ]: safety tokens, pr
 verdict is computed where the image features are, so it rides inside the block through every way of generating.
 """
 
+import inspect
+import os
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, GenerationMixin, LlavaForConditionalGeneration, LlavaModel
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LlavaForConditionalGeneration,
+    LlavaModel,
+    LogitsProcessorList,
+)
 from transformers.cache_utils import Cache
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -18,6 +27,7 @@ from transformers.conversion_mapping import (
 from transformers.generation import utils as generation_utils
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.models.auto.modeling_auto import AutoModel
+from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.llava.modeling_llava import (
     LlavaCausalLMOutputWithPast,
     LlavaModelOutputWithPast,
@@ -28,9 +38,19 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .configuration_safe_llava import CarriesCodeMixin, SafeLlavaConfig
+from .configuration_safe_llava import CarriesCodeMixin, SafeLlavaConfig, SafetyConfig
+from .safety_audit import SafetyAudit, audit_lines
+from .safety_explanation import SafetyExplanation, explain_head
 from .safety_modules import SafetyConditions, SafetyHead, SafetyProjector, SafetyTokens, init_safety_weights
-from .safety_policy import SafetyPolicy, condition_text
+from .safety_policy import (
+    ACTIONS,
+    SafetyPolicy,
+    condition_category,
+    condition_text,
+    is_readable,
+    verdicts_from_logits,
+)
+from .safety_refusals import ForcedRefusal
 
 
 logger = logging.get_logger(__name__)
@@ -44,6 +64,9 @@ for _ours, _stock in (("safe_llava", "llava"), ("SafeLlavaModel", "LlavaModel"))
 
 DEFAULT_POLICY = SafetyPolicy()  # built here: full-graph compilation cannot build one in forward
 NO_IMAGES = "no images"  # what a cache that was filled without images remembers
+GENERATE_ARGUMENTS = list(inspect.signature(GenerationMixin.generate).parameters)[2:]  # after self and inputs
+NEW_CATEGORY_LOGIT = -10.0  # so that a category is not seen before it is trained
+AUDIT_VARIABLE = "SAFEVLM_AUDIT"  # environment variable: file of the audit trail
 
 
 @dataclass
@@ -89,6 +112,7 @@ class SafeLlavaImageOutput(BaseModelOutputWithPooling):
     safety_level_logits (`torch.Tensor` of shape `(images, levels)`): float32.
     safety_category_logits (`torch.Tensor` of shape `(images, categories)`): float32.
     safety_condition_ids (`torch.LongTensor` of shape `(images,)`): rows of the condition table.
+    safety_action_ids (`torch.LongTensor` of shape `(images,)`): indices of `safety_policy.ACTIONS`.
     safety_image_rows (`torch.LongTensor` of shape `(images,)`): the row of the batch that each image belongs to.
     """
 
@@ -97,19 +121,23 @@ class SafeLlavaImageOutput(BaseModelOutputWithPooling):
     safety_level_logits: torch.Tensor | None = None
     safety_category_logits: torch.Tensor | None = None
     safety_condition_ids: torch.LongTensor | None = None
+    safety_action_ids: torch.LongTensor | None = None
     safety_image_rows: torch.LongTensor | None = None
 
 
 @dataclass
 class SafetyOutput(ModelOutput):
     r"""
-    Verdicts as logits; `processor.post_process_safety` gives them by name. Fields as in [`SafeLlavaImageOutput`].
+    Verdicts as logits; `processor.post_process_safety` gives them by name. Fields as in [`SafeLlavaImageOutput`], and
+    safety_policy (`dict`): the policy that was applied.
     """
 
     safety_level_logits: torch.Tensor | None = None
     safety_category_logits: torch.Tensor | None = None
     safety_condition_ids: torch.LongTensor | None = None
+    safety_action_ids: torch.LongTensor | None = None
     safety_image_rows: torch.LongTensor | None = None
+    safety_policy: dict | None = None
 
 
 @dataclass
@@ -162,6 +190,9 @@ class SafeLlavaPreTrainedModel(CarriesCodeMixin, LlavaPreTrainedModel):
                 f"Newly initialised: {', '.join(new)}. The safety verdicts of this model mean nothing before stage 1 "
                 "(examples/run_stage1.py)."
             )
+        SafetyPolicy.create(
+            getattr(getattr(model, "generation_config", None), "safety_policy", None), model.config.safety_config
+        )
         return (model, info) if output_loading_info else model
 
 
@@ -259,7 +290,8 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         keys = torch.cat([head_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
         level_logits, category_logits = self.safety_head(text_embeds, text_mask, keys)
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
-        condition_ids = policy.condition_ids(level_logits, category_logits, self.config.safety_config)
+        decision = policy.decide(level_logits, category_logits, self.config.safety_config)
+        condition_ids = decision.condition_ids
         if safety_inputs.condition_ids is not None:
             given = safety_inputs.condition_ids.to(condition_ids.device)
             condition_ids = torch.where(given < 0, condition_ids, given)
@@ -273,6 +305,7 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
                 "safety_level_logits": level_logits,
                 "safety_category_logits": category_logits,
                 "safety_condition_ids": condition_ids,
+                "safety_action_ids": decision.action_ids,
                 "safety_image_rows": rows,
             }
         )
@@ -415,7 +448,8 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
     def save_pretrained(self, save_directory, **kwargs):
         safety_policy = getattr(self.generation_config, "safety_policy", None)
         if safety_policy is not None:
-            self.generation_config.safety_policy = SafetyPolicy.create(safety_policy).to_dict()
+            policy = SafetyPolicy.create(safety_policy, self.config.safety_config)
+            self.generation_config.safety_policy = policy.to_dict()
             # Of a generation config that it derived from the model's the library loads no keys but its own.
             self.generation_config._from_model_config = False
         return super().save_pretrained(save_directory, **kwargs)
@@ -538,23 +572,74 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         if pixel_values is None:
             raise ValueError("`assess` needs `pixel_values`: a sample without an image has no verdict.")
         self._warn_weak_safety()
-        safety_inputs = self._safety_inputs(input_ids, inputs_embeds, attention_mask, safety_policy)
+        policy = self._policy(safety_policy)
+        safety_inputs = self._safety_inputs(input_ids, inputs_embeds, attention_mask, policy)
         outputs = self.model.get_image_features(
             pixel_values,
             vision_feature_layer=vision_feature_layer,
             vision_feature_select_strategy=vision_feature_select_strategy,
             safety_inputs=safety_inputs,
         )
-        return _verdict(outputs)
+        return _verdict(outputs, policy)
 
     @torch.no_grad()
-    def generate(self, inputs: torch.Tensor | None = None, *args, safety_policy=None, **kwargs):
+    def explain(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        safety_policy: SafetyPolicy | dict | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+    ) -> SafetyExplanation:
+        """
+        The verdict on each image as by `assess`, and what it rests on: a map of the image, weights of the question's
+        tokens, and exact contributions of both, without running the language model.
+
+        Args: as for `assess`; the policy changes nothing but the decision.
+
+        Returns:
+            [`SafetyExplanation`]; `safevlm_hf.evaluation.plot_verdict` draws it.
+
+        Raises:
+            `ValueError`: without `pixel_values`, or where positions and images do not match.
+        """
+        if pixel_values is None:
+            raise ValueError("`explain` needs `pixel_values`: a sample without an image has no verdict.")
+        self._warn_weak_safety()
+        policy = self._policy(safety_policy)
+        safety_inputs = self._safety_inputs(input_ids, inputs_embeds, attention_mask, policy)
+        outputs = self.model.get_image_features(
+            pixel_values,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            safety_inputs=safety_inputs,
+        )
+        rows = outputs.safety_image_rows
+        explained = explain_head(
+            self.model.safety_head,
+            safety_inputs.text_embeds.to(rows.device)[rows],
+            safety_inputs.text_mask.to(rows.device)[rows],
+            self.model.safety_tokens()[0],
+            outputs.safety_features,
+            outputs.safety_level_logits,
+            outputs.safety_category_logits,
+            self.config.safety_config.safe_category,
+        )
+        return SafetyExplanation(**explained, **_verdict(outputs, policy))
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, *args, safety_policy=None, safety_audit=None, **kwargs):
         """
         As [`GenerationMixin.generate`]: each image gets its verdict, and the answer is given under its condition.
 
         Args:
-            safety_policy ([`SafetyPolicy`] or `dict`, *optional*): overrides `generation_config.safety_policy`.
-                Without either, every category is on and the most probable verdict decides.
+            safety_policy ([`SafetyPolicy`] or `dict`, *optional*): overrides, name by name, the policy in
+                `generation_config`. Without either, every category is on and the most probable verdict decides.
+            safety_audit ([`SafetyAudit`] or path, *optional*): where to write a line a sample, before its first token.
+                By default the file that the environment variable `SAFEVLM_AUDIT` names, or none.
+            tokenizer (*optional*): for a policy that refuses; by default the checkpoint's own is loaded.
 
         Returns:
             What [`GenerationMixin.generate`] returns. With `return_dict_in_generate=True` it also holds the fields of
@@ -562,22 +647,23 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
 
         Raises:
             `ValueError`: for image features or a cache that carry no verdict, or a policy that does not fit the model.
+            `OSError`: where the audit line cannot be written, or the tokenizer of a refusing policy not be found.
         """
         for name in ("safety_conditions", "safety_inputs"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"`generate` takes no `{name}`: pass `safety_policy` to change what a verdict does.")
-        generation_config = kwargs.get("generation_config", args[0] if args else None)
+        kwargs = {**dict(zip(GENERATE_ARGUMENTS, args)), **kwargs}
+        generation_config = kwargs.get("generation_config")
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         inputs_embeds = kwargs.get("inputs_embeds")
         # A draft model proposes only: the model it drafts for verifies under its own condition.
         is_draft = getattr(generation_config, "is_assistant", False) and kwargs.get("pixel_values") is None
         if is_draft or (input_ids is None and inputs_embeds is None):
-            return super().generate(inputs, *args, **kwargs)
+            return super().generate(inputs, **kwargs)
 
-        if safety_policy is None:
-            safety_policy = getattr(generation_config, "safety_policy", None)
+        policy = self._policy(safety_policy, generation_config)
         safety_inputs = self._safety_inputs(
-            input_ids, inputs_embeds, kwargs.get("attention_mask"), safety_policy, generation_config
+            input_ids, inputs_embeds, kwargs.get("attention_mask"), policy, generation_config
         )
         encoded = _encoded_images(kwargs)
         cache, kept_images = kwargs.get("past_key_values"), NO_IMAGES
@@ -591,7 +677,8 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         if has_new_images:
             self._warn_weak_safety()
             self._check_that_images_are_seen(generation_config, kwargs)
-        outputs = super().generate(inputs, *args, **kwargs)
+        self._act_on_verdicts(input_ids, safety_inputs, kwargs, SafetyAudit.create(_audit(safety_audit)))
+        outputs = super().generate(inputs, **kwargs)
 
         seen = safety_inputs.record[-1] if safety_inputs.record else None
         if has_new_images:
@@ -604,9 +691,105 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             if kept is not None:
                 kept.safety_images, kept.safety_batch_size = kept_images, len(safety_inputs.text_mask)
         if seen is not None and isinstance(outputs, ModelOutput):
-            for name, value in _verdict(seen).items():
+            for name, value in _verdict(seen, policy).items():
                 outputs[name] = value
         return outputs
+
+    def _policy(self, safety_policy, generation_config: GenerationConfig | None = None) -> SafetyPolicy:
+        """The checkpoint's policy, with what the call sets in place of its own."""
+        safety_config, policy = self.config.safety_config, SafetyPolicy()
+        configs = (
+            [self.generation_config] if generation_config is None else [self.generation_config, generation_config]
+        )
+        for given in (*(getattr(config, "safety_policy", None) for config in configs), safety_policy):
+            SafetyPolicy.create(given, safety_config)  # an error names the policy that it is in
+            policy = policy.override(given, safety_config)
+        if policy.enabled is False:
+            logger.warning_once("The safety policy is disabled (`enabled=False`): answers are not conditioned.")
+        return policy
+
+    def _act_on_verdicts(self, input_ids, safety_inputs: SafetyInputs, kwargs: dict, audit: SafetyAudit | None):
+        """Add to `kwargs` the processor that writes the audit trail and forces refusals, where either is asked for."""
+        policy, safety_config = safety_inputs.policy, self.config.safety_config
+        may_have_images = (
+            kwargs.get("pixel_values") is not None or _encoded_images(kwargs) is not None or safety_inputs.record
+        )
+        may_refuse = may_have_images and policy.refuses(safety_config)
+        if audit is None and not may_refuse:
+            return
+        if kwargs.get("custom_generate") is not None:
+            raise ValueError(
+                "`custom_generate` brings a decoding loop of its own, in which a refusal or an audit line is not "
+                "certain: generate without it, or with a policy that does not refuse and without an audit."
+            )
+        tokenizer = kwargs.get("tokenizer") or self._tokenizer() if may_refuse else None
+
+        def at_first_step() -> list[list[int] | None]:
+            if may_have_images and not safety_inputs.record:
+                raise RuntimeError("The images of this call were not judged before its first token.")
+            decisions = _decide_samples(safety_inputs, safety_config)
+            if audit is not None:
+                audit.append(self._audit_lines(input_ids, safety_inputs, kwargs, audit, decisions))
+            return [
+                tokenizer(policy.refusal(category), add_special_tokens=False)["input_ids"]
+                if ACTIONS[action] == "refuse"
+                else None
+                for action, category in decisions
+            ]
+
+        processor = ForcedRefusal(
+            at_first_step,
+            batch_size=len(safety_inputs.text_mask),
+            prompt_length=0 if input_ids is None else input_ids.shape[1],
+            end_token_id=self._end_token_id(kwargs),
+            vocab_size=self.config.text_config.vocab_size,
+        )
+        kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or []), processor])
+
+    def _audit_lines(self, input_ids, safety_inputs, kwargs, audit: SafetyAudit, decisions) -> list[dict]:
+        verdicts = []
+        for encoded in safety_inputs.record:
+            verdicts += verdicts_from_logits(
+                encoded.safety_level_logits,
+                encoded.safety_category_logits,
+                encoded.safety_image_rows.tolist(),
+                self.config.safety_config,
+                safety_inputs.policy,
+                encoded.safety_condition_ids.tolist(),
+            )
+        is_kept = safety_inputs.text_mask
+        if input_ids is not None:
+            is_kept = is_kept.to(input_ids.device) | (input_ids == self.config.image_token_id)
+        prompts = input_ids if input_ids is not None else safety_inputs.text_embeds
+        pixel_values = kwargs.get("pixel_values")
+        return audit_lines(
+            audit,
+            model=self.name_or_path,
+            revision=getattr(self.config, "_commit_hash", None),
+            policy=safety_inputs.policy,
+            actions=[ACTIONS[action] for action, _ in decisions],
+            verdicts=verdicts,
+            prompts=[prompt[kept] for prompt, kept in zip(prompts, is_kept)],
+            images=pixel_values if pixel_values is not None and len(pixel_values) == len(verdicts) else None,
+        )
+
+    def _tokenizer(self):
+        try:
+            return _load_tokenizer(self.name_or_path, getattr(self.config, "_commit_hash", None))
+        except (OSError, ValueError) as error:
+            raise OSError(
+                "A safety policy that refuses needs the tokenizer, and none was found with the model "
+                f"({self.name_or_path!r}): pass `generate(..., tokenizer=processor.tokenizer)`."
+            ) from error
+
+    def _end_token_id(self, kwargs: dict) -> int:
+        """EOS, the first of several; padding where there is none; 0 where there is neither."""
+        sources = [kwargs.get("generation_config"), self.generation_config, self.config.get_text_config()]
+        for name in ("eos_token_id", "pad_token_id"):
+            for value in (kwargs.get(name), *(getattr(source, name, None) for source in sources)):
+                if value is not None and value != -1:
+                    return int(torch.as_tensor(value).flatten()[0])
+        return 0
 
     def _mask_padding(self, input_ids, generation_config) -> torch.Tensor | None:
         # As the library infers it, or the head would read padding that the language model does not.
@@ -619,14 +802,8 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         return None if pad is None or is_eos else input_ids != pad
 
     def _safety_inputs(
-        self, input_ids, inputs_embeds, attention_mask, safety_policy, generation_config=None
+        self, input_ids, inputs_embeds, attention_mask, policy: SafetyPolicy, generation_config=None
     ) -> SafetyInputs:
-        if safety_policy is None:
-            safety_policy = getattr(self.generation_config, "safety_policy", None)
-        policy = SafetyPolicy.create(safety_policy)
-        policy.check(self.config.safety_config)
-        if not policy.enabled:
-            logger.warning_once("The safety policy is disabled (`enabled=False`): answers are not conditioned.")
         if attention_mask is None and inputs_embeds is None:
             attention_mask = self._mask_padding(input_ids, generation_config)
         return self.model.prepare_safety_inputs(input_ids, inputs_embeds, attention_mask, policy=policy)
@@ -714,6 +891,35 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             )
 
     @torch.no_grad()
+    def extend_categories(self, names: list[str]):
+        """
+        Add risk categories at the end. Every old logit stays as it was, bit for bit, and every old condition, too.
+
+        The new ones are not seen before stage 1 has trained them (`examples/run_stage1.py --new_categories ...`):
+        their logits start at -10. Their conditions start as the mean of the other categories' at the same level, which
+        the language model already answers under.
+
+        Args:
+            names: new names, neither empty nor already there.
+
+        Raises:
+            `ValueError`: for such names; nothing is changed then.
+        """
+        safety = self.config.safety_config
+        if isinstance(names, str) or not names:
+            raise ValueError(f"`extend_categories` takes a list of new names, got {names!r}.")
+        extended = SafetyConfig(**{**safety.to_dict(), "categories": [*safety.categories, *names]})  # checks the names
+        head = self.model.safety_head.category_head
+        head.weight = nn.Parameter(F.pad(head.weight, (0, 0, 0, len(names))))
+        head.bias = nn.Parameter(F.pad(head.bias, (0, len(names)), value=NEW_CATEGORY_LOGIT))
+        head.out_features = len(extended.categories)
+        if self.model.safety_conditions is not None:
+            table = self.model.safety_conditions.weight
+            by_level = table[1:].unflatten(0, (-1, len(safety.levels) - 1)).mean(dim=0)
+            self.model.safety_conditions.weight = nn.Parameter(torch.cat([table, *[by_level] * len(names)]))
+        safety.categories = extended.categories
+
+    @torch.no_grad()
     def initialize_from_embeddings(self, tokenizer):
         """
         Start the safety modules from the language model's word embeddings, once, before stage 1.
@@ -732,8 +938,33 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             table[row] = self.get_input_embeddings()(ids).to(table)
 
 
-def _verdict(encoded: SafeLlavaImageOutput) -> SafetyOutput:
-    return SafetyOutput(**{name: getattr(encoded, name) for name in SafetyOutput.__dataclass_fields__})
+def _verdict(encoded: SafeLlavaImageOutput, policy: SafetyPolicy) -> SafetyOutput:
+    names = [name for name in SafetyOutput.__dataclass_fields__ if name != "safety_policy"]
+    return SafetyOutput(**{name: getattr(encoded, name) for name in names}, safety_policy=policy.to_dict())
+
+
+def _decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tuple[int, str | None]]:
+    """Action id and category of each sample's strictest image, the riskiest of several; no category where the image
+    cannot be read."""
+    decisions = [(0, 0.0, None)] * len(safety_inputs.text_mask)
+    for encoded in safety_inputs.record:
+        level_logits, category_logits = encoded.safety_level_logits, encoded.safety_category_logits
+        readable = is_readable(level_logits, category_logits)
+        risks = torch.where(readable, 1 - safety_inputs.policy.probabilities(level_logits, "level")[:, 0], 1.0)
+        columns = (encoded.safety_image_rows, encoded.safety_action_ids, risks, encoded.safety_condition_ids, readable)
+        for row, action, risk, condition, is_read in zip(*(column.tolist() for column in columns)):
+            if (action, risk) > decisions[row][:2]:
+                decisions[row] = (action, risk, condition_category(condition, config) if is_read else None)
+    return [(action, category) for action, _, category in decisions]
+
+
+def _audit(safety_audit):
+    return os.environ.get(AUDIT_VARIABLE) or None if safety_audit is None else safety_audit
+
+
+@lru_cache(maxsize=4)
+def _load_tokenizer(name_or_path: str, revision: str | None):
+    return AutoTokenizer.from_pretrained(name_or_path, revision=revision)
 
 
 def _encoded_images(kwargs: dict) -> BaseModelOutputWithPooling | None:

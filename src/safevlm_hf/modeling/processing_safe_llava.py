@@ -200,8 +200,9 @@ class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
             level_logits,
             category_logits,
             samples=list(range(len(level_logits))) if rows is None else rows.tolist(),
-            condition_ids=None if conditions is None else conditions.tolist(),
             config=config,
+            policy=getattr(outputs, "safety_policy", None),
+            condition_ids=None if conditions is None else conditions.tolist(),
         )
 
 

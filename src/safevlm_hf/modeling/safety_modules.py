@@ -25,6 +25,14 @@ class FanInLinear(nn.Linear):
     """A linear layer that keeps the scale of its input at initialisation, whatever its width."""
 
 
+class RowwiseLinear(nn.Linear):
+    """A linear layer that computes each output by itself: more outputs change no bit of the others, as they do in a
+    matrix product. For few outputs."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return (input[..., None, :] * self.weight).sum(dim=-1) + self.bias
+
+
 class SafetyTokens(nn.Module):
     """The two independent sets of trainable safety tokens: s(1) for the head, s(2) for the language model."""
 
@@ -103,7 +111,7 @@ class SafetyHead(nn.Module):
         self.v_proj = FanInLinear(hidden_size, hidden_size)
         self.out_proj = FanInLinear(hidden_size, hidden_size)
         self.level_head = nn.Linear(hidden_size, num_levels)
-        self.category_head = nn.Linear(hidden_size, num_categories)
+        self.category_head = RowwiseLinear(hidden_size, num_categories)
 
     def forward(
         self, text_embeds: torch.Tensor, text_mask: torch.Tensor, keys: torch.Tensor
@@ -117,21 +125,32 @@ class SafetyHead(nn.Module):
         Returns:
             level logits (images, levels) and category logits (images, categories), float32.
         """
-        # A prompt without any text still gets a verdict: it asks with an empty (zero) query.
+        weights = self.pooling_weights(text_mask)
         text_embeds = F.pad(text_embeds, (0, 0, 1, 0))
-        text_mask = torch.cat([~text_mask.any(dim=1, keepdim=True), text_mask], dim=1)
         if self.pooling == "first":
-            first = text_mask.to(torch.int8).argmax(dim=1)
-            text_embeds = text_embeds[torch.arange(len(first), device=first.device), first][:, None]
-            text_mask = text_mask.new_ones(len(first), 1)
+            images = torch.arange(len(weights), device=weights.device)
+            text_embeds = text_embeds[images, weights.argmax(dim=1)][:, None]
+            weights = weights.new_ones(len(weights), 1)
         query, key, value = (
-            states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            self.split_heads(states)
             for states in (self.q_proj(text_embeds.to(keys.dtype)), self.k_proj(keys), self.v_proj(keys))
         )
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        weights = (text_mask / text_mask.sum(dim=1, keepdim=True)).to(attended.dtype)
-        pooled = self.out_proj(torch.einsum("nt,nth->nh", weights, attended))
+        pooled = self.out_proj(torch.einsum("nt,nth->nh", weights.to(attended.dtype), attended))
         return self.level_head(pooled).float(), self.category_head(pooled).float()
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(images, length, hidden) to (images, heads, length, hidden / heads)."""
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def pooling_weights(self, text_mask: torch.Tensor) -> torch.Tensor:
+        """The share of each token in the verdict, (images, 1 + tokens), from `text_mask` (images, tokens).
+
+        Column 0 is an empty (zero) query: a prompt without any text asks with it, and still gets a verdict."""
+        text_mask = torch.cat([~text_mask.any(dim=1, keepdim=True), text_mask], dim=1)
+        if self.pooling == "first":
+            text_mask = text_mask & (text_mask.cumsum(dim=1) == 1)
+        return text_mask / text_mask.sum(dim=1, keepdim=True)
 
 
 def init_safety_weights(module: nn.Module) -> bool:

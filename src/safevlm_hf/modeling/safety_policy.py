@@ -1,10 +1,23 @@
 """What was seen ([`SafetyVerdict`]) and what to do about it ([`SafetyPolicy`])."""
 
-from dataclasses import asdict, dataclass
+import hashlib
+import json
+import math
+from dataclasses import InitVar, asdict, dataclass, field, fields
+from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
 from .configuration_safe_llava import SAFE, SafetyConfig
+from .safety_refusals import REFUSALS
+
+
+ACTIONS = ("answer", "review", "condition", "refuse")  # rising strictness; an action's id is its index
+ANSWER, REVIEW, CONDITION, REFUSE = range(len(ACTIONS))
+SETTABLE_ACTIONS = ("answer", "condition", "refuse")
+EVERY = "*"  # in a policy: every category that is not named
+TEMPERATURES = {"level": (0.05, 100.0), "category": (0.05, 100.0)}
 
 
 @dataclass(frozen=True)
@@ -15,10 +28,13 @@ class SafetyVerdict:
         sample: row of the batch that the image belongs to.
         category: most probable category, by name.
         level: most probable level, by name.
-        risk: 1 - p(level is safe), in [0, 1].
+        risk: 1 - p(level is safe), in [0, 1]. All probabilities are calibrated by the policy's temperatures.
         category_probabilities: name to probability.
         level_probabilities: name to probability.
         condition: `"safe"`, or `"<category>, <level>"` under which the answer was given.
+        action: `"answer"`, `"review"`, `"condition"` or `"refuse"`: what the policy decided.
+        flagged_categories: every category over its threshold, the most probable first.
+        review_categories: every category in its review band, the most probable first.
     """
 
     sample: int
@@ -28,74 +44,316 @@ class SafetyVerdict:
     category_probabilities: dict[str, float]
     level_probabilities: dict[str, float]
     condition: str
+    action: str = "answer"
+    flagged_categories: tuple[str, ...] = ()
+    review_categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SafetyDecision:
+    """What a policy does with each image.
+
+    Attributes:
+        condition_ids: (images,), rows of the condition table.
+        action_ids: (images,), indices of `ACTIONS`.
+        flagged: (images, categories), true where a category is over its threshold.
+        review: (images, categories), true where a category is in its review band.
+    """
+
+    condition_ids: torch.LongTensor
+    action_ids: torch.LongTensor
+    flagged: torch.BoolTensor
+    review: torch.BoolTensor
 
 
 @dataclass(frozen=True)
 class SafetyPolicy:
-    """From the head's logits to a decision an image: the row of the condition table.
+    r"""From the head's logits to a decision an image: the row of the condition table, and the action.
 
     It is data: kept as a dict in `generation_config.json`, passed to one call as `generate(..., safety_policy=...)`,
-    and needs no retraining (paper, section 3.3: control).
+    and needs no retraining (paper, section 3.3: control). What is not set leaves the default: every category is on,
+    the most probable verdict decides, and a risk is answered under its condition. A name of `"*"` stands for every
+    category that the policy does not name.
 
     Args:
         enabled: `False` answers every image under the safe condition.
-        disabled_categories: categories, by name, whose images are answered under the safe condition.
+        categories: category to `False` (off: never flagged) or `True`.
+        thresholds: category to the calibrated probability from which it is flagged, in [0, 1]. `None`: where it is the
+            most probable category, and the most probable level is not safe. A flagged category is treated at its most
+            probable risky level.
+        review_thresholds: category to the probability from which it is reported and conditioned, though not flagged;
+            below its threshold. `None`: no review band.
+        actions: category to level to `"answer"`, `"condition"` or `"refuse"`, what a flagged category leads to. They
+            may not fall as the level rises.
+        refusals: category to the fixed text of a refusal, in place of ours.
+        language: of our own texts: `"en"` (default), `"de"`, `"es"`, `"fr"` or `"zh"`.
+        temperatures: `"level"` and `"category"` to the temperature of the head's logits (`safevlm calibrate`).
+        config ([`SafetyConfig`], *optional*): checks the names at once; not kept.
+
+    A sample with several images, or a conversation with earlier ones, is decided by its strictest image; each image
+    keeps a condition of its own.
+
+    Example:
+
+    ```python
+    >>> policy = SafetyPolicy(thresholds={"*": 0.5, "privacy": 0.8}, actions={"*": {"high": "refuse"}})
+    >>> policy.override({"categories": {"politics": False}}).to_dict()["categories"]
+    {'politics': False}
+    ```
     """
 
-    enabled: bool = True
-    disabled_categories: tuple[str, ...] = ()
+    enabled: bool | None = None
+    categories: dict[str, bool] = field(default_factory=dict)
+    thresholds: dict[str, float | None] = field(default_factory=dict)
+    review_thresholds: dict[str, float | None] = field(default_factory=dict)
+    actions: dict[str, dict[str, str]] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+    language: str | None = None
+    temperatures: dict[str, float] = field(default_factory=dict)
+    config: InitVar[SafetyConfig | None] = None
 
-    def __post_init__(self):
-        if not isinstance(self.enabled, bool):
-            raise ValueError(f"`enabled` of a safety policy must be true or false, got {self.enabled!r}.")
-        names = self.disabled_categories
-        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"`disabled_categories` of a safety policy must be a list of names, got {names!r}.")
-        object.__setattr__(self, "disabled_categories", tuple(names))
+    def __post_init__(self, config: SafetyConfig | None):
+        _expect(self.enabled is None or isinstance(self.enabled, bool), "enabled", "true or false", self.enabled)
+        known = self.language is None or (isinstance(self.language, str) and self.language in REFUSALS)
+        _expect(known, "language", f"one of {list(REFUSALS)}", self.language)
+        for name, is_valid, expected in (
+            ("categories", lambda value: isinstance(value, bool), "true or false"),
+            ("thresholds", _is_threshold, "a probability in [0, 1], or null"),
+            ("review_thresholds", _is_threshold, "a probability in [0, 1], or null"),
+            ("actions", _are_actions, f"a map from level to one of {list(SETTABLE_ACTIONS)}"),
+            ("refusals", lambda value: isinstance(value, str) and bool(value.strip()), "a text"),
+            ("temperatures", _is_number, "a number"),
+        ):
+            self._check_map(name, is_valid, expected)
+        for name, value in self.temperatures.items():
+            low, high = TEMPERATURES.get(name, (0, 0))
+            valid = f"'level' and 'category' to numbers in {TEMPERATURES['level']}"
+            _expect(low <= value <= high and name in TEMPERATURES, "temperatures", valid, {name: value})
+        self._check_contradictions()
+        if config is not None:
+            self.check(config)
+
+    def _check_map(self, name: str, is_valid, expected: str):
+        values = getattr(self, name)
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            raise ValueError(f"`{name}` of a safety policy must map names to values, got {values!r}.")
+        for key, value in values.items():
+            _expect(is_valid(value), f"{name}[{key!r}]", expected, value)
+        # Nobody changes a policy by changing a dict that it was made from.
+        copied = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+        object.__setattr__(self, name, copied)
+
+    def _check_contradictions(self):
+        named = set(self.thresholds) | set(self.review_thresholds)
+        for name in sorted(named):
+            threshold, review = _of(self.thresholds, name), _of(self.review_thresholds, name)
+            if threshold is not None and review is not None and review >= threshold:
+                raise ValueError(
+                    f"Contradiction in the safety policy: the review band of {name!r} begins at {review}, at or over "
+                    f"its threshold of {threshold}. It must begin below."
+                )
+        off = {name for name, is_on in self.categories.items() if not is_on}
+        for part in ("thresholds", "review_thresholds", "actions", "refusals"):
+            for name in sorted(off & set(getattr(self, part))):
+                raise ValueError(
+                    f"Contradiction in the safety policy: {name!r} is off in `categories` and has an entry in "
+                    f"`{part}`. Leave one out, or set it to true in `categories`."
+                )
 
     @classmethod
-    def create(cls, policy: "SafetyPolicy | dict | None") -> "SafetyPolicy":
-        """A policy from a policy, its dict or nothing (the default: argmax, every category on)."""
+    def create(cls, policy: "SafetyPolicy | dict | None", config: SafetyConfig | None = None) -> "SafetyPolicy":
+        """A policy from a policy, its dict or nothing (the default). With `config` the names are checked, too.
+
+        Raises `ValueError` where it is malformed, contradicts itself, or names what `config` does not have."""
         if policy is None:
-            return cls()
+            return cls(config=config)
         # By name, not by class: the package's and a checkpoint's own copy of this file may meet in one process.
         if type(policy).__name__ == cls.__name__:
             policy = asdict(policy)
         if not isinstance(policy, dict):
             raise ValueError(f"A safety policy must be a SafetyPolicy or a dict, got {type(policy).__name__}.")
-        unknown = sorted(set(policy) - set(cls.__dataclass_fields__))
+        valid = [one.name for one in fields(cls)]
+        unknown = sorted(map(str, set(policy) - set(valid)))
         if unknown:
-            raise ValueError(
-                f"Unknown keys in the safety policy: {unknown}. Valid keys: {list(cls.__dataclass_fields__)}."
-            )
-        return cls(**policy)
+            raise ValueError(f"Unknown keys in the safety policy: {unknown}. Valid keys: {valid}.")
+        given = {name: value for name, value in policy.items() if value is not None}
+        return cls(**given, config=config)
+
+    @classmethod
+    def from_file(cls, path, config: SafetyConfig | None = None) -> "SafetyPolicy":
+        """A policy from a JSON file. Raises `ValueError` with the file's name and the reason."""
+        try:
+            return cls.create(json.loads(Path(path).read_text(encoding="utf-8")), config)
+        except ValueError as error:  # broken JSON and wrong encodings, too
+            raise ValueError(f"{path}: {error}") from None
+
+    def override(self, other: "SafetyPolicy | dict | None", config: SafetyConfig | None = None) -> "SafetyPolicy":
+        """This policy with what `other` sets in place of its own, name by name: a deployment's over a checkpoint's."""
+        other = SafetyPolicy.create(other)
+        values = {}
+        for name, own in asdict(self).items():
+            given = getattr(other, name)
+            if isinstance(own, dict):
+                values[name] = {**own, **given}
+            else:
+                values[name] = own if given is None else given
+        values["actions"] = {
+            name: {**self.actions.get(name, {}), **other.actions.get(name, {})} for name in values["actions"]
+        }
+        # Switched off, a category leaves its other entries behind.
+        off = {name for name, is_on in other.categories.items() if not is_on}
+        for part in ("thresholds", "review_thresholds", "actions", "refusals"):
+            values[part] = {
+                name: value for name, value in values[part].items() if name not in off or name in getattr(other, part)
+            }
+        return SafetyPolicy(**values, config=config)
 
     def to_dict(self) -> dict:
-        """The policy as JSON-able data, for `generation_config.safety_policy`."""
-        return {"enabled": self.enabled, "disabled_categories": list(self.disabled_categories)}
+        """The policy as JSON-able data, for `generation_config.safety_policy`. What is not set is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None and value != {}}
+
+    def digest(self) -> str:
+        """SHA-256 of the policy, in hex: two policies with equal settings share it."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def check(self, config: SafetyConfig):
-        """Raise `ValueError` when the policy names a category that `config` does not have."""
+        """Raise `ValueError` when the policy names a category or level that `config` does not have, or is stricter on
+        a lower level than on a higher one."""
         valid = [name for name in config.categories if name != SAFE]
-        unknown = [name for name in self.disabled_categories if name not in valid]
-        if unknown:
-            raise ValueError(f"The safety policy disables unknown categories {unknown}. Valid names: {valid}.")
+        for part in ("categories", "thresholds", "review_thresholds", "actions", "refusals"):
+            unknown = sorted(set(getattr(self, part)) - {*valid, EVERY})
+            if unknown:
+                raise ValueError(
+                    f"`{part}` of the safety policy names unknown categories {unknown}. Valid names: {valid}, or "
+                    f"'{EVERY}' for every other."
+                )
+        levels = config.levels[1:]
+        for name, by_level in self.actions.items():
+            unknown = sorted(set(by_level) - set(levels))
+            if unknown:
+                raise ValueError(
+                    f"`actions[{name!r}]` of the safety policy names unknown levels {unknown}. Valid names: {levels}."
+                )
+            strictness = [ACTIONS.index(self.action(name, level)) for level in levels]
+            if strictness != sorted(strictness):
+                found = {level: self.action(name, level) for level in levels}
+                raise ValueError(
+                    f"Contradiction in the safety policy: the actions of {name!r} fall as the level rises, {found}."
+                )
 
-    def condition_ids(
+    def action(self, category: str, level: str) -> str:
+        """What a flagged `category` at a risky `level` leads to, both by name."""
+        return {**self.actions.get(EVERY, {}), **self.actions.get(category, {})}.get(level, ACTIONS[CONDITION])
+
+    def threshold(self, category: str) -> float | None:
+        """The probability from which a category, by name, is flagged; `None`: the most probable verdict decides."""
+        return _of(self.thresholds, category)
+
+    def review_threshold(self, category: str) -> float | None:
+        """The probability from which a category, by name, is reviewed; `None`: it has no review band."""
+        return _of(self.review_thresholds, category)
+
+    def is_on(self, category: str) -> bool:
+        """Whether the category, by name, can be flagged."""
+        return category != SAFE and _of(self.categories, category) is not False
+
+    def refuses(self, config: SafetyConfig) -> bool:
+        """Whether the policy can lead to a refusal at all."""
+        return self.enabled is not False and any(REFUSE in row for row in self._action_table(config))
+
+    def refusal(self, category: str | None) -> str:
+        """The fixed text of a refusal for a category by name; `None` where an image cannot be read."""
+        if category is not None and _of(self.refusals, category) is not None:
+            return _of(self.refusals, category)
+        ours = REFUSALS[self.language or "en"]
+        return self.refusals.get(EVERY, ours[EVERY]) if category is None else ours.get(category, ours[EVERY])
+
+    def _action_table(self, config: SafetyConfig) -> list[list[int]]:
+        """Action ids, (categories, levels - 1); a category that is off is answered."""
+        return [
+            [ACTIONS.index(self.action(name, level)) if self.is_on(name) else ANSWER for level in config.levels[1:]]
+            for name in config.categories
+        ]
+
+    def probabilities(self, logits: torch.Tensor, part: str) -> torch.Tensor:
+        """Calibrated probabilities from logits (images, classes); `part` is `"level"` or `"category"`."""
+        # The largest logit becomes 0 first, so that no temperature can make a finite one infinite.
+        shifted = logits.float() - logits.float().max(dim=-1, keepdim=True).values
+        return (shifted / self.temperatures.get(part, 1.0)).softmax(dim=-1)
+
+    def decide(
         self, level_logits: torch.Tensor, category_logits: torch.Tensor, config: SafetyConfig
-    ) -> torch.LongTensor:
-        """Rows of the condition table, (images,), from logits (images, levels) and (images, categories).
+    ) -> SafetyDecision:
+        """Decisions for logits (images, levels) and (images, categories).
 
         Tensor operations only: no value of a tensor is read on the host."""
-        category = category_logits.argmax(dim=-1)
-        rows = condition_rows(level_logits.argmax(dim=-1), category, config)
-        for name in self.disabled_categories:
-            rows = torch.where(category == config.categories.index(name), 0, rows)
-        # Pixels that are not numbers give no verdict: the last row (a highest level) stands for them, whichever
-        # category their logits seem to name.
-        readable = torch.isfinite(level_logits).all(dim=-1) & torch.isfinite(category_logits).all(dim=-1)
-        rows = torch.where(readable, rows, config.num_conditions - 1)
-        return rows if self.enabled else torch.zeros_like(rows)
+        probabilities = self.probabilities(category_logits, "category")
+        category, level = category_logits.argmax(dim=-1), level_logits.argmax(dim=-1)
+        risky_level = level_logits[:, 1:].argmax(dim=-1)
+        most_probable = F.one_hot(category, len(config.categories)).bool() & (level > 0)[:, None]
+
+        def constant(values, **kwargs):
+            return torch.tensor(values, device=level_logits.device, **kwargs)
+
+        is_on = constant([self.is_on(name) for name in config.categories])
+        thresholds = constant([_number(self.thresholds, name) for name in config.categories], dtype=torch.float32)
+        reviews = constant([_number(self.review_thresholds, name) for name in config.categories], dtype=torch.float32)
+        flagged = torch.where(thresholds.isnan(), most_probable, probabilities >= thresholds) & is_on
+        review = (probabilities >= reviews) & ~flagged & is_on  # false where the band is not set (NaN)
+
+        table = constant(self._action_table(config))
+        actions = table.t()[risky_level]  # (images, categories), as if each were flagged
+        actions = torch.where(flagged, actions, torch.where(review, actions.clamp(max=REVIEW), ANSWER))
+        strictest = actions.max(dim=-1, keepdim=True).values
+        chosen = torch.where(actions == strictest, probabilities, -1.0).argmax(dim=-1)
+        action_ids = strictest[:, 0]
+        condition_ids = torch.where(action_ids == ANSWER, 0, condition_rows(risky_level + 1, chosen, config))
+
+        # Pixels that are not numbers give no verdict: the last row (a highest level) stands for them, and the
+        # strictest action that the policy has, whichever category their logits seem to name.
+        readable = is_readable(level_logits, category_logits)
+        condition_ids = torch.where(readable, condition_ids, config.num_conditions - 1)
+        action_ids = torch.where(readable, action_ids, table.max().clamp(min=CONDITION))
+        if self.enabled is False:
+            return SafetyDecision(
+                torch.zeros_like(condition_ids), torch.zeros_like(action_ids), flagged & False, review & False
+            )
+        return SafetyDecision(condition_ids, action_ids, flagged, review)
+
+
+def _expect(is_valid: bool, name: str, expected: str, got):
+    if not is_valid:
+        raise ValueError(f"`{name}` of a safety policy must be {expected}, got {got!r}.")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_threshold(value) -> bool:
+    return value is None or (_is_number(value) and 0 <= value <= 1)
+
+
+def _are_actions(value) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(level, str) and isinstance(action, str) and action in SETTABLE_ACTIONS
+        for level, action in value.items()
+    )
+
+
+def _of(values: dict, category: str):
+    """The entry of a category, or that of every other one."""
+    return values[category] if category in values else values.get(EVERY)
+
+
+def _number(values: dict, category: str) -> float:
+    value = _of(values, category)
+    return math.nan if value is None else value
+
+
+def is_readable(level_logits: torch.Tensor, category_logits: torch.Tensor) -> torch.BoolTensor:
+    """Whether each image gave a verdict at all, (images,)."""
+    return torch.isfinite(level_logits).all(dim=-1) & torch.isfinite(category_logits).all(dim=-1)
 
 
 def condition_rows(levels: torch.Tensor, categories: torch.Tensor, config: SafetyConfig) -> torch.LongTensor:
@@ -109,9 +367,19 @@ def condition_name(row: int, config: SafetyConfig) -> str:
     """Name of a row of the condition table: `"safe"` or `"<category>, <level>"`."""
     if row == 0:
         return SAFE
+    category, level = _split_row(row, config)
+    return f"{category}, {level}"
+
+
+def _split_row(row: int, config: SafetyConfig) -> tuple[str, str]:
     category, level = divmod(row - 1, len(config.levels) - 1)
     risky = [name for index, name in enumerate(config.categories) if index != config.safe_category]
-    return f"{risky[category]}, {config.levels[level + 1]}"
+    return risky[category], config.levels[level + 1]
+
+
+def condition_category(row: int, config: SafetyConfig) -> str:
+    """Category, by name, of a row of the condition table."""
+    return SAFE if row == 0 else _split_row(row, config)[0]
 
 
 def condition_text(row: int, config: SafetyConfig) -> str:
@@ -128,27 +396,30 @@ def verdicts_from_logits(
     level_logits: torch.Tensor,
     category_logits: torch.Tensor,
     samples: list[int],
-    condition_ids: list[int] | None,
     config: SafetyConfig,
+    policy: SafetyPolicy | dict | None = None,
+    condition_ids: list[int] | None = None,
 ) -> list[SafetyVerdict]:
     """One [`SafetyVerdict`] an image, from logits (images, levels) and (images, categories).
 
-    Without `condition_ids` the condition is the default policy's."""
-    if condition_ids is None:
-        condition_ids = SafetyPolicy().condition_ids(level_logits, category_logits, config).tolist()
-    level_logits, category_logits = level_logits.float().clone(), category_logits.float().clone()
+    The policy decides again what it decided then; `condition_ids`, where given, are those that were applied."""
+    policy = SafetyPolicy.create(policy, config)
+    decision = policy.decide(level_logits, category_logits, config)
+    condition_ids = decision.condition_ids.tolist() if condition_ids is None else condition_ids
     # As the policy: what cannot be read is reported at the highest level, never as safe.
-    unreadable = ~(level_logits.isfinite().all(dim=-1) & category_logits.isfinite().all(dim=-1))
+    unreadable = ~is_readable(level_logits, category_logits)
     last_risky = max(index for index in range(len(config.categories)) if index != config.safe_category)
-    for logits, column in ((level_logits, len(config.levels) - 1), (category_logits, last_risky)):
-        logits[unreadable] = 0.0
-        logits[unreadable, column] = 100.0
-    level_probabilities = level_logits.float().softmax(dim=-1).tolist()
-    category_probabilities = category_logits.float().softmax(dim=-1).tolist()
+    probabilities = {}
+    for part, logits, column in (
+        ("level", level_logits, len(config.levels) - 1),
+        ("category", category_logits, last_risky),
+    ):
+        certain = F.one_hot(torch.tensor(column, device=logits.device), logits.shape[-1]).float()
+        probabilities[part] = torch.where(unreadable[:, None], certain, policy.probabilities(logits, part)).tolist()
     verdicts = []
-    for sample, row, by_level, by_category in zip(samples, condition_ids, level_probabilities, category_probabilities):
-        by_level = dict(zip(config.levels, by_level))
-        by_category = dict(zip(config.categories, by_category))
+    for image, (sample, row) in enumerate(zip(samples, condition_ids)):
+        by_level = dict(zip(config.levels, probabilities["level"][image]))
+        by_category = dict(zip(config.categories, probabilities["category"][image]))
         verdicts.append(
             SafetyVerdict(
                 sample=sample,
@@ -158,16 +429,28 @@ def verdicts_from_logits(
                 category_probabilities=by_category,
                 level_probabilities=by_level,
                 condition=condition_name(row, config),
+                action=ACTIONS[int(decision.action_ids[image])],
+                flagged_categories=_names(decision.flagged[image], by_category),
+                review_categories=_names(decision.review[image], by_category),
             )
         )
     return verdicts
 
 
+def _names(chosen: torch.BoolTensor, probabilities: dict[str, float]) -> tuple[str, ...]:
+    names = [name for name, is_chosen in zip(probabilities, chosen.tolist()) if is_chosen]
+    return tuple(sorted(names, key=probabilities.get, reverse=True))
+
+
 __all__ = [
+    "ACTIONS",
+    "SafetyDecision",
     "SafetyPolicy",
     "SafetyVerdict",
-    "condition_rows",
+    "condition_category",
     "condition_name",
+    "condition_rows",
     "condition_text",
+    "is_readable",
     "verdicts_from_logits",
 ]

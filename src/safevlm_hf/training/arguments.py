@@ -33,6 +33,13 @@ class ModelArguments:
     head_pooling: str = field(
         default="mean", metadata={"help": "Stage 1: mean (the question counts) or first (paper)."}
     )
+    taxonomy_file: str | None = field(
+        default=None,
+        metadata={"help": "Stage 1, new safety modules: YAML or JSON with `categories` and `levels` of your own."},
+    )
+    new_categories: list[str] | None = field(
+        default=None, metadata={"help": "Stage 1, trained checkpoint: categories to add. Use with --replay_file."}
+    )
 
 
 @dataclass
@@ -47,6 +54,10 @@ class DataArguments:
         },
     )
     skip_bad_records: bool = field(default=False, metadata={"help": "Count and name bad records instead of stopping."})
+    replay_file: str | None = field(
+        default=None, metadata={"help": "JSON lines of old records, mixed in so that nothing is forgotten."}
+    )
+    replay_share: float = field(default=0.5, metadata={"help": "Share of old records in the whole, below 1."})
     max_eval_samples: int = field(default=128, metadata={"help": "Validation records judged at an evaluation."})
     riskcards_dir: str = field(default="runs/riskcards", metadata={"help": "Where RiskCards are drawn."})
     num_riskcards: int = field(default=3000, metadata={"help": "Size of the drawn training set."})

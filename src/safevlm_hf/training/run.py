@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import torch
+import yaml
+from datasets import concatenate_datasets
 from transformers import set_seed
 
 from .. import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from ..data.records import load_records
-from ..data.riskcards import write_riskcards
+from ..data.riskcards import NEW_CATEGORY, write_riskcards
 from ..modeling.configuration_safe_llava import SafeLlavaConfig
 from .arguments import PAPER_CLEAN_SHARE, ModelArguments, parse_arguments
 from .collator import SafetyCollator
@@ -24,6 +26,7 @@ from .trainer import SafetyTrainer
 logger = logging.getLogger(__name__)
 
 FIGURES = ("attack_success_rate", "over_refusal_rate", "category_accuracy", "level_accuracy")  # on the model card
+NUM_REPLAYED_RISKCARDS = 3600  # as many as the embedded default's stage 1 has seen
 SPEED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
 
@@ -40,20 +43,47 @@ def run_stage1(args: list[str] | None = None, trainer_class: type[SafetyTrainer]
     }
     config = SafeLlavaConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.revision)
     is_new = config.training_record is None and not config.safety_config.is_trained
+    if is_new and model_args.new_categories:
+        raise ValueError(
+            f"`new_categories` extends a trained checkpoint, and {model_args.model_name_or_path} has no safety "
+            "modules yet: name all categories in `taxonomy_file`."
+        )
     if is_new:
-        config = SafeLlavaConfig.from_llava_config(config, **overrides)
+        config = SafeLlavaConfig.from_llava_config(config, **read_taxonomy(model_args.taxonomy_file), **overrides)
     else:
         _refuse_other_sizes(model_args, config.safety_config, overrides)
     config.safety_config.is_trained = True  # in checkpoints on the way, too
     model, processor = load(model_args, config)
     if is_new:
         model.initialize_from_embeddings(processor.tokenizer)
+    if model_args.new_categories:
+        model.extend_categories(model_args.new_categories)
+        processor.categories = model.config.safety_config.categories
     trainer = train(1, prepare_stage1(model), processor, data_args, training_args, trainer_class)
     return finish(1, trainer, model_args, data_args)
 
 
+def read_taxonomy(path: str | None) -> dict[str, list[str]]:
+    """`categories` and `levels`, either or both, from a YAML or JSON file; nothing from no file."""
+    if path is None:
+        return {}
+    try:
+        taxonomy = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from None
+    is_valid = isinstance(taxonomy, dict) and set(taxonomy) <= {"categories", "levels"} and taxonomy
+    if not is_valid or not all(isinstance(names, list) for names in taxonomy.values()):
+        raise ValueError(f"{path} must hold lists of names under `categories` and `levels`, got {taxonomy!r}.")
+    return {name: [str(item) for item in names] for name, names in taxonomy.items()}
+
+
 def _refuse_other_sizes(model_args, safety_config, overrides: dict):
     unset = {"num_attention_heads": "num_safety_heads"}
+    if model_args.taxonomy_file is not None:
+        raise ValueError(
+            f"{model_args.model_name_or_path} already has safety modules with categories and levels of their own: "
+            "leave `taxonomy_file` out, and add categories with `new_categories`."
+        )
     other = {
         name: value
         for name, value in overrides.items()
@@ -123,15 +153,10 @@ def load_data(stage: int, data_args, safety_config, seed: int):
     clean_share = data_args.clean_share
     if clean_share is None and stage == 1:
         clean_share = PAPER_CLEAN_SHARE
-    train_file, validation_file = data_args.train_file, data_args.validation_file
-    if train_file is None:
-        drawn_share = 0.5 if clean_share is None else clean_share
-        train_file = write_riskcards(
-            f"{data_args.riskcards_dir}/seed{seed}", "train", data_args.num_riskcards, seed, drawn_share
-        )
-        validation_file = validation_file or write_riskcards(
-            f"{data_args.riskcards_dir}/seed{seed}", "validation", data_args.max_eval_samples, seed
-        )
+    files = [data_args.train_file, data_args.validation_file, data_args.replay_file]
+    if data_args.train_file is None:
+        files = draw_files(data_args, safety_config, seed, 0.5 if clean_share is None else clean_share)
+    train_file, validation_file, replay_file = files
     names = {"categories": safety_config.categories, "levels": safety_config.levels}
     options = {"image_root": data_args.image_root, "skip_bad_records": data_args.skip_bad_records}
     records = load_records(train_file, **names, **options)
@@ -139,6 +164,9 @@ def load_data(stage: int, data_args, safety_config, seed: int):
         records = with_images(records)
     if data_args.train_file is not None and clean_share is not None:
         records = with_clean_share(records, clean_share, seed)
+    if replay_file is not None:
+        replay = load_records(replay_file, **names, **options)
+        records = with_replay(records, with_images(replay) if stage == 1 else replay, data_args.replay_share, seed)
     if validation_file is None:
         return records, None
     held_out = load_records(validation_file, **names, **options)
@@ -148,6 +176,21 @@ def load_data(stage: int, data_args, safety_config, seed: int):
         )
         held_out = held_out.shuffle(seed=seed).select(range(data_args.max_eval_samples))
     return records, held_out
+
+
+def draw_files(data_args, safety_config, seed: int, clean_share: float) -> list[Path | None]:
+    """RiskCards to train on, to judge, and to replay where there is a new category; those that are named stay."""
+    has_new = NEW_CATEGORY in safety_config.categories
+    folder = Path(data_args.riskcards_dir) / f"seed{seed}"
+    new = folder.with_name(f"{folder.name}-{NEW_CATEGORY}") if has_new else folder
+    train_file = write_riskcards(new, "train", data_args.num_riskcards, seed, clean_share, new_category=has_new)
+    validation_file = data_args.validation_file or write_riskcards(
+        new, "validation", data_args.max_eval_samples, seed, new_category=has_new
+    )
+    replay_file = data_args.replay_file
+    if has_new and replay_file is None:
+        replay_file = write_riskcards(folder, "train", NUM_REPLAYED_RISKCARDS, seed, clean_share)
+    return [train_file, validation_file, replay_file]
 
 
 def with_images(records):
@@ -181,6 +224,18 @@ def with_clean_share(records, clean_share: float, seed: int):
             clean_share,
         )
     return records.select(sorted(risky + kept))
+
+
+def with_replay(records, replay, replay_share: float, seed: int):
+    """The records and old ones, `replay_share` of the whole, chosen by `seed`; logs what is left out."""
+    if not 0 <= replay_share < 1:
+        raise ValueError(f"`replay_share` must be in [0, 1), got {replay_share}.")
+    wanted = round(len(records) * replay_share / (1 - replay_share))
+    if wanted > len(replay):
+        logger.warning("A replay share of %.3f wants %d old records, there are %d.", replay_share, wanted, len(replay))
+    chosen = sorted(random.Random(seed).sample(range(len(replay)), min(wanted, len(replay))))
+    logger.info("Replaying %d of %d old records beside %d new ones.", len(chosen), len(replay), len(records))
+    return concatenate_datasets([records, replay.select(chosen)])
 
 
 def finish(stage: int, trainer: SafetyTrainer, model_args, data_args) -> SafetyTrainer:

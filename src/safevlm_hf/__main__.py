@@ -1,0 +1,6 @@
+"""`python -m safevlm_hf`, as `safevlm`."""
+
+from .cli import main
+
+
+main()

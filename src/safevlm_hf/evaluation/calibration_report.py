@@ -1,0 +1,289 @@
+"""One HTML file that shows a calibration: what was aimed at and reached, curves, reliability, and other thresholds.
+
+It loads nothing from outside, and whatever comes from data is escaped.
+"""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import torch
+import transformers
+
+from safevlm_hf.evaluation.calibration import (
+    FALSE_POSITIVE_RATE,
+    CalibrationResult,
+    PolicyFigures,
+    Rate,
+    confidences,
+    reliability_bins,
+    risks,
+)
+from safevlm_hf.evaluation.report import render_facts, render_page, write_page
+from safevlm_hf.evaluation.report_plots import reliability_diagram, share_curves
+
+
+THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+"""Those of the table, common to all categories."""
+
+TARGETS = {
+    FALSE_POSITIVE_RATE: "clean samples flagged",
+    "miss_rate": "risky samples missed",
+}
+
+
+def write_calibration_report(
+    path: str | os.PathLike,
+    result: CalibrationResult,
+    facts: Mapping[str, str] | None = None,
+    title: str = "Calibration of the safety head",
+) -> Path:
+    """Writes the report and returns its path. The file appears only when it is complete.
+
+    Args:
+        facts: what was run, as command, model and data; seed, samples, machine and versions are added.
+    """
+    return write_page(path, render_calibration_report(result, facts, title))
+
+
+def render_calibration_report(
+    result: CalibrationResult,
+    facts: Mapping[str, str] | None = None,
+    title: str = "Calibration of the safety head",
+) -> str:
+    """The whole page."""
+    sections = (
+        f"<h1>{escape(title)}</h1>\n{_lead(result)}{render_facts({**(facts or {}), **_own_facts(result)})}",
+        _figures(result),
+        _reliability(result),
+        _curves(result),
+        _categories(result),
+        _thresholds(result),
+    )
+    return render_page(title, sections)
+
+
+def _lead(result: CalibrationResult) -> str:
+    reached = result.reached
+    if reached.total:
+        verdict = ("not within", "within")[result.is_on_target]
+        said = f"Reached: <b>{_percent(reached.share)}</b>, {verdict} sampling error of the target."
+    else:
+        said = "There are no held-out samples to check it with."
+    return (
+        f'<p class="lead">Target: {_percent(result.target)} of {TARGETS[result.target_kind]}. {said} '
+        f"Calibration error (ECE) of the risk: {result.before.risk_error:.4f} before, "
+        f"<b>{result.after.risk_error:.4f}</b> after.</p>"
+        f"<p>Temperatures and thresholds were chosen with {len(result.choose)} samples. Every figure here is of "
+        f"{len(result.check)} others: no picture is in both parts. The sampling error (95%) is that of both.</p>"
+    )
+
+
+def _own_facts(result: CalibrationResult) -> dict[str, str]:
+    return {
+        "seed": str(result.seed),
+        "samples": f"{len(result.choose)} to choose, {len(result.check)} to check",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}",
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# Figures
+# --------------------------------------------------------------------------------------------------
+
+
+def _figures(result: CalibrationResult) -> str:
+    aims = dict.fromkeys(TARGETS, "") | {result.target_kind: _percent(result.target)}
+
+    def row(label: str, note: str, show, target: str = "") -> str:
+        cells = f"<td>{show(result.before)}</td><td>{show(result.after)}</td><td class='target'>{target}</td>"
+        return f"<tr><th>{label}<small>{note}</small></th>{cells}</tr>"
+
+    rows = (
+        row(
+            "Clean samples flagged", "over-refusal", lambda one: _rate(one.false_positives), aims[FALSE_POSITIVE_RATE]
+        ),
+        row("Risky samples missed", "no category flagged", lambda one: _rate(one.misses), aims["miss_rate"]),
+        row("ECE of the risk", "1 - p(level is safe)", lambda one: f"{one.risk_error:.4f}"),
+        row("ECE of the category", "the most probable one's probability", lambda one: f"{one.category_error:.4f}"),
+        *(
+            f"<tr><th>Temperature of the {part}</th><td>{result.base_policy.temperatures.get(part, 1.0):.3f}</td>"
+            f"<td>{value:.3f}</td><td></td></tr>"
+            for part, value in result.temperatures.items()
+        ),
+    )
+    head = "<th></th><th>before</th><th>after</th><th>target</th>"
+    return (
+        '<h2>Figures</h2>\n<p class="note">In brackets: counts, and 95% intervals (Wilson). Before is the policy that '
+        f"calibration started from.</p>{_table(head, rows)}"
+    )
+
+
+def _table(head: str, rows: Sequence[str]) -> str:
+    return f'<table class="figures"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _rate(rate: Rate) -> str:
+    if not rate.total:
+        return "no samples"
+    low, high = rate.interval
+    return (
+        f"{_percent(rate.share)} <span class='note'>({rate.count} of {rate.total}; "
+        f"{_percent(low)} to {_percent(high)})</span>"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _reliability(result: CalibrationResult) -> str:
+    def diagram(name: str, policy, samples, error: str, *labels: str) -> str:
+        figures: PolicyFigures = getattr(result, name)
+        svg = reliability_diagram(reliability_bins(*samples(policy, result.check)), *labels)
+        return f"<figure><h3>{name.capitalize()}: ECE {getattr(figures, error):.4f}</h3>{svg}</figure>"
+
+    policies = {"before": result.base_policy, "after": result.policy}
+    of_risk = "".join(diagram(*item, risks, "risk_error") for item in policies.items())
+    labels = ("predicted probability", "share that is right")
+    of_category = "".join(diagram(*item, confidences, "category_error", *labels) for item in policies.items())
+    return (
+        "<h2>Reliability of the risk</h2>\n<p>Where the model says a risk of 0.8, are 8 in 10 samples risky? On the "
+        "dashed line they are; above it the model is too trusting, below it too strict.</p>"
+        f'<div class="side">{of_risk}</div>\n<h2>Reliability of the category</h2>\n'
+        "<p>The same for the most probable category: where it has 0.8, is it right in 8 of 10 samples?</p>"
+        f'<div class="side">{of_category}</div>'
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Curves
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One share over another, both 0 to 1, and the area under it."""
+
+    x: list[float]
+    y: list[float]
+    area: float
+
+
+def roc_curve(scores: torch.Tensor, is_positive: torch.BoolTensor) -> Curve:
+    """True positive rate over false positive rate, from (0, 0) to (1, 1); equal scores are one step.
+
+    Raises:
+        ValueError: there are no positives, or nothing else.
+    """
+    _, caught, alarms = _counts(scores, is_positive)
+    if caught[-1] == 0 or alarms[-1] == 0:
+        raise ValueError(f"a ROC curve needs positives and others, got {int(caught[-1])} and {int(alarms[-1])}")
+    x, y = (torch.cat([counts.new_zeros(1), counts]) / counts[-1] for counts in (alarms, caught))
+    return Curve(x.tolist(), y.tolist(), float(torch.trapezoid(y, x)))
+
+
+def precision_recall_curve(scores: torch.Tensor, is_positive: torch.BoolTensor) -> Curve:
+    """Precision over recall, rising in recall; the area is the average precision. Equal scores are one step.
+
+    Raises:
+        ValueError: there are no positives.
+    """
+    _, caught, alarms = _counts(scores, is_positive)
+    if caught[-1] == 0:
+        raise ValueError("a precision-recall curve needs positives, got none")
+    recall, precision = caught / caught[-1], caught / (caught + alarms)
+    area = float((recall.diff(prepend=recall.new_zeros(1)) * precision).sum())
+    return Curve([0.0, *recall.tolist()], [float(precision[0]), *precision.tolist()], area)
+
+
+def _counts(scores: torch.Tensor, is_positive: torch.BoolTensor) -> tuple[torch.Tensor, ...]:
+    """Falling thresholds, and how many positives and others reach each, as float64."""
+    if not len(scores):
+        raise ValueError("a curve needs samples, got none")
+    scores, order = scores.sort(descending=True)
+    caught = is_positive[order].double().cumsum(0)
+    alarms = (~is_positive[order]).double().cumsum(0)
+    is_last = torch.cat([scores.diff() != 0, torch.ones(1, dtype=torch.bool)])
+    return scores[is_last], caught[is_last], alarms[is_last]
+
+
+def _scores(result: CalibrationResult) -> dict[str, tuple[torch.Tensor, torch.BoolTensor]]:
+    """Category that is on to the held-out samples' probabilities of it, and whether it is their label."""
+    probabilities = result.policy.probabilities(result.check.category_logits, "category")
+    ids = {name: result.config.categories.index(name) for name in result.thresholds}
+    return {name: (probabilities[:, index], result.check.category == index) for name, index in ids.items()}
+
+
+def _curves(result: CalibrationResult) -> str:
+    roc, precision_recall, roc_points, precision_points = {}, {}, {}, {}
+    for name, (scores, is_positive) in _scores(result).items():
+        if is_positive.any() and not is_positive.all():
+            flagged = scores >= result.thresholds[name]
+            caught, alarms = (flagged & is_positive).sum().item(), (flagged & ~is_positive).sum().item()
+            recall = caught / is_positive.sum().item()
+            curve = roc_curve(scores, is_positive)
+            roc[f"{name} ({curve.area:.3f})"] = (curve.x, curve.y)
+            roc_points[f"{name} ({curve.area:.3f})"] = (alarms / (~is_positive).sum().item(), recall)
+            curve = precision_recall_curve(scores, is_positive)
+            precision_recall[f"{name} ({curve.area:.3f})"] = (curve.x, curve.y)
+            if flagged.any():
+                precision_points[f"{name} ({curve.area:.3f})"] = (recall, caught / (caught + alarms))
+    roc_svg = share_curves(roc, roc_points, "false positive rate", "true positive rate")
+    precision_svg = share_curves(precision_recall, precision_points, "recall", "precision", is_stepped=True)
+    return (
+        "<h2>Curves</h2>\n<p>Each category against the rest, by its calibrated probability, with the area under the "
+        'curve. Dots are the chosen thresholds.</p><div class="side">'
+        f"<figure><h3>ROC</h3>{roc_svg}</figure><figure><h3>Precision and recall</h3>{precision_svg}</figure></div>"
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Thresholds
+# --------------------------------------------------------------------------------------------------
+
+
+def _categories(result: CalibrationResult) -> str:
+    clean = result.check.level == 0
+    rows = []
+    for name, (scores, is_positive) in _scores(result).items():
+        flagged = scores >= result.thresholds[name]
+        on_clean = Rate(int((flagged & clean).sum()), int(clean.sum()))
+        caught = Rate(int((flagged & is_positive).sum()), int(is_positive.sum()))
+        rows.append(
+            f"<tr><th>{escape(name)}</th><td>{result.thresholds[name]:.3g}</td><td>{_rate(on_clean)}</td>"
+            f"<td>{_rate(caught)}</td></tr>"
+        )
+    head = "<th>category</th><th>threshold</th><th>clean samples it flags</th><th>its own samples it flags</th>"
+    return (
+        '<h2>Chosen thresholds</h2>\n<p class="note">Rounded here, not in the policy. A risky sample that another '
+        f"category flags is no miss.</p>{_table(head, rows)}"
+    )
+
+
+def _thresholds(result: CalibrationResult) -> str:
+    scores = torch.stack([scores for scores, _ in _scores(result).values()], dim=1)
+    members = torch.stack([is_positive for _, is_positive in _scores(result).values()], dim=1)
+    clean = result.check.level == 0
+    risky = members.any(dim=1) & ~clean
+    rows = [_threshold_row("chosen, by category", result.after.false_positives, result.after.misses, "chosen")]
+    for threshold in THRESHOLDS:
+        flagged = (scores >= threshold).any(dim=1)
+        false_positives = Rate(int((flagged & clean).sum()), int(clean.sum()))
+        misses = Rate(int((~flagged & risky).sum()), int(risky.sum()))
+        rows.append(_threshold_row(f"{threshold:g}", false_positives, misses))
+    head = "<th>threshold</th><th>clean samples flagged (over-refusal)</th><th>risky samples missed</th>"
+    return (
+        "<h2>Other thresholds</h2>\n<p>What one threshold on the calibrated probability of every category would give."
+        f"</p>{_table(head, rows)}"
+    )
+
+
+def _threshold_row(name: str, false_positives: Rate, misses: Rate, kind: str = "") -> str:
+    cells = f"<th>{name}</th><td>{_rate(false_positives)}</td><td>{_rate(misses)}</td>"
+    return f'<tr class="{kind}">{cells}</tr>' if kind else f"<tr>{cells}</tr>"

@@ -1,0 +1,150 @@
+"""What a verdict rests on: the head's cross-attention as a map of the image, and as weights of the question's tokens.
+
+The head is linear behind its attention a: in the pooled vector, key k has the part
+
+    u_k = W_out [sum_t w_t a_tk^h W_v^h key_k, for each attention head h]    (w: pooling weights of the tokens)
+
+and biases are the only rest, whatever the image. So each logit is an exact sum over the keys, without a gradient and
+without another forward. Attention alone says where the head looks, also where there is nothing to see; the length of
+u_k says how much it takes from there (Kobayashi et al., arXiv 2004.10102). The map is the share of each position in
+sum_k |u_k|^2 over the positions of the image.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import ModelOutput
+
+from .safety_modules import SafetyHead
+
+
+@dataclass
+class SafetyExplanation(ModelOutput):
+    r"""
+    What the verdict on each image rests on; `processor.post_process_safety` gives the verdicts by name.
+
+    map (`torch.Tensor` of shape `(images, grid, grid)`):
+        Share of each position in what the head takes from the image, as energy (squared norm). At least 0, sum 1.
+    image_attention (`torch.Tensor` of shape `(images, grid, grid)`):
+        Attention of the question, mean over attention heads and tokens. At least 0, sum 1.
+    safety_token_attention (`torch.Tensor` of shape `(images,)`): attention that the safety tokens take, in [0, 1].
+    risk_margin (`torch.Tensor` of shape `(images,)`):
+        Logit of the most probable risky level minus that of safe, plus the same for the category: the log-odds, before
+        calibration, of the most probable risk against a safe verdict. It is the sum of the three parts that follow.
+    image_contributions (`torch.Tensor` of shape `(images, grid, grid)`): part of each position, risky where positive.
+    safety_token_contributions (`torch.Tensor` of shape `(images,)`): part of the safety tokens.
+    bias_contributions (`torch.Tensor` of shape `(images,)`): part of the head's biases.
+    question_weights (`torch.Tensor` of shape `(images, length)`):
+        Share of each token of the prompt in what the head takes, as energy. At least 0; 0 outside the question; sum 1,
+        or 0 where there is no text. One token has all of it where the head pools the first.
+    question_contributions (`torch.Tensor` of shape `(images, length)`):
+        Part of each token in the margin; with `bias_contributions` they sum to it, too, where there is text.
+
+    The rest as in [`SafetyOutput`]. Where the pixels are not numbers, neither are the maps.
+    """
+
+    map: torch.Tensor | None = None
+    image_attention: torch.Tensor | None = None
+    safety_token_attention: torch.Tensor | None = None
+    risk_margin: torch.Tensor | None = None
+    image_contributions: torch.Tensor | None = None
+    safety_token_contributions: torch.Tensor | None = None
+    bias_contributions: torch.Tensor | None = None
+    question_weights: torch.Tensor | None = None
+    question_contributions: torch.Tensor | None = None
+    safety_level_logits: torch.Tensor | None = None
+    safety_category_logits: torch.Tensor | None = None
+    safety_condition_ids: torch.LongTensor | None = None
+    safety_action_ids: torch.LongTensor | None = None
+    safety_image_rows: torch.LongTensor | None = None
+    safety_policy: dict | None = None
+
+
+def explain_head(
+    head: SafetyHead,
+    text_embeds: torch.Tensor,
+    text_mask: torch.Tensor,
+    safety_tokens: torch.Tensor,
+    safety_features: torch.Tensor,
+    level_logits: torch.Tensor,
+    category_logits: torch.Tensor,
+    safe_category: int,
+) -> dict[str, torch.Tensor]:
+    """
+    The fields of [`SafetyExplanation`] that do not come from the verdict, float32.
+
+    Args:
+        text_embeds, text_mask: (images, length, hidden) and (images, length), as for the head.
+        safety_tokens: s(1), (tokens, hidden).
+        safety_features: h_s, (images, grid * grid, hidden).
+        level_logits, category_logits: (images, levels) and (images, categories), what the head gave for these.
+        safe_category: index of the category `"safe"`.
+    """
+    (images, positions, _), num_tokens = safety_features.shape, len(safety_tokens)
+    keys = torch.cat([safety_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
+    weights = head.pooling_weights(text_mask).to(keys.dtype)
+    queries = F.pad(text_embeds, (0, 0, 1, 0)).to(keys.dtype)
+    query, key = head.split_heads(head.q_proj(queries)), head.split_heads(head.k_proj(keys))
+    value = head.split_heads(_without_bias(head.v_proj, keys))
+    attention = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(dim=-1)
+    pooled = torch.einsum("nt,nhtk->nhk", weights, attention)
+
+    by_key = _project(head, pooled[..., None] * value)
+    by_token = _project(head, attention @ value * weights[:, None, :, None])
+    biases = head.out_proj(head.v_proj(torch.zeros_like(keys[:, 0])))
+
+    level, category = _most_probable_risk(level_logits, 0), _most_probable_risk(category_logits, safe_category)
+
+    def margin(levels: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
+        return _contrast(levels.float(), level, 0) + _contrast(categories.float(), category, safe_category)
+
+    def contributions(states: torch.Tensor) -> torch.Tensor:
+        return margin(_without_bias(head.level_head, states), _without_bias(head.category_head, states))
+
+    of_keys, side = contributions(by_key), math.isqrt(positions)
+    return {
+        "map": _shares(_energy(by_key[:, num_tokens:])).unflatten(1, (side, side)),
+        "image_attention": _shares(pooled[..., num_tokens:].mean(dim=1).float()).unflatten(1, (side, side)),
+        "safety_token_attention": pooled[..., :num_tokens].sum(dim=-1).mean(dim=1).float(),
+        "risk_margin": margin(level_logits, category_logits),
+        "image_contributions": of_keys[:, num_tokens:].unflatten(1, (side, side)),
+        "safety_token_contributions": of_keys[:, :num_tokens].sum(dim=1),
+        "bias_contributions": margin(head.level_head(biases), head.category_head(biases)),
+        "question_weights": _shares(_energy(by_token))[:, 1:],
+        "question_contributions": contributions(by_token)[:, 1:],
+    }
+
+
+def _without_bias(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    # Not by `layer.weight`: engines replace linear layers by their own.
+    return layer(states) - layer(states.new_zeros(1, states.shape[-1]))
+
+
+def _project(head: SafetyHead, states: torch.Tensor) -> torch.Tensor:
+    """(images, heads, length, hidden / heads) through the output projection, (images, length, hidden)."""
+    return _without_bias(head.out_proj, states.transpose(1, 2).flatten(2))
+
+
+def _energy(states: torch.Tensor) -> torch.Tensor:
+    return states.float().square().sum(dim=-1)
+
+
+def _shares(values: torch.Tensor) -> torch.Tensor:
+    return values / values.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def _most_probable_risk(logits: torch.Tensor, safe: int) -> torch.LongTensor:
+    is_safe = torch.arange(logits.shape[-1], device=logits.device) == safe
+    return logits.masked_fill(is_safe, -torch.inf).argmax(dim=-1)
+
+
+def _contrast(scores: torch.Tensor, risky: torch.LongTensor, safe: int) -> torch.Tensor:
+    """Scores (images, ..., classes) of each image's risky class minus those of safe, (images, ...)."""
+    risky = risky.view(-1, *[1] * (scores.ndim - 1))
+    return scores.take_along_dim(risky, dim=-1)[..., 0] - scores[..., safe]
+
+
+__all__ = ["SafetyExplanation", "explain_head"]

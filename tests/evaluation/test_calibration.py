@@ -1,0 +1,372 @@
+import json
+import logging
+import math
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from safevlm_hf import SafetyPolicy
+from safevlm_hf.evaluation import calibration
+from safevlm_hf.evaluation.calibration import (
+    LabelledLogits,
+    Rate,
+    calibrate,
+    calibrate_logits,
+    choose_thresholds,
+    collect_verdict_logits,
+    evaluate_policy,
+    expected_calibration_error,
+    fit_temperatures,
+    reliability_bins,
+    split,
+)
+from safevlm_hf.evaluation.calibration_report import (
+    precision_recall_curve,
+    render_calibration_report,
+    roc_curve,
+    write_calibration_report,
+)
+from safevlm_hf.modeling.configuration_safe_llava import SafetyConfig
+
+
+CONFIG = SafetyConfig()
+SAFE_CATEGORY = CONFIG.categories.index("safe")
+RISKY = [name for name in CONFIG.categories if name != "safe"]
+HOSTILE = '<script>alert("1")</script>'
+SCALES = {"level": 2.5, "category": 1.6}
+
+
+def draw(num_samples, seed, scales=SCALES, samples_a_picture=1):
+    """Logits that are calibrated once divided by `scales`: half of the samples are clean."""
+    generator = torch.Generator().manual_seed(seed)
+    is_clean = torch.rand(num_samples, generator=generator) < 0.5
+    category = torch.randint(0, SAFE_CATEGORY, (num_samples,), generator=generator)
+    category = torch.where(is_clean, SAFE_CATEGORY, category)
+    level = torch.where(is_clean, 0, torch.randint(1, 4, (num_samples,), generator=generator))
+    # Unit Gaussians around each class have these posterior logits.
+    category_prior = torch.tensor([1 / 12] * 6 + [0.5])
+    logits = []
+    for label, prior in ((level, torch.tensor([0.5] + [1 / 6] * 3)), (category, category_prior)):
+        seen = torch.randn(num_samples, len(prior), generator=generator)
+        seen[torch.arange(num_samples), label] += 2.5
+        logits.append(2.5 * seen + prior.log())
+    groups = tuple(f"{index // samples_a_picture}.jpg" for index in range(num_samples))
+    return LabelledLogits(logits[0] * scales["level"], logits[1] * scales["category"], level, category, groups)
+
+
+def reached(labelled, thresholds, kind, temperatures=SCALES):
+    figures = evaluate_policy(SafetyPolicy(thresholds=thresholds, temperatures=temperatures), labelled, CONFIG)
+    return figures.false_positives if kind == "target_false_positive_rate" else figures.misses
+
+
+# --------------------------------------------------------------------------------------------------
+# Reliability
+# --------------------------------------------------------------------------------------------------
+
+
+def test_calibration_error():
+    assert expected_calibration_error([0.0, 1.0], [False, True]) == 0
+    assert expected_calibration_error([0.0, 1.0], [True, False]) == 1
+    assert expected_calibration_error([0.8] * 10, [True] * 8 + [False] * 2) == pytest.approx(0)
+    assert expected_calibration_error([0.8] * 10, [True] * 3 + [False] * 7) == pytest.approx(0.5)
+    assert expected_calibration_error([], []) is None
+    first, last = reliability_bins([0.02, 0.04, 1.0], [False, True, True], num_bins=4)
+    assert (first.low, first.high, first.num_samples, first.risky_share) == (0, 0.25, 2, 0.5)
+    assert first.mean_risk == pytest.approx(0.03)
+    assert (last.low, last.high, last.num_samples) == (0.75, 1, 1)
+    with pytest.raises(ValueError, match="a risk is 1.5"):
+        reliability_bins([1.5], [True])
+    with pytest.raises(ValueError, match="2 risks but 1 labels"):
+        reliability_bins([0.5, 0.5], [True])
+
+
+# --------------------------------------------------------------------------------------------------
+# Logits with labels
+# --------------------------------------------------------------------------------------------------
+
+
+def test_logits_are_those_of_each_records_last_question(nano_model, nano_processor, riskcards, caplog):
+    records = list(riskcards)
+    nano_model.train()
+    together = collect_verdict_logits(nano_model, nano_processor, records, batch_size=5, progress=False)
+    assert nano_model.training and "leaves out" not in caplog.text
+    alone = [collect_verdict_logits(nano_model, nano_processor, [one], progress=False) for one in records]
+    torch.testing.assert_close(together.level_logits, torch.cat([one.level_logits for one in alone]))
+    torch.testing.assert_close(together.category_logits, torch.cat([one.category_logits for one in alone]))
+    assert together.level.tolist() == [one["safety_level"] for one in records]
+    assert together.category.tolist() == [one["safety_category"] for one in records]
+    assert together.groups == tuple(one["images"][0] for one in records)
+
+
+def test_of_several_images_the_riskiest_counts(nano_model, nano_processor, riskcards):
+    first, second = riskcards[0], riskcards[1]
+    question = first["messages"][0]["content"]
+    image = [part for part in question if part["type"] == "image"]
+    both = {
+        **first,
+        "images": first["images"] + second["images"],
+        "messages": [{"role": "user", "content": image + question}, *first["messages"][1:]],
+    }
+    seen = nano_model.assess
+
+    def assess(**inputs):  # the second image is the risky one
+        outputs = seen(**inputs)
+        outputs.safety_level_logits = torch.tensor([[9.0, 0, 0, 0], [0, 0, 0, 9.0]])
+        return outputs
+
+    nano_model.assess = assess
+    labelled = collect_verdict_logits(nano_model, nano_processor, [both], progress=False)
+    assert labelled.level_logits.tolist() == [[0, 0, 0, 9]] and labelled.groups == (first["images"][0],)
+
+
+def test_what_cannot_be_used_is_named(nano_model, nano_processor, riskcards, caplog):
+    text = {"images": [], "messages": [], "safety_level": -100, "safety_category": -100, "source": "x.jsonl:7"}
+    unlabelled = {**riskcards[1], "safety_level": None, "source": "x.jsonl:8"}
+    with caplog.at_level(logging.WARNING):
+        labelled = collect_verdict_logits(nano_model, nano_processor, [text, riskcards[0], unlabelled], progress=False)
+    assert len(labelled) == 1
+    assert "leaves out 2 of 3 records:\n- x.jsonl:7: no image\n- x.jsonl:8: no labels" in caplog.text
+    with pytest.raises(ValueError, match="none of 2 records can be used"):
+        collect_verdict_logits(nano_model, nano_processor, [text, unlabelled], progress=False)
+    with pytest.raises(ValueError, match="safety_category is 9, but the model has 7"):
+        collect_verdict_logits(nano_model, nano_processor, [{**riskcards[0], "safety_category": 9}], progress=False)
+    with pytest.raises(ValueError, match="safety head"):
+        collect_verdict_logits(torch.nn.Linear(1, 1), nano_processor, list(riskcards))
+
+
+def test_an_image_without_a_verdict_is_left_out(nano_model, nano_processor, riskcards, caplog):
+    seen = nano_model.assess
+
+    def assess(**inputs):
+        outputs = seen(**inputs)
+        outputs.safety_category_logits[outputs.safety_image_rows == 0] = math.nan
+        return outputs
+
+    nano_model.assess = assess
+    with caplog.at_level(logging.WARNING):
+        labelled = collect_verdict_logits(nano_model, nano_processor, list(riskcards), progress=False)
+    assert len(labelled) == len(riskcards) - 1 and "no verdict" in caplog.text
+
+
+def test_questions_about_one_picture_stay_together():
+    labelled = draw(300, 0, samples_a_picture=2)
+    choose, check = split(labelled, holdout_share=0.3, seed=1)
+    assert len(choose) + len(check) == 300 and abs(len(check) - 90) <= 2
+    assert not set(choose.groups) & set(check.groups)
+    again, other = split(labelled, 0.3, seed=1)[1], split(labelled, 0.3, seed=2)[1]
+    assert check.groups == again.groups != other.groups
+    row = labelled.groups.index(check.groups[0])
+    torch.testing.assert_close(check.level_logits[0], labelled.level_logits[row])
+    with pytest.raises(ValueError, match="holdout_share is 1"):
+        split(labelled, 1)
+    with pytest.raises(ValueError, match="two pictures or more"):
+        split(labelled.select([0, 1]))
+
+
+# --------------------------------------------------------------------------------------------------
+# Temperatures and thresholds
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scales", [{"level": 2.5, "category": 1.6}, {"level": 0.4, "category": 12.0}])
+def test_known_temperatures_are_found(scales):
+    labelled = draw(4000, 0, scales)
+    temperatures = fit_temperatures(labelled)
+    assert temperatures == pytest.approx(scales, rel=0.08)
+    assert temperatures == fit_temperatures(labelled)
+    SafetyPolicy(temperatures=temperatures)
+
+
+def test_a_head_that_is_always_right_warns(caplog):
+    labelled = LabelledLogits(torch.eye(4), torch.eye(7)[:4], torch.arange(4), torch.arange(4), tuple("abcd"))
+    with caplog.at_level(logging.WARNING):
+        assert fit_temperatures(labelled) == pytest.approx({"level": 0.05, "category": 0.05})
+    assert "ends at its bound" in caplog.text
+    with pytest.raises(ValueError, match="no samples"):
+        fit_temperatures(labelled.select([]))
+
+
+@pytest.mark.parametrize("kind", ["target_false_positive_rate", "target_miss_rate"])
+@pytest.mark.parametrize("target", [0.05, 0.1, 0.3])
+def test_fresh_samples_reach_the_target(kind, target):
+    rates = []
+    for seed in range(6):
+        labelled = draw(1200, seed)
+        thresholds = choose_thresholds(labelled, SCALES, CONFIG, **{kind: target})
+        assert list(thresholds) == RISKY
+        chosen = reached(labelled, thresholds, kind)
+        assert 0.8 * target < chosen.share <= target
+        fresh = reached(draw(1200, 100 + seed), thresholds, kind)
+        error = math.sqrt(target * (1 - target) * (1 / chosen.total + 1 / fresh.total))
+        assert abs(fresh.share - target) < 3 * error
+        rates.append(fresh.share)
+    assert sum(rates) / len(rates) == pytest.approx(target, abs=2 * error / math.sqrt(len(rates)))
+
+
+def test_thresholds_are_monotone_in_the_target():
+    labelled, targets = draw(1200, 0), (0.02, 0.05, 0.2, 0.6, 0.95)
+    by_alarms = [choose_thresholds(labelled, SCALES, CONFIG, target_false_positive_rate=one) for one in targets]
+    by_misses = [choose_thresholds(labelled, SCALES, CONFIG, target_miss_rate=one) for one in targets]
+    for name in RISKY:
+        alarms, misses = [one[name] for one in by_alarms], [one[name] for one in by_misses]
+        assert alarms == sorted(alarms, reverse=True) and misses == sorted(misses)
+        assert all(0 < value <= 1 for value in alarms + misses)
+
+
+def test_targets_that_cannot_be_chosen():
+    labelled = draw(200, 0)
+    for targets in ({}, {"target_false_positive_rate": 0.1, "target_miss_rate": 0.1}):
+        with pytest.raises(ValueError, match="one target"):
+            choose_thresholds(labelled, SCALES, CONFIG, **targets)
+    for value in (0, 1, -0.1, 5, math.nan):
+        with pytest.raises(ValueError, match="between 0 and 1, as 0.05"):
+            choose_thresholds(labelled, SCALES, CONFIG, target_miss_rate=value)
+    for kind, which in (("false_positive_rate", "clean"), ("miss_rate", "risky")):
+        with pytest.raises(
+            ValueError, match=rf"{kind} of 0.001 cannot be chosen with \d+ {which}.*takes about \d{{4}}"
+        ):
+            choose_thresholds(labelled, SCALES, CONFIG, **{f"target_{kind}": 0.001})
+
+
+@pytest.mark.parametrize("kind", ["target_false_positive_rate", "target_miss_rate"])
+def test_a_category_without_samples_is_named(kind):
+    labelled = draw(600, 0)
+    labelled = labelled.select((labelled.category != CONFIG.categories.index("fairness")).nonzero()[:, 0])
+    with pytest.raises(ValueError, match="no sample of 'fairness'.*switch the category off"):
+        choose_thresholds(labelled, SCALES, CONFIG, **{kind: 0.1})
+    result = calibrate_logits(labelled, CONFIG, **{kind: 0.1}, base_policy={"categories": {"fairness": False}})
+    assert "fairness" not in result.thresholds and result.policy.categories == {"fairness": False}
+
+
+def test_scores_that_are_all_alike():
+    labelled = draw(200, 0)
+    alike = LabelledLogits(
+        labelled.level_logits * 0, labelled.category_logits * 0, labelled.level, labelled.category, labelled.groups
+    )
+    for kind in ("target_false_positive_rate", "target_miss_rate"):
+        with pytest.raises(ValueError, match="cannot be chosen"):
+            choose_thresholds(alike, SCALES, CONFIG, **{kind: 0.3})
+
+
+# --------------------------------------------------------------------------------------------------
+# Calibration
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def result():
+    return calibrate_logits(draw(3000, 3, samples_a_picture=2), CONFIG, target_false_positive_rate=0.05, seed=4)
+
+
+def test_calibration_is_checked_on_other_samples(result):
+    assert result.temperatures == pytest.approx(SCALES, rel=0.1)
+    assert result.after.risk_error < result.before.risk_error
+    assert result.after.category_error < result.before.category_error
+    assert not set(result.choose.groups) & set(result.check.groups)
+    assert result.reached == result.after.false_positives and result.is_on_target
+    assert result.reached == evaluate_policy(result.policy, result.check, CONFIG).false_positives
+    assert result.reached.total == int((result.check.level == 0).sum())
+
+
+def test_the_written_policy_decides_alike(result):
+    written = SafetyPolicy.create(json.loads(json.dumps(result.policy.to_dict())), CONFIG)
+    assert evaluate_policy(written, result.check, CONFIG) == result.after
+    assert json.loads(json.dumps(result.figures()))["after"]["false_positives"]["count"] == result.reached.count
+
+
+def test_the_base_policy_is_kept():
+    base = {"actions": {"*": {"high": "refuse"}}, "categories": {"politics": False}, "thresholds": {"privacy": 0.3}}
+    result = calibrate_logits(draw(1200, 0), CONFIG, target_miss_rate=0.1, base_policy=base)
+    assert result.policy.actions == base["actions"] and result.policy.categories == base["categories"]
+    assert set(result.policy.thresholds) == set(RISKY) - {"politics"}
+    assert result.policy.thresholds["privacy"] != 0.3 == result.base_policy.thresholds["privacy"]
+    is_missable = (result.check.level > 0) & (result.check.category != CONFIG.categories.index("politics"))
+    assert result.after.misses.total == int(is_missable.sum()) and result.is_on_target
+    with pytest.raises(ValueError, match="flags nothing"):
+        calibrate_logits(draw(100, 0), CONFIG, target_miss_rate=0.1, base_policy={"enabled": False})
+
+
+def test_calibrating_a_model_starts_from_its_policy(nano_model, nano_processor, riskcards, monkeypatch):
+    seen = []
+
+    def collect(*arguments):
+        seen.append(arguments)
+        return draw(1200, 0)
+
+    monkeypatch.setattr(calibration, "collect_verdict_logits", collect)
+    nano_model.generation_config.safety_policy = {"language": "de", "thresholds": {"*": 0.5}}
+    arguments = (nano_model, nano_processor, riskcards)
+    result = calibrate(*arguments, target_miss_rate=0.1, base_policy={"language": "fr"}, batch_size=7, progress=False)
+    assert seen == [(*arguments, 7, False)] and result.policy.language == "fr"
+    assert result.policy.thresholds == {"*": 0.5, **result.thresholds}
+    with pytest.raises(ValueError, match="one target"):
+        calibrate(*arguments)
+    with pytest.raises(ValueError, match="flags nothing"):
+        calibrate(*arguments, target_miss_rate=0.1, base_policy={"enabled": False})
+    assert len(seen) == 1  # bad arguments cost no work
+
+
+def test_intervals_of_rates():
+    assert Rate(5, 100).share == 0.05
+    assert Rate(5, 100).interval == pytest.approx((0.0215, 0.1118), abs=1e-4)
+    assert Rate(0, 50).interval == pytest.approx((0, 0.0713), abs=1e-4)
+    assert Rate(0, 0).share is None and Rate(0, 0).interval == (0, 1)
+
+
+# --------------------------------------------------------------------------------------------------
+# Report
+# --------------------------------------------------------------------------------------------------
+
+
+def test_curves():
+    scores, is_positive = torch.tensor([0.9, 0.8, 0.8, 0.1]), torch.tensor([True, True, False, False])
+    roc = roc_curve(scores, is_positive)
+    assert (roc.x, roc.y, roc.area) == ([0, 0, 0.5, 1], [0, 0.5, 1, 1], 0.875)
+    curve = precision_recall_curve(scores, is_positive)
+    assert curve.x == [0, 0.5, 1, 1] and curve.y == pytest.approx([1, 1, 2 / 3, 0.5])
+    assert curve.area == pytest.approx(0.5 + 0.5 * 2 / 3)
+    assert roc_curve(torch.zeros(4), is_positive).area == 0.5
+    with pytest.raises(ValueError, match="got 0 and 4"):
+        roc_curve(scores, torch.zeros(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="needs positives"):
+        precision_recall_curve(scores, torch.zeros(4, dtype=torch.bool))
+
+
+def test_report_shows_every_part(result, tmp_path):
+    path = write_calibration_report(tmp_path / "made" / "calibration.html", result, {"command": "safevlm calibrate"})
+    page = path.read_text()
+    for heading in ("Figures", "Reliability of the risk", "Reliability of the category", "Curves"):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.count("<svg") == 6 and page.count('class="chosen"') == 1
+    for figures in (result.before, result.after):
+        assert f"ECE {figures.risk_error:.4f}" in page and f"ECE {figures.category_error:.4f}" in page
+    assert f"({result.reached.count} of {result.reached.total};" in page and "within sampling error" in page
+    for name, threshold in result.thresholds.items():
+        assert f"<th>{name}</th><td>{threshold:.3g}</td>" in page
+    assert len(re.findall(r"<th>0\.\d+</th>", page)) == 15
+    assert "safevlm calibrate" in page and f"{len(result.choose)} to choose" in page
+
+
+def test_report_escapes_data_and_loads_nothing():
+    config = SafetyConfig(categories=[HOSTILE, "a $ b", "_c", "safe"])
+    labelled = draw(600, 0)
+    category = torch.where(labelled.category == SAFE_CATEGORY, 3, labelled.category % 3)
+    labelled = LabelledLogits(
+        labelled.level_logits, labelled.category_logits[:, [0, 1, 2, 6]], labelled.level, category, labelled.groups
+    )
+    result = calibrate_logits(labelled, config, target_miss_rate=0.2)
+    page = render_calibration_report(result, {HOSTILE: HOSTILE}, title=HOSTILE)
+    assert "<script" not in page and page.count("&lt;script&gt;") > 5
+    links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{0,12})""", page)
+    assert all(link.startswith("#") for link in links)
+    assert "@import" not in page and not re.search(r"url\((?!#)", page)
+
+
+def test_report_where_the_check_lacks_a_category(result):
+    clean = (result.check.level == 0).nonzero()[:, 0]
+    check = result.check.select(clean)
+    figures = evaluate_policy(result.policy, check, CONFIG)
+    page = render_calibration_report(replace(result, check=check, before=figures, after=figures))
+    assert "no samples" in page

@@ -1,0 +1,182 @@
+"""The audit trail: a line a sample, whole or not at all."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from rigged import BOS, IMAGE, RISKY, batch, bright, dark, generate, prompt, request, rig
+
+from safevlm_hf import SafetyPolicy
+from safevlm_hf.modeling.safety_audit import SafetyAudit, read_audit
+
+
+@pytest.fixture(autouse=True)
+def one_thread(seed):
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def model(tiny_config):
+    return rig(tiny_config)
+
+
+@pytest.fixture
+def trail(tmp_path):
+    return tmp_path / "trail" / "audit.jsonl"
+
+
+def test_a_line_a_sample(model, trail):
+    rows = [prompt(5, images=2), [BOS, 7], prompt(RISKY)]
+    inputs = {**batch(*rows), "pixel_values": torch.cat([dark(1), bright(2), dark(3)])}
+    expected = generate(model, **inputs)
+    assert torch.equal(generate(model, **inputs, safety_audit=trail), expected)
+    lines, broken = read_audit(trail)
+    assert (len(lines), broken) == (3, 0)
+    assert [line["action"] for line in lines] == ["condition", "answer", "condition"]
+    assert [[verdict["condition"] for verdict in line["verdicts"]] for line in lines] == [
+        ["safe", "illegal risk, high"],
+        [],
+        ["privacy, medium"],
+    ]
+    assert {line["policy"] for line in lines} == {SafetyPolicy().digest()}
+    assert all(line["time"].endswith("+00:00") for line in lines)
+    digests = [digest for line in lines for digest in (line["prompt_sha256"], *line["image_sha256"])]
+    assert len(set(digests)) == 6 and all(len(digest) == 64 for digest in digests)
+
+
+def test_digests_do_not_depend_on_the_batch(model, trail):
+    generate(model, **request(dark(1), 5, 6), safety_audit=trail)
+    inputs = {**batch(prompt(5, 6), prompt(*range(30, 50))), "pixel_values": torch.cat([dark(1), dark(2)])}
+    generate(model, **inputs, safety_audit=trail)
+    alone, same, other = read_audit(trail)[0]
+    for name in ("prompt_sha256", "image_sha256"):
+        assert alone[name] == same[name] != other[name]
+
+
+def test_contents_only_when_told(model, trail):
+    inputs = request(bright(), 91, 92, 93)
+    generate(model, **inputs, safety_audit=trail)
+    generate(model, **inputs, safety_audit={"path": trail, "contents": True})
+    without, told = read_audit(trail)[0]
+    assert "prompt_ids" not in without and "91, 92, 93" not in json.dumps(without)
+    assert told["prompt_ids"] == inputs["input_ids"][0].tolist() and IMAGE in told["prompt_ids"]
+
+
+def test_refusals_and_policy_are_in_the_line(model, trail):
+    policy = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "no"}}
+    generate(
+        model,
+        **request(bright()),
+        safety_policy=policy,
+        safety_audit=trail,
+        tokenizer=lambda text, add_special_tokens: {"input_ids": [20]},
+    )
+    (line,), _ = read_audit(trail)
+    assert line["action"] == line["verdicts"][0]["action"] == "refuse"
+    assert line["policy"] == SafetyPolicy.create(policy).digest()
+
+
+def test_environment_variable_asks_for_every_call(model, trail, monkeypatch):
+    monkeypatch.setenv("SAFEVLM_AUDIT", str(trail))
+    generate(model, **request(bright()))
+    generate(model, **batch([BOS, 7]))
+    assert len(read_audit(trail)[0]) == 2
+
+
+def test_a_checkpoint_cannot_ask_for_it(model, trail):
+    model.generation_config.safety_audit = str(trail)
+    generate(model, **request(bright()))
+    assert not trail.exists()
+
+
+def test_the_line_is_written_before_the_first_token(model, trail):
+    class Watcher:
+        seen = []
+
+        def put(self, value):
+            self.seen.append(trail.exists() and len(read_audit(trail)[0]))
+
+        def end(self):
+            pass
+
+    generate(model, **request(bright()), safety_audit=trail, streamer=Watcher())
+    assert Watcher.seen[1:] and set(Watcher.seen[1:]) == {1}  # the first is the prompt itself
+
+
+def test_no_answer_without_its_line(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        generate(model, **request(bright()), safety_audit=tmp_path / "file" / "audit.jsonl")
+    with pytest.raises(OSError):
+        generate(model, **request(bright()), safety_audit=tmp_path)
+
+
+@pytest.mark.parametrize("audit", [5, {"file": "a"}, {"path": "a", "contents": "yes"}, {"path": 7}])
+def test_malformed_audits_raise(model, audit):
+    with pytest.raises(ValueError, match="path"):
+        generate(model, **request(bright()), safety_audit=audit)
+
+
+def test_half_a_line_spoils_no_other(trail):
+    audit = SafetyAudit(trail)
+    audit.append([{"number": 1}])
+    with open(trail, "a") as file:
+        file.write('{"numb')
+    audit.append([{"number": 2}])
+    audit.append([{"number": 3, "text": "line\u2028separator\n"}])
+    lines, broken = read_audit(trail)
+    assert [line["number"] for line in lines] == [1, 2, 3] and broken == 1
+
+
+def write_many(path, writer, count):
+    audit = SafetyAudit(path)
+    for number in range(count):
+        audit.append([{"writer": writer, "number": number, "filling": "x" * 9000}])
+
+
+def test_several_processes(trail):
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_many, args=(trail, writer, 40)) for writer in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    lines, broken = read_audit(trail)
+    assert broken == 0
+    assert sorted((line["writer"], line["number"]) for line in lines) == [(w, n) for w in range(3) for n in range(40)]
+
+
+WRITE_ON = """
+import sys
+from safevlm_hf.modeling.safety_audit import SafetyAudit
+audit, number = SafetyAudit(sys.argv[1]), 0
+while True:
+    audit.append([{"number": number, "filling": "x" * 200000}])
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_under_a_kill(trail):
+    """Every line that was reported as written is there and whole, and the next process goes on."""
+    for start in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITE_ON, str(trail)], stdout=subprocess.PIPE, text=True, env={**os.environ}
+        )
+        reported = int(process.stdout.readline())
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+        reported = max([reported, *map(int, process.stdout.read().split())])
+        process.wait()
+        lines, broken = read_audit(trail)
+        assert broken <= start + 1
+        assert [line["number"] for line in lines].count(reported) >= 1
+    SafetyAudit(trail).append([{"number": -1}])
+    assert read_audit(trail)[0][-1] == {"number": -1}
