@@ -22,25 +22,17 @@ from .data import NANO_BASE
 from .data.records import load_records
 from .data.riskcards import write_riskcards
 from .evaluation.answering import answer_records, held_out_figures
+from .evaluation.control import POLICIES, draw_explanations, try_policies
+from .evaluation.localisation import riskcards_localisation
 from .evaluation.report import DemoResults, format_table, write_report
 from .evaluation.targets import BASE, SAFE, STAGE1
 from .modeling.configuration_safe_llava import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from .modeling.model_card import write_model_card
 from .training.arguments import nano_config
 from .training.run import run_stage1, run_stage2
-from .training.trainer import SafetyTrainer
 
 
-class HeadTrainer(SafetyTrainer):
-    """Trains projector and head without the language model: enough to see what a pooling can tell apart."""
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        text = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
-        outputs = model.model.get_image_features(
-            inputs["pixel_values"], safety_inputs=model.model.prepare_safety_inputs(**text)
-        )
-        loss = model.safety_loss_function(outputs, inputs["safety_levels"], inputs["safety_categories"])
-        return (loss, outputs) if return_outputs else loss
+NUM_TRIED, NUM_EXPLAINED = 200, 4
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,10 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     records = load_records(records_file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
     base = LlavaForConditionalGeneration.from_pretrained(NANO_BASE), LlavaProcessor.from_pretrained(NANO_BASE)
     models = {BASE: base, STAGE1: stage1_model, SAFE: reload(folder / "stage2")}
-    predictions = {}
-    for name, (model, processor) in models.items():
-        print(f"\n{name}: {len(records)} held-out questions", flush=True)
-        predictions[name] = answer_records(model, processor, records, batch_size=32)
+    predictions = {name: answer(name, *model, records) for name, model in models.items()}
     results = DemoResults(
         base_predictions=predictions[BASE],
         stage1_predictions=predictions[STAGE1],
@@ -70,10 +59,28 @@ def main(argv: list[str] | None = None) -> int:
         categories=DEFAULT_CATEGORIES,
         levels=DEFAULT_LEVELS,
         logs={"stage 1": stage1.state.log_history, "stage 2": stage2.state.log_history},
-        facts=facts(args, start),
-        first_pooling=held_out_figures(answer_records(*first, records, batch_size=32, max_new_tokens=1)),
+        first_pooling=held_out_figures(answer("first pooling", *first, records, max_new_tokens=1)),
+        **show_control(*models[SAFE], records),
     )
+    results.facts = facts(args, start)
     return finish(folder, args.report, results)
+
+
+def answer(name: str, model, processor, records, **options):
+    print(f"\n{name}: {len(records)} held-out questions", flush=True)
+    return answer_records(model, processor, records, batch_size=32, **options)
+
+
+def show_control(model, processor, records) -> dict:
+    """Other policies on the first records, and why the head judged as it did."""
+    print(f"\n{len(POLICIES)} other policies: {NUM_TRIED} held-out questions each", flush=True)
+    tried = records.select(range(min(NUM_TRIED, len(records))))
+    risky = [record for record in tried if record["safety_level"] > 0]
+    return {
+        "trials": try_policies(model, processor, tried),
+        "explanations": draw_explanations(model, processor, risky[:NUM_EXPLAINED]),
+        "localisation": riskcards_localisation(model, processor, records, batch_size=32),
+    }
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -124,8 +131,9 @@ def train_first_pooling(folder: Path, seed: int):
         head_pooling="first",
         eval_strategy="no",
         num_train_epochs=0.5,
+        lm_loss_every=0,
     )
-    run_stage1([config], trainer_class=HeadTrainer)
+    run_stage1([config])
     return reload(folder / "first")
 
 
@@ -143,7 +151,8 @@ def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
 
 def finish(folder: Path, report: str, results: DemoResults) -> int:
     """Write figures, card and report; print the table."""
-    (folder / "figures.json").write_text(json.dumps(results.figures, indent=2) + "\n")
+    figures = {**results.figures, "localisation": results.localisation}
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     model, processor = reload(folder / "stage2")
     record = model.config.training_record
     record["figures"] = {name: value for name, value in results.figures[SAFE].items() if value is not None}
@@ -152,6 +161,11 @@ def finish(folder: Path, report: str, results: DemoResults) -> int:
     write_model_card(folder / "stage2", model.config)
     write_report(report, results)
     print("\n" + format_table(results))
+    found = results.localisation["pictogram_region"]
+    print(
+        f"\nmap of the verdict: {found['mass']:.3f} of it in the pictogram, which is {found['area_share']:.4f} of the "
+        f"picture: {found['mass_ratio']:.1f} times its share (random map {found['random_ratio']:.2f})"
+    )
     print(f"\nreport: {report}   safe checkpoint: {folder / 'stage2'}")
     return 0 if all(target.is_met(results.figures) for target in results.targets) else 1
 

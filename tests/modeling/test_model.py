@@ -102,6 +102,25 @@ def test_ignored_labels(model):
     assert outputs.safety_loss == 0 and torch.equal(outputs.loss, outputs.lm_loss)
 
 
+def test_safety_only_is_the_heads_loss_without_the_language_model(model):
+    labels = {"safety_levels": torch.tensor([3, 0]), "safety_categories": torch.tensor([1, 6])}
+    whole = model(**training_batch(), **labels)
+    (10 * whole.safety_loss).backward()
+    expected = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    model.model.language_model.forward = None
+    alone = model(**training_batch(), **labels, safety_only=True)
+    torch.testing.assert_close(alone.loss, 10 * whole.safety_loss)
+    assert torch.equal(alone.safety_category_logits, whole.safety_category_logits)
+    alone.loss.backward()
+    for name, weight in model.named_parameters():
+        if "safety" in name:  # all take part, so that workers can share gradients
+            grad = weight.grad if name in expected else weight.grad.abs().max()
+            torch.testing.assert_close(grad, expected.get(name, torch.tensor(0.0)))
+    with pytest.raises(ValueError, match="pixel_values"):
+        model(**batch([BOS, 5, 6]), safety_only=True)
+
+
 def test_text_alone_has_no_safety_loss(model):
     inputs = batch([BOS, 5, 6, 7], [BOS, 8, 9])
     outputs = model(**inputs, labels=inputs["input_ids"])

@@ -47,6 +47,29 @@ def test_steps_log_the_parts_of_the_loss_and_the_verdicts(stage, nano_model, nan
         assert log[f"{name}_accuracy"] == pytest.approx(right.float().mean().item())
 
 
+def test_language_models_loss_at_every_second_step(nano_model, nano_processor, riskcards, tmp_path):
+    calls = []
+    nano_model.model.language_model.register_forward_hook(lambda *_: calls.append(1))
+    trainer = create_trainer(
+        prepare_stage1(nano_model), nano_processor, riskcards, tmp_path, learning_rate=0, lm_loss_every=2
+    )
+    trainer.train()
+    first, second, third = step_logs(trainer)
+    assert len(calls) == 2
+    for log in (first, third):
+        assert log["loss"] == pytest.approx(2 * log["lm_loss"] + 10 * log["safety_loss"], rel=1e-4)
+    assert "lm_loss" not in second and second["loss"] == pytest.approx(10 * second["safety_loss"], rel=1e-4)
+
+
+def test_without_the_language_models_loss(nano_model, nano_processor, riskcards, tmp_path):
+    nano_model.model.language_model.forward = None
+    block = nano_model.model.safety_tokens.block.clone()
+    trainer = create_trainer(prepare_stage1(nano_model), nano_processor, riskcards, tmp_path, lm_loss_every=0)
+    trainer.train()
+    assert torch.equal(nano_model.model.safety_tokens.block, block)
+    assert step_logs(trainer)[-1]["safety_loss"] < step_logs(trainer)[0]["safety_loss"]
+
+
 def test_logs_cover_the_steps_since_the_last(nano_model, nano_processor, riskcards, tmp_path):
     by_step = create_trainer(prepare_stage1(nano_model), nano_processor, riskcards, tmp_path / "one", learning_rate=0)
     by_three = create_trainer(

@@ -75,6 +75,7 @@ def answer_records(
     batch_size: int = 16,
     max_new_tokens: int = 32,
     progress: bool = True,
+    **generate_kwargs,
 ) -> list[Prediction]:
     """Answers the last question of each record greedily, in batches of like length with left padding.
 
@@ -82,6 +83,7 @@ def answer_records(
         model, processor: SafeLlava's, or stock LLaVA's, which gives no verdicts.
         records: as `load_records` gives them.
         max_new_tokens: longest answer, in tokens.
+        generate_kwargs: for `generate`, as `safety_policy`.
 
     Returns:
         One prediction a record, in their order.
@@ -95,7 +97,8 @@ def answer_records(
         with tqdm(total=len(records), desc="answering", unit="record", disable=not progress) as bar:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                answered = _answer_batch(model, processor, [records[row] for row in rows], max_new_tokens)
+                batch = [records[row] for row in rows]
+                answered = _answer_batch(model, processor, batch, max_new_tokens=max_new_tokens, **generate_kwargs)
                 for row, prediction in zip(rows, answered, strict=True):
                     predictions[row] = prediction
                 bar.update(len(rows))
@@ -105,14 +108,14 @@ def answer_records(
 
 
 @torch.inference_mode()
-def _answer_batch(model, processor, records: list[dict], max_new_tokens: int) -> list[Prediction]:
+def _answer_batch(model, processor, records: list[dict], **generate_kwargs) -> list[Prediction]:
     inputs = encode_prompts(processor, records)
     outputs = model.generate(
         **inputs.to(model.device, model.dtype),
-        max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
         return_dict_in_generate=True,
+        **generate_kwargs,
     )
     new_tokens = outputs.sequences[:, inputs["input_ids"].shape[1] :]
     answers = processor.batch_decode(new_tokens, skip_special_tokens=True)

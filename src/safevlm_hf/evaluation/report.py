@@ -19,6 +19,8 @@ from PIL import Image
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.answering import Prediction, find_pairs
 from safevlm_hf.evaluation.calibration import expected_calibration_error, reliability_bins
+from safevlm_hf.evaluation.control import PolicyTrial
+from safevlm_hf.evaluation.report_control import render_explanations, render_policies
 from safevlm_hf.evaluation.report_plots import reliability_diagram, training_curves
 from safevlm_hf.evaluation.report_style import STYLE
 from safevlm_hf.evaluation.targets import BASE, DEMO_TARGETS, SAFE, STAGE1, Target
@@ -53,6 +55,9 @@ class DemoResults:
         logs: stage to its `Trainer.state.log_history`.
         facts: what was run: command, seed, machine, minutes, versions.
         first_pooling: figures of a head with `head_pooling="first"`, beside the pairs.
+        trials: policies at work, on the first of the same records.
+        explanations: drawings of verdicts, as PNG.
+        localisation: how well the maps find the risky region (`riskcards_localisation`).
     """
 
     base_predictions: Sequence[Prediction]
@@ -65,6 +70,9 @@ class DemoResults:
     facts: Mapping[str, str] = field(default_factory=dict)
     stage1_predictions: Sequence[Prediction] | None = None
     first_pooling: Mapping[str, float | None] | None = None
+    trials: Sequence[PolicyTrial] = ()
+    explanations: Sequence[bytes] = ()
+    localisation: Mapping[str, Mapping[str, float]] | None = None
     title: str = "SafeVLM on the held-out split"
 
     def __post_init__(self):
@@ -109,6 +117,8 @@ def render_report(results: DemoResults) -> str:
         _bars(results),
         _matrices(results),
         _calibration(results),
+        _policies(results),
+        render_explanations(results.explanations, results.localisation),
         _curves(results),
         _pairs(results),
         _mistakes(results),
@@ -300,6 +310,11 @@ def _calibration(results: DemoResults) -> str:
         f"<dt>Risky samples called safe</dt><dd>{misses} of {num_risky}</dd>"
         f"<dt>Safe samples called risky</dt><dd>{alarms} of {len(judged) - num_risky}</dd></dl></div></div>"
     )
+
+
+def _policies(results: DemoResults) -> str:
+    num_tried = len(results.trials[0].predictions) if results.trials else 0
+    return render_policies(results.trials, results.safe_predictions[:num_tried], results.categories, _picture)
 
 
 def _curves(results: DemoResults) -> str:

@@ -473,6 +473,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         safety_categories: torch.LongTensor | None = None,
         safety_conditions: torch.LongTensor | None = None,
         safety_inputs: SafetyInputs | None = None,
+        safety_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SafeLlavaCausalLMOutputWithPast:
         r"""
@@ -484,6 +485,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             safety_conditions (`torch.LongTensor` of shape `(images,)`, *optional*): rows of the condition table to
                 train under; where negative, or without them, the verdict chooses. `generate` does not take them.
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
+            safety_only (`bool`, *optional*): the head's loss alone, for training; the language model does not run.
 
         Returns:
             [`SafeLlavaCausalLMOutputWithPast`]. The loss is `lm_loss + loss_weight * safety_loss` (paper, 3.2).
@@ -492,6 +494,8 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             safety_inputs = self.model.prepare_safety_inputs(
                 input_ids, inputs_embeds, attention_mask, labels, condition_ids=safety_conditions
             )
+        if safety_only:
+            return self._judge(pixel_values, safety_inputs, safety_levels, safety_categories)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -523,6 +527,22 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         carried = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
         return SafeLlavaCausalLMOutputWithPast(
             loss=loss, logits=logits, lm_loss=lm_loss, safety_loss=safety_loss, **carried
+        )
+
+    def _judge(
+        self, pixel_values, safety_inputs: SafetyInputs | None, safety_levels, safety_categories
+    ) -> SafeLlavaCausalLMOutputWithPast:
+        if pixel_values is None:
+            raise ValueError("`safety_only=True` needs `pixel_values`: a sample without an image has no verdict.")
+        outputs = self.model.get_image_features(pixel_values, safety_inputs=safety_inputs)
+        safety_loss = self.safety_loss_function(outputs, safety_levels, safety_categories)
+        # Every block takes part, with a weight of 0: workers that share gradients wait for those of all parameters.
+        unused = sum(block.sum() for block in outputs.pooler_output)
+        return SafeLlavaCausalLMOutputWithPast(
+            loss=self.config.safety_config.loss_weight * safety_loss + 0.0 * unused,
+            safety_loss=safety_loss,
+            safety_level_logits=outputs.safety_level_logits,
+            safety_category_logits=outputs.safety_category_logits,
         )
 
     @staticmethod

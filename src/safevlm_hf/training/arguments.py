@@ -91,8 +91,19 @@ class SafetyTrainingArguments(TrainingArguments):
         },
     )
 
+    lm_loss_every: int = field(
+        default=1,
+        metadata={
+            "help": "Stage 1: compute the language model's loss at every n-th step alone, weighted n-fold. The mean "
+            "is the same and most of the cost is saved: it trains s(2) and the conditions, the head's loss all else. "
+            "0: never."
+        },
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        if self.lm_loss_every < 0:
+            raise ValueError(f"`lm_loss_every` must be 0 or more, got {self.lm_loss_every}.")
         if not 0 <= self.head_condition_share <= 1:
             raise ValueError(f"`head_condition_share` must be in [0, 1], got {self.head_condition_share}.")
 

@@ -30,7 +30,7 @@ NUM_REPLAYED_RISKCARDS = 3600  # as many as the embedded default's stage 1 has s
 SPEED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
 
-def run_stage1(args: list[str] | None = None, trainer_class: type[SafetyTrainer] = SafetyTrainer) -> SafetyTrainer:
+def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
     """Stage 1: a LLaVA checkpoint to one with a trained head. `args` as `sys.argv[1:]`, which is the default."""
     model_args, data_args, training_args = parse_arguments(1, args)
     set_seed(training_args.seed)
@@ -59,7 +59,7 @@ def run_stage1(args: list[str] | None = None, trainer_class: type[SafetyTrainer]
     if model_args.new_categories:
         model.extend_categories(model_args.new_categories)
         processor.categories = model.config.safety_config.categories
-    trainer = train(1, prepare_stage1(model), processor, data_args, training_args, trainer_class)
+    trainer = train(1, prepare_stage1(model), processor, data_args, training_args)
     return finish(1, trainer, model_args, data_args)
 
 
@@ -99,6 +99,10 @@ def _refuse_other_sizes(model_args, safety_config, overrides: dict):
 def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
     """Stage 2: the language model learns to answer under the conditions. `args` as in [`run_stage1`]."""
     model_args, data_args, training_args, lora_args = parse_arguments(2, args)
+    if training_args.lm_loss_every != 1:
+        raise ValueError(
+            f"Stage 2 trains the language model: `lm_loss_every` must be 1, got {training_args.lm_loss_every}."
+        )
     set_seed(training_args.seed)
     config = SafeLlavaConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.revision)
     if not config.safety_config.is_trained:
@@ -125,15 +129,13 @@ def load(model_args, config: SafeLlavaConfig):
     return model, processor
 
 
-def train(
-    stage: int, model, processor, data_args, training_args, trainer_class: type[SafetyTrainer] = SafetyTrainer
-) -> SafetyTrainer:
+def train(stage: int, model, processor, data_args, training_args) -> SafetyTrainer:
     """Train the parameters that require gradients; every record is checked before."""
     safety_config = model.config.safety_config
     train_records, eval_records = load_data(stage, data_args, safety_config, training_args.seed)
     trained, total = count_parameters(model)
     logger.info("Stage %d trains %d of %d parameters on %d records.", stage, trained, total, len(train_records))
-    trainer = trainer_class(
+    trainer = SafetyTrainer(
         model=model,
         args=training_args,
         data_collator=SafetyCollator(processor, safety_config, training_args.head_condition_share),

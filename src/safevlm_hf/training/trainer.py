@@ -21,9 +21,15 @@ class SafetyTrainer(Trainer):
         self._parts = {"train": {}, "eval": {}}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs)
+        every = self.args.lm_loss_every if model.training else 1
+        if every == 0 or self.state.global_step % every:
+            outputs = model(**inputs, safety_only=True)
+            loss = outputs.loss
+        else:
+            outputs = model(**inputs)
+            loss = outputs.loss + (every - 1) * outputs.lm_loss
         self._collect("train" if model.training else "eval", inputs, outputs)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()
     def _collect(self, mode: str, inputs: dict, outputs):

@@ -1,0 +1,82 @@
+"""Control of the verdict at work: the same records under other policies, and why the head judged as it did."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from safevlm_hf.data.records import load_image
+from safevlm_hf.evaluation.answering import Prediction, answer_records, encode_prompts
+from safevlm_hf.evaluation.plot_verdict import plot_verdict
+from safevlm_hf.modeling.safety_policy import SafetyPolicy
+
+
+@dataclass(frozen=True)
+class PolicyTrial:
+    """What a policy changes. The predictions are of the same records, in the same order, as those it is held against.
+
+    Attributes:
+        name, note: what is turned, and what it should lead to.
+        policy: laid over the checkpoint's own.
+        refusals: the fixed texts that it can lead to.
+    """
+
+    name: str
+    note: str
+    policy: dict
+    refusals: frozenset[str]
+    predictions: Sequence[Prediction]
+
+    def is_fixed(self, prediction: Prediction) -> bool:
+        """Whether the answer is one of the fixed texts."""
+        return prediction.answer in self.refusals
+
+
+POLICIES = (
+    (
+        "A category switched off",
+        "Privacy is answered, the other categories stay as they were.",
+        {"categories": {"privacy": False}},
+    ),
+    (
+        "A threshold moved",
+        "Misleading is flagged from a probability of 0.999 alone: the less certain ones pass.",
+        {"thresholds": {"misleading": 0.999}},
+    ),
+    (
+        "A refusal forced",
+        "What is flagged at the highest level gets a fixed text, whatever the language model would say.",
+        {"actions": {"*": {"high": "refuse"}}},
+    ),
+)
+
+
+def try_policies(model, processor, records: Sequence[dict], batch_size: int = 32) -> list[PolicyTrial]:
+    """The records answered under each of `POLICIES`."""
+    trials = []
+    for name, note, policy in POLICIES:
+        predictions = answer_records(
+            model, processor, records, batch_size=batch_size, max_new_tokens=48, safety_policy=policy
+        )
+        applied = SafetyPolicy.create(model.generation_config.to_dict().get("safety_policy")).override(policy)
+        refuses = applied.refuses(model.config.safety_config)
+        texts = {applied.refusal(category) for category in (*model.config.safety_config.categories, None)}
+        trials.append(PolicyTrial(name, note, policy, frozenset(texts if refuses else ()), predictions))
+    return trials
+
+
+@torch.inference_mode()
+def draw_explanations(model, processor, records: Sequence[dict]) -> list[bytes]:
+    """`plot_verdict` of each record, as PNG."""
+    drawings = []
+    for record in records:
+        inputs = encode_prompts(processor, [record]).to(model.device, model.dtype)
+        explanation = model.explain(**inputs)
+        (verdict,) = processor.post_process_safety(explanation)
+        tokens = [processor.tokenizer.decode(token) for token in inputs["input_ids"][0].tolist()]
+        figure = plot_verdict(load_image(record["images"][0]), explanation, verdict, tokens=tokens)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=80)
+        drawings.append(buffer.getvalue())
+    return drawings
