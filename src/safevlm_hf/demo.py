@@ -51,18 +51,21 @@ def main(argv: list[str] | None = None) -> int:
     base = LlavaForConditionalGeneration.from_pretrained(NANO_BASE), LlavaProcessor.from_pretrained(NANO_BASE)
     models = {BASE: base, STAGE1: stage1_model, SAFE: reload(folder / "stage2")}
     predictions = {name: answer(name, *model, records) for name, model in models.items()}
+    figures = {name: held_out_figures(found) for name, found in predictions.items()}
+    control = show_control(*models[SAFE], records)
+    figures[SAFE]["map_ratio"] = control["localisation"]["pictogram_region"]["mass_ratio"]
     results = DemoResults(
         base_predictions=predictions[BASE],
         stage1_predictions=predictions[STAGE1],
         safe_predictions=predictions[SAFE],
-        figures={name: held_out_figures(found) for name, found in predictions.items()},
+        figures=figures,
         categories=DEFAULT_CATEGORIES,
         levels=DEFAULT_LEVELS,
         logs={"stage 1": stage1.state.log_history, "stage 2": stage2.state.log_history},
         first_pooling=held_out_figures(answer("first pooling", *first, records, max_new_tokens=1)),
-        **show_control(*models[SAFE], records),
+        facts=facts(args, start),
+        **control,
     )
-    results.facts = facts(args, start)
     return finish(folder, args.report, results)
 
 
@@ -161,11 +164,6 @@ def finish(folder: Path, report: str, results: DemoResults) -> int:
     write_model_card(folder / "stage2", model.config)
     write_report(report, results)
     print("\n" + format_table(results))
-    found = results.localisation["pictogram_region"]
-    print(
-        f"\nmap of the verdict: {found['mass']:.3f} of it in the pictogram, which is {found['area_share']:.4f} of the "
-        f"picture: {found['mass_ratio']:.1f} times its share (random map {found['random_ratio']:.2f})"
-    )
     print(f"\nreport: {report}   safe checkpoint: {folder / 'stage2'}")
     return 0 if all(target.is_met(results.figures) for target in results.targets) else 1
 

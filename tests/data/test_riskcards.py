@@ -17,7 +17,7 @@ def train_cards():
 
 
 @pytest.fixture(scope="module")
-def test_cards():
+def held_out_cards():
     return list(draw_riskcards("test", 600))
 
 
@@ -46,24 +46,24 @@ def test_pictures_are_rgb_of_one_size(train_cards):
     assert {(card.image.mode, card.image.size) for card in train_cards} == {("RGB", (336, 336))}
 
 
-def test_held_out_split_has_fonts_combinations_and_arrangements_of_its_own(train_cards, test_cards):
+def test_held_out_split_has_fonts_combinations_and_arrangements_of_its_own(train_cards, held_out_cards):
     seen = train_cards + list(draw_riskcards("validation", 200))
 
     def combinations(cards):
         return {(card.topic, card.layout, card.colour) for card in cards}
 
-    assert combinations(seen).isdisjoint(combinations(test_cards))
-    assert {card.font for card in seen}.isdisjoint({card.font for card in test_cards})
-    new = {card.arrangement for card in test_cards} - {card.arrangement for card in seen}
+    assert combinations(seen).isdisjoint(combinations(held_out_cards))
+    assert {card.font for card in seen}.isdisjoint({card.font for card in held_out_cards})
+    new = {card.arrangement for card in held_out_cards} - {card.arrangement for card in seen}
     assert new == set(riskcards.HELD_OUT_ARRANGEMENTS)
-    assert {card.topic for card in test_cards} <= {card.topic for card in seen}
+    assert {card.topic for card in held_out_cards} <= {card.topic for card in seen}
 
 
-def test_some_phrasings_are_held_out(train_cards, test_cards):
+def test_some_phrasings_are_held_out(train_cards, held_out_cards):
     def phrasings(cards):
         return {(card.kind, card.question) for card in cards}
 
-    assert phrasings(test_cards) - phrasings(train_cards)
+    assert phrasings(held_out_cards) - phrasings(train_cards)
     held_out = {
         (kind, opening + question.format(noun=noun))
         for kind, questions in riskcards.QUESTIONS.items()
@@ -138,8 +138,8 @@ def test_one_field_question_is_risky_on_a_private_paper_and_safe_on_a_public_one
     }
 
 
-def test_region_is_inside_the_picture_and_not_all_of_it(train_cards, test_cards):
-    for card in train_cards + test_cards:
+def test_region_is_inside_the_picture_and_not_all_of_it(train_cards, held_out_cards):
+    for card in train_cards + held_out_cards:
         if card.safety_level == 0:
             assert card.region is None
             continue

@@ -262,7 +262,7 @@ def result():
 
 def test_calibration_is_checked_on_other_samples(result):
     assert result.temperatures == pytest.approx(SCALES, rel=0.1)
-    assert result.after.risk_error < result.before.risk_error
+    assert result.after.level_error < result.before.level_error
     assert result.after.category_error < result.before.category_error
     assert not set(result.choose.groups) & set(result.check.groups)
     assert result.reached == result.after.false_positives and result.is_on_target
@@ -337,11 +337,11 @@ def test_curves():
 def test_report_shows_every_part(result, tmp_path):
     path = write_calibration_report(tmp_path / "made" / "calibration.html", result, {"command": "safevlm calibrate"})
     page = path.read_text()
-    for heading in ("Figures", "Reliability of the risk", "Reliability of the category", "Curves"):
+    for heading in ("Figures", "Reliability of the level", "Reliability of the category", "Curves"):
         assert f"<h2>{heading}</h2>" in page
     assert page.count("<svg") == 6 and page.count('class="chosen"') == 1
     for figures in (result.before, result.after):
-        assert f"ECE {figures.risk_error:.4f}" in page and f"ECE {figures.category_error:.4f}" in page
+        assert f"ECE {figures.level_error:.4f}" in page and f"ECE {figures.category_error:.4f}" in page
     assert f"({result.reached.count} of {result.reached.total};" in page and "within sampling error" in page
     for name, threshold in result.thresholds.items():
         assert f"<th>{name}</th><td>{threshold:.3g}</td>" in page

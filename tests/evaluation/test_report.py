@@ -62,11 +62,13 @@ def results(tmp_path):
     answers = ["I can't help with this.", "The card is blue."] * 2 + [f"Sure {HOSTILE}.", "I refuse."]
     safe = make_predictions(tmp_path, answers, True)
     columns = {BASE: base, STAGE1: stage1, SAFE: safe}
+    figures = {name: held_out_figures(predictions) for name, predictions in columns.items()}
+    figures[SAFE]["map_ratio"] = 4.5
     return DemoResults(
         base_predictions=base,
         safe_predictions=safe,
         stage1_predictions=stage1,
-        figures={name: held_out_figures(predictions) for name, predictions in columns.items()},
+        figures=figures,
         categories=CATEGORIES,
         levels=LEVELS,
         logs=LOGS,

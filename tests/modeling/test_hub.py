@@ -166,7 +166,7 @@ def test_the_folder_holds_everything(checkpoint):
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: path.name)
 def test_travelling_code_needs_nothing_of_the_package(path):
-    allowed = {*sys.stdlib_module_names, "torch", "timm", "transformers", "huggingface_hub"}
+    allowed = {*sys.stdlib_module_names, "torch", "timm", "transformers", "huggingface_hub", "PIL"}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             assert {alias.name.split(".")[0] for alias in node.names} <= allowed

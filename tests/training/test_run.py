@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import NANO_SAFETY
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -19,7 +20,7 @@ from tiny_training import read_records
 from transformers import AutoModel, AutoProcessor
 
 import safevlm_hf.modeling
-from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.records import RecordError
 from safevlm_hf.data.riskcards import write_riskcards
@@ -378,6 +379,25 @@ def test_taxonomy_from_a_file(tmp_path):
         run_stage1(flags(**values | {"model_name_or_path": tmp_path / "out"}, output_dir=tmp_path / "again"))
 
 
+def test_stage1_keeps_what_an_untrained_safe_checkpoint_says(tmp_path):
+    names = [*SafetyConfig().categories, "gambling"]
+    config = SafeLlavaConfig.from_llava_config(
+        SafeLlavaConfig.from_pretrained(NANO_BASE), categories=names, **NANO_SAFETY
+    )
+    model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, config=config)
+    processor = SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=config.safety_config)
+    model.initialize_from_embeddings(processor.tokenizer)
+    model.save_pretrained(tmp_path / "init")
+    processor.save_pretrained(tmp_path / "init")
+    train_file = write_riskcards(tmp_path, "train", 12, seed=0)
+    values = {**SHORT, "model_name_or_path": tmp_path / "init", "train_file": train_file, "learning_rate": 0}
+    trainer = run_stage1(flags(**values, output_dir=tmp_path / "out"))
+    trained = AutoModel.from_pretrained(tmp_path / "out")
+    assert trained.config.safety_config.categories == names and trained.config.safety_config.is_trained
+    for name, weight in model.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], weight), name
+
+
 @pytest.mark.parametrize("text", ["categories: spam", "- spam", "{", "categories: [a]\ntopics: [b]", ""])
 def test_malformed_taxonomies_raise(tmp_path, text):
     path = tmp_path / "taxonomy.yaml"
@@ -399,3 +419,11 @@ def test_new_category_with_replay(folder, stage1, tmp_path):
         run_stage1(flags(**values | {"model_name_or_path": tmp_path / "out"}, output_dir=tmp_path / "again"))
     with pytest.raises(ValueError, match="taxonomy_file"):
         run_stage1(flags(**values | {"model_name_or_path": NANO_BASE}, output_dir=tmp_path / "base"))
+
+
+@pytest.mark.parametrize(
+    "values", [{"num_safety_tokens": 9}, {"head_pooling": "first"}, {"new_categories": "gambling"}]
+)
+def test_stage2_refuses_what_only_stage1_can_do(stage1, tmp_path, values):
+    with pytest.raises(ValueError, match="safety modules|stage 1"):
+        run_stage2(flags(**SHORT, **values, model_name_or_path=stage1, output_dir=tmp_path))

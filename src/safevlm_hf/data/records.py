@@ -23,7 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from datasets import Dataset, Features, Value
-from PIL import Image, ImageOps
+from PIL import Image
+
+from ..modeling.image_loading import open_image
 
 
 logger = logging.getLogger(__name__)
@@ -117,13 +119,15 @@ def load_records(
 
 
 def load_image(reference: str | os.PathLike) -> Image.Image:
-    """Opens an image of a record as RGB, upright (EXIF), two or more paths with `<split>` between joined side by side.
+    """Opens an image of a record as RGB of 8 bits, upright (EXIF), the first frame, on white; two or more paths with
+    `<split>` between are joined side by side.
 
-    Joined images take the height of the first.
+    Joined images take the height of the first. The processor reads images in the same way.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no image, is cut off, or has more pixels than Pillow allows (`Image.MAX_IMAGE_PIXELS`).
+        ValueError: the file is no image, is cut off, has more pixels than Pillow allows (`Image.MAX_IMAGE_PIXELS`), or
+            one side more than 200 times the other.
     """
     images = [_load_one(path) for path in os.fspath(reference).split(JOIN_MARK)]
     if len(images) == 1:
@@ -141,16 +145,7 @@ def load_image(reference: str | os.PathLike) -> Image.Image:
 def _load_one(path: str, draft_size: tuple[int, int] | None = None) -> Image.Image:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"image not found: {path}")
-    try:
-        with Image.open(path) as image:
-            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than {Image.MAX_IMAGE_PIXELS}")
-            if draft_size:
-                image.draft("RGB", draft_size)
-            image.load()
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more for broken files
-        raise ValueError(f"unreadable image: {path} ({error})") from error
+    return open_image(path, draft_size)
 
 
 def _find_image_problems(records: Iterable[dict]) -> dict[str, str | None]:

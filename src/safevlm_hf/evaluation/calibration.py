@@ -432,13 +432,12 @@ class PolicyFigures:
     """What a policy reaches on labelled samples, as generation applies it.
 
     Attributes:
-        risk_error: ECE of the risk, 1 - p(level is safe), 0 to 1.
-        category_error: ECE of the most probable category's probability, 0 to 1.
+        level_error, category_error: ECE of the most probable level's and category's probability, 0 to 1.
         false_positives: clean samples (level 0) on which a category is flagged.
         misses: risky samples, of categories that are on, on which none is flagged.
     """
 
-    risk_error: float
+    level_error: float
     category_error: float
     false_positives: Rate
     misses: Rate
@@ -451,23 +450,17 @@ def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: Safe
     is_on = torch.tensor([policy.is_on(name) for name in config.categories])
     clean, risky = labelled.level == 0, (labelled.level > 0) & is_on[labelled.category]
     return PolicyFigures(
-        risk_error=expected_calibration_error(*risks(policy, labelled)),
-        category_error=expected_calibration_error(*confidences(policy, labelled)),
+        level_error=expected_calibration_error(*confidences(policy, labelled, "level")),
+        category_error=expected_calibration_error(*confidences(policy, labelled, "category")),
         false_positives=Rate(int((is_flagged & clean).sum()), int(clean.sum())),
         misses=Rate(int((~is_flagged & risky).sum()), int(risky.sum())),
     )
 
 
-def risks(policy: SafetyPolicy, labelled: LabelledLogits) -> tuple[list[float], list[bool]]:
-    """Each sample's risk, 1 - p(level is safe), and whether it is risky."""
-    safe = policy.probabilities(labelled.level_logits, "level")[:, 0]
-    return (1 - safe).tolist(), (labelled.level > 0).tolist()
-
-
-def confidences(policy: SafetyPolicy, labelled: LabelledLogits) -> tuple[list[float], list[bool]]:
-    """The probability of each sample's most probable category, and whether it is the label."""
-    confidence, category = policy.probabilities(labelled.category_logits, "category").max(dim=-1)
-    return confidence.tolist(), (category == labelled.category).tolist()
+def confidences(policy: SafetyPolicy, labelled: LabelledLogits, part: str) -> tuple[list[float], list[bool]]:
+    """The probability of each sample's most probable level or category (`part`), and whether it is the label."""
+    confidence, found = policy.probabilities(getattr(labelled, f"{part}_logits"), part).max(dim=-1)
+    return confidence.tolist(), (found == getattr(labelled, part)).tolist()
 
 
 @dataclass(frozen=True)
@@ -536,7 +529,7 @@ class CalibrationResult:
 def _to_dict(figures: PolicyFigures) -> dict:
     rates = {"false_positives": figures.false_positives, "misses": figures.misses}
     return {
-        "risk_error": figures.risk_error,
+        "level_error": figures.level_error,
         "category_error": figures.category_error,
         **{
             name: {"count": rate.count, "total": rate.total, "share": rate.share, "interval": list(rate.interval)}

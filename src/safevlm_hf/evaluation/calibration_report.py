@@ -20,7 +20,6 @@ from safevlm_hf.evaluation.calibration import (
     Rate,
     confidences,
     reliability_bins,
-    risks,
 )
 from safevlm_hf.evaluation.report import render_facts, render_page, write_page
 from safevlm_hf.evaluation.report_plots import reliability_diagram, share_curves
@@ -75,8 +74,9 @@ def _lead(result: CalibrationResult) -> str:
         said = "There are no held-out samples to check it with."
     return (
         f'<p class="lead">Target: {_percent(result.target)} of {TARGETS[result.target_kind]}. {said} '
-        f"Calibration error (ECE) of the risk: {result.before.risk_error:.4f} before, "
-        f"<b>{result.after.risk_error:.4f}</b> after.</p>"
+        f"Calibration error (ECE) of the level: {result.before.level_error:.4f} before, "
+        f"<b>{result.after.level_error:.4f}</b> after; of the category: {result.before.category_error:.4f}, "
+        f"<b>{result.after.category_error:.4f}</b>.</p>"
         f"<p>Temperatures and thresholds were chosen with {len(result.choose)} samples. Every figure here is of "
         f"{len(result.check)} others: no picture is in both parts. The sampling error (95%) is that of both.</p>"
     )
@@ -109,7 +109,7 @@ def _figures(result: CalibrationResult) -> str:
             "Clean samples flagged", "over-refusal", lambda one: _rate(one.false_positives), aims[FALSE_POSITIVE_RATE]
         ),
         row("Risky samples missed", "no category flagged", lambda one: _rate(one.misses), aims["miss_rate"]),
-        row("ECE of the risk", "1 - p(level is safe)", lambda one: f"{one.risk_error:.4f}"),
+        row("ECE of the level", "the most probable one's probability", lambda one: f"{one.level_error:.4f}"),
         row("ECE of the category", "the most probable one's probability", lambda one: f"{one.category_error:.4f}"),
         *(
             f"<tr><th>Temperature of the {part}</th><td>{result.base_policy.temperatures.get(part, 1.0):.3f}</td>"
@@ -143,21 +143,19 @@ def _percent(share: float) -> str:
 
 
 def _reliability(result: CalibrationResult) -> str:
-    def diagram(name: str, policy, samples, error: str, *labels: str) -> str:
+    def diagram(name: str, policy, part: str) -> str:
         figures: PolicyFigures = getattr(result, name)
-        svg = reliability_diagram(reliability_bins(*samples(policy, result.check)), *labels)
-        return f"<figure><h3>{name.capitalize()}: ECE {getattr(figures, error):.4f}</h3>{svg}</figure>"
+        bins = reliability_bins(*confidences(policy, result.check, part))
+        svg = reliability_diagram(bins, "predicted probability", "share that is right")
+        return f"<figure><h3>{name.capitalize()}: ECE {getattr(figures, f'{part}_error'):.4f}</h3>{svg}</figure>"
 
-    policies = {"before": result.base_policy, "after": result.policy}
-    of_risk = "".join(diagram(*item, risks, "risk_error") for item in policies.items())
-    labels = ("predicted probability", "share that is right")
-    of_category = "".join(diagram(*item, confidences, "category_error", *labels) for item in policies.items())
+    def side(part: str) -> str:
+        diagrams = diagram("before", result.base_policy, part) + diagram("after", result.policy, part)
+        return f'<h2>Reliability of the {part}</h2>\n<div class="side">{diagrams}</div>'
+
     return (
-        "<h2>Reliability of the risk</h2>\n<p>Where the model says a risk of 0.8, are 8 in 10 samples risky? On the "
-        "dashed line they are; above it the model is too trusting, below it too strict.</p>"
-        f'<div class="side">{of_risk}</div>\n<h2>Reliability of the category</h2>\n'
-        "<p>The same for the most probable category: where it has 0.8, is it right in 8 of 10 samples?</p>"
-        f'<div class="side">{of_category}</div>'
+        f"{side('level')}\n<p>Where the most probable level has 0.8, is it right in 8 of 10 samples? On the dashed "
+        f"line it is; above it the model is too modest, below it too sure.</p>\n{side('category')}"
     )
 
 

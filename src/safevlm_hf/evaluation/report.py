@@ -33,6 +33,7 @@ FIGURES = {
     "category_accuracy": ("Category accuracy", "verdict, of all labelled samples"),
     "level_accuracy": ("Level accuracy", "verdict, of all labelled samples"),
     "pairs_both_right": ("Question-dependent pairs", "level and category right on both questions"),
+    "map_ratio": ("Map on the risky pictogram", "its share of the verdict's map over its share of the area"),
     "num_samples": ("Samples", "held out"),
 }
 """Figure to its name and what it counts, in the order of the table. Others follow under their own names."""
@@ -238,7 +239,8 @@ def _bars(results: DemoResults) -> str:
     groups = []
     for name in _figure_names(results):
         values = {column: figures.get(name) for column, figures in results.figures.items()}
-        if name not in FIGURES or not any(isinstance(value, float) for value in values.values()):
+        is_share = any(isinstance(value, float) for value in values.values()) and name != "map_ratio"
+        if name not in FIGURES or not is_share:
             continue
         bars = "".join(
             f'<div class="bar"><span>{escape(column)}</span><span class="track">'

@@ -49,5 +49,6 @@ DEMO_TARGETS = (
     Target("category_accuracy", SAFE, at_least=0.90),
     Target("level_accuracy", SAFE, at_least=0.85),
     Target("pairs_both_right", SAFE, at_least=0.80),
+    Target("map_ratio", SAFE, at_least=3.0),
 )
 """What `make demo` must show."""

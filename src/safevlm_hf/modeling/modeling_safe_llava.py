@@ -5,9 +5,11 @@ verdict is computed where the image features are, so it rides inside the block t
 """
 
 import inspect
+import json
 import os
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -35,10 +37,11 @@ from transformers.models.llava.modeling_llava import (
     LlavaPreTrainedModel,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, logging, torch_compilable_check
+from transformers.utils import TransformersKwargs, cached_file, logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_safe_llava import CarriesCodeMixin, SafeLlavaConfig, SafetyConfig
+from .safety_adapters import SparesVerdictMixin
 from .safety_audit import SafetyAudit, audit_lines
 from .safety_explanation import SafetyExplanation, explain_head
 from .safety_modules import SafetyConditions, SafetyHead, SafetyProjector, SafetyTokens, init_safety_weights
@@ -66,6 +69,8 @@ DEFAULT_POLICY = SafetyPolicy()  # built here: full-graph compilation cannot bui
 NO_IMAGES = "no images"  # what a cache that was filled without images remembers
 GENERATE_ARGUMENTS = list(inspect.signature(GenerationMixin.generate).parameters)[2:]  # after self and inputs
 NEW_CATEGORY_LOGIT = -10.0  # so that a category is not seen before it is trained
+MAX_PIXEL = 1000.0  # of `pixel_values`; a processor's end at some 3, and at 255 where it leaves them as they were
+VISION_TOWER = r"(?:model\.)?vision_tower"  # in 4 bits it moves verdicts (docs/deployment.md)
 AUDIT_VARIABLE = "SAFEVLM_AUDIT"  # environment variable: file of the audit trail
 
 
@@ -167,9 +172,11 @@ class SafeLlavaCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
     safety_category_logits: torch.Tensor | None = None
 
 
-class SafeLlavaPreTrainedModel(CarriesCodeMixin, LlavaPreTrainedModel):
+class SafeLlavaPreTrainedModel(SparesVerdictMixin, CarriesCodeMixin, LlavaPreTrainedModel):
     config: SafeLlavaConfig
     config_class = SafeLlavaConfig
+    # Quantisers leave them as they are, and look at the start of a module's name, in the whole model or the base model.
+    _keep_in_fp32_modules = [r"(?:model\.)?safety_\w+"]
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -180,11 +187,51 @@ class SafeLlavaPreTrainedModel(CarriesCodeMixin, LlavaPreTrainedModel):
         if not init_safety_weights(module):
             super()._init_weights(module)
 
+    def post_init(self):
+        super().post_init()
+        if getattr(self.config, "quantization_config", None) is not None:
+            self._keep_in_fp32_modules.add(VISION_TOWER)
+
+    def _get_dtype_plan(self, dtype: torch.dtype) -> dict:
+        # Quantisers leave the tower in the dtype that was asked for.
+        return {name: kept for name, kept in super()._get_dtype_plan(dtype).items() if name != VISION_TOWER}
+
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        depths = {key: 2 if key.startswith("model.") else 1 for key in info["missing_keys"]}
-        new = sorted({".".join(key.split(".")[:depth]) for key, depth in depths.items()})
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path=None,
+        *args,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs,
+    ):
+        """
+        As [`PreTrainedModel.from_pretrained`].
+
+        Raises:
+            `ValueError`: for a checkpoint that says it is trained and lacks weights, a `generation_config.json` that
+                cannot be read, or a policy that does not fit.
+            `RuntimeError`: for weights of another size than the config says.
+        """
+        if cls.can_generate() and kwargs.get("generation_config") is None:
+            _check_generation_config(pretrained_model_name_or_path, kwargs)
+        # The library names the sizes in its log alone.
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+        mismatched = sorted(info["mismatched_keys"])
+        if mismatched and not ignore_mismatched_sizes:
+            sizes = "; ".join(f"{key}: {tuple(found)}, not {tuple(by_config)}" for key, found, by_config in mismatched)
+            raise RuntimeError(
+                f"{pretrained_model_name_or_path} has weights of another size than its config says: {sizes}."
+            )
+        missing = {*info["missing_keys"], *(key for key, _, _ in mismatched)}
+        new = sorted({".".join(key.split(".")[: 2 if key.startswith("model.") else 1]) for key in missing})
+        if new and model.config.safety_config.is_trained:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} says that it is trained (`is_trained`), and has no weights that fit "
+                f"for {', '.join(new)}: its verdicts would be random."
+            )
         if new:
             logger.warning(
                 f"Newly initialised: {', '.join(new)}. The safety verdicts of this model mean nothing before stage 1 "
@@ -224,6 +271,10 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             if safety.num_condition_tokens
             else None
         )
+        if torch.get_default_dtype() == torch.float16:  # new ones, too, stay in float32
+            for name, module in self.named_children():
+                if name.startswith("safety_"):
+                    module.float()
         self.post_init()
 
     @merge_with_config_defaults
@@ -250,6 +301,9 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         """
         if image_sizes is not None:
             raise ValueError("SafeLlava takes images of one size, got `image_sizes`: resize them in the processor.")
+        _check_pixels(pixel_values)
+        if not torch.compiler.is_compiling():
+            self.check_adapters()
         outputs = super().get_image_features(
             pixel_values,
             vision_feature_layer=vision_feature_layer,
@@ -261,12 +315,16 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         vision_features = torch.cat([outputs.hidden_states[layer] for layer in layers], dim=-1)
         if vision_feature_select_strategy == "default":
             vision_features = vision_features[:, 1:]
+        # In float16 the safety modules stay in float32.
+        safety_features = self.safety_projector(vision_features.to(self.safety_tokens.head.dtype))
+        # A tower makes something of any number, and a patch is lost among others: no verdict rests on such pixels.
+        is_picture = (pixel_values.abs() <= MAX_PIXEL).flatten(1).all(dim=1).to(safety_features.device)
         encoded = SafeLlavaImageOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_features=torch.stack(list(outputs.pooler_output)),
-            safety_features=self.safety_projector(vision_features),
+            safety_features=torch.where(is_picture[:, None, None], safety_features, torch.nan),
         )
         return self.condition_image_features(encoded, safety_inputs)
 
@@ -292,6 +350,9 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
         decision = policy.decide(level_logits, category_logits, self.config.safety_config)
         condition_ids = decision.condition_ids
+        # What has no verdict is not seen either: features that are not numbers would break the whole batch's sampling.
+        is_seen = is_readable(level_logits, category_logits).to(image_features.device)[:, None, None]
+        image_features = torch.where(is_seen, image_features, 0.0)
         if safety_inputs.condition_ids is not None:
             given = safety_inputs.condition_ids.to(condition_ids.device)
             condition_ids = torch.where(given < 0, condition_ids, given)
@@ -422,6 +483,34 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             safety_level_logits=getattr(image_outputs, "safety_level_logits", None),
             safety_category_logits=getattr(image_outputs, "safety_category_logits", None),
         )
+
+
+def _check_pixels(pixel_values: torch.Tensor):
+    if pixel_values.ndim != 4 or not len(pixel_values) or not pixel_values.is_floating_point():
+        raise ValueError(
+            "`pixel_values` must be floating point numbers of shape (images, channels, height, width), as "
+            f"SafeLlavaProcessor gives them, got {pixel_values.dtype} of shape {tuple(pixel_values.shape)}."
+        )
+
+
+def _check_generation_config(checkpoint, kwargs: dict):
+    """Raise where the library would drop a broken file without a word, and the safety policy in it."""
+    if checkpoint is None:
+        return
+    hub_kwargs = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    file = cached_file(
+        checkpoint,
+        "generation_config.json",
+        **{name: kwargs[name] for name in hub_kwargs if kwargs.get(name) is not None},
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    try:
+        values = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} holds the safety policy, and is no JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds the safety policy, and must be a JSON object, got {type(values).__name__}.")
 
 
 def _no_question(safety_features: torch.Tensor, block_length: int) -> SafetyInputs:
@@ -747,14 +836,14 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         def at_first_step() -> list[list[int] | None]:
             if may_have_images and not safety_inputs.record:
                 raise RuntimeError("The images of this call were not judged before its first token.")
-            decisions = _decide_samples(safety_inputs, safety_config)
+            decisions = decide_samples(safety_inputs, safety_config)
             if audit is not None:
                 audit.append(self._audit_lines(input_ids, safety_inputs, kwargs, audit, decisions))
             return [
                 tokenizer(policy.refusal(category), add_special_tokens=False)["input_ids"]
                 if ACTIONS[action] == "refuse"
                 else None
-                for action, category in decisions
+                for action, _, category in decisions
             ]
 
         processor = ForcedRefusal(
@@ -787,7 +876,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             model=self.name_or_path,
             revision=getattr(self.config, "_commit_hash", None),
             policy=safety_inputs.policy,
-            actions=[ACTIONS[action] for action, _ in decisions],
+            actions=[ACTIONS[action] for action, _, _ in decisions],
             verdicts=verdicts,
             prompts=[prompt[kept] for prompt, kept in zip(prompts, is_kept)],
             images=pixel_values if pixel_values is not None and len(pixel_values) == len(verdicts) else None,
@@ -963,9 +1052,9 @@ def _verdict(encoded: SafeLlavaImageOutput, policy: SafetyPolicy) -> SafetyOutpu
     return SafetyOutput(**{name: getattr(encoded, name) for name in names}, safety_policy=policy.to_dict())
 
 
-def _decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tuple[int, str | None]]:
-    """Action id and category of each sample's strictest image, the riskiest of several; no category where the image
-    cannot be read."""
+def decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tuple[int, float, str | None]]:
+    """Action id, risk and category of each sample's strictest image, the riskiest of several; no category where the
+    image cannot be read."""
     decisions = [(0, 0.0, None)] * len(safety_inputs.text_mask)
     for encoded in safety_inputs.record:
         level_logits, category_logits = encoded.safety_level_logits, encoded.safety_category_logits
@@ -975,7 +1064,7 @@ def _decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[t
         for row, action, risk, condition, is_read in zip(*(column.tolist() for column in columns)):
             if (action, risk) > decisions[row][:2]:
                 decisions[row] = (action, risk, condition_category(condition, config) if is_read else None)
-    return [(action, category) for action, _, category in decisions]
+    return decisions
 
 
 def _audit(safety_audit):

@@ -9,6 +9,7 @@ from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.processing_utils import MultiModalData
 
 from .configuration_safe_llava import AUTO_MAP, CarriesCodeMixin, SafetyConfig, save_code
+from .image_loading import load_images
 from .safety_policy import SafetyVerdict, verdicts_from_logits
 
 
@@ -32,6 +33,8 @@ SAFETY_FIELDS = ("categories", "levels", "num_safety_tokens", "num_condition_tok
 class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
     r"""
     [`LlavaProcessor`] that expands each `<image>` to SafeLlava's block, [ s(2) | h_i | c ], and pads on the left.
+    Images (paths, URLs, base64, PIL) are read upright, with 8 bits, the first frame, on white; what cannot be read
+    raises.
 
     Args:
         categories (`list[str]`, *optional*), levels (`list[str]`, *optional*): names, as in [`SafetyConfig`].
@@ -120,6 +123,12 @@ class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
             num_image_tokens=[tokens + extra for tokens in data.num_image_tokens],
             num_image_patches=data.num_image_patches,
         )
+
+    def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        # The library's own loading depends on the version and on the form of an image: saturated 16 bits, every frame
+        # of an animation, EXIF now and then.
+        images = None if images is None else load_images(images)
+        return super().prepare_inputs_layout(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
         self._check_image_counts(images, text)

@@ -7,7 +7,6 @@ from dataclasses import InitVar, asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from .configuration_safe_llava import SAFE, SafetyConfig
 from .safety_refusals import REFUSALS
@@ -290,10 +289,12 @@ class SafetyPolicy:
         probabilities = self.probabilities(category_logits, "category")
         category, level = category_logits.argmax(dim=-1), level_logits.argmax(dim=-1)
         risky_level = level_logits[:, 1:].argmax(dim=-1)
-        most_probable = F.one_hot(category, len(config.categories)).bool() & (level > 0)[:, None]
+        columns = torch.arange(len(config.categories), device=category.device)
+        most_probable = (category[:, None] == columns) & (level > 0)[:, None]
 
         def constant(values, **kwargs):
-            return torch.tensor(values, device=level_logits.device, **kwargs)
+            # Without waiting: a blocking copy would stall the prefill.
+            return torch.tensor(values, **kwargs).to(level_logits.device, non_blocking=True)
 
         is_on = constant([self.is_on(name) for name in config.categories])
         thresholds = constant([_number(self.thresholds, name) for name in config.categories], dtype=torch.float32)
@@ -414,7 +415,7 @@ def verdicts_from_logits(
         ("level", level_logits, len(config.levels) - 1),
         ("category", category_logits, last_risky),
     ):
-        certain = F.one_hot(torch.tensor(column, device=logits.device), logits.shape[-1]).float()
+        certain = (torch.arange(logits.shape[-1], device=logits.device) == column).float()
         probabilities[part] = torch.where(unreadable[:, None], certain, policy.probabilities(logits, part)).tolist()
     verdicts = []
     for image, (sample, row) in enumerate(zip(samples, condition_ids)):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import yaml
 from datasets import concatenate_datasets
-from transformers import set_seed
+from transformers import PreTrainedConfig, set_seed
 
 from .. import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from ..data.records import load_records
@@ -34,26 +34,22 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
     """Stage 1: a LLaVA checkpoint to one with a trained head. `args` as `sys.argv[1:]`, which is the default."""
     model_args, data_args, training_args = parse_arguments(1, args)
     set_seed(training_args.seed)
-    overrides = {
-        "num_safety_tokens": model_args.num_safety_tokens,
-        "num_condition_tokens": model_args.num_condition_tokens,
-        "num_attention_heads": model_args.num_safety_heads,
-        "projector_depth": model_args.projector_depth,
-        "head_pooling": model_args.head_pooling,
-    }
     config = SafeLlavaConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.revision)
-    is_new = config.training_record is None and not config.safety_config.is_trained
+    stored, _ = PreTrainedConfig.get_config_dict(model_args.model_name_or_path, revision=model_args.revision)
+    is_new = "safety_config" not in stored
     if is_new and model_args.new_categories:
         raise ValueError(
             f"`new_categories` extends a trained checkpoint, and {model_args.model_name_or_path} has no safety "
             "modules yet: name all categories in `taxonomy_file`."
         )
     if is_new:
-        config = SafeLlavaConfig.from_llava_config(config, **read_taxonomy(model_args.taxonomy_file), **overrides)
+        config = SafeLlavaConfig.from_llava_config(
+            config, **read_taxonomy(model_args.taxonomy_file), **safety_sizes(model_args)
+        )
     else:
-        _refuse_other_sizes(model_args, config.safety_config, overrides)
-    config.safety_config.is_trained = True  # in checkpoints on the way, too
+        _refuse_other_sizes(model_args, config.safety_config)
     model, processor = load(model_args, config)
+    model.config.safety_config.is_trained = True  # in checkpoints on the way, too
     if is_new:
         model.initialize_from_embeddings(processor.tokenizer)
     if model_args.new_categories:
@@ -77,7 +73,19 @@ def read_taxonomy(path: str | None) -> dict[str, list[str]]:
     return {name: [str(item) for item in names] for name, names in taxonomy.items()}
 
 
-def _refuse_other_sizes(model_args, safety_config, overrides: dict):
+def safety_sizes(model_args) -> dict:
+    """The options that say how large new safety modules are, under the names of `SafetyConfig`."""
+    return {
+        "num_safety_tokens": model_args.num_safety_tokens,
+        "num_condition_tokens": model_args.num_condition_tokens,
+        "num_attention_heads": model_args.num_safety_heads,
+        "projector_depth": model_args.projector_depth,
+        "head_pooling": model_args.head_pooling,
+    }
+
+
+def _refuse_other_sizes(model_args, safety_config):
+    overrides = safety_sizes(model_args)
     unset = {"num_attention_heads": "num_safety_heads"}
     if model_args.taxonomy_file is not None:
         raise ValueError(
@@ -110,11 +118,14 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
             f"{model_args.model_name_or_path} has an untrained safety head, stage 2 needs the result of stage 1 "
             "(examples/run_stage1.py)."
         )
+    _refuse_other_sizes(model_args, config.safety_config)
+    if model_args.new_categories:
+        raise ValueError("`new_categories` are learned in stage 1 (examples/run_stage1.py), not in stage 2.")
     model, processor = load(model_args, config)
     trainer = train(2, prepare_stage2(model, lora_args), processor, data_args, training_args)
     if lora_args.merge_adapter:
         trainer.model = merge(trainer.model)
-    return finish(2, trainer, model_args, data_args)
+    return finish(2, trainer, model_args, data_args, lora_args)
 
 
 def load(model_args, config: SafeLlavaConfig):
@@ -240,7 +251,7 @@ def with_replay(records, replay, replay_share: float, seed: int):
     return concatenate_datasets([records, replay.select(chosen)])
 
 
-def finish(stage: int, trainer: SafetyTrainer, model_args, data_args) -> SafetyTrainer:
+def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=None) -> SafetyTrainer:
     """Write the run into the config, save model, processor and card, and push them where asked."""
     args, config = trainer.args, trainer.model.config
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
@@ -256,6 +267,8 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args) -> SafetyT
             "num_records": len(trainer.train_dataset),
             "epochs": round(trainer.state.epoch, 2),
             "learning_rate": args.learning_rate,
+            "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            **({"lora_r": lora_args.lora_r, "lora_alpha": lora_args.lora_alpha} if _uses_lora(lora_args) else {}),
             "seed": args.seed,
             "command": _command(args.hub_token),
             "metrics": metrics,
@@ -270,6 +283,10 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args) -> SafetyT
     trainer.save_model()  # pushes, too, where asked
     trainer.create_model_card()
     return trainer
+
+
+def _uses_lora(lora_args) -> bool:
+    return lora_args is not None and lora_args.use_lora
 
 
 def _command(hub_token: str | None) -> str:

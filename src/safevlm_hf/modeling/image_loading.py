@@ -1,0 +1,131 @@
+"""Images as they should be judged, wherever they come from: RGB of 8 bits, upright, first frame, on a white ground.
+
+What cannot be read so is a `ValueError`. Bombs are refused by what the file's head says, before anything is decoded.
+"""
+
+import base64
+import binascii
+import io
+import os
+import urllib.request
+
+import torch
+from PIL import Image, ImageOps
+from transformers.utils import is_numpy_array
+
+
+MAX_ASPECT_RATIO = 200  # a longer strip takes gigabytes once its short side is as long as the model's
+MAX_DOWNLOAD = 64 * 2**20  # bytes
+DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
+LARGEST_16_BIT = 2**16 - 1
+
+
+def load_images(images):
+    """What a processor is given as `images`, nested as it was: paths, URLs, base64 texts and PIL images become RGB
+    images, integers become bytes."""
+    if isinstance(images, (list, tuple)):
+        return [load_images(image) for image in images]
+    if isinstance(images, (str, os.PathLike)):
+        return open_image(images)
+    if isinstance(images, Image.Image):
+        return to_rgb(images)
+    return _to_bytes(images)
+
+
+def open_image(source: str | os.PathLike, draft_size: tuple[int, int] | None = None) -> Image.Image:
+    """The RGB image of a path, an http(s) URL, a data URL or a base64 text.
+
+    Args:
+        source: where the image is.
+        draft_size: a JPEG may be decoded at a fraction of its size, no smaller than this.
+
+    Raises:
+        ValueError: it is not there, is no image, is cut off, is a bomb, or has pixels without a meaning.
+    """
+    source = os.fspath(source)
+    name = source if len(source) <= 200 else f"{source[:200]}..."
+    try:
+        with Image.open(_find(source)) as image:
+            _check_size(image)
+            if draft_size:
+                image.draft("RGB", draft_size)
+            return _to_rgb(image)
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more for broken files
+        raise ValueError(f"unreadable image: {name} ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image as [`open_image`] gives it."""
+    try:
+        _check_size(image)
+        return _to_rgb(image)
+    except Exception as error:
+        raise ValueError(f"unreadable image: {getattr(image, 'filename', '') or 'a PIL image'} ({error})") from error
+
+
+def _find(source: str) -> str | io.BytesIO:
+    if source.startswith(("http://", "https://")):
+        return _download(source)
+    if os.path.isfile(source):
+        return source
+    text = source.partition(",")[2] if source.startswith("data:image/") else source
+    try:
+        return io.BytesIO(base64.b64decode("".join(text.split()), validate=True))
+    except (binascii.Error, ValueError):
+        raise ValueError("neither a file, an http(s) URL nor base64") from None
+
+
+def _download(url: str) -> io.BytesIO:
+    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
+        content = response.read(MAX_DOWNLOAD + 1)
+    if len(content) > MAX_DOWNLOAD:
+        raise ValueError(f"more than {MAX_DOWNLOAD} bytes")
+    return io.BytesIO(content)
+
+
+def _check_size(image: Image.Image):
+    width, height = image.size
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, more than {Image.MAX_IMAGE_PIXELS}")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ValueError(f"{width} x {height} pixels, one side is more than {MAX_ASPECT_RATIO} times the other")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    image = _to_8_bits(ImageOps.exif_transpose(image))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions, and nothing says which is white: save it with 8 bits")
+    if not image.mode.startswith("I"):
+        return image
+    is_16_bit = image.mode != "I"  # which holds either
+    image = image.convert("I")
+    low, high = image.getextrema()
+    if low < 0 or high > LARGEST_16_BIT:
+        raise ValueError(f"its pixels go from {low} to {high}: save it with 8 or 16 bits")
+    if is_16_bit or high > 255:
+        image = image.point(lambda value: value * (255 / LARGEST_16_BIT) + 0.5)
+    return image.convert("L")
+
+
+def _to_bytes(image):
+    """An array as it is, integers of any type as 8 bits."""
+    if torch.is_tensor(image) and not (image.is_floating_point() or image.is_complex()):
+        values, convert = image.to(torch.int64), lambda values: values.to(torch.uint8)
+    elif is_numpy_array(image) and image.dtype.kind in "iu":
+        values, convert = image, lambda values: values.astype("uint8")
+    else:
+        return image
+    if 0 not in values.shape and (values.min() < 0 or values.max() > 255):
+        raise ValueError(f"Pixels given as integers must be in 0 to 255, got {values.min()} to {values.max()}.")
+    return convert(values)
+
+
+__all__ = ["load_images", "open_image", "to_rgb"]

@@ -1,0 +1,146 @@
+"""Adapters (peft) that leave the verdict alone.
+
+A verdict rests on the vision tower, the safety modules and the word embeddings. Ordinary target names, as `q_proj` or
+`all-linear`, reach all of them, and the file of an adapter may hold plain weights that go where they are named. So:
+what is injected there is taken out again, weights that would change there are refused, and images are not judged
+through adapters that came by another way. `let_adapters_change_verdict` lifts all three.
+"""
+
+import re
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+PEFT_PREFIX = "base_model."  # in front of every weight that peft's wrapper loads
+
+
+class SparesVerdictMixin:
+    """For a model with `vision_tower` and `safety_*` modules, in front of [`PreTrainedModel`]."""
+
+    _adapters_may_change_verdict = False
+
+    def let_adapters_change_verdict(self):
+        """Allow adapters on the vision tower, the safety modules and the word embeddings. Call it before adding one;
+        it is not saved, so that no file can ask for it."""
+        for module in self.modules():
+            if isinstance(module, SparesVerdictMixin):
+                module._adapters_may_change_verdict = True
+
+    @property
+    def verdict_modules(self) -> str:
+        """What the verdict rests on, as a regular expression: for `exclude_modules` of an adapter's config."""
+        embeddings = self.get_input_embeddings()
+        names = [re.escape(name) for name, module in self.named_modules() if module is embeddings]
+        return rf"(?:(?:.*\.)?(?:vision_tower|safety_\w+)|{'|'.join(names)})(?:\..*)?"
+
+    def _verdict_parameters(self) -> dict[str, nn.Parameter]:
+        pattern, embeddings = re.compile(self.verdict_modules), self.get_input_embeddings()
+        shared = set(map(id, embeddings.parameters()))  # with an output layer that is tied to them
+        named = self.named_parameters(remove_duplicate=False)
+        return {name: weight for name, weight in named if pattern.fullmatch(name) or id(weight) in shared}
+
+    def _verdict_adapters(self) -> dict[str, nn.Module]:
+        """Adapter layers on what the verdict rests on; of nested ones the outermost."""
+        pattern, found = re.compile(self.verdict_modules), {}
+        for name, module in self.named_modules():
+            inner = any(name.startswith(f"{outer}.") for outer in found)
+            if _is_adapter(module) and pattern.fullmatch(name) and not inner:
+                found[name] = module
+        return found
+
+    def _take_out_adapters(self) -> list[str]:
+        adapters = self._verdict_adapters()
+        for name, module in adapters.items():
+            parent, _, child = name.rpartition(".")
+            layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module.original_module
+            setattr(self.get_submodule(parent), child, layer)
+        return list(adapters)
+
+    def check_adapters(self):
+        """Raise `ValueError` where an adapter would change the verdict unasked."""
+        adapters = {} if self._adapters_may_change_verdict else self._verdict_adapters()
+        if adapters:
+            raise ValueError(
+                f"Adapters lie on {_names(adapters)}, which the safety verdict rests on: give their config "
+                "`exclude_modules=model.verdict_modules`, or call `model.let_adapters_change_verdict()` before."
+            )
+
+    def __setattr__(self, name: str, value):
+        super().__setattr__(name, value)
+        if name == "peft_config" and not self._adapters_may_change_verdict:  # peft's sign that it has injected layers
+            self._spare_verdict(list(value.values())[-1])
+
+    def _spare_verdict(self, config):
+        excluded = self.verdict_modules
+        spared = self._take_out_adapters()
+        if not spared:
+            return
+        if not any(_is_adapter(module) for module in self.modules()):
+            raise ValueError(
+                f"All modules that this adapter names, {_names(spared)}, are those that the safety verdict rests on: "
+                "call `model.let_adapters_change_verdict()` before, if this is meant."
+            )
+        config.exclude_modules = _either(config.exclude_modules, excluded)  # saved with the adapter
+        logger.warning(
+            f"The adapter was kept off {_names(spared)}: the safety verdict rests on them. Call "
+            "`model.let_adapters_change_verdict()` before adding an adapter to have it there, too."
+        )
+
+    def load_adapter(self, *args, **kwargs):
+        """As [`PreTrainedModel.load_adapter`]. Raises `ValueError` for an adapter that would change the verdict, and
+        leaves the weights as they were."""
+        if self._adapters_may_change_verdict:
+            return super().load_adapter(*args, **kwargs)
+        kept = {name: weight.detach().clone() for name, weight in self._verdict_parameters().items()}
+        info = super().load_adapter(*args, **kwargs)
+        refused = self._take_out_adapters()
+        for name, weight in self._verdict_parameters().items():
+            if not torch.equal(weight, kept[name]):
+                weight.data.copy_(kept[name])
+                refused.append(name)
+        if refused:
+            raise _refusal(refused)
+        return info
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        if prefix.startswith(PEFT_PREFIX) and not self._adapters_may_change_verdict:
+            weights = self._verdict_parameters().items()
+            given = [
+                (name, weight, state_dict[prefix + name]) for name, weight in weights if prefix + name in state_dict
+            ]
+            refused = [name for name, weight, new in given if not torch.equal(new.to(weight), weight)]
+            if refused:
+                raise _refusal(refused)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _is_adapter(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("peft.")
+
+
+def _names(names) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _refusal(names: list[str]) -> ValueError:
+    return ValueError(
+        f"This adapter holds weights for {_names(names)}, which the safety verdict rests on: it was refused. Call "
+        "`model.let_adapters_change_verdict()` before loading it, if you trust it and mean it."
+    )
+
+
+def _either(given: str | list[str] | None, pattern: str) -> str:
+    """`exclude_modules` of a config with one more pattern."""
+    if not given:
+        return pattern
+    if not isinstance(given, str):
+        given = rf"(?:.*\.)?(?:{'|'.join(map(re.escape, sorted(given)))})"
+    return f"(?:{given})|{pattern}"
+
+
+__all__ = ["SparesVerdictMixin"]

@@ -1,0 +1,42 @@
+"""Calibration on RiskCards: a head that has seen few pictures too often is too sure, until it is calibrated."""
+
+import pytest
+import yaml
+
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig
+from safevlm_hf.data.records import load_records
+from safevlm_hf.data.riskcards import write_riskcards
+from safevlm_hf.evaluation.calibration import calibrate_logits, collect_verdict_logits
+from safevlm_hf.training.arguments import nano_config
+from safevlm_hf.training.run import run_stage1
+
+
+SAFETY = SafetyConfig()
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Verdicts on held-out cards, by a head that was trained on 500 cards for 24 epochs."""
+    folder = tmp_path_factory.mktemp("calibration")
+    values = yaml.safe_load(nano_config(1).read_text()) | {
+        "riskcards_dir": str(folder),
+        "output_dir": str(folder / "run"),
+    }
+    values |= {"num_riskcards": 500, "num_train_epochs": 24, "lm_loss_every": 0, "eval_strategy": "no"}
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(values | {"disable_tqdm": True}))
+    run_stage1([str(path)])
+    model = SafeLlavaForConditionalGeneration.from_pretrained(folder / "run")
+    processor = SafeLlavaProcessor.from_pretrained(folder / "run")
+    records = load_records(write_riskcards(folder / "held out", "test", 1600, 1), SAFETY.categories, SAFETY.levels)
+    return collect_verdict_logits(model, processor, records, progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [{"target_false_positive_rate": 0.05}, {"target_miss_rate": 0.1}], ids=str)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_calibration_error_falls_and_the_target_is_reached(labelled, target, seed):
+    result = calibrate_logits(labelled, SAFETY, **target, seed=seed)
+    assert result.after.level_error < result.before.level_error
+    assert result.after.category_error < result.before.category_error
+    assert result.is_on_target, (result.target, result.reached)

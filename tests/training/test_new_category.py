@@ -1,0 +1,43 @@
+"""A new category is learned and the old ones are kept, on RiskCards: stage 1 twice, without the language model."""
+
+import pytest
+import yaml
+
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+from safevlm_hf.data.records import load_records
+from safevlm_hf.data.riskcards import NEW_CATEGORY, write_riskcards
+from safevlm_hf.evaluation.answering import answer_records
+from safevlm_hf.modeling.configuration_safe_llava import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+from safevlm_hf.training.arguments import CONFIGS
+from safevlm_hf.training.run import run_stage1
+
+
+def train(name: str, folder, **changes):
+    """The embedded default of this name, the head alone."""
+    values = yaml.safe_load((CONFIGS / name).read_text()) | {"riskcards_dir": str(folder), "lm_loss_every": 0}
+    values |= {"eval_strategy": "no", "disable_tqdm": True, **changes}
+    path = folder / name
+    path.write_text(yaml.safe_dump(values))
+    return run_stage1([str(path)])
+
+
+def category_accuracy(checkpoint, file, only_new=False) -> float:
+    model = SafeLlavaForConditionalGeneration.from_pretrained(checkpoint)
+    processor = SafeLlavaProcessor.from_pretrained(checkpoint)
+    records = load_records(file, [*DEFAULT_CATEGORIES, NEW_CATEGORY], DEFAULT_LEVELS)
+    predictions = answer_records(model, processor, records, batch_size=32, max_new_tokens=1, progress=False)
+    right = [one.verdict_category == one.category for one in predictions if not only_new or one.category == 7]
+    return sum(right) / len(right)
+
+
+@pytest.mark.slow
+def test_a_new_category_is_learned_and_the_old_ones_are_kept(tmp_path):
+    old_file = write_riskcards(tmp_path / "old", "test", 400, seed=0)
+    new_file = write_riskcards(tmp_path / "new", "test", 300, seed=0, clean_share=0.3, new_category=True)
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    train("nano_stage1.yaml", tmp_path, output_dir=first)
+    before = category_accuracy(first, old_file)
+    assert before >= 0.9 and category_accuracy(first, new_file, only_new=True) == 0
+    train("nano_new_category.yaml", tmp_path, model_name_or_path=first, output_dir=second)
+    assert category_accuracy(second, new_file, only_new=True) >= 0.9
+    assert category_accuracy(second, old_file) >= before - 0.01
