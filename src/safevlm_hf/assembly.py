@@ -25,7 +25,13 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 IMAGE_TOKEN = "<image>"
 TOWERS = {"clip_vision_model": "default", "siglip_vision_model": "full"}  # whether a class token is left out
-NOT_OF_THE_TEXT = ("quantization_config", "architectures", "transformers_version", "_name_or_path")
+NOT_OF_THE_TEXT = (
+    "quantization_config",
+    "architectures",
+    "transformers_version",
+    "_name_or_path",
+    "_model_name_or_path",
+)
 
 
 def assemble_llava(

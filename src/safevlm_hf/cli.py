@@ -104,8 +104,8 @@ def init(
     base: Annotated[
         str,
         typer.Argument(
-            help="A LLaVA-style checkpoint: folder or Hub id. With --language-model a new folder, for the LLaVA that is "
-            "put together."
+            help="A LLaVA-style checkpoint: folder or Hub id. With --language-model a new folder, for the LLaVA that "
+            "is put together."
         ),
     ],
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
