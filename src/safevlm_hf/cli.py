@@ -481,7 +481,7 @@ def _policy_table(policy, safety) -> Table:
             continue
         is_on = policy.is_on(name) and policy.enabled is not False
         review, threshold = policy.review_threshold(name), policy.threshold(name)
-        actions = [policy.action(name, level) if is_on else "answer" for level in safety.levels[1:]]
+        actions = [policy.action(name, level, safety) if is_on else "answer" for level in safety.levels[1:]]
         table.add_row(
             _plain(name),
             "yes" if is_on else "no",

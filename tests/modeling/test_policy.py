@@ -123,7 +123,10 @@ def test_malformed_policies_raise(policy, match):
 @pytest.mark.parametrize("name", ["weather", "safe", "Privacy"])
 def test_unknown_categories_raise_with_the_valid_names(name):
     with pytest.raises(ValueError, match=f"{name}.*Valid names.*politics"):
-        SafetyPolicy(categories={name: False}, config=CONFIG)
+        SafetyPolicy(categories={name: False})
+    own = SafetyConfig(categories=[name, "no risk", "safe"]) if name != "safe" else None
+    if own is not None:
+        assert SafetyPolicy(categories={name: False}, config=own).categories == {name: False}
 
 
 def test_verdict_by_name():
@@ -204,6 +207,14 @@ def test_actions_by_category_and_level():
     assert verdict_of(3, policy, fairness=0.9).action == "condition"
 
 
+def test_a_level_that_is_not_set_is_as_strict_as_the_one_below():
+    policy = SafetyPolicy(actions={"*": {"low": "answer"}, "privacy": {"medium": "refuse"}})
+    found = {
+        name: [policy.action(name, level, CONFIG) for level in CONFIG.levels[1:]] for name in ("privacy", "fairness")
+    }
+    assert found == {"privacy": ["answer", "refuse", "refuse"], "fairness": ["answer", "condition", "condition"]}
+
+
 def test_strictest_action_wins_over_the_more_probable_category():
     policy = {"thresholds": {"*": 0.2}, "actions": {"privacy": {"high": "refuse"}}}
     verdict = verdict_of(3, policy, privacy=0.3, politics=0.5)
@@ -242,7 +253,7 @@ def test_what_cannot_be_read_gets_the_strictest_action_of_the_policy(refuses):
         ({"thresholds": {"*": 0.5}, "review_thresholds": {"privacy": 0.7}}, "review band.*privacy.*below"),
         ({"categories": {"privacy": False}, "thresholds": {"privacy": 0.5}}, "privacy.*off.*thresholds"),
         ({"categories": {"privacy": False}, "actions": {"privacy": {"high": "refuse"}}}, "privacy.*off.*actions"),
-        ({"actions": {"privacy": {"low": "refuse"}}}, "fall as the level rises"),
+        ({"actions": {"privacy": {"low": "refuse", "high": "condition"}}}, "fall as the level rises"),
         ({"actions": {"*": {"high": "answer"}}}, "fall as the level rises"),
         ({"actions": {"privacy": {"safe": "refuse"}}}, "unknown levels.*low.*medium.*high"),
         ({"actions": {"privacy": {"top": "refuse"}}}, "unknown levels.*low.*medium.*high"),
@@ -321,7 +332,7 @@ def test_a_policy_does_not_change_with_the_dict_it_was_made_from():
     given = {"actions": {"privacy": {"high": "refuse"}}}
     policy = SafetyPolicy.create(given)
     given["actions"]["privacy"]["high"] = "answer"
-    assert policy.action("privacy", "high") == "refuse"
+    assert policy.action("privacy", "high", CONFIG) == "refuse"
 
 
 # --------------------------------------------------------------------------------------------------

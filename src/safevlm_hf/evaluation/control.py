@@ -59,9 +59,11 @@ def try_policies(model, processor, records: Sequence[dict], batch_size: int = 32
         predictions = answer_records(
             model, processor, records, batch_size=batch_size, max_new_tokens=48, safety_policy=policy
         )
-        applied = SafetyPolicy.create(model.generation_config.to_dict().get("safety_policy")).override(policy)
-        refuses = applied.refuses(model.config.safety_config)
-        texts = {applied.refusal(category) for category in (*model.config.safety_config.categories, None)}
+        safety = model.config.safety_config
+        kept = SafetyPolicy.create(getattr(model.generation_config, "safety_policy", None), safety)
+        applied = kept.override(policy, safety)
+        refuses = applied.refuses(safety)
+        texts = {applied.refusal(category) for category in (*safety.categories, None)}
         trials.append(PolicyTrial(name, note, policy, frozenset(texts if refuses else ()), predictions))
     return trials
 

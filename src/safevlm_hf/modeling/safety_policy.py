@@ -83,11 +83,12 @@ class SafetyPolicy:
         review_thresholds: category to the probability from which it is reported and conditioned, though not flagged;
             below its threshold. `None`: no review band.
         actions: category to level to `"answer"`, `"condition"` or `"refuse"`, what a flagged category leads to. They
-            may not fall as the level rises.
+            may not fall as the level rises; a level that is not set is at least as strict as the one below.
         refusals: category to the fixed text of a refusal, in place of ours.
         language: of our own texts: `"en"` (default), `"de"`, `"es"`, `"fr"` or `"zh"`.
         temperatures: `"level"` and `"category"` to the temperature of the head's logits (`safevlm calibrate`).
-        config ([`SafetyConfig`], *optional*): checks the names at once; not kept.
+        config ([`SafetyConfig`], *optional*): whose names are valid; the default categories and levels if unset. It is
+            not kept: a model with a taxonomy of its own checks a policy against that when it is used.
 
     A sample with several images, or a conversation with earlier ones, is decided by its strictest image; each image
     keeps a condition of its own.
@@ -129,8 +130,7 @@ class SafetyPolicy:
             valid = f"'level' and 'category' to numbers in {TEMPERATURES['level']}"
             _expect(low <= value <= high and name in TEMPERATURES, "temperatures", valid, {name: value})
         self._check_contradictions()
-        if config is not None:
-            self.check(config)
+        self.check(SafetyConfig() if config is None else config)
 
     def _check_map(self, name: str, is_valid, expected: str):
         values = getattr(self, name)
@@ -161,7 +161,7 @@ class SafetyPolicy:
 
     @classmethod
     def create(cls, policy: "SafetyPolicy | dict | None", config: SafetyConfig | None = None) -> "SafetyPolicy":
-        """A policy from a policy, its dict or nothing (the default). With `config` the names are checked, too.
+        """A policy from a policy, its dict or nothing (the default); `config` as in the constructor.
 
         Raises `ValueError` where it is malformed, contradicts itself, or names what `config` does not have."""
         if policy is None:
@@ -188,7 +188,7 @@ class SafetyPolicy:
 
     def override(self, other: "SafetyPolicy | dict | None", config: SafetyConfig | None = None) -> "SafetyPolicy":
         """This policy with what `other` sets in place of its own, name by name: a deployment's over a checkpoint's."""
-        other = SafetyPolicy.create(other)
+        other = SafetyPolicy.create(other, config)
         values = {}
         for name, own in asdict(self).items():
             given = getattr(other, name)
@@ -224,7 +224,7 @@ class SafetyPolicy:
             if unknown:
                 raise ValueError(
                     f"`{part}` of the safety policy names unknown categories {unknown}. Valid names: {valid}, or "
-                    f"'{EVERY}' for every other."
+                    f"'{EVERY}' for every other. (A model's own: `config=model.config.safety_config`.)"
                 )
         levels = config.levels[1:]
         for name, by_level in self.actions.items():
@@ -233,16 +233,21 @@ class SafetyPolicy:
                 raise ValueError(
                     f"`actions[{name!r}]` of the safety policy names unknown levels {unknown}. Valid names: {levels}."
                 )
-            strictness = [ACTIONS.index(self.action(name, level)) for level in levels]
+            strictness = [ACTIONS.index(self.action(name, level, config)) for level in levels]
             if strictness != sorted(strictness):
-                found = {level: self.action(name, level) for level in levels}
+                found = {level: self.action(name, level, config) for level in levels}
                 raise ValueError(
                     f"Contradiction in the safety policy: the actions of {name!r} fall as the level rises, {found}."
                 )
 
-    def action(self, category: str, level: str) -> str:
-        """What a flagged `category` at a risky `level` leads to, both by name."""
-        return {**self.actions.get(EVERY, {}), **self.actions.get(category, {})}.get(level, ACTIONS[CONDITION])
+    def action(self, category: str, level: str, config: SafetyConfig) -> str:
+        """What a flagged `category` at a risky `level` leads to, all by name. A level that is not set is answered under
+        its condition, or as strictly as the level below it."""
+        given = {**self.actions.get(EVERY, {}), **self.actions.get(category, {})}
+        strictness = CONDITION
+        for name in config.levels[1 : config.levels.index(level) + 1]:
+            strictness = ACTIONS.index(given[name]) if name in given else max(strictness, CONDITION)
+        return ACTIONS[strictness]
 
     def threshold(self, category: str) -> float | None:
         """The probability from which a category, by name, is flagged; `None`: the most probable verdict decides."""
@@ -270,7 +275,10 @@ class SafetyPolicy:
     def _action_table(self, config: SafetyConfig) -> list[list[int]]:
         """Action ids, (categories, levels - 1); a category that is off is answered."""
         return [
-            [ACTIONS.index(self.action(name, level)) if self.is_on(name) else ANSWER for level in config.levels[1:]]
+            [
+                ACTIONS.index(self.action(name, level, config)) if self.is_on(name) else ANSWER
+                for level in config.levels[1:]
+            ]
             for name in config.categories
         ]
 
