@@ -620,7 +620,9 @@ def _text(text: str) -> list[dict]:
 def _open(path: Path):
     from .modeling.image_loading import open_image
 
-    return open_image(str(path))
+    if not path.is_file():  # a name is a file here, never an address or base64
+        raise FileNotFoundError(f"image not found: {path}")
+    return open_image(path)
 
 
 def _prepare(processor, model, messages: list[dict]):

@@ -197,6 +197,8 @@ class ServedModel:
     def get_gen_models(self) -> list[dict]:
         return [{"id": self.name, "object": "model", "created": self.created, "owned_by": "safevlm_hf"}]
 
+    list_models = get_gen_models  # its name since transformers 5.24
+
     def shutdown(self):
         self._preparer.shutdown(wait=False, cancel_futures=True)
 
@@ -404,7 +406,7 @@ def create_app(
     if not model.config.safety_config.is_trained:
         raise ValueError(f"{name} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
     limits = limits or Limits()
-    own = SafetyPolicy.create(getattr(model.generation_config, "safety_policy", None))
+    own = SafetyPolicy.create(getattr(model.generation_config, "safety_policy", None), model.config.safety_config)
     model.generation_config.safety_policy = own.override(policy, model.config.safety_config).to_dict()
     served = ServedModel(model.eval(), processor, name, limits)
 
@@ -450,7 +452,6 @@ class _BodyLimit:
 
 
 def _error(status: int, reason: str) -> dict:
-    reason = reason.encode(errors="backslashreplace").decode()
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": reason, "type": kind, "param": None, "code": status}}
 

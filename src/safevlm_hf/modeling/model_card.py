@@ -20,7 +20,10 @@ processor = AutoProcessor.from_pretrained("{repo}", trust_remote_code=True)
 content = [{{"type": "image", "path": "photo.jpg"}}, {{"type": "text", "text": "What does the picture say?"}}]
 inputs = processor.apply_chat_template(
     [{{"role": "user", "content": content}}],
-    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+    add_generation_prompt=True,
+    tokenize=True,
+    return_dict=True,
+    return_tensors="pt",
 )
 outputs = model.generate(**inputs, max_new_tokens=100, return_dict_in_generate=True)
 

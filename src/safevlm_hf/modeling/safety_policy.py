@@ -241,8 +241,8 @@ class SafetyPolicy:
                 )
 
     def action(self, category: str, level: str, config: SafetyConfig) -> str:
-        """What a flagged `category` at a risky `level` leads to, all by name. A level that is not set is answered under
-        its condition, or as strictly as the level below it."""
+        """What a flagged `category` at a risky `level` leads to, all by name. A level that is not set is answered
+        under its condition, or as strictly as the level below it."""
         given = {**self.actions.get(EVERY, {}), **self.actions.get(category, {})}
         strictness = CONDITION
         for name in config.levels[1 : config.levels.index(level) + 1]:
