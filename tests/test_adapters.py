@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from packaging.version import Version
 from rigged import GREEDY, bright, conditions, dark, request, rig
 from safetensors.torch import load_file, save_file
 from tiny_training import create_trainer
 from transformers import AutoModel, set_seed
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaModel
 from safevlm_hf.modeling.safety_policy import ACTIONS
@@ -14,6 +16,10 @@ from safevlm_hf.training.stages import merge, prepare_stage2
 
 
 peft = pytest.importorskip("peft", reason="peft is not installed")
+needs_newer_peft = pytest.mark.skipif(
+    Version(peft.__version__) < Version(MIN_PEFT_VERSION),
+    reason=f"transformers' own methods want peft {MIN_PEFT_VERSION}",
+)
 
 LANGUAGE = r".*language_model.*\.(?:q_proj|v_proj|o_proj)"
 PLAIN = {
@@ -173,7 +179,7 @@ def nano_request(processor):
     return {**processor.tokenizer(text, return_tensors="pt"), "pixel_values": pixels}
 
 
-@pytest.mark.parametrize("way", ["peft", "transformers"])
+@pytest.mark.parametrize("way", ["peft", pytest.param("transformers", marks=needs_newer_peft)])
 def test_several_adapters_on_one_base(create, tmp_path, way):
     folders = {name: trained(create, tmp_path / name, seed) for seed, name in enumerate(("red", "blue"))}
     alone = {}
@@ -229,7 +235,7 @@ def test_adapters_are_swapped_in_place(create, tmp_path, way):
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["get_peft_model", "add_adapter"])
+@pytest.mark.parametrize("way", ["get_peft_model", pytest.param("add_adapter", marks=needs_newer_peft)])
 @pytest.mark.parametrize("targets", PLAIN.values(), ids=PLAIN)
 def test_plain_adapters_are_kept_off_the_verdict(create, tmp_path, caplog, targets, way):
     model, config = create(), lora(**targets)

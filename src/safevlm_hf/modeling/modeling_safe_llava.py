@@ -175,8 +175,9 @@ class SafeLlavaCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
 class SafeLlavaPreTrainedModel(SparesVerdictMixin, CarriesCodeMixin, LlavaPreTrainedModel):
     config: SafeLlavaConfig
     config_class = SafeLlavaConfig
-    # Quantisers leave them as they are, and look at the start of a module's name, in the whole model or the base model.
+    # Quantisers leave them as they are, by the start of a module's name, in the whole model or the base model.
     _keep_in_fp32_modules = [r"(?:model\.)?safety_\w+"]
+    _no_split_modules = ["SafetyHead", "SafetyProjector"]
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -189,6 +190,8 @@ class SafeLlavaPreTrainedModel(SparesVerdictMixin, CarriesCodeMixin, LlavaPreTra
 
     def post_init(self):
         super().post_init()
+        # CLIP names a module that only its text side has, and FSDP's wrapping stops at one that it does not find.
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
         if getattr(self.config, "quantization_config", None) is not None:
             self._keep_in_fp32_modules.add(VISION_TOWER)
 

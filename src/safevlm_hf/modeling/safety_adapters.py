@@ -71,7 +71,8 @@ class SparesVerdictMixin:
 
     def __setattr__(self, name: str, value):
         super().__setattr__(name, value)
-        if name == "peft_config" and not self._adapters_may_change_verdict:  # peft's sign that it has injected layers
+        if name == "peft_config" and value and not self._adapters_may_change_verdict:
+            # peft's sign that it has injected layers; the adapter that they are for comes last.
             self._spare_verdict(list(value.values())[-1])
 
     def _spare_verdict(self, config):
@@ -84,7 +85,8 @@ class SparesVerdictMixin:
                 f"All modules that this adapter names, {_names(spared)}, are those that the safety verdict rests on: "
                 "call `model.let_adapters_change_verdict()` before, if this is meant."
             )
-        config.exclude_modules = _either(config.exclude_modules, excluded)  # saved with the adapter
+        if hasattr(config, "exclude_modules"):  # saved with the adapter
+            config.exclude_modules = _either(config.exclude_modules, excluded)
         logger.warning(
             f"The adapter was kept off {_names(spared)}: the safety verdict rests on them. Call "
             "`model.let_adapters_change_verdict()` before adding an adapter to have it there, too."
@@ -112,7 +114,10 @@ class SparesVerdictMixin:
             given = [
                 (name, weight, state_dict[prefix + name]) for name, weight in weights if prefix + name in state_dict
             ]
-            refused = [name for name, weight, new in given if not torch.equal(new.to(weight), weight)]
+            # A model on the meta device is being filled (FSDP): there is nothing yet that could change.
+            refused = [
+                name for name, weight, new in given if not weight.is_meta and not torch.equal(new.to(weight), weight)
+            ]
             if refused:
                 raise _refusal(refused)
         super()._load_from_state_dict(state_dict, prefix, *args)
