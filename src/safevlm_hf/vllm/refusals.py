@@ -1,0 +1,132 @@
+"""Refusals in the engine: where the images are encoded the decision is kept, where tokens are sampled it is forced."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from vllm.tokenizers.registry import cached_tokenizer_from_config
+from vllm.v1.sample.logits_processor import LogitsProcessor
+from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
+from .prompts import KEY_BITS
+from .settings import read_policy
+
+
+# Of a request: what it returns is made of scores that no refusal has touched.
+TELLING = ("prompt_logprobs", "prompt_logprob_token_ids", "trace_decode_token_ids")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done with an image under its question: `refusal` holds the token ids of a fixed text, or nothing."""
+
+    block_length: int
+    risk: float
+    refusal: list[int] | None
+
+
+class Decisions:
+    """Decisions by the key in an image's block, as long as the engine's caches may hold the image. Thousands of
+    images fit into these caches; of more than `max_size` the oldest are forgotten, and refused."""
+
+    def __init__(self, max_size: int = 2**18):
+        self.max_size = max_size
+        self.by_key = OrderedDict()
+
+    def add(self, block: list[int], decision: Decision):
+        """Keep the decision on the image with this block. A refusal stays: no later image can take its place."""
+        key = _key(block, 0)
+        known = self.by_key.pop(key, None)
+        self.by_key[key] = known if known is not None and known.refusal else decision
+        if len(self.by_key) > self.max_size:
+            self.by_key.popitem(last=False)
+
+    def find(self, prompt_ids: list[int], image_token_id: int) -> list[Decision] | None:
+        """The decisions on all images of a prompt; `None` where one is not known."""
+        decisions, start = [], 0
+        while image_token_id in prompt_ids[start:]:
+            start = prompt_ids.index(image_token_id, start)
+            key = _key(prompt_ids, start)
+            if key not in self.by_key:
+                return None
+            self.by_key.move_to_end(key)
+            decisions.append(self.by_key[key])
+            start += decisions[-1].block_length
+        return decisions
+
+
+def _key(ids: list[int], start: int) -> int:
+    """The key of the block that begins at `start`; `SafeLlavaMultiModalProcessor` has written it."""
+    bits = ids[start + 1 : start + 1 + KEY_BITS]
+    return sum((token_id == ids[start]) << position for position, token_id in enumerate(bits))
+
+
+DECISIONS = Decisions()  # of this process: the model writes, the sampler reads
+
+
+@dataclass
+class _Row:
+    prompt_ids: list[int]
+    output_ids: list[int]  # grows as the answer does
+    decisions: list[Decision] | None = None
+
+
+class EngineRefusal(LogitsProcessor):
+    """
+    Leaves one token possible at each step of a refused request: the fixed text of its riskiest refused image, then the
+    end. A request whose images nobody has judged is refused, too. It comes after whatever a request can ask for.
+    """
+
+    def __init__(self, vllm_config, device: torch.device, is_pin_memory: bool):
+        model_config = vllm_config.model_config
+        tokenizer = cached_tokenizer_from_config(model_config)
+        if tokenizer.eos_token_id is None:
+            raise ValueError("A safety policy that refuses needs a tokenizer with an end token.")
+        self.image_token_id = model_config.hf_config.image_token_id
+        self.end_token_id = tokenizer.eos_token_id
+        self.unknown = refusal_ids(tokenizer, read_policy(model_config), None)
+        self.rows: dict[int, _Row] = {}
+
+    @classmethod
+    def validate_params(cls, sampling_params):
+        for name in TELLING:
+            if getattr(sampling_params, name, None) is not None:
+                raise ValueError(f"`{name}` would tell an answer that the safety policy may refuse.")
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update):
+        process_dict_updates(self.rows, batch_update, self._new_row)
+
+    def _new_row(self, params, prompt_ids, output_ids) -> _Row | None:
+        has_images = prompt_ids is None or self.image_token_id in prompt_ids
+        return _Row(prompt_ids or [self.image_token_id], output_ids) if has_images else None
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        for index, row in self.rows.items():
+            refusal = self._refusal(row)
+            if refusal is None:
+                continue
+            step = _already_said(row.prompt_ids, refusal) + len(row.output_ids)
+            logits[index] = -torch.inf
+            logits[index, refusal[step] if step < len(refusal) else self.end_token_id] = 0.0
+        return logits
+
+    def _refusal(self, row: _Row) -> list[int] | None:
+        # Looked up until it is there: a prompt is sampled in vain before its last part has been seen.
+        row.decisions = row.decisions or DECISIONS.find(row.prompt_ids, self.image_token_id)
+        if row.decisions is None:
+            return self.unknown
+        refused = [decision for decision in row.decisions if decision.refusal]
+        return max(refused, key=lambda decision: decision.risk).refusal if refused else None
+
+
+def refusal_ids(tokenizer, policy, category: str | None) -> list[int]:
+    """Token ids of a policy's fixed text for a category."""
+    return tokenizer(policy.refusal(category), add_special_tokens=False)["input_ids"]
+
+
+def _already_said(prompt_ids: list[int], refusal: list[int]) -> int:
+    """Tokens of the refusal that the prompt ends with: beam search asks for each token with a new request."""
+    return next((n for n in range(len(refusal), 0, -1) if prompt_ids[-n:] == refusal[:n]), 0)

@@ -1,0 +1,88 @@
+"""How the engine must be set for a SafeLlava, and which policy it serves."""
+
+import json
+import os
+from pathlib import Path
+
+from transformers.utils import cached_file
+from vllm.model_executor.models.config import VerifyAndUpdateConfig
+
+from safevlm_hf import SafetyPolicy
+from safevlm_hf.modeling.modeling_safe_llava import AUDIT_VARIABLE
+
+from . import RENDERER
+
+
+POLICY_VARIABLE = "SAFEVLM_POLICY"  # environment variable: the operator's policy, a JSON file
+RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
+
+
+def read_policy(model_config) -> SafetyPolicy:
+    """The checkpoint's policy (`generation_config.json`), with the operator's laid over it. Never a request's.
+
+    Raises `ValueError` where either cannot be read or does not fit the model."""
+    safety_config = model_config.hf_config.safety_config
+    file = cached_file(
+        model_config.model,
+        "generation_config.json",
+        revision=model_config.revision,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    try:
+        own = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+        policy = SafetyPolicy.create(own.get("safety_policy"), safety_config)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} holds the safety policy, and cannot be used: {error}") from None
+    path = os.environ.get(POLICY_VARIABLE)
+    return policy.override(SafetyPolicy.from_file(path, safety_config), safety_config) if path else policy
+
+
+class SafeLlavaSettings(VerifyAndUpdateConfig):
+    """What the engine calls before it starts; whatever cannot be honoured raises here."""
+
+    @staticmethod
+    def verify_and_update_model_config(model_config):
+        if model_config.tokenizer_mode not in ("auto", "hf", RENDERER):
+            raise ValueError(f"SafeLlava needs its own prompts, got --tokenizer-mode {model_config.tokenizer_mode}.")
+        model_config.tokenizer_mode = RENDERER
+        multimodal = model_config.multimodal_config
+        _refuse(
+            {
+                "--runner": model_config.runner_type != "generate",
+                "--enable-prompt-embeds": model_config.enable_prompt_embeds,
+                "--enable-mm-embeds": multimodal.enable_mm_embeds,
+                "--mm-processor-kwargs": multimodal.mm_processor_kwargs,
+                f"the variable {AUDIT_VARIABLE}": os.environ.get(AUDIT_VARIABLE),
+            },
+            "images would be answered without a verdict, with one on other pixels, or without an audit trail",
+        )
+        if not read_policy(model_config).refuses(model_config.hf_config.safety_config):
+            return
+        # Whoever can read what the model would have said can put the answer together by itself.
+        model_config.logprobs_mode = "processed_logprobs"
+        model_config.logits_processors = [
+            *(model_config.logits_processors or []),
+            f"{__package__}.refusals:EngineRefusal",
+        ]
+        if os.environ.setdefault(RUNNER_VARIABLE, "0") != "0":
+            raise ValueError(f"A policy that refuses needs the engine's first model runner: set {RUNNER_VARIABLE}=0.")
+
+    @staticmethod
+    def verify_and_update_config(vllm_config):
+        if not read_policy(vllm_config.model_config).refuses(vllm_config.model_config.hf_config.safety_config):
+            return
+        _refuse(
+            {
+                "--speculative-config": vllm_config.speculative_config,
+                "--pipeline-parallel-size": vllm_config.parallel_config.pipeline_parallel_size > 1,
+                "--kv-transfer-config": vllm_config.kv_transfer_config,
+                "--ec-transfer-config": vllm_config.ec_transfer_config,
+            },
+            "the process that samples would not know the verdict, and the policy refuses",
+        )
+
+
+def _refuse(options: dict, reason: str):
+    used = [name for name, value in options.items() if value]
+    if used:
+        raise ValueError(f"SafeLlava cannot be served with {', '.join(used)}: {reason}.")

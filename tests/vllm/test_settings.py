@@ -1,0 +1,87 @@
+"""What cannot be honoured raises before the engine starts."""
+
+import json
+
+import pytest
+from vllm.engine.arg_utils import EngineArgs
+
+from safevlm_hf.vllm.settings import read_policy
+
+
+ALLOWED = {"actions": {"*": {"high": "condition"}}}
+
+
+def create_config(folder, **arguments):
+    return EngineArgs(str(folder), dtype="float32", max_model_len=1024, **arguments).create_engine_config()
+
+
+@pytest.fixture
+def lenient(tmp_path, monkeypatch):
+    """An operator's policy that does not refuse."""
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps(ALLOWED))
+    monkeypatch.setenv("SAFEVLM_POLICY", str(path))
+
+
+def test_checkpoint_policy(checkpoint):
+    model_config = create_config(checkpoint[0]).model_config
+    assert read_policy(model_config).action("privacy", "high") == "refuse"
+    assert model_config.logits_processors == ["safevlm_hf.vllm.refusals:EngineRefusal"]
+    assert model_config.logprobs_mode == "processed_logprobs"
+
+
+def test_operators_policy(checkpoint, lenient):
+    model_config = create_config(checkpoint[0]).model_config
+    assert read_policy(model_config).action("privacy", "high") == "condition"
+    assert not model_config.logits_processors and model_config.logprobs_mode == "raw_logprobs"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"enable_prompt_embeds": True},
+        {"enable_mm_embeds": True},
+        {"mm_processor_kwargs": {"do_normalize": False}},
+        {"runner": "pooling"},
+        {"tokenizer_mode": "mistral"},
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_under_every_policy(checkpoint, lenient, arguments):
+    with pytest.raises(ValueError, match="SafeLlava"):
+        create_config(checkpoint[0], **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"pipeline_parallel_size": 2},
+        {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}},
+        {"kv_transfer_config": {"kv_connector": "SharedStorageConnector", "kv_role": "kv_both"}},
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_under_a_policy_that_refuses(checkpoint, arguments):
+    with pytest.raises(ValueError, match="policy refuses"):
+        create_config(checkpoint[0], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("SAFEVLM_AUDIT", "audit.jsonl", "SAFEVLM_AUDIT"),
+        ("SAFEVLM_POLICY", "nowhere.json", "nowhere.json"),
+        ("VLLM_USE_V2_MODEL_RUNNER", "1", "model runner"),
+    ],
+)
+def test_environment(checkpoint, monkeypatch, variable, value, message):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises((ValueError, OSError), match=message):
+        create_config(checkpoint[0])
+
+
+def test_unknown_category(checkpoint, monkeypatch, tmp_path):
+    (tmp_path / "policy.json").write_text('{"categories": {"gambling": false}}')
+    monkeypatch.setenv("SAFEVLM_POLICY", str(tmp_path / "policy.json"))
+    with pytest.raises(ValueError, match="gambling"):
+        create_config(checkpoint[0])
