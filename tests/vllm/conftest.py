@@ -4,8 +4,7 @@ import importlib.util
 import os
 
 import pytest
-import torch
-from served import CHATS, POLICY, SAFETY, answer, rig
+from served import CHATS, SAFETY, answer, save_rigged
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE
@@ -26,13 +25,5 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, safety_config=SAFETY).eval()
     processor = SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=model.config.safety_config)
-    torch.manual_seed(0)
-    model.model.safety_head.apply(model._init_weights)
-    model.initialize_from_embeddings(processor.tokenizer)
-    rig(model, processor)
-    model.config.safety_config.is_trained = True
-    model.generation_config.safety_policy = POLICY
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    model = SafeLlavaForConditionalGeneration.from_pretrained(folder).eval()
+    model = save_rigged(model, processor, folder)
     return folder, [answer(model, processor, chat) for chat in CHATS]

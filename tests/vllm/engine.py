@@ -62,10 +62,10 @@ def ask(engine, *chats, **params):
     return engine.chat(messages, SamplingParams(**{**GREEDY, **params}), use_tqdm=False)
 
 
-def compare(engine, chats, answers):
+def compare(engine, chats, answers, **params):
     """Tokens and conditions are transformers'."""
     image_token_id = engine.model_config.hf_config.image_token_id
-    outputs = ask(engine, *chats)
+    outputs = ask(engine, *chats, **params)
     (seen,) = engine.apply_model(attrgetter("seen"))
     assert [list(output.outputs[0].token_ids) for output in outputs] == [answer.ids for answer in answers]
     found = [conditions(seen, output.prompt_token_ids, image_token_id) for output in outputs]

@@ -75,3 +75,16 @@ def rig(model, processor):
         solved = torch.linalg.lstsq(features, logits, driver="gelsd").solution.float()
         linear.weight.copy_(solved[:-1].T)
         linear.bias.copy_(solved[-1])
+
+
+def save_rigged(model, processor, folder):
+    """A trained checkpoint, as far as anybody can tell; the model as it loads again."""
+    torch.manual_seed(0)
+    model.model.safety_head.apply(model._init_weights)
+    model.initialize_from_embeddings(processor.tokenizer)
+    rig(model, processor)
+    model.config.safety_config.is_trained = True
+    model.generation_config.safety_policy = POLICY
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return type(model).from_pretrained(folder).eval()
