@@ -119,6 +119,8 @@ def test_image_root(folder, tmp_path_factory):
 
 BAD = {
     "broken JSON": '{"image": ',
+    "broken JSON: Exceeds the limit": '{"safe_type": ' + 5000 * "9" + "}",
+    "broken JSON: .*surrogate": chat(user="half \ud800"),
     "a line must be a JSON object, got list": [],
     "needs either 'conversations' .* or 'messages'": published(conversations=...),
     "missing 'safe_type'": published(safe_type=...),

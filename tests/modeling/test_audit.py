@@ -68,6 +68,13 @@ def test_contents_only_when_told(model, trail):
     assert told["prompt_ids"] == inputs["input_ids"][0].tolist() and IMAGE in told["prompt_ids"]
 
 
+class OneWord:
+    all_special_ids = ()
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": [20]}
+
+
 def test_refusals_and_policy_are_in_the_line(model, trail):
     policy = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "no"}}
     generate(
@@ -75,7 +82,7 @@ def test_refusals_and_policy_are_in_the_line(model, trail):
         **request(bright()),
         safety_policy=policy,
         safety_audit=trail,
-        tokenizer=lambda text, add_special_tokens: {"input_ids": [20]},
+        tokenizer=OneWord(),
     )
     (line,), _ = read_audit(trail)
     assert line["action"] == line["verdicts"][0]["action"] == "refuse"
@@ -87,6 +94,14 @@ def test_environment_variable_asks_for_every_call(model, trail, monkeypatch):
     generate(model, **request(bright()))
     generate(model, **batch([BOS, 7]))
     assert len(read_audit(trail)[0]) == 2
+
+
+def test_no_prompt_no_line(model, trail):
+    with pytest.raises(ValueError, match="needs a prompt"):
+        model.generate(safety_audit=trail, max_new_tokens=2)
+    with pytest.raises(ValueError, match="weather"):
+        model.generate(safety_policy={"categories": {"weather": False}}, max_new_tokens=2)
+    assert not trail.exists() and model.generate(max_new_tokens=2).shape == (1, 3)
 
 
 def test_a_checkpoint_cannot_ask_for_it(model, trail):

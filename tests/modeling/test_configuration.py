@@ -28,6 +28,7 @@ from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, Safet
         ("categories", ["privacy", "politics"], "must contain 'safe'"),
         ("levels", ["safe"], "at least two"),
         ("levels", ["low", "safe"], "begin with 'safe'"),
+        ("categories", ["*", "safe"], "'*'"),
     ],
 )
 def test_inconsistent_values_raise_with_value_and_rule(field, value, rule):
@@ -35,6 +36,11 @@ def test_inconsistent_values_raise_with_value_and_rule(field, value, rule):
         SafetyConfig(**{field: value})
     assert field in str(error.value) and rule in str(error.value)
     assert str(value[0] if isinstance(value, list) else value) in str(error.value)
+
+
+def test_names_must_be_printable():
+    with pytest.raises(ValueError, match="printable.*two"):
+        SafetyConfig(categories=["two\nlines", "safe"])
 
 
 @pytest.mark.parametrize(

@@ -380,10 +380,20 @@ def test_cache_that_was_filled_by_forward(model, style, own_cache):
     try:
         outputs = generate(model, **turn, past_key_values=cache)
     except ValueError as error:
-        assert "past_key_values" in str(error)
+        assert "The cache holds images" in str(error)
     else:
         fresh = generate(model, **second_turn(inputs["input_ids"], RISKY, 22), pixel_values=dark())
         assert outputs[0, -NEW:].tolist() == fresh[0, -NEW:].tolist()
+
+
+def test_cache_that_was_filled_elsewhere(model):
+    """Keys and values that were copied out of a conversation tell nothing of their images."""
+    sequences, cache = first_turn(model, dark())
+    copied = DynamicCache(config=model.config)
+    for layer, filled in enumerate(cache.layers):
+        copied.update(filled.keys.clone(), filled.values.clone(), layer)
+    with pytest.raises(ValueError, match="filled where nobody saw"):
+        generate(model, **new_tokens(second_turn(sequences, RISKY), cache), cache=copied)
 
 
 def test_expanded_cache_is_refused_without_pixels(model):
@@ -417,6 +427,16 @@ def test_own_static_cache_over_two_turns(model):
 # --------------------------------------------------------------------------------------------------
 # Embeddings and encoded images
 # --------------------------------------------------------------------------------------------------
+
+
+def test_image_features_inside_the_embeddings_raise(model):
+    inputs = request(dark(), RISKY, 6)
+    ids = inputs["input_ids"]
+    features = torch.cat(model.get_image_features(inputs["pixel_values"]).pooler_output)
+    embeds = model.get_input_embeddings()(ids).detach()
+    embeds = embeds.masked_scatter((ids == IMAGE)[..., None], features.detach())
+    with pytest.raises(ValueError, match="without a verdict.*pass `pixel_values`"):
+        generate(model, input_ids=ids, inputs_embeds=embeds)
 
 
 @pytest.mark.parametrize("with_ids", [True, False])

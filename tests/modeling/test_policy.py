@@ -253,6 +253,8 @@ def test_what_cannot_be_read_gets_the_strictest_action_of_the_policy(refuses):
         ({"thresholds": {"*": 0.5}, "review_thresholds": {"privacy": 0.7}}, "review band.*privacy.*below"),
         ({"categories": {"privacy": False}, "thresholds": {"privacy": 0.5}}, "privacy.*off.*thresholds"),
         ({"categories": {"privacy": False}, "actions": {"privacy": {"high": "refuse"}}}, "privacy.*off.*actions"),
+        ({"categories": {"*": False}, "actions": {"privacy": {"high": "refuse"}}}, "privacy.*off.*actions"),
+        ({"categories": {"*": False}, "thresholds": {"*": 0.5}}, r"'\*'.*off.*thresholds"),
         ({"actions": {"privacy": {"low": "refuse", "high": "condition"}}}, "fall as the level rises"),
         ({"actions": {"*": {"high": "answer"}}}, "fall as the level rises"),
         ({"actions": {"privacy": {"safe": "refuse"}}}, "unknown levels.*low.*medium.*high"),
@@ -300,12 +302,45 @@ def test_switching_off_leaves_the_other_entries_behind():
     assert on_again.thresholds == {"privacy": 0.2}
 
 
+def test_every_category_means_those_that_the_checkpoint_names_too():
+    names = [name for name in CONFIG.categories if name != "safe"]
+    checkpoint = SafetyPolicy(
+        categories={"politics": False},
+        thresholds={name: 0.9 for name in names if name != "politics"},
+        actions={"privacy": {"medium": "condition", "high": "condition"}},
+    )
+    strict = checkpoint.override(
+        {"categories": {"*": True}, "thresholds": {"*": 0.05, "fairness": 0.2}, "actions": {"*": {"high": "refuse"}}}
+    )
+    assert all(strict.is_on(name) for name in names)
+    assert {name: strict.threshold(name) for name in names} == {**dict.fromkeys(names, 0.05), "fairness": 0.2}
+    assert strict.action("privacy", "high", CONFIG) == "refuse"
+    assert strict.action("privacy", "medium", CONFIG) == "condition"
+
+
+def test_one_category_alone():
+    policy = SafetyPolicy(categories={"*": False, "privacy": True}, thresholds={"*": 0.5})
+    assert [name for name in CONFIG.categories if policy.is_on(name)] == ["privacy"]
+    assert SafetyPolicy(thresholds={"*": 0.5}).override({"categories": policy.categories}) == policy
+
+
+def test_the_review_band_is_never_stricter_than_the_action():
+    policy = {"thresholds": {"*": 0.9}, "review_thresholds": {"*": 0.3}, "actions": {"*": {"low": "answer"}}}
+    low, medium = (verdict_of(level, policy, privacy=0.6) for level in (1, 2))
+    assert (low.action, low.review_categories) == ("answer", ("privacy",))
+    assert (medium.action, medium.condition) == ("review", "privacy, medium")
+
+
 def test_contradictions_between_two_policies_raise():
     checkpoint = SafetyPolicy(actions={"privacy": {"medium": "refuse", "high": "refuse"}})
     with pytest.raises(ValueError, match="fall as the level rises"):
         checkpoint.override({"actions": {"privacy": {"high": "condition"}}}, CONFIG)
     with pytest.raises(ValueError, match="review band"):
         SafetyPolicy(review_thresholds={"*": 0.5}).override({"thresholds": {"*": 0.4}})
+
+
+def test_digest_of_one_is_that_of_one_point_nought():
+    assert SafetyPolicy(thresholds={"*": 1}).digest() == SafetyPolicy(thresholds={"*": 1.0}).digest()
 
 
 def test_digest_tells_policies_apart():

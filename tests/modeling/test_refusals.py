@@ -8,6 +8,7 @@ from rigged import (
     BOS,
     EOS,
     GREEDY,
+    IMAGE,
     MODES,
     PAD,
     RISKY,
@@ -31,9 +32,18 @@ REFUSE = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "no", "illegal
 TEXTS = {"no": [20], "never": [21, 22, 23], "secret": [24, 25]}
 
 
-def tokenizer(text, add_special_tokens=True):
-    assert not add_special_tokens
-    return {"input_ids": TEXTS[text]}
+class Tokenizer:
+    all_special_ids = [BOS, EOS, IMAGE]
+
+    def __call__(self, text, add_special_tokens=True):
+        assert not add_special_tokens
+        return {"input_ids": TEXTS[text]}
+
+    def convert_ids_to_tokens(self, ids):
+        return [f"<{token}>" for token in ids]
+
+
+tokenizer = Tokenizer()
 
 
 @pytest.fixture(autouse=True)
@@ -202,13 +212,29 @@ def test_embeddings_as_prompt(model):
     assert said(refuse(model, **inputs, inputs_embeds=embeds)[0], 0) == TEXTS["never"]
 
 
-def test_several_turns_with_one_cache(model):
+@pytest.mark.parametrize("name", ["past_key_values", "cache", "cache_params"])
+def test_several_turns_with_one_cache(model, name):
+    """Whatever transformers calls it."""
     policy = {**REFUSE, "actions": {"*": {"medium": "refuse", "high": "refuse"}}}
-    cache = DynamicCache(config=model.config)
-    first = refuse(model, policy, **request(dark(), 5), past_key_values=cache)
+    cache = {name: DynamicCache(config=model.config)}
+    first = refuse(model, policy, **request(dark(), 5), **cache)
     ids = torch.cat([first, torch.tensor([[RISKY, 9]])], dim=1)
-    second = refuse(model, policy, input_ids=ids, past_key_values=cache)
+    second = refuse(model, policy, input_ids=ids, **cache)
     assert said(second[0], ids.shape[1]) == TEXTS["secret"]
+
+
+def test_two_caches_raise(model):
+    caches = {name: DynamicCache(config=model.config) for name in ("past_key_values", "cache")}
+    with pytest.raises(ValueError, match="takes one cache.*past_key_values, cache"):
+        refuse(model, **request(dark(), 5), **caches)
+    with pytest.raises(ValueError, match="two names of one argument"):
+        model(**request(dark(), 5), **caches)
+
+
+def test_special_tokens_in_a_refusal_raise(model, monkeypatch):
+    monkeypatch.setitem(TEXTS, "cut", [20, IMAGE, 21])
+    with pytest.raises(ValueError, match=f"'cut'.*<{IMAGE}>"):
+        refuse(model, {**REFUSE, "refusals": {"*": "cut"}}, **request(bright()))
 
 
 def test_prefilled_image_features(model):
@@ -248,6 +274,12 @@ def test_missing_tokenizer_raises_before_anything_runs(model):
 def test_own_decoding_loops_are_refused(model):
     with pytest.raises(ValueError, match="custom_generate"):
         refuse(model, **request(bright()), custom_generate=lambda *args, **kwargs: None)
+
+
+def test_a_loaded_decoding_loop_takes_no_policy(model, tmp_path):
+    """It would be handed the call without it."""
+    with pytest.raises(ValueError, match="custom_generate"):
+        generate(model, **request(bright()), safety_policy={"thresholds": {"*": 0.0}}, custom_generate=str(tmp_path))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -15,6 +15,10 @@ def create_config(folder, **arguments):
     return EngineArgs(str(folder), dtype="float32", max_model_len=1024, **arguments).create_engine_config()
 
 
+def action_on_private_papers(model_config) -> str:
+    return read_policy(model_config).action("privacy", "high", model_config.hf_config.safety_config)
+
+
 @pytest.fixture
 def lenient(tmp_path, monkeypatch):
     """An operator's policy that does not refuse."""
@@ -25,14 +29,14 @@ def lenient(tmp_path, monkeypatch):
 
 def test_checkpoint_policy(checkpoint):
     model_config = create_config(checkpoint[0]).model_config
-    assert read_policy(model_config).action("privacy", "high") == "refuse"
+    assert action_on_private_papers(model_config) == "refuse"
     assert model_config.logits_processors == ["safevlm_hf.vllm.refusals:EngineRefusal"]
     assert model_config.logprobs_mode == "processed_logprobs"
 
 
 def test_operators_policy(checkpoint, lenient):
     model_config = create_config(checkpoint[0]).model_config
-    assert read_policy(model_config).action("privacy", "high") == "condition"
+    assert action_on_private_papers(model_config) == "condition"
     assert not model_config.logits_processors and model_config.logprobs_mode == "raw_logprobs"
 
 

@@ -191,7 +191,8 @@ def _try(parse, *arguments) -> dict | str:
 def _parse_line(line: bytes, root: Path, categories: tuple[str, ...], levels: tuple[str, ...]) -> dict:
     try:
         record = json.loads(line.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no character
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, too
         raise _BadRecord(f"broken JSON: {error}") from error
     if not isinstance(record, dict):
         raise _BadRecord(f"a line must be a JSON object, got {type(record).__name__}")

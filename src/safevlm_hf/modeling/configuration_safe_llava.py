@@ -113,6 +113,9 @@ class SafetyConfig(PreTrainedConfig):
             names = getattr(self, field)
             if len(names) < 2 or len(set(names)) != len(names) or not all(name.strip() for name in names):
                 raise ValueError(f"`{field}` must hold at least two different, non-empty names, got {names}.")
+            bad = [name for name in names if name == "*" or not name.isprintable()]
+            if bad:
+                raise ValueError(f"`{field}` must be printable and not '*' (in a policy: every category), got {bad}.")
         if SAFE not in self.categories:
             raise ValueError(f"`categories` must contain '{SAFE}', got {self.categories}.")
         if self.levels[0] != SAFE:

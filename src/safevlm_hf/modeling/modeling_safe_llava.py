@@ -53,7 +53,7 @@ from .safety_policy import (
     is_readable,
     verdicts_from_logits,
 )
-from .safety_refusals import ForcedRefusal
+from .safety_refusals import ForcedRefusal, refusal_ids
 
 
 logger = logging.get_logger(__name__)
@@ -67,6 +67,7 @@ for _ours, _stock in (("safe_llava", "llava"), ("SafeLlavaModel", "LlavaModel"))
 
 DEFAULT_POLICY = SafetyPolicy()  # built here: full-graph compilation cannot build one in forward
 NO_IMAGES = "no images"  # what a cache that was filled without images remembers
+CACHE = "cache" if "cache" in inspect.signature(LlavaModel.forward).parameters else "past_key_values"  # before 5.24
 GENERATE_ARGUMENTS = list(inspect.signature(GenerationMixin.generate).parameters)[2:]  # after self and inputs
 NEW_CATEGORY_LOGIT = -10.0  # so that a category is not seen before it is trained
 MAX_PIXEL = 1000.0  # of `pixel_values`; a processor's end at some 3, and at 255 where it leaves them as they were
@@ -444,10 +445,11 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         image_sizes: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         safety_inputs: SafetyInputs | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SafeLlavaModelOutputWithPast:
         r"""
-        As [`LlavaModel.forward`].
+        As [`LlavaModel.forward`]; `cache` is the name of `past_key_values` since transformers 5.24.
 
         Args:
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
@@ -472,20 +474,32 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
             return_dict=True,
+            **{CACHE: _one_cache(past_key_values, cache)},
             **kwargs,
         )
         image_outputs = (mm_encoder_outputs or {}).get("image")
-        if image_outputs is not None and outputs.past_key_values is not None and not torch.compiler.is_compiling():
-            outputs.past_key_values.safety_images = None  # it holds images; `generate` adds what it knows of them
+        if not torch.compiler.is_compiling():
+            _mark_cache(outputs.get(CACHE), image_outputs is not None)
         return SafeLlavaModelOutputWithPast(
             **outputs,
             safety_level_logits=getattr(image_outputs, "safety_level_logits", None),
             safety_category_logits=getattr(image_outputs, "safety_category_logits", None),
         )
+
+
+def _one_cache(past_key_values: Cache | None, cache: Cache | None) -> Cache | None:
+    if past_key_values is not None and cache is not None:
+        raise ValueError("`cache` and `past_key_values` are two names of one argument: pass one of them.")
+    return past_key_values if cache is None else cache
+
+
+def _mark_cache(cache: Cache | None, has_images: bool):
+    """What `generate` needs to know of a cache that it gets; it adds what it knows of the images itself."""
+    if cache is not None and (has_images or not hasattr(cache, "safety_images")):
+        cache.safety_images = None if has_images else NO_IMAGES
 
 
 def _check_pixels(pixel_values: torch.Tensor):
@@ -566,10 +580,11 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         safety_conditions: torch.LongTensor | None = None,
         safety_inputs: SafetyInputs | None = None,
         safety_only: bool = False,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SafeLlavaCausalLMOutputWithPast:
         r"""
-        As [`LlavaForConditionalGeneration.forward`], and
+        As [`LlavaForConditionalGeneration.forward`]; `cache` is the name of `past_key_values` since transformers 5.24.
 
         Args:
             safety_levels (`torch.LongTensor` of shape `(images,)`, *optional*): level labels, -100 ignores an image.
@@ -594,6 +609,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             vision_feature_layer=vision_feature_layer,
             vision_feature_select_strategy=vision_feature_select_strategy,
@@ -765,20 +781,26 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             if kwargs.get(name) is not None:
                 raise ValueError(f"`generate` takes no `{name}`: pass `safety_policy` to change what a verdict does.")
         kwargs = {**dict(zip(GENERATE_ARGUMENTS, args)), **kwargs}
+        cache = _take_cache(kwargs)
         generation_config = kwargs.get("generation_config")
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         inputs_embeds = kwargs.get("inputs_embeds")
         # A draft model proposes only: the model it drafts for verifies under its own condition.
-        is_draft = getattr(generation_config, "is_assistant", False) and kwargs.get("pixel_values") is None
-        if is_draft or (input_ids is None and inputs_embeds is None):
+        if getattr(generation_config, "is_assistant", False) and kwargs.get("pixel_values") is None:
             return super().generate(inputs, **kwargs)
 
-        policy = self._policy(safety_policy, generation_config)
+        policy, audit = self._policy(safety_policy, generation_config), SafetyAudit.create(_audit(safety_audit))
+        if input_ids is None and inputs_embeds is None:
+            if audit is not None:
+                raise ValueError("An audit line needs a prompt: pass `input_ids` or `inputs_embeds`.")
+            return super().generate(inputs, **kwargs)
+        if input_ids is not None and inputs_embeds is not None:
+            self._check_embeds(input_ids, inputs_embeds)
         safety_inputs = self._safety_inputs(
             input_ids, inputs_embeds, kwargs.get("attention_mask"), policy, generation_config
         )
         encoded = _encoded_images(kwargs)
-        cache, kept_images = kwargs.get("past_key_values"), NO_IMAGES
+        kept_images = NO_IMAGES
         if cache is not None and cache.get_seq_length() > 0:
             kept_images = self._renew_cached_images(cache, input_ids, kwargs, safety_inputs)
         if encoded is not None:
@@ -789,7 +811,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         if has_new_images:
             self._warn_weak_safety()
             self._check_that_images_are_seen(generation_config, kwargs)
-        self._act_on_verdicts(input_ids, safety_inputs, kwargs, SafetyAudit.create(_audit(safety_audit)))
+        self._act_on_verdicts(input_ids, safety_inputs, kwargs, audit)
         outputs = super().generate(inputs, **kwargs)
 
         seen = safety_inputs.record[-1] if safety_inputs.record else None
@@ -799,13 +821,25 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         # Beams and several answers a prompt give the cache other rows than the verdicts have.
         if len(sequences) != len(safety_inputs.text_mask) and kept_images != NO_IMAGES:
             kept_images = None
-        for kept in (cache, getattr(outputs, "past_key_values", None)):
+        for kept in (cache, outputs.get(CACHE) if isinstance(outputs, ModelOutput) else None):
             if kept is not None:
                 kept.safety_images, kept.safety_batch_size = kept_images, len(safety_inputs.text_mask)
         if seen is not None and isinstance(outputs, ModelOutput):
             for name, value in _verdict(seen, policy).items():
                 outputs[name] = value
         return outputs
+
+    def _check_embeds(self, input_ids, inputs_embeds):
+        """Raise where image features stand in the embeddings already: nobody could tell their verdict."""
+        if input_ids.shape[1] != inputs_embeds.shape[1]:
+            return
+        given = inputs_embeds[input_ids.to(inputs_embeds.device) == self.config.image_token_id]
+        placeholder = self.get_input_embeddings()(input_ids.new_tensor(self.config.image_token_id)).to(given)
+        if not bool((given == placeholder).all()):
+            raise ValueError(
+                "`inputs_embeds` holds other embeddings than the placeholder's at image positions, so these images "
+                "would be answered without a verdict: leave the placeholder there and pass `pixel_values`."
+            )
 
     def _policy(self, safety_policy, generation_config: GenerationConfig | None = None) -> SafetyPolicy:
         """The checkpoint's policy, with what the call sets in place of its own."""
@@ -827,13 +861,15 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             kwargs.get("pixel_values") is not None or _encoded_images(kwargs) is not None or safety_inputs.record
         )
         may_refuse = may_have_images and policy.refuses(safety_config)
-        if audit is None and not may_refuse:
-            return
-        if kwargs.get("custom_generate") is not None:
+        is_certain = audit is not None or may_refuse
+        is_foreign = isinstance(kwargs.get("custom_generate"), (str, os.PathLike)) and policy != DEFAULT_POLICY
+        if (is_certain and kwargs.get("custom_generate") is not None) or (may_have_images and is_foreign):
             raise ValueError(
-                "`custom_generate` brings a decoding loop of its own, in which a refusal or an audit line is not "
-                "certain: generate without it, or with a policy that does not refuse and without an audit."
+                "`custom_generate` brings a decoding loop of its own, in which a refusal, an audit line or, where it "
+                "is loaded, a policy other than the default is not certain: generate without one of the two."
             )
+        if not is_certain:
+            return
         tokenizer = kwargs.get("tokenizer") or self._tokenizer() if may_refuse else None
 
         def at_first_step() -> list[list[int] | None]:
@@ -843,9 +879,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             if audit is not None:
                 audit.append(self._audit_lines(input_ids, safety_inputs, kwargs, audit, decisions))
             return [
-                tokenizer(policy.refusal(category), add_special_tokens=False)["input_ids"]
-                if ACTIONS[action] == "refuse"
-                else None
+                refusal_ids(tokenizer, policy.refusal(category)) if ACTIONS[action] == "refuse" else None
                 for action, _, category in decisions
             ]
 
@@ -942,12 +976,13 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         if has_new_images and whole and cached != NO_IMAGES:
             cache.reset()
             return NO_IMAGES
-        if cached == NO_IMAGES or (not has_image_tokens and not hasattr(cache, "safety_images")):
+        if cached == NO_IMAGES:
             return NO_IMAGES
         if cached is None or cache.safety_batch_size != len(safety_inputs.text_mask):
             raise ValueError(
-                "`past_key_values` holds images whose verdict is not known for this batch: pass the `pixel_values` of "
-                "all images again together with the whole `input_ids`, or start without a cache."
+                "The cache holds images whose verdict is not known for this batch, or was filled where nobody saw "
+                "what it holds: pass the `pixel_values` of all images again together with the whole `input_ids`, or "
+                "start without a cache."
             )
         block_length = len(cached.pooler_output[0])
         counts = torch.bincount(cached.safety_image_rows, minlength=len(safety_inputs.text_mask)) * block_length
@@ -958,14 +993,14 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         if has_image_tokens and whole and (has_new_places or lacks_places):
             raise ValueError(
                 f"The prompts hold {safety_inputs.image_token_counts.tolist()} image positions a row, the images in "
-                f"`past_key_values` take {counts.tolist()}: pass the `pixel_values` of all images again."
+                f"the cache take {counts.tolist()}: pass the `pixel_values` of all images again."
             )
         renewed = self.model.condition_image_features(cached, replace(safety_inputs, image_token_counts=counts))
         if torch.equal(renewed.safety_condition_ids, cached.safety_condition_ids):
             return renewed
         if not whole:
             raise ValueError(
-                "The new question changes the verdict on an image in `past_key_values`: pass the `input_ids` of the "
+                "The new question changes the verdict on an image in the cache: pass the `input_ids` of the "
                 "whole conversation, not only its last turn."
             )
         cache.reset()
@@ -1068,6 +1103,18 @@ def decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tu
             if (action, risk) > decisions[row][:2]:
                 decisions[row] = (action, risk, condition_category(condition, config) if is_read else None)
     return decisions
+
+
+def _take_cache(kwargs: dict) -> Cache | None:
+    """The cache among the arguments, left under the name that transformers has for it now. Found by its type: a name
+    that is not known here would let a conversation's images through without their verdict."""
+    names = [name for name, value in kwargs.items() if isinstance(value, Cache)]
+    if len(names) > 1:
+        raise ValueError(f"`generate` takes one cache, got {len(names)}: {', '.join(names)}.")
+    cache = kwargs.pop(names[0]) if names else None
+    if cache is not None:
+        kwargs[CACHE] = cache
+    return cache
 
 
 def _audit(safety_audit):

@@ -16,6 +16,7 @@ ACTIONS = ("answer", "review", "condition", "refuse")  # rising strictness; an a
 ANSWER, REVIEW, CONDITION, REFUSE = range(len(ACTIONS))
 SETTABLE_ACTIONS = ("answer", "condition", "refuse")
 EVERY = "*"  # in a policy: every category that is not named
+BY_CATEGORY = ("thresholds", "review_thresholds", "actions", "refusals")
 TEMPERATURES = {"level": (0.05, 100.0), "category": (0.05, 100.0)}
 
 
@@ -80,7 +81,8 @@ class SafetyPolicy:
         thresholds: category to the calibrated probability from which it is flagged, in [0, 1]. `None`: where it is the
             most probable category, and the most probable level is not safe. A flagged category is treated at its most
             probable risky level.
-        review_thresholds: category to the probability from which it is reported and conditioned, though not flagged;
+        review_thresholds: category to the probability from which it is reported and conditioned, though not flagged
+            (but never stricter than its action: what would be answered over the threshold is answered here, too);
             below its threshold. `None`: no review band.
         actions: category to level to `"answer"`, `"condition"` or `"refuse"`, what a flagged category leads to. They
             may not fall as the level rises; a level that is not set is at least as strict as the one below.
@@ -138,8 +140,9 @@ class SafetyPolicy:
             raise ValueError(f"`{name}` of a safety policy must map names to values, got {values!r}.")
         for key, value in values.items():
             _expect(is_valid(value), f"{name}[{key!r}]", expected, value)
-        # Nobody changes a policy by changing a dict that it was made from.
-        copied = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+        # Nobody changes a policy by changing a dict that it was made from; and 1 is 1.0, in the digest, too.
+        copied = {key: float(value) if _is_number(value) else value for key, value in values.items()}
+        copied = {key: dict(value) if isinstance(value, dict) else value for key, value in copied.items()}
         object.__setattr__(self, name, copied)
 
     def _check_contradictions(self):
@@ -151,9 +154,8 @@ class SafetyPolicy:
                     f"Contradiction in the safety policy: the review band of {name!r} begins at {review}, at or over "
                     f"its threshold of {threshold}. It must begin below."
                 )
-        off = {name for name, is_on in self.categories.items() if not is_on}
-        for part in ("thresholds", "review_thresholds", "actions", "refusals"):
-            for name in sorted(off & set(getattr(self, part))):
+        for part in BY_CATEGORY:
+            for name in sorted(name for name in getattr(self, part) if _is_off(self.categories, name)):
                 raise ValueError(
                     f"Contradiction in the safety policy: {name!r} is off in `categories` and has an entry in "
                     f"`{part}`. Leave one out, or set it to true in `categories`."
@@ -187,23 +189,25 @@ class SafetyPolicy:
             raise ValueError(f"{path}: {error}") from None
 
     def override(self, other: "SafetyPolicy | dict | None", config: SafetyConfig | None = None) -> "SafetyPolicy":
-        """This policy with what `other` sets in place of its own, name by name: a deployment's over a checkpoint's."""
+        """This policy with what `other` sets in place of its own, name by name: a deployment's over a checkpoint's.
+
+        What `other` sets for `"*"` holds for every category that it does not name, also where this policy does."""
         other = SafetyPolicy.create(other, config)
         values = {}
         for name, own in asdict(self).items():
             given = getattr(other, name)
-            if isinstance(own, dict):
-                values[name] = {**own, **given}
+            if name == "actions":
+                values[name] = _override_actions(own, given)
+            elif isinstance(own, dict):
+                values[name] = {**({} if EVERY in given else own), **given}
             else:
                 values[name] = own if given is None else given
-        values["actions"] = {
-            name: {**self.actions.get(name, {}), **other.actions.get(name, {})} for name in values["actions"]
-        }
         # Switched off, a category leaves its other entries behind.
-        off = {name for name, is_on in other.categories.items() if not is_on}
-        for part in ("thresholds", "review_thresholds", "actions", "refusals"):
+        for part in BY_CATEGORY:
             values[part] = {
-                name: value for name, value in values[part].items() if name not in off or name in getattr(other, part)
+                name: value
+                for name, value in values[part].items()
+                if not _is_off(other.categories, name) or name in getattr(other, part)
             }
         return SafetyPolicy(**values, config=config)
 
@@ -219,7 +223,7 @@ class SafetyPolicy:
         """Raise `ValueError` when the policy names a category or level that `config` does not have, or is stricter on
         a lower level than on a higher one."""
         valid = [name for name in config.categories if name != SAFE]
-        for part in ("categories", "thresholds", "review_thresholds", "actions", "refusals"):
+        for part in ("categories", *BY_CATEGORY):
             unknown = sorted(set(getattr(self, part)) - {*valid, EVERY})
             if unknown:
                 raise ValueError(
@@ -353,6 +357,24 @@ def _are_actions(value) -> bool:
 def _of(values: dict, category: str):
     """The entry of a category, or that of every other one."""
     return values[category] if category in values else values.get(EVERY)
+
+
+def _is_off(categories: dict[str, bool], name: str) -> bool:
+    """Whether nothing that `name` stands for can be flagged."""
+    return _of(categories, name) is False and not (name == EVERY and any(categories.values()))
+
+
+def _override_actions(own: dict[str, dict], given: dict[str, dict]) -> dict[str, dict]:
+    general = given.get(EVERY, {})
+    kept = {
+        name: {level: action for level, action in by_level.items() if level not in general}
+        for name, by_level in own.items()
+    }
+    return {
+        name: {**kept.get(name, {}), **given.get(name, {})}
+        for name in (kept | given)
+        if kept.get(name) or name in given
+    }
 
 
 def _number(values: dict, category: str) -> float:

@@ -56,6 +56,19 @@ REFUSALS = {
 }
 
 
+def refusal_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of a fixed text, (length,). Raises `ValueError` where a special token stands in it: the refusal would
+    be cut there, or a later turn would take it for an image."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    special = sorted({token for token in ids if token in tokenizer.all_special_ids})
+    if special:
+        raise ValueError(
+            f"The refusal {text!r} of the safety policy holds special tokens, "
+            f"{tokenizer.convert_ids_to_tokens(special)}: write it without them."
+        )
+    return ids
+
+
 class ForcedRefusal(LogitsProcessor):
     """
     Leaves one token possible at each step of a refused sample: its fixed text, then the end.
@@ -104,4 +117,4 @@ class ForcedRefusal(LogitsProcessor):
         return scores
 
 
-__all__ = ["REFUSALS", "ForcedRefusal"]
+__all__ = ["REFUSALS", "ForcedRefusal", "refusal_ids"]

@@ -16,9 +16,10 @@ from safevlm_hf.modeling.modeling_safe_llava import (
     decide_samples,
 )
 from safevlm_hf.modeling.safety_policy import ACTIONS
+from safevlm_hf.modeling.safety_refusals import refusal_ids
 
 from .prompts import BLOCK, QUESTION, SafeLlavaMultiModalProcessor
-from .refusals import DECISIONS, Decision, refusal_ids
+from .refusals import DECISIONS, Decision
 from .settings import read_policy
 
 
@@ -46,7 +47,7 @@ class SafeLlavaForVllm(TransformersMultiModalForCausalLM):
         samples = decide_samples(safety_inputs, self.config.safety_config)
         for block, (action, risk, category) in zip(blocks.tolist(), samples):
             is_refused = ACTIONS[action] == "refuse"
-            refusal = refusal_ids(self.tokenizer, self.policy, category) if is_refused else None
+            refusal = refusal_ids(self.tokenizer, self.policy.refusal(category)) if is_refused else None
             DECISIONS.add(block, Decision(len(block), risk, refusal))
 
     def _safety_inputs(self, questions, block_length: int, device: torch.device) -> SafetyInputs:

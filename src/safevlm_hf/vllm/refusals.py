@@ -8,6 +8,8 @@ from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
+from safevlm_hf.modeling.safety_refusals import refusal_ids
+
 from .prompts import KEY_BITS
 from .settings import read_policy
 
@@ -84,7 +86,7 @@ class EngineRefusal(LogitsProcessor):
             raise ValueError("A safety policy that refuses needs a tokenizer with an end token.")
         self.image_token_id = model_config.hf_config.image_token_id
         self.end_token_id = tokenizer.eos_token_id
-        self.unknown = refusal_ids(tokenizer, read_policy(model_config), None)
+        self.unknown = refusal_ids(tokenizer, read_policy(model_config).refusal(None))
         self.rows: dict[int, _Row] = {}
 
     @classmethod
@@ -120,11 +122,6 @@ class EngineRefusal(LogitsProcessor):
             return self.unknown
         refused = [decision for decision in row.decisions if decision.refusal]
         return max(refused, key=lambda decision: decision.risk).refusal if refused else None
-
-
-def refusal_ids(tokenizer, policy, category: str | None) -> list[int]:
-    """Token ids of a policy's fixed text for a category."""
-    return tokenizer(policy.refusal(category), add_special_tokens=False)["input_ids"]
 
 
 def _already_said(prompt_ids: list[int], refusal: list[int]) -> int:
