@@ -7,6 +7,7 @@ verdict is computed where the image features are, so it rides inside the block t
 import inspect
 import json
 import os
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -438,14 +439,14 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         image_sizes: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         safety_inputs: SafetyInputs | None = None,
-        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SafeLlavaModelOutputWithPast:
         r"""
@@ -477,7 +478,7 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
             return_dict=True,
-            **{CACHE: _one_cache(past_key_values, cache)},
+            **{CACHE: _one_cache(cache, past_key_values)},
             **kwargs,
         )
         image_outputs = (mm_encoder_outputs or {}).get("image")
@@ -490,10 +491,14 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         )
 
 
-def _one_cache(past_key_values: Cache | None, cache: Cache | None) -> Cache | None:
-    if past_key_values is not None and cache is not None:
+def _one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    if past_key_values is None:
+        return cache
+    if cache is not None:
         raise ValueError("`cache` and `past_key_values` are two names of one argument: pass one of them.")
-    return past_key_values if cache is None else cache
+    if CACHE == "cache" and not torch.compiler.is_compiling():
+        warnings.warn("`past_key_values` is deprecated. Use `cache` instead.", FutureWarning, stacklevel=3)
+    return past_key_values
 
 
 def _mark_cache(cache: Cache | None, has_images: bool):
@@ -567,7 +572,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
@@ -580,7 +585,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
         safety_conditions: torch.LongTensor | None = None,
         safety_inputs: SafetyInputs | None = None,
         safety_only: bool = False,
-        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SafeLlavaCausalLMOutputWithPast:
         r"""
@@ -608,8 +613,7 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             pixel_values=pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
-            cache=cache,
+            cache=_one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             vision_feature_layer=vision_feature_layer,
             vision_feature_select_strategy=vision_feature_select_strategy,
