@@ -17,8 +17,8 @@ def draw_records(folder):
     return read_records(write_riskcards(folder, "train", 12, seed=0, clean_share=0.5))
 
 
-def create_trainer(model, processor, records, folder, eval_records=None, **arguments) -> SafetyTrainer:
-    """The Trainer of both stages: four records a step, every step logged."""
+def create_arguments(folder, **arguments) -> SafetyTrainingArguments:
+    """Four records a step, every step logged."""
     defaults = {
         "learning_rate": 1e-3,
         "max_steps": 3,
@@ -29,7 +29,12 @@ def create_trainer(model, processor, records, folder, eval_records=None, **argum
         "dataloader_pin_memory": False,
         "report_to": "none",
     }
-    args = SafetyTrainingArguments(output_dir=str(folder), **{**defaults, **arguments})
+    return SafetyTrainingArguments(output_dir=str(folder), **{**defaults, **arguments})
+
+
+def create_trainer(model, processor, records, folder, eval_records=None, args=None, **arguments) -> SafetyTrainer:
+    """The Trainer of both stages. `args`: where they must be made before the model is loaded, as for sharding."""
+    args = create_arguments(folder, **arguments) if args is None else args
     return SafetyTrainer(
         model=model,
         args=args,

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from safevlm_hf.data.records import RecordError
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.training.arguments import DataArguments, nano_config, parse_arguments
 from safevlm_hf.training.collator import SafetyCollator
-from safevlm_hf.training.run import load_data, read_taxonomy, run_stage1, run_stage2
+from safevlm_hf.training.run import command_line, load_data, read_taxonomy, run_stage1, run_stage2
 from safevlm_hf.training.trainer import SafetyTrainer
 
 
@@ -283,6 +284,7 @@ def config(tiny_config):
 
 def test_stage1_on_both_forms_of_records(tmp_path, monkeypatch):
     data = write(tmp_path / "own.jsonl", published(), messages(), plain_text(), published(level=2, category=4))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # a script's, not `python -m pytest`'s
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "run_stage1.py"), "--hub_token", "hf_secret", "--seed", "1"])
     values = {
         **STAGE1,
@@ -427,3 +429,10 @@ def test_new_category_with_replay(folder, stage1, tmp_path):
 def test_stage2_refuses_what_only_stage1_can_do(stage1, tmp_path, values):
     with pytest.raises(ValueError, match="safety modules|stage 1"):
         run_stage2(flags(**SHORT, **values, model_name_or_path=stage1, output_dir=tmp_path))
+
+
+def test_command_line_of_a_module(monkeypatch):
+    """As it can be given again: a module is no file."""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("safevlm_hf.demo", None))
+    monkeypatch.setattr(sys, "argv", ["/src/safevlm_hf/demo.py", "--seed", "1"])
+    assert command_line(None) == "python -m safevlm_hf.demo --seed 1"

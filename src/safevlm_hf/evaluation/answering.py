@@ -107,7 +107,7 @@ def answer_records(
     return predictions
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not `inference_mode`: ZeRO-3 keeps weights that it gathers here, and goes on training with them
 def _answer_batch(model, processor, records: list[dict], **generate_kwargs) -> list[Prediction]:
     inputs = encode_prompts(processor, records)
     outputs = model.generate(

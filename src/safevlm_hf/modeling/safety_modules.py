@@ -43,7 +43,8 @@ class SafetyTokens(nn.Module):
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
         """s(1) and s(2), each (tokens, hidden)."""
-        return self.head, self.block
+        # Not the parameters themselves: DeepSpeed's ZeRO-3 empties a module's parameters when its forward is done.
+        return self.head.clone(), self.block.clone()
 
 
 class SafetyConditions(nn.Module):
@@ -162,7 +163,11 @@ def init_safety_weights(module: nn.Module) -> bool:
         init.normal_(module.weight, std=TOKEN_INIT_STD)
     elif isinstance(module, (FanInLinear, nn.Conv2d)):
         # The library's std of 0.02 makes the C-Abstractor's features fade.
-        fan_in = module.weight[0].numel()
+        # Not from the weight's own shape: DeepSpeed's ZeRO-3 empties every weight as it is made.
+        if isinstance(module, nn.Linear):
+            fan_in = module.in_features
+        else:
+            fan_in = module.in_channels // module.groups * math.prod(module.kernel_size)
         init.normal_(module.weight, std=fan_in**-0.5)
         if module.bias is not None:
             init.zeros_(module.bias)

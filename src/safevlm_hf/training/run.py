@@ -6,12 +6,14 @@ import platform
 import random
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 import yaml
 from datasets import concatenate_datasets
 from transformers import PreTrainedConfig, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .. import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from ..data.records import load_records
@@ -19,7 +21,7 @@ from ..data.riskcards import NEW_CATEGORY, write_riskcards
 from ..modeling.configuration_safe_llava import SafeLlavaConfig
 from .arguments import PAPER_CLEAN_SHARE, ModelArguments, parse_arguments
 from .collator import SafetyCollator
-from .stages import count_parameters, merge, prepare_stage1, prepare_stage2
+from .stages import SAFETY_PREFIX, count_parameters, prepare_stage1, prepare_stage2
 from .trainer import SafetyTrainer
 
 
@@ -50,10 +52,12 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
         _refuse_other_sizes(model_args, config.safety_config)
     model, processor = load(model_args, config)
     model.config.safety_config.is_trained = True  # in checkpoints on the way, too
-    if is_new:
-        model.initialize_from_embeddings(processor.tokenizer)
+    with whole_weights(model):
+        if is_new:
+            model.initialize_from_embeddings(processor.tokenizer)
+        if model_args.new_categories:
+            model.extend_categories(model_args.new_categories)
     if model_args.new_categories:
-        model.extend_categories(model_args.new_categories)
         processor.categories = model.config.safety_config.categories
     trainer = train(1, prepare_stage1(model), processor, data_args, training_args)
     return finish(1, trainer, model_args, data_args)
@@ -111,7 +115,6 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
         raise ValueError(
             f"Stage 2 trains the language model: `lm_loss_every` must be 1, got {training_args.lm_loss_every}."
         )
-    set_seed(training_args.seed)
     config = SafeLlavaConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.revision)
     if not config.safety_config.is_trained:
         raise ValueError(
@@ -122,9 +125,8 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
     if model_args.new_categories:
         raise ValueError("`new_categories` are learned in stage 1 (examples/run_stage1.py), not in stage 2.")
     model, processor = load(model_args, config)
+    set_seed(training_args.seed)  # for new adapters: loading draws numbers with ZeRO-3, and none without
     trainer = train(2, prepare_stage2(model, lora_args), processor, data_args, training_args)
-    if lora_args.merge_adapter:
-        trainer.model = merge(trainer.model)
     return finish(2, trainer, model_args, data_args, lora_args)
 
 
@@ -140,8 +142,24 @@ def load(model_args, config: SafeLlavaConfig):
     return model, processor
 
 
+def whole_weights(model):
+    """A context in which what stage 1 starts from is whole, to be read and set: safety modules and word embeddings.
+    DeepSpeed's ZeRO-3 shards all weights as they are loaded."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    weights = [weight for name, weight in model.named_parameters() if name.startswith(SAFETY_PREFIX)]
+    return deepspeed.zero.GatheredParameters([*weights, model.get_input_embeddings().weight], modifier_rank=0)
+
+
 def train(stage: int, model, processor, data_args, training_args) -> SafetyTrainer:
     """Train the parameters that require gradients; every record is checked before."""
+    if any(weight.is_meta for weight in model.parameters()):
+        raise ValueError(
+            "With FSDP's `fsdp_cpu_ram_efficient_loading` only the main process has new weights, and only it would "
+            "train them: set it to false."
+        )
     safety_config = model.config.safety_config
     train_records, eval_records = load_data(stage, data_args, safety_config, training_args.seed)
     trained, total = count_parameters(model)
@@ -258,6 +276,8 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=
     metrics = {
         name: round(value, 4) for name, value in metrics.items() if name.startswith("eval_") and name not in SPEED
     }
+    if _uses_lora(lora_args) and lora_args.merge_adapter:
+        trainer.merge_adapter()
     record = dict(config.training_record or {"base_model": str(model_args.model_name_or_path), "stages": []})
     record["stages"] = [
         *[done for done in record["stages"] if done["stage"] < stage],
@@ -270,7 +290,7 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=
             "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             **({"lora_r": lora_args.lora_r, "lora_alpha": lora_args.lora_alpha} if _uses_lora(lora_args) else {}),
             "seed": args.seed,
-            "command": _command(args.hub_token),
+            "command": command_line(args.hub_token),
             "metrics": metrics,
         },
     ]
@@ -289,7 +309,9 @@ def _uses_lora(lora_args) -> bool:
     return lora_args is not None and lora_args.use_lora
 
 
-def _command(hub_token: str | None) -> str:
+def command_line(hub_token: str | None) -> str:
     """The command line for the record, which is published: no token, and no folders of this machine."""
-    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv]
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
+    words = [Path(word).name if os.path.isabs(word) else word for word in [*program, *sys.argv[1:]]]
     return shlex.join("..." if hub_token and hub_token in word else word for word in words)

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from .. import SafeLlavaForConditionalGeneration
 from .arguments import LoraArguments
 
 
@@ -50,7 +51,8 @@ def _add_lora(model: nn.Module, lora: LoraArguments) -> nn.Module:
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Trainable parameters, and all."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    # DeepSpeed's ZeRO-3 has emptied the parameters, and keeps their size.
+    sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 
@@ -63,3 +65,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 def merge(model: nn.Module) -> nn.Module:
     """The SafeLlava model with its adapters merged."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def with_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
+    """A copy of a model with adapters, whose own weights are sharded, with `weights` under the same names. It is for
+    merging and saving: what is not saved with a model, it lacks."""
+    from peft import get_peft_model
+
+    base = unwrap(model)
+    with torch.device("meta"):
+        whole = get_peft_model(SafeLlavaForConditionalGeneration(base.config), model.peft_config["default"])
+    whole.load_state_dict(weights, assign=True)
+    unwrap(whole).tie_weights()
+    unwrap(whole).generation_config = base.generation_config
+    return whole

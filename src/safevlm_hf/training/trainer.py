@@ -1,15 +1,18 @@
 """The Trainer of both stages: logs the parts of the loss, judges verdicts and answers, and saves what travels."""
 
 import torch
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel, Trainer
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 
 from ..evaluation.answering import Prediction, answer_records
 from ..evaluation.metrics import load_metric
 from ..modeling.model_card import write_model_card
-from .stages import unwrap
+from .stages import merge, unwrap, with_weights
 
 
 LOSS_PARTS = ("lm_loss", "safety_loss")
+PARTS = (*LOSS_PARTS, "level_accuracy", "category_accuracy")
 
 
 class SafetyTrainer(Trainer):
@@ -19,6 +22,14 @@ class SafetyTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._parts = {"train": {}, "eval": {}}
+        if is_deepspeed_zero3_enabled():
+            # Loading for ZeRO-3 keeps all renamings there are, not only those it made, and saving would undo all.
+            unwrap(self.model)._weight_conversions = None
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP or DeepSpeed owns the weights."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         every = self.args.lm_loss_every if model.training else 1
@@ -45,9 +56,15 @@ class SafetyTrainer(Trainer):
             parts.setdefault(f"{name}_accuracy", []).append(right[labels >= 0].float())
 
     def _collected(self, mode: str, prefix: str = "") -> dict[str, float]:
+        """Means of what all processes have collected. Each of them must call it, and all get the same."""
         parts, self._parts[mode] = self._parts[mode], {}
-        flat = {name: torch.cat([value.reshape(-1) for value in values]) for name, values in parts.items()}
-        return {prefix + name: values.mean().item() for name, values in flat.items() if values.numel()}
+        sums = torch.zeros(len(PARTS), 2, device=self.args.device)  # all names, so that no process waits for another
+        for row, name in zip(sums, PARTS):
+            for value in parts.get(name, ()):
+                row[0] += value.float().sum()
+                row[1] += value.numel()
+        sums = self.accelerator.reduce(sums).tolist()
+        return {prefix + name: total / count for name, (total, count) in zip(PARTS, sums) if count}
 
     def log(self, logs: dict[str, float], *args, **kwargs):
         if "loss" in logs:
@@ -68,10 +85,45 @@ class SafetyTrainer(Trainer):
         return {**metrics, **judged}
 
     def judge(self, records) -> dict[str, float]:
-        """Accuracy of the verdicts, and refusals on risky and on clean prompts, by the `evaluate` modules."""
-        model = unwrap(self.accelerator.unwrap_model(self.model))
-        predictions = answer_records(model, self.processing_class, records, progress=False)
-        return judge_predictions(predictions, model.config.safety_config)
+        """Accuracy of the verdicts, and refusals on risky and on clean prompts, by the `evaluate` modules.
+
+        Each process answers its share; where the weights are sharded, all answer all, in step."""
+        model, state = self.accelerator.unwrap_model(self.model), self.accelerator.state
+        safety_config = unwrap(model).config.safety_config
+        if self.is_sharded:
+            if self.is_fsdp_enabled:
+                # The Trainer's wrapper around `generate` rebuilds what it returns in bfloat16, and drops the verdicts.
+                vars(model).pop("generate", None)
+                model.unshard()  # what lies in no layer; the layers see to themselves
+            predictions = answer_records(model, self.processing_class, records, progress=False)
+        else:
+            share = list(records)[state.process_index :: state.num_processes]
+            predictions = gather_object(answer_records(unwrap(model), self.processing_class, share, progress=False))
+        return judge_predictions(predictions, safety_config)
+
+    def save_model(self, output_dir=None, _internal_call: bool = False):
+        """As [`Trainer.save_model`]; a call of yours saves whole weights, also where checkpoints are sharded."""
+        if self.is_fsdp_enabled and not _internal_call:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir=None, state_dict=None):
+        if state_dict is not None:  # FSDP gathers tied weights twice; all other ways save them once
+            tied = unwrap(self.model).all_tied_weights_keys
+            state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
+        super()._save(output_dir, state_dict)
+
+    def merge_adapter(self):
+        """Merge the adapter into the model, which [`save_model`] then saves. Each process must call it. Where weights
+        are sharded, the main process gathers them in its memory, and no process can train or evaluate any more."""
+        if not self.is_sharded:
+            self.model = merge(self.model)
+            return
+        weights = self.accelerator.get_state_dict(self.model_wrapped)
+        unset_hf_deepspeed_config()  # or the copy would be sharded, too
+        if self.is_world_process_zero():
+            self.model = merge(with_weights(self.accelerator.unwrap_model(self.model), weights))
+        self.is_fsdp_enabled = self.is_deepspeed_enabled = False  # the whole model is saved as one process saves it
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None):
         if self._loads_by_key():
@@ -81,6 +133,13 @@ class SafetyTrainer(Trainer):
         loaded = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
         self.model.load_state_dict(loaded.state_dict())
 
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.is_deepspeed_enabled and checkpoint is not None:
+            # From a universal checkpoint, ZeRO-3 counts the steps of all parameter groups in one and the same tensor.
+            for state in filter(lambda state: torch.is_tensor(state.get("step")), self.optimizer.state.values()):
+                state["step"] = state["step"].clone()
+
     def _load_best_model(self):
         if self._loads_by_key():
             return super()._load_best_model()
@@ -88,10 +147,12 @@ class SafetyTrainer(Trainer):
 
     def _loads_by_key(self) -> bool:
         """Whether checkpoints are not `save_pretrained`'s: adapters, FSDP's and DeepSpeed's."""
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled or not isinstance(self.model, PreTrainedModel)
+        return self.is_sharded or not isinstance(self.model, PreTrainedModel)
 
     def create_model_card(self, *args, **kwargs):
         """Our card, from the run, in place of the Trainer's."""
+        if not self.is_world_process_zero():
+            return
         write_model_card(self.args.output_dir, unwrap(self.model).config, repo_id=self.hub_model_id)
 
 
