@@ -38,6 +38,19 @@ class RiggedHead(nn.Module):
         return 9.0 * one_hot(level, 4) + unreadable, 9.0 * one_hot(category, 7) + unreadable
 
 
+class Texts(dict):
+    """A tokenizer that knows a few texts by heart."""
+
+    all_special_ids = [PAD, BOS, EOS, IMAGE]
+
+    def __call__(self, text, add_special_tokens=True):
+        assert not add_special_tokens
+        return {"input_ids": self[text]}
+
+    def convert_ids_to_tokens(self, ids):
+        return [f"<{token}>" for token in ids]
+
+
 def picture(brightness, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return brightness + 0.1 * torch.randn(1, 3, 56, 56, generator=generator)

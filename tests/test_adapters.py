@@ -3,7 +3,7 @@
 import pytest
 import torch
 from packaging.version import Version
-from rigged import GREEDY, bright, conditions, dark, request, rig
+from rigged import GREEDY, Texts, bright, conditions, dark, request, rig
 from safetensors.torch import load_file, save_file
 from tiny_training import create_trainer
 from transformers import AutoModel, set_seed
@@ -124,16 +124,13 @@ def test_wrapped_model_answers_under_the_verdict(tiny_config, task):
         assert torch.equal(model.generate(**request(bright()), **GREEDY), whole["bright"])
 
 
-class WordTokenizer:
-    def __call__(self, text, add_special_tokens):
-        return {"input_ids": [60 + len(word) for word in text.split()]}
-
-
 def test_wrapped_model_refuses(tiny_config):
     model = train_by_hand(peft.get_peft_model(rig(tiny_config), lora(task_type="CAUSAL_LM")).eval())
     policy = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "a bb ccc"}}
     output = {"return_dict_in_generate": True, **GREEDY}
-    refused = model.generate(**request(bright()), **output, safety_policy=policy, tokenizer=WordTokenizer())
+    refused = model.generate(
+        **request(bright()), **output, safety_policy=policy, tokenizer=Texts({"a bb ccc": [61, 62, 63]})
+    )
     length = request(bright())["input_ids"].shape[1]
     assert refused.sequences[0, length : length + 4].tolist() == [61, 62, 63, 2]
     assert ACTIONS[refused.safety_action_ids[0]] == "refuse"

@@ -29,6 +29,7 @@ from rigged import (
     SAFE,
     UNCONDITIONED,
     RiggedHead,
+    Texts,
     batch,
     bright,
     conditions,
@@ -499,11 +500,7 @@ STRICT = {
     "actions": {"*": {"medium": "refuse", "high": "refuse"}},
     "refusals": {"*": "no", "illegal risk": "never", "privacy": "secret"},
 }
-TEXTS = {"no": [20], "never": [21, 22, 23], "secret": [24, 25]}
-
-
-def tokenizer(text, add_special_tokens=True):
-    return {"input_ids": TEXTS[text]}
+TEXTS = Texts({"no": [20], "never": [21, 22, 23], "secret": [24, 25]})
 
 
 @pytest.fixture
@@ -513,7 +510,7 @@ def model(tiny_config):
 
 def said(model, **inputs):
     """What each row says under a policy that refuses, up to its end."""
-    sequences = generate(model, **inputs, tokenizer=tokenizer, safety_policy=STRICT)
+    sequences = generate(model, **inputs, tokenizer=TEXTS, safety_policy=STRICT)
     rows = sequences[:, inputs["input_ids"].shape[1] :].tolist()
     return [row[: row.index(EOS)] if EOS in row else row for row in rows]
 
@@ -659,7 +656,7 @@ def test_each_of_64_is_answered_as_alone(model):
         words += [RISKY] if index % 3 == 1 else []
         samples.append((prompt(*words), (bright if index % 4 == 0 else dark)(index)))
     inputs = {**batch(*(ids for ids, _ in samples)), "pixel_values": torch.cat([image for _, image in samples])}
-    options = {"tokenizer": tokenizer, "safety_policy": STRICT, "return_dict_in_generate": True}
+    options = {"tokenizer": TEXTS, "safety_policy": STRICT, "return_dict_in_generate": True}
     together = generate(model, **inputs, **options)
     verdicts = conditions(model, together)
     assert {verdicts.count(name) for name in (ILLEGAL_HIGH, PRIVACY_MEDIUM, SAFE)} == {16, 32}

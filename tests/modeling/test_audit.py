@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from rigged import BOS, IMAGE, RISKY, batch, bright, dark, generate, prompt, request, rig
+from rigged import BOS, IMAGE, RISKY, Texts, batch, bright, dark, generate, prompt, request, rig
 
 from safevlm_hf import SafetyPolicy
 from safevlm_hf.modeling.safety_audit import SafetyAudit, read_audit
@@ -68,13 +68,6 @@ def test_contents_only_when_told(model, trail):
     assert told["prompt_ids"] == inputs["input_ids"][0].tolist() and IMAGE in told["prompt_ids"]
 
 
-class OneWord:
-    all_special_ids = ()
-
-    def __call__(self, text, add_special_tokens):
-        return {"input_ids": [20]}
-
-
 def test_refusals_and_policy_are_in_the_line(model, trail):
     policy = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "no"}}
     generate(
@@ -82,7 +75,7 @@ def test_refusals_and_policy_are_in_the_line(model, trail):
         **request(bright()),
         safety_policy=policy,
         safety_audit=trail,
-        tokenizer=OneWord(),
+        tokenizer=Texts({"no": [20]}),
     )
     (line,), _ = read_audit(trail)
     assert line["action"] == line["verdicts"][0]["action"] == "refuse"

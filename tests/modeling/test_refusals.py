@@ -12,6 +12,7 @@ from rigged import (
     MODES,
     PAD,
     RISKY,
+    Texts,
     answers,
     batch,
     bright,
@@ -29,21 +30,7 @@ from safevlm_hf.modeling.safety_refusals import REFUSALS
 
 
 REFUSE = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "no", "illegal risk": "never", "privacy": "secret"}}
-TEXTS = {"no": [20], "never": [21, 22, 23], "secret": [24, 25]}
-
-
-class Tokenizer:
-    all_special_ids = [BOS, EOS, IMAGE]
-
-    def __call__(self, text, add_special_tokens=True):
-        assert not add_special_tokens
-        return {"input_ids": TEXTS[text]}
-
-    def convert_ids_to_tokens(self, ids):
-        return [f"<{token}>" for token in ids]
-
-
-tokenizer = Tokenizer()
+TEXTS = Texts({"no": [20], "never": [21, 22, 23], "secret": [24, 25]})
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +44,7 @@ def model(tiny_config):
 
 
 def refuse(model, policy=REFUSE, **kwargs):
-    return generate(model, tokenizer=tokenizer, safety_policy=policy, **kwargs)
+    return generate(model, tokenizer=TEXTS, safety_policy=policy, **kwargs)
 
 
 def said(row, start):
@@ -178,7 +165,7 @@ def test_arguments_by_position(model):
     config = GenerationConfig(**GREEDY, pad_token_id=PAD, eos_token_id=EOS)
     ids = inputs.pop("input_ids")
     sequences = model.generate(
-        ids, config, LogitsProcessorList([prefer(40)]), **inputs, tokenizer=tokenizer, safety_policy=REFUSE
+        ids, config, LogitsProcessorList([prefer(40)]), **inputs, tokenizer=TEXTS, safety_policy=REFUSE
     )
     assert said(sequences[0], ids.shape[1]) == TEXTS["never"]
 
@@ -186,7 +173,7 @@ def test_arguments_by_position(model):
 def test_policy_that_is_kept_with_the_checkpoint(model):
     model.generation_config.safety_policy = REFUSE
     inputs = request(bright())
-    sequences = generate(model, **inputs, tokenizer=tokenizer)
+    sequences = generate(model, **inputs, tokenizer=TEXTS)
     assert said(sequences[0], inputs["input_ids"].shape[1]) == TEXTS["never"]
     allowed = {"actions": {"*": {"high": "condition"}}}
     answered = generate(model, **inputs, safety_policy=allowed)
