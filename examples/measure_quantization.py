@@ -5,6 +5,7 @@ python examples/measure_quantization.py --model runs/demo/stage2
 
 import argparse
 import tempfile
+from copy import copy
 
 import torch
 from transformers import BitsAndBytesConfig, TorchAoConfig
@@ -66,7 +67,8 @@ def held_out_batches(model: str, num_samples: int, batch_size: int = 20) -> list
 
 
 def verdicts(model, batches: list) -> dict[str, torch.Tensor]:
-    outputs = [model.assess(**batch.to(model.device, model.dtype)) for batch in batches]
+    # Copies: `to` rounds the batch itself, and the next model would see rounded pixels.
+    outputs = [model.assess(**copy(batch).to(model.device, model.dtype)) for batch in batches]
     logits = [(output.safety_level_logits, output.safety_category_logits) for output in outputs]
     return {
         "classes": torch.cat([torch.stack([part.argmax(dim=-1) for part in pair], dim=-1) for pair in logits]),
