@@ -39,7 +39,7 @@ def conditions(seen: dict, prompt_ids: list[int], image_token_id: int) -> list[i
     return rows
 
 
-def start_engine(folder) -> LLM:
+def start_engine(folder, **options) -> LLM:
     llm = LLM(
         str(folder),
         model_impl="transformers",
@@ -48,6 +48,7 @@ def start_engine(folder) -> LLM:
         max_model_len=1024,
         max_num_seqs=8,
         limit_mm_per_prompt={"image": 3},
+        **options,
     )
     llm.apply_model(watch_conditions)
     return llm
@@ -66,7 +67,7 @@ def compare(engine, chats, answers, **params):
     """Tokens and conditions are transformers'."""
     image_token_id = engine.model_config.hf_config.image_token_id
     outputs = ask(engine, *chats, **params)
-    (seen,) = engine.apply_model(attrgetter("seen"))
+    seen, *_ = engine.apply_model(attrgetter("seen"))  # of each rank
     assert [list(output.outputs[0].token_ids) for output in outputs] == [answer.ids for answer in answers]
     found = [conditions(seen, output.prompt_token_ids, image_token_id) for output in outputs]
     assert found == [answer.conditions for answer in answers]
