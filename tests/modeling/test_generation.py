@@ -435,8 +435,10 @@ def test_image_features_inside_the_embeddings_raise(model):
     features = torch.cat(model.get_image_features(inputs["pixel_values"]).pooler_output)
     embeds = model.get_input_embeddings()(ids).detach()
     embeds = embeds.masked_scatter((ids == IMAGE)[..., None], features.detach())
-    with pytest.raises(ValueError, match="without a verdict.*pass `pixel_values`"):
-        generate(model, input_ids=ids, inputs_embeds=embeds)
+    for prompt_ids in ({"input_ids": ids}, {}):
+        with pytest.raises(ValueError, match="without a verdict.*pass `pixel_values`"):
+            generate(model, inputs_embeds=embeds, **prompt_ids)
+    assert generate(model, input_ids=ids, inputs_embeds=torch.rand_like(embeds)) is not None  # what is no image
 
 
 @pytest.mark.parametrize("with_ids", [True, False])

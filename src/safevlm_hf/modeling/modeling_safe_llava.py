@@ -798,8 +798,8 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
             if audit is not None:
                 raise ValueError("An audit line needs a prompt: pass `input_ids` or `inputs_embeds`.")
             return super().generate(inputs, **kwargs)
-        if input_ids is not None and inputs_embeds is not None:
-            self._check_embeds(input_ids, inputs_embeds)
+        if inputs_embeds is not None:
+            self._check_embeds(inputs_embeds)
         safety_inputs = self._safety_inputs(
             input_ids, inputs_embeds, kwargs.get("attention_mask"), policy, generation_config
         )
@@ -833,16 +833,13 @@ class SafeLlavaForConditionalGeneration(SafeLlavaPreTrainedModel, LlavaForCondit
                 outputs[name] = value
         return outputs
 
-    def _check_embeds(self, input_ids, inputs_embeds):
-        """Raise where image features stand in the embeddings already: nobody could tell their verdict."""
-        if input_ids.shape[1] != inputs_embeds.shape[1]:
-            return
-        given = inputs_embeds[input_ids.to(inputs_embeds.device) == self.config.image_token_id]
-        placeholder = self.get_input_embeddings()(input_ids.new_tensor(self.config.image_token_id)).to(given)
-        if not bool((given == placeholder).all()):
+    def _check_embeds(self, inputs_embeds: torch.Tensor):
+        """Raise where image blocks stand in the embeddings already; s(2), which begins each of them, tells."""
+        first = self.model.safety_tokens()[1][0].to(inputs_embeds)
+        if bool((inputs_embeds == first).all(dim=-1).any()):
             raise ValueError(
-                "`inputs_embeds` holds other embeddings than the placeholder's at image positions, so these images "
-                "would be answered without a verdict: leave the placeholder there and pass `pixel_values`."
+                "`inputs_embeds` holds image features, so these images would be answered without a verdict for this "
+                "question: leave the image token's embeddings there and pass `pixel_values`."
             )
 
     def _policy(self, safety_policy, generation_config: GenerationConfig | None = None) -> SafetyPolicy:
