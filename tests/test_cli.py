@@ -234,7 +234,8 @@ def test_a_closed_pipe_is_no_error(checkpoint, picture):
 
 
 def test_init_with_a_taxonomy(call, fails, tmp_path, checkpoint):
-    categories = ["self-harm", HOSTILE, "safe"]
+    name = HOSTILE.replace("\x1b", "")
+    categories = ["self-harm", name, "safe"]
     taxonomy = write_json(tmp_path / "taxonomy.yaml", {"categories": categories, "levels": ["safe", "[b]bad"]})
     folder = tmp_path / "untrained"
     options = ["--taxonomy", taxonomy, "--num-safety-tokens", 4, "--num-condition-tokens", 2]
@@ -248,13 +249,15 @@ def test_init_with_a_taxonomy(call, fails, tmp_path, checkpoint):
     assert model.model.safety_head.category_head.weight.shape[0] == 3
 
     _, out, _ = call("policy", "show", "--model", folder)
-    assert SHOWN in out and "[b]bad" in out and "\x1b" not in out
+    assert name in out and "[b]bad" in out and "\x1b" not in out
     assert "untrained" in fails("assess", "x.png", "--model", folder)
     assert "is there already" in fails("init", NANO_BASE, folder)
     assert "is there already" in fails("init", NANO_BASE, taxonomy)
     assert "trained safety modules already" in fails("init", checkpoint, tmp_path / "again")
     write_json(taxonomy, {"categories": ["a", "b"]})
     assert "must contain 'safe'" in fails("init", NANO_BASE, tmp_path / "other", "--taxonomy", taxonomy)
+    write_json(taxonomy, {"categories": [HOSTILE, "safe"]})
+    assert "must be printable" in fails("init", NANO_BASE, tmp_path / "other", "--taxonomy", taxonomy)
     assert not (tmp_path / "other").exists()
 
 
