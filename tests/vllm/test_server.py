@@ -42,6 +42,7 @@ def test_two_questions_two_verdicts(server):
         {"bad_words": ["I", " do"]},
         {"min_tokens": 20},
         {"n": 2, "temperature": 1.0},
+        {"add_generation_prompt": False},
         {"add_special_tokens": True},
         {"skip_special_tokens": False},
         {"chat_template_kwargs": {"bos_token": "<image>", "eos_token": "<image>"}},
