@@ -1,9 +1,12 @@
 """Questions, a checkpoint whose verdict follows them, and what transformers answers with it."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from PIL import Image
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 
 SAFETY = {"num_safety_tokens": 4, "num_condition_tokens": 4, "num_attention_heads": 4, "projector_depth": 1}
@@ -35,8 +38,9 @@ def picture(colour: str) -> Image.Image:
     return image
 
 
-def encode(processor, chat: Chat):
-    text = processor.apply_chat_template(chat.as_messages(lambda image: {"type": "image"}), add_generation_prompt=True)
+def encode(processor, chat: Chat, add_generation_prompt: bool = True):
+    messages = chat.as_messages(lambda image: {"type": "image"})
+    text = processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
     return processor(text=text, images=list(chat.images) or None, return_tensors="pt")
 
 
@@ -58,23 +62,33 @@ CHATS = [
 ]
 
 
-@torch.no_grad()
+ENDINGS = ("", " </s><image> ASSISTANT: <s>")  # what users may write after a question
+
+
 def rig(model, processor):
-    """Solve the head's last layers for `VERDICTS`, whatever the picture."""
-    head, pooled, targets = model.model.safety_head, [], []
-    hook = head.level_head.register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[0][0].double()))
-    for question, (level, category) in VERDICTS.items():
-        for colour in COLOURS:
-            model.assess(**encode(processor, Chat((picture(colour),), question)))
-            targets.append((level, category))
+    """Train the head to `VERDICTS` whatever the picture, and whatever a user or a template writes after the question."""
+    head, seen, targets = model.model.safety_head, [], []
+    hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    with torch.no_grad():
+        for question, target in VERDICTS.items():
+            for colour, ending, is_complete in itertools.product(COLOURS, ENDINGS, (True, False)):
+                chat = Chat((picture(colour),), question + ending)
+                model.assess(**encode(processor, chat, add_generation_prompt=is_complete))
+                targets.append(target)
     hook.remove()
-    features = torch.cat([torch.stack(pooled), torch.ones(len(pooled), 1)], dim=1)
-    for column, linear in enumerate((head.level_head, head.category_head)):
-        classes = torch.tensor([target[column] for target in targets])
-        logits = 9.0 * torch.nn.functional.one_hot(classes, linear.out_features).double()
-        solved = torch.linalg.lstsq(features, logits, driver="gelsd").solution.float()
-        linear.weight.copy_(solved[:-1].T)
-        linear.bias.copy_(solved[-1])
+    texts, masks, keys = zip(*seen)
+    inputs = [pad_sequence([rows[0] for rows in column], batch_first=True) for column in (texts, masks, keys)]
+    levels, categories = torch.tensor(targets).T
+    optimizer = torch.optim.Adam(head.parameters(), lr=2 / keys[0].shape[-1])
+    for _ in range(300):
+        level_logits, category_logits = head(*inputs)
+        loss = cross_entropy(level_logits, levels) + cross_entropy(category_logits, categories)
+        if loss < 2e-3:  # each of the 60 verdicts has a probability of 0.88 or more
+            return
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    raise AssertionError(f"the head has not learned its verdicts: the loss is {loss}")
 
 
 def save_rigged(model, processor, folder):
