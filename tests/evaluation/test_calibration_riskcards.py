@@ -16,13 +16,13 @@ SAFETY = SafetyConfig()
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    """Verdicts on held-out cards, by a head that was trained on 500 cards for 24 epochs."""
+    """Verdicts on held-out cards, by a head that was trained on 250 cards for 40 epochs."""
     folder = tmp_path_factory.mktemp("calibration")
     values = yaml.safe_load(nano_config(1).read_text()) | {
         "riskcards_dir": str(folder),
         "output_dir": str(folder / "run"),
     }
-    values |= {"num_riskcards": 500, "num_train_epochs": 24, "lm_loss_every": 0, "eval_strategy": "no"}
+    values |= {"num_riskcards": 250, "num_train_epochs": 40, "lm_loss_every": 0, "eval_strategy": "no"}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(values | {"disable_tqdm": True}))
     run_stage1([str(path)])
@@ -34,9 +34,12 @@ def labelled(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [{"target_false_positive_rate": 0.05}, {"target_miss_rate": 0.1}], ids=str)
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_calibration_error_falls_and_the_target_is_reached(labelled, target, seed):
-    result = calibrate_logits(labelled, SAFETY, **target, seed=seed)
-    assert result.after.level_error < result.before.level_error
-    assert result.after.category_error < result.before.category_error
-    assert result.is_on_target, (result.target, result.reached)
+def test_calibration_error_falls_and_the_target_is_reached(labelled, target):
+    results = [calibrate_logits(labelled, SAFETY, **target, seed=seed) for seed in range(10)]
+    for result in results:
+        assert result.after.level_error < result.before.level_error / 2
+        assert result.after.category_error < result.before.category_error / 2
+    # Within a sampling error of 95%, that is 19 of 20 draws.
+    assert sum(result.is_on_target for result in results) >= 8, [result.reached.share for result in results]
+    reached = sum(result.reached.share for result in results) / len(results)
+    assert reached == pytest.approx(*target.values(), rel=0.25)

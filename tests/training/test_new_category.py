@@ -32,7 +32,7 @@ def category_accuracy(checkpoint, file, only_new=False) -> float:
 
 @pytest.mark.slow
 def test_a_new_category_is_learned_and_the_old_ones_are_kept(tmp_path):
-    old_file = write_riskcards(tmp_path / "old", "test", 400, seed=0)
+    old_file = write_riskcards(tmp_path / "old", "test", 1600, seed=0)
     new_file = write_riskcards(tmp_path / "new", "test", 300, seed=0, clean_share=0.3, new_category=True)
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     train("nano_stage1.yaml", tmp_path, output_dir=first)
