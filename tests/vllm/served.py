@@ -66,7 +66,7 @@ ENDINGS = ("", " </s><image> ASSISTANT: <s>")  # what users may write after a qu
 
 
 def rig(model, processor):
-    """Train the head to `VERDICTS` whatever the picture, and whatever a user or a template writes after the question."""
+    """Train the head to `VERDICTS`, whatever the picture, and whatever a user or a template writes at the end."""
     head, seen, targets = model.model.safety_head, [], []
     hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     with torch.no_grad():
