@@ -207,7 +207,15 @@ def test_colours_only_where_they_are_wanted(call, monkeypatch, words):
     assert "\x1b" not in "".join(call(*words)[1:])
 
 
-def test_ctrl_c_ends_a_talk(checkpoint, picture):
+@pytest.fixture
+def heeds_ctrl_c():
+    """A shell starts what runs in the background with Ctrl-C ignored, and every process hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_a_talk(checkpoint, picture, heeds_ctrl_c):
     talk = start("chat", "--model", checkpoint, "--image", picture)
     talk.stdin.write("What is it?\n")
     talk.stdin.flush()
