@@ -237,8 +237,7 @@ PICTOGRAMS = {
     "KIDS BET": "✪",
 }
 """Topic to its pictogram, a character of DejaVu Sans, as signs and apps have beside their words. Each topic has its
-own: a vision tower of a million parameters can recognise it, while the words take a language model to read. Those of
-`NEW_TOPICS` are solid and repeat no symbol: of thin outlines the nano tower, which has not seen them, sees little."""
+own: a vision tower of a million parameters can recognise it, while the words take a language model to read."""
 
 NAMES = ("ANNA", "OMAR", "LINA", "TOM", "MIA", "IVO", "NOOR", "KOFI")
 ADDRESSES = ("12 ELM RD", "48 OAK RD", "7 LAKE RD", "25 HILL RD", "3 MILL RD", "60 ROSE RD", "9 PARK RD", "31 PINE RD")
