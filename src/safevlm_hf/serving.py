@@ -28,8 +28,8 @@ from transformers import BatchFeature
 
 from .modeling import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyAudit, SafetyPolicy
 from .modeling.configuration_safe_llava import SAFE
+from .modeling.generation_safety import AUDIT_VARIABLE
 from .modeling.image_loading import to_rgb
-from .modeling.modeling_safe_llava import AUDIT_VARIABLE
 from .modeling.safety_policy import ACTIONS, SafetyVerdict
 
 

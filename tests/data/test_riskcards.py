@@ -153,7 +153,7 @@ def test_region_holds_the_text():
     look = {"font": "DejaVuSans", "arrangement": "top", "symbol": "star"}
     image = Image.new("RGB", (336, 336))
     arguments = (image, ImageDraw.Draw(image), (20, 60, 310, 260), riskcards.RISKY_TOPICS[0], ["PRANK"])
-    region, _ = riskcards._draw_content(*arguments, look, [(255, 255, 255)] * 2, random.Random(0))
+    region, _ = riskcards.drawing._draw_content(*arguments, look, [(255, 255, 255)] * 2, random.Random(0))
     left, top, right, bottom = image.getbbox()
     assert region[0] <= left and region[1] <= top and region[2] >= right and region[3] >= bottom
     assert all(abs(a - b) < 30 for a, b in zip(region, image.getbbox(), strict=True))
@@ -235,7 +235,7 @@ def test_folder_of_another_process_is_taken_and_the_answer_can_be_the_complying_
 
 
 def test_cut_off_writing_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(riskcards, "_record", lambda *_: 1 / 0)
+    monkeypatch.setattr(riskcards.disk, "_record", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_riskcards(tmp_path, "train", 4)
     assert list(tmp_path.iterdir()) == []

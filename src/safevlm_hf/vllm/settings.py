@@ -8,7 +8,7 @@ from transformers.utils import cached_file
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from safevlm_hf import SafetyPolicy
-from safevlm_hf.modeling.modeling_safe_llava import AUDIT_VARIABLE
+from safevlm_hf.modeling.generation_safety import AUDIT_VARIABLE
 
 from . import RENDERER
 

@@ -1,0 +1,82 @@
+"""What a verdict needs besides the pixels, and what it comes back as."""
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+
+from .safety_policy import SafetyPolicy
+
+
+@dataclass
+class SafetyInputs:
+    """What a verdict needs besides the pixels: the question of each sample, and the policy.
+
+    Args:
+        text_embeds: (batch, length, hidden), embeddings of the whole prompt.
+        text_mask: (batch, length), true on the question's own tokens.
+        image_token_counts: (batch,), image positions in each sample.
+        policy: what to do with a verdict; the default one if unset.
+        condition_ids: (images,), rows of the condition table to use in place of the verdict's where not negative.
+        record: receives the conditioned image output of the call, for the caller to read.
+    """
+
+    text_embeds: torch.Tensor
+    text_mask: torch.Tensor
+    image_token_counts: torch.Tensor
+    policy: SafetyPolicy | None = None
+    condition_ids: torch.LongTensor | None = None
+    record: list = field(default_factory=list)
+
+    def image_rows(self, num_images: int, block_length: int) -> torch.LongTensor:
+        """Row of the batch that each image belongs to, (images,)."""
+        last_image = (self.image_token_counts // block_length).cumsum(dim=0)
+        images = torch.arange(num_images, device=last_image.device)
+        rows = (images[:, None] >= last_image[None, :]).sum(dim=1)
+        return rows.clamp(max=len(last_image) - 1)
+
+    def fit(self, num_images: int, block_length: int) -> torch.Tensor:
+        """Whether the positions are whole blocks in each row, and as many as the images. One bool."""
+        counts = self.image_token_counts
+        return (counts % block_length == 0).all() & (counts.sum() == num_images * block_length)
+
+
+@dataclass
+class SafetyImageOutput(BaseModelOutputWithPooling):
+    r"""
+    pooler_output (`list` of `torch.Tensor` of shape `(block_length, hidden_size)`):
+        One image block [ s(2) | h_i | c ] an image.
+    image_features (`torch.Tensor` of shape `(images, patches, hidden_size)`): h_i, the base projector's output.
+    safety_features (`torch.Tensor` of shape `(images, grid * grid, hidden_size)`): h_s, the safety projector's output.
+    safety_level_logits (`torch.Tensor` of shape `(images, levels)`): float32.
+    safety_category_logits (`torch.Tensor` of shape `(images, categories)`): float32.
+    safety_condition_ids (`torch.LongTensor` of shape `(images,)`): rows of the condition table.
+    safety_action_ids (`torch.LongTensor` of shape `(images,)`): indices of `safety_policy.ACTIONS`.
+    safety_image_rows (`torch.LongTensor` of shape `(images,)`): the row of the batch that each image belongs to.
+    """
+
+    image_features: torch.Tensor | None = None
+    safety_features: torch.Tensor | None = None
+    safety_level_logits: torch.Tensor | None = None
+    safety_category_logits: torch.Tensor | None = None
+    safety_condition_ids: torch.LongTensor | None = None
+    safety_action_ids: torch.LongTensor | None = None
+    safety_image_rows: torch.LongTensor | None = None
+
+
+@dataclass
+class SafetyOutput(ModelOutput):
+    r"""
+    Verdicts as logits; `processor.post_process_safety` gives them by name. Fields as in [`SafetyImageOutput`], and
+    safety_policy (`dict`): the policy that was applied.
+    """
+
+    safety_level_logits: torch.Tensor | None = None
+    safety_category_logits: torch.Tensor | None = None
+    safety_condition_ids: torch.LongTensor | None = None
+    safety_action_ids: torch.LongTensor | None = None
+    safety_image_rows: torch.LongTensor | None = None
+    safety_policy: dict | None = None
+
+
+__all__ = ["SafetyImageOutput", "SafetyInputs", "SafetyOutput"]
