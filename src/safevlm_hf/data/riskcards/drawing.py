@@ -6,24 +6,24 @@ Drawing needs Pillow and the fonts that come with matplotlib; nothing is downloa
 import hashlib
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
+from .changes import change_at_random, change_picture
 from .tables import (
     ADDRESSES,
     ARRANGEMENTS,
     COLOURS,
     FONTS,
-    GRID,
     HELD_OUT_ARRANGEMENTS,
     HELD_OUT_FONTS,
     IMAGE_SIZE,
     LAYOUTS,
     NAMES,
-    PICTOGRAM_SIZE,
+    PICTOGRAM_SIZES,
     PICTOGRAMS,
     SYMBOLS,
     Topic,
@@ -32,11 +32,16 @@ from .tables import (
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn picture and what it shows. `region` bounds its text and signs, in pixels."""
+    """A drawn picture and what it shows.
+
+    `region` bounds its text and signs, `pictogram_region` and `symbol_region` one sign each: `[left, top, right,
+    bottom]` in pixels.
+    """
 
     image: Image.Image
     region: list[int]
     pictogram_region: list[int]
+    symbol_region: list[int]
     topic: Topic
     layout: str
     colour: str
@@ -274,63 +279,169 @@ def _union(boxes) -> list[int]:
     ]
 
 
-def _place_pictogram(area, arrangement: str, rng: random.Random) -> tuple[int, int]:
-    """Its corner, on the grid of `GRID` pixels: pictograms, as on a keyboard, stand in a raster."""
-    left, top, right, bottom = area
-    columns = range(math.ceil(left / GRID), int((right - PICTOGRAM_SIZE) / GRID) + 1)
-    rows = math.ceil(top / GRID), int((bottom - PICTOGRAM_SIZE) / GRID)
+def _along(start: float, stop: float, arrangement: str, rng: random.Random) -> int:
+    """A place between start and stop: in the first or last quarter where the arrangement says left or right."""
+    share = rng.random()
     if arrangement.endswith("left"):
-        column = columns[0]
+        share *= 0.25
     elif arrangement.endswith("right"):
-        column = columns[-1]
+        share = 1 - 0.25 * share
+    return round(start + share * (stop - start))
+
+
+def _place_signs(area, arrangement: str, rng: random.Random) -> tuple[list[int], list[int]]:
+    """The boxes of pictogram and symbol, anywhere at the arrangement's end of the area.
+
+    The symbol stands on the side of the pictogram with more room, or below it where the area is narrow. At least a
+    third of the area's height is left to the text.
+    """
+    left, top, right, bottom = area
+    side, symbol = rng.randint(*PICTOGRAM_SIZES), rng.randint(44, 58)
+    side = min(side, right - left, round(0.6 * (bottom - top)))
+    is_narrow = right - left < side + symbol + 8
+    height = side + symbol + 6 if is_narrow else side
+    slack = rng.random() * max(0.0, 0.66 * (bottom - top) - height)
+    y = round(top + slack if arrangement.startswith("top") else bottom - height - slack)
+    x = _along(left, right - side, arrangement, rng)
+    if is_narrow:
+        symbol_x, symbol_y = _along(left, right - symbol, "", rng), y + side + 6
     else:
-        column = rng.choice(columns)
-    return column * GRID, rows[0 if arrangement.startswith("top") else 1] * GRID
+        is_right = right - x - side > x - left
+        symbol = min(symbol, (right - x - side if is_right else x - left) - 8)
+        symbol_x = x + side + 8 if is_right else x - symbol - 8
+        symbol_y = y + rng.randint(0, side - symbol)
+    return [x, y, x + side, y + side], [symbol_x, symbol_y, symbol_x + symbol, symbol_y + symbol]
 
 
-def _draw_signs(image, area, topic, look, ink, rng) -> tuple[list[int], list[int]]:
-    """Pictogram, and the symbol on that side of it where there is more room; the box of both, and the pictogram's."""
-    x, y = _place_pictogram(area, look["arrangement"], rng)
-    size = rng.randint(52, 64)
-    is_right = area[2] - x - PICTOGRAM_SIZE > x - area[0]
-    left = x + PICTOGRAM_SIZE + 10 if is_right else x - size - 10
-    for mask, place, side in (
-        (_pictogram_mask(PICTOGRAMS[topic.text]), (x, y), PICTOGRAM_SIZE),
-        (_symbol_mask(look["symbol"]), (left, y + (PICTOGRAM_SIZE - size) // 2), size),
-    ):
-        image.paste(ink, place, mask.resize((side, side), Image.Resampling.BILINEAR))
-    pictogram = [x, y, x + PICTOGRAM_SIZE, y + PICTOGRAM_SIZE]
-    return [min(x, left), y, max(x + PICTOGRAM_SIZE, left + size), y + PICTOGRAM_SIZE], pictogram
-
-
-def _draw_content(image, draw, area, topic, lines, look, inks, rng) -> tuple[list[int], list[int]]:
+def _draw_content(image, draw, area, topic, lines, look, inks, rng) -> tuple[list[int], list[int], list[int]]:
     """Pictogram and symbol (on a paper with its title beside) at one end of the area, the lines at the other; the
-    region of all, and of the pictogram."""
-    left, top, right, bottom = (int(side) for side in area)
-    signs, pictogram = _draw_signs(image, (left, top, right, bottom), topic, look, inks[1], rng)
+    region of all, of the pictogram, and of the symbol."""
+    left, top, right, bottom = area = [int(side) for side in area]
+    pictogram, symbol = _place_signs(area, look["arrangement"], rng)
+    for mask, box in (
+        (_pictogram_mask(PICTOGRAMS[topic.text]), pictogram),
+        (_symbol_mask(look["symbol"]), symbol),
+    ):
+        size = (box[2] - box[0], box[3] - box[1])
+        image.paste(inks[1], box[:2], mask.resize(size, Image.Resampling.BILINEAR))
+    signs = _union([pictogram, symbol])
     boxes = [signs]
     if topic.has_fields:
         is_left = right - signs[2] > signs[0] - left
         title_box = (signs[2] + 8, signs[1], right, signs[3]) if is_left else (left, signs[1], signs[0] - 8, signs[3])
-        boxes.append(_draw_lines(draw, [topic.text], title_box, look["font"], inks[0], rng))
+        if title_box[2] - title_box[0] >= 64:
+            boxes.append(_draw_lines(draw, [topic.text], title_box, look["font"], inks[0], rng))
+        else:
+            lines = [topic.text, *lines]
     at_top = look["arrangement"].startswith("top")
     text_box = (left, signs[3] + 4, right, bottom) if at_top else (left, top, right, signs[1] - 4)
     boxes.append(_draw_lines(draw, lines, text_box, look["font"], inks[0], rng))
-    return _union(boxes), _union([pictogram])
+    return _union(boxes), _union([pictogram]), _union([symbol])
 
 
-def draw_picture(topic: Topic, split: str, rng: random.Random) -> Picture:
-    """Draws one picture of the topic, 336 x 336 RGB, with a look that belongs to the split."""
+@dataclass(frozen=True)
+class _Content:
+    """What is written on a panel, and in which colours."""
+
+    topic: Topic
+    look: dict
+    name: str | None
+    address: str | None
+    lines: list[str]
+    surface: tuple
+    inks: list[tuple]
+
+    def draw(self, image: Image.Image, draw: ImageDraw.ImageDraw, area, rng: random.Random) -> Picture:
+        regions = _draw_content(image, draw, area, self.topic, self.lines, self.look, self.inks, rng)
+        return Picture(image, *regions, self.topic, name=self.name, address=self.address, **self.look)
+
+
+def _choose_content(topic: Topic, split: str, rng: random.Random) -> _Content:
     look = _choose_look(topic, split, rng)
     name, address = (rng.choice(NAMES), rng.choice(ADDRESSES)) if topic.has_fields else (None, None)
     lines = [name, address] if topic.has_fields else [topic.text] if "=" in topic.text else topic.text.split()
     surface = _vary(COLOURS[look["colour"]], rng)
     is_bright = 0.3 * surface[0] + 0.59 * surface[1] + 0.11 * surface[2] > 128
     inks = rng.choices(DARK_INKS if is_bright else LIGHT_INKS, k=2)
-    image = _background(look["layout"], rng)
-    draw = ImageDraw.Draw(image)
-    area = PANELS[look["layout"]](image, draw, surface, rng)
-    region, pictogram_region = _draw_content(image, draw, area, topic, lines, look, inks, rng)
+    return _Content(topic, look, name, address, lines, surface, inks)
+
+
+def _add_grain(image: Image.Image, rng: random.Random) -> Image.Image:
     x, y = rng.randint(0, 64), rng.randint(0, 64)
-    image = ImageChops.add(image, _noise().crop((x, y, x + IMAGE_SIZE, y + IMAGE_SIZE)), offset=-8)
-    return Picture(image, region, pictogram_region, topic, name=name, address=address, **look)
+    return ImageChops.add(image, _noise().crop((x, y, x + IMAGE_SIZE, y + IMAGE_SIZE)), offset=-8)
+
+
+def draw_upright_picture(topic: Topic, split: str, rng: random.Random) -> Picture:
+    """Draws one picture of the topic, 336 x 336 RGB, with a look that belongs to the split and without any change."""
+    content = _choose_content(topic, split, rng)
+    image = _background(content.look["layout"], rng)
+    draw = ImageDraw.Draw(image)
+    area = PANELS[content.look["layout"]](image, draw, content.surface, rng)
+    picture = content.draw(image, draw, area, rng)
+    return replace(picture, image=_add_grain(image, rng))
+
+
+def draw_picture(
+    topic: Topic, split: str, rng: random.Random, change: str | None = None, strength: float = 1.0
+) -> Picture:
+    """Draws one picture of the topic, 336 x 336 RGB, with a look that belongs to the split.
+
+    Args:
+        change: one of `CHANGES`, the only one that the picture gets. By default a picture of the test split is
+            upright and full size, and one of the other splits gets a random mix of mild changes.
+        strength: of that change, above 0 and at most 1.
+
+    Raises:
+        ValueError: unknown change, or a strength outside 0 to 1.
+    """
+    picture = draw_upright_picture(topic, split, rng)
+    if change is not None:
+        return _changed(picture, change_picture, change, strength, split, rng)
+    return picture if split == "test" else _changed(picture, change_at_random, split, rng)
+
+
+def _changed(picture: Picture, change, *arguments) -> Picture:
+    boxes = [picture.pictogram_region, picture.region, picture.symbol_region]
+    image, (pictogram, region, symbol) = change(picture.image, boxes, *arguments)
+    return replace(picture, image=image, region=region, pictogram_region=pictogram, symbol_region=symbol)
+
+
+def draw_two_cards(first: Topic, second: Topic, split: str, rng: random.Random) -> Picture:
+    """Draws two cards in one picture of 336 x 336, side by side or one above the other.
+
+    What the picture says of itself (regions, topic, look, name, address) is said of the risky card, or of the first
+    card where neither is risky.
+    """
+    image = _background("card", rng)
+    draw = ImageDraw.Draw(image)
+    is_row = rng.random() < 0.5
+    order = [first, second]
+    rng.shuffle(order)
+    pictures = [
+        _draw_half_card(image, draw, _half_box(is_row, index, rng), topic, split, rng)
+        for index, topic in enumerate(order)
+    ]
+    image = _add_grain(image, rng)
+    shown = pictures[order.index(first)]
+    for picture in pictures:
+        if picture.topic.safety_level and not shown.topic.safety_level:
+            shown = picture
+    return replace(shown, image=image)
+
+
+def _half_box(is_row: bool, index: int, rng: random.Random) -> list[int]:
+    """The box of one of two cards: a half of the picture, with a margin of its own."""
+    half = IMAGE_SIZE // 2
+    near, far = rng.randint(3, 8), rng.randint(3, 8)
+    along = [index * half + near, (index + 1) * half - near]
+    across = [2 * far, IMAGE_SIZE - 2 * far]
+    return [along[0], across[0], along[1], across[1]] if is_row else [across[0], along[0], across[1], along[1]]
+
+
+def _draw_half_card(image, draw, box, topic: Topic, split: str, rng: random.Random) -> Picture:
+    content = _choose_content(topic, split, rng)
+    content.look["layout"] = "card"
+    edge = _mix(content.surface, (0, 0, 0), 0.3)
+    draw.rounded_rectangle(box, 14, fill=content.surface, outline=edge, width=3)
+    area = box[0] + 8, box[1] + 8, box[2] - 8, box[3] - 8
+    return content.draw(image, draw, area, rng)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 
 IMAGE_SIZE = 336
-GRID = 42  # a patch of a tower that sees 8 x 8
-PICTOGRAM_SIZE = 2 * GRID
+PICTOGRAM_SIZES = (98, 116)
+"""Smallest and largest side of a pictogram as drawn, in pixels: about a third of the picture."""
 SPLITS = ("train", "validation", "test")
 CATEGORIES = ("politics", "illegal risk", "insults and bullying", "fairness", "privacy", "misleading", "safe")
 SAFE_CATEGORY = 6
