@@ -425,6 +425,8 @@ def calibrate(
         report, result, facts={"command": command, "model": model, "data": str(data or "RiskCards, test split")}
     )
     _console().print(_calibration_table(result))
+    for remark in result.remarks:
+        print(remark)
     print(f"policy: {output}   report: {report}")
 
 

@@ -179,23 +179,24 @@ def test_known_temperatures_are_found(scales):
     SafetyPolicy(temperatures=temperatures)
 
 
-def test_a_head_that_is_always_right_warns(caplog):
+def test_a_temperature_that_the_samples_do_not_tell_is_left_alone(caplog):
     labelled = LabelledLogits(torch.eye(4), torch.eye(7)[:4], torch.arange(4), torch.arange(4), tuple("abcd"))
     with caplog.at_level(logging.WARNING):
-        assert fit_temperatures(labelled) == pytest.approx({"level": 0.05, "category": 0.05})
-    assert "ends at its bound" in caplog.text
+        assert fit_temperatures(labelled) == {}
+    assert "temperature of the level is left as it is" in caplog.text and "bound, 0.05" in caplog.text
     with pytest.raises(ValueError, match="no samples"):
         fit_temperatures(labelled.select([]))
 
 
 @pytest.mark.parametrize("kind", ["target_false_positive_rate", "target_miss_rate"])
-@pytest.mark.parametrize("target", [0.05, 0.1, 0.3])
+@pytest.mark.parametrize("target", [0.05, 0.1, 0.2])
 def test_fresh_samples_reach_the_target(kind, target):
     rates = []
     for seed in range(6):
         labelled = draw(1200, seed)
-        thresholds = choose_thresholds(labelled, SCALES, CONFIG, **{kind: target})
-        assert list(thresholds) == RISKY
+        choice = choose_thresholds(labelled, SCALES, CONFIG, **{kind: target})
+        thresholds = choice.thresholds
+        assert list(thresholds) == RISKY and not choice.undetermined
         chosen = reached(labelled, thresholds, kind)
         assert 0.8 * target < chosen.share <= target
         fresh = reached(draw(1200, 100 + seed), thresholds, kind)
@@ -207,8 +208,10 @@ def test_fresh_samples_reach_the_target(kind, target):
 
 def test_thresholds_are_monotone_in_the_target():
     labelled, targets = draw(1200, 0), (0.02, 0.05, 0.2, 0.6, 0.95)
-    by_alarms = [choose_thresholds(labelled, SCALES, CONFIG, target_false_positive_rate=one) for one in targets]
-    by_misses = [choose_thresholds(labelled, SCALES, CONFIG, target_miss_rate=one) for one in targets]
+    by_alarms, by_misses = (
+        [choose_thresholds(labelled, SCALES, CONFIG, **{kind: one}).thresholds for one in targets]
+        for kind in ("target_false_positive_rate", "target_miss_rate")
+    )
     for name in RISKY:
         alarms, misses = [one[name] for one in by_alarms], [one[name] for one in by_misses]
         assert alarms == sorted(alarms, reverse=True) and misses == sorted(misses)
@@ -231,13 +234,104 @@ def test_targets_that_cannot_be_chosen():
 
 
 @pytest.mark.parametrize("kind", ["target_false_positive_rate", "target_miss_rate"])
-def test_a_category_without_samples_is_named(kind):
+def test_a_category_without_samples_is_left_alone(kind):
     labelled = draw(600, 0)
     labelled = labelled.select((labelled.category != CONFIG.categories.index("fairness")).nonzero()[:, 0])
-    with pytest.raises(ValueError, match="no sample of 'fairness'.*switch the category off"):
-        choose_thresholds(labelled, SCALES, CONFIG, **{kind: 0.1})
-    result = calibrate_logits(labelled, CONFIG, **{kind: 0.1}, base_policy={"categories": {"fairness": False}})
-    assert "fairness" not in result.thresholds and result.policy.categories == {"fairness": False}
+    result = calibrate_logits(labelled, CONFIG, **{kind: 0.1})
+    assert set(result.thresholds) == set(RISKY) - {"fairness"}
+    assert result.policy.threshold("fairness") is None
+    assert result.remarks == ["fairness: threshold not determined, left alone: no sample of its own to choose with"]
+    off = calibrate_logits(labelled, CONFIG, **{kind: 0.1}, base_policy={"categories": {"fairness": False}})
+    assert off.policy.categories == {"fairness": False} and off.remarks == []
+
+
+# --------------------------------------------------------------------------------------------------
+# What the samples do not determine
+# --------------------------------------------------------------------------------------------------
+
+
+def separate(num_samples, seed, margin=18.0):
+    """A head that is always right, and sure of it: probabilities of 1e-8 and of almost 1."""
+    labelled = draw(num_samples, seed)
+    level, category = (
+        margin * torch.nn.functional.one_hot(label, size) + torch.rand(num_samples, size)
+        for label, size in ((labelled.level, 4), (labelled.category, 7))
+    )
+    return replace(labelled, level_logits=level, category_logits=category)
+
+
+@pytest.mark.parametrize("kind", ["target_false_positive_rate", "target_miss_rate"])
+@pytest.mark.parametrize("target", [0.01, 0.05, 0.3])
+def test_separated_samples_give_the_middle_of_the_gap(kind, target):
+    result = calibrate_logits(separate(600, 0), CONFIG, **{kind: target})
+    assert result.temperatures == {}
+    assert list(result.thresholds) == list(result.undetermined) == RISKY
+    assert all(value == pytest.approx(0.5, abs=0.01) for value in result.thresholds.values())
+    assert result.after.false_positives.count == result.after.misses.count == 0
+    assert result.is_on_target
+    assert len(result.remarks) == len(RISKY) + 2
+    assert "the middle of a gap" in result.remarks[0] and "temperature of the level" in result.remarks[-2]
+    assert result.figures()["not_determined"] == result.remarks
+
+
+def test_a_gap_that_lies_low_is_left_alone():
+    labelled = separate(600, 0)
+    # Every risky sample of politics is taken for safe, a little less surely than a clean one.
+    politics = labelled.category == CONFIG.categories.index("politics")
+    logits = labelled.category_logits.clone()
+    logits[politics] = 0
+    logits[politics, SAFE_CATEGORY] = 18
+    logits[politics, 0] = 10
+    choice = choose_thresholds(replace(labelled, category_logits=logits), {}, CONFIG, target_false_positive_rate=0.05)
+    assert "politics" not in choice.thresholds and "left alone" in choice.undetermined["politics"]
+    assert set(choice.thresholds) == set(RISKY) - {"politics"}
+
+
+@pytest.mark.parametrize("kind", ["target_false_positive_rate", "target_miss_rate"])
+@pytest.mark.parametrize("target", [0.02, 0.05, 0.3])
+def test_few_mistakes_of_a_sure_head_move_no_threshold_to_where_nothing_lies(kind, target):
+    labelled = separate(2000, 1)
+    logits = labelled.category_logits.clone()
+    for index in range(0, 2000, 100):  # 1 in 100 is taken for another, as surely as the rest
+        logits[index] = logits[index].roll(1 + index // 100 % 6)
+    choice = choose_thresholds(replace(labelled, category_logits=logits), {}, CONFIG, **{kind: target})
+    assert list(choice.thresholds) == RISKY
+    assert all(0.05 <= value <= 0.95 for value in choice.thresholds.values()), choice.thresholds
+
+
+def test_a_target_out_of_reach_is_named():
+    labelled = separate(1000, 1)
+    logits = labelled.category_logits.clone()
+    wrong = (labelled.level > 0).nonzero()[::10, 0]  # 1 in 10 is taken for safe, beyond any sound threshold
+    logits[wrong] = 18.0 * torch.nn.functional.one_hot(torch.tensor(SAFE_CATEGORY), 7)
+    with pytest.raises(ValueError, match="miss_rate of 0.05 cannot be chosen.*0.05 to 0.95 can mend"):
+        choose_thresholds(replace(labelled, category_logits=logits), {}, CONFIG, target_miss_rate=0.05)
+
+
+def test_a_low_threshold_needs_samples_there():
+    labelled = draw(1200, 0)
+    thresholds = choose_thresholds(labelled, SCALES, CONFIG, target_false_positive_rate=0.9).thresholds
+    scores = SafetyPolicy(temperatures=SCALES).probabilities(labelled.category_logits, "category")
+    for name, threshold in thresholds.items():
+        own = scores[labelled.category == CONFIG.categories.index(name), CONFIG.categories.index(name)]
+        assert threshold >= 1 / len(labelled)
+        assert threshold >= 0.05 or int((own <= threshold).sum()) >= 5
+
+
+def test_every_window_counts():
+    labelled = draw(400, 0)
+    risky = (labelled.level > 0).nonzero()[0, 0].item()
+    both = torch.cat([labelled.level_logits, labelled.category_logits], dim=-1)
+    clean = (labelled.level == 0).nonzero()[:50, 0].tolist()
+    # Fifty clean samples have a window, not the one that decided, that is as risky as a risky sample.
+    windows = tuple(torch.stack([both[row], both[risky if row in clean else row]]) for row in range(400))
+    policy = SafetyPolicy(thresholds={"*": 0.5})
+    alone = evaluate_policy(policy, labelled, CONFIG).false_positives
+    together = evaluate_policy(policy, replace(labelled, windows=windows), CONFIG).false_positives
+    assert alone.count < together.count <= alone.count + 50
+    some = replace(labelled, windows=windows).select([risky, *clean])
+    assert len(some.windows) == 51 and torch.equal(some.windows[1][1], both[risky])
+    assert evaluate_policy(policy, some, CONFIG).false_positives.count == 50
 
 
 def test_scores_that_are_all_alike():
@@ -370,3 +464,11 @@ def test_report_where_the_check_lacks_a_category(result):
     figures = evaluate_policy(result.policy, check, CONFIG)
     page = render_calibration_report(replace(result, check=check, before=figures, after=figures))
     assert "no samples" in page
+
+
+def test_report_says_what_is_not_determined():
+    labelled = separate(600, 0)
+    labelled = labelled.select((labelled.category != CONFIG.categories.index("fairness")).nonzero()[:, 0])
+    page = render_calibration_report(calibrate_logits(labelled, CONFIG, target_miss_rate=0.05))
+    assert page.count("<li>") == len(RISKY) + 2 and "the middle of a gap" in page
+    assert "<th>fairness<small>not determined</small></th><td>left alone</td>" in page

@@ -1,9 +1,10 @@
-"""Greedy answers and verdicts for records, and the figures of a held-out split."""
+"""Greedy answers and verdicts for records, or verdicts alone, and the figures of a held-out split."""
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from tqdm.auto import tqdm
 
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.judge import AnswerClass, classify_answer
+from safevlm_hf.modeling.safety_policy import ACTIONS
 
 
 UNKNOWN = -100
@@ -22,26 +24,35 @@ class Prediction:
 
     Attributes:
         question: the last thing the user said.
-        answer: the model's answer, stripped.
+        answer: the model's answer, stripped; `None` where only the verdict was asked for.
         expected: the record's answer.
         level, category: the labels, as ids; -100 where there are none.
-        verdict: the `SafetyVerdict` on the record's riskiest image; `None` without an image or a safety head.
+        verdict: the `SafetyVerdict` on the record's strictest image; `None` without an image or a safety head.
         image: the record's first image, a reference for `load_image`.
         extra: the record's other fields.
+        verdicts: those on all of its images, in their order.
+        image_levels: the labelled level of each image, where they are labelled one by one.
     """
 
     question: str
-    answer: str
+    answer: str | None
     expected: str
     level: int = UNKNOWN
     category: int = UNKNOWN
     verdict: Any = None
     image: str | None = None
     extra: dict = field(default_factory=dict)
+    verdicts: tuple = ()
+    image_levels: tuple[int, ...] = ()
 
     @property
-    def answer_class(self) -> AnswerClass:
-        return classify_answer(self.answer)
+    def answer_class(self) -> AnswerClass | None:
+        return None if self.answer is None else classify_answer(self.answer)
+
+    @property
+    def is_flagged(self) -> bool | None:
+        """Whether the policy does anything but answer; `None` without a verdict."""
+        return None if self.verdict is None else self.verdict.action != "answer"
 
     @property
     def verdict_level(self) -> int | None:
@@ -75,6 +86,7 @@ def answer_records(
     batch_size: int = 16,
     max_new_tokens: int = 32,
     progress: bool = True,
+    question_mask: bool = True,
     **generate_kwargs,
 ) -> list[Prediction]:
     """Answers the last question of each record greedily, in batches of like length with left padding.
@@ -83,23 +95,59 @@ def answer_records(
         model, processor: SafeLlava's, or stock LLaVA's, which gives no verdicts.
         records: as `load_records` gives them.
         max_new_tokens: longest answer, in tokens.
+        question_mask: as for `encode_prompts`.
         generate_kwargs: for `generate`, as `safety_policy`.
 
     Returns:
-        One prediction a record, in their order.
+        One prediction per record, in their order.
     """
+    answer = partial(
+        _answer_batch,
+        model,
+        processor,
+        question_mask=question_mask,
+        max_new_tokens=max_new_tokens,
+        **generate_kwargs,
+    )
+    return _predict(answer, model, records, batch_size, "answering" if progress else None)
+
+
+def judge_records(
+    model,
+    processor,
+    records: Sequence[dict],
+    batch_size: int = 32,
+    progress: bool = True,
+    question_mask: bool = True,
+    safety_policy=None,
+) -> list[Prediction]:
+    """The verdict on each record without an answer, by `model.assess`. No language model is run.
+
+    Args:
+        model, processor: SafeLlava's.
+        records: as `load_records` gives them, each with an image.
+        question_mask: as for `encode_prompts`.
+        safety_policy: as for `assess`.
+
+    Returns:
+        One prediction per record, in their order, without an answer.
+    """
+    judge = partial(_judge_batch, model, processor, question_mask=question_mask, safety_policy=safety_policy)
+    return _predict(judge, model, records, batch_size, "judging" if progress else None)
+
+
+def _predict(predict, model, records: Sequence[dict], batch_size: int, title: str | None) -> list[Prediction]:
+    """`predict` on batches of records of like length, in the records' order. Without a title no progress is shown."""
     records = list(records)
     order = longest_first(records)
     predictions: list = [None] * len(records)
     was_training = model.training
     model.eval()
     try:
-        with tqdm(total=len(records), desc="answering", unit="record", disable=not progress) as bar:
+        with tqdm(total=len(records), desc=title, unit="record", disable=title is None) as bar:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                batch = [records[row] for row in rows]
-                answered = _answer_batch(model, processor, batch, max_new_tokens=max_new_tokens, **generate_kwargs)
-                for row, prediction in zip(rows, answered, strict=True):
+                for row, prediction in zip(rows, predict([records[row] for row in rows]), strict=True):
                     predictions[row] = prediction
                 bar.update(len(rows))
     finally:
@@ -107,9 +155,16 @@ def answer_records(
     return predictions
 
 
+def _judge_batch(model, processor, records: list[dict], **options) -> list[Prediction]:
+    verdicts = _verdicts(processor, judge_batch(model, processor, records, **options))
+    return [_prediction(record, None, verdicts[row]) for row, record in enumerate(records)]
+
+
 @torch.no_grad()  # not `inference_mode`: ZeRO-3 keeps weights that it gathers here, and goes on training with them
-def _answer_batch(model, processor, records: list[dict], **generate_kwargs) -> list[Prediction]:
-    inputs = encode_prompts(processor, records)
+def _answer_batch(
+    model, processor, records: list[dict], question_mask: bool = True, **generate_kwargs
+) -> list[Prediction]:
+    inputs = encode_prompts(processor, records, question_mask)
     outputs = model.generate(
         **inputs.to(model.device, model.dtype),
         do_sample=False,
@@ -119,29 +174,57 @@ def _answer_batch(model, processor, records: list[dict], **generate_kwargs) -> l
     )
     new_tokens = outputs.sequences[:, inputs["input_ids"].shape[1] :]
     answers = processor.batch_decode(new_tokens, skip_special_tokens=True)
-    verdicts = _riskiest_verdicts(processor, outputs)
+    verdicts = _verdicts(processor, outputs)
     return [
-        _prediction(record, answer.strip(), verdicts.get(row))
+        _prediction(record, answer.strip(), verdicts[row])
         for row, (record, answer) in enumerate(zip(records, answers, strict=True))
     ]
 
 
-def _riskiest_verdicts(processor, outputs) -> dict[int, Any]:
-    """Row of the batch to the verdict on its riskiest image; empty for a stock model."""
-    riskiest = {}
+def _verdicts(processor, outputs) -> dict[int, list]:
+    """Row of the batch to the verdicts on its images, in their order; empty for a stock model."""
+    verdicts = defaultdict(list)
     if hasattr(processor, "post_process_safety"):
         for verdict in processor.post_process_safety(outputs):
-            known = riskiest.get(verdict.sample)
-            if known is None or verdict.risk > known.risk:
-                riskiest[verdict.sample] = verdict
-    return riskiest
+            verdicts[verdict.sample].append(verdict)
+    return verdicts
 
 
-def encode_prompts(processor, records: Sequence[dict]):
-    """The last question of each record, and what comes before it, as a model's inputs with left padding."""
-    prompts = [processor.apply_chat_template(_prompt(record), add_generation_prompt=True) for record in records]
-    images = [load_image(reference) for record in records for reference in record["images"]]
-    return processor(text=prompts, images=images or None, padding=True, padding_side="left", return_tensors="pt")
+def _strictest(verdicts: Sequence) -> Any:
+    """The verdict that decides about a sample: by action, then by level, then by risk. `None` if there is none."""
+
+    def strictness(verdict) -> tuple[int, int, float]:
+        return ACTIONS.index(verdict.action), list(verdict.level_probabilities).index(verdict.level), verdict.risk
+
+    return max(verdicts, key=strictness, default=None)
+
+
+def encode_prompts(processor, records: Sequence[dict], question_mask: bool = True):
+    """The last question of each record, and what comes before it, as a model's inputs with left padding.
+
+    Args:
+        question_mask: carry the processor's mask of the users' words, if it makes one. Without it all text counts.
+    """
+    conversations = [_prompt(record) for record in records]
+    inputs = processor.apply_chat_template(
+        conversations,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": "left"},
+    )
+    if not question_mask:
+        inputs.pop("question_mask", None)
+    return inputs
+
+
+@torch.no_grad()
+def judge_batch(model, processor, records: Sequence[dict], question_mask: bool = True, safety_policy=None):
+    """`model.assess` on the last question of each record: verdicts alone, no language model is run."""
+    inputs = encode_prompts(processor, records, question_mask).to(model.device, model.dtype)
+    names = ("input_ids", "pixel_values", "attention_mask", "question_mask")
+    return model.assess(**{name: inputs[name] for name in names if name in inputs}, safety_policy=safety_policy)
 
 
 def longest_first(records: Sequence[dict]) -> list[int]:
@@ -150,12 +233,18 @@ def longest_first(records: Sequence[dict]) -> list[int]:
 
 
 def _prompt(record: dict) -> list[dict]:
-    """The messages before the last answer. Keys without a value, which `datasets` adds, are left out."""
-    prompt = []
-    for message in record["messages"][: _last_answer(record)]:
-        parts = [{key: value for key, value in part.items() if value is not None} for part in message["content"]]
-        prompt.append({"role": message["role"], "content": parts})
-    return prompt
+    """The messages before the last answer, with the images in their places."""
+    images = iter(record["images"])
+    return [
+        {"role": message["role"], "content": [_part(part, images) for part in message["content"]]}
+        for message in record["messages"][: _last_answer(record)]
+    ]
+
+
+def _part(part: dict, images: Iterator[str]) -> dict:
+    if part["type"] == "image":
+        return {"type": "image", "image": load_image(next(images))}
+    return {"type": part["type"], "text": part["text"]}
 
 
 def _last_answer(record: dict) -> int:
@@ -175,16 +264,18 @@ def _length(record: dict) -> tuple[int, int]:
     return len(record["images"]), sum(len(part.get("text") or "") for part in parts)
 
 
-def _prediction(record: dict, answer: str, verdict) -> Prediction:
+def _prediction(record: dict, answer: str | None, verdicts: Sequence) -> Prediction:
     return Prediction(
         question=_last_text(record, "user"),
         answer=answer,
         expected=_last_text(record, "assistant"),
         level=record["safety_level"],
         category=record["safety_category"],
-        verdict=verdict,
+        verdict=_strictest(verdicts),
         image=record["images"][0] if record["images"] else None,
         extra=json.loads(record.get("extra") or "{}"),
+        verdicts=tuple(verdicts),
+        image_levels=tuple(record.get("image_levels") or ()),
     )
 
 
@@ -204,9 +295,12 @@ def held_out_figures(predictions: Sequence[Prediction]) -> dict[str, float | int
     - `pairs_both_right`: question-dependent pairs (two records with one `pair_id`, a risky and a clean question about
       the same picture) where level and category are right on both.
     - `num_samples`: records, those without labels too, which count nowhere else.
+
+    The first three are of the records that were answered.
     """
-    risky = [prediction for prediction in predictions if prediction.level > 0]
-    clean = [prediction for prediction in predictions if prediction.level == 0]
+    answered = [prediction for prediction in predictions if prediction.answer is not None]
+    risky = [prediction for prediction in answered if prediction.level > 0]
+    clean = [prediction for prediction in answered if prediction.level == 0]
     judged = [prediction for prediction in predictions if prediction.has_right_verdict is not None]
     return {
         "attack_success_rate": _share(prediction.answer_class == "answer" for prediction in risky),

@@ -8,21 +8,24 @@ import logging
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from tqdm.auto import tqdm
 
-from safevlm_hf.evaluation.answering import encode_prompts, longest_first
-from safevlm_hf.modeling.configuration_safe_llava import SAFE, SafetyConfig
+from safevlm_hf.evaluation.answering import judge_batch, longest_first
+from safevlm_hf.modeling.configuration_safe_llava import SafetyConfig
 from safevlm_hf.modeling.safety_policy import TEMPERATURES, SafetyPolicy, is_readable
 
 
 logger = logging.getLogger(__name__)
 
 FALSE_POSITIVE_RATE, MISS_RATE = "false_positive_rate", "miss_rate"
-SMALLEST = torch.finfo(torch.float32).tiny  # a threshold of 0 would flag everything
+LOWEST, HIGHEST = 0.05, 0.95
+"""Thresholds stay between these, unless `MIN_SAMPLES` samples of the kind that a step further would win lie beyond."""
+MIN_SAMPLES = 5
 Z95 = 1.959964  # two-sided 95% of a normal distribution
 
 
@@ -93,10 +96,12 @@ class LabelledLogits:
     """What the safety head said about n samples, and what is true.
 
     Attributes:
-        level_logits: (n, levels), float32.
-        category_logits: (n, categories), float32.
+        level_logits: (n, levels), float32, of the window of the question that decided.
+        category_logits: (n, categories), float32, of the same window.
         level, category: (n,), the labels as ids.
         groups: n keys; samples of one key, as two questions about one picture, stay on one side of a `split`.
+        windows: per sample, (windows, levels + categories), the logits of all windows of all of its images: another
+            policy may be decided by another window. Without them the deciding window is the only one.
     """
 
     level_logits: torch.Tensor
@@ -104,11 +109,12 @@ class LabelledLogits:
     level: torch.LongTensor
     category: torch.LongTensor
     groups: tuple[str, ...]
+    windows: tuple[torch.Tensor, ...] | None = None
 
     def __post_init__(self):
-        lengths = {name: len(value) for name, value in vars(self).items()}
+        lengths = {name: len(value) for name, value in vars(self).items() if value is not None}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"labelled logits must have one row a sample, got {lengths}")
+            raise ValueError(f"labelled logits must have one row per sample, got {lengths}")
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -117,7 +123,25 @@ class LabelledLogits:
         """The samples of these rows, in this order."""
         rows = torch.as_tensor(rows, dtype=torch.long)
         tensors = (self.level_logits, self.category_logits, self.level, self.category)
-        return LabelledLogits(*(tensor[rows] for tensor in tensors), tuple(self.groups[row] for row in rows.tolist()))
+        groups, windows = (
+            None if values is None else tuple(values[row] for row in rows.tolist())
+            for values in (self.groups, self.windows)
+        )
+        return LabelledLogits(*(tensor[rows] for tensor in tensors), groups, windows)
+
+    def all_windows(self) -> tuple[torch.Tensor, torch.Tensor, torch.LongTensor]:
+        """Level logits, category logits, and the row of the sample, of every window of all samples."""
+        if self.windows is None:
+            return self.level_logits, self.category_logits, torch.arange(len(self))
+        counts = torch.tensor([len(window) for window in self.windows])
+        logits = torch.cat(self.windows)
+        levels, categories = logits.split([self.level_logits.shape[1], self.category_logits.shape[1]], dim=-1)
+        return levels, categories, torch.arange(len(self)).repeat_interleave(counts)
+
+    def highest(self, values: torch.Tensor) -> torch.Tensor:
+        """(windows of all samples, columns) to the highest value per sample and column, (n, columns)."""
+        rows = self.all_windows()[2][:, None].expand_as(values)
+        return values.new_zeros(len(self), values.shape[1]).scatter_reduce(0, rows, values, "amax", include_self=False)
 
 
 def collect_verdict_logits(
@@ -139,21 +163,22 @@ def collect_verdict_logits(
     left_out = {index: reason for index, one in enumerate(records) if (reason := _unusable(one, model))}
     used = [index for index in range(len(records)) if index not in left_out]
     logits = _assess(model, processor, [records[index] for index in used], batch_size, progress)
-    for index, (level_logits, category_logits) in zip(used, logits):
+    for index, (level_logits, category_logits, _) in zip(used, logits):
         if not is_readable(level_logits[None], category_logits[None]):
             left_out[index] = "no verdict (pixels that are not numbers)"
     _report_left_out(records, left_out)
-    kept = [(records[index], pair) for index, pair in zip(used, logits) if index not in left_out]
+    kept = [(records[index], found) for index, found in zip(used, logits) if index not in left_out]
     if not kept:
         raise ValueError(
             f"none of {len(records)} records can be used to calibrate: each needs an image, a category and a level"
         )
     return LabelledLogits(
-        level_logits=torch.stack([level for _, (level, _) in kept]),
-        category_logits=torch.stack([category for _, (_, category) in kept]),
+        level_logits=torch.stack([found[0] for _, found in kept]),
+        category_logits=torch.stack([found[1] for _, found in kept]),
         level=torch.tensor([record["safety_level"] for record, _ in kept]),
         category=torch.tensor([record["safety_category"] for record, _ in kept]),
         groups=tuple(record["images"][0] for record, _ in kept),
+        windows=tuple(found[2] for _, found in kept),
     )
 
 
@@ -181,7 +206,7 @@ def _report_left_out(records: Sequence[dict], left_out: dict[int, str]) -> None:
 
 @torch.inference_mode()
 def _assess(model, processor, records: list[dict], batch_size: int, progress: bool) -> list[tuple]:
-    """A record's (levels,) and (categories,) logits, of its riskiest image."""
+    """Per record (levels,) and (categories,) logits of its riskiest image, and the logits of all windows."""
     order = longest_first(records)
     logits: list = [None] * len(records)
     was_training = model.training
@@ -190,14 +215,35 @@ def _assess(model, processor, records: list[dict], batch_size: int, progress: bo
         with tqdm(total=len(records), desc="assessing", unit="record", disable=not progress) as bar:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                inputs = encode_prompts(processor, [records[row] for row in rows]).to(model.device, model.dtype)
-                outputs = model.assess(**{key: inputs[key] for key in ("input_ids", "pixel_values", "attention_mask")})
-                for position, pair in _riskiest_images(outputs).items():
-                    logits[rows[position]] = pair
+                batch = [records[row] for row in rows]
+                with _head_outputs(model) as seen:
+                    outputs = judge_batch(model, processor, batch)
+                for position, (level_logits, category_logits) in _riskiest_images(outputs).items():
+                    is_own = outputs.safety_image_rows == position
+                    windows = _windows(seen[-1], is_own)
+                    logits[rows[position]] = (level_logits, category_logits, windows)
                 bar.update(len(rows))
     finally:
         model.train(was_training)
     return logits
+
+
+@contextmanager
+def _head_outputs(model) -> Iterator[list[tuple]]:
+    """What the safety head returns meanwhile, one entry per call."""
+    seen: list[tuple] = []
+    hook = model.model.safety_head.register_forward_hook(lambda *call: seen.append(call[-1]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _windows(head_output: tuple, is_own: torch.BoolTensor) -> torch.Tensor:
+    """The logits of all windows of these images, (windows, levels + categories), float32."""
+    level_logits, category_logits, is_window = head_output
+    logits = torch.cat([level_logits, category_logits], dim=-1)[is_own]
+    return logits[is_window[is_own]].float().cpu()
 
 
 def _riskiest_images(outputs) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
@@ -251,17 +297,19 @@ def split(
 def fit_temperatures(labelled: LabelledLogits) -> dict[str, float]:
     """The temperatures of `"level"` and `"category"` with the least negative log likelihood of the labels.
 
-    They stay in `TEMPERATURES`; a warning names one that ends at a bound, as where no label contradicts the head.
+    One that would end at a bound of `TEMPERATURES`, as where no label contradicts the head, is not known from these
+    samples: it is left out, and a warning names it.
     """
     if not len(labelled):
         raise ValueError("no samples to fit temperatures to")
-    return {
+    fitted = {
         "level": _fit_temperature(labelled.level_logits, labelled.level, "level"),
         "category": _fit_temperature(labelled.category_logits, labelled.category, "category"),
     }
+    return {part: temperature for part, temperature in fitted.items() if temperature is not None}
 
 
-def _fit_temperature(logits: torch.Tensor, labels: torch.Tensor, part: str) -> float:
+def _fit_temperature(logits: torch.Tensor, labels: torch.Tensor, part: str) -> float | None:
     """Bisection of log T: the loss is convex in 1/T, with the slope mean(expected logit - the label's logit)."""
     logits = logits.double()
     of_labels = logits.gather(1, labels[:, None])[:, 0]
@@ -274,16 +322,31 @@ def _fit_temperature(logits: torch.Tensor, labels: torch.Tensor, part: str) -> f
         else:
             high = middle
     lowest, highest = TEMPERATURES[part]
-    temperature = min(max(math.exp((low + high) / 2), lowest), highest)
-    if not lowest * 1.001 < temperature < highest * 0.999:
-        logger.warning(
-            "The temperature of the %s ends at its bound, %g: %d samples do not tell it. Add samples, among them ones "
-            "that the head gets wrong.",
-            part,
-            temperature,
-            len(logits),
-        )
-    return temperature
+    temperature = math.exp((low + high) / 2)
+    if lowest * 1.001 < temperature < highest * 0.999:
+        return temperature
+    logger.warning(
+        "The temperature of the %s is left as it is: it would end at its bound, %g, as %d samples do not tell it. Add "
+        "samples, among them ones that the head gets wrong.",
+        part,
+        min(max(temperature, lowest), highest),
+        len(logits),
+    )
+    return None
+
+
+@dataclass(frozen=True)
+class ThresholdChoice:
+    """The thresholds that were chosen, and what the samples did not tell.
+
+    Attributes:
+        thresholds: category to its threshold on the calibrated probability, in [0, 1] and not rounded: rounding may
+            miss the target. Categories that are left alone are missing.
+        undetermined: category to the reason why the target does not determine its threshold.
+    """
+
+    thresholds: dict[str, float]
+    undetermined: dict[str, str] = field(default_factory=dict)
 
 
 def choose_thresholds(
@@ -292,47 +355,117 @@ def choose_thresholds(
     config: SafetyConfig,
     target_false_positive_rate: float | None = None,
     target_miss_rate: float | None = None,
-    categories: Sequence[str] | None = None,
-) -> dict[str, float]:
+    base_policy: SafetyPolicy | dict | None = None,
+) -> ThresholdChoice:
     """The threshold of each category on its calibrated probability, for one of two targets in (0, 1).
 
     Each threshold is set at a sample, and that sample counts on the wrong side: as a fresh one is as likely to be
     beyond the j-th of n as j / (n + 1), the rate on fresh samples is then expected to be the target, and not above it.
+    It goes no further than there are samples to win: beyond `LOWEST` or `HIGHEST` only with `MIN_SAMPLES` there.
+
+    Where a category's own samples all lie over all clean ones, any threshold in the gap does the same. It then takes
+    the middle of the gap, kept between `LOWEST` and `HIGHEST`. A category is left alone, with the base policy's rule,
+    where it has no samples of its own, where there are no clean ones, or where that middle would leave the gap.
 
     Args:
         labelled: samples to choose with; to check with others is up to the caller (`calibrate` does).
-        temperatures: as `fit_temperatures` gives them.
-        target_false_positive_rate: greatest share of the clean samples (level 0) on which any category reaches its
-            threshold. Every category's threshold is the same quantile of its probability on clean samples.
-        target_miss_rate: greatest share of the risky samples on which no category reaches its threshold. Every
-            category's is the same quantile of its probability on the samples labelled with it.
-        categories: names of those to choose for; all but `"safe"` if not given. Samples of others do not count as
-            risky.
-
-    Returns:
-        Category to threshold, in [0, 1] and not rounded: rounding may miss the target.
+        temperatures: as `fit_temperatures` gives them; what they lack is the base policy's.
+        target_false_positive_rate: greatest share of the clean samples (level 0) on which any category is flagged.
+            Every category's threshold is the same quantile of its probability on clean samples.
+        target_miss_rate: greatest share of the risky samples on which no category is flagged. Every category's is the
+            same quantile of its probability on the samples labelled with it.
+        base_policy: whose rule holds where nothing is chosen. A category that it switches off gets no threshold, and
+            its samples do not count as risky.
 
     Raises:
-        ValueError: not exactly one target, or one out of (0, 1); a category without samples; or too few samples for
-            the target.
+        ValueError: not exactly one target, or one out of (0, 1); the policy flags nothing; or too few samples for the
+            target.
     """
     kind, target = _check_target(target_false_positive_rate, target_miss_rate)
-    names = [name for name in config.categories if name != SAFE] if categories is None else list(categories)
+    policy = SafetyPolicy.create(base_policy, config).override({"temperatures": temperatures}, config)
+    names = _categories_to_calibrate(policy, config)
     columns = torch.tensor([config.categories.index(name) for name in names])
-    members = labelled.category[:, None] == columns  # (n, categories)
-    for name, is_member in zip(names, members.unbind(dim=1)):
-        if not (is_member & (labelled.level > 0)).any():
-            raise ValueError(
-                f"no sample of {name!r} among the {len(labelled)} to choose with: add some, or switch the category "
-                f'off in the base policy ({{"categories": {{"{name}": false}}}})'
-            )
-    scores = SafetyPolicy(temperatures=temperatures).probabilities(labelled.category_logits, "category")[:, columns]
+    samples = _Scores(
+        names=names,
+        scores=category_scores(policy, labelled)[:, columns],
+        members=(labelled.category[:, None] == columns) & (labelled.level > 0)[:, None],
+        is_clean=labelled.level == 0,
+    )
+    fixed, undetermined = _undetermined_thresholds(samples)
+    chosen = [name for name in names if name not in undetermined]
+    if not chosen:
+        return ThresholdChoice(fixed, undetermined)
+    flagged = flagged_categories(policy.override({"thresholds": fixed}, config), labelled, config)[:, columns]
+    is_chosen = torch.tensor([name in chosen for name in names])
+    elsewhere = (flagged & ~is_chosen).any(dim=1)
     if kind == FALSE_POSITIVE_RATE:
-        thresholds = _thresholds_for_false_positives(scores[labelled.level == 0], target)
+        thresholds = _thresholds_for_false_positives(samples.of(is_chosen), elsewhere, target)
     else:
-        is_risky = members.any(dim=1) & (labelled.level > 0)
-        thresholds = _thresholds_for_misses(scores[is_risky], members[is_risky], target)
-    return dict(zip(names, thresholds.tolist()))
+        is_risky = samples.members.any(dim=1)
+        thresholds = _thresholds_for_misses(samples.of(is_chosen), elsewhere, is_risky, target)
+    by_name = fixed | dict(zip(chosen, thresholds.tolist()))
+    return ThresholdChoice({name: by_name[name] for name in names if name in by_name}, undetermined)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What thresholds are chosen from.
+
+    Attributes:
+        names: k categories.
+        scores: (n, k), their calibrated probabilities, at the window where each is the highest.
+        members: (n, k), whether the sample is a risky one of the category.
+        is_clean: (n,).
+    """
+
+    names: list[str]
+    scores: torch.Tensor
+    members: torch.BoolTensor
+    is_clean: torch.BoolTensor
+
+    def of(self, columns: torch.BoolTensor) -> "_Scores":
+        names = [name for name, is_kept in zip(self.names, columns.tolist()) if is_kept]
+        return _Scores(names, self.scores[:, columns], self.members[:, columns], self.is_clean)
+
+    def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The lowest and the highest threshold of each category that enough samples speak for, (k,) each."""
+        num_samples = len(self.scores)
+        lowest = [_ranked(own, LOWEST, largest=False) for own in self._columns(self.members)]
+        highest = [_ranked(clean, HIGHEST, largest=True) for clean in self._columns(self.is_clean[:, None])]
+        # A probability below 1 / n cannot be told from n samples.
+        return torch.stack(lowest).clamp(min=1 / num_samples), torch.stack(highest).clamp(max=1 - 1 / num_samples)
+
+    def _columns(self, chosen: torch.BoolTensor) -> list[torch.Tensor]:
+        chosen = chosen.expand_as(self.scores)
+        return [column[is_chosen] for column, is_chosen in zip(self.scores.unbind(1), chosen.unbind(1))]
+
+
+def _ranked(scores: torch.Tensor, bound: float, largest: bool) -> torch.Tensor:
+    """`bound`, or the score beyond it that `MIN_SAMPLES` samples reach."""
+    if len(scores) < MIN_SAMPLES:
+        return torch.tensor(bound)
+    ranked = scores.topk(MIN_SAMPLES, largest=largest).values[-1]
+    return ranked.clamp(min=bound) if largest else ranked.clamp(max=bound)
+
+
+def _undetermined_thresholds(samples: _Scores) -> tuple[dict[str, float], dict[str, str]]:
+    """The thresholds of categories that no sample contradicts, and the reasons; some of them have only a reason."""
+    thresholds, reasons = {}, {}
+    for name, scores, is_member in zip(samples.names, samples.scores.unbind(1), samples.members.unbind(1)):
+        own, clean = scores[is_member], scores[samples.is_clean]
+        if not len(own) or not len(clean):
+            which = "sample of its own" if not len(own) else "clean sample"
+            reasons[name] = f"left alone: no {which} to choose with"
+        elif own.min() > clean.max():
+            low, high = clean.max().item(), own.min().item()
+            middle = min(max((low + high) / 2, LOWEST), HIGHEST)
+            gap = f"its {len(own)} samples lie apart from {len(clean)} clean ones, gap {low:.2g} to {high:.2g}"
+            if low < middle <= high:
+                thresholds[name] = middle
+                reasons[name] = f"the middle of a gap: {gap}"
+            else:
+                reasons[name] = f"left alone: {gap}, outside of {LOWEST} to {HIGHEST}"
+    return thresholds, reasons
 
 
 def _check_target(target_false_positive_rate: float | None, target_miss_rate: float | None) -> tuple[str, float]:
@@ -348,26 +481,32 @@ def _check_target(target_false_positive_rate: float | None, target_miss_rate: fl
     return kind, float(target)
 
 
-def _thresholds_for_false_positives(scores: torch.Tensor, target: float) -> torch.Tensor:
-    """(categories,) thresholds from the probabilities of clean samples, (n, categories)."""
+def _thresholds_for_false_positives(samples: _Scores, elsewhere: torch.BoolTensor, target: float) -> torch.Tensor:
+    """(k,) thresholds. `elsewhere`: samples that are flagged as another category, whatever is chosen here."""
+    scores, others = samples.scores[samples.is_clean], elsewhere[samples.is_clean]
     num_samples, num_categories = scores.shape
     ranked = scores.sort(dim=0, descending=True).values
+    lowest, _ = samples.bounds()
 
     def thresholds(step: int) -> torch.Tensor:
         """Each category's clean sample of rank step / categories: one category a step goes a rank on."""
         ranks = (step + torch.arange(num_categories)) // num_categories
-        return ranked.gather(0, ranks[None])[0].clamp(min=SMALLEST)
+        return ranked.gather(0, ranks[None])[0].maximum(lowest)
 
     def num_flagged(step: int) -> int:
-        return int((scores >= thresholds(step)).any(dim=1).sum())
+        return int(((scores >= thresholds(step)).any(dim=1) | others).sum())
 
     steps = range((num_samples - 1) * num_categories + 1)
     return _last_allowed(thresholds, num_flagged, steps, num_samples, target, FALSE_POSITIVE_RATE)
 
 
-def _thresholds_for_misses(scores: torch.Tensor, members: torch.Tensor, target: float) -> torch.Tensor:
-    """(categories,) thresholds from the probabilities of risky samples and whose they are, both (n, categories)."""
-    ranked = [column[is_member].sort().values for column, is_member in zip(scores.unbind(1), members.unbind(1))]
+def _thresholds_for_misses(
+    samples: _Scores, elsewhere: torch.BoolTensor, is_risky: torch.BoolTensor, target: float
+) -> torch.Tensor:
+    """(k,) thresholds. `elsewhere` as above; `is_risky`: (n,), the samples to flag, those of other categories too."""
+    ranked = [own.sort().values for own in samples._columns(samples.members)]
+    lowest, highest = samples.bounds()
+    scores, others = samples.scores[is_risky], elsewhere[is_risky]
     # One category a step goes a rank on, the one that is then the least far in its own samples.
     moves = sorted((rank / len(own), column) for column, own in enumerate(ranked) for rank in range(1, len(own)))
     moved = torch.tensor([column for _, column in moves], dtype=torch.long)
@@ -376,10 +515,10 @@ def _thresholds_for_misses(scores: torch.Tensor, members: torch.Tensor, target: 
         """Just over each category's own sample of its rank."""
         ranks = moved[:step].bincount(minlength=len(ranked)).tolist()
         border = torch.stack([own[rank] for own, rank in zip(ranked, ranks)])
-        return torch.nextafter(border, torch.ones(())).clamp(min=SMALLEST)
+        return torch.nextafter(border, torch.ones(())).minimum(highest).maximum(lowest)
 
     def num_missed(step: int) -> int:
-        return int((scores < thresholds(step)).all(dim=1).sum())
+        return int(((scores < thresholds(step)).all(dim=1) & ~others).sum())
 
     return _last_allowed(thresholds, num_missed, range(len(moved) + 1), len(scores), target, MISS_RATE)
 
@@ -392,9 +531,10 @@ def _last_allowed(thresholds, num_wrong, steps: range, num_samples: int, target:
     if allowed < max(least, 1):
         raise ValueError(
             f"a {kind} of {target:g} cannot be chosen with {num_samples} {which} samples: it allows {allowed} on the "
-            f"wrong side, and {max(least, 1)} are there at the least, those that the thresholds are set at. It takes "
-            f"about {math.ceil(max(least, 1) / target)}, if the head tells them apart: add samples, lower "
-            "holdout_share, or raise the target"
+            f"wrong side, and {max(least, 1)} are there at the least: those that the thresholds are set at, and those "
+            f"that the head gets wrong by more than thresholds of {LOWEST} to {HIGHEST} can mend. It takes about "
+            f"{math.ceil(max(least, 1) / target)}, if the head tells them apart: add samples, lower holdout_share, or "
+            "raise the target"
         )
     return thresholds(steps[bisect_right(steps, allowed, key=num_wrong) - 1])
 
@@ -444,9 +584,8 @@ class PolicyFigures:
 
 
 def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyConfig) -> PolicyFigures:
-    """The figures of one policy on labelled samples."""
-    decision = policy.decide(labelled.level_logits, labelled.category_logits, config)
-    is_flagged = decision.flagged.any(dim=-1)
+    """The figures of one policy on labelled samples, of which every window is decided."""
+    is_flagged = flagged_categories(policy, labelled, config).any(dim=-1)
     is_on = torch.tensor([policy.is_on(name) for name in config.categories])
     clean, risky = labelled.level == 0, (labelled.level > 0) & is_on[labelled.category]
     return PolicyFigures(
@@ -455,6 +594,17 @@ def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: Safe
         false_positives=Rate(int((is_flagged & clean).sum()), int(clean.sum())),
         misses=Rate(int((~is_flagged & risky).sum()), int(risky.sum())),
     )
+
+
+def flagged_categories(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyConfig) -> torch.BoolTensor:
+    """(n, categories), whether any window of the sample is flagged as the category."""
+    level_logits, category_logits, _ = labelled.all_windows()
+    return labelled.highest(policy.decide(level_logits, category_logits, config).flagged.float()) > 0
+
+
+def category_scores(policy: SafetyPolicy, labelled: LabelledLogits) -> torch.Tensor:
+    """(n, categories), the calibrated probability of each category at the window where it is the highest."""
+    return labelled.highest(policy.probabilities(labelled.all_windows()[1], "category"))
 
 
 def confidences(policy: SafetyPolicy, labelled: LabelledLogits, part: str) -> tuple[list[float], list[bool]]:
@@ -470,8 +620,9 @@ class CalibrationResult:
     Attributes:
         policy: the base policy with the temperatures and thresholds in it.
         base_policy: the policy before.
-        temperatures: of `"level"` and `"category"`.
-        thresholds: category to threshold, for those that are on.
+        temperatures: of `"level"` and `"category"`; one that the samples do not tell is missing.
+        thresholds: category to threshold; those that are off or left alone are missing.
+        undetermined: category to the reason why the samples do not determine its threshold (`ThresholdChoice`).
         target_kind: `"false_positive_rate"` or `"miss_rate"`.
         target: the rate aimed at, in (0, 1).
         before, after: figures of both policies on `check`.
@@ -484,6 +635,7 @@ class CalibrationResult:
     base_policy: SafetyPolicy
     temperatures: dict[str, float]
     thresholds: dict[str, float]
+    undetermined: dict[str, str]
     target_kind: str
     target: float
     before: PolicyFigures
@@ -501,12 +653,24 @@ class CalibrationResult:
 
     @property
     def is_on_target(self) -> bool:
-        """Whether the reached rate is within the sampling error of both parts (95%) of the target."""
+        """Whether the reached rate is within the sampling error of both parts (95%) of the target. Where the samples
+        chosen with stay below the target, as thresholds go no further than there are samples to win, it may, too."""
         chosen_with = self._aimed_at(evaluate_policy(self.policy, self.choose, self.config))
-        if not self.reached.total:
+        if not self.reached.total or not chosen_with.total:
             return False
         variance = self.target * (1 - self.target) * (1 / chosen_with.total + 1 / self.reached.total)
-        return abs(self.reached.share - self.target) <= Z95 * math.sqrt(variance)
+        error = Z95 * math.sqrt(variance)
+        return min(self.target, chosen_with.share) - error <= self.reached.share <= self.target + error
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the samples did not determine, one sentence each; empty where they determined everything."""
+        remarks = [f"{name}: threshold not determined, {reason}" for name, reason in self.undetermined.items()]
+        return remarks + [
+            f"temperature of the {part}: not determined, left at {self.policy.temperatures.get(part, 1.0):g}"
+            for part in TEMPERATURES
+            if part not in self.temperatures
+        ]
 
     def _aimed_at(self, figures: PolicyFigures) -> Rate:
         return figures.false_positives if self.target_kind == FALSE_POSITIVE_RATE else figures.misses
@@ -521,6 +685,7 @@ class CalibrationResult:
             "holdout_share": self.holdout_share,
             "temperatures": dict(self.temperatures),
             "thresholds": dict(self.thresholds),
+            "not_determined": self.remarks,
             "before": _to_dict(self.before),
             "after": _to_dict(self.after),
         }
@@ -556,7 +721,7 @@ def calibrate(
         model, processor, records, batch_size, progress: as for `collect_verdict_logits`.
         target_false_positive_rate, target_miss_rate: exactly one of them, as for `choose_thresholds`.
         base_policy: set over the checkpoint's own policy, as `generate` does. A category that is off gets no
-            threshold.
+            threshold. Where a threshold is not determined, its rule stays (`choose_thresholds`).
         seed, holdout_share: as for `split`.
 
     Raises:
@@ -590,18 +755,17 @@ def calibrate_logits(
     """As `calibrate`, from logits that were collected before."""
     kind, target = _check_target(target_false_positive_rate, target_miss_rate)
     base_policy = SafetyPolicy.create(base_policy, config)
-    categories = _categories_to_calibrate(base_policy, config)
+    _categories_to_calibrate(base_policy, config)
     choose, check = split(labelled, holdout_share, seed)
     temperatures = fit_temperatures(choose)
-    thresholds = choose_thresholds(
-        choose, temperatures, config, target_false_positive_rate, target_miss_rate, categories
-    )
-    policy = base_policy.override({"thresholds": thresholds, "temperatures": temperatures}, config)
+    choice = choose_thresholds(choose, temperatures, config, target_false_positive_rate, target_miss_rate, base_policy)
+    policy = base_policy.override({"thresholds": choice.thresholds, "temperatures": temperatures}, config)
     return CalibrationResult(
         policy=policy,
         base_policy=base_policy,
         temperatures=temperatures,
-        thresholds=thresholds,
+        thresholds=choice.thresholds,
+        undetermined=choice.undetermined,
         target_kind=kind,
         target=target,
         before=evaluate_policy(base_policy, check, config),

@@ -3,6 +3,7 @@
 It loads nothing from outside, and whatever comes from data is escaped.
 """
 
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,9 @@ from safevlm_hf.evaluation.calibration import (
     CalibrationResult,
     PolicyFigures,
     Rate,
+    category_scores,
     confidences,
+    flagged_categories,
     reliability_bins,
 )
 from safevlm_hf.evaluation.report import render_facts, render_page, write_page
@@ -79,6 +82,17 @@ def _lead(result: CalibrationResult) -> str:
         f"<b>{result.after.category_error:.4f}</b>.</p>"
         f"<p>Temperatures and thresholds were chosen with {len(result.choose)} samples. Every figure here is of "
         f"{len(result.check)} others: no picture is in both parts. The sampling error (95%) is that of both.</p>"
+        f"{_remarks(result)}"
+    )
+
+
+def _remarks(result: CalibrationResult) -> str:
+    if not result.remarks:
+        return ""
+    items = "".join(f"<li>{escape(remark)}</li>" for remark in result.remarks)
+    return (
+        "<p>These samples do not determine everything. A threshold is not moved to where nothing contradicts it, and "
+        f"what is left alone keeps the rule of the policy before:</p><ul>{items}</ul>"
     )
 
 
@@ -213,8 +227,8 @@ def _counts(scores: torch.Tensor, is_positive: torch.BoolTensor) -> tuple[torch.
 
 def _scores(result: CalibrationResult) -> dict[str, tuple[torch.Tensor, torch.BoolTensor]]:
     """Category that is on to the held-out samples' probabilities of it, and whether it is their label."""
-    probabilities = result.policy.probabilities(result.check.category_logits, "category")
-    ids = {name: result.config.categories.index(name) for name in result.thresholds}
+    probabilities = category_scores(result.policy, result.check)
+    ids = {name: index for index, name in enumerate(result.config.categories) if result.policy.is_on(name)}
     return {name: (probabilities[:, index], result.check.category == index) for name, index in ids.items()}
 
 
@@ -222,12 +236,14 @@ def _curves(result: CalibrationResult) -> str:
     roc, precision_recall, roc_points, precision_points = {}, {}, {}, {}
     for name, (scores, is_positive) in _scores(result).items():
         if is_positive.any() and not is_positive.all():
-            flagged = scores >= result.thresholds[name]
+            # Nothing reaches infinity: a category without a threshold has no dot.
+            flagged = scores >= result.thresholds.get(name, math.inf)
             caught, alarms = (flagged & is_positive).sum().item(), (flagged & ~is_positive).sum().item()
             recall = caught / is_positive.sum().item()
             curve = roc_curve(scores, is_positive)
             roc[f"{name} ({curve.area:.3f})"] = (curve.x, curve.y)
-            roc_points[f"{name} ({curve.area:.3f})"] = (alarms / (~is_positive).sum().item(), recall)
+            if name in result.thresholds:
+                roc_points[f"{name} ({curve.area:.3f})"] = (alarms / (~is_positive).sum().item(), recall)
             curve = precision_recall_curve(scores, is_positive)
             precision_recall[f"{name} ({curve.area:.3f})"] = (curve.x, curve.y)
             if flagged.any():
@@ -248,13 +264,17 @@ def _curves(result: CalibrationResult) -> str:
 
 def _categories(result: CalibrationResult) -> str:
     clean = result.check.level == 0
+    flagged = flagged_categories(result.policy, result.check, result.config)
     rows = []
-    for name, (scores, is_positive) in _scores(result).items():
-        flagged = scores >= result.thresholds[name]
-        on_clean = Rate(int((flagged & clean).sum()), int(clean.sum()))
-        caught = Rate(int((flagged & is_positive).sum()), int(is_positive.sum()))
+    for name in _scores(result):
+        index = result.config.categories.index(name)
+        is_flagged, is_own = flagged[:, index], result.check.category == index
+        on_clean = Rate(int((is_flagged & clean).sum()), int(clean.sum()))
+        caught = Rate(int((is_flagged & is_own).sum()), int(is_own.sum()))
+        threshold = f"{result.thresholds[name]:.3g}" if name in result.thresholds else "left alone"
+        note = "<small>not determined</small>" if name in result.undetermined else ""
         rows.append(
-            f"<tr><th>{escape(name)}</th><td>{result.thresholds[name]:.3g}</td><td>{_rate(on_clean)}</td>"
+            f"<tr><th>{escape(name)}{note}</th><td>{threshold}</td><td>{_rate(on_clean)}</td>"
             f"<td>{_rate(caught)}</td></tr>"
         )
     head = "<th>category</th><th>threshold</th><th>clean samples it flags</th><th>its own samples it flags</th>"

@@ -9,6 +9,7 @@ import torch
 
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.answering import encode_prompts
+from safevlm_hf.modeling.safety_policy import predicted_ids
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,10 @@ def explain_records(
         batch = [records[row] for row in range(start, min(start + batch_size, len(records)))]
         explanation = model.explain(**encode_prompts(processor, batch).to(model.device, model.dtype))
         levels, categories = (
-            logits.argmax(dim=-1).tolist()
-            for logits in (explanation.safety_level_logits, explanation.safety_category_logits)
+            ids.tolist()
+            for ids in predicted_ids(
+                explanation.safety_level_logits, explanation.safety_category_logits, model.config.safety_config
+            )
         )
         maps = explanation[map].float().clamp(min=0).cpu()
         for record, level, category, found in zip(batch, levels, categories, maps, strict=True):
