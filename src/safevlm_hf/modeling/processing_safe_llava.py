@@ -1,15 +1,31 @@
 """Processor of SafeLlava: room for the image block in the prompt, and verdicts by name."""
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
+from typing import Unpack
 
-from transformers import PreTrainedConfig
+import numpy as np
+import torch
+from transformers import BatchFeature, PreTrainedConfig
 from transformers.image_utils import make_flat_list_of_images
 from transformers.models.llava.processing_llava import LlavaProcessor
-from transformers.processing_utils import MultiModalData
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, TextKwargs
 
 from .configuration_safe_llava import AUTO_MAP, CarriesCodeMixin, SafetyConfig, save_code
 from .image_loading import load_images
+from .question_mask import (
+    CHANGED_BY_TEMPLATE,
+    IMAGE_LOCATIONS,
+    QuestionSpans,
+    expand_spans,
+    find_question,
+    is_image_part,
+    token_turns,
+    warn_that_all_counts,
+)
 from .safety_policy import SafetyVerdict, verdicts_from_logits
 
 
@@ -28,6 +44,20 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 SAFETY_FIELDS = ("categories", "levels", "num_safety_tokens", "num_condition_tokens")
+OFFSETS = {"return_offsets_mapping": "offset_mapping", "return_text_replacement_offsets": "text_replacement_offsets"}
+# Options of `apply_chat_template` that have no part in the rendering.
+TOKENIZING_OPTIONS = {
+    "tokenize",
+    "return_dict",
+    "return_tensors",
+    "return_assistant_tokens_mask",
+    "processor_kwargs",
+    *TextKwargs.__annotations__,
+}
+
+# What `apply_chat_template` knows about the prompts that `__call__` tokenizes for it, one entry per conversation. A
+# context variable, because the library's method in between hands on its own arguments alone.
+_conversation_spans: ContextVar[list[QuestionSpans | None] | None] = ContextVar("conversation_spans", default=None)
 
 
 class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
@@ -151,23 +181,140 @@ class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
                 "`apply_chat_template` makes such text harmless."
             )
 
-    def apply_chat_template(self, conversation, chat_template=None, **kwargs):
-        """As [`ProcessorMixin.apply_chat_template`]; special tokens inside the messages' text are made plain text, so
-        that no text adds an image position, moves one, or ends a turn."""
-        for name in ("tools", "documents"):
-            if kwargs.get(name) is not None:
-                kwargs[name] = self._neutralise(kwargs[name])
-        return super().apply_chat_template(self._neutralise(conversation), chat_template, **kwargs)
+    @property
+    def model_input_names(self) -> list[str]:
+        return [*super().model_input_names, "question_mask"]
+
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template=None,
+        tools=None,
+        documents=None,
+        *,
+        operator_messages: int | None = None,
+        **kwargs,
+    ):
+        """
+        As [`ProcessorMixin.apply_chat_template`], with two differences. Special tokens inside the messages' text are
+        made plain text, so that no text adds an image position, moves one, or ends a turn. And with `tokenize=True,
+        return_dict=True` the result has a `question_mask`, (batch, length), which marks the tokens that users said.
+
+        The mask is 0 on everything that no user said. On a user's token it is the number of the user's turn, counted
+        from the last one: 1, 2, ... All text of a conversation is the question where users said nothing, where a
+        message has an unknown role, and where the template does not print the users' texts whole, once and in order.
+
+        Args:
+            conversation: messages, or a list of conversations.
+            operator_messages (`int`, *optional*): for a server, which cannot trust roles that a client writes: only so
+                many messages at the start are the operator's. All other messages count as the question, whatever
+                their role; and so does all text where tools, documents or template variables come with them. If unset,
+                the caller vouches for the roles: what users said counts, and the final message if it is continued.
+        """
+        if operator_messages is not None and (type(operator_messages) is not int or operator_messages < 0):
+            raise ValueError(f"operator_messages must be a count of messages, 0 or more, got {operator_messages!r}.")
+        kwargs.pop("sanitize_control_tokens", None)  # done here for every conversation, in every supported version
+        conversation = self._neutralise_conversation(conversation)
+        options = {
+            **kwargs,
+            "chat_template": chat_template,
+            "tools": self._neutralise(tools),
+            "documents": self._neutralise(documents),
+        }
+        if not (kwargs.get("tokenize") and kwargs.get("return_dict")):
+            return super().apply_chat_template(conversation, **options)
+        conversations = conversation if _is_batch(conversation) else [conversation]
+        rendering = {name: value for name, value in options.items() if name not in TOKENIZING_OPTIONS}
+        if operator_messages is not None and _has_client_options(rendering):
+            spans = [None] * len(conversations)
+        else:
+            render = partial(super().apply_chat_template, **rendering)
+            is_continued = bool(kwargs.get("continue_final_message"))
+            spans = [find_question(messages, operator_messages, is_continued, render) for messages in conversations]
+        token = _conversation_spans.set(spans)
+        try:
+            return super().apply_chat_template(conversation, **options)
+        finally:
+            _conversation_spans.reset(token)
+
+    def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs: Unpack[ProcessingKwargs]):
+        spans = _conversation_spans.get()
+        if spans is None:
+            return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
+        needed = dict.fromkeys(OFFSETS, True) if self.tokenizer.is_fast else {}
+        inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **{**kwargs, **needed})
+        texts = [text] if isinstance(text, str) else text
+        inputs["question_mask"] = _in_form_of(inputs["input_ids"], self._question_mask(inputs, texts, spans))
+        for option, name in OFFSETS.items():
+            if not kwargs.get(option):
+                inputs.pop(name, None)
+        return inputs
+
+    def _question_mask(
+        self, inputs: BatchFeature, texts: list[str], spans: list[QuestionSpans | None]
+    ) -> list[list[int]]:
+        """The turn of each token that users said, one row per row of `input_ids`."""
+        ids, offsets = _as_lists(inputs["input_ids"]), _as_lists(inputs.get("offset_mapping"))
+        attended = _as_lists(inputs.get("attention_mask")) or [[1] * len(row) for row in ids]
+        replaced = inputs.get("text_replacement_offsets") or [[] for _ in ids]
+        if offsets is None:
+            warn_that_all_counts("this tokenizer gives no character offsets")
+        rows = []
+        for number, row in enumerate(ids):
+            turns = None
+            if offsets is not None and spans[number] is not None:
+                turns = self._turns_of_row(spans[number], texts[number], offsets[number], replaced[number])
+            turns = attended[number] if turns is None else turns
+            rows.append([0 if token == self.image_token_id else turn for token, turn in zip(row, turns)])
+        return rows
+
+    def _turns_of_row(self, spans: QuestionSpans, text: str, offsets: list, replaced: list[dict]) -> list[int] | None:
+        if spans.text != text:
+            warn_that_all_counts(CHANGED_BY_TEMPLATE)
+            return None
+        turns = token_turns(offsets, expand_spans(spans.spans, replaced))
+        # A picture without words, a question that was cut off, wrong offsets: what text there is, is judged.
+        return turns if any(turns) else None
+
+    def _neutralise_conversation(self, conversation) -> list:
+        """One conversation, or several, as lists of dicts without special tokens in their texts."""
+        messages = getattr(conversation, "messages", conversation)
+        if not _is_sequence(messages) or not len(messages):
+            raise ValueError(
+                f"A conversation must be a list with at least one message, got {type(messages).__name__} "
+                f"{str(messages)[:100]!r}. A finished prompt goes to `processor(text=...)`."
+            )
+        if _is_batch(messages):
+            return [self._neutralise_conversation(one) for one in messages]
+        return [self._neutralise_message(_as_plain(message)) for message in messages]
+
+    def _neutralise_message(self, message: Mapping) -> dict:
+        if not isinstance(message, Mapping):
+            raise ValueError(f"A message must be a dict with `role` and `content`, got {type(message).__name__}.")
+        content = _as_plain(message.get("content"))
+        neutral = self._neutralise({name: value for name, value in message.items() if name != "content"})
+        if "content" in message:
+            parts = _is_sequence(content)
+            neutral["content"] = (
+                [self._neutralise_part(part) for part in content] if parts else self._neutralise(content)
+            )
+        return neutral
+
+    def _neutralise_part(self, part):
+        part = _as_plain(part)
+        if not isinstance(part, Mapping) or not is_image_part(part):
+            return self._neutralise(part)
+        # What says where the pixels are may hold a token, as a file's name does; templates print none of it.
+        locations = {name: part[name] for name in IMAGE_LOCATIONS if name in part}
+        return {**self._neutralise({name: item for name, item in part.items() if name not in locations}), **locations}
 
     def _neutralise(self, value):
+        value = _as_plain(value)
         if isinstance(value, str):
             return self._neutralise_text(value)
         if isinstance(value, Mapping):
-            # Of an image part every value but `text` says where the pixels are; templates print none of it.
-            is_image = str(value.get("type")).startswith("image")
-            kept = set(value) - {"text"} if is_image else {"type"}
-            return {name: item if name in kept else self._neutralise(item) for name, item in value.items()}
-        if isinstance(value, (list, tuple)):
+            return {self._neutralise(name): self._neutralise(item) for name, item in value.items()}
+        if _is_sequence(value):
             return [self._neutralise(item) for item in value]
         return value
 
@@ -217,6 +364,39 @@ class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
 
 def _break(match: re.Match) -> str:
     return f"{match[0][0]} {match[0][1:]}"
+
+
+def _as_plain(value):
+    """Objects of a client library, as the library's own rendering takes them, as dicts: their text is checked, too."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if callable(getattr(value, "model_dump", None)):
+        return value.model_dump()
+    return value
+
+
+def _is_sequence(value) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _is_batch(conversations: Sequence) -> bool:
+    return _is_sequence(conversations[0]) or hasattr(conversations[0], "messages")
+
+
+def _has_client_options(rendering: dict) -> bool:
+    """Whether a prompt is made of more than the messages: tools, documents, or variables of the template."""
+    own = {"chat_template", "add_generation_prompt", "continue_final_message"}
+    return any(value for name, value in rendering.items() if name not in own)
+
+
+def _as_lists(value) -> list | None:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _in_form_of(ids, rows: list[list[int]]):
+    if isinstance(ids, torch.Tensor):
+        return torch.tensor(rows, device=ids.device)
+    return np.array(rows) if isinstance(ids, np.ndarray) else rows
 
 
 __all__ = ["SafeLlavaProcessor"]

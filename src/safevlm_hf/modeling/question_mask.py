@@ -1,0 +1,214 @@
+"""Which tokens of a prompt the users said: texts are marked while the messages are still messages."""
+
+import bisect
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+ANSWERING_ROLES = ("assistant", "model")
+STANDING_ROLES = ("system", "developer")
+TOOL_ROLES = ("tool", "function", "ipython")
+KNOWN_ROLES = ("user", *ANSWERING_ROLES, *STANDING_ROLES, *TOOL_ROLES)
+IMAGE_TYPES = ("image", "image_url")
+IMAGE_LOCATIONS = ("image", "url", "path", "base64", "image_url")
+
+# Unicode's private planes: no filter of a template changes these characters, and no text needs them.
+PRIVATE_PLANE, PRIVATE_CHARACTERS = 0xF0000, 0xFFFE
+OPEN, CLOSE = chr(0x100000), chr(0x100001)
+NONCE_LENGTH = 8  # characters, 16 bits each
+
+ALL_IS_QUESTION = (
+    "The users' words could not be found in the prompt, because %s. All of its text counts as the question, which is "
+    "safe, but a system prompt and earlier answers can then make harmless requests look risky."
+)
+CHANGED_BY_TEMPLATE = "the chat template changes, repeats or leaves out their texts"
+
+
+@dataclass(frozen=True)
+class QuestionSpans:
+    """A prompt, and where it holds the users' words.
+
+    Args:
+        text: the rendered prompt, without marks.
+        spans: (start, end, turn) of each text, in characters; turn 1 is the users' last one, 2 the one before.
+    """
+
+    text: str
+    spans: list[tuple[int, int, int]]
+
+
+class QuestionMarks:
+    """Marks around the texts of one conversation. They are random, so that no text can contain them."""
+
+    def __init__(self):
+        self.nonce = "".join(chr(PRIVATE_PLANE + secrets.randbelow(PRIVATE_CHARACTERS)) for _ in range(NONCE_LENGTH))
+        self.turns = []
+        self.required = []
+
+    def mark_conversation(self, messages: list[Mapping], operator_messages: int | None, is_continued: bool) -> list:
+        """
+        The messages with marks around what counts as the question.
+
+        Args:
+            messages: of one conversation.
+            operator_messages: how many messages at the start the operator vouches for; all others count. If `None`,
+                the caller vouches for every role: what users said counts.
+            is_continued: the final message counts whatever its role, because the user typed the start of the answer.
+        """
+        marked, turns = [], count_turns(messages)
+        for number, (message, turn) in enumerate(zip(messages, turns)):
+            counts = message["role"] == "user" if operator_messages is None else number >= operator_messages
+            if is_continued and number == len(messages) - 1:
+                counts, turn = True, 1
+            marked.append(self._mark_message(message, turn) if counts else message)
+        return marked
+
+    def _mark_message(self, message: Mapping, turn: int) -> dict:
+        marked = {name: self._mark_anything(value, turn) for name, value in message.items() if name != "role"}
+        if "content" in message:
+            marked["content"] = self._mark_content(message["content"], turn)
+        return {**marked, "role": message["role"]}
+
+    def _mark_content(self, content, turn: int):
+        if isinstance(content, str):
+            return self._mark(content, turn, is_required=True)
+        if isinstance(content, list):
+            return [self._mark_part(part, turn) for part in content]
+        return self._mark_anything(content, turn)
+
+    def _mark_part(self, part, turn: int):
+        if not isinstance(part, Mapping):
+            return self._mark_content(part, turn)
+        kept = {"type", *IMAGE_LOCATIONS} if is_image_part(part) else {"type"}
+        marked = {name: item if name in kept else self._mark_anything(item, turn) for name, item in part.items()}
+        if part.get("type") == "text" and isinstance(part.get("text"), str):
+            marked["text"] = self._mark(part["text"], turn, is_required=True)
+        return marked
+
+    def _mark_anything(self, value, turn: int):
+        """Fields beside the content: a template may print them, or not."""
+        if isinstance(value, str):
+            return self._mark(value, turn, is_required=False)
+        if isinstance(value, Mapping):
+            return {name: self._mark_anything(item, turn) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._mark_anything(item, turn) for item in value]
+        return value
+
+    def _mark(self, text: str, turn: int, is_required: bool) -> str:
+        core = text.strip()  # a template that trims its texts leaves the marks in place
+        if not core:
+            return text
+        number = len(self.turns)
+        self.turns.append(turn)
+        if is_required:
+            self.required.append(number)
+        start = text.index(core)
+        marked = f"{self.nonce}{number}{OPEN}{core}{self.nonce}{number}{CLOSE}"
+        return text[:start] + marked + text[start + len(core) :]
+
+    def read(self, rendered: str) -> QuestionSpans | None:
+        """The prompt without marks; nothing where a text did not come out whole, once and in its order."""
+        pieces = re.split(f"{self.nonce}([0-9]+)([{OPEN}{CLOSE}])", rendered)
+        kept, spans, found = [pieces[0]], [], []
+        position, start, opened = len(pieces[0]), 0, None
+        for number, kind, piece in zip(pieces[1::3], pieces[2::3], pieces[3::3]):
+            if kind == OPEN and opened is None and int(number) < len(self.turns):
+                opened, start = number, position
+                found.append(int(number))
+            elif kind == CLOSE and number == opened:
+                opened = None
+                spans.append((start, position, self.turns[int(number)]))
+            else:
+                return None
+            kept.append(piece)
+            position += len(piece)
+        came_once = len(set(found)) == len(found)
+        in_order = [number for number in found if number in set(self.required)] == self.required
+        if opened is not None or not came_once or not in_order:
+            return None
+        return QuestionSpans("".join(kept), spans)
+
+
+def find_question(
+    messages: list[Mapping], operator_messages: int | None, is_continued: bool, render: Callable[[list], str]
+) -> QuestionSpans | None:
+    """
+    Where the question stands in a conversation's prompt.
+
+    Args:
+        messages, operator_messages, is_continued: as for [`QuestionMarks.mark_conversation`].
+        render: makes the prompt of messages.
+
+    Returns:
+        `None`, with a warning, where that cannot be told: all text is the question then.
+    """
+    unknown = [message.get("role") for message in messages if message.get("role") not in KNOWN_ROLES]
+    if unknown:
+        warn_that_all_counts(f"{str(unknown[0])[:40]!r} is no role that is known")
+        return None
+    marks = QuestionMarks()
+    try:
+        spans = marks.read(render(marks.mark_conversation(messages, operator_messages, is_continued)))
+    except Exception:
+        # A template's own error: one that is not about the marks comes again when the prompt is rendered without them.
+        spans = None
+    if spans is None:
+        warn_that_all_counts(CHANGED_BY_TEMPLATE)
+    return spans
+
+
+def warn_that_all_counts(reason: str):
+    """Once per reason."""
+    logger.warning_once(ALL_IS_QUESTION % reason)
+
+
+def is_image_part(part: Mapping) -> bool:
+    """Whether a part of a message's content is a picture."""
+    return part.get("type") in IMAGE_TYPES
+
+
+def count_turns(messages: list[Mapping]) -> list[int]:
+    """
+    The turn of each message, counted from the users' last one, 1.
+
+    Users' messages in a row are one turn: the model has answered none of them. An answer belongs to the turn that it
+    answers. A system prompt is in force in every turn, and so belongs to the last one.
+    """
+    turns, turn, has_user = [], 1, False
+    for message in reversed(messages):
+        if message["role"] in ANSWERING_ROLES and has_user:
+            turn, has_user = turn + 1, False
+        has_user = has_user or message["role"] == "user"
+        turns.append(1 if message["role"] in STANDING_ROLES else turn)
+    return turns[::-1]
+
+
+def expand_spans(spans: list[tuple[int, int, int]], replacements: list[dict]) -> list[tuple[int, int, int]]:
+    """The spans in the text whose image placeholders were expanded, as `text_replacement_offsets` tells."""
+    ends = [replacement["span"][1] for replacement in replacements]
+    gained = [0] + [replacement["new_span"][1] - replacement["span"][1] for replacement in replacements]
+    return [tuple(at + gained[bisect.bisect_right(ends, at)] for at in span[:2]) + span[2:] for span in spans]
+
+
+def token_turns(offsets: list[tuple[int, int]], spans: list[tuple[int, int, int]]) -> list[int]:
+    """The turn of each token that overlaps a span, the last one where it overlaps several; 0 outside of all."""
+    ends = [end for _, end, _ in spans]
+    turns = []
+    for start, end in offsets:
+        first = bisect.bisect_right(ends, start)
+        last = first
+        # A token of no width, as a byte of a longer character, counts inside a text; at its border it may be padding.
+        while last < len(spans) and spans[last][0] < end:
+            last += 1
+        turns.append(min((turn for _, _, turn in spans[first:last]), default=0))
+    return turns
+
+
+__all__ = ["QuestionMarks", "QuestionSpans", "expand_spans", "find_question", "token_turns"]
