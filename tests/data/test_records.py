@@ -71,6 +71,8 @@ def test_both_forms_read_as_the_same_record(folder):
         "images": [str(folder / "a.png")],
         "safety_category": 4,
         "safety_level": 3,
+        "image_categories": [4],
+        "image_levels": [3],
         "extra": "{}",
     }
     assert others == [first, first]
@@ -88,6 +90,24 @@ def test_text_records_have_no_verdict(folder):
     records = load(write(folder, {"conversations": text}, chat(num_images=0, images=..., safety_category=...)))
     assert records["images"] == [[], []]
     assert records["safety_category"] == records["safety_level"] == [-100, -100]
+    assert records["image_categories"] == records["image_levels"] == [[], []]
+
+
+def test_labels_per_image_in_both_forms(folder):
+    """One label counts for every image; of a list, the image with the highest level gives the record's."""
+    two = turns(("USER", "<image><image>\nWhat?"), ("ASSISTANT", "No."))
+    records = load(
+        write(
+            folder,
+            published(image=["a.png", "b.png"], safe_type=[6, 1], safe_level=[0, 2], conversations=two),
+            chat(num_images=2, safety_category=["privacy", "safe"], safety_level=["high", "safe"]),
+            chat(num_images=3, safety_category=[0, 4, 5], safety_level=[1, 3, 3]),
+            chat(num_images=2),
+        )
+    )
+    assert records["image_categories"] == [[6, 1], [4, 6], [0, 4, 5], [4, 4]]
+    assert records["image_levels"] == [[0, 2], [3, 0], [1, 3, 3], [3, 3]]
+    assert list(zip(records["safety_category"], records["safety_level"])) == [(1, 2), (4, 3), (4, 3), (4, 3)]
 
 
 def test_system_message_many_turns_and_other_role_names(folder):
@@ -136,6 +156,13 @@ BAD = {
     "safety_level is 'huge', expected": chat(safety_level="huge"),
     "contradiction: safe_type is 'safe', but safe_level is 'high'": published(safe_type=6),
     "contradiction: safety_category is 'privacy', but safety_level is 'safe'": chat(safety_level=0),
+    "safety_level has 1 labels for 2 image": chat(num_images=2, safety_level=["high"]),
+    "safety_category has 2 labels for 1 image": chat(safety_category=["privacy", "safe"]),
+    "safety_level has 1 labels for 0 image": chat(num_images=0, images=..., safety_level=["high"]),
+    "safe_level is None, expected 0 to 3": published(safe_level=[None]),
+    "contradiction: safety_category is 'safe', but safety_level is 'high'": chat(
+        num_images=2, safety_category=["privacy", "safe"], safety_level=["high", "high"]
+    ),
     "image not found: .*none.png": published(image="none.png"),
     "unreadable image: .*text.png": published(image="text.png"),
     "image not found: .*gone.png": published(image="a.png<split>gone.png"),

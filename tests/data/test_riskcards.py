@@ -13,7 +13,7 @@ from safevlm_hf.data.riskcards import draw_riskcards, text_only_samples, write_r
 
 @pytest.fixture(scope="module")
 def train_cards():
-    return list(draw_riskcards("train", 1000))
+    return list(draw_riskcards("train", 1000, surroundings="alone"))
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def held_out_cards():
 
 
 def fields(card):
-    return {key: value for key, value in vars(card).items() if key != "image"}
+    return {key: value for key, value in vars(card).items() if key != "images"}
 
 
 def test_same_seed_draws_the_same_cards():
@@ -153,7 +153,7 @@ def test_region_holds_the_text():
     look = {"font": "DejaVuSans", "arrangement": "top", "symbol": "star"}
     image = Image.new("RGB", (336, 336))
     arguments = (image, ImageDraw.Draw(image), (20, 60, 310, 260), riskcards.RISKY_TOPICS[0], ["PRANK"])
-    region, _ = riskcards.drawing._draw_content(*arguments, look, [(255, 255, 255)] * 2, random.Random(0))
+    region, *_ = riskcards.drawing._draw_content(*arguments, look, [(255, 255, 255)] * 2, random.Random(0))
     left, top, right, bottom = image.getbbox()
     assert region[0] <= left and region[1] <= top and region[2] >= right and region[3] >= bottom
     assert all(abs(a - b) < 30 for a, b in zip(region, image.getbbox(), strict=True))
@@ -161,7 +161,7 @@ def test_region_holds_the_text():
 
 @pytest.mark.parametrize("attribute", ["layout", "colour", "font", "arrangement", "symbol"])
 def test_no_look_gives_the_verdict_away(train_cards, attribute):
-    pictures = list({id(card.image): card for card in train_cards}.values())
+    pictures = list({id(card.image): card for card in reversed(train_cards)}.values())  # of a pair the risky one
     counts = defaultdict(Counter)
     for card in pictures:
         counts[getattr(card, attribute)][card.safety_level > 0] += 1
@@ -196,10 +196,10 @@ def test_text_only_samples():
 
 
 def test_written_records_are_the_published_form_and_pairs_share_a_file(tmp_path):
-    path = write_riskcards(tmp_path, "train", 60, seed=2)
-    cards = list(draw_riskcards("train", 60, seed=2, clean_share=0.5))
+    path = write_riskcards(tmp_path, "train", 60, seed=2, surroundings="alone")
+    cards = list(draw_riskcards("train", 60, seed=2, surroundings="alone"))
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    assert path == tmp_path / "train.jsonl" and len(records) == 60
+    assert path == tmp_path / "train-alone.jsonl" and len(records) == 60
     files = defaultdict(set)
     for record, card in zip(records, cards, strict=True):
         assert (record["safe_type"], record["safe_level"]) == (card.safety_category, card.safety_level)
@@ -231,7 +231,8 @@ def test_folder_of_another_process_is_taken_and_the_answer_can_be_the_complying_
     path.unlink()
     assert write_riskcards(tmp_path, "train", 20, answer="complying_answer").read_text() == records
     for record in map(json.loads, records.splitlines()):
-        assert record["conversations"][1]["value"] == record["complying_answer"]
+        messages = record.get("messages") or [{"content": turn["value"]} for turn in record["conversations"]]
+        assert messages[-1]["content"] == record["complying_answer"]
 
 
 def test_cut_off_writing_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -11,8 +11,9 @@ The `messages` form of transformers' chat templates, where a content part is the
      "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]},
                   {"role": "assistant", "content": "..."}]}
 
-Categories and levels are names or indices in either form. `"a.jpg<split>b.jpg"` is two images joined side by side into
-one. A record without an image is plain text: it has no verdict, and its labels are -100.
+Categories and levels are names or indices in either form: one for the record, or a list with one per image
+(`"safety_level": ["safe", "high"]`). `"a.jpg<split>b.jpg"` is two images joined side by side into one. A record
+without an image is plain text: it has no verdict, and its labels are -100.
 """
 
 import json
@@ -44,6 +45,8 @@ FEATURES = Features(
         "images": [Value("string")],
         "safety_category": Value("int64"),
         "safety_level": Value("int64"),
+        "image_categories": [Value("int64")],
+        "image_levels": [Value("int64")],
         "source": Value("string"),
         "extra": Value("string"),
     }
@@ -83,7 +86,8 @@ def load_records(
 
     Returns:
         A dataset with `messages` (content lists of `{"type": "image"}` and `{"type": "text", "text": ...}`), `images`
-        (absolute paths, for `load_image`), `safety_category` and `safety_level` (indices; -100 without an image),
+        (absolute paths, for `load_image`), `image_categories` and `image_levels` (indices, one per image),
+        `safety_category` and `safety_level` (those of the image with the highest level; -100 without an image),
         `source` ("file:line") and `extra` (the record's other keys, as JSON).
 
     Raises:
@@ -210,19 +214,31 @@ def _parse_line(line: bytes, root: Path, categories: tuple[str, ...], levels: tu
         mark = IMAGE_MARK if is_published else '{"type": "image"}'
         raise _BadRecord(f"{num_marks} {mark} in '{turns_key}', but {len(images)} image(s) in '{image_key}'")
 
-    category = _parse_label(record, category_key, categories, is_needed=bool(images))
-    level = _parse_label(record, level_key, levels, is_needed=bool(images))
-    if None not in (category, level) and (categories[category] == SAFE) != (level == 0):
-        raise _BadRecord(
-            f"contradiction: {category_key} is {categories[category]!r}, but {level_key} is {levels[level]!r}"
-        )
+    labels = _parse_labels(record, category_key, level_key, categories, levels, len(images))
     known = PUBLISHED_KEYS if is_published else MESSAGES_KEYS
     return {
         "messages": messages,
         "images": images,
-        "safety_category": category if images else IGNORE_INDEX,
-        "safety_level": level if images else IGNORE_INDEX,
+        **labels,
         "extra": json.dumps({key: value for key, value in record.items() if key not in known}, sort_keys=True),
+    }
+
+
+def _parse_labels(record, category_key, level_key, categories, levels, num_images: int) -> dict:
+    """Category and level of every image, and those of the image with the highest level."""
+    image_categories = _parse_label(record, category_key, categories, num_images)
+    image_levels = _parse_label(record, level_key, levels, num_images)
+    for category, level in zip(image_categories, image_levels):
+        if (categories[category] == SAFE) != (level == 0):
+            raise _BadRecord(
+                f"contradiction: {category_key} is {categories[category]!r}, but {level_key} is {levels[level]!r}"
+            )
+    strictest = max(range(num_images), key=image_levels.__getitem__, default=None)
+    return {
+        "image_categories": image_categories if num_images else [],
+        "image_levels": image_levels if num_images else [],
+        "safety_category": IGNORE_INDEX if strictest is None else image_categories[strictest],
+        "safety_level": IGNORE_INDEX if strictest is None else image_levels[strictest],
     }
 
 
@@ -236,12 +252,21 @@ def _parse_images(value, key: str, root: Path) -> list[str]:
     ]
 
 
-def _parse_label(record: dict, key: str, names: tuple[str, ...], is_needed: bool) -> int | None:
-    if key not in record or record[key] is None:
-        if is_needed:
+def _parse_label(record: dict, key: str, names: tuple[str, ...], num_images: int) -> list[int]:
+    """One index per image, from a list or from one label for all; a text's label is checked, and has one index."""
+    value = record.get(key)
+    if value is None:
+        if num_images:
             raise _BadRecord(f"missing '{key}'")
-        return None
-    value = record[key]
+        return []
+    if not isinstance(value, list):
+        return [_parse_name(value, key, names)] * max(1, num_images)
+    if len(value) != num_images:
+        raise _BadRecord(f"{key} has {len(value)} labels for {num_images} image(s), expected one per image")
+    return [_parse_name(item, key, names) for item in value]
+
+
+def _parse_name(value, key: str, names: tuple[str, ...]) -> int:
     if isinstance(value, str) and value in names:
         return names.index(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):

@@ -1,5 +1,6 @@
-"""From records to batches: prompt, answer, images, verdict labels, and the condition to answer under."""
+"""From records to batches: prompt, answer, question, images, verdict labels, and the condition to answer under."""
 
+import hashlib
 import zlib
 
 import torch
@@ -21,37 +22,56 @@ class SafetyCollator:
         safety_config: names and sizes of the model.
         head_condition_share: share of records, in [0, 1], that are answered under the head's own verdict; the rest
             under the label's. Chosen by the record's source, so that a resumed run sees the same.
+        unmasked_share: share of records, in [0, 1], whose whole prompt counts as the question, as it does where a
+            caller hands over no question mask. Chosen by the source, too, and independently of the other share.
     """
 
-    def __init__(self, processor, safety_config: SafetyConfig, head_condition_share: float = 0.0):
+    def __init__(
+        self,
+        processor,
+        safety_config: SafetyConfig,
+        head_condition_share: float = 0.0,
+        unmasked_share: float = 0.0,
+    ):
         self.processor = processor
         self.safety_config = safety_config
         self.head_condition_share = head_condition_share
+        self.unmasked_share = unmasked_share
 
     def __call__(self, records: list[dict]) -> dict[str, torch.Tensor]:
         """
         Returns:
-            `input_ids`, `attention_mask`, `labels` (records, length), padded on the right; and, where there are
-            images, `pixel_values` (images, channels, height, width), `safety_levels`, `safety_categories` and
-            `safety_conditions` (images,), -100 where unlabelled, -1 where the head chooses the condition.
+            `input_ids`, `attention_mask`, `labels` and, where the processor makes one, `question_mask` (records,
+            length), padded on the right; and, where there are images, `pixel_values` (images, channels, height,
+            width), `safety_levels`, `safety_categories` and `safety_conditions` (images,), -100 where unlabelled, -1
+            where the head chooses the condition. The images of a record have labels of their own and share one
+            condition, that of the record's strictest label.
         """
         batch = self._encode(records)
         per_image = [record for record in records for _ in record["images"]]
         if not per_image:
             return batch
+        batch["safety_levels"] = _image_labels(records, "image_levels", "safety_level")
+        batch["safety_categories"] = _image_labels(records, "image_categories", "safety_category")
+        batch["safety_conditions"] = self._conditions(per_image)
+        return batch
+
+    def _conditions(self, per_image: list[dict]) -> torch.Tensor:
         levels = torch.tensor([record["safety_level"] for record in per_image])
         categories = torch.tensor([record["safety_category"] for record in per_image])
         by_label = condition_rows(levels.clamp(min=0), categories.clamp(min=0), self.safety_config)
         by_head = torch.tensor([self._head_chooses(record) for record in per_image])
-        batch["safety_levels"], batch["safety_categories"] = levels, categories
-        batch["safety_conditions"] = torch.where(by_head | (levels < 0) | (categories < 0), -1, by_label)
-        return batch
+        return torch.where(by_head | (levels < 0) | (categories < 0), -1, by_label)
 
     def _head_chooses(self, record: dict) -> bool:
         return zlib.crc32(record["source"].encode()) < self.head_condition_share * 2**32
 
+    def _is_unmasked(self, record: dict) -> bool:
+        # A second CRC would choose records that depend on the first one's.
+        digest = hashlib.sha256(record["source"].encode()).digest()
+        return int.from_bytes(digest[:4], "big") < self.unmasked_share * 2**32
+
     def _encode(self, records: list[dict]) -> dict[str, torch.Tensor]:
-        tokenizer = self.processor.tokenizer
         encoded = self.processor.apply_chat_template(
             [_with_images(record) for record in records],
             tokenize=True,
@@ -60,28 +80,58 @@ class SafetyCollator:
             return_tensors=None,
             processor_kwargs={"text_kwargs": {"padding": False}},
         )
-        rows = {"input_ids": [], "attention_mask": [], "labels": []}
-        for record, ids, mask in zip(records, encoded["input_ids"], encoded["assistant_masks"]):
-            if not any(mask):
-                raise ValueError(
-                    f"{record['source']}: no answer to train on. The chat template must mark answers with "
-                    "{% generation %} ... {% endgeneration %}, as SafeLlavaProcessor's own does."
-                )
-            ids, labels = list(ids), [token if marked else IGNORE_INDEX for token, marked in zip(ids, mask)]
-            # LLaVA's own template never ends an answer.
-            if labels[-1] not in (IGNORE_INDEX, tokenizer.eos_token_id):
-                ids.append(tokenizer.eos_token_id)
-                labels.append(tokenizer.eos_token_id)
-            for name, values in (("input_ids", ids), ("attention_mask", [1] * len(ids)), ("labels", labels)):
-                rows[name].append(torch.tensor(values))
-        fill = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORE_INDEX}
+        question_masks = encoded.get("question_mask") or [None] * len(records)
+        rows = [
+            self._encode_row(*row)
+            for row in zip(records, encoded["input_ids"], encoded["assistant_masks"], question_masks, strict=True)
+        ]
+        padding = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORE_INDEX}
         batch = {
-            name: torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill[name])
-            for name, values in rows.items()
+            name: torch.nn.utils.rnn.pad_sequence(
+                [torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=padding.get(name, 0)
+            )
+            for name in rows[0]
         }
         if encoded.get("pixel_values") is not None:
             batch["pixel_values"] = torch.stack([torch.as_tensor(pixels) for pixels in encoded["pixel_values"]])
         return batch
+
+    def _encode_row(self, record: dict, ids, answer_mask, question_mask) -> dict[str, list[int]]:
+        if not any(answer_mask):
+            raise ValueError(
+                f"{record['source']}: no answer to train on. The chat template must mark answers with "
+                "{% generation %} ... {% endgeneration %}, as SafeLlavaProcessor's own does."
+            )
+        is_unmasked = self._is_unmasked(record)
+        # Earlier answers of a risky conversation were given under the verdicts of earlier turns. Of a prompt without a
+        # mask they are question, as they are in `generate`.
+        if record["safety_level"] > 0 or is_unmasked:
+            answer_mask = _last_run(answer_mask)
+        ids, labels = list(ids), [token if marked else IGNORE_INDEX for token, marked in zip(ids, answer_mask)]
+        row = {"input_ids": ids, "labels": labels}
+        if question_mask is not None:
+            row["question_mask"] = [1] * len(ids) if is_unmasked else list(question_mask)
+        # LLaVA's own template never ends an answer.
+        end = self.processor.tokenizer.eos_token_id
+        if labels[-1] not in (IGNORE_INDEX, end):
+            for name, value in (("input_ids", end), ("labels", end), ("question_mask", 0)):
+                row.get(name, []).append(value)
+        return row | {"attention_mask": [1] * len(ids)}
+
+
+def _last_run(mask: list[int]) -> list[int]:
+    """The mask's last run of ones alone."""
+    end = len(mask) - next(place for place, marked in enumerate(reversed(mask)) if marked)
+    start = end
+    while start and mask[start - 1]:
+        start -= 1
+    return [0] * start + [1] * (end - start) + [0] * (len(mask) - end)
+
+
+def _image_labels(records: list[dict], name: str, record_name: str) -> torch.Tensor:
+    """Labels (images,): the record's own for each image, or its one label for all."""
+    labels = [record.get(name) or [record[record_name]] * len(record["images"]) for record in records]
+    return torch.tensor([label for of_record in labels for label in of_record])
 
 
 def _with_images(record: dict) -> list[dict]:

@@ -1,4 +1,4 @@
-"""RiskCards on disk: JSON lines in the published form, and pictures beside them."""
+"""RiskCards on disk: JSON lines with pictures beside them."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import PIL
@@ -14,39 +13,18 @@ import PIL
 from .sampling import RiskCard, draw_riskcards
 
 
-# On disk
-# --------------------------------------------------------------------------------------------------
-
-
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised with every change of what is drawn or asked: what lies on disk was made by one version."""
-
-
-def _parameters(split: str, num_samples: int, seed: int, clean_share: float) -> dict:
-    """What decides the bytes on disk: the arguments, the generator, and Pillow."""
-    return {
-        "split": split,
-        "num_samples": num_samples,
-        "seed": seed,
-        "clean_share": clean_share,
-        "generator": GENERATOR_VERSION,
-        "pillow": PIL.__version__,
-    }
-
-
-def _record(card: RiskCard, image: str) -> dict:
-    """The sample in the published form (arXiv 2405.13581), followed by what only RiskCards know."""
-    extra = {key: value for key, value in vars(card).items() if key not in ("image", "question", "answer")}
-    return {
-        "image": image,
-        "safe_type": extra.pop("safety_category"),
-        "safe_level": extra.pop("safety_level"),
-        "conversations": [
-            {"from": "USER", "value": f"<image>\n{card.question}"},
-            {"from": "ASSISTANT", "value": card.answer},
-        ],
-        **extra,
-    }
+NOT_EXTRA = (
+    "images",
+    "messages",
+    "answer",
+    "safety_category",
+    "safety_level",
+    "image_categories",
+    "image_levels",
+)
+"""Fields of a card that stand elsewhere in its record."""
 
 
 def write_riskcards(
@@ -57,27 +35,41 @@ def write_riskcards(
     clean_share: float = 0.5,
     answer: str = "answer",
     new_category: bool = False,
+    surroundings: str | None = None,
+    change: str | None = None,
+    strength: float = 1.0,
 ) -> Path:
-    """Writes `<split>.jsonl` and its pictures (JPEG, 336 x 336), and returns the path of the former.
+    """Writes records and their pictures (JPEG, 336 x 336), and returns the path of the former.
 
-    What is there already is reused if it was made with the same arguments by the same code. Several processes may call
-    this at once: every file appears under its name only when it is complete.
+    The file is `<split>.jsonl`; surroundings and a change that are asked for stand in its name
+    (`test-words-4-turned-0.5.jsonl`), so that parts of a split share a folder. What is there already is reused if it
+    was made with the same arguments by the same code. Several processes may call this at once: every file appears
+    under its name only when it is complete.
 
     Args:
         answer: which answer the conversations hold: `"answer"` (the safe one) or `"complying_answer"`.
-        new_category: as in [`draw_riskcards`].
+        clean_share, new_category, surroundings, change, strength: as in [`draw_riskcards`].
     """
     output_dir = Path(output_dir)
-    parameters = {**_parameters(split, num_samples, seed, clean_share), "answer": answer, "new": new_category}
+    options = {
+        "seed": seed,
+        "clean_share": clean_share,
+        "new_category": new_category,
+        "surroundings": surroundings,
+        "change": change,
+        "strength": strength,
+    }
+    cards = draw_riskcards(split, num_samples, **options)
+    parameters = {"split": split, "num_samples": num_samples, "answer": answer, **options, **_made_by()}
     key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
-    records, made_with = output_dir / f"{split}.jsonl", output_dir / f"{split}.json"
-    images = output_dir / f"{split}-{key}"
+    name = _file_name(split, surroundings, change, strength)
+    records, made_with = output_dir / f"{name}.jsonl", output_dir / f"{name}.json"
+    images = output_dir / f"{name}-{key}"
     if _is_complete(records, images, made_with, parameters):
         return records
 
-    cards = draw_riskcards(split, num_samples, seed, clean_share, new_category)
     output_dir.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{split}-", dir=output_dir))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=output_dir))
     try:
         lines = _write_pictures(cards, temporary, images.name, answer)
         temporary.chmod(0o755)
@@ -89,6 +81,16 @@ def write_riskcards(
     return records
 
 
+def _made_by() -> dict:
+    """What decides the bytes on disk beside the arguments."""
+    return {"generator": GENERATOR_VERSION, "pillow": PIL.__version__}
+
+
+def _file_name(split: str, surroundings: str | None, change: str | None, strength: float) -> str:
+    changed = [] if change is None else [change, f"{strength:g}"]
+    return "-".join([split, *([surroundings] if surroundings else []), *changed])
+
+
 def _is_complete(records: Path, images: Path, made_with: Path, parameters: dict) -> bool:
     if not (records.is_file() and images.is_dir() and made_with.is_file()):
         return False
@@ -97,14 +99,43 @@ def _is_complete(records: Path, images: Path, made_with: Path, parameters: dict)
 
 def _write_pictures(cards: Iterator[RiskCard], folder: Path, name: str, answer: str) -> list[str]:
     """Saves the pictures in the folder and returns the records' lines, which call the folder `name`."""
-    lines, last, file = [], None, ""
+    lines, last_files, last_images = [], [], []
     for index, card in enumerate(cards):
-        if card.image is not last:  # the second question of a pair shares its picture
-            file, last = f"{index:06d}.jpg", card.image
-            card.image.save(folder / file, quality=90)
-        card = replace(card, answer=getattr(card, answer))
-        lines.append(json.dumps(_record(card, f"{name}/{file}")) + "\n")
+        files = []
+        for place, image in enumerate(card.images):
+            shared = [file for file, other in zip(last_files, last_images) if other is image]
+            if not shared:  # the second question of a pair shares its picture
+                image.save(folder / f"{index:06d}-{place}.jpg", quality=90)
+            files.append(shared[0] if shared else f"{index:06d}-{place}.jpg")
+        last_files, last_images = files, card.images
+        record = _record(card, [f"{name}/{file}" for file in files], getattr(card, answer))
+        lines.append(json.dumps(record) + "\n")
     return lines
+
+
+def _record(card: RiskCard, images: list[str], answer: str) -> dict:
+    """The sample as a record (see `data/records.py`), followed by what only RiskCards know."""
+    extra = {key: value for key, value in vars(card).items() if key not in NOT_EXTRA}
+    if len(card.messages) == 1 and len(images) == 1:
+        return _published_record(card, images[0], answer) | extra
+    return {
+        "images": images,
+        "safety_category": card.image_categories,
+        "safety_level": card.image_levels,
+        "messages": [*card.messages, {"role": "assistant", "content": answer}],
+        **extra,
+    }
+
+
+def _published_record(card: RiskCard, image: str, answer: str) -> dict:
+    """The form of arXiv 2405.13581, which has one user turn and one image."""
+    text = card.messages[0]["content"][-1]["text"]
+    return {
+        "image": image,
+        "safe_type": card.safety_category,
+        "safe_level": card.safety_level,
+        "conversations": [{"from": "USER", "value": f"<image>\n{text}"}, {"from": "ASSISTANT", "value": answer}],
+    }
 
 
 def _move_folder(source: Path, target: Path) -> None:

@@ -6,56 +6,65 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from .drawing import Picture, draw_picture
+from .changes import CHANGES
+from .drawing import Picture, draw_picture, draw_two_cards
+from .questions import Turn, ask, ask_about_two, verdict
+from .surroundings import TWO_PICTURES_SHARE, check_surroundings, surround
 from .tables import (
     CLEAN_TOPICS,
     CONTENT_KINDS,
     LOOK_KINDS,
-    NEW_SAFE_ANSWERS,
     NEW_TOPICS,
-    NOUNS,
-    OPENINGS,
     PRIVACY,
     PRIVATE_FIELD_LEVELS,
     PRIVATE_PAPERS,
     PUBLIC_PAPERS,
-    QUESTIONS,
     RISKY_TOPICS,
-    SAFE_ANSWERS,
     SAFE_CATEGORY,
     SPLITS,
     Topic,
 )
 
 
+TWO_CARDS = "two-cards"
+
+
 @dataclass
 class RiskCard:
-    """One picture with one question.
+    """A picture, or two, with a question and what stands around it.
 
     Attributes:
-        image: RGB picture of 336 x 336 pixels. The two samples of a pair hold the same object.
-        question, answer: the question, and the answer of a safe model.
+        images: one RGB picture of 336 x 336 pixels, or two. The two samples of a pair hold the same object.
+        messages: the conversation up to the last user turn, with the pictures in their places (see [`Conversation`]).
+        question: the last turn's question, without what stands around it.
+        answer: the answer of a safe model.
         complying_answer: the answer of a base model that sees no danger; equal to `answer` where the sample is safe.
-        safety_category, safety_level: the verdict, 0 to 6 and 0 to 3.
+        safety_category, safety_level: the verdict, 0 to 6 and 0 to 3: the strictest of all turns and pictures.
+        image_categories, image_levels: the verdict on each picture.
         kind: what the question is about: a content, look or field kind (`CONTENT_KINDS`, `LOOK_KINDS`, `FIELD_KINDS`).
         pictogram_region: `[left, top, right, bottom]` in pixels of the pictogram.
         region: the same of text, pictogram and symbol, where they make the sample risky; `None` where it is safe.
         text_request: what the topic asks, in plain text and without a picture.
         pair_id: shared by the risky and the safe question about one picture, otherwise `None`.
+        surroundings: one of `SURROUNDINGS`.
         topic, layout, colour, font, arrangement, symbol: how the picture was drawn.
     """
 
-    image: Image.Image
+    images: list[Image.Image]
+    messages: list[dict]
     question: str
     answer: str
     complying_answer: str
     safety_category: int
     safety_level: int
+    image_categories: list[int]
+    image_levels: list[int]
     kind: str
     pictogram_region: list[int]
     region: list[int] | None
     text_request: str
     pair_id: str | None
+    surroundings: str
     topic: str
     layout: str
     colour: str
@@ -63,66 +72,58 @@ class RiskCard:
     arrangement: str
     symbol: str
 
-
-def is_held_out_phrasing(opening: int, question: int) -> bool:
-    """Whether this pair of positions in `OPENINGS` and in a row of `QUESTIONS` is asked in the test split alone."""
-    return opening > 0 and opening == 1 + question % 3
-
-
-def _ask(kind: str, layout: str, split: str, rng: random.Random) -> str:
-    while True:
-        opening, question = rng.randrange(len(OPENINGS)), rng.randrange(len(QUESTIONS[kind]))
-        # Half of the test's questions are phrased as in training.
-        if not is_held_out_phrasing(opening, question) or split == "test":
-            break
-    return OPENINGS[opening] + QUESTIONS[kind][question].format(noun=NOUNS[layout])
+    @property
+    def image(self) -> Image.Image:
+        """The picture, the first one of two."""
+        return self.images[0]
 
 
-def _title_case(text: str) -> str:
-    number, street, _ = text.split()
-    return f"{number} {street.title()} Road"
+@dataclass(frozen=True)
+class _Plan:
+    """What all samples of a set have in common."""
+
+    split: str
+    seed: int
+    surroundings: str
+    change: str | None
+    strength: float
+
+    def draw(self, topic: Topic, rng: random.Random) -> Picture:
+        if self.change == TWO_CARDS:
+            beside = rng.choice(PUBLIC_PAPERS if topic.has_fields else CLEAN_TOPICS)
+            return draw_two_cards(topic, beside, self.split, rng)
+        return draw_picture(topic, self.split, rng, self.change, self.strength)
 
 
-def _comply(kind: str, picture: Picture) -> str:
-    """What a model says that sees the picture and no danger."""
-    topic, noun = picture.topic, NOUNS[picture.layout]
-    if kind == "request":
-        return topic.reply or f"Sure, here is the plan for the {topic.text.lower()}."
-    if kind == "read":
-        text = f"{topic.text} of {picture.name}" if topic.has_fields else topic.text
-        return f"The {noun} says {text.lower()}."
-    if kind == "address":
-        return f"The address is {_title_case(picture.address)}."
-    if kind == "name":
-        return f"The name is {picture.name.title()}."
-    if kind == "colour":
-        return f"The {noun} is {picture.colour}."
-    if kind == "layout":
-        return f"This is a {noun}."
-    return f"The symbol is a {picture.symbol}."
-
-
-def _verdict(kind: str, topic: Topic) -> tuple[int, int]:
-    if kind in LOOK_KINDS or topic.safety_category == SAFE_CATEGORY:
-        return SAFE_CATEGORY, 0
-    return topic.safety_category, PRIVATE_FIELD_LEVELS[kind] if topic.has_fields else topic.safety_level
-
-
-def _make_card(picture: Picture, kind: str, split: str, pair_id: str | None, rng: random.Random) -> RiskCard:
-    category, level = _verdict(kind, picture.topic)
-    complying_answer = _comply(kind, picture)
+def _make_card(picture: Picture, kind: str, number: int, pair_id: str | None, plan: _Plan, rng) -> RiskCard:
+    turn = ask(picture, kind, plan.split, rng)
+    # Surroundings have a generator of their own: pictures and questions are the same ones whatever stands around.
+    rng = random.Random(f"{plan.surroundings} {plan.split} {plan.seed} {number}")
+    pictures = [picture]
+    shares = {"two-pictures": 1.0, "mixed": TWO_PICTURES_SHARE}
+    if rng.random() < shares.get(plan.surroundings, 0.0):
+        pictures.insert(rng.randrange(2), _draw_beside(turn, picture, plan, rng))
+        turn = ask_about_two(pictures, kind, plan.split, rng)
+    conversation = surround(turn, picture, plan.surroundings, plan.split, rng, len(pictures))
+    verdicts = [(conversation.safety_category, conversation.safety_level)]
+    if len(pictures) > 1:
+        verdicts = [verdict(kind, each.topic) for each in pictures]
     return RiskCard(
-        image=picture.image,
-        question=_ask(kind, picture.layout, split, rng),
-        answer=(SAFE_ANSWERS | NEW_SAFE_ANSWERS).get((category, level), complying_answer),
-        complying_answer=complying_answer,
-        safety_category=category,
-        safety_level=level,
-        kind=kind,
+        images=[each.image for each in pictures],
+        messages=conversation.messages,
+        question=conversation.last.text,
+        answer=conversation.answer,
+        complying_answer=conversation.last.complying_answer,
+        safety_category=conversation.safety_category,
+        safety_level=conversation.safety_level,
+        image_categories=[category for category, _ in verdicts],
+        image_levels=[level for _, level in verdicts],
+        kind=conversation.last.kind,
         pictogram_region=picture.pictogram_region,
-        region=picture.region if level else None,
+        region=picture.region if conversation.safety_level else None,
         text_request=f"How do I {picture.topic.request}?",
         pair_id=pair_id,
+        surroundings=plan.surroundings,
         topic=picture.topic.text,
         layout=picture.layout,
         colour=picture.colour,
@@ -130,6 +131,14 @@ def _make_card(picture: Picture, kind: str, split: str, pair_id: str | None, rng
         arrangement=picture.arrangement,
         symbol=picture.symbol,
     )
+
+
+def _draw_beside(turn: Turn, picture: Picture, plan: _Plan, rng: random.Random) -> Picture:
+    """A second picture, which does not change whether the sample is safe. Papers stand beside papers."""
+    clean, risky = (PUBLIC_PAPERS, PRIVATE_PAPERS) if picture.topic.has_fields else (CLEAN_TOPICS, RISKY_TOPICS)
+    may_be_risky = turn.safety_level > 0 or turn.kind in LOOK_KINDS
+    topics = risky if may_be_risky and rng.random() < 0.35 else clean
+    return draw_picture(rng.choice(topics), plan.split, rng, plan.change, plan.strength)
 
 
 def _choose_new(rng: random.Random) -> tuple[Topic, str]:
@@ -153,48 +162,70 @@ def _choose_clean(rng: random.Random) -> tuple[Topic, str]:
 
 
 def draw_riskcards(
-    split: str, num_samples: int, seed: int = 0, clean_share: float | None = None, new_category: bool = False
+    split: str,
+    num_samples: int,
+    seed: int = 0,
+    clean_share: float | None = None,
+    new_category: bool = False,
+    surroundings: str | None = None,
+    change: str | None = None,
+    strength: float = 1.0,
 ) -> Iterator[RiskCard]:
     """Draws `num_samples` samples, one after the other; the same ones for the same arguments.
 
     Args:
         split: `"train"`, `"validation"` (as train, other pictures) or `"test"` (held-out combinations and fonts, half
-            of it with a held-out arrangement).
+            of it with a held-out arrangement; words from other sources).
         clean_share: share of samples whose verdict is safe, 0 to 1, default 0.5 (stage 1 of the paper: 3 of 14).
             About a third of the risky pictures come with a second, safe question, which counts as clean.
         new_category: all risky pictures are of `NEW_CATEGORY`.
+        surroundings: what stands around the questions, one of `SURROUNDINGS`; default `"mixed"`, and `"alone"` in the
+            test split. Pictures and questions are the same ones under every surroundings.
+        change: how pictures are changed, as in [`draw_picture`], or `"two-cards"`: each picture shows two cards, of
+            which one at most is risky, and questions are about what they say.
+        strength: of the change, in (0, 1].
 
     Raises:
-        ValueError: unknown split, or a clean share outside 0 to 1.
+        ValueError: unknown split, surroundings or change, a clean share outside 0 to 1 or a strength outside (0, 1].
     """
     clean_share = 0.5 if clean_share is None else clean_share
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {SPLITS}")
     if not 0 <= clean_share <= 1:
         raise ValueError(f"clean_share is {clean_share}, expected 0 to 1")
-    return _draw_samples(split, num_samples, seed, clean_share, _choose_new if new_category else _choose_risky)
+    if change not in (None, TWO_CARDS, *CHANGES):
+        raise ValueError(f"change is {change!r}, expected None or one of {', '.join((*CHANGES, TWO_CARDS))}")
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength is {strength}, expected more than 0, and at most 1")
+    plan = _Plan(split, seed, check_surroundings(surroundings, split), change, strength)
+    return _draw_samples(plan, num_samples, clean_share, _choose_new if new_category else _choose_risky)
 
 
-def _draw_samples(split: str, num_samples: int, seed: int, clean_share: float, choose_risky) -> Iterator[RiskCard]:
-    rng = random.Random(f"{split} {seed}")
+def _draw_samples(plan: _Plan, num_samples: int, clean_share: float, choose_risky) -> Iterator[RiskCard]:
+    rng = random.Random(f"{plan.split} {plan.seed}")
     # At most half of the clean samples are pairs' second questions, so that clean pictures remain.
     pair_share = min(0.3, 0.5 * clean_share / (1 - clean_share)) if clean_share < 1 else 0
     num_drawn = num_clean = 0
     while num_drawn < num_samples:
         if num_clean < clean_share * (num_drawn + 1) - 1e-9 and rng.random() < 0.9:
             topic, kind = _choose_clean(rng)
-            yield _make_card(draw_picture(topic, split, rng), kind, split, None, rng)
+            yield _make_card(plan.draw(topic, rng), _kind(kind, plan), num_drawn, None, plan, rng)
             num_drawn, num_clean = num_drawn + 1, num_clean + 1
             continue
         if clean_share == 1:
             continue
         topic, kind = choose_risky(rng)
-        picture = draw_picture(topic, split, rng)
+        picture = plan.draw(topic, rng)
         chance = min(1, 2.5 * pair_share) if topic.has_fields else pair_share
-        is_pair = rng.random() < chance and num_drawn + 2 <= num_samples
-        pair_id = f"{split}-{seed}-{num_drawn}" if is_pair else None
-        yield _make_card(picture, kind, split, pair_id, rng)
+        is_pair = rng.random() < chance and num_drawn + 2 <= num_samples and plan.change != TWO_CARDS
+        pair_id = f"{plan.split}-{plan.seed}-{num_drawn}" if is_pair else None
+        yield _make_card(picture, kind, num_drawn, pair_id, plan, rng)
         num_drawn += 1
         if is_pair:
-            yield _make_card(picture, rng.choice(LOOK_KINDS), split, pair_id, rng)
+            yield _make_card(picture, rng.choice(LOOK_KINDS), num_drawn, pair_id, plan, rng)
             num_drawn, num_clean = num_drawn + 1, num_clean + 1
+
+
+def _kind(kind: str, plan: _Plan) -> str:
+    """Of two cards in one picture it is not clear whose colour or symbol is meant: they are read."""
+    return "read" if plan.change == TWO_CARDS and kind in LOOK_KINDS else kind

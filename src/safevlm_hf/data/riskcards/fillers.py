@@ -1,0 +1,142 @@
+"""Harmless text to stand around a question: sentences of the split's own source, made-up ones, and plain noise.
+
+Training mixes hand-written sentences with a grammar and with random words, so that what is learned is the property
+(words that ask for nothing risky) and not a list. The test split takes its sentences from other texts.
+"""
+
+import json
+import random
+from functools import cache
+from pathlib import Path
+
+
+_PROSE = Path(__file__).parent / "prose"
+GREETINGS = ("Hello.", "Hi there.", "Good morning!", "Good evening.", "Hey, how are you?", "Thanks.", "Please.", "OK.")
+HELD_OUT_GREETINGS = ("Good day to you.", "Greetings.", "Hi, I hope you are well.", "Many thanks in advance.")
+
+_PATTERNS = (
+    "{Person} {past} {thing} {place}.",
+    "{Person} {past} {thing} {time}.",
+    "{Time}, {person} {past} {thing}.",
+    "{Subject} was {adjective} and {adjective}.",
+    "{Subject} is {adjective} {time}, but {subject2} is not.",
+    "{Person} said that {subject} was {adjective}.",
+    "I think {subject} is too {adjective}.",
+    "Do you know anything about {topic}?",
+    "Tell me something about {topic}.",
+    "I have read a lot about {topic} {place}.",
+    "How do I {deed}?",
+    "Can you help me to {deed}?",
+    "I want to {deed} {time}.",
+    "Why does {person2} like {topic}?",
+    "Who {past} {thing} {time}?",
+    "{Person} wants to {deed}, and {person2} wants to {deed2}.",
+    "Please remind me to {deed}.",
+    "What is the best way to {deed}?",
+    "There are {number} chairs {place}.",
+    "It costs {number} euros, or {number2} for two.",
+    "What is {number} plus {number2}?",
+    "Is {subject} {adjective}?",
+    "{Person} and {person2} talked about {topic} until {subject} was {adjective}.",
+    "If {subject} is {adjective}, {person} will {deed}.",
+    "Write a short text about {topic}.",
+    "Translate \"{subject} is {adjective}\" into French.",
+    "No, {subject} is {adjective}.",
+    "My favourite subject is {topic}.",
+    "{Person} {past} {thing}, then {past2} {thing2}, and went home.",
+    "Next time we will {deed} {place}.",
+)  # fmt: skip
+_CODE = (
+    "for {word} in range({number}): print({word})",
+    "def {word}(x): return x + {number}",
+    "SELECT {word} FROM {word2} WHERE id = {number};",
+    "https://www.{word}.example/{word2}?page={number}",
+    "{word}_{word2} = {number}",
+    "if ({word} > {number}) {{ {word2}++; }}",
+    "{number}:{number2} [{word}] {word2} done",
+    "<p class=\"{word}\">{word2}</p>",
+    "{word}@{word2}.example",
+    "{{\"{word}\": {number}, \"{word2}\": [{number2}]}}",
+    "import {word} as {word2}",
+    "$ ls -l {word}/{word2}.txt",
+)  # fmt: skip
+_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:-_+*/()[]{}#%&=!?@$ "
+
+
+def draw_fillers(count: int, split: str, rng: random.Random) -> list[str]:
+    """Harmless sentences in random order; neighbours of a running text now and then stay together."""
+    sentences = []
+    while len(sentences) < count:
+        if rng.random() < 0.3:
+            prose = prose_sentences(split)
+            start = rng.randrange(len(prose))
+            sentences += prose[start : start + rng.randint(2, 6)]
+        else:
+            sentences.append(_draw_filler(split, rng))
+    return sentences[:count]
+
+
+@cache
+def prose_sentences(split: str) -> tuple[str, ...]:
+    """The hand-written sentences of the split; `"validation"` shares those of `"train"`."""
+    text = (_PROSE / ("test.txt" if split == "test" else "train.txt")).read_text(encoding="utf-8")
+    return tuple(line for line in text.splitlines() if line)
+
+
+def _draw_filler(split: str, rng: random.Random) -> str:
+    if split == "test":
+        return rng.choice(HELD_OUT_GREETINGS) if rng.random() < 0.06 else rng.choice(prose_sentences(split))
+    kinds, weights = (_prose, _made_up, _greeting, _random_words, _code, _noise), (42, 38, 6, 8, 4, 2)
+    return rng.choices(kinds, weights)[0](rng)
+
+
+def _prose(rng: random.Random) -> str:
+    return rng.choice(prose_sentences("train"))
+
+
+def _greeting(rng: random.Random) -> str:
+    return rng.choice(GREETINGS)
+
+
+def _made_up(rng: random.Random) -> str:
+    """A sentence of the grammar, now and then with a word that is none, as names are to a small model."""
+    lists = _word_lists()
+    words = {name: rng.choice(lists[name]) for name in lists}
+    words |= {f"{name}2": rng.choice(lists[name]) for name in lists}
+    words |= {"number": rng.randint(2, 999), "number2": rng.randint(2, 9999)}
+    if rng.random() < 0.3:
+        words[rng.choice(("person", "topic", "adjective", "thing"))] = _invent_word(rng)
+    for name in ("person", "subject", "time"):
+        words[name.capitalize()] = words[name][0].upper() + words[name][1:]
+    return rng.choice(_PATTERNS).format(**words)
+
+
+@cache
+def _word_lists() -> dict[str, list[str]]:
+    return json.loads((_PROSE / "words.json").read_text(encoding="utf-8"))
+
+
+@cache
+def _vocabulary() -> tuple[str, ...]:
+    words = {word.strip(".,;:!?\"'()").lower() for sentence in prose_sentences("train") for word in sentence.split()}
+    return tuple(sorted(word for word in words if word.isalpha()))
+
+
+def _random_words(rng: random.Random) -> str:
+    words = [rng.choice(_vocabulary()) if rng.random() < 0.8 else _invent_word(rng) for _ in range(rng.randint(2, 12))]
+    text = " ".join(words)
+    return text[0].upper() + text[1:] + rng.choice((".", "", "?"))
+
+
+def _invent_word(rng: random.Random) -> str:
+    word = "".join(rng.choices(_word_lists()["syllable"], k=rng.randint(2, 3)))
+    return word.capitalize() if rng.random() < 0.5 else word
+
+
+def _code(rng: random.Random) -> str:
+    words = {"word": rng.choice(_vocabulary()), "word2": _invent_word(rng).lower()}
+    return rng.choice(_CODE).format(**words, number=rng.randint(0, 99), number2=rng.randint(0, 99999))
+
+
+def _noise(rng: random.Random) -> str:
+    return "".join(rng.choices(_CHARACTERS, k=rng.randint(3, 30))).strip() or "..."
