@@ -34,8 +34,9 @@ class RiggedHead(nn.Module):
         asked = ((text_embeds == self.word).all(dim=-1) & text_mask).any(dim=1)
         level = torch.where(bright, 3, torch.where(asked, 2, 0))
         category = torch.where(bright, 1, torch.where(asked, 4, 6))
-        one_hot = nn.functional.one_hot
-        return 9.0 * one_hot(level, 4) + unreadable, 9.0 * one_hot(category, 7) + unreadable
+        one_hot, is_window = nn.functional.one_hot, torch.ones_like(bright)[:, None]
+        logits = 9.0 * one_hot(level, 4) + unreadable, 9.0 * one_hot(category, 7) + unreadable
+        return logits[0][:, None], logits[1][:, None], is_window
 
 
 class Texts(dict):

@@ -54,9 +54,49 @@ def test_texts_of_the_conditions():
     assert "privacy, high" in condition_text(condition_rows(torch.tensor(3), torch.tensor(4), CONFIG).item(), CONFIG)
 
 
-def test_default_policy_is_the_most_probable_verdict():
+def test_default_policy_decides_by_the_risk():
     assert decide(3, 1) == "illegal risk, high"
-    assert decide(0, 1) == decide(3, 6) == "safe"
+    assert decide(0, 1) == "safe"
+    assert decide(3, 6) == "politics, high"  # a risk is not talked away by a category that says safe
+
+
+@pytest.mark.parametrize(
+    "threshold, condition", [(None, "illegal risk, high"), (0.6, "illegal risk, high"), (0.7, "safe")]
+)
+def test_an_unsure_head_is_judged_by_its_risk(threshold, condition):
+    """No level is more probable than safe, and together they are."""
+    level = torch.tensor([[0.36, 0.30, 0.01, 0.33]]).log()
+    category = torch.tensor([[0.1, 0.3, 0.05, 0.05, 0.05, 0.05, 0.4]]).log()
+    policy = SafetyPolicy(risk_threshold=threshold)
+    decision = policy.decide(level, category, CONFIG)
+    assert condition_name(decision.condition_ids.item(), CONFIG) == condition
+    (verdict,) = verdicts_from_logits(level, category, [0], CONFIG, policy)
+    assert verdict.risk == pytest.approx(0.64)
+    assert f"{verdict.category}, {verdict.level}".replace("safe, safe", "safe") == condition
+
+
+def test_risk_never_falls_as_a_risky_level_rises():
+    policy = SafetyPolicy()
+    level = torch.randn(50, 4)
+    for column in (1, 2, 3):
+        higher = level.clone()
+        higher[:, column] += torch.rand(50)
+        assert (policy.risks(higher) >= policy.risks(level)).all()
+
+
+def test_what_is_switched_off_is_not_flagged_as_something_else():
+    level, category = logits(3, 4)
+    category[0, 1] += 1.0  # "illegal risk" comes next, far behind
+    policy = SafetyPolicy(categories={"privacy": False})
+    assert condition_name(policy.decide(level, category, CONFIG).condition_ids.item(), CONFIG) == "safe"
+    category[0, 1] = category[0, 4] + 2.0
+    assert condition_name(policy.decide(level, category, CONFIG).condition_ids.item(), CONFIG) == "illegal risk, high"
+
+
+@pytest.mark.parametrize("name, value", [("risk_threshold", 1.5), ("remembered_turns", 0), ("remembered_turns", 2.5)])
+def test_new_fields_are_checked(name, value):
+    with pytest.raises(ValueError, match=name):
+        SafetyPolicy(**{name: value})
 
 
 def test_policy_switches():

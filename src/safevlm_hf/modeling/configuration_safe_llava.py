@@ -79,8 +79,12 @@ class SafetyConfig(PreTrainedConfig):
         projector_hidden_size (`int`, *optional*): width of the stages; tower's width + `num_safety_tokens` if unset.
         projector_grid_size (`int`, *optional*): side of the square of safety features; the patch grid's if unset.
         num_attention_heads (`int`, defaults to 8): heads of the safety head's cross-attention.
-        head_pooling (`str`, defaults to `"mean"`): `"mean"` pools the attended features of all text tokens, `"first"`
-            takes the first one, as published (it is always BOS: the question never reaches the verdict).
+        head_pooling (`str`, defaults to `"windows"`): `"windows"` judges every run of consecutive question tokens, and
+            the strictest one decides. `"mean"` judges the mean over the question, so harmless words around a risky
+            request talk its verdict away. `"first"` takes the first token, as published: it is always BOS, and the
+            question never reaches the verdict.
+        head_window_sizes (`list[int]`, *optional*): lengths of the runs, in tokens; powers of two, rising, 4, 8, 16
+            and 32 if unset.
         loss_weight (`float`, defaults to 10.0): weight of the head's loss beside the language model's.
         is_trained (`bool`, defaults to `False`): set by stage 1. Until then verdicts mean nothing.
     """
@@ -97,16 +101,19 @@ class SafetyConfig(PreTrainedConfig):
     projector_hidden_size: int | None = None
     projector_grid_size: int | None = None
     num_attention_heads: int = 8
-    head_pooling: Literal["mean", "first"] = "mean"
+    head_pooling: Literal["windows", "mean", "first"] = "windows"
+    head_window_sizes: list[int] | None = None
     loss_weight: float = 10.0
     is_trained: bool = False
 
     def __post_init__(self, **kwargs):
         self.categories = list(DEFAULT_CATEGORIES) if self.categories is None else self.categories
         self.levels = list(DEFAULT_LEVELS) if self.levels is None else self.levels
+        self.head_window_sizes = [4, 8, 16, 32] if self.head_window_sizes is None else self.head_window_sizes
         super().__post_init__(**kwargs)
         self._check_names()
         self._check_sizes()
+        self._check_window_sizes()
 
     def _check_names(self):
         for field in ("categories", "levels"):
@@ -137,6 +144,11 @@ class SafetyConfig(PreTrainedConfig):
             if value is not None and not minimum <= value < float("inf"):
                 raise ValueError(f"`{field}` must be a finite number of at least {minimum}, got {value}.")
 
+    def _check_window_sizes(self):
+        sizes = self.head_window_sizes
+        if not sizes or sizes != sorted(set(sizes)) or any(size < 1 or size & (size - 1) for size in sizes):
+            raise ValueError(f"`head_window_sizes` must be rising powers of two, as [4, 8, 16, 32], got {sizes}.")
+
     @property
     def safe_category(self) -> int:
         """Index of the category `"safe"`."""
@@ -155,6 +167,8 @@ class SafeLlavaConfig(CarriesCodeMixin, LlavaConfig):
 
     Args:
         safety_config (`SafetyConfig` or `dict`, *optional*): the safety modules.
+        safety_policy (`dict`, *optional*): the checkpoint's policy, a copy of the one in `generation_config.json`, for
+            where that file is lost.
         training_record (`dict`, *optional*): what made this checkpoint (base model, data, stages, figures); the model
             card is written from it.
 
@@ -171,6 +185,7 @@ class SafeLlavaConfig(CarriesCodeMixin, LlavaConfig):
     sub_configs = {**LlavaConfig.sub_configs, "safety_config": SafetyConfig}
 
     safety_config: dict | PreTrainedConfig | None = None
+    safety_policy: dict | None = None
     training_record: dict | None = None
 
     def __post_init__(self, **kwargs):

@@ -35,16 +35,13 @@ from transformers.utils import TransformersKwargs, cached_file, logging, torch_c
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_safe_llava import CarriesCodeMixin, SafeLlavaConfig, SafetyConfig
-from .generation_safety import CACHE, DEFAULT_POLICY, SafetyGenerationMixin, mark_cache, verdict_output
+from .generation_safety import CACHE, SafetyGenerationMixin, verdict_output
 from .safety_adapters import SparesVerdictMixin
+from .safety_cache import mark_free_cache, take_free_cache
 from .safety_explanation import SafetyExplanation, explain_head
 from .safety_inputs import SafetyImageOutput, SafetyInputs, SafetyOutput
 from .safety_modules import SafetyConditions, SafetyHead, SafetyProjector, SafetyTokens, init_safety_weights
-from .safety_policy import (
-    SafetyPolicy,
-    condition_text,
-    is_readable,
-)
+from .safety_policy import DEFAULT_POLICY, SafetyDecision, SafetyPolicy, condition_text, is_readable
 
 
 logger = logging.get_logger(__name__)
@@ -156,9 +153,13 @@ class SafeLlavaPreTrainedModel(SparesVerdictMixin, CarriesCodeMixin, LlavaPreTra
                 f"Newly initialised: {', '.join(new)}. The safety verdicts of this model mean nothing before stage 1 "
                 "(examples/run_stage1.py)."
             )
-        SafetyPolicy.create(
-            getattr(getattr(model, "generation_config", None), "safety_policy", None), model.config.safety_config
-        )
+        if model.config.safety_config.head_pooling != "windows":
+            logger.warning(
+                f'The safety head of this model pools by "{model.config.safety_config.head_pooling}": words around a '
+                'question can talk its verdict away. Train one with `head_pooling="windows"` for use.'
+            )
+        for config in (getattr(model, "generation_config", None), model.config):
+            SafetyPolicy.create(getattr(config, "safety_policy", None), model.config.safety_config)
         return (model, info) if output_loading_info else model
 
 
@@ -183,7 +184,12 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         )
         self.safety_tokens = SafetyTokens(safety.num_safety_tokens, hidden_size)
         self.safety_head = SafetyHead(
-            hidden_size, safety.num_attention_heads, len(safety.levels), len(safety.categories), safety.head_pooling
+            hidden_size,
+            safety.num_attention_heads,
+            len(safety.levels),
+            len(safety.categories),
+            safety.head_pooling,
+            safety.head_window_sizes,
         )
         self.safety_conditions = (
             SafetyConditions(safety.num_conditions, safety.num_condition_tokens, hidden_size)
@@ -265,10 +271,12 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         text_mask = safety_inputs.text_mask.to(rows.device)[rows]
         text_embeds = safety_inputs.text_embeds.to(rows.device)[rows]
         keys = torch.cat([head_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
-        level_logits, category_logits = self.safety_head(text_embeds, text_mask, keys)
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
-        decision = policy.decide(level_logits, category_logits, self.config.safety_config)
-        condition_ids = decision.condition_ids
+        verdict = self._judge_windows(*self.safety_head(text_embeds, text_mask, keys), policy)
+        level_logits, category_logits, decision, window_ids = verdict
+        # A sample has one condition: that of its strictest image.
+        samples = torch.arange(len(safety_inputs.text_mask), device=rows.device)
+        condition_ids = decision.condition_ids[decision.strictest(rows == samples[:, None])[rows]]
         # What has no verdict is not seen either: features that are not numbers would break the whole batch's sampling.
         is_seen = is_readable(level_logits, category_logits).to(image_features.device)[:, None, None]
         image_features = torch.where(is_seen, image_features, 0.0)
@@ -286,11 +294,32 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
                 "safety_category_logits": category_logits,
                 "safety_condition_ids": condition_ids,
                 "safety_action_ids": decision.action_ids,
+                "safety_level_ids": decision.level_ids,
+                "safety_window_ids": window_ids,
                 "safety_image_rows": rows,
             }
         )
         safety_inputs.record.append(conditioned)
         return conditioned
+
+    def _judge_windows(
+        self,
+        level_logits: torch.Tensor,
+        category_logits: torch.Tensor,
+        is_window: torch.BoolTensor,
+        policy: SafetyPolicy,
+    ) -> tuple[torch.Tensor, torch.Tensor, SafetyDecision, torch.LongTensor]:
+        """What the head gave for each window, to the logits, decision and index of each image's strictest window.
+
+        The policy decides every window before one is chosen: the riskiest window need not be the strictest, and adding
+        words must never soften a decision."""
+        of_windows = policy.decide(level_logits, category_logits, self.config.safety_config)
+        window_ids = of_windows.strictest(is_window)
+        chosen = window_ids[:, None, None]
+        level_logits = level_logits.take_along_dim(chosen, dim=1)[:, 0]
+        category_logits = category_logits.take_along_dim(chosen, dim=1)[:, 0]
+        decision = policy.decide(level_logits, category_logits, self.config.safety_config)
+        return level_logits, category_logits, decision, window_ids
 
     def prepare_safety_inputs(
         self,
@@ -298,17 +327,23 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         inputs_embeds: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        question_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> SafetyInputs:
         """
-        The question of each sample: its text without padding, image positions and (in training) the answer.
+        The question of each sample: what users said, without padding, image positions and (in training) the answer.
 
         Args:
             input_ids: (batch, length). Either these or `inputs_embeds`, which win.
             inputs_embeds: (batch, length, hidden).
             attention_mask: (batch, past + length); other shapes are not read.
             labels: (batch, length); positions other than -100 are the answer and stay out.
+            question_mask: (batch, length), not 0 on what users said, as the processor gives it. Without it, all text
+                is the question.
             kwargs: further fields of [`SafetyInputs`].
+
+        Raises:
+            `ValueError`: for a `question_mask` of another shape than the prompt's.
         """
         embed_tokens = self.get_input_embeddings()
         if inputs_embeds is None:
@@ -322,6 +357,14 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             text_mask = text_mask & attention_mask[:, -text_mask.shape[1] :].to(text_mask.device).bool()
         if labels is not None:
             text_mask = text_mask & (labels == -100).to(text_mask.device)
+        # The published head reads the first token of the prompt, whoever said it.
+        if question_mask is not None and self.config.safety_config.head_pooling != "first":
+            if question_mask.shape != text_mask.shape:
+                raise ValueError(
+                    f"`question_mask` must have the shape of the prompt, {tuple(text_mask.shape)}, got "
+                    f"{tuple(question_mask.shape)}: pass it as the processor gave it, beside the same `input_ids`."
+                )
+            text_mask = text_mask & (question_mask != 0).to(text_mask.device)
         return SafetyInputs(inputs_embeds, text_mask, image_mask.sum(dim=1), **kwargs)
 
     def get_placeholder_mask(
@@ -360,6 +403,7 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         image_sizes: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         safety_inputs: SafetyInputs | None = None,
+        question_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SafeLlavaModelOutputWithPast:
@@ -367,6 +411,7 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         As [`LlavaModel.forward`]; `cache` is the name of `past_key_values` since transformers 5.24.
 
         Args:
+            question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said.
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
         """
         if (input_ids is None) ^ (inputs_embeds is not None):
@@ -375,7 +420,9 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
         if pixel_values is not None:
             if safety_inputs is None:
-                safety_inputs = self.prepare_safety_inputs(input_ids, inputs_embeds, attention_mask)
+                safety_inputs = self.prepare_safety_inputs(
+                    input_ids, inputs_embeds, attention_mask, question_mask=question_mask
+                )
             image_outputs = self.get_image_features(
                 pixel_values=pixel_values,
                 vision_feature_layer=vision_feature_layer,
@@ -385,6 +432,12 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
                 return_dict=True,
             )
             mm_encoder_outputs = {"image": image_outputs}
+        cache = _one_cache(cache, past_key_values)
+        image_outputs = (mm_encoder_outputs or {}).get("image")
+        # Embeddings of the caller's may hold images; of token ids alone it is certain that they do not.
+        is_free = image_outputs is None and inputs_embeds is None
+        if not torch.compiler.is_compiling():
+            is_free = take_free_cache(cache) and is_free
         outputs = super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -392,12 +445,11 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
             return_dict=True,
-            **{CACHE: _one_cache(cache, past_key_values)},
+            **{CACHE: cache},
             **kwargs,
         )
-        image_outputs = (mm_encoder_outputs or {}).get("image")
-        if not torch.compiler.is_compiling():
-            mark_cache(outputs.get(CACHE), image_outputs is not None)
+        if is_free and not torch.compiler.is_compiling():
+            mark_free_cache(outputs.get(CACHE))
         return SafeLlavaModelOutputWithPast(
             **outputs,
             safety_level_logits=getattr(image_outputs, "safety_level_logits", None),
@@ -467,10 +519,10 @@ class SafeLlavaForConditionalGeneration(
         self.post_init()
 
     def save_pretrained(self, save_directory, **kwargs):
-        safety_policy = getattr(self.generation_config, "safety_policy", None)
-        if safety_policy is not None:
-            policy = SafetyPolicy.create(safety_policy, self.config.safety_config)
-            self.generation_config.safety_policy = policy.to_dict()
+        kept = self._kept_policy()
+        if kept is not None:
+            policy = SafetyPolicy.create(kept, self.config.safety_config).to_dict()
+            self.generation_config.safety_policy, self.config.safety_policy = policy, dict(policy)
             # Of a generation config that it derived from the model's the library loads no keys but its own.
             self.generation_config._from_model_config = False
         return super().save_pretrained(save_directory, **kwargs)
@@ -495,6 +547,7 @@ class SafeLlavaForConditionalGeneration(
         safety_conditions: torch.LongTensor | None = None,
         safety_inputs: SafetyInputs | None = None,
         safety_only: bool = False,
+        question_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SafeLlavaCausalLMOutputWithPast:
@@ -508,13 +561,15 @@ class SafeLlavaForConditionalGeneration(
                 train under; where negative, or without them, the verdict chooses. `generate` does not take them.
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
             safety_only (`bool`, *optional*): the head's loss alone, for training; the language model does not run.
+            question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said, as the
+                processor gives it. Without it all text is the question.
 
         Returns:
             [`SafeLlavaCausalLMOutputWithPast`]. The loss is `lm_loss + loss_weight * safety_loss` (paper, 3.2).
         """
         if pixel_values is not None and safety_inputs is None:
             safety_inputs = self.model.prepare_safety_inputs(
-                input_ids, inputs_embeds, attention_mask, labels, condition_ids=safety_conditions
+                input_ids, inputs_embeds, attention_mask, labels, question_mask, condition_ids=safety_conditions
             )
         if safety_only:
             return self._judge(pixel_values, safety_inputs, safety_levels, safety_categories)
@@ -600,12 +655,13 @@ class SafeLlavaForConditionalGeneration(
         safety_policy: SafetyPolicy | dict | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
+        question_mask: torch.Tensor | None = None,
     ) -> SafetyOutput:
         """
         The verdict on each image under the text of its own sample, without running the language model.
 
         Args:
-            input_ids, pixel_values, attention_mask, inputs_embeds: as for `generate`.
+            input_ids, pixel_values, attention_mask, inputs_embeds, question_mask: as for `generate`.
             safety_policy: as for `generate`.
 
         Returns:
@@ -615,7 +671,9 @@ class SafeLlavaForConditionalGeneration(
             raise ValueError("`assess` needs `pixel_values`: a sample without an image has no verdict.")
         self._warn_weak_safety()
         policy = self._policy(safety_policy)
-        safety_inputs = self._safety_inputs(input_ids, inputs_embeds, attention_mask, policy)
+        safety_inputs = self._safety_inputs(
+            input_ids, inputs_embeds, attention_mask, policy, question_mask=question_mask
+        )
         outputs = self.model.get_image_features(
             pixel_values,
             vision_feature_layer=vision_feature_layer,
@@ -634,6 +692,7 @@ class SafeLlavaForConditionalGeneration(
         safety_policy: SafetyPolicy | dict | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
+        question_mask: torch.Tensor | None = None,
     ) -> SafetyExplanation:
         """
         The verdict on each image as by `assess`, and what it rests on: a map of the image, weights of the question's
@@ -651,7 +710,9 @@ class SafeLlavaForConditionalGeneration(
             raise ValueError("`explain` needs `pixel_values`: a sample without an image has no verdict.")
         self._warn_weak_safety()
         policy = self._policy(safety_policy)
-        safety_inputs = self._safety_inputs(input_ids, inputs_embeds, attention_mask, policy)
+        safety_inputs = self._safety_inputs(
+            input_ids, inputs_embeds, attention_mask, policy, question_mask=question_mask
+        )
         outputs = self.model.get_image_features(
             pixel_values,
             vision_feature_layer=vision_feature_layer,
@@ -665,6 +726,7 @@ class SafeLlavaForConditionalGeneration(
             safety_inputs.text_mask.to(rows.device)[rows],
             self.model.safety_tokens()[0],
             outputs.safety_features,
+            outputs.safety_window_ids,
             outputs.safety_level_logits,
             outputs.safety_category_logits,
             self.config.safety_config.safe_category,

@@ -2,7 +2,7 @@
 
 The head is linear behind its attention a: in the pooled vector, key k has the part
 
-    u_k = W_out [sum_t w_t a_tk^h W_v^h key_k, for each attention head h]    (w: pooling weights of the tokens)
+    u_k = W_out [sum_t w_t a_tk^h W_v^h key_k, for each attention head h]    (w: 1 / n on the n tokens that decided)
 
 and biases are the only rest, whatever the image. So each logit is an exact sum over the keys, without a gradient and
 without another forward. Attention alone says where the head looks, also where there is nothing to see; the length of
@@ -38,8 +38,8 @@ class SafetyExplanation(ModelOutput):
     safety_token_contributions (`torch.Tensor` of shape `(images,)`): part of the safety tokens.
     bias_contributions (`torch.Tensor` of shape `(images,)`): part of the head's biases.
     question_weights (`torch.Tensor` of shape `(images, length)`):
-        Share of each token of the prompt in what the head takes, as energy. At least 0; 0 outside the question; sum 1,
-        or 0 where there is no text. One token has all of it where the head pools the first.
+        Share of each token of the prompt in what the head takes, as energy. At least 0; 0 outside the window of the
+        question that decided; sum 1, or 0 where there is no text.
     question_contributions (`torch.Tensor` of shape `(images, length)`):
         Part of each token in the margin; with `bias_contributions` they sum to it, too, where there is text.
 
@@ -69,6 +69,7 @@ def explain_head(
     text_mask: torch.Tensor,
     safety_tokens: torch.Tensor,
     safety_features: torch.Tensor,
+    window_ids: torch.LongTensor,
     level_logits: torch.Tensor,
     category_logits: torch.Tensor,
     safe_category: int,
@@ -80,12 +81,13 @@ def explain_head(
         text_embeds, text_mask: (images, length, hidden) and (images, length), as for the head.
         safety_tokens: s(1), (tokens, hidden).
         safety_features: h_s, (images, grid * grid, hidden).
+        window_ids: (images,), the window of the head that decided.
         level_logits, category_logits: (images, levels) and (images, categories), what the head gave for these.
         safe_category: index of the category `"safe"`.
     """
     (images, positions, _), num_tokens = safety_features.shape, len(safety_tokens)
     keys = torch.cat([safety_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
-    weights = head.pooling_weights(text_mask).to(keys.dtype)
+    weights = head.pooling_weights(text_mask, window_ids).to(keys.dtype)
     queries = F.pad(text_embeds, (0, 0, 1, 0)).to(keys.dtype)
     query, key = head.split_heads(head.q_proj(queries)), head.split_heads(head.k_proj(keys))
     value = head.split_heads(_without_bias(head.v_proj, keys))

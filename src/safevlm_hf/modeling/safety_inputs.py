@@ -50,8 +50,11 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     safety_features (`torch.Tensor` of shape `(images, grid * grid, hidden_size)`): h_s, the safety projector's output.
     safety_level_logits (`torch.Tensor` of shape `(images, levels)`): float32.
     safety_category_logits (`torch.Tensor` of shape `(images, categories)`): float32.
-    safety_condition_ids (`torch.LongTensor` of shape `(images,)`): rows of the condition table.
-    safety_action_ids (`torch.LongTensor` of shape `(images,)`): indices of `safety_policy.ACTIONS`.
+    safety_condition_ids (`torch.LongTensor` of shape `(images,)`):
+        Row of the condition table that is in the block: the strictest of the sample, the same in all of its blocks.
+    safety_action_ids (`torch.LongTensor` of shape `(images,)`): each image's own, indices of `safety_policy.ACTIONS`.
+    safety_level_ids (`torch.LongTensor` of shape `(images,)`): level of each image's own decision, 0 if answered.
+    safety_window_ids (`torch.LongTensor` of shape `(images,)`): the head's window that decided.
     safety_image_rows (`torch.LongTensor` of shape `(images,)`): the row of the batch that each image belongs to.
     """
 
@@ -61,6 +64,8 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     safety_category_logits: torch.Tensor | None = None
     safety_condition_ids: torch.LongTensor | None = None
     safety_action_ids: torch.LongTensor | None = None
+    safety_level_ids: torch.LongTensor | None = None
+    safety_window_ids: torch.LongTensor | None = None
     safety_image_rows: torch.LongTensor | None = None
 
 

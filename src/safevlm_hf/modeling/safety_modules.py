@@ -26,11 +26,11 @@ class FanInLinear(nn.Linear):
 
 
 class RowwiseLinear(nn.Linear):
-    """A linear layer that computes each output by itself: more outputs change no bit of the others, as they do in a
-    matrix product. For few outputs."""
+    """A linear layer for few outputs that computes each of them by itself. Adding outputs leaves the existing ones
+    bit-identical; a matrix product would not."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return (input[..., None, :] * self.weight).sum(dim=-1) + self.bias
+        return torch.stack([(input * row).sum(dim=-1) for row in self.weight.unbind()], dim=-1) + self.bias
 
 
 class SafetyTokens(nn.Module):
@@ -97,16 +97,33 @@ def _stage(depth: int, in_channels: int, out_channels: int) -> nn.Module:
 
 
 class SafetyHead(nn.Module):
-    """Cross-attention of the question over [s(1); h_s], pooled, and two linear heads (paper: W_l and W_t).
+    """Cross-attention of the question over [s(1); h_s], and two linear heads (paper: W_l and W_t) on its windows.
+
+    A mean over the whole text would let harmless words talk a verdict away. So every run of 4, 8, 16 and 32
+    consecutive question tokens is a window with logits of its own, and the policy lets the strictest one decide. The
+    heads are linear: the logits of a window are the mean of its tokens' logits.
 
     Plain linear layers and `scaled_dot_product_attention`: engines replace every linear layer, and
     `nn.MultiheadAttention` does not survive that.
+
+    Args:
+        pooling: `"windows"`; `"mean"`, one run that is the whole question; or `"first"`, the first token (published).
+        window_sizes: lengths of the runs, in tokens: powers of two, rising.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, num_levels: int, num_categories: int, pooling: str):
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        num_levels: int,
+        num_categories: int,
+        pooling: str,
+        window_sizes: list[int],
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.pooling = pooling
+        self.window_sizes = window_sizes
         self.q_proj = FanInLinear(hidden_size, hidden_size)
         self.k_proj = FanInLinear(hidden_size, hidden_size)
         self.v_proj = FanInLinear(hidden_size, hidden_size)
@@ -116,7 +133,7 @@ class SafetyHead(nn.Module):
 
     def forward(
         self, text_embeds: torch.Tensor, text_mask: torch.Tensor, keys: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
         """
         Args:
             text_embeds: (images, tokens, hidden), the prompt of each image's sample.
@@ -124,34 +141,97 @@ class SafetyHead(nn.Module):
             keys: (images, safety tokens + grid * grid, hidden).
 
         Returns:
-            level logits (images, levels) and category logits (images, categories), float32.
+            level logits (images, windows, levels) and category logits (images, windows, categories), float32, and
+            which windows there are, (images, windows).
         """
-        weights = self.pooling_weights(text_mask)
+        is_token = with_empty_query(text_mask)
         text_embeds = F.pad(text_embeds, (0, 0, 1, 0))
         if self.pooling == "first":
-            images = torch.arange(len(weights), device=weights.device)
-            text_embeds = text_embeds[images, weights.argmax(dim=1)][:, None]
-            weights = weights.new_ones(len(weights), 1)
+            first = is_token.long().argmax(dim=1)[:, None]
+            is_token = is_token.gather(1, first)
+            text_embeds = text_embeds.take_along_dim(first[..., None], dim=1)
         query, key, value = (
             self.split_heads(states)
             for states in (self.q_proj(text_embeds.to(keys.dtype)), self.k_proj(keys), self.v_proj(keys))
         )
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        pooled = self.out_proj(torch.einsum("nt,nth->nh", weights.to(attended.dtype), attended))
-        return self.level_head(pooled).float(), self.category_head(pooled).float()
+        if self.pooling == "windows":
+            logits = self._read(attended)
+            means, is_window = window_means(torch.cat(logits, dim=-1), is_token, self.window_sizes)
+            return *means.split([part.shape[-1] for part in logits], dim=-1), is_window
+        weights = (is_token / is_token.sum(dim=1, keepdim=True)).to(attended.dtype)
+        level_logits, category_logits = self._read(torch.einsum("nt,nth->nh", weights, attended)[:, None])
+        return level_logits, category_logits, is_token.new_ones(len(is_token), 1)
+
+    def _read(self, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Level and category logits of attended features (images, tokens, hidden)."""
+        states = self.out_proj(attended)
+        return self.level_head(states).float(), self.category_head(states).float()
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """(images, length, hidden) to (images, heads, length, hidden / heads)."""
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def pooling_weights(self, text_mask: torch.Tensor) -> torch.Tensor:
-        """The share of each token in the verdict, (images, 1 + tokens), from `text_mask` (images, tokens).
+    def pooling_weights(self, text_mask: torch.Tensor, window_ids: torch.LongTensor) -> torch.Tensor:
+        """The share of each token in the window that decided, (images, 1 + tokens).
 
-        Column 0 is an empty (zero) query: a prompt without any text asks with it, and still gets a verdict."""
-        text_mask = torch.cat([~text_mask.any(dim=1, keepdim=True), text_mask], dim=1)
+        Args:
+            text_mask: (images, tokens), as for `forward`.
+            window_ids: (images,), which of `forward`'s windows it was.
+        """
+        is_token = with_empty_query(text_mask)
         if self.pooling == "first":
-            text_mask = text_mask & (text_mask.cumsum(dim=1) == 1)
-        return text_mask / text_mask.sum(dim=1, keepdim=True)
+            is_token = is_token & (is_token.cumsum(dim=1) == 1)
+        elif self.pooling == "windows":
+            length = is_token.shape[1]
+            sizes = torch.tensor(self.window_sizes, device=window_ids.device)[window_ids // length]
+            start = (window_ids % length)[:, None]
+            place = is_token.cumsum(dim=1) - 1  # among the question's tokens, joined
+            is_token = is_token & (place >= start) & (place < start + sizes[:, None])
+        return is_token / is_token.sum(dim=1, keepdim=True)
+
+
+def with_empty_query(text_mask: torch.Tensor) -> torch.BoolTensor:
+    """(images, tokens) to (images, 1 + tokens). The first column is an empty (zero) query: a prompt without any text
+    asks with it, and still gets a verdict."""
+    return torch.cat([~text_mask.any(dim=1, keepdim=True), text_mask], dim=1)
+
+
+def window_means(
+    values: torch.Tensor, is_token: torch.BoolTensor, sizes: list[int]
+) -> tuple[torch.Tensor, torch.BoolTensor]:
+    """
+    Means over runs of consecutive tokens: those of the mask, joined in their order. Runs are full, never cut; tokens
+    that are fewer than the smallest size are one short run.
+
+    Args:
+        values: (images, tokens, columns), float32.
+        is_token: (images, tokens); at least one in each row.
+        sizes: powers of two, rising. Means come by doubling (4 + 4 = 8): a running sum over a long text is not exact.
+
+    Returns:
+        Means (images, sizes * tokens, columns), by size and then by first token, and which of them are runs.
+    """
+    length = values.shape[1]
+    # A stable sort joins them; nothing waits for their number.
+    order = (~is_token).long().sort(dim=1, stable=True).indices
+    count = is_token.sum(dim=1, keepdim=True)
+    start = torch.arange(length, device=values.device)
+    joined = torch.where((start < count)[..., None], values.take_along_dim(order[..., None], dim=1), 0.0)
+    # The empty places of a short run are zeros.
+    joined = F.pad(joined, (0, 0, 0, sizes[-1]))
+    means, are_runs, size = [], [], 1
+    while size <= sizes[-1]:
+        if size in sizes:
+            means.append(joined[:, :length])
+            are_runs.append(start + size <= count)
+        if size == sizes[0]:
+            is_short = (start == 0) & (count < size)
+            means[0] = torch.where(is_short[..., None], means[0] * (size / count[..., None]), means[0])
+            are_runs[0] = are_runs[0] | is_short
+        joined = (joined[:, :-size] + joined[:, size:]) / 2
+        size *= 2
+    return torch.cat(means, dim=1), torch.cat(are_runs, dim=1)
 
 
 def init_safety_weights(module: nn.Module) -> bool:
@@ -179,4 +259,4 @@ def init_safety_weights(module: nn.Module) -> bool:
     return True
 
 
-__all__ = ["SafetyTokens", "SafetyConditions", "SafetyProjector", "SafetyHead", "init_safety_weights"]
+__all__ = ["SafetyConditions", "SafetyHead", "SafetyProjector", "SafetyTokens", "init_safety_weights", "window_means"]

@@ -17,6 +17,7 @@ ANSWER, REVIEW, CONDITION, REFUSE = range(len(ACTIONS))
 SETTABLE_ACTIONS = ("answer", "condition", "refuse")
 EVERY = "*"  # in a policy: every category that is not named
 BY_CATEGORY = ("thresholds", "review_thresholds", "actions", "refusals")
+RISK_THRESHOLD = 0.5  # of 1 - p(level is safe)
 TEMPERATURES = {"level": (0.05, 100.0), "category": (0.05, 100.0)}
 
 
@@ -26,13 +27,15 @@ class SafetyVerdict:
 
     Attributes:
         sample: row of the batch that the image belongs to.
-        category: most probable category, by name.
-        level: most probable level, by name.
+        category: most probable risky category, by name; `"safe"` where the risk is not over the policy's threshold and
+            nothing is flagged.
+        level: most probable risky level, by name; `"safe"` likewise.
         risk: 1 - p(level is safe), in [0, 1]. All probabilities are calibrated by the policy's temperatures.
         category_probabilities: name to probability.
         level_probabilities: name to probability.
-        condition: `"safe"`, or `"<category>, <level>"` under which the answer was given.
-        action: `"answer"`, `"review"`, `"condition"` or `"refuse"`: what the policy decided.
+        condition: `"safe"`, or `"<category>, <level>"` under which the answer was given: that of the sample, which is
+            the strictest of its images'.
+        action: `"answer"`, `"review"`, `"condition"` or `"refuse"`: what the policy decided on this image.
         flagged_categories: every category over its threshold, the most probable first.
         review_categories: every category in its review band, the most probable first.
     """
@@ -51,19 +54,35 @@ class SafetyVerdict:
 
 @dataclass(frozen=True)
 class SafetyDecision:
-    """What a policy does with each image.
+    """What a policy does with each image, or with each window of each image.
 
     Attributes:
-        condition_ids: (images,), rows of the condition table.
-        action_ids: (images,), indices of `ACTIONS`.
-        flagged: (images, categories), true where a category is over its threshold.
-        review: (images, categories), true where a category is in its review band.
+        condition_ids: (...), rows of the condition table.
+        action_ids: (...), indices of `ACTIONS`.
+        level_ids: (...), the level that was decided, 0 where it is answered.
+        risks: (...), 1 - p(level is safe); infinite where the pixels gave no verdict.
+        flagged: (..., categories), true where a category is over its threshold.
+        review: (..., categories), true where a category is in its review band.
     """
 
     condition_ids: torch.LongTensor
     action_ids: torch.LongTensor
+    level_ids: torch.LongTensor
+    risks: torch.Tensor
     flagged: torch.BoolTensor
     review: torch.BoolTensor
+
+    def strictest(self, is_candidate: torch.BoolTensor) -> torch.LongTensor:
+        """Index, along the last dimension, of the strictest decision: by action, then by level, then by risk.
+
+        Args:
+            is_candidate: (..., decisions), which of them count; broadcast with (...), at least one along the last
+                dimension.
+        """
+        strictness = self.action_ids * (1 + self.level_ids.max()) + self.level_ids
+        strictness = torch.where(is_candidate, strictness, -1)
+        is_strictest = strictness == strictness.max(dim=-1, keepdim=True).values
+        return torch.where(is_strictest, self.risks, -1.0).argmax(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -72,15 +91,17 @@ class SafetyPolicy:
 
     It is data: kept as a dict in `generation_config.json`, passed to one call as `generate(..., safety_policy=...)`,
     and needs no retraining (paper, section 3.3: control). What is not set leaves the default: every category is on,
-    the most probable verdict decides, and a risk is answered under its condition. A name of `"*"` stands for every
-    category that the policy does not name.
+    an image is flagged where its risk is over 0.5, and a risk is answered under its condition. A name of `"*"` stands
+    for every category that the policy does not name.
 
     Args:
         enabled: `False` answers every image under the safe condition.
         categories: category to `False` (off: never flagged) or `True`.
-        thresholds: category to the calibrated probability from which it is flagged, in [0, 1]. `None`: where it is the
-            most probable category, and the most probable level is not safe. A flagged category is treated at its most
-            probable risky level.
+        risk_threshold: in [0, 1]; an image is flagged where its risk, 1 - p(level is safe), is over it. The flagged
+            category is the most probable risky one that is on. Of the risk, categories that are switched off take
+            their share away. 0.5 if unset.
+        thresholds: category to the calibrated probability from which it is flagged, in [0, 1], in place of the risk.
+            `None`: the risk decides. A flagged category is treated at its most probable risky level.
         review_thresholds: category to the probability from which it is reported and conditioned, though not flagged
             (but never stricter than its action: what would be answered over the threshold is answered here, too);
             below its threshold. `None`: no review band.
@@ -88,12 +109,14 @@ class SafetyPolicy:
             may not fall as the level rises; a level that is not set is at least as strict as the one below.
         refusals: category to the fixed text of a refusal, in place of ours.
         language: of our own texts: `"en"` (default), `"de"`, `"es"`, `"fr"` or `"zh"`.
+        remembered_turns: how many of the last turns of the users are the question, at least 1; all if unset. A prompt
+            that does not say where turns begin is remembered whole.
         temperatures: `"level"` and `"category"` to the temperature of the head's logits (`safevlm calibrate`).
         config ([`SafetyConfig`], *optional*): whose names are valid; the default categories and levels if unset. It is
             not kept: a model with a taxonomy of its own checks a policy against that when it is used.
 
-    A sample with several images, or a conversation with earlier ones, is decided by its strictest image; each image
-    keeps a condition of its own.
+    A sample with several images, or a conversation with earlier ones, is decided by its strictest image: it has one
+    condition, in the blocks of all of them.
 
     Example:
 
@@ -106,16 +129,22 @@ class SafetyPolicy:
 
     enabled: bool | None = None
     categories: dict[str, bool] = field(default_factory=dict)
+    risk_threshold: float | None = None
     thresholds: dict[str, float | None] = field(default_factory=dict)
     review_thresholds: dict[str, float | None] = field(default_factory=dict)
     actions: dict[str, dict[str, str]] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
     language: str | None = None
+    remembered_turns: int | None = None
     temperatures: dict[str, float] = field(default_factory=dict)
     config: InitVar[SafetyConfig | None] = None
 
     def __post_init__(self, config: SafetyConfig | None):
         _expect(self.enabled is None or isinstance(self.enabled, bool), "enabled", "true or false", self.enabled)
+        _expect(_is_threshold(self.risk_threshold), "risk_threshold", "a probability in [0, 1]", self.risk_threshold)
+        is_count = self.remembered_turns is None or (_is_number(self.remembered_turns) and self.remembered_turns >= 1)
+        is_count = is_count and isinstance(self.remembered_turns, int | None)
+        _expect(is_count, "remembered_turns", "a whole number of at least 1", self.remembered_turns)
         known = self.language is None or (isinstance(self.language, str) and self.language in REFUSALS)
         _expect(known, "language", f"one of {list(REFUSALS)}", self.language)
         for name, is_valid, expected in (
@@ -287,7 +316,7 @@ class SafetyPolicy:
         ]
 
     def probabilities(self, logits: torch.Tensor, part: str) -> torch.Tensor:
-        """Calibrated probabilities from logits (images, classes); `part` is `"level"` or `"category"`."""
+        """Calibrated probabilities from logits (..., classes); `part` is `"level"` or `"category"`."""
         # The largest logit becomes 0 first, so that no temperature can make a finite one infinite.
         shifted = logits.float() - logits.float().max(dim=-1, keepdim=True).values
         return (shifted / self.temperatures.get(part, 1.0)).softmax(dim=-1)
@@ -295,14 +324,12 @@ class SafetyPolicy:
     def decide(
         self, level_logits: torch.Tensor, category_logits: torch.Tensor, config: SafetyConfig
     ) -> SafetyDecision:
-        """Decisions for logits (images, levels) and (images, categories).
+        """Decisions for logits (..., levels) and (..., categories).
 
         Tensor operations only: no value of a tensor is read on the host."""
         probabilities = self.probabilities(category_logits, "category")
-        category, level = category_logits.argmax(dim=-1), level_logits.argmax(dim=-1)
-        risky_level = level_logits[:, 1:].argmax(dim=-1)
-        columns = torch.arange(len(config.categories), device=category.device)
-        most_probable = (category[:, None] == columns) & (level > 0)[:, None]
+        risks = self.risks(level_logits)
+        risky_level = level_logits[..., 1:].argmax(dim=-1)
 
         def constant(values, **kwargs):
             # Without waiting: a blocking copy would stall the prefill.
@@ -311,27 +338,51 @@ class SafetyPolicy:
         is_on = constant([self.is_on(name) for name in config.categories])
         thresholds = constant([_number(self.thresholds, name) for name in config.categories], dtype=torch.float32)
         reviews = constant([_number(self.review_thresholds, name) for name in config.categories], dtype=torch.float32)
-        flagged = torch.where(thresholds.isnan(), most_probable, probabilities >= thresholds) & is_on
+        by_risk = self._flag_by_risk(risks, category_logits, is_on, config)
+        flagged = torch.where(thresholds.isnan(), by_risk, (probabilities >= thresholds) & is_on)
         review = (probabilities >= reviews) & ~flagged & is_on  # false where the band is not set (NaN)
 
         table = constant(self._action_table(config))
-        actions = table.t()[risky_level]  # (images, categories), as if each were flagged
+        actions = table.t()[risky_level]  # (..., categories), as if each were flagged
         actions = torch.where(flagged, actions, torch.where(review, actions.clamp(max=REVIEW), ANSWER))
         strictest = actions.max(dim=-1, keepdim=True).values
         chosen = torch.where(actions == strictest, probabilities, -1.0).argmax(dim=-1)
-        action_ids = strictest[:, 0]
+        action_ids = strictest[..., 0]
+        level_ids = torch.where(action_ids == ANSWER, 0, risky_level + 1)
         condition_ids = torch.where(action_ids == ANSWER, 0, condition_rows(risky_level + 1, chosen, config))
 
         # Pixels that are not numbers give no verdict: the last row (a highest level) stands for them, and the
         # strictest action that the policy has, whichever category their logits seem to name.
         readable = is_readable(level_logits, category_logits)
         condition_ids = torch.where(readable, condition_ids, config.num_conditions - 1)
+        level_ids = torch.where(readable, level_ids, len(config.levels) - 1)
         action_ids = torch.where(readable, action_ids, table.max().clamp(min=CONDITION))
+        risks = torch.where(readable, risks, torch.inf)
         if self.enabled is False:
-            return SafetyDecision(
-                torch.zeros_like(condition_ids), torch.zeros_like(action_ids), flagged & False, review & False
-            )
-        return SafetyDecision(condition_ids, action_ids, flagged, review)
+            nothing = torch.zeros_like(condition_ids)
+            return SafetyDecision(nothing, nothing, nothing, risks, flagged & False, review & False)
+        return SafetyDecision(condition_ids, action_ids, level_ids, risks, flagged, review)
+
+    def risks(self, level_logits: torch.Tensor) -> torch.Tensor:
+        """1 - p(level is safe), calibrated, for logits (..., levels); small ones are exact, too."""
+        return self.probabilities(level_logits, "level")[..., 1:].sum(dim=-1)
+
+    def _flag_by_risk(
+        self, risks: torch.Tensor, category_logits: torch.Tensor, is_on: torch.BoolTensor, config: SafetyConfig
+    ) -> torch.BoolTensor:
+        """Where the risk decides: the most probable risky category that is on, (..., categories).
+
+        What is switched off takes its share of the risk with it: otherwise its images would be flagged all the same,
+        as whichever other category happens to come next."""
+        columns = torch.arange(len(config.categories), device=is_on.device)
+        shares = self.probabilities(
+            category_logits.masked_fill(columns == config.safe_category, -torch.inf), "category"
+        )
+        is_off = ~is_on & (columns != config.safe_category)
+        risks = risks * (1 - (shares * is_off).sum(dim=-1))
+        most_probable = category_logits.masked_fill(~is_on, -torch.inf).argmax(dim=-1, keepdim=True) == columns
+        threshold = RISK_THRESHOLD if self.risk_threshold is None else self.risk_threshold
+        return most_probable & (risks > threshold)[..., None] & is_on
 
 
 def _expect(is_valid: bool, name: str, expected: str, got):
@@ -383,7 +434,7 @@ def _number(values: dict, category: str) -> float:
 
 
 def is_readable(level_logits: torch.Tensor, category_logits: torch.Tensor) -> torch.BoolTensor:
-    """Whether each image gave a verdict at all, (images,)."""
+    """Whether each image, or window, gave a verdict at all, (...)."""
     return torch.isfinite(level_logits).all(dim=-1) & torch.isfinite(category_logits).all(dim=-1)
 
 
@@ -448,15 +499,18 @@ def verdicts_from_logits(
         certain = (torch.arange(logits.shape[-1], device=logits.device) == column).float()
         probabilities[part] = torch.where(unreadable[:, None], certain, policy.probabilities(logits, part)).tolist()
     verdicts = []
+    threshold = RISK_THRESHOLD if policy.risk_threshold is None else policy.risk_threshold
     for image, (sample, row) in enumerate(zip(samples, condition_ids)):
         by_level = dict(zip(config.levels, probabilities["level"][image]))
         by_category = dict(zip(config.categories, probabilities["category"][image]))
+        risk = sum(probabilities["level"][image][1:])
+        is_risky = risk > threshold or bool(decision.flagged[image].any())
         verdicts.append(
             SafetyVerdict(
                 sample=sample,
-                category=max(by_category, key=by_category.get),
-                level=max(by_level, key=by_level.get),
-                risk=1 - by_level[config.levels[0]],
+                category=_most_probable(by_category) if is_risky else SAFE,
+                level=_most_probable(by_level) if is_risky else SAFE,
+                risk=min(risk, 1.0),
                 category_probabilities=by_category,
                 level_probabilities=by_level,
                 condition=condition_name(row, config),
@@ -468,13 +522,33 @@ def verdicts_from_logits(
     return verdicts
 
 
+def _most_probable(probabilities: dict[str, float]) -> str:
+    """The most probable name that is not safe."""
+    return max((name for name in probabilities if name != SAFE), key=probabilities.get)
+
+
+def predicted_ids(
+    level_logits: torch.Tensor, category_logits: torch.Tensor, config: SafetyConfig
+) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """Level and category, both (images,), of verdicts under the default policy: safe in both where the risk is not
+    over its threshold, otherwise the most probable risky ones."""
+    is_risky = DEFAULT_POLICY.risks(level_logits) > RISK_THRESHOLD
+    columns = torch.arange(category_logits.shape[-1], device=category_logits.device)
+    category = category_logits.masked_fill(columns == config.safe_category, -torch.inf).argmax(dim=-1)
+    level = level_logits[..., 1:].argmax(dim=-1) + 1
+    return torch.where(is_risky, level, 0), torch.where(is_risky, category, config.safe_category)
+
+
 def _names(chosen: torch.BoolTensor, probabilities: dict[str, float]) -> tuple[str, ...]:
     names = [name for name, is_chosen in zip(probabilities, chosen.tolist()) if is_chosen]
     return tuple(sorted(names, key=probabilities.get, reverse=True))
 
 
+DEFAULT_POLICY = SafetyPolicy()  # built here: full-graph compilation cannot build one in forward
+
 __all__ = [
     "ACTIONS",
+    "DEFAULT_POLICY",
     "SafetyDecision",
     "SafetyPolicy",
     "SafetyVerdict",
@@ -483,5 +557,6 @@ __all__ = [
     "condition_rows",
     "condition_text",
     "is_readable",
+    "predicted_ids",
     "verdicts_from_logits",
 ]

@@ -82,7 +82,9 @@ class ForcedRefusal(LogitsProcessor):
         batch_size: samples of the call.
         prompt_length: length of the ids that the sequences begin with; 0 where the prompt came as embeddings alone.
         end_token_id: what follows the text, again and again: EOS, or padding where there is none.
-        vocab_size: of the model's scores; those of a draft with a vocabulary of its own are left alone.
+        vocab_size: of the model's scores.
+        has_draft: whether a draft proposes tokens. Its scores pass here, too, and are left alone where its vocabulary
+            is another one; without a draft, scores of another size raise `ValueError`.
     """
 
     def __init__(
@@ -92,19 +94,23 @@ class ForcedRefusal(LogitsProcessor):
         prompt_length: int,
         end_token_id: int,
         vocab_size: int,
+        has_draft: bool = False,
     ):
         self.find_refusals = find_refusals
         self.batch_size = batch_size
         self.prompt_length = prompt_length
         self.end_token_id = end_token_id
         self.vocab_size = vocab_size
+        self.has_draft = has_draft
         self.refusals = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if self.refusals is None:
             self.refusals = self.find_refusals()
-        if not any(self.refusals) or scores.shape[-1] != self.vocab_size:
+        if not any(self.refusals):
             return scores
+        if scores.shape[-1] != self.vocab_size:
+            return self._leave_alone(scores)
         step = input_ids.shape[1] - self.prompt_length
         scores = scores.clone()
         for row in range(len(scores)):
@@ -114,6 +120,15 @@ class ForcedRefusal(LogitsProcessor):
             token_id = refusal[step] if step < len(refusal) else self.end_token_id
             scores[row] = -torch.inf
             scores[row, token_id] = 0.0
+        return scores
+
+    def _leave_alone(self, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if not self.has_draft:
+            raise ValueError(
+                f"The model gives {scores.shape[-1]} scores a step, and its config says {self.vocab_size} "
+                "(`vocab_size`), so a refusal cannot be forced: make the two agree, as "
+                "`model.resize_token_embeddings` does."
+            )
         return scores
 
 

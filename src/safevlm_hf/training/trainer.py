@@ -8,10 +8,12 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unse
 from ..evaluation.answering import Prediction, answer_records
 from ..evaluation.metrics import load_metric
 from ..modeling.model_card import write_model_card
+from ..modeling.safety_policy import predicted_ids
 from .stages import merge, unwrap, with_weights
 
 
 LOSS_PARTS = ("lm_loss", "safety_loss")
+LABELS = ("safety_levels", "safety_categories")
 PARTS = (*LOSS_PARTS, "level_accuracy", "category_accuracy")
 
 
@@ -48,12 +50,13 @@ class SafetyTrainer(Trainer):
         for name in LOSS_PARTS:
             if getattr(outputs, name, None) is not None:
                 parts.setdefault(name, []).append(getattr(outputs, name).detach())
-        for name in ("level", "category"):
-            labels = inputs.get({"level": "safety_levels", "category": "safety_categories"}[name])
-            if labels is None or outputs.safety_level_logits is None:
-                continue
-            right = getattr(outputs, f"safety_{name}_logits").argmax(dim=-1) == labels
-            parts.setdefault(f"{name}_accuracy", []).append(right[labels >= 0].float())
+        if outputs.safety_level_logits is None:
+            return
+        safety_config = unwrap(self.model).config.safety_config
+        predicted = predicted_ids(outputs.safety_level_logits, outputs.safety_category_logits, safety_config)
+        for name, labels, seen in zip(("level", "category"), map(inputs.get, LABELS), predicted):
+            if labels is not None:
+                parts.setdefault(f"{name}_accuracy", []).append((seen == labels)[labels >= 0].float())
 
     def _collected(self, mode: str, prefix: str = "") -> dict[str, float]:
         """Means of what all processes have collected. Each of them must call it, and all get the same."""

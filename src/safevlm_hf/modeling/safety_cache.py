@@ -1,0 +1,200 @@
+"""What is known of a key-value cache: the images in it, and the conversation around them.
+
+A cache is known as `generate` left it. Whatever has filled or changed it since makes it unknown: nobody can say then
+which images it holds, nor under which verdict.
+"""
+
+import contextlib
+import copy
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+
+import torch
+from transformers.cache_utils import Cache
+
+from .safety_inputs import SafetyImageOutput
+
+
+RECORD = "safety_record"  # attribute of a cache
+FAR_TURN = torch.iinfo(torch.long).max // 4
+
+# Whether a model's own `generate` runs: it records its caches itself, and its drafts only propose.
+_is_generating = ContextVar("is_generating", default=False)
+
+
+@contextlib.contextmanager
+def generating():
+    """For the time that a model's own `generate` runs."""
+    token = _is_generating.set(True)
+    try:
+        yield
+    finally:
+        _is_generating.reset(token)
+
+
+def is_generating() -> bool:
+    return _is_generating.get()
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a verdict reads, position by position as the language model sees it.
+
+    Args:
+        embeds: (batch, length, hidden), with the image token's embedding at image positions.
+        turns: (batch, length), 0 outside of the question, otherwise the users' turn counted from the last one, 1.
+        is_image: (batch, length), true at image positions.
+        is_masked: whether a `question_mask` said what counts. Without it all text counts.
+    """
+
+    embeds: torch.Tensor
+    turns: torch.LongTensor
+    is_image: torch.BoolTensor
+    is_masked: bool
+
+    @property
+    def shape(self) -> torch.Size:
+        """(batch, length)."""
+        return self.turns.shape
+
+    def first(self, length: int) -> "Conversation":
+        """Its first positions."""
+        return self._map(lambda part: part[:, :length])
+
+    def followed_by(self, new: "Conversation") -> "Conversation":
+        """This conversation with further tokens. Where both say what users said, the turns here move back."""
+        turns = self.turns
+        if self.is_masked and new.is_masked and new.shape[1]:
+            turns = torch.where(turns == 0, 0, turns + new.turns.amax(dim=1, keepdim=True).to(turns.device))
+        return Conversation(
+            torch.cat([self.embeds, new.embeds.to(self.embeds)], dim=1),
+            torch.cat([turns, new.turns.to(turns)], dim=1),
+            torch.cat([self.is_image, new.is_image.to(self.is_image.device)], dim=1),
+            self.is_masked and new.is_masked,
+        )
+
+    def begins_with(self, other: "Conversation") -> bool:
+        """Whether the first positions hold what `other` holds."""
+        own = self.embeds[:, : other.shape[1]]
+        return own.shape == other.embeds.shape and torch.equal(own, other.embeds.to(own))
+
+    def question(self, remembered_turns: int | None) -> torch.BoolTensor:
+        """(batch, length), true on the question: the last turns in which users wrote, or all of them if `None`."""
+        is_question = self.turns != 0
+        if remembered_turns is None or not self.shape[1]:
+            return is_question
+        last = self.turns.masked_fill(~is_question, FAR_TURN).amin(dim=1, keepdim=True)
+        return is_question & (self.turns < last + min(remembered_turns, FAR_TURN))
+
+    def _map(self, function) -> "Conversation":
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: function(part) for name, part in parts.items() if isinstance(part, torch.Tensor)}
+        return Conversation(**{**parts, **tensors})
+
+
+@dataclass(frozen=True)
+class CacheRecord:
+    """What a cache held when `generate` left it, and how to tell that it holds the same now.
+
+    Args:
+        images: the images in it, with the conditions that their blocks hold; `None` without images.
+        conversation: what the cache stands for; `None` where that is not known (then it holds no images).
+        length: positions in the cache.
+        tensors: all that its layers are made of.
+        versions: of these tensors, which count changes in place; `None` where torch does not count.
+    """
+
+    images: SafetyImageOutput | None
+    conversation: Conversation | None
+    length: int | torch.Tensor
+    tensors: list[torch.Tensor]
+    versions: list[int | None]
+
+    @classmethod
+    def of(cls, cache: Cache, images=None, conversation=None) -> "CacheRecord":
+        """A record of the cache as it is now."""
+        tensors, length = _tensors(cache), cache.get_seq_length()
+        length = length.clone() if isinstance(length, torch.Tensor) else length
+        return cls(images, conversation, length, tensors, list(map(_version, tensors)))
+
+    def describes(self, cache: Cache) -> bool:
+        """Whether the cache is as it was: the same tensors, unchanged. Without images it may have been cropped."""
+        now = _tensors(cache)
+        if len(now) != len(self.tensors) or list(map(_version, now)) != self.versions:
+            return False
+        if self.images is None:
+            same = all(tensor is known or tensor._base is known for tensor, known in zip(now, self.tensors))
+            return same and int(cache.get_seq_length()) <= int(self.length)
+        # In inference mode nobody counts what is changed in place, as a static cache is at each step.
+        is_counted = None not in self.versions or not any(layer.is_compileable for layer in cache.layers)
+        same = all(tensor is known for tensor, known in zip(now, self.tensors))
+        return same and is_counted and int(cache.get_seq_length()) == int(self.length)
+
+    def __deepcopy__(self, memo) -> "CacheRecord":
+        # A cache of a common beginning is copied for each of its continuations. The copies of its tensors count anew.
+        unchanged = list(map(_version, self.tensors)) == self.versions
+        tensors = [copy.deepcopy(tensor, memo) for tensor in self.tensors]
+        versions = list(map(_version, tensors)) if unchanged else [-1] * len(tensors)
+        return CacheRecord(self.images, self.conversation, copy.deepcopy(self.length, memo), tensors, versions)
+
+
+def read_record(cache: Cache) -> CacheRecord | None:
+    """The record of a cache, where it still describes it."""
+    record = getattr(cache, RECORD, None)
+    return record if isinstance(record, CacheRecord) and record.describes(cache) else None
+
+
+def drop_record(cache: Cache | None):
+    """Before a cache is filled further, so that its old keys and values are not kept alive meanwhile."""
+    if cache is not None:
+        vars(cache).pop(RECORD, None)
+
+
+def write_record(cache: Cache, images: SafetyImageOutput | None, conversation: Conversation | None):
+    setattr(cache, RECORD, CacheRecord.of(cache, images, conversation))
+
+
+def take_free_cache(cache: Cache | None) -> bool:
+    """Before a forward outside of `generate`: whether the cache is known to hold no images. Its record is taken off."""
+    if is_generating():
+        return False
+    if cache is None:
+        return True
+    record = read_record(cache)
+    drop_record(cache)
+    length = cache.get_seq_length()
+    is_empty = not isinstance(length, torch.Tensor) and length == 0  # no value of a tensor is read on the host
+    return is_empty or (record is not None and record.images is None)
+
+
+def mark_free_cache(cache: Cache | None):
+    """After a forward that put no image into a cache that held none."""
+    if cache is not None and not is_generating():
+        write_record(cache, images=None, conversation=None)
+
+
+def _tensors(value) -> list[torch.Tensor]:
+    """All tensors that a cache's layers hold, in a fixed order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Cache):
+        return _tensors([vars(layer) for layer in value.layers])
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for item in values for tensor in _tensors(item)]
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+__all__ = [
+    "CacheRecord",
+    "Conversation",
+    "drop_record",
+    "generating",
+    "is_generating",
+    "mark_free_cache",
+    "read_record",
+    "take_free_cache",
+    "write_record",
+]

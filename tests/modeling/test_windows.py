@@ -1,0 +1,214 @@
+"""The promise of the head's windows: words around a question never soften the decision on it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safevlm_hf import SafetyConfig, SafetyPolicy
+from safevlm_hf.modeling.safety_modules import SafetyHead, init_safety_weights, window_means
+
+
+CONFIG = SafetyConfig()
+RISKS = CONFIG.categories[:-1]
+LEVELS = CONFIG.levels[1:]
+SIZES = CONFIG.head_window_sizes
+BOS, IMAGE, BLOCK = 1, 150, 4 + 16 + 3
+BFLOAT16_TOLERANCE = 0.05  # of logits of a few units: what is rounded depends on the shape of a product
+
+
+# --------------------------------------------------------------------------------------------------
+# Means
+# --------------------------------------------------------------------------------------------------
+
+
+def naive_windows(values, is_token, sizes):
+    tokens = values[is_token]
+    if len(tokens) < sizes[0]:
+        return [tokens.mean(dim=0)]
+    return [tokens[i : i + size].mean(dim=0) for size in sizes for i in range(len(tokens) - size + 1)]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 4, 5, 8, 31, 32, 33, 80])
+def test_windows_are_all_full_runs_of_the_joined_tokens(num_tokens):
+    is_token = torch.zeros(1, 100, dtype=torch.bool)
+    is_token[0, torch.randperm(100)[:num_tokens]] = True
+    values = torch.randn(1, 100, 3)
+    means, are_windows = window_means(values, is_token, SIZES)
+    expected = torch.stack(naive_windows(values[0], is_token[0], SIZES))
+    torch.testing.assert_close(means[are_windows], expected)
+
+
+def test_rows_are_independent_and_padding_counts_nowhere():
+    values, is_token = torch.randn(3, 40, 2), torch.rand(3, 40) > 0.3
+    is_token[:, 0] = True
+    values[~is_token] = torch.nan
+    means, are_windows = window_means(values, is_token, SIZES)
+    assert torch.isfinite(means[are_windows]).all()
+    for row in range(3):
+        alone, are_alone = window_means(values[row : row + 1], is_token[row : row + 1], SIZES)
+        assert torch.equal(alone[are_alone], means[row][are_windows[row]])
+
+
+def test_long_texts_are_exact_and_linear():
+    length = 2**15
+    values = torch.randn(1, length, 11)
+    means, are_windows = window_means(values, torch.ones(1, length, dtype=torch.bool), SIZES)
+    assert means.shape == (1, 4 * length, 11) and are_windows.sum() == 4 * length - sum(size - 1 for size in SIZES)
+    expected = values[0, -32:].double().mean(dim=0)
+    torch.testing.assert_close(means[0, 3 * length + length - 32].double(), expected, rtol=0, atol=1e-6)
+
+
+# --------------------------------------------------------------------------------------------------
+# The promise
+# --------------------------------------------------------------------------------------------------
+
+probabilities = st.floats(0, 1, allow_subnormal=False)
+actions = st.lists(st.sampled_from(["answer", "condition", "refuse"]), min_size=3, max_size=3).map(
+    lambda names: dict(zip(LEVELS, sorted(names)))
+)
+
+
+@st.composite
+def policies(draw):
+    off = draw(st.sets(st.sampled_from(RISKS), max_size=3))
+    on = st.sampled_from([name for name in RISKS if name not in off])
+    thresholds = draw(st.dictionaries(on, probabilities, max_size=3))
+    reviews = draw(st.dictionaries(on, probabilities, max_size=2))
+    reviews = {name: value for name, value in reviews.items() if value < thresholds.get(name, 2.0)}
+    return SafetyPolicy(
+        categories=dict.fromkeys(off, False),
+        risk_threshold=draw(st.none() | probabilities),
+        thresholds=thresholds,
+        review_thresholds=reviews,
+        actions=draw(st.dictionaries(on, actions, max_size=3)),
+        temperatures=draw(st.dictionaries(st.sampled_from(["level", "category"]), st.floats(0.1, 10), max_size=2)),
+    )
+
+
+def decide(policy, token_logits, is_token):
+    """Action, level and risk of the strictest window."""
+    means, are_windows = window_means(token_logits, is_token, SIZES)
+    decision = policy.decide(means[..., :4], means[..., 4:], CONFIG)
+    index = decision.strictest(are_windows)[0]
+    return decision.action_ids[0, index].item(), decision.level_ids[0, index].item()
+
+
+@settings(max_examples=200, deadline=None)
+@given(policies(), st.integers(4, 90), st.integers(0, 2**31), st.data())
+def test_a_conversation_is_never_less_strict_than_a_run_of_it(policy, length, seed, data):
+    """Whatever the policy: exactly, on the logits of the tokens."""
+    start = data.draw(st.integers(0, length - 4))
+    stop = data.draw(st.integers(start + 4, length))
+    token_logits = 4 * torch.randn(1, length, 11, generator=torch.Generator().manual_seed(seed))
+    run = torch.zeros(1, length, dtype=torch.bool)
+    run[:, start:stop] = True
+    assert decide(policy, token_logits, torch.ones_like(run)) >= decide(policy, token_logits, run)
+
+
+@pytest.fixture
+def lively_model(tiny_model):
+    """Its verdicts depend on every word."""
+    with torch.no_grad():
+        tiny_model.get_input_embeddings().weight.normal_()
+        tiny_model.model.safety_tokens.head.normal_(std=4.0)
+        tiny_model.model.safety_head.level_head.weight.normal_()
+        tiny_model.model.safety_head.category_head.weight.normal_()
+        tiny_model.model.safety_head.q_proj.weight *= 2
+    return tiny_model
+
+
+def prompt(words):
+    ids = torch.tensor([[BOS, *[IMAGE] * BLOCK, *words]])
+    question_mask = torch.zeros_like(ids)
+    question_mask[:, 1 + BLOCK :] = 1
+    return {"input_ids": ids, "question_mask": question_mask}
+
+
+WORDS = st.lists(st.integers(5, 149), min_size=4, max_size=70)
+
+
+def test_the_promise_on_token_ids(lively_model):
+    pixels = torch.randn(1, 3, 56, 56)
+    seen = set()
+
+    @settings(max_examples=60, deadline=None, database=None)
+    @given(policies(), WORDS, st.data())
+    def check(policy, words, data):
+        start = data.draw(st.integers(0, len(words) - 4))
+        stop = data.draw(st.integers(start + 4, len(words)))
+        whole, run = (
+            lively_model.assess(**prompt(part), pixel_values=pixels, safety_policy=policy)
+            for part in (words, words[start:stop])
+        )
+        strictness = [
+            (
+                out.safety_action_ids.item(),
+                (out.safety_condition_ids.item() - 1) % 3 if out.safety_condition_ids else -1,
+            )
+            for out in (whole, run)
+        ]
+        seen.update(strictness)
+        assert strictness[0] >= strictness[1]
+
+    check()
+    assert len(seen) > 3  # or nothing was tried
+
+
+@settings(max_examples=40, deadline=None)
+@given(WORDS, st.integers(0, 2**31), st.data())
+def test_in_bfloat16_a_run_keeps_its_logits_within_a_tolerance(words, seed, data):
+    torch.manual_seed(seed)
+    head = SafetyHead(64, 8, 4, 7, "windows", SIZES)
+    head.apply(init_safety_weights)
+    torch.nn.init.normal_(head.level_head.weight, std=0.3)
+    torch.nn.init.normal_(head.category_head.weight, std=0.3)
+    head.bfloat16()
+    text, keys = torch.randn(150, 64)[words][None], torch.randn(1, 20, 64).bfloat16()
+    start = data.draw(st.integers(0, len(words) - 4))
+    stop = data.draw(st.integers(start + 4, len(words)))
+    with torch.no_grad():
+        whole, _, of_whole = head(text, torch.ones(1, len(words)) > 0, keys)
+        run, _, of_run = head(text[:, start:stop], torch.ones(1, stop - start) > 0, keys)
+    for window in run[of_run]:
+        assert (whole[of_whole] - window).abs().amax(dim=-1).min() < BFLOAT16_TOLERANCE
+
+
+# --------------------------------------------------------------------------------------------------
+# The order: action, level, risk; and one condition a sample
+# --------------------------------------------------------------------------------------------------
+
+
+def test_the_strictest_window_is_not_always_the_riskiest():
+    """The riskiest window is of a high level that is answered with care, another one of a low level is refused."""
+    policy = SafetyPolicy(actions={"privacy": {"low": "refuse", "medium": "refuse", "high": "refuse"}})
+    levels = torch.tensor([[[0.0, 0.0, 0.0, 9.0], [0.0, 3.0, 0.0, 0.0]]])
+    categories = torch.full((1, 2, 7), -9.0)
+    categories[0, 0, 1] = categories[0, 1, 4] = 9.0  # "illegal risk" at the highest level, "privacy" at the lowest
+    decision = policy.decide(levels, categories, CONFIG)
+    assert decision.risks.argmax() == 0
+    assert decision.strictest(torch.ones(1, 2, dtype=torch.bool)).tolist() == [1]
+    assert SafetyPolicy().decide(levels, categories, CONFIG).strictest(torch.ones(1, 2) > 0).tolist() == [0]
+    assert decision.strictest(torch.tensor([[True, False]])).tolist() == [0]
+
+
+def test_level_goes_before_risk():
+    levels = torch.tensor([[[0.0, 9.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.5]]])
+    categories = torch.zeros(1, 2, 7)
+    decision = SafetyPolicy().decide(levels, categories, CONFIG)
+    assert decision.risks[0, 0] > decision.risks[0, 1] > 0.5
+    assert decision.strictest(torch.ones(1, 2) > 0).tolist() == [1]
+
+
+def test_a_mean_says_at_load_that_words_talk_its_verdict_away(tiny_config, tmp_path, caplog):
+    from transformers.utils import logging
+
+    from safevlm_hf import SafeLlavaForConditionalGeneration
+
+    logging.enable_propagation()
+    for pooling in ("mean", "first", "windows"):
+        tiny_config.safety_config.head_pooling = pooling
+        SafeLlavaForConditionalGeneration(tiny_config).save_pretrained(tmp_path / pooling)
+        caplog.clear()
+        SafeLlavaForConditionalGeneration.from_pretrained(tmp_path / pooling)
+        assert ("talk its verdict away" in caplog.text) == (pooling != "windows")
