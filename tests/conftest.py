@@ -21,7 +21,8 @@ NANO_SAFETY = {"num_safety_tokens": 4, "num_condition_tokens": 4, "num_attention
 @pytest.fixture(autouse=True)
 def seed():
     set_seed(0)
-    torch.set_num_threads(2)
+    # Threads that wait for a busy core spin: beside other work a run takes `OMP_NUM_THREADS=1`.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture

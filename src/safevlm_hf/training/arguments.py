@@ -31,7 +31,8 @@ class ModelArguments:
     num_safety_heads: int = field(default=8, metadata={"help": "Stage 1: attention heads of the safety head."})
     projector_depth: int = field(default=3, metadata={"help": "Stage 1: RegNet blocks a stage of the projector."})
     head_pooling: str = field(
-        default="mean", metadata={"help": "Stage 1: mean (the question counts) or first (paper)."}
+        default="windows",
+        metadata={"help": "Stage 1: windows (words around a question take nothing away), mean, or first (paper)."},
     )
     taxonomy_file: str | None = field(
         default=None,
@@ -91,6 +92,13 @@ class SafetyTrainingArguments(TrainingArguments):
         },
     )
 
+    unmasked_share: float = field(
+        default=0.25,
+        metadata={
+            "help": "Share of records whose whole prompt counts as the question, with an operator's rules and earlier "
+            "answers: callers who pass no question mask must not be refused for those."
+        },
+    )
     lm_loss_every: int = field(
         default=1,
         metadata={
@@ -104,8 +112,9 @@ class SafetyTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.lm_loss_every < 0:
             raise ValueError(f"`lm_loss_every` must be 0 or more, got {self.lm_loss_every}.")
-        if not 0 <= self.head_condition_share <= 1:
-            raise ValueError(f"`head_condition_share` must be in [0, 1], got {self.head_condition_share}.")
+        for name in ("head_condition_share", "unmasked_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
 
 
 class _YamlLoader(yaml.SafeLoader):

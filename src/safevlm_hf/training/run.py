@@ -167,7 +167,9 @@ def train(stage: int, model, processor, data_args, training_args) -> SafetyTrain
     trainer = SafetyTrainer(
         model=model,
         args=training_args,
-        data_collator=SafetyCollator(processor, safety_config, training_args.head_condition_share),
+        data_collator=SafetyCollator(
+            processor, safety_config, training_args.head_condition_share, training_args.unmasked_share
+        ),
         train_dataset=train_records,
         eval_dataset=eval_records,
         processing_class=processor,
