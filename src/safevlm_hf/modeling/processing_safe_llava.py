@@ -5,14 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
-from typing import Unpack
 
 import numpy as np
 import torch
 from transformers import BatchFeature, PreTrainedConfig
 from transformers.image_utils import make_flat_list_of_images
 from transformers.models.llava.processing_llava import LlavaProcessor
-from transformers.processing_utils import MultiModalData, ProcessingKwargs, TextKwargs
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, TextKwargs, Unpack
 
 from .configuration_safe_llava import AUTO_MAP, CarriesCodeMixin, SafetyConfig, save_code
 from .image_loading import load_images
