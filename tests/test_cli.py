@@ -1,5 +1,6 @@
 """The command line as a user types it: what is shown, where, and the exit code."""
 
+import inspect
 import io
 import json
 import os
@@ -504,6 +505,39 @@ def test_an_audit_that_cannot_be_written_ends_the_talk(call, checkpoint, picture
     words = ["--model", checkpoint, "--image", picture, "--audit", tmp_path]
     code, out, err = call("chat", *words, stdin="What is it?\nAgain?")
     assert (code, out.strip()) == (2, "") and err.startswith("Error: ") and str(tmp_path) in err
+
+
+# --------------------------------------------------------------------------------------------------
+# serve
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What the server is started with."""
+    serving, started = pytest.importorskip("safevlm_hf.serving"), {}
+
+    signature = inspect.signature(serving.serve)
+    monkeypatch.setattr(
+        serving, "serve", lambda *args, **kwargs: started.update(signature.bind(*args, **kwargs).arguments)
+    )
+    return started
+
+
+def test_serve_takes_the_operators_prompt(call, checkpoint, tmp_path, started):
+    file = tmp_path / "prompt.txt"
+    file.write_text("Be kind – and brief.\n", encoding="utf-8")
+    for given, expected in ((file, "Be kind – and brief.\n"), ("Be kind.", "Be kind."), ("Be kind. " * 900,) * 2):
+        assert call("serve", "--model", checkpoint, "--system-prompt", given)[0] == 0
+        assert started["system_prompt"] == expected and not started["trust_client_roles"]
+    assert call("serve", "--model", checkpoint, "--trust-client-roles")[0] == 0
+    assert started["system_prompt"] is None and started["trust_client_roles"]
+
+
+@pytest.mark.parametrize("given", ["prompt.txt", "", "   "])
+def test_serve_takes_no_mistyped_file_for_a_prompt(call, checkpoint, started, given):
+    code, _, err = call("serve", "--model", checkpoint, "--system-prompt", given)
+    assert code == 2 and "existing file" in err and not started
 
 
 # --------------------------------------------------------------------------------------------------

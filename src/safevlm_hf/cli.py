@@ -521,15 +521,19 @@ def demo(
         "runs/demo"
     ),
     report: Annotated[Path, typer.Option(help="The report.")] = Path("report.html"),
+    full: Annotated[
+        bool, typer.Option("--full", help="Every row with words, turns, prompts and changed pictures (40 minutes).")
+    ] = False,
 ):
     """
     Both stages on the embedded default, base and safe model compared. Exit code 0: every target is met; 1: not all.
 
-    Example: `safevlm demo --seed 1`
+    Example: `safevlm demo --full --seed 1`
     """
     from .demo import main as run_demo
 
-    raise typer.Exit(run_demo(["--seed", str(seed), "--output_dir", str(output_dir), "--report", str(report)]))
+    options = ["--seed", str(seed), "--output_dir", str(output_dir), "--report", str(report)]
+    raise typer.Exit(run_demo(options + ["--full"] * full))
 
 
 @app.command()
@@ -540,18 +544,33 @@ def serve(
     policy: PolicyFile = None,
     audit: Annotated[Path | None, typer.Option(help="JSON lines: what was seen and done.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
+    system_prompt: Annotated[
+        str | None,
+        typer.Option(help="A text file, or the text: it stands in front of every conversation and is not judged."),
+    ] = None,
+    trust_client_roles: Annotated[
+        bool,
+        typer.Option(
+            "--trust-client-roles",
+            help="Believe clients about who said what: their system prompts and the answers that they send are not "
+            "judged. Only where every client is a program of yours.",
+        ),
+    ] = False,
 ):
     """
     Serve a checkpoint: OpenAI's chat completions, with pictures and streams, and moderations. No request can change
-    the policy.
+    the policy, and whatever role a client gives to a text, the text is judged.
 
-    Example: `safevlm serve --model runs/demo/stage2 --policy policy.json --audit audit.jsonl`
+    Example: `safevlm serve --model runs/demo/stage2 --policy policy.json --system-prompt prompt.txt`
     """
     from . import serving
 
     loaded, processor = _load(model)
     overriding, limits = _read_policy(policy, loaded), serving.Limits(new_tokens=max_new_tokens)
-    serving.serve(loaded, processor, model, host, port, overriding, audit, limits)
+    prompt = None if system_prompt is None else _read_system_prompt(system_prompt)
+    serving.serve(
+        loaded, processor, model, host, port, overriding, audit, limits, prompt, trust_client_roles=trust_client_roles
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -609,6 +628,18 @@ def _read_policy(path: Path | None, model):
     from . import SafetyPolicy
 
     return None if path is None else SafetyPolicy.from_file(path, model.config.safety_config)
+
+
+def _read_system_prompt(given: str) -> str:
+    """What is one word names a file, and a mistyped name would be a strange prompt."""
+    try:
+        if Path(given).is_file():
+            return Path(given).read_text(encoding="utf-8")
+    except OSError:  # too long for a name
+        return given
+    if len(given.split()) < 2:
+        raise ValueError(f"`--system-prompt` must be a text of several words or an existing file, got {given!r}.")
+    return given
 
 
 def _user(text: str, *pictures) -> dict:

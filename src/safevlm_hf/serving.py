@@ -2,7 +2,8 @@
 
 The app, its chat handler, its streams and its inference thread are transformers'. What is ours is the door: which
 routes there are, which fields a request may have and how large it may be. A client can name neither a policy nor a
-checkpoint, a template, a file or an address.
+checkpoint, a template, a file or an address. Nor is a client believed about who said what: all of its texts, in any
+role, are the question that a verdict is about. Only the operator's own system prompt is not.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import BatchFeature
 
@@ -181,13 +183,26 @@ class ServedModel:
 
     Texts and pictures are prepared on one thread and the model runs on another, request by request: neither the
     tokenizer nor the model is ever in two requests at a time, and the event loop waits for nobody's picture.
+
+    Args:
+        model, processor, name, limits, system_prompt, trust_client_roles: as for [`create_app`].
     """
 
-    def __init__(self, model: SafeLlavaForConditionalGeneration, processor: SafeLlavaProcessor, name: str, limits):
+    def __init__(
+        self,
+        model: SafeLlavaForConditionalGeneration,
+        processor: SafeLlavaProcessor,
+        name: str,
+        limits: Limits,
+        system_prompt: str | None = None,
+        trust_client_roles: bool = False,
+    ):
         self.model = model
         self.processor = processor
         self.name = name
         self.limits = limits
+        self.operator_messages = [] if system_prompt is None else [_system_message(processor, system_prompt)]
+        self.trust_client_roles = trust_client_roles
         self.created = int(time.time())
         self.context = model.config.get_text_config().max_position_embeddings
         self.generation_state = GenerationState()  # no continuous batching: it takes no pixels
@@ -218,15 +233,26 @@ class ServedModel:
             {"role": message.role, "content": [_as_processor_part(part, images) for part in _parts(message)]}
             for message in messages
         ]
-        inputs = self.processor.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
+        inputs = self._tokenize(self.operator_messages + chat)
         length = inputs["input_ids"].shape[1]
         if length >= self.context:
             raise HTTPException(
                 400, f"The prompt has {length} tokens, and the model's context ends at {self.context}."
             )
         return inputs.to(self.model.device, self.model.dtype)
+
+    def _tokenize(self, chat: list[dict]) -> BatchFeature:
+        try:
+            return self.processor.apply_chat_template(
+                chat,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                operator_messages=None if self.trust_client_roles else len(self.operator_messages),
+            )
+        except TemplateError as error:  # many templates want roles in a fixed order
+            raise HTTPException(400, f"The model's chat template does not take these messages: {error}.") from None
 
     def _check_text(self, characters: int):
         if characters > self.limits.characters:
@@ -257,6 +283,21 @@ class ServedModel:
 
     def _assess(self, inputs: BatchFeature) -> list[SafetyVerdict]:
         return self.processor.post_process_safety(self.model.assess(**inputs))
+
+
+def _system_message(processor: SafeLlavaProcessor, system_prompt: str) -> dict:
+    """The operator's prompt as a message. Raises `ValueError` where the chat template does not take it."""
+    if not isinstance(system_prompt, str) or not system_prompt.strip():
+        raise ValueError(f"The system prompt must be a text that is not blank, got {system_prompt!r}.")
+    message = {"role": "system", "content": [{"type": "text", "text": system_prompt}]}
+    hello = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
+    try:
+        with_it, without = (processor.apply_chat_template(chat) for chat in ([message, hello], [hello]))
+    except TemplateError as error:
+        raise ValueError(f"The model's chat template takes no system prompt: {error}.") from None
+    if with_it == without:
+        raise ValueError("The model's chat template leaves a system prompt out: it would change nothing.")
+    return message
 
 
 def _parts(message) -> list[TextPart | ImagePart]:
@@ -390,6 +431,8 @@ def create_app(
     name: str,
     policy: SafetyPolicy | dict | None = None,
     limits: Limits | None = None,
+    system_prompt: str | None = None,
+    trust_client_roles: bool = False,
 ) -> FastAPI:
     """
     The server's app.
@@ -399,16 +442,20 @@ def create_app(
         name: of the model, in requests and answers.
         policy: laid over the checkpoint's own. No request can change it.
         limits: the default ones if unset.
+        system_prompt: the operator's words. They stand in front of every conversation, and no verdict is about them.
+        trust_client_roles: whether clients are believed about who said what. By default a client's system prompts and
+            answers count as the question, because whoever writes a request can put anything into any role.
 
     Raises:
-        `ValueError`: for an untrained head, or a policy that does not fit.
+        `ValueError`: for an untrained head, a policy that does not fit, or a system prompt that the template does not
+            take.
     """
     if not model.config.safety_config.is_trained:
         raise ValueError(f"{name} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
     limits = limits or Limits()
     own = SafetyPolicy.create(getattr(model.generation_config, "safety_policy", None), model.config.safety_config)
     model.generation_config.safety_policy = own.override(policy, model.config.safety_config).to_dict()
-    served = ServedModel(model.eval(), processor, name, limits)
+    served = ServedModel(model.eval(), processor, name, limits, system_prompt, trust_client_roles)
 
     given = {"model_manager": served, "chat_handler": SafeChatHandler(served)}
     others = dict.fromkeys(inspect.signature(build_server).parameters)
@@ -481,12 +528,14 @@ def serve(
     policy: SafetyPolicy | dict | None = None,
     audit: str | os.PathLike | None = None,
     limits: Limits | None = None,
+    system_prompt: str | None = None,
+    trust_client_roles: bool = False,
 ):
     """
     Serve until interrupted.
 
     Args:
-        model, processor, name, policy, limits: as for [`create_app`].
+        model, processor, name, policy, limits, system_prompt, trust_client_roles: as for [`create_app`].
         port: 0 takes a free one.
         audit: JSON lines of what was seen and done, for every answer of this process.
 
@@ -494,7 +543,7 @@ def serve(
         `OSError`: where the port is taken, or the audit cannot be written.
     """
     limits = limits or Limits()
-    app = create_app(model, processor, name, policy, limits)
+    app = create_app(model, processor, name, policy, limits, system_prompt, trust_client_roles)
     if audit is not None:
         SafetyAudit(audit).append([])  # fails now, and ends a line that a killed server left
         os.environ[AUDIT_VARIABLE] = str(audit)
