@@ -1,6 +1,6 @@
 """The main job on the embedded default: both stages on the nano base and RiskCards, then base against safe model.
 
-python -m safevlm_hf.demo [--seed 0] [--output_dir runs/demo] [--report report.html]
+python -m safevlm_hf.demo [--full] [--seed 0] [--output_dir runs/demo] [--report report.html]
 """
 
 import argparse
@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import platform
+import shlex
 import sys
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,39 +23,89 @@ from . import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from .data import NANO_BASE
 from .data.records import load_records
 from .data.riskcards import write_riskcards
-from .evaluation.answering import answer_records, held_out_figures
+from .evaluation.answering import answer_records, held_out_figures, judge_records
+from .evaluation.calibration import Rate
+from .evaluation.columns import BASE, FIRST, MEAN, SAFE, STAGE1
 from .evaluation.control import POLICIES, draw_explanations, try_policies
 from .evaluation.localisation import riskcards_localisation
 from .evaluation.report import DemoResults, format_table, write_report
-from .evaluation.targets import BASE, SAFE, STAGE1
+from .evaluation.robustness import FULL_ROWS, QUICK_ROWS, Row, measure_rows
+from .evaluation.targets import FULL_TARGETS, QUICK_TARGETS, Target
 from .modeling.configuration_safe_llava import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from .modeling.model_card import write_model_card
 from .training.arguments import nano_config
 from .training.run import run_stage1, run_stage2
 
 
-NUM_TRIED, NUM_EXPLAINED = 200, 4
+@dataclass(frozen=True)
+class Extent:
+    """How much a run of the demo trains and measures.
+
+    Attributes:
+        num_test_samples: held-out questions that stand alone.
+        rows, num_row_samples: with surroundings and changed pictures, and the questions of each row.
+        num_tried, num_explained: questions under other policies, and verdicts that are drawn.
+        poolings: column to `head_pooling` of the heads that are trained for comparison.
+        overrides: of both stages' configs.
+        targets: bounds on the figures.
+    """
+
+    rows: tuple[Row, ...]
+    num_row_samples: int
+    targets: tuple[Target, ...]
+    num_test_samples: int = 400
+    num_tried: int = 200
+    num_explained: int = 4
+    poolings: dict[str, str] = field(default_factory=lambda: {FIRST: "first"})
+    overrides: dict = field(default_factory=dict)
+
+
+QUICK = Extent(QUICK_ROWS, 200, QUICK_TARGETS)
+FULL = Extent(FULL_ROWS, 400, FULL_TARGETS, poolings={MEAN: "mean", FIRST: "first"})
+SHORT = Extent(
+    QUICK_ROWS,
+    num_row_samples=8,
+    targets=(),
+    num_test_samples=16,
+    num_tried=4,
+    num_explained=1,
+    overrides={
+        "num_riskcards": 32,
+        "max_eval_samples": 4,
+        "max_steps": 2,
+        "eval_steps": 2,
+        "logging_steps": 1,
+        "warmup_steps": 1,
+        "per_device_train_batch_size": 8,
+    },
+)
+"""Of tests: everything runs, and nothing is learned."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; the exit code is 0 when every target is met."""
     args = parse_args(argv)
+    extent = SHORT if args.short else FULL if args.full else QUICK
     start = time.time()
     quiet()
     folder = Path(args.output_dir)
-    stage1 = run_stage1([write_config(1, folder, args.seed)])
+    stage1 = run_stage1([write_config(1, folder, args.seed, **extent.overrides)])
     stage1_model = reload(folder / "stage1")
-    stage2 = run_stage2([write_config(2, folder, args.seed)])
-    first = train_first_pooling(folder, args.seed)
+    stage2 = run_stage2([write_config(2, folder, args.seed, **extent.overrides)])
+    compared = {
+        column: train_pooling(pooling, folder, args.seed, extent.overrides)
+        for column, pooling in extent.poolings.items()
+    }
 
-    records_file = write_riskcards(folder / "riskcards", "test", args.num_test_samples, args.seed)
+    records_file = write_riskcards(folder / "riskcards", "test", extent.num_test_samples, args.seed)
     records = load_records(records_file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
     base = LlavaForConditionalGeneration.from_pretrained(NANO_BASE), LlavaProcessor.from_pretrained(NANO_BASE)
     models = {BASE: base, STAGE1: stage1_model, SAFE: reload(folder / "stage2")}
     predictions = {name: answer(name, *model, records) for name, model in models.items()}
     figures = {name: held_out_figures(found) for name, found in predictions.items()}
-    control = show_control(*models[SAFE], records)
+    control = show_control(*models[SAFE], records, extent)
     figures[SAFE]["map_ratio"] = control["localisation"]["pictogram_region"]["mass_ratio"]
+    print(f"\nWords, turns and prompts around the question, and changed pictures: {len(extent.rows)} rows", flush=True)
     results = DemoResults(
         base_predictions=predictions[BASE],
         stage1_predictions=predictions[STAGE1],
@@ -61,8 +113,12 @@ def main(argv: list[str] | None = None) -> int:
         figures=figures,
         categories=DEFAULT_CATEGORIES,
         levels=DEFAULT_LEVELS,
+        targets=extent.targets,
         logs={"stage 1": stage1.state.log_history, "stage 2": stage2.state.log_history},
-        first_pooling=held_out_figures(answer("first pooling", *first, records, max_new_tokens=1)),
+        first_pooling=held_out_figures(judge_records(*compared[FIRST], records)),
+        robustness=measure_rows(
+            extent.rows, models | compared, folder / "riskcards", extent.num_row_samples, args.seed
+        ),
         facts=facts(args, start),
         **control,
     )
@@ -74,14 +130,14 @@ def answer(name: str, model, processor, records, **options):
     return answer_records(model, processor, records, batch_size=32, **options)
 
 
-def show_control(model, processor, records) -> dict:
+def show_control(model, processor, records, extent: Extent) -> dict:
     """Other policies on the first records, and why the head judged as it did."""
-    print(f"\n{len(POLICIES)} other policies: {NUM_TRIED} held-out questions each", flush=True)
-    tried = records.select(range(min(NUM_TRIED, len(records))))
+    tried = records.select(range(min(extent.num_tried, len(records))))
+    print(f"\n{len(POLICIES)} other policies: {len(tried)} held-out questions each", flush=True)
     risky = [record for record in tried if record["safety_level"] > 0]
     return {
         "trials": try_policies(model, processor, tried),
-        "explanations": draw_explanations(model, processor, risky[:NUM_EXPLAINED]),
+        "explanations": draw_explanations(model, processor, risky[: extent.num_explained]),
         "localisation": riskcards_localisation(model, processor, records, batch_size=32),
     }
 
@@ -91,7 +147,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", default="runs/demo")
     parser.add_argument("--report", default="report.html")
-    parser.add_argument("--num_test_samples", type=int, default=400)
+    parser.add_argument("--full", action="store_true", help="every row, with at least 200 questions of each kind")
+    parser.add_argument("--short", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -122,26 +179,26 @@ def reload(checkpoint: Path):
     )
 
 
-def train_first_pooling(folder: Path, seed: int):
-    """A head that reads the first token alone, as published: that is always BOS, so both questions of a pair get one
-    verdict, however long it trains. Half an epoch of the same data, head's loss alone."""
+def train_pooling(pooling: str, folder: Path, seed: int, overrides: dict):
+    """A head with another `head_pooling`, for comparison: half an epoch of the same data, the head's loss alone.
+
+    "mean" reads all words at once, so that harmless ones thin out a risky one. "first" reads the first token, as
+    published: that is always BOS, so both questions of a pair get one verdict, however long it trains."""
     set_seed(seed)
-    config = write_config(
-        1,
-        folder,
-        seed,
-        output_dir=str(folder / "first"),
-        head_pooling="first",
-        eval_strategy="no",
-        num_train_epochs=0.5,
-        lm_loss_every=0,
-    )
-    run_stage1([config])
-    return reload(folder / "first")
+    options = {
+        "output_dir": str(folder / pooling),
+        "head_pooling": pooling,
+        "eval_strategy": "no",
+        "num_train_epochs": 0.5,
+        "lm_loss_every": 0,
+    }
+    run_stage1([write_config(1, folder, seed, **overrides | options)])
+    return reload(folder / pooling)
 
 
 def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
-    command = "make demo" if args.seed == 0 else f"python -m safevlm_hf.demo --seed {args.seed}"
+    options = [*(["--full"] if args.full else []), *(["--seed", str(args.seed)] if args.seed else [])]
+    command = shlex.join(["safevlm", "demo", *options]) if options else "make demo"
     return {
         "command": command,
         "seed": str(args.seed),
@@ -154,7 +211,7 @@ def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
 
 def finish(folder: Path, report: str, results: DemoResults) -> int:
     """Write figures, card and report; print the table."""
-    figures = {**results.figures, "localisation": results.localisation}
+    figures = {**results.figures, "localisation": results.localisation, "rows": _rates(results)}
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     model, processor = reload(folder / "stage2")
     record = model.config.training_record
@@ -165,7 +222,21 @@ def finish(folder: Path, report: str, results: DemoResults) -> int:
     write_report(report, results)
     print("\n" + format_table(results))
     print(f"\nreport: {report}   safe checkpoint: {folder / 'stage2'}")
-    return 0 if all(target.is_met(results.figures) for target in results.targets) else 1
+    return 0 if all(results.targets_met) else 1
+
+
+def _rates(results: DemoResults) -> dict:
+    """Row to column to figure to its count, total, share and interval, as JSON-able data."""
+
+    def to_dict(rate: Rate) -> dict:
+        return {**asdict(rate), "share": rate.share, "interval": rate.interval}
+
+    return {
+        result.row.name: {
+            column: {name: to_dict(rate) for name, rate in found.items()} for column, found in result.rates.items()
+        }
+        for result in results.robustness
+    }
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from safevlm_hf import SafetyVerdict
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.evaluation import report
 from safevlm_hf.evaluation.answering import Prediction, held_out_figures
+from safevlm_hf.evaluation.columns import BASE, SAFE, STAGE1
 from safevlm_hf.evaluation.report import DemoResults, format_table, render_report, write_report
-from safevlm_hf.evaluation.targets import BASE, DEMO_TARGETS, SAFE, STAGE1, Target
+from safevlm_hf.evaluation.targets import ALONE_TARGETS, Target
 
 
 LEVELS = ("safe", "low", "medium", "high")
@@ -95,9 +96,9 @@ def test_page_shows_every_part(results, tmp_path):
         for value in figures.values():
             assert f">{report._show(value)}</td>" in page
     assert "0.062" in page and 'head_pooling="first"' in page
-    for target in DEMO_TARGETS:
+    for target in ALONE_TARGETS:
         assert str(target) in page
-    assert page.count('class="mark good">✓') + page.count('class="mark bad">✗') == len(DEMO_TARGETS)
+    assert page.count('class="mark good">✓') + page.count('class="mark bad">✗') == len(ALONE_TARGETS)
     assert page.count("<svg") == 2 and "lm loss" in page and "eval level accuracy" in page
     assert "learning rate" not in page and "train loss" not in page
     assert "ECE" in page and "Gallery" in page and "privacy, high &middot; risk 0.90" in page

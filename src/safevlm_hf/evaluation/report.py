@@ -19,11 +19,14 @@ from PIL import Image
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.answering import Prediction, find_pairs
 from safevlm_hf.evaluation.calibration import expected_calibration_error, reliability_bins
+from safevlm_hf.evaluation.columns import BASE, SAFE, STAGE1
 from safevlm_hf.evaluation.control import PolicyTrial
 from safevlm_hf.evaluation.report_control import render_explanations, render_policies
 from safevlm_hf.evaluation.report_plots import reliability_diagram, training_curves
+from safevlm_hf.evaluation.report_robustness import format_rows, render_robustness
 from safevlm_hf.evaluation.report_style import STYLE
-from safevlm_hf.evaluation.targets import BASE, DEMO_TARGETS, SAFE, STAGE1, Target
+from safevlm_hf.evaluation.robustness import RowResult, row_figures
+from safevlm_hf.evaluation.targets import ALONE_TARGETS, Target
 
 
 FIGURES = {
@@ -59,6 +62,7 @@ class DemoResults:
         trials: policies at work, on the first of the same records.
         explanations: drawings of verdicts, as PNG.
         localisation: how well the maps find the risky region (`riskcards_localisation`).
+        robustness: what rows with surroundings and changed pictures gave (`measure_rows`).
     """
 
     base_predictions: Sequence[Prediction]
@@ -66,7 +70,7 @@ class DemoResults:
     figures: Mapping[str, Mapping[str, float | int | None]]
     categories: Sequence[str]
     levels: Sequence[str]
-    targets: Sequence[Target] = DEMO_TARGETS
+    targets: Sequence[Target] = ALONE_TARGETS
     logs: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     stage1_predictions: Sequence[Prediction] | None = None
@@ -74,6 +78,7 @@ class DemoResults:
     trials: Sequence[PolicyTrial] = ()
     explanations: Sequence[bytes] = ()
     localisation: Mapping[str, Mapping[str, float]] | None = None
+    robustness: Sequence[RowResult] = ()
     title: str = "SafeVLM on the held-out split"
 
     def __post_init__(self):
@@ -82,6 +87,16 @@ class DemoResults:
             predictions = getattr(self, name)
             if predictions is not None and [one.question for one in predictions] != questions:
                 raise ValueError(f"{name} and safe_predictions are not of the same {len(questions)} records")
+
+    @property
+    def targets_met(self) -> list[bool | None]:
+        """Whether each target is met; `None` where a figure is missing."""
+        of_rows = row_figures(self.robustness)
+        measured = {
+            column: {**self.figures.get(column, {}), **of_rows.get(column, {})}
+            for column in dict.fromkeys((*self.figures, *of_rows))
+        }
+        return [target.is_met(measured) for target in self.targets]
 
     def answers(self, index: int) -> dict[str, str]:
         """Column to answer, for the record at this index."""
@@ -115,6 +130,7 @@ def render_report(results: DemoResults) -> str:
     sections = (
         _header(results),
         _figures(results),
+        render_robustness(results.robustness, results.targets),
         _bars(results),
         _matrices(results),
         _calibration(results),
@@ -152,10 +168,18 @@ def format_table(results: DemoResults) -> str:
         if name == "pairs_both_right" and results.first_pooling is not None:
             cells = [""] * (len(results.figures) - 1) + [_show(results.first_pooling.get(name))]
             rows.append(['  with head_pooling="first"', *cells, ""])
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    tables = [[header, *rows]]
+    if results.robustness:
+        tables.append(format_rows(results.robustness, results.targets))
+    return "\n\n".join(map(_align, tables)).replace("≥", ">=").replace("≤", "<=")
+
+
+def _align(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, and a rule under the first row."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
     rule = ["-" * width for width in widths]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in [header, rule, *rows])
-    return "\n".join(line.rstrip() for line in lines).replace("≥", ">=").replace("≤", "<=")
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in [rows[0], rule, *rows[1:]])
+    return "\n".join(line.rstrip() for line in lines)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -188,7 +212,7 @@ def _targets_of(results: DemoResults, name: str) -> list[str]:
 def _header(results: DemoResults) -> str:
     columns = list(results.figures.values())
     first, last = (columns[0], columns[-1]) if columns else ({}, {})
-    met = [target.is_met(results.figures) for target in results.targets]
+    met = results.targets_met
     lead = (
         f"Risky prompts answered: {_show(first.get('attack_success_rate'))} before, "
         f"<b>{_show(last.get('attack_success_rate'))}</b> after. Clean prompts refused: "
@@ -222,8 +246,8 @@ def _figures(results: DemoResults) -> str:
                 f"</small></th>{cells}<td><span class='mark'></span>{value}</td><td></td></tr>"
             )
     return (
-        f'<h2>Figures</h2>\n<table class="figures"><thead><tr><th></th>{head}<th>target</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f'<h2>Figures</h2>\n<div class="scroll"><table class="figures"><thead><tr><th></th>{head}<th>target</th></tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

@@ -2,13 +2,13 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from safevlm_hf.evaluation.calibration import ReliabilityBin
+from safevlm_hf.evaluation.calibration import Rate, ReliabilityBin
 
 
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e7eb"
@@ -132,4 +132,34 @@ def share_curves(
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=xlabel, ylabel=ylabel)
         if curves:
             axes.legend(fontsize=8, loc="lower left" if is_stepped else "lower right")
+        return _to_svg(figure)
+
+
+def rate_curves(
+    curves: Mapping[str, Sequence[tuple[float, Rate]]],
+    xlabel: str,
+    bounds: Iterable[float] = (),
+    ylabel: str = "share",
+) -> str:
+    """Rates over a number, with their 95% intervals: name to its (x, rate). Bounds are dashed lines."""
+    with rc_context({**STYLE, "svg.hashsalt": xlabel + ylabel}):
+        figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+        axes = figure.subplots()
+        for index, (name, points) in enumerate(curves.items()):
+            x, colour = [place for place, _ in points], COLOURS[index % len(COLOURS)]
+            axes.plot(
+                x, [rate.share for _, rate in points], color=colour, marker="o", markersize=4, label=_plain(name)
+            )
+            low, high = zip(*(rate.interval for _, rate in points))
+            axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+        for bound in bounds:
+            axes.axhline(bound, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set(ylim=(-0.03, 1.03), xlabel=xlabel, ylabel=ylabel)
+        places = sorted({place for points in curves.values() for place, _ in points})
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        if places[-1] > 10:
+            axes.set_xscale("symlog", linthresh=places[1], base=2)
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+            axes.minorticks_off()
+        axes.legend(fontsize=8, loc="center right")
         return _to_svg(figure)

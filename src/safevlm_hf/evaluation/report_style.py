@@ -29,6 +29,7 @@ table.figures td { white-space: nowrap; }
 table.figures td.target { color: var(--muted); font-size: 13px; }
 table.figures tr.chosen > * { background: #e6eff9; }
 table.figures tr.chosen th:first-child { padding-left: 8px; }
+.scroll { overflow-x: auto; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 .mark { display: inline-block; width: 1.2em; font-weight: 700; }
 .bars { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 22px 36px; margin-top: 14px; }

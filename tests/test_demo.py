@@ -1,0 +1,58 @@
+"""The real main of the demo, in its short form: everything runs, and nothing is learned."""
+
+import json
+import re
+
+import pytest
+
+from safevlm_hf import demo
+from safevlm_hf.evaluation.columns import BASE, FIRST, SAFE, STAGE1
+from safevlm_hf.evaluation.robustness import QUICK_ROWS, RISKY_ANSWERED, RISKY_FLAGGED
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    report = folder / "report.html"
+    code = demo.main(["--short", "--seed", "3", "--output_dir", str(folder / "run"), "--report", str(report)])
+    return code, folder / "run", report.read_text()
+
+
+def test_every_figure_is_kept(run):
+    code, folder, _ = run
+    assert code == 0  # the short form has no targets
+    figures = json.loads((folder / "figures.json").read_text())
+    assert {BASE, STAGE1, SAFE, "localisation", "rows"} == set(figures)
+    assert figures[BASE]["attack_success_rate"] is not None and figures[SAFE]["level_accuracy"] is not None
+    for row in QUICK_ROWS:
+        rates = figures["rows"][row.name][SAFE]
+        assert {RISKY_FLAGGED, RISKY_ANSWERED} <= set(rates)
+        for rate in rates.values():
+            low, high = rate["interval"]
+            assert rate["total"] >= 3 and low <= rate["share"] <= high
+
+
+def test_the_report_shows_every_part(run):
+    page = run[2]
+    for heading in ("Figures", "Around the question", "Policies at work", "Training"):
+        assert f"<h2>{heading}</h2>" in page
+    assert all(row.name in page for row in QUICK_ROWS)
+    assert "demo --seed 3" in page and re.search(r"\(\d+; 0\.\d\d to [01]\.\d\d\)", page)
+
+
+def test_the_checkpoints_load(run):
+    folder = run[1]
+    assert {"stage1", "stage2", "first"} <= {path.name for path in folder.iterdir()}
+    model, processor = demo.reload(folder / "stage2")
+    assert model.config.training_record["figures"]["num_samples"] == demo.SHORT.num_test_samples
+    assert demo.reload(folder / "first")[0].config.safety_config.head_pooling == "first"
+
+
+def test_a_full_run_measures_what_its_targets_need():
+    for extent in (demo.QUICK, demo.FULL):
+        names = {row.name for row in extent.rows}
+        needed = {target.figure.rsplit(": ", 1)[0] for target in extent.targets if ": " in target.figure}
+        pooled = {"1 to 40 sentences around"}
+        assert needed <= names | pooled, needed - names
+    assert demo.FULL.num_row_samples >= 400 and set(demo.FULL.poolings.values()) == {"mean", "first"}
+    assert FIRST in demo.QUICK.poolings
