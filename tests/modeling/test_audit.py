@@ -40,7 +40,7 @@ def test_a_line_a_sample(model, trail):
     assert (len(lines), broken) == (3, 0)
     assert [line["action"] for line in lines] == ["condition", "answer", "condition"]
     assert [[verdict["condition"] for verdict in line["verdicts"]] for line in lines] == [
-        ["safe", "illegal risk, high"],
+        ["illegal risk, high", "illegal risk, high"],
         [],
         ["privacy, medium"],
     ]

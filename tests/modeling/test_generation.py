@@ -195,11 +195,11 @@ def test_batch_of_mixed_verdicts_equals_single(model):
 
 def test_several_images_a_sample(model):
     rows = [prompt(5, 6, images=2), prompt(RISKY, images=3), prompt(9)]
-    images = [dark(1), bright(2), dark(3), bright(4), dark(5), bright(6)]
+    images = [dark(1), bright(2), dark(3), bright(4), dark(5), dark(6)]
     inputs = {**batch(*rows), "pixel_values": torch.cat(images)}
     outputs = generate(model, **inputs, return_dict_in_generate=True)
-    asked = [PRIVACY_MEDIUM, ILLEGAL_HIGH, PRIVACY_MEDIUM]
-    assert conditions(model, outputs) == [SAFE, ILLEGAL_HIGH, *asked, ILLEGAL_HIGH]
+    assert conditions(model, outputs) == [ILLEGAL_HIGH] * 5 + [SAFE]  # one a sample, its strictest
+    assert outputs.safety_level_logits.argmax(dim=-1).tolist() == [0, 3, 2, 3, 2, 0]
     assert outputs.safety_image_rows.tolist() == [0, 0, 1, 1, 1, 2]
     alone = generate(model, **batch(rows[1]), pixel_values=torch.cat(images[2:5]))
     assert outputs.sequences[1, -NEW:].tolist() == alone[0, -NEW:].tolist()
@@ -340,19 +340,18 @@ def test_second_image_in_a_second_turn(model):
     assert torch.equal(outputs, generate(model, **turn, pixel_values=both))
 
 
+@pytest.mark.parametrize("style", ["whole", "new tokens only"])
 @pytest.mark.parametrize("form", ["pixel_values", "mm_encoder_outputs"])
-def test_first_image_is_not_forgotten_behind_a_second(model, form):
-    """The third turn's question changes the verdict on the first image alone."""
+def test_first_image_is_not_forgotten_behind_a_second(model, form, style):
+    """Both have one condition, which the first has had already, in the cache."""
     sequences, cache = first_turn(model, dark(1))
-    turn = new_tokens(second_turn(sequences, *[IMAGE] * BLOCK, 21), cache)
+    whole = second_turn(sequences, *[IMAGE] * BLOCK, 21)
     images = {"pixel_values": bright(2)}
     if form == "mm_encoder_outputs":
         images = {form: {"image": model.get_image_features(bright(2))}}
-    answer = generate(model, **turn, **images, past_key_values=cache)
-    whole = second_turn(torch.cat([sequences, answer[:, 1:]], dim=1), RISKY)
-    for turn in (whole, new_tokens(whole, cache)):
-        with pytest.raises(ValueError, match="pixel_values"):
-            generate(model, **turn, past_key_values=cache)
+    turn = whole if style == "whole" else new_tokens(whole, cache)
+    with pytest.raises(ValueError, match="do not match" if style == "whole" else "all images again"):
+        generate(model, **turn, **images, past_key_values=cache)
     both = torch.cat([dark(1), bright(2)])
     again = generate(model, **whole, pixel_values=both, past_key_values=cache)
     assert torch.equal(again, generate(model, **whole, pixel_values=both))

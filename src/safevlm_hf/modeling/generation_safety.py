@@ -463,8 +463,8 @@ class SafetyCall:
         )
 
     def _check_vocabulary(self, vocab_size: int):
-        """Raise where the output layer has other outputs than the config says: a draft's scores, which a refusal leaves
-        alone, are told from the model's by their number."""
+        """Raise where the output layer has other outputs than the config says: a refusal tells a draft's scores, which
+        it leaves alone, from the model's by their number."""
         head = self.model.get_output_embeddings()
         outputs = getattr(head, "out_features", None) or len(head.weight)
         if outputs != vocab_size:
@@ -604,8 +604,8 @@ def _check_question_mask(question_mask: torch.Tensor, shape: tuple[int, int]):
     is_mask = isinstance(question_mask, torch.Tensor) and not question_mask.is_floating_point()
     if not is_mask or tuple(question_mask.shape) != shape:
         raise ValueError(
-            f"`question_mask` must hold whole numbers or bools and have the shape of the prompt, {shape}, got {found}: "
-            "pass it as the processor gave it, beside the same `input_ids`."
+            f"`question_mask` must hold whole numbers or bools and have the shape of the prompt, {shape}, got "
+            f"{found}: pass it as the processor gave it, beside the same `input_ids`."
         )
     if question_mask.dtype != torch.bool and bool((question_mask < 0).any()):
         raise ValueError(

@@ -155,7 +155,8 @@ def write_record(cache: Cache, images: SafetyImageOutput | None, conversation: C
 
 
 def take_free_cache(cache: Cache | None) -> bool:
-    """Before a forward outside of `generate`: whether the cache is known to hold no images. Its record is taken off."""
+    """Before a forward outside of `generate`: take the record off, and say whether the cache is known to hold no
+    images."""
     if is_generating():
         return False
     if cache is None:
