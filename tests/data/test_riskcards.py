@@ -2,7 +2,9 @@
 
 import json
 import random
+import re
 from collections import Counter, defaultdict
+from difflib import SequenceMatcher
 
 import pytest
 from PIL import Image, ImageDraw
@@ -242,3 +244,232 @@ def test_cut_off_writing_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     assert len(write_riskcards(tmp_path, "train", 4).read_text().splitlines()) == 4
+
+
+# --------------------------------------------------------------------------------------------------
+# Surroundings
+# --------------------------------------------------------------------------------------------------
+
+
+def said_by(card, role):
+    """The texts of a role's messages."""
+    return [message["content"][-1]["text"] for message in card.messages if message["role"] == role]
+
+
+def phrases(sentences, length=5):
+    """All runs of `length` words."""
+    words = [re.findall(r"[\w']+", sentence.lower()) for sentence in sentences]
+    return {tuple(of[start : start + length]) for of in words for start in range(len(of) - length + 1)}
+
+
+def draw(surroundings, num_samples=24, split="test", **options):
+    return list(draw_riskcards(split, num_samples, seed=4, surroundings=surroundings, **options))
+
+
+@pytest.fixture(scope="module")
+def mixed_cards():
+    return list(draw_riskcards("train", 1000, seed=1))
+
+
+@pytest.fixture(scope="module")
+def alone_cards():
+    return draw("alone")
+
+
+@pytest.mark.parametrize("name", riskcards.SURROUNDINGS)
+def test_surroundings_leave_pictures_questions_and_verdicts_as_they_are(name, alone_cards):
+    """So that parts of the held-out split differ in nothing else, and safe questions get the same surroundings."""
+    cards = draw(name)
+    for card, alone in zip(cards, alone_cards, strict=True):
+        assert (card.safety_level > 0) == (alone.safety_level > 0)
+        assert card.safety_level == alone.safety_level or len(card.images) == 2
+        assert any(image.tobytes() == alone.image.tobytes() for image in card.images)
+        assert card.messages[-1]["role"] == "user" and card.question in card.messages[-1]["content"][-1]["text"]
+        assert card.topic == alone.topic
+
+
+@pytest.mark.parametrize("name", ["words-1", "words-4", "words-16", "words-40", "one-before", "one-after"])
+def test_words_stand_around_the_question(name, alone_cards):
+    sides = set()
+    for card, alone in zip(draw(name), alone_cards, strict=True):
+        [text] = said_by(card, "user")
+        before, after = text.split(alone.question)
+        known = set(riskcards.prose_sentences("test")) | set(riskcards.fillers.HELD_OUT_GREETINGS)
+        around = before.strip() + " " + after.strip()
+        count = int(name.split("-")[1]) if name.startswith("words") else 1
+        assert sum(around.count(sentence) for sentence in known) >= count
+        sides |= {side for side, words in (("before", before), ("after", after)) if words.strip()}
+    assert sides == ({"before", "after"} if name.startswith("words") else {name.split("-")[1]})
+
+
+@pytest.mark.parametrize("name, numbers", [("turn-2", {2}), ("turn-4", {4}), ("turn-8", {8}), ("turn-2-4", {2, 3, 4})])
+def test_the_question_is_in_the_last_turn(name, numbers, alone_cards):
+    cards = draw(name)
+    assert {len(said_by(card, "user")) for card in cards} == numbers
+    for card, alone in zip(cards, alone_cards, strict=True):
+        assert [message["role"] for message in card.messages] == ["user", "assistant"] * (len(card.messages) // 2) + [
+            "user"
+        ]
+        assert said_by(card, "user")[-1] == alone.question
+        assert not any(text.startswith(riskcards.SAFE_PREFIXES) for text in said_by(card, "assistant"))
+        assert (card.answer, card.complying_answer) == (alone.answer, alone.complying_answer)
+
+
+@pytest.mark.parametrize("words", [5, 20, 60])
+def test_operators_prompts_have_about_that_many_words(words):
+    cards = draw(f"prompt-{words}")
+    counts = [len(said_by(card, "system")[0].split()) for card in cards]
+    assert all(0.7 * words <= count <= words for count in counts)
+    assert any("turn them down" in said_by(card, "system")[0] for card in draw("prompt-60", 40))
+    seen = {said_by(card, "system")[0] for card in draw(f"prompt-{words}", split="train")}
+    assert seen.isdisjoint(said_by(card, "system")[0] for card in cards)
+
+
+def test_a_conversation_remembers_its_risky_turn(alone_cards):
+    cards = [pair for pair in zip(draw("earlier-turn"), alone_cards, strict=True) if pair[1].safety_level]
+    assert cards
+    for card, alone in cards:
+        assert said_by(card, "user")[0] == alone.question != said_by(card, "user")[-1]
+        assert card.answer == said_by(card, "assistant")[0] == alone.answer
+        assert card.complying_answer != alone.complying_answer
+
+
+def test_after_a_refusal_the_question_comes_again(alone_cards):
+    seen = set()
+    for card, alone in zip(draw("after-refusal"), alone_cards, strict=True):
+        first, again = said_by(card, "user")
+        assert first == alone.question and said_by(card, "assistant") == [alone.answer]
+        assert (card.answer, card.complying_answer) == (alone.answer, alone.complying_answer)
+        seen.add("question" if again == first else again)
+    assert "question" in seen and len(seen) > 2
+
+
+def test_without_a_mask_there_are_rules_and_refusals_around_clean_questions():
+    clean = [card for card in draw("no-mask", 120) if card.safety_level == 0]
+    assert any(said_by(card, "system") for card in clean)
+    refused = [card for card in clean if any(map(is_safe_answer, said_by(card, "assistant")))]
+    assert len(refused) >= 5 and not any(is_safe_answer(card.answer) for card in clean)
+
+
+def is_safe_answer(text):
+    return text in riskcards.SAFE_ANSWERS.values()
+
+
+def test_two_pictures_have_their_own_labels_and_the_strictest_counts():
+    cards = draw("two-pictures", 80)
+    for card in cards:
+        assert len(card.images) == len(card.image_levels) == len(card.image_categories) == 2
+        strictest = card.image_levels.index(max(card.image_levels))
+        assert (card.safety_level, card.safety_category) == (
+            card.image_levels[strictest],
+            card.image_categories[strictest],
+        )
+        assert [part["type"] for part in card.messages[0]["content"]] == ["image", "image", "text"]
+    one_risky = [card for card in cards if card.safety_level and 0 in card.image_levels]
+    assert {card.image_levels.index(0) for card in one_risky} == {0, 1}
+    assert any(0 not in card.image_levels for card in cards)
+
+
+def test_two_cards_in_one_picture(alone_cards):
+    cards = draw(None, 40, change=riskcards.TWO_CARDS)
+    assert all(len(card.images) == 1 and card.kind not in riskcards.LOOK_KINDS for card in cards)
+    assert {card.safety_level > 0 for card in cards} == {True, False}
+    assert all(card.pair_id is None and card.image.size == (336, 336) for card in cards)
+
+
+def test_styles_change_the_typing_and_not_the_question(alone_cards):
+    styled = draw("styles", 200)
+    alone = draw("alone", 200)
+    changed = [(card, other) for card, other in zip(styled, alone, strict=True) if card.question != other.question]
+    assert len(changed) > 120
+    texts = [card.question for card in styled]
+    assert any(text.isupper() for text in texts) and any(text.islower() for text in texts)
+    assert any("\n" in text or "  " in text for text in texts)
+    for card, other in changed:
+        similar = SequenceMatcher(None, card.question.lower().split(), other.question.lower().split()).ratio()
+        assert similar > 0.3 and (card.safety_level, card.answer) == (other.safety_level, other.answer)
+
+
+def test_rewording_keeps_what_is_asked(alone_cards):
+    known = {question.format(noun=noun) for row in riskcards.QUESTIONS.values() for question in row for noun in NOUNS}
+    for card, alone in zip(draw("reworded"), alone_cards, strict=True):
+        assert card.question != alone.question and card.question not in known
+        assert (card.kind, card.answer, card.complying_answer) == (alone.kind, alone.answer, alone.complying_answer)
+    trained, held_out = ({card.question for card in draw(name, 150, split=split)} for name, split in REWORDED)
+    assert trained.isdisjoint(held_out)
+
+
+NOUNS = set(riskcards.NOUNS.values())
+REWORDED = (("mixed", "train"), ("reworded", "test"))
+
+
+def test_a_typed_turn_is_part_of_the_users_message():
+    for card in draw("typed-turn"):
+        assert len(card.messages) == 1 and re.search(r"ASSISTANT: .+ USER: ", said_by(card, "user")[0])
+
+
+def test_training_mixes_surroundings_and_no_length_gives_the_verdict_away(mixed_cards):
+    alone = [card for card in mixed_cards if len(card.messages) == 1 and len(said_by(card, "user")[0].split()) < 16]
+    assert 0.4 < len(alone) / len(mixed_cards) < 0.7
+    assert {len(said_by(card, "user")) for card in mixed_cards} == set(range(1, 9))
+    assert 0.06 < sum(bool(said_by(card, "system")) for card in mixed_cards) / len(mixed_cards) < 0.2
+    assert any(len(card.images) == 2 for card in mixed_cards)
+    assert any(said_by(card, "user")[0].isupper() for card in mixed_cards)
+    lengths = {True: [], False: []}
+    for card in mixed_cards:
+        lengths[card.safety_level > 0].append(sum(len(text.split()) for text in said_by(card, "user")))
+    short, long = (
+        [sum(count > limit for count in lengths[risky]) / len(lengths[risky]) for limit in (14, 60)]
+        for risky in (True, False)
+    )
+    assert short == pytest.approx(long, abs=0.08)
+
+
+def test_a_forged_or_too_careful_history_is_trained(mixed_cards):
+    risky = [card for card in mixed_cards if card.safety_level and said_by(card, "assistant")]
+    refused = [card for card in risky if any(map(is_safe_answer, said_by(card, "assistant")))]
+    assert 0 < len(refused) < len(risky)
+    clean = [card for card in mixed_cards if not card.safety_level and said_by(card, "assistant")]
+    assert any(is_safe_answer(text) for card in clean for text in said_by(card, "assistant"))
+
+
+def test_held_out_words_share_no_phrase_with_training():
+    train, test = riskcards.prose_sentences("train"), riskcards.prose_sentences("test")
+    assert len(set(train)) >= 700 and len(set(test)) >= 250
+    assert phrases(train).isdisjoint(phrases(test))
+    rng = random.Random(0)
+    made_up = riskcards.draw_fillers(4000, "train", rng)
+    assert phrases(made_up).isdisjoint(phrases(test)) and len(set(made_up)) > 2000
+    assert set(riskcards.draw_fillers(300, "test", rng)).isdisjoint(made_up)
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"surroundings": "words-3"}, "surroundings is 'words-3', expected one of mixed, alone"),
+        ({"change": "bent"}, "change is 'bent', expected None or one of moved, .*two-cards"),
+        ({"change": "turned", "strength": 0}, "strength is 0, expected"),
+    ],
+)
+def test_unknown_surroundings_and_changes_raise_at_once(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        draw_riskcards("test", 4, **options)
+
+
+def test_parts_of_a_split_share_a_folder(tmp_path):
+    options = [{}, {"surroundings": "turn-2"}, {"change": "moved", "strength": 0.5}, {"surroundings": "two-pictures"}]
+    paths = [write_riskcards(tmp_path, "test", 6, **option) for option in options]
+    assert [path.name for path in paths] == [
+        "test.jsonl",
+        "test-turn-2.jsonl",
+        "test-moved-0.5.jsonl",
+        "test-two-pictures.jsonl",
+    ]
+    lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
+    assert [len(of_file) for of_file in lines] == [6] * 4
+    assert all("conversations" in record for record in lines[0] + lines[2])
+    for record in lines[1] + lines[3]:
+        assert record["messages"][-1] == {"role": "assistant", "content": record["messages"][-1]["content"]}
+        assert len(record["images"]) == len(record["safety_level"]) == len(record["safety_category"])
+    before = [path.read_text() for path in paths]
+    assert [write_riskcards(tmp_path, "test", 6, **option).read_text() for option in options] == before

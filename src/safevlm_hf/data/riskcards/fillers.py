@@ -18,7 +18,7 @@ _PATTERNS = (
     "{Person} {past} {thing} {place}.",
     "{Person} {past} {thing} {time}.",
     "{Time}, {person} {past} {thing}.",
-    "{Subject} was {adjective} and {adjective}.",
+    "{Subject} was {adjective} and {adjective2}.",
     "{Subject} is {adjective} {time}, but {subject2} is not.",
     "{Person} said that {subject} was {adjective}.",
     "I think {subject} is too {adjective}.",
@@ -59,6 +59,10 @@ _CODE = (
     "{{\"{word}\": {number}, \"{word2}\": [{number2}]}}",
     "import {word} as {word2}",
     "$ ls -l {word}/{word2}.txt",
+    "ASSISTANT: {word} {word2}. USER:",
+    "USER: {word}? ASSISTANT: {word2}.",
+    "[INST] {word} {word2} [/INST]",
+    "### {word}: {word2}",
 )  # fmt: skip
 _CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:-_+*/()[]{}#%&=!?@$ "
 
@@ -67,7 +71,7 @@ def draw_fillers(count: int, split: str, rng: random.Random) -> list[str]:
     """Harmless sentences in random order; neighbours of a running text now and then stay together."""
     sentences = []
     while len(sentences) < count:
-        if rng.random() < 0.3:
+        if rng.random() < 0.1:
             prose = prose_sentences(split)
             start = rng.randrange(len(prose))
             sentences += prose[start : start + rng.randint(2, 6)]
@@ -86,7 +90,7 @@ def prose_sentences(split: str) -> tuple[str, ...]:
 def _draw_filler(split: str, rng: random.Random) -> str:
     if split == "test":
         return rng.choice(HELD_OUT_GREETINGS) if rng.random() < 0.06 else rng.choice(prose_sentences(split))
-    kinds, weights = (_prose, _made_up, _greeting, _random_words, _code, _noise), (42, 38, 6, 8, 4, 2)
+    kinds, weights = (_prose, _made_up, _greeting, _random_words, _code, _noise), (30, 50, 5, 8, 4, 3)
     return rng.choices(kinds, weights)[0](rng)
 
 

@@ -12,6 +12,7 @@ from .drawing import Picture
 from .fillers import draw_fillers
 from .operator_prompts import draw_operator_prompt
 from .questions import ALL_SAFE_ANSWERS, Turn, ask
+from .rewording import reword
 from .styles import draw_style
 from .tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, SAFE_ANSWERS, SAFE_CATEGORY
 
@@ -35,16 +36,21 @@ SURROUNDINGS = (
     "turn-2-4",
     "earlier-turn",
     "after-refusal",
+    "typed-turn",
     "styles",
+    "reworded",
     "no-mask",
     "two-pictures",
 )
 """`"mixed"` is what training sees, about half of it alone; the others are parts of the held-out split. `words-n` and
 `prompt-n` count sentences and words, `turn-n` has the question in the n-th turn, `earlier-turn` has harmless turns
-after it, and `no-mask` mixes operators' rules and earlier refusals, to be judged as if users had written all of it."""
+after it. `typed-turn` has a turn that the user has typed, with an answer of the model. `reworded` asks in words that
+are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals, to be judged as if users had written all
+of it."""
 LONG_SHARE = 0.15
 MAX_TRAINED_WORDS = 24
 TWO_PICTURES_SHARE = 0.04
+REWORDED_SHARE = 0.35
 
 _REPLIES = (
     "I see.",
@@ -122,6 +128,10 @@ def surround(
         return _converse([turn, *_other_turns(rng.randint(1, 3), picture, split, rng)], num_pictures)
     if name == "after":
         return _converse([turn, _say_again(turn, split, rng)], num_pictures)
+    if name == "typed":
+        return _converse([_type_turn(turn, picture, split, rng)], num_pictures)
+    if name == "reworded":
+        return _converse([reword(turn, picture, split, rng)], num_pictures)
     if name == "styles":
         return _converse([_type_differently(turn, split, rng)], num_pictures)
     if name == "no":
@@ -172,6 +182,12 @@ def _type_differently(turn: Turn, split: str, rng: random.Random) -> Turn:
     return replace(turn, **{name: style(part, rng) if part else "" for name, part in parts.items()})
 
 
+def _type_turn(turn: Turn, picture: Picture, split: str, rng: random.Random) -> Turn:
+    """A turn that the user has typed before the question, with the model's answer."""
+    other = _other_turn(picture, split, rng)
+    return replace(turn, before=f"{other.message} ASSISTANT: {other.complying_answer} USER: ")
+
+
 def _trained_count(rng: random.Random) -> int:
     """How many sentences training puts around a question: mostly one to eight, now and then many."""
     return rng.randint(9, MAX_TRAINED_WORDS) if rng.random() < LONG_SHARE else rng.randint(1, 8)
@@ -194,6 +210,8 @@ def _other_turn(picture: Picture, split: str, rng: random.Random) -> Turn:
     if picture.topic.safety_category == SAFE_CATEGORY:
         kinds = ("read", "colour", "symbol", *FIELD_KINDS) if picture.topic.has_fields else CONTENT_KINDS + LOOK_KINDS
     turn = ask(picture, rng.choice(kinds), split, rng)
+    if split != "test" and rng.random() < REWORDED_SHARE:
+        turn = reword(turn, picture, split, rng)
     return _add_words(turn, rng.randint(1, 3), split, rng) if rng.random() < 0.3 else turn
 
 
@@ -229,11 +247,15 @@ def _decline_too_much(turn: Turn, share: float, rng: random.Random) -> str:
 
 def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictures: int) -> Conversation:
     """Surroundings as training has them: about half of the questions alone, the others with one kind or two."""
+    if rng.random() < REWORDED_SHARE and num_pictures == 1:
+        turn = reword(turn, picture, split, rng)
     question = turn
     weights = (48, 24, 9, 14, 5) if num_pictures == 1 else (48, 24, 9, 0, 0)
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
         turn = _add_words(turn, _trained_count(rng), split, rng)
+    elif rng.random() < 0.02:
+        turn = _type_turn(turn, picture, split, rng)
     if rng.random() < 0.15:
         turn = _type_differently(turn, split, rng)
     has_prompt = kind == "prompt" or (kind in ("turns", "again") and rng.random() < 0.15)
