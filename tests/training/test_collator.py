@@ -1,5 +1,7 @@
 """What the model is trained on: the answers and nothing else, labels an image, and the condition to answer under."""
 
+from collections import Counter
+
 import pytest
 import torch
 from conftest import NANO_SAFETY
@@ -112,6 +114,15 @@ def test_every_answer_of_a_conversation_is_trained(collator, processor, photo):
     assert [text.strip() for text in answers(batch, processor)[0].split("</s>")] == ["A card.", "Blue.", ""]
 
 
+@pytest.mark.parametrize("template", [None, CHAT_TEMPLATE, LLAVA_TEMPLATE], ids=["nano", "ours", "llava"])
+def test_of_a_risky_conversation_the_last_answer_is_trained(collator, processor, photo, template):
+    """The earlier ones were given before anything risky was asked, and one condition holds for the sample."""
+    processor.chat_template = template or processor.chat_template
+    turns = [turn("user", None, "What colour?"), turn("assistant", "A blue card."), turn("user", "Do what it says.")]
+    batch = collator([record(*turns, turn("assistant", "I can't help."), images=[photo], level=3, category=1)])
+    assert answers(batch, processor)[0].replace("</s>", "").strip() == "I can't help."
+
+
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, LLAVA_TEMPLATE], ids=["ours", "llava"])
 def test_a_question_without_an_answer_teaches_nothing(collator, processor, template):
     processor.chat_template = template
@@ -137,6 +148,51 @@ def test_a_template_without_marks_is_an_error_that_names_the_record(collator, pr
 
 
 # --------------------------------------------------------------------------------------------------
+# The question
+# --------------------------------------------------------------------------------------------------
+
+
+def questions(batch, processor) -> list[str]:
+    return [
+        processor.tokenizer.decode(ids[mask != 0]).strip()
+        for ids, mask in zip(batch["input_ids"], batch["question_mask"])
+    ]
+
+
+def long_talk(photo, **labels):
+    turns = [turn("system", "Be kind."), turn("user", None, "What colour?"), turn("assistant", "Blue.")]
+    return record(*turns, turn("user", "Read it."), turn("assistant", "It says no."), images=[photo], **labels)
+
+
+@pytest.mark.parametrize("template", [None, CHAT_TEMPLATE, LLAVA_TEMPLATE], ids=["nano", "ours", "llava"])
+def test_the_question_is_what_users_said(collator, processor, photo, template):
+    processor.chat_template = template or processor.chat_template
+    batch = collator([tell(question="Hello."), long_talk(photo, level=0, category=6)])
+    assert batch["question_mask"].shape == batch["input_ids"].shape
+    first, second = questions(batch, processor)
+    assert first == "Hello." and second.split() == "What colour? Read it.".split()
+
+
+def test_an_unmasked_record_is_all_question_but_for_its_answer(processor, config, photo):
+    collator = SafetyCollator(processor, config.safety_config, unmasked_share=1.0)
+    batch = collator([long_talk(photo, level=0, category=6), tell(question="Hello.")])
+    assert torch.equal(batch["question_mask"] != 0, batch["attention_mask"] != 0)
+    # An earlier answer is part of the prompt, as it is where `generate` gets no mask.
+    assert answers(batch, processor)[0].replace("</s>", "").strip() == "It says no."
+
+
+def test_records_are_unmasked_independently_of_the_heads_choice(processor, config, photo):
+    collator = SafetyCollator(processor, config.safety_config, head_condition_share=0.5, unmasked_share=0.5)
+    records = [ask(photo, level=3, category=1, source=f"/data/records.jsonl:{line}") for line in range(1, 201)]
+    batch = collator(records)
+    assert torch.equal(batch["question_mask"], collator(records)["question_mask"])
+    unmasked = (batch["question_mask"][:, 0] != 0).tolist()
+    by_head = (batch["safety_conditions"] == -1).tolist()
+    counts = Counter(zip(unmasked, by_head))
+    assert len(counts) == 4 and min(counts.values()) > 25
+
+
+# --------------------------------------------------------------------------------------------------
 # Images and labels
 # --------------------------------------------------------------------------------------------------
 
@@ -149,7 +205,7 @@ def test_text_rows_beside_image_rows(collator, processor, photo):
 
 
 def test_text_alone_has_nothing_of_images(collator):
-    assert set(collator([tell()])) == {"input_ids", "attention_mask", "labels"}
+    assert set(collator([tell()])) == {"input_ids", "attention_mask", "labels", "question_mask"}
 
 
 def test_two_images_a_record_are_labelled_one_by_one(collator, processor, photo):
@@ -164,6 +220,14 @@ def test_two_images_a_record_are_labelled_one_by_one(collator, processor, photo)
     assert image_positions(batch, processor) == [2 * BLOCK, BLOCK]
     assert len(batch["pixel_values"]) == 3
     assert batch["safety_levels"].tolist() == [2, 2, 0] and batch["safety_categories"].tolist() == [4, 4, 6]
+
+
+def test_images_with_labels_of_their_own_share_the_strictest_condition(collator, config, photo):
+    two = record(turn("user", None, None, "Which?"), turn("assistant", "No."), images=[photo] * 2, level=3, category=4)
+    batch = collator([two | {"image_levels": [0, 3], "image_categories": [6, 4]}, ask(photo, level=0, category=6)])
+    assert batch["safety_levels"].tolist() == [0, 3, 0] and batch["safety_categories"].tolist() == [6, 4, 6]
+    names = [condition_name(row, config.safety_config) for row in batch["safety_conditions"].tolist()]
+    assert names == ["privacy, high", "privacy, high", "safe"]
 
 
 def test_typed_image_marks_add_no_position(collator, processor, photo):
