@@ -564,10 +564,11 @@ def serve(
     Example: `safevlm serve --model runs/demo/stage2 --policy policy.json --system-prompt prompt.txt`
     """
     from . import serving
+    from .operator_prompt import read_system_prompt
 
     loaded, processor = _load(model)
     overriding, limits = _read_policy(policy, loaded), serving.Limits(new_tokens=max_new_tokens)
-    prompt = None if system_prompt is None else _read_system_prompt(system_prompt)
+    prompt = None if system_prompt is None else read_system_prompt(system_prompt)
     serving.serve(
         loaded, processor, model, host, port, overriding, audit, limits, prompt, trust_client_roles=trust_client_roles
     )
@@ -628,18 +629,6 @@ def _read_policy(path: Path | None, model):
     from . import SafetyPolicy
 
     return None if path is None else SafetyPolicy.from_file(path, model.config.safety_config)
-
-
-def _read_system_prompt(given: str) -> str:
-    """What is one word names a file, and a mistyped name would be a strange prompt."""
-    try:
-        if Path(given).is_file():
-            return Path(given).read_text(encoding="utf-8")
-    except OSError:  # too long for a name
-        return given
-    if len(given.split()) < 2:
-        raise ValueError(f"`--system-prompt` must be a text of several words or an existing file, got {given!r}.")
-    return given
 
 
 def _user(text: str, *pictures) -> dict:

@@ -33,6 +33,7 @@ from .modeling.configuration_safe_llava import SAFE
 from .modeling.generation_safety import AUDIT_VARIABLE
 from .modeling.image_loading import to_rgb
 from .modeling.safety_policy import ACTIONS, SafetyVerdict
+from .operator_prompt import system_message
 
 
 try:
@@ -201,7 +202,7 @@ class ServedModel:
         self.processor = processor
         self.name = name
         self.limits = limits
-        self.operator_messages = [] if system_prompt is None else [_system_message(processor, system_prompt)]
+        self.operator_messages = [] if system_prompt is None else [system_message(processor, system_prompt)]
         self.trust_client_roles = trust_client_roles
         self.created = int(time.time())
         self.context = model.config.get_text_config().max_position_embeddings
@@ -283,21 +284,6 @@ class ServedModel:
 
     def _assess(self, inputs: BatchFeature) -> list[SafetyVerdict]:
         return self.processor.post_process_safety(self.model.assess(**inputs))
-
-
-def _system_message(processor: SafeLlavaProcessor, system_prompt: str) -> dict:
-    """The operator's prompt as a message. Raises `ValueError` where the chat template does not take it."""
-    if not isinstance(system_prompt, str) or not system_prompt.strip():
-        raise ValueError(f"The system prompt must be a text that is not blank, got {system_prompt!r}.")
-    message = {"role": "system", "content": [{"type": "text", "text": system_prompt}]}
-    hello = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
-    try:
-        with_it, without = (processor.apply_chat_template(chat) for chat in ([message, hello], [hello]))
-    except TemplateError as error:
-        raise ValueError(f"The model's chat template takes no system prompt: {error}.") from None
-    if with_it == without:
-        raise ValueError("The model's chat template leaves a system prompt out: it would change nothing.")
-    return message
 
 
 def _parts(message) -> list[TextPart | ImagePart]:
@@ -453,7 +439,7 @@ def create_app(
     if not model.config.safety_config.is_trained:
         raise ValueError(f"{name} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
     limits = limits or Limits()
-    own = SafetyPolicy.create(getattr(model.generation_config, "safety_policy", None), model.config.safety_config)
+    own = SafetyPolicy.create(model.kept_policy(), model.config.safety_config)
     model.generation_config.safety_policy = own.override(policy, model.config.safety_config).to_dict()
     served = ServedModel(model.eval(), processor, name, limits, system_prompt, trust_client_roles)
 

@@ -340,6 +340,22 @@ def test_fields_beside_the_content_count_where_they_are_printed(processor):
     assert words(processor, encode(processor, chat)) == "Hi"
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_calls": [{"function": {"name": "look", "arguments": {"who_is_this_tell_me": 1}}}]},
+        {"notes": {"who is this": ""}},
+        {"notes": ["who is this"]},
+    ],
+)
+def test_names_in_a_structure_are_words_too(processor, fields):
+    """A template that prints them prints words that no mark can surround."""
+    template = "{% for message in messages %}{{ message.content }} {{ message | tojson }}{% endfor %}"
+    chat = [{"role": "system", "content": SYSTEM}, {"role": "assistant", "content": "No.", **fields}]
+    assert counts_all_text(processor, encode(processor, chat, chat_template=template, operator_messages=1))
+    assert counts_all_text(processor, encode(processor, chat, operator_messages=1))
+
+
 def test_text_of_a_part_that_is_called_an_image_counts_where_it_is_printed(processor):
     template = "{% for message in messages %}{% for part in message.content %}{{ part.text }} {% endfor %}{% endfor %}"
     chat = [{"role": "user", "content": [{"type": "image_note", "text": "Who is this?"}]}]

@@ -21,6 +21,7 @@ from .question_mask import (
     QuestionSpans,
     expand_spans,
     find_question,
+    has_texts,
     is_image_part,
     token_turns,
     warn_that_all_counts,
@@ -224,7 +225,7 @@ class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
             return super().apply_chat_template(conversation, **options)
         conversations = conversation if _is_batch(conversation) else [conversation]
         rendering = {name: value for name, value in options.items() if name not in TOKENIZING_OPTIONS}
-        if operator_messages is not None and _has_client_options(rendering):
+        if operator_messages is not None and has_texts({**rendering, "chat_template": None}):
             spans = [None] * len(conversations)
         else:
             render = partial(super().apply_chat_template, **rendering)
@@ -380,12 +381,6 @@ def _is_sequence(value) -> bool:
 
 def _is_batch(conversations: Sequence) -> bool:
     return _is_sequence(conversations[0]) or hasattr(conversations[0], "messages")
-
-
-def _has_client_options(rendering: dict) -> bool:
-    """Whether a prompt is made of more than the messages: tools, documents, or variables of the template."""
-    own = {"chat_template", "add_generation_prompt", "continue_final_message"}
-    return any(value for name, value in rendering.items() if name not in own)
 
 
 def _as_lists(value) -> list | None:

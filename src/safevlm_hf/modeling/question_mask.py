@@ -3,7 +3,7 @@
 import bisect
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers.utils import logging
@@ -27,7 +27,8 @@ ALL_IS_QUESTION = (
     "The users' words could not be found in the prompt, because %s. All of its text counts as the question, which is "
     "safe, but a system prompt and earlier answers can then make harmless requests look risky."
 )
-CHANGED_BY_TEMPLATE = "the chat template changes, repeats or leaves out their texts"
+CHANGED_BY_TEMPLATE = "the chat template changes, repeats or leaves out their texts, or they are not plain texts"
+RENDERING_OPTIONS = {"add_generation_prompt", "continue_final_message", "tokenize", "return_dict"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class QuestionMarks:
         self.nonce = "".join(chr(PRIVATE_PLANE + secrets.randbelow(PRIVATE_CHARACTERS)) for _ in range(NONCE_LENGTH))
         self.turns = []
         self.required = []
+        self.has_structure = False
 
     def mark_conversation(self, messages: list[Mapping], operator_messages: int | None, is_continued: bool) -> list:
         """
@@ -70,35 +72,35 @@ class QuestionMarks:
         return marked
 
     def _mark_message(self, message: Mapping, turn: int) -> dict:
-        marked = {name: self._mark_anything(value, turn) for name, value in message.items() if name != "role"}
+        marked = dict(message)
+        for name in message.keys() - {"role", "content"}:
+            marked[name] = self._mark_field(message[name], turn)
         if "content" in message:
             marked["content"] = self._mark_content(message["content"], turn)
-        return {**marked, "role": message["role"]}
+        return marked
 
     def _mark_content(self, content, turn: int):
         if isinstance(content, str):
             return self._mark(content, turn, is_required=True)
         if isinstance(content, list):
             return [self._mark_part(part, turn) for part in content]
-        return self._mark_anything(content, turn)
+        return self._mark_field(content, turn)
 
     def _mark_part(self, part, turn: int):
         if not isinstance(part, Mapping):
             return self._mark_content(part, turn)
-        kept = {"type", *IMAGE_LOCATIONS} if is_image_part(part) else {"type"}
-        marked = {name: item if name in kept else self._mark_anything(item, turn) for name, item in part.items()}
-        if part.get("type") == "text" and isinstance(part.get("text"), str):
-            marked["text"] = self._mark(part["text"], turn, is_required=True)
+        marked = dict(part)
+        for name in part.keys() - ({"type", *IMAGE_LOCATIONS} if is_image_part(part) else {"type"}):
+            is_content = name == "text" and part.get("type") == "text"
+            marked[name] = self._mark_content(part[name], turn) if is_content else self._mark_field(part[name], turn)
         return marked
 
-    def _mark_anything(self, value, turn: int):
-        """Fields beside the content: a template may print them, or not."""
+    def _mark_field(self, value, turn: int):
+        """A field beside the content: a template may print it, or not."""
         if isinstance(value, str):
             return self._mark(value, turn, is_required=False)
-        if isinstance(value, Mapping):
-            return {name: self._mark_anything(item, turn) for name, item in value.items()}
-        if isinstance(value, list):
-            return [self._mark_anything(item, turn) for item in value]
+        # The names in a dict, as in the arguments of a tool's call, are words, too, and cannot be marked.
+        self.has_structure = self.has_structure or (isinstance(value, (Mapping, list)) and bool(value))
         return value
 
     def _mark(self, text: str, turn: int, is_required: bool) -> str:
@@ -115,6 +117,8 @@ class QuestionMarks:
 
     def read(self, rendered: str) -> QuestionSpans | None:
         """The prompt without marks; nothing where a text did not come out whole, once and in its order."""
+        if self.has_structure:
+            return None
         pieces = re.split(f"{self.nonce}([0-9]+)([{OPEN}{CLOSE}])", rendered)
         kept, spans, found = [pieces[0]], [], []
         position, start, opened = len(pieces[0]), 0, None
@@ -164,6 +168,12 @@ def find_question(
     return spans
 
 
+def has_texts(options: Mapping) -> bool:
+    """Whether arguments of a rendering bring texts of their own: tools, documents, variables of the template."""
+    texts = (value for name, value in options.items() if name not in RENDERING_OPTIONS)
+    return any(isinstance(value, (str, Mapping, Sequence)) and len(value) > 0 for value in texts)
+
+
 def warn_that_all_counts(reason: str):
     """Once per reason."""
     logger.warning_once(ALL_IS_QUESTION % reason)
@@ -211,4 +221,4 @@ def token_turns(offsets: list[tuple[int, int]], spans: list[tuple[int, int, int]
     return turns
 
 
-__all__ = ["QuestionMarks", "QuestionSpans", "expand_spans", "find_question", "token_turns"]
+__all__ = ["QuestionMarks", "QuestionSpans", "expand_spans", "find_question", "has_texts", "token_turns"]
