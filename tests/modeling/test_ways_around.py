@@ -610,3 +610,95 @@ def test_two_pictures_one_condition(model):
     """The clean picture's block does not tell the language model that it may answer."""
     inputs = {**batch(prompt(8, images=2)), "pixel_values": torch.cat([dark(), bright()])}
     assert verdicts(model, **inputs) == [ILLEGAL_HIGH, ILLEGAL_HIGH]
+
+
+# --------------------------------------------------------------------------------------------------
+# Further ways that were tried
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_token_healing_with_images(model, cached):
+    """It writes the prompt anew from its text: image tokens go, and what users spelt like tokens becomes real."""
+    inputs = request(bright())
+    if cached:
+        cache = DynamicCache(config=model.config)
+        sequences = generate(model, **inputs, **new_cache(model, cache))
+        inputs = {**next_turn(sequences, cache, 9), **new_cache(model, cache)}
+    with pytest.raises(ValueError, match="token_healing=True"):
+        generate(model, **inputs, token_healing=True, tokenizer=TEXTS)
+
+
+@torch.no_grad()
+def test_keys_and_values_as_tuples(model):
+    """The format of old, which carries no record."""
+    sequences, cache = after_clean_turn(model)
+    layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+    with pytest.raises((ValueError, AttributeError, TypeError)):
+        generate(model, **next_turn(sequences, cache, RISKY), past_key_values=layers)
+
+
+@pytest.mark.parametrize(
+    "options", [{"use_cache": False}, {"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}], ids=str
+)
+def test_other_verdict_under_other_options(model, options):
+    sequences, cache = after_clean_turn(model)
+    with pytest.raises(ValueError, match="whole conversation"):
+        generate(model, **next_turn(sequences, cache, RISKY), **new_cache(model, cache), **options)
+
+
+@torch.no_grad()
+def test_a_cache_that_failed_half_way_is_not_known(model):
+    """The call that filled it broke off, so nobody knows how far it came."""
+
+    def stop(input_ids, scores, **kwargs):
+        raise KeyboardInterrupt
+
+    sequences, cache = after_clean_turn(model)
+    turn = next_turn(sequences, cache, 9)
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, **turn, **new_cache(model, cache), stopping_criteria=[stop])
+    refuses_or_raises(model, {"input_ids": turn["input_ids"][:, -1:]}, cache)
+
+
+@pytest.mark.parametrize("argument", ["cu_seq_lens_q", "is_causal", "seq_idx", "cache_position", "mm_token_type_ids"])
+def test_arguments_of_attention(model, argument):
+    """They decide which positions see which, and so whether the answer sees the condition."""
+    inputs = request(bright())
+    given = {"is_causal": False, "cu_seq_lens_q": torch.tensor([0, 26, 27], dtype=torch.int32)}
+    value = given.get(argument, torch.zeros_like(inputs["input_ids"]))
+    with pytest.raises(ValueError, match=argument):
+        generate(model, **inputs, **{argument: value})
+
+
+def test_a_callers_own_draft_does_not_open_the_target(model):
+    """A draft whose every token is what the policy forbids: the target verifies under its own."""
+    draft = rig(copy.deepcopy(model.config))
+    inputs = request(bright())
+    sequences = generate(model, **inputs, **REFUSING, assistant_model=draft)
+    assert sequences[0, inputs["input_ids"].shape[1] :].tolist()[:4] == [*TEXTS["never"], EOS]
+
+
+def test_a_thread_beside_a_running_generate_makes_no_draft(model):
+    """`is_assistant` is believed inside a target's own call alone, and a call in another thread is not inside it."""
+    import threading
+
+    cache = DynamicCache(config=model.config)
+    sequences = generate(model, **request(bright()), **new_cache(model, cache))
+    whole = torch.cat([sequences, torch.tensor([[9]])], dim=1)
+    config = GenerationConfig(**GREEDY, **DRAFTING, pad_token_id=PAD, eos_token_id=EOS)
+    answers_of_thread = []
+
+    def serve():
+        options = {**REFUSING, **new_cache(model, cache), "generation_config": config}
+        answers_of_thread.append(model.generate(input_ids=whole, **options).sequences[0, whole.shape[1] :].tolist())
+
+    def while_running(input_ids, scores):
+        if not answers_of_thread:
+            thread = threading.Thread(target=serve)
+            thread.start()
+            thread.join()
+        return scores
+
+    generate(model, **request(dark()), logits_processor=LogitsProcessorList([while_running]))
+    assert answers_of_thread[0][:3] == TEXTS["never"]

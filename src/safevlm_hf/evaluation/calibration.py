@@ -729,8 +729,7 @@ def calibrate(
     """
     _check_target(target_false_positive_rate, target_miss_rate)  # before the work
     config = model.config.safety_config
-    own = getattr(model.generation_config, "safety_policy", None)
-    policy = SafetyPolicy.create(own, config).override(base_policy, config)
+    policy = SafetyPolicy.create(model.kept_policy(), config).override(base_policy, config)
     _categories_to_calibrate(policy, config)
     return calibrate_logits(
         collect_verdict_logits(model, processor, records, batch_size, progress),

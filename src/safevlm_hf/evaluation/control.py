@@ -60,7 +60,7 @@ def try_policies(model, processor, records: Sequence[dict], batch_size: int = 32
             model, processor, records, batch_size=batch_size, max_new_tokens=48, safety_policy=policy
         )
         safety = model.config.safety_config
-        kept = SafetyPolicy.create(getattr(model.generation_config, "safety_policy", None), safety)
+        kept = SafetyPolicy.create(model.kept_policy(), safety)
         applied = kept.override(policy, safety)
         refuses = applied.refuses(safety)
         texts = {applied.refusal(category) for category in (*safety.categories, None)}

@@ -27,6 +27,16 @@ PREPARE_ARGUMENTS = inspect.signature(GenerationMixin.prepare_inputs_for_generat
 CACHE = "cache" if "cache" in PREPARE_ARGUMENTS else "past_key_values"  # its name before transformers 5.24
 GENERATE_ARGUMENTS = list(inspect.signature(GenerationMixin.generate).parameters)[2:]  # after self and inputs
 AUDIT_VARIABLE = "SAFEVLM_AUDIT"  # environment variable: file of the audit trail
+# What the library hands on to attention: it decides which positions see which.
+ATTENTION_ARGUMENTS = (
+    "position_ids",
+    "is_causal",
+    "seq_idx",
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+)
 ALL_AGAIN = "pass the `pixel_values` of all images again together with the `input_ids` of the whole conversation"
 UNKNOWN_CACHE = (
     "The cache holds images whose verdict is not known for this batch, or was filled where nobody saw what it holds, "
@@ -94,14 +104,14 @@ class SafetyGenerationMixin:
     def _policy(self, safety_policy, generation_config: GenerationConfig | None = None) -> SafetyPolicy:
         """The checkpoint's policy, with what the call sets in place of its own."""
         safety_config, policy = self.config.safety_config, DEFAULT_POLICY
-        for given in (self._kept_policy(), getattr(generation_config, "safety_policy", None), safety_policy):
+        for given in (self.kept_policy(), getattr(generation_config, "safety_policy", None), safety_policy):
             SafetyPolicy.create(given, safety_config)  # an error names the policy that it is in
             policy = policy.override(given, safety_config)
         if policy.enabled is False:
             logger.warning_once("The safety policy is disabled (`enabled=False`): answers are not conditioned.")
         return policy
 
-    def _kept_policy(self) -> "SafetyPolicy | dict | None":
+    def kept_policy(self) -> "SafetyPolicy | dict | None":
         """The policy that is kept with the checkpoint. `generation_config` is often replaced, and what a policy
         forbids must not be lost with it, so `config` keeps a copy."""
         kept = getattr(getattr(self, "generation_config", None), "safety_policy", None)
@@ -259,7 +269,7 @@ class SafetyCall:
             self.kwargs["mm_encoder_outputs"] = {"image": self._renew_encoded_images(encoded)}
         if self.kwargs.get("pixel_values") is not None:
             self.kwargs["safety_inputs"] = self.safety_inputs
-        if self.has_new_images:
+        if self.has_images:
             self.model._warn_weak_safety()
             self._check_that_images_are_seen()
         self._act_on_verdicts()
@@ -330,11 +340,12 @@ class SafetyCall:
 
     def _check_that_blocks_are_seen(self):
         """Raise where a mask or positions would hide part of an image block, as its condition, from the answer."""
-        if self.kwargs.get("position_ids") is not None:
-            raise ValueError(
-                "`position_ids` could move an image's safety condition out of sight: with images leave them out, the "
-                "library counts them."
-            )
+        for name in ATTENTION_ARGUMENTS:
+            if self.kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{name}` could move an image's safety condition out of the answer's sight: with images leave it "
+                    "out, the library finds it by itself."
+                )
         mask, is_image = self.kwargs.get("attention_mask"), self.conversation.is_image
         if mask is None:
             return
@@ -385,16 +396,17 @@ class SafetyCall:
 
     def _check_that_images_are_seen(self):
         """Raise where the library would run the prompt without its images, and so without their verdict."""
-        settings = {
-            name: self.model._setting(name, self.kwargs)
-            for name in ("cache_implementation", "prefill_chunk_size", "is_assistant")
-        }
+        names = ("cache_implementation", "token_healing", "prefill_chunk_size", "is_assistant")
+        settings = {name: self.model._setting(name, self.kwargs) for name in names}
         drops_images = {
             "cache_implementation": settings["cache_implementation"] == "paged",
+            # It makes the prompt anew from its text, without image tokens, and with whatever users spelt like tokens.
+            "token_healing": bool(settings["token_healing"]),
             # Until it learned to slice image features, the library dropped them.
-            "prefill_chunk_size": settings["prefill_chunk_size"] is not None
+            "prefill_chunk_size": self.has_new_images
+            and settings["prefill_chunk_size"] is not None
             and not hasattr(generation_utils, "_slice_mm_encoder_output"),
-            "is_assistant": bool(settings["is_assistant"]),
+            "is_assistant": self.has_new_images and bool(settings["is_assistant"]),
         }
         for name in filter(drops_images.get, drops_images):
             raise ValueError(

@@ -519,7 +519,7 @@ class SafeLlavaForConditionalGeneration(
         self.post_init()
 
     def save_pretrained(self, save_directory, **kwargs):
-        kept = self._kept_policy()
+        kept = self.kept_policy()
         if kept is not None:
             policy = SafetyPolicy.create(kept, self.config.safety_config).to_dict()
             self.generation_config.safety_policy, self.config.safety_policy = policy, dict(policy)
