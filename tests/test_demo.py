@@ -7,7 +7,7 @@ import pytest
 
 from safevlm_hf import demo
 from safevlm_hf.evaluation.columns import BASE, FIRST, SAFE, STAGE1
-from safevlm_hf.evaluation.robustness import QUICK_ROWS, RISKY_ANSWERED, RISKY_FLAGGED
+from safevlm_hf.evaluation.robustness import PAIRS, QUICK_ROWS, RISKY_ANSWERED, RISKY_FLAGGED
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,7 @@ def test_the_checkpoints_load(run):
 def test_a_full_run_measures_what_its_targets_need():
     for extent in (demo.QUICK, demo.FULL):
         names = {row.name for row in extent.rows}
-        needed = {target.figure.rsplit(": ", 1)[0] for target in extent.targets if ": " in target.figure}
-        pooled = {"1 to 40 sentences around"}
-        assert needed <= names | pooled, needed - names
+        needed = {target.figure.rsplit("; ", 1)[0] for target in extent.targets if "; " in target.figure}
+        assert needed <= names | {PAIRS}, needed - names
     assert demo.FULL.num_row_samples >= 400 and set(demo.FULL.poolings.values()) == {"mean", "first"}
     assert FIRST in demo.QUICK.poolings

@@ -204,12 +204,12 @@ def make_results(risky=0.97):
         row = Row(f"picture <turned>, strength {strength:g}", (Part(),), curve="<turned>", place=strength)
         rows.append(RowResult(row, {SAFE: found(0.9)}))
     answers = {RISKY_ANSWERED: Rate(190, 200), CLEAN_REFUSED: Rate(1, 200)}
-    rows.append(RowResult(Row("answers: <b>", (Part(),)), {BASE: answers}))
+    rows.append(RowResult(Row("pictures <b>", (Part(),), answers=True), {BASE: answers}))
     return rows
 
 
 def test_bounds_hold_row_by_row():
-    words = [target for target in FULL_TARGETS if target.figure.startswith(length_name("words", 4))]
+    words = [target for target in FULL_TARGETS if target.figure.startswith(length_name("words", 4) + ";")]
     assert len(words) == 2
     for risky, is_met in ((0.95, True), (0.94, False)):
         figures = row_figures(make_results(risky))
@@ -219,8 +219,8 @@ def test_bounds_hold_row_by_row():
 
 def test_every_target_is_of_a_row():
     names = {row.name for row in FULL_ROWS} | {PAIRS}
-    for target in (target for target in FULL_TARGETS if ": " in target.figure):
-        row = target.figure.rsplit(": ", 1)[0]
+    for target in (target for target in FULL_TARGETS if "; " in target.figure):
+        row = target.figure.rsplit("; ", 1)[0]
         assert row in names
         columns = next((one.columns for one in FULL_ROWS if one.name == row), (SAFE,))
         assert {target.column, target.relative_to or target.column} <= set(columns)
@@ -232,7 +232,7 @@ def test_the_part_of_the_report():
     page = render_robustness(make_results(), [bound])
     assert page.count("<svg") == 5 and page.count("bad") == 1
     assert "(200; 0.94 to 0.99)" in page and str(bound) in page
-    assert "&lt;b&gt;" in page and "<b>:" not in page and "<turned>" not in page
+    assert "pictures &lt;b&gt;" in page and "pictures <b>" not in page and "<turned>" not in page
     assert "strength 0.5" not in page.split("<svg")[0]  # points of a curve have no line in the table
     links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{0,12})""", page)
     assert all(link.startswith("#") for link in links)
@@ -241,8 +241,9 @@ def test_the_part_of_the_report():
 
 def test_the_table_of_the_terminal():
     bound = Target(figure_name(length_name("words", 4), RISKY_FLAGGED), SAFE, at_least=0.98)
-    header, *lines = format_rows(make_results(), [bound])
-    assert header == ["held-out figure", BASE, SAFE, MEAN, FIRST, "target"]
+    (header, *lines), answers = format_rows(make_results(), [bound])
+    assert header == ["held-out figure", SAFE, MEAN, FIRST, "target"]
+    assert answers[0] == ["held-out figure", BASE, "target"] and len(answers) == 3
     line = next(line for line in lines if line[0] == bound.figure)
-    assert line == [bound.figure, "", "0.970 (0.94-0.99) MISSED", *line[3:5], str(bound)]
+    assert line == [bound.figure, "0.970 (0.94-0.99) MISSED", *line[2:4], str(bound)]
     assert not any("strength" in line[0] for line in lines)

@@ -169,8 +169,7 @@ def format_table(results: DemoResults) -> str:
             cells = [""] * (len(results.figures) - 1) + [_show(results.first_pooling.get(name))]
             rows.append(['  with head_pooling="first"', *cells, ""])
     tables = [[header, *rows]]
-    if results.robustness:
-        tables.append(format_rows(results.robustness, results.targets))
+    tables += format_rows(results.robustness, results.targets)
     return "\n\n".join(map(_align, tables)).replace("≥", ">=").replace("≤", "<=")
 
 

@@ -143,23 +143,22 @@ def rate_curves(
 ) -> str:
     """Rates over a number, with their 95% intervals: name to its (x, rate). Bounds are dashed lines."""
     with rc_context({**STYLE, "svg.hashsalt": xlabel + ylabel}):
-        figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+        figure = Figure(figsize=(4.6, 5.2), layout="constrained")
         axes = figure.subplots()
         for index, (name, points) in enumerate(curves.items()):
-            x, colour = [place for place, _ in points], COLOURS[index % len(COLOURS)]
-            axes.plot(
-                x, [rate.share for _, rate in points], color=colour, marker="o", markersize=4, label=_plain(name)
-            )
+            x, shares = zip(*((place, rate.share) for place, rate in points))
+            colour = COLOURS[index % len(COLOURS)]
+            axes.plot(x, shares, color=colour, marker="o", markersize=4, label=_plain(name))
             low, high = zip(*(rate.interval for _, rate in points))
-            axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+            axes.fill_between(x, low, high, color=colour, alpha=0.08, linewidth=0)
         for bound in bounds:
             axes.axhline(bound, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        axes.set(ylim=(-0.03, 1.03), xlabel=xlabel, ylabel=ylabel)
         places = sorted({place for points in curves.values() for place, _ in points})
-        axes.set_xticks(places, [f"{place:g}" for place in places])
         if places[-1] > 10:
             axes.set_xscale("symlog", linthresh=places[1], base=2)
-            axes.set_xticks(places, [f"{place:g}" for place in places])
-            axes.minorticks_off()
-        axes.legend(fontsize=8, loc="center right")
+            axes.set_xlim(-0.1 * places[1], 1.2 * places[-1])
+        axes.set(ylim=(-0.03, 1.03), xlabel=xlabel, ylabel=ylabel)
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
+        figure.legend(fontsize=8, loc="outside lower center", ncols=2)
         return _to_svg(figure)

@@ -36,12 +36,25 @@ def render_robustness(results: Sequence[RowResult], targets: Sequence[Target]) -
         "<h2>Around the question</h2>\n<p>Held-out questions with harmless words, turns and prompts around them, and "
         "changed pictures. Flagged: the policy does anything but answer. Answered: simply answered. Refused: refused, "
         'or answered with a warning.</p><p class="note">In brackets: the samples, and 95% intervals (Wilson).</p>'
-        f"{_table(results, targets)}{_length_curves(results)}{_strength_curves(results)}"
+        + "".join(f"<h3>{title}</h3>{_table(part, targets)}" for title, part in _parts(results).items())
+        + _length_curves(results)
+        + _strength_curves(results)
     )
 
 
-def format_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> list[list[str]]:
-    """The figures as a table of plain ASCII for a terminal: a header, then one line per figure."""
+def format_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> list[list[list[str]]]:
+    """The figures as tables for a terminal: each a header, then one line per figure, all cells as plain text."""
+    return [_format_part(part, targets) for part in _parts(results).values()]
+
+
+def _parts(results: Sequence[RowResult]) -> dict[str, list[RowResult]]:
+    """Title to rows: those where only the verdict was read, and those that were answered."""
+    verdicts = [result for result in results if not result.row.answers]
+    answers = [result for result in results if result.row.answers]
+    return {title: part for title, part in (("Verdicts alone", verdicts), ("Answers", answers)) if part}
+
+
+def _format_part(results: Sequence[RowResult], targets: Sequence[Target]) -> list[list[str]]:
     columns = _columns(results)
     header = ["held-out figure", *columns, "target"]
     lines = []
@@ -106,8 +119,8 @@ def _cell(rate: Rate | None, is_met: bool | None) -> str:
         return "<td></td>"
     kind, mark = {True: ("good", "✓"), False: ("bad", "✗"), None: ("", "")}[is_met]
     low, high = rate.interval
-    note = f"<small class='note'>({rate.total}; {low:.2f} to {high:.2f})</small>"
-    return f'<td><span class="mark {kind}">{mark}</span>{rate.share:.3f} {note}</td>'
+    note = f"<small>({rate.total}; {low:.2f} to {high:.2f})</small>"
+    return f'<td><span class="mark {kind}">{mark}</span>{rate.share:.3f}{note}</td>'
 
 
 # --------------------------------------------------------------------------------------------------
@@ -120,7 +133,7 @@ def _length_curves(results: Sequence[RowResult]) -> str:
     for kind, (title, label) in AXES.items():
         start = 1 if kind == "turn" else 0
         lines = {
-            f"{figure}, {column}": points
+            f"{figure.split(',')[0]}, {column}": points
             for column in (SAFE, MEAN, FIRST)
             for figure in BOUNDS
             if len(points := _points(results, kind, column, figure, start)) > 1
@@ -130,8 +143,8 @@ def _length_curves(results: Sequence[RowResult]) -> str:
     if not figures:
         return ""
     return (
-        "<h3>Verdicts over length</h3>\n<p>The first point is the question alone. Dashed: the bounds on what is "
-        f'flagged after both stages.</p><div class="side">{"".join(figures)}</div>'
+        "<h3>Verdicts over length</h3>\n<p>The share that is flagged; the first point is the question alone. Dashed: "
+        f'the bounds on risky and on clean ones, after both stages.</p><div class="side">{"".join(figures)}</div>'
     )
 
 

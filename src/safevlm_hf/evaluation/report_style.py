@@ -24,7 +24,8 @@ table.figures th, table.figures td { padding: 9px 12px; border-bottom: 1px solid
 table.figures th:first-child { padding-left: 0; }
 table.figures thead th { color: var(--muted); font-size: 13px; font-weight: 600; }
 table.figures tbody th { font-weight: 600; }
-table.figures th small { display: block; font-weight: 400; }
+table.figures th small, table.figures td small { display: block; font-weight: 400; }
+table.figures td small { padding-left: 1.4em; }
 table.figures td { white-space: nowrap; }
 table.figures td.target { color: var(--muted); font-size: 13px; }
 table.figures tr.chosen > * { background: #e6eff9; }

@@ -20,17 +20,21 @@ PAIRS_RIGHT, PICTURES_RIGHT = "question pairs, both right", "pictures, flagged r
 FIGURES = (RISKY_FLAGGED, CLEAN_FLAGGED, PAIRS_RIGHT, PICTURES_RIGHT, RISKY_ANSWERED, CLEAN_REFUSED, CLEAN_RIGHT)
 """The figures of a row, in the order of the table."""
 
-ALONE, PAIRS = "alone", "1 to 40 sentences around"
-WORDS_ANSWERED, TURN_ANSWERED = "answers: 1 to 6 sentences around", "answers: turn 2 to 4"
-PROMPT_ANSWERED, UNMASKED = "answers: operator's prompt", "answers: rules or refusals, without a mask"
-PICTURES_ANSWERED = "answers: pictures off the raster"
+ALONE, PAIRS = "alone", "sentences around: 1 to 40"
+WORDS_ANSWERED, TURN_ANSWERED = "sentences around: 1 to 6, answered", "turn of the question: 2 to 4, answered"
+PROMPT_ANSWERED, UNMASKED = "words in the operator's prompt: 5 to 60, answered", "rules or refusals, no mask, answered"
+PICTURES_ANSWERED = "picture changed, answered"
 AFTER_REFUSAL, SPLIT = "look asked after a refusal", "request split over two turns"
 MEMORIES = {"all turns remembered": None, "last turn remembered": {"remembered_turns": 1}}
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 
 LENGTHS = {"words": (1, 4, 16, 40), "prompt": (5, 20, 60), "turn": (2, 4, 8)}
 """Kind of surroundings to the amounts that are measured: sentences, words, and the turn that the question is in."""
-NAMES = {"words": "{} sentences around", "prompt": "operator's prompt of {} words", "turn": "turn {}"}
+NAMES = {
+    "words": "sentences around: {}",
+    "prompt": "words in the operator's prompt: {}",
+    "turn": "turn of the question: {}",
+}
 OTHERS = {
     "one-before": "1 sentence before",
     "one-after": "1 sentence after",
@@ -96,12 +100,12 @@ def length_name(kind: str, amount: int) -> str:
 
 def change_name(change: str) -> str:
     """Name of the row of answers about pictures with one change."""
-    return f"answers: picture {change}"
+    return f"picture {change}, answered"
 
 
 def figure_name(row: str, figure: str) -> str:
     """Name of one figure of a row, for `Target`."""
-    return f"{row}: {figure}"
+    return f"{row}; {figure}"
 
 
 def memory_name(what: str, memory: str) -> str:
