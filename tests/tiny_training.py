@@ -13,8 +13,8 @@ def read_records(path):
 
 
 def draw_records(folder):
-    """A dozen RiskCards, half of them clean."""
-    return read_records(write_riskcards(folder, "train", 12, seed=0, clean_share=0.5))
+    """A dozen RiskCards, half of them clean, each one picture with its question alone."""
+    return read_records(write_riskcards(folder, "train", 12, seed=0, clean_share=0.5, surroundings="alone"))
 
 
 def create_arguments(folder, **arguments) -> SafetyTrainingArguments:
