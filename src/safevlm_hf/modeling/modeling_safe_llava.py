@@ -354,7 +354,13 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             image_mask = (inputs_embeds == embed_tokens(image_token)).all(dim=-1)
         text_mask = ~image_mask
         if attention_mask is not None and attention_mask.ndim == 2:
-            text_mask = text_mask & attention_mask[:, -text_mask.shape[1] :].to(text_mask.device).bool()
+            past_length = attention_mask.shape[1] - text_mask.shape[1]
+            if past_length < 0:
+                raise ValueError(
+                    f"`attention_mask` must cover the prompt of {text_mask.shape[1]} positions, and has "
+                    f"{attention_mask.shape[1]}."
+                )
+            text_mask = text_mask & attention_mask[:, past_length:].to(text_mask.device).bool()
         if labels is not None:
             text_mask = text_mask & (labels == -100).to(text_mask.device)
         # The published head reads the first token of the prompt, whoever said it.
