@@ -12,8 +12,8 @@ def watch_conditions(model):
     """In the engine's process: remember the condition of each image by its block."""
     keep, model.seen = model._safety_inputs, {}
 
-    def remember(questions, block_length, device):
-        model.safety_inputs = keep(questions, block_length, device)
+    def remember(*args):
+        model.safety_inputs = keep(*args)
         return model.safety_inputs
 
     features = model._get_features
@@ -21,8 +21,9 @@ def watch_conditions(model):
     def get_features(modality, pixel_values, **kwargs):
         blocks = kwargs["image_block_ids"].tolist()
         result = features(modality, pixel_values, **kwargs)
-        rows = model.safety_inputs.record[-1].safety_condition_ids.tolist()
-        model.seen.update({tuple(block): row for block, row in zip(blocks, rows)})
+        encoded = model.safety_inputs.record[-1]
+        rows = dict(zip(encoded.safety_image_rows.tolist(), encoded.safety_condition_ids.tolist()))
+        model.seen.update({tuple(block): rows[number] for number, block in enumerate(blocks)})
         return result
 
     model._safety_inputs, model._get_features = remember, get_features

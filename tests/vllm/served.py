@@ -8,6 +8,8 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from safevlm_hf import SafetyPolicy
+
 
 SAFETY = {"num_safety_tokens": 4, "num_condition_tokens": 4, "num_attention_heads": 4, "projector_depth": 1}
 POLICY = {"actions": {"*": {"high": "refuse"}}, "refusals": {"privacy": "I do not read private papers."}}
@@ -40,9 +42,13 @@ def picture(colour: str) -> Image.Image:
 
 
 def encode(processor, chat: Chat, add_generation_prompt: bool = True):
-    messages = chat.as_messages(lambda image: {"type": "image"})
-    text = processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
-    return processor(text=text, images=list(chat.images) or None, return_tensors="pt")
+    return processor.apply_chat_template(
+        chat.as_messages(lambda image: {"type": "image", "image": image}),
+        add_generation_prompt=add_generation_prompt,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
 
 
 @torch.inference_mode()
@@ -59,6 +65,7 @@ CHATS = [
     Chat((), CAREFUL),
     Chat((picture("red"), picture("navy")), CLEAN),
     Chat((picture("gold"), picture("gray")), REFUSED),
+    Chat((picture("gold"), picture("gray"), picture("gold")), CAREFUL),
     Chat((picture("red"),), CLEAN + ENDINGS[1]),
 ]
 
@@ -79,7 +86,7 @@ def rig(model, processor):
     levels, categories = torch.tensor(targets).T
     optimizer = torch.optim.Adam(head.parameters(), lr=2 / keys[0].shape[-1])
     for _ in range(300):
-        level_logits, category_logits = head(*inputs)
+        level_logits, category_logits, *_ = model.model._judge_windows(*head(*inputs), SafetyPolicy())
         loss = cross_entropy(level_logits, levels) + cross_entropy(category_logits, categories)
         if loss < 2e-3:  # each of the 60 verdicts has a probability of 0.88 or more
             return

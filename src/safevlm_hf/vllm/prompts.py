@@ -1,4 +1,4 @@
-"""In the engine's frontend: each image carries its question, and the prompt a key to what is decided on it."""
+"""In the engine's frontend: each image carries its question and its company, and the prompt a key to the decision."""
 
 import hashlib
 import io
@@ -12,36 +12,44 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.media import MediaWithBytes
 from vllm.multimodal.processing import PromptReplacement
 
-from safevlm_hf.modeling.image_loading import to_rgb
+from safevlm_hf.modeling.image_loading import load_images, to_rgb
 
 
-QUESTION, BLOCK = "question_ids", "image_block_ids"
+QUESTION, SAMPLE, BLOCK = "question_ids", "sample_pixel_values", "image_block_ids"
 KEY_BITS = 64
+
+
+class RenderedQuestion(np.ndarray):
+    """Token ids of a question, from our renderer: a type that no request can make."""
 
 
 class SafeLlavaMultiModalProcessor(MultiModalProcessor):
     """
-    The backend's processor, with two more fields an image: the question's token ids and a key.
+    The backend's processor, with three more fields per image: the question's token ids, all pictures of the prompt
+    where there are several, and a key.
 
-    The question is handed through as a processor argument, which the engine hashes together with the image: what it
-    caches of an image belongs to this question alone. The key, a digest of pixels and question, is written into the
-    positions of the image's block, whose token ids nobody reads (embeddings take their place): there the sampler, who
-    sees no images, finds which decision a prompt waits for.
+    Question and pictures are handed through as processor arguments, which the engine hashes together with the image:
+    what it caches of an image belongs to this question and to this company alone. The key, a digest of both, is
+    written into the positions of the image's block, whose token ids nobody reads (embeddings take their place): there
+    the sampler, who sees no images, finds which decision a prompt waits for.
     """
 
     def apply(self, inputs, timing_ctx):
         image_token_id = self.info.get_hf_config().image_token_id
-        question = [token_id for token_id in inputs.prompt if token_id != image_token_id]
-        self._check(inputs, len(inputs.prompt) - len(question))
+        text = [token_id for token_id in inputs.prompt if token_id != image_token_id]
+        self._check(inputs, len(inputs.prompt) - len(text))
+        question = inputs.hf_processor_mm_kwargs.get(QUESTION, text)
+        images = inputs.mm_data_items["image"].get_all_items_for_hash() if "image" in inputs.mm_data_items else []
+        kwargs = {QUESTION: np.array(question, dtype=int), SAMPLE: list(images) if len(images) > 1 else []}
         # A user's name for an image says nothing of its pixels.
-        inputs = replace(inputs, mm_uuid_items=None, hf_processor_mm_kwargs={QUESTION: np.array(question, dtype=int)})
-        return super().apply(inputs, timing_ctx)
+        return super().apply(replace(inputs, mm_uuid_items=None, hf_processor_mm_kwargs=kwargs), timing_ctx)
 
     @staticmethod
     def _check(inputs, num_image_tokens: int):
         images = inputs.mm_data_items.get("image", ())
-        if inputs.hf_processor_mm_kwargs:
-            raise ValueError(f"SafeLlava takes no `mm_processor_kwargs`, got {list(inputs.hf_processor_mm_kwargs)}.")
+        kwargs = inputs.hf_processor_mm_kwargs
+        if any(name != QUESTION or not isinstance(value, RenderedQuestion) for name, value in kwargs.items()):
+            raise ValueError(f"SafeLlava takes no `mm_processor_kwargs`, got {list(kwargs)}.")
         if any(image is None for image in images):
             raise ValueError("SafeLlava needs every image itself: a `uuid` alone is not enough.")
         if num_image_tokens != len(images):
@@ -59,11 +67,23 @@ class SafeLlavaMultiModalProcessor(MultiModalProcessor):
         if "pixel_values" in hf_inputs:
             pixel_values = hf_inputs["pixel_values"]
             blocks = hf_inputs["image_replacement_ids"].view(len(pixel_values), -1)
+            sample = self._read_sample(hf_kwargs[SAMPLE], pixel_values)
             hf_inputs[QUESTION] = question.expand(len(pixel_values), -1)
+            hf_inputs[SAMPLE] = sample.expand(len(pixel_values), -1, -1, -1, -1)
             hf_inputs[BLOCK] = torch.stack(
-                [self._write_key(block, pixels, question) for block, pixels in zip(blocks, pixel_values)]
+                [
+                    self._write_key(block, sample if len(sample) else pixels, question)
+                    for block, pixels in zip(blocks, pixel_values)
+                ]
             )
         return hf_inputs
+
+    def _read_sample(self, images: list, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The pixels of all pictures of a prompt, (images, channels, height, width); none where there is one alone."""
+        if not images:
+            return pixel_values[:0]
+        images = load_images([_as_judged(image) for image in images])
+        return self.info.get_hf_processor().image_processor(images, return_tensors="pt")["pixel_values"]
 
     def _write_key(self, block: torch.Tensor, pixels: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
         """The token ids of an image's block, (block length,), with its key in two different ids after the first."""
@@ -84,6 +104,7 @@ class SafeLlavaMultiModalProcessor(MultiModalProcessor):
         return {
             **fields,
             QUESTION: MultiModalFieldConfig.batched("image"),
+            SAMPLE: MultiModalFieldConfig.batched("image"),
             BLOCK: MultiModalFieldConfig.batched("image", keep_on_cpu=True),
         }
 

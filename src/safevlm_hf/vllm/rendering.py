@@ -1,43 +1,94 @@
 """Messages to prompts, in the engine's frontend, as `SafeLlavaProcessor.apply_chat_template` makes them."""
 
 from dataclasses import replace
+from functools import partial
 
-from vllm.renderers.hf import HfRenderer
+import numpy as np
+from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
 from vllm.transformers_utils.processor import cached_processor_from_config
+from vllm.utils.async_utils import make_async
+
+from safevlm_hf.modeling.question_mask import QuestionSpans, find_question, has_texts, token_turns
+
+from .prompts import QUESTION, RenderedQuestion
+from .settings import read_operator, read_policy
+
+
+TURNS = "question_turns"  # of a rendered prompt: the question mask, one number per token
 
 
 class SafeLlavaRenderer(HfRenderer):
-    """Makes special tokens inside messages plain text, and begins a prompt with BOS where the tokenizer does."""
+    """
+    Makes special tokens inside messages plain text, begins a prompt with BOS where the tokenizer does, puts the
+    operator's prompt in front, and finds the question: all that clients say in any role, or, where the operator trusts
+    their roles, what users say.
+    """
+
+    def __init__(self, config, tokenizer):
+        super().__init__(config, tokenizer)
+        self.operator = read_operator(self.model_config)
+        self.remembered_turns = read_policy(self.model_config).remembered_turns
+        self._find_question_async = make_async(self._find_question, executor=self._executor)
 
     def render_messages(self, messages, params):
-        conversation, prompt = super().render_messages(*self._neutralise(messages, params))
-        return conversation, self._tokenise(prompt)
+        messages, params = self._prepare(messages, params)
+        conversation, prompt = super().render_messages(messages, params)
+        return conversation, self._tokenise(prompt, self._find_question(conversation, params))
 
     async def render_messages_async(self, messages, params):
-        conversation, prompt = await super().render_messages_async(*self._neutralise(messages, params))
-        return conversation, self._tokenise(prompt)
+        messages, params = self._prepare(messages, params)
+        conversation, prompt = await super().render_messages_async(messages, params)
+        spans = await self._render_with_timeout(self._find_question_async(conversation, params))
+        return conversation, self._tokenise(prompt, spans)
 
-    def _neutralise(self, messages, params):
+    def _prepare(self, messages, params):
         processor = cached_processor_from_config(self.model_config)
         kwargs = {**processor._neutralise(params.chat_template_kwargs), "tokenize": False}
         # As parts, not as one string: where the images go is the template's business.
         params = replace(params, chat_template_kwargs=kwargs, chat_template_content_format="openai")
-        return processor._neutralise(messages), params
+        return processor._neutralise_conversation([*self.operator.messages, *messages]), params
 
-    def _tokenise(self, prompt):
+    def _find_question(self, conversation, params) -> QuestionSpans | None:
+        """Where the question stands in a conversation's prompt; nothing where all of its text is the question."""
+        options = params.get_apply_chat_template_kwargs()
+        if not self.operator.trusts_client_roles and has_texts(options):
+            return None
+        render = partial(safe_apply_chat_template, self.model_config, self.get_tokenizer(), **options)
+        operator_messages = None if self.operator.trusts_client_roles else len(self.operator.messages)
+        return find_question(conversation, operator_messages, bool(options.get("continue_final_message")), render)
+
+    def _tokenise(self, prompt, spans: QuestionSpans | None):
         tokenizer, text = self.get_tokenizer(), prompt["prompt"]
         has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-        return {**prompt, "prompt_token_ids": tokenizer(text, add_special_tokens=not has_bos)["input_ids"]}
+        is_found = spans is not None and spans.text == text and tokenizer.is_fast
+        encoded = tokenizer(text, add_special_tokens=not has_bos, return_offsets_mapping=is_found)
+        prompt = {**prompt, "prompt_token_ids": encoded["input_ids"]}
+        return {**prompt, TURNS: token_turns(encoded["offset_mapping"], spans.spans)} if is_found else prompt
 
     def _process_tokens(self, prompt, **kwargs):
-        self._check_places(prompt)
-        return super()._process_tokens(prompt, **kwargs)
+        return super()._process_tokens(self._with_question(prompt), **kwargs)
 
     async def _process_tokens_async(self, prompt, **kwargs):
-        self._check_places(prompt)
-        return await super()._process_tokens_async(prompt, **kwargs)
+        return await super()._process_tokens_async(self._with_question(prompt), **kwargs)
 
-    def _check_places(self, prompt):
+    def _with_question(self, prompt):
+        """The prompt with its question for the processor of images, which refuses all other arguments."""
         has_place = self.model_config.hf_config.image_token_id in prompt["prompt_token_ids"]
-        if has_place and not prompt.get("multi_modal_data"):
-            raise ValueError("The prompt has image tokens and no images.")
+        if not prompt.get("multi_modal_data"):
+            if has_place:
+                raise ValueError("The prompt has image tokens and no images.")
+            return prompt
+        question = self._question(prompt["prompt_token_ids"], prompt.get(TURNS))
+        return {**prompt, "mm_processor_kwargs": {QUESTION: question, **(prompt.get("mm_processor_kwargs") or {})}}
+
+    def _question(self, prompt_ids: list[int], turns: list[int] | None) -> RenderedQuestion:
+        """Token ids of the question; of all text where a prompt is raw, was cut, or has no word of a client."""
+        is_text = np.array(prompt_ids) != self.model_config.hf_config.image_token_id
+        turns = (
+            np.array(turns if turns is not None and len(turns) == len(prompt_ids) else is_text, dtype=int) * is_text
+        )
+        turns = turns if turns.any() else is_text.astype(int)
+        is_question = turns > 0
+        if self.remembered_turns is not None and is_question.any():
+            is_question &= turns < turns[is_question].min() + self.remembered_turns
+        return np.array(prompt_ids, dtype=int)[is_question].view(RenderedQuestion)

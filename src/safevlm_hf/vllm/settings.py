@@ -2,18 +2,23 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.utils import cached_file
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
+from vllm.transformers_utils.processor import cached_processor_from_config
 
 from safevlm_hf import SafetyPolicy
 from safevlm_hf.modeling.generation_safety import AUDIT_VARIABLE
+from safevlm_hf.operator_prompt import read_system_prompt, system_message
 
 from . import RENDERER
 
 
 POLICY_VARIABLE = "SAFEVLM_POLICY"  # environment variable: the operator's policy, a JSON file
+PROMPT_VARIABLE = "SAFEVLM_SYSTEM_PROMPT"  # the operator's words, or a file that holds them
+TRUST_VARIABLE = "SAFEVLM_TRUST_CLIENT_ROLES"  # 1: clients are believed about who said what
 RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 
 
@@ -30,11 +35,32 @@ def read_policy(model_config) -> SafetyPolicy:
     )
     try:
         own = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-        policy = SafetyPolicy.create(own.get("safety_policy"), safety_config)
+        kept = own.get("safety_policy")
+        # The config keeps a copy, for where that file is lost.
+        kept = getattr(model_config.hf_config, "safety_policy", None) if kept is None else kept
+        policy = SafetyPolicy.create(kept, safety_config)
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{file} holds the safety policy, and cannot be used: {error}") from None
     path = os.environ.get(POLICY_VARIABLE)
     return policy.override(SafetyPolicy.from_file(path, safety_config), safety_config) if path else policy
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What the operator says to every conversation, and whether he trusts the roles that clients write."""
+
+    messages: list[dict]
+    trusts_client_roles: bool
+
+
+def read_operator(model_config) -> Operator:
+    """The operator's part in every prompt. Raises `ValueError` where a variable cannot be used."""
+    given, trust = os.environ.get(PROMPT_VARIABLE), os.environ.get(TRUST_VARIABLE, "0")
+    if trust not in ("", "0", "1"):
+        raise ValueError(f"The variable {TRUST_VARIABLE} must be 0 or 1, got {trust!r}.")
+    processor = cached_processor_from_config(model_config)
+    messages = [system_message(processor, read_system_prompt(given))] if given is not None else []
+    return Operator(messages, trust == "1")
 
 
 class SafeLlavaSettings(VerifyAndUpdateConfig):
