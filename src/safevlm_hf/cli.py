@@ -426,7 +426,7 @@ def calibrate(
     )
     _console().print(_calibration_table(result))
     for remark in result.remarks:
-        print(remark)
+        _console().print(_plain(remark), soft_wrap=True)
     print(f"policy: {output}   report: {report}")
 
 

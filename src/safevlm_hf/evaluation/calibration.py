@@ -241,9 +241,9 @@ def _head_outputs(model) -> Iterator[list[tuple]]:
 
 def _windows(head_output: tuple, is_own: torch.BoolTensor) -> torch.Tensor:
     """The logits of all windows of these images, (windows, levels + categories), float32."""
-    level_logits, category_logits, is_window = head_output
-    logits = torch.cat([level_logits, category_logits], dim=-1)[is_own]
-    return logits[is_window[is_own]].float().cpu()
+    level_logits, category_logits, is_window = (output.cpu() for output in head_output)
+    logits = torch.cat([level_logits, category_logits], dim=-1).float()
+    return logits[is_own.cpu()[:, None] & is_window]
 
 
 def _riskiest_images(outputs) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:

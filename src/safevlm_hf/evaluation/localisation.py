@@ -145,7 +145,7 @@ def riskcards_localisation(
     Returns figures by region: `"region"` (text, pictogram and symbol) and `"pictogram_region"`, and both again over
     the records with a right verdict alone (`"region, right verdict"`, ...; left out where there are none), each with
     `num_samples`. The region is a third of a picture in the mean, so its ratio is bounded near three (`best_ratio`).
-    The pictogram, a sixteenth, is what the nano tower learned to name the topic from: there a map can be sharp.
+    The pictogram, a tenth, is what the nano tower learned to name the topic from: there a map can be sharp.
 
     Raises:
         ValueError: no record is risky.
