@@ -363,7 +363,10 @@ def test_typed_tokens_are_broken_wherever_a_message_holds_them(processor):
         {"role": "user", "type": "image", "content": text, "path": text},
         {"role": "user", "content": [{"type": f"image{text}", "image": text, "text": text, text: text}]},
         {"role": text, "content": [text, {"type": text}]},
+        {"role": "assistant", "content": iter([{"type": "text", "text": text}]), "tool_calls": iter([{"id": text}])},
     ]
+    iterators = messages.pop()
+    assert "</s>" not in str(processor._neutralise_conversation([iterators]))
     for conversation in (messages, tuple(messages), deque(messages), Chat(messages[2:])):
         broken = str([{**message, "image": ""} for message in processor._neutralise_conversation(conversation)])
         assert "</s>" not in broken.replace(str(part), "")

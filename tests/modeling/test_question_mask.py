@@ -114,6 +114,16 @@ def test_mask_of_answers_is_as_without_ours(processor):
     assert not (answers & inputs["question_mask"][0].bool()).any()
 
 
+def test_padding_does_not_count_where_nothing_says_what_it_is(processor):
+    chats = [[said("unknown", "Hi")], [said("unknown", "What is the colour of this?")]]
+    options = {"padding": True, "return_attention_mask": False}
+    inputs = encode(processor, chats, processor_kwargs=options, return_tensors=None)
+    assert "attention_mask" not in inputs
+    for ids, mask in zip(inputs["input_ids"], inputs["question_mask"]):
+        assert mask == [int(token != processor.tokenizer.pad_token_id) for token in ids]
+    assert 0 in inputs["question_mask"][0]
+
+
 def test_prompts_without_messages_have_no_mask(processor):
     encode(processor, CONVERSATION)
     assert "question_mask" not in processor(text="USER: hi ASSISTANT:")
@@ -172,6 +182,9 @@ def test_pipeline_hands_the_mask_to_generate(nano_model, nano_processor, monkeyp
     monkeypatch.setattr(nano_model, "generate", generate)
     talk(text=CONVERSATION, max_new_tokens=1)
     assert words(nano_processor, seen, turn=2) == "Whatisthecolour?"
+    talk(text=[CONVERSATION, [user("Hi there", images=1)]], max_new_tokens=1, batch_size=2)
+    assert words(nano_processor, seen, row=0, turn=2) == "Whatisthecolour?"
+    assert words(nano_processor, seen, row=1) == "Hithere"
 
 
 # --------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 
@@ -255,7 +255,10 @@ class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
     ) -> list[list[int]]:
         """The turn of each token that users said, one row per row of `input_ids`."""
         ids, offsets = _as_lists(inputs["input_ids"]), _as_lists(inputs.get("offset_mapping"))
-        attended = _as_lists(inputs.get("attention_mask")) or [[1] * len(row) for row in ids]
+        pad_token_id = self.tokenizer.pad_token_id
+        attended = _as_lists(inputs.get("attention_mask")) or [
+            [int(one != pad_token_id) for one in row] for row in ids
+        ]
         replaced = inputs.get("text_replacement_offsets") or [[] for _ in ids]
         if offsets is None:
             warn_that_all_counts("this tokenizer gives no character offsets")
@@ -367,12 +370,13 @@ def _break(match: re.Match) -> str:
 
 
 def _as_plain(value):
-    """Objects of a client library, as the library's own rendering takes them, as dicts: their text is checked, too."""
+    """Objects of a client library, as the library's own rendering takes them, as dicts and lists to look into."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if callable(getattr(value, "model_dump", None)):
         return value.model_dump()
-    return value
+    # pydantic gives what a schema calls an iterable as an iterator that checks each item when it is read.
+    return list(value) if isinstance(value, Iterator) else value
 
 
 def _is_sequence(value) -> bool:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from transformers.utils import logging
 
 
@@ -133,8 +134,8 @@ class QuestionMarks:
                 return None
             kept.append(piece)
             position += len(piece)
-        came_once = len(set(found)) == len(found)
-        in_order = [number for number in found if number in set(self.required)] == self.required
+        came_once, required = len(set(found)) == len(found), set(self.required)
+        in_order = [number for number in found if number in required] == self.required
         if opened is not None or not came_once or not in_order:
             return None
         return QuestionSpans("".join(kept), spans)
@@ -208,17 +209,17 @@ def expand_spans(spans: list[tuple[int, int, int]], replacements: list[dict]) ->
 
 
 def token_turns(offsets: list[tuple[int, int]], spans: list[tuple[int, int, int]]) -> list[int]:
-    """The turn of each token that overlaps a span, the last one where it overlaps several; 0 outside of all."""
-    ends = [end for _, end, _ in spans]
-    turns = []
-    for start, end in offsets:
-        first = bisect.bisect_right(ends, start)
-        last = first
-        # A token of no width, as a byte of a longer character, counts inside a text; at its border it may be padding.
-        while last < len(spans) and spans[last][0] < end:
-            last += 1
-        turns.append(min((turn for _, _, turn in spans[first:last]), default=0))
-    return turns
+    """The turn of each token that overlaps a span, the last turn where it overlaps several; 0 outside of all."""
+    starts, ends, turns = np.array(spans, dtype=int).reshape(-1, 3).T
+    token_starts, token_ends = np.array(offsets, dtype=int).reshape(-1, 2).T
+    # A token of no width, as a byte of a longer character, counts inside a text; at its border it may be padding.
+    first = np.searchsorted(ends, token_starts, side="right")
+    last = np.searchsorted(starts, token_ends, side="left")
+    found = np.zeros(len(offsets), dtype=int)
+    found[last > first] = turns[first[last > first]]
+    for token in np.flatnonzero(last > first + 1):
+        found[token] = turns[first[token] : last[token]].min()
+    return found.tolist()
 
 
 __all__ = ["QuestionMarks", "QuestionSpans", "expand_spans", "find_question", "has_texts", "token_turns"]
