@@ -57,9 +57,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--num_cards", type=int, default=15_000, help="pictures for the language model")
     parser.add_argument("--num_samples", type=int, default=40_000, help="conversations, questions and prose")
     parser.add_argument("--num_test_samples", type=int, default=400)
-    parser.add_argument("--tower_steps", type=int, default=6500)
-    parser.add_argument("--ideal_steps", type=int, default=200, help="of the language model, on ideal pictures")
-    parser.add_argument("--steps", type=int, default=1000, help="of the language model, on the tower's features")
+    parser.add_argument("--tower_steps", type=int, default=4000)
+    parser.add_argument("--ideal_steps", type=int, default=400, help="of the language model, on ideal pictures")
+    parser.add_argument("--steps", type=int, default=750, help="of the language model, on the tower's features")
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--num_workers", type=int, default=multiprocessing.cpu_count())
     return parser.parse_args(argv)
@@ -103,7 +103,7 @@ def teach_answers(model, encoded, cards, pixels: torch.Tensor, args) -> None:
     train_language(model, encoded, ideal, noisy_tokens, args.ideal_steps, args.learning_rate, args.seed)
     projector = model.model.multi_modal_projector
     generator = torch.Generator().manual_seed(args.seed)
-    features = tower_features(model.model.vision_tower, pixels, 2, generator)
+    features = tower_features(model.model.vision_tower, pixels, generator)
     fit_projector(projector, features, ideal)
 
     def seen_tokens(rows: torch.Tensor) -> torch.Tensor:
@@ -189,6 +189,16 @@ def evaluate(model, processor, num_samples: int, seed: int) -> dict:
     return figures
 
 
+def save(model, processor, output_dir: Path) -> None:
+    """Weights in half precision, to be small; the configuration says that they are loaded in single precision."""
+    model.half().save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
+    config = LlavaConfig.from_pretrained(output_dir, architectures=[type(model).__name__])
+    for part in (config, config.text_config, config.vision_config):
+        part.dtype = torch.float32
+    config.save_pretrained(output_dir)
+
+
 def main(argv=None) -> dict:
     args = parse_args(argv)
     start = time.time()
@@ -207,10 +217,9 @@ def main(argv=None) -> dict:
     train_tower(model.model.vision_tower, pictures, args.tower_steps, args.learning_rate, args.seed)
     teach_answers(model, encoded, cards, pixels, args)
 
-    model.half().save_pretrained(args.output_dir)
-    processor.save_pretrained(args.output_dir)
+    save(model, processor, args.output_dir)
     # What is judged is what was saved.
-    model = LlavaForConditionalGeneration.from_pretrained(args.output_dir, dtype=torch.float32).eval()
+    model = LlavaForConditionalGeneration.from_pretrained(args.output_dir).eval()
     processor = LlavaProcessor.from_pretrained(args.output_dir)
     figures = evaluate(model, processor, args.num_test_samples, args.seed)
     size = sum(file.stat().st_size for file in args.output_dir.iterdir())

@@ -18,13 +18,15 @@ from transformers import LlamaConfig
 
 from . import IGNORE_INDEX, NUM_PATCHES
 from .conversations import Encoded, Shown
-from .pictures import MEAN, NAMES, STD, coverage
+from .pictures import NAMES, change_whole, coverage
 from .tower import LEAST_COVERAGE, build_optimizers, learning_rate_at, patch_features, take_step
 
 
 TOKENS_PER_BATCH = 6500
 BUCKET = 1500
 PROSE_WEIGHT = 0.3
+VIEWS = (0.1, 0.3, 0.8)
+"""How strongly cards are changed, beyond how they are drawn, for each of their views."""
 
 
 def language_config(vocabulary_size: int, token_ids: dict[str, int]) -> LlamaConfig:
@@ -82,21 +84,12 @@ def _what_patches_show(card: Shown) -> torch.Tensor:
 
 
 @torch.no_grad()
-def tower_features(tower, pixels: torch.Tensor, num_views: int, generator: torch.Generator) -> torch.Tensor:
-    """Features (views, cards, patches, width) in half precision, every view in other light and a little moved."""
+def tower_features(tower, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Features (views, cards, patches, width) in half precision: cards as they are drawn, and changed once more."""
     views = []
-    for _ in range(num_views):
-        chunks = []
-        for part in pixels.split(128):
-            values = part.float() / 255
-            contrast, brightness = (0.8 + 0.4 * torch.rand(len(part), 1, 1, 1, generator=generator) for _ in range(2))
-            cast = 0.9 + 0.2 * torch.rand(len(part), 3, 1, 1, generator=generator)
-            values = (((values - 0.5) * contrast + 0.5) * brightness * cast).clamp(0, 1)
-            x, y = torch.randint(13, (2,), generator=generator).tolist()
-            values = F.pad(values, (6, 6, 6, 6), mode="replicate")
-            values = values[..., y : y + part.shape[-2], x : x + part.shape[-1]]
-            chunks.append(patch_features(tower, (values - MEAN) / STD).half())
-        views.append(torch.cat(chunks))
+    for strength in VIEWS:
+        parts = (change_whole(part, strength, generator) for part in pixels.split(128))
+        views.append(torch.cat([patch_features(tower, part).half() for part in parts]))
     return torch.stack(views)
 
 

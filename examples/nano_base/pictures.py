@@ -126,6 +126,14 @@ def draw_batch(
     return Batch((pixels - MEAN) / STD, patches, boxes, pictures.names[rows], pictures.looks[rows], shown)
 
 
+def change_whole(pixels: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+    """Normalised pixel values of whole pictures (pictures, 3, 112, 112) of uint8, each changed in its own way."""
+    count = len(pixels)
+    forward = _random_matrix(count, strength, generator)
+    changed = _render(pixels.float(), forward, torch.zeros(count, 2), IMAGE_SIZE, generator)
+    return (_relight(_blur_some(changed, 0.3 * strength, generator), strength, generator) - MEAN) / STD
+
+
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
     return torch.empty(count).uniform_(low, high, generator=generator)
 
