@@ -41,10 +41,10 @@ def picture(colour: str) -> Image.Image:
     return image
 
 
-def encode(processor, chat: Chat, add_generation_prompt: bool = True):
+def encode(processor, chat: Chat):
     return processor.apply_chat_template(
         chat.as_messages(lambda image: {"type": "image", "image": image}),
-        add_generation_prompt=add_generation_prompt,
+        add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
@@ -71,14 +71,16 @@ CHATS = [
 
 
 def rig(model, processor):
-    """Train the head to `VERDICTS`, whatever the picture, and whatever a user or a template writes at the end."""
+    """Train the head to `VERDICTS`, whatever the picture, and whatever users or templates write around a question."""
     head, seen, targets = model.model.safety_head, [], []
     hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     with torch.no_grad():
         for question, target in VERDICTS.items():
-            for colour, ending, is_complete in itertools.product(COLOURS, ENDINGS, (True, False)):
-                chat = Chat((picture(colour),), question + ending)
-                model.assess(**encode(processor, chat, add_generation_prompt=is_complete))
+            for colour, ending, is_raw in itertools.product(COLOURS, ENDINGS, (True, False)):
+                prompt = encode(processor, Chat((picture(colour),), question + ending))
+                if is_raw:  # then all of its text is the question
+                    del prompt["question_mask"]
+                model.assess(**prompt)
                 targets.append(target)
     hook.remove()
     texts, masks, keys = zip(*seen)

@@ -1,6 +1,7 @@
 """Whose words the engine's verdicts are about. No engine is started: the frontend's prompts are read."""
 
 import asyncio
+import shutil
 
 import pytest
 import torch
@@ -124,12 +125,23 @@ def test_where_it_is_unclear_all_text_is_question(renderer, messages):
     assert RULES.replace(" ", "") in question(renderer, messages)
 
 
-@pytest.mark.parametrize(
-    "options", [{"documents": [{"title": "a", "text": ASK}]}, {"tools": [{"name": ASK}]}, {"persona": ASK}]
-)
-def test_what_comes_beside_messages_is_question(renderer, options):
-    assert RULES.replace(" ", "") in question(renderer, [shown("Hi")], **options)
-    assert RULES.replace(" ", "") not in question(renderer, [shown("Hi")], enable_thinking=False)
+def test_what_comes_beside_messages_is_question(renderer):
+    assert RULES.replace(" ", "") in question(renderer, [shown("Hi")], tools=[{"name": ASK}])
+    assert RULES.replace(" ", "") in question(renderer, [shown("Hi")], documents=[{"title": "a", "text": ASK}])
+    for options in ({"enable_thinking": False}, {"a_name_that_no_template_reads": ASK}):
+        assert question(renderer, [shown("Hi")], **options) == "Hi"
+
+
+def test_variables_of_the_template_are_question(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEVLM_SYSTEM_PROMPT", RULES)
+    shutil.copytree(folder, tmp_path / "talkative")
+    processor = SafeLlavaProcessor.from_pretrained(folder)
+    processor.chat_template = "{{ persona }} " + processor.chat_template
+    processor.save_pretrained(tmp_path / "talkative")
+    renderer = open_renderer(tmp_path / "talkative")
+    assert question(renderer, [shown("Hi")]) == "Hi"
+    asked = question(renderer, [shown("Hi")], persona=ASK)
+    assert ASK.replace(" ", "") in asked and RULES.replace(" ", "") in asked
 
 
 def test_picture_without_a_word_is_judged_by_all_text(renderer):

@@ -4,7 +4,12 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
+from vllm.renderers.hf import (
+    HfRenderer,
+    resolve_chat_template,
+    resolve_chat_template_kwargs,
+    safe_apply_chat_template,
+)
 from vllm.transformers_utils.processor import cached_processor_from_config
 from vllm.utils.async_utils import make_async
 
@@ -51,11 +56,20 @@ class SafeLlavaRenderer(HfRenderer):
     def _find_question(self, conversation, params) -> QuestionSpans | None:
         """Where the question stands in a conversation's prompt; nothing where all of its text is the question."""
         options = params.get_apply_chat_template_kwargs()
-        if not self.operator.trusts_client_roles and has_texts(options):
+        if not self.operator.trusts_client_roles and self._bring_texts(options):
             return None
         render = partial(safe_apply_chat_template, self.model_config, self.get_tokenizer(), **options)
         operator_messages = None if self.operator.trusts_client_roles else len(self.operator.messages)
         return find_question(conversation, operator_messages, bool(options.get("continue_final_message")), render)
+
+    def _bring_texts(self, options: dict) -> bool:
+        """Whether a prompt is made of more than messages. Variables that the template does not read do not count."""
+        if options.get("chat_template") or options.get("tools"):
+            return True
+        tokenizer = self.get_tokenizer()
+        template = resolve_chat_template(tokenizer, None, None, model_config=self.model_config)
+        variables = {name: value for name, value in options.items() if name not in ("chat_template", "tokenize")}
+        return has_texts(resolve_chat_template_kwargs(tokenizer, template, variables))
 
     def _tokenise(self, prompt, spans: QuestionSpans | None):
         tokenizer, text = self.get_tokenizer(), prompt["prompt"]
