@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 NANO_BASE = Path(__file__).parent / "nano_base"
-"""The folder of the embedded base: a stock LLaVA of three million parameters, made by examples/train_nano_base.py."""
+"""The embedded base: a stock LLaVA of under four million parameters, made by examples/train_nano_base.py."""
 
 __all__ = ["NANO_BASE"]
