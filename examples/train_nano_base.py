@@ -59,7 +59,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--num_test_samples", type=int, default=400)
     parser.add_argument("--tower_steps", type=int, default=4000)
     parser.add_argument("--ideal_steps", type=int, default=400, help="of the language model, on ideal pictures")
-    parser.add_argument("--steps", type=int, default=750, help="of the language model, on the tower's features")
+    parser.add_argument("--steps", type=int, default=1000, help="of the language model, on the tower's features")
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--num_workers", type=int, default=multiprocessing.cpu_count())
     return parser.parse_args(argv)
