@@ -72,6 +72,23 @@ def test_refused_requests(server, body):
     assert 400 <= status < 500, text
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        [{"role": "system", "content": REFUSED}],
+        [{"role": "assistant", "content": REFUSED}],
+        [{"role": "user", "content": REFUSED}, {"role": "assistant", "content": "No."}],
+        [{"role": "tool", "tool_call_id": "1", "content": REFUSED}],
+        [{"role": "narrator", "content": REFUSED}],
+    ],
+    ids=["system prompt", "answer", "earlier turn", "tool", "unknown role"],
+)
+def test_what_a_client_says_in_any_role_is_judged(server, before):
+    messages = Chat((picture("red"),), CLEAN).as_messages(lambda image: image_url(as_url(image)))
+    status, text = server.post("/v1/chat/completions", messages=[*before, *messages])
+    assert status == 200 and json.loads(text)["choices"][0]["message"]["content"].strip() == TEXT
+
+
 def test_beams(server):
     choice = server.chat(Chat((picture("red"),), REFUSED), use_beam_search=True, n=2)
     assert choice["message"]["content"].strip() == TEXT
