@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration
 from safevlm_hf.modeling.safety_modules import SafetyHead
@@ -255,6 +256,23 @@ def test_head_equals_attention_written_out(pooling):
         attended[..., cut] = weights @ value[..., cut]
     expected = head.level_head(head.out_proj(attended[:, [0, 2]].mean(dim=1)))
     torch.testing.assert_close(level[:, 0], expected.float())
+
+
+def test_a_clean_image_is_held_to_safe_in_every_window(model):
+    """And a risky one in its strictest alone."""
+    inputs = {**batch(prompt(*range(5, 40))), "pixel_values": pictures()}
+    features = model.model.get_image_features(
+        pictures(), safety_inputs=model.model.prepare_safety_inputs(inputs["input_ids"])
+    )
+    level, category = features.safety_level_logits, features.safety_category_logits
+    clean = {"safety_levels": torch.tensor([0]), "safety_categories": torch.tensor([6])}
+    strictest = F.cross_entropy(level, clean["safety_levels"]) + F.cross_entropy(category, clean["safety_categories"])
+    found = model(**inputs, **clean, safety_only=True).safety_loss
+    torch.testing.assert_close(found, (strictest + features.safety_clean_losses.sum()) / 2)
+    assert features.safety_clean_losses.sum() < strictest
+    risky = {"safety_levels": torch.tensor([3]), "safety_categories": torch.tensor([1])}
+    strictest = F.cross_entropy(level, risky["safety_levels"]) + F.cross_entropy(category, risky["safety_categories"])
+    torch.testing.assert_close(model(**inputs, **risky, safety_only=True).safety_loss, strictest)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -64,7 +64,8 @@ def test_language_models_loss_at_every_second_step(nano_model, nano_processor, r
 def test_without_the_language_models_loss(nano_model, nano_processor, riskcards, tmp_path):
     nano_model.model.language_model.forward = None
     block = nano_model.model.safety_tokens.block.clone()
-    trainer = create_trainer(prepare_stage1(nano_model), nano_processor, riskcards, tmp_path, lm_loss_every=0)
+    options = {"lm_loss_every": 0, "max_steps": 12, "per_device_train_batch_size": 12}
+    trainer = create_trainer(prepare_stage1(nano_model), nano_processor, riskcards, tmp_path, **options)
     trainer.train()
     assert torch.equal(nano_model.model.safety_tokens.block, block)
     assert step_logs(trainer)[-1]["safety_loss"] < step_logs(trainer)[0]["safety_loss"]

@@ -40,7 +40,14 @@ from .safety_adapters import SparesVerdictMixin
 from .safety_cache import mark_free_cache, take_free_cache
 from .safety_explanation import SafetyExplanation, explain_head
 from .safety_inputs import SafetyImageOutput, SafetyInputs, SafetyOutput
-from .safety_modules import SafetyConditions, SafetyHead, SafetyProjector, SafetyTokens, init_safety_weights
+from .safety_modules import (
+    SafetyConditions,
+    SafetyHead,
+    SafetyProjector,
+    SafetyTokens,
+    clean_losses,
+    init_safety_weights,
+)
 from .safety_policy import DEFAULT_POLICY, SafetyDecision, SafetyPolicy, condition_text, is_readable
 
 
@@ -63,10 +70,12 @@ class SafeLlavaModelOutputWithPast(LlavaModelOutputWithPast):
     r"""
     safety_level_logits (`torch.Tensor` of shape `(images, levels)`, *optional*): float32.
     safety_category_logits (`torch.Tensor` of shape `(images, categories)`, *optional*): float32.
+    safety_clean_losses (`torch.Tensor` of shape `(images, 2)`, *optional*): as in [`SafetyImageOutput`].
     """
 
     safety_level_logits: torch.Tensor | None = None
     safety_category_logits: torch.Tensor | None = None
+    safety_clean_losses: torch.Tensor | None = None
 
 
 @dataclass
@@ -272,8 +281,8 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         text_embeds = safety_inputs.text_embeds.to(rows.device)[rows]
         keys = torch.cat([head_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
-        verdict = self._judge_windows(*self.safety_head(text_embeds, text_mask, keys), policy)
-        level_logits, category_logits, decision, window_ids = verdict
+        of_windows = self.safety_head(text_embeds, text_mask, keys)
+        level_logits, category_logits, decision, window_ids = self._judge_windows(*of_windows, policy)
         # A sample has one condition: that of its strictest image.
         samples = torch.arange(len(safety_inputs.text_mask), device=rows.device)
         condition_ids = decision.condition_ids[decision.strictest(rows == samples[:, None])[rows]]
@@ -296,6 +305,7 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
                 "safety_action_ids": decision.action_ids,
                 "safety_level_ids": decision.level_ids,
                 "safety_window_ids": window_ids,
+                "safety_clean_losses": clean_losses(*of_windows, self.config.safety_config),
                 "safety_image_rows": rows,
             }
         )
@@ -460,6 +470,7 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             **outputs,
             safety_level_logits=getattr(image_outputs, "safety_level_logits", None),
             safety_category_logits=getattr(image_outputs, "safety_category_logits", None),
+            safety_clean_losses=getattr(image_outputs, "safety_clean_losses", None),
         )
 
 
@@ -607,7 +618,8 @@ class SafeLlavaForConditionalGeneration(
             safety_loss = self.safety_loss_function(outputs, safety_levels, safety_categories)
             weighted = self.config.safety_config.loss_weight * safety_loss
             loss = weighted if lm_loss is None else lm_loss + weighted.to(lm_loss.device)
-        carried = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        left_out = ("last_hidden_state", "safety_clean_losses")
+        carried = {name: value for name, value in outputs.items() if name not in left_out}
         return SafeLlavaCausalLMOutputWithPast(
             loss=loss, logits=logits, lm_loss=lm_loss, safety_loss=safety_loss, **carried
         )
@@ -628,17 +640,24 @@ class SafeLlavaForConditionalGeneration(
             safety_category_logits=outputs.safety_category_logits,
         )
 
-    @staticmethod
     def safety_loss_function(
-        outputs: SafeLlavaModelOutputWithPast,
+        self,
+        outputs: SafeLlavaModelOutputWithPast | SafetyImageOutput,
         safety_levels: torch.LongTensor | None,
         safety_categories: torch.LongTensor | None,
     ) -> torch.Tensor:
-        """CE(level) + CE(category), each the mean over its labelled images; 0 with gradients if none is labelled."""
+        """
+        CE(level) + CE(category), each the mean over its labelled images; 0 with gradients if none is labelled.
+
+        A risky image is held to its label at its strictest window alone: nobody knows which words make it risky. Of a
+        clean one every window is clean, so half of its loss is the mean over all of them.
+        """
         loss = 0.0
-        for logits, target in (
-            (outputs.safety_level_logits, safety_levels),
-            (outputs.safety_category_logits, safety_categories),
+        for column, (logits, target, safe) in enumerate(
+            (
+                (outputs.safety_level_logits, safety_levels, 0),
+                (outputs.safety_category_logits, safety_categories, self.config.safety_config.safe_category),
+            )
         ):
             target = logits.new_full((len(logits),), -100, dtype=torch.long) if target is None else target
             if len(target) != len(logits):
@@ -647,8 +666,9 @@ class SafeLlavaForConditionalGeneration(
                     f"{len(logits)} images."
                 )
             target = target.to(logits.device)
-            summed = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
-            loss = loss + summed / (target != -100).sum().clamp(min=1)
+            losses = F.cross_entropy(logits, target, ignore_index=-100, reduction="none")
+            losses = torch.where(target == safe, (losses + outputs.safety_clean_losses[:, column]) / 2, losses)
+            loss = loss + losses.sum() / (target != -100).sum().clamp(min=1)
         return loss
 
     @torch.no_grad()

@@ -55,6 +55,8 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     safety_action_ids (`torch.LongTensor` of shape `(images,)`): each image's own, indices of `safety_policy.ACTIONS`.
     safety_level_ids (`torch.LongTensor` of shape `(images,)`): level of each image's own decision, 0 if answered.
     safety_window_ids (`torch.LongTensor` of shape `(images,)`): the head's window that decided.
+    safety_clean_losses (`torch.Tensor` of shape `(images, 2)`):
+        CE(level) and CE(category) against "safe", means over the image's windows: for the training of clean images.
     safety_image_rows (`torch.LongTensor` of shape `(images,)`): the row of the batch that each image belongs to.
     """
 
@@ -66,6 +68,7 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     safety_action_ids: torch.LongTensor | None = None
     safety_level_ids: torch.LongTensor | None = None
     safety_window_ids: torch.LongTensor | None = None
+    safety_clean_losses: torch.Tensor | None = None
     safety_image_rows: torch.LongTensor | None = None
 
 

@@ -17,6 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .configuration_safe_llava import SafetyConfig
+
 
 TOKEN_INIT_STD = 0.02  # paper: s(1), s(2) ~ N(0, 0.02)
 
@@ -234,6 +236,16 @@ def window_means(
     return torch.cat(means, dim=1), torch.cat(are_runs, dim=1)
 
 
+def clean_losses(
+    level_logits: torch.Tensor, category_logits: torch.Tensor, is_window: torch.BoolTensor, config: SafetyConfig
+) -> torch.Tensor:
+    """CE(level) and CE(category) of each image against "safe", means over its windows, (images, 2). Arguments as
+    [`SafetyHead`] returns them."""
+    columns = ((level_logits, 0), (category_logits, config.safe_category))
+    losses = torch.stack([-logits.log_softmax(dim=-1)[..., safe] for logits, safe in columns], dim=-1)
+    return torch.where(is_window[..., None], losses, 0.0).sum(dim=1) / is_window.sum(dim=1, keepdim=True)
+
+
 def init_safety_weights(module: nn.Module) -> bool:
     """Initialise one module of this file, and say whether it was one. Called from a model's `_init_weights`."""
     if isinstance(module, SafetyTokens):
@@ -259,4 +271,12 @@ def init_safety_weights(module: nn.Module) -> bool:
     return True
 
 
-__all__ = ["SafetyConditions", "SafetyHead", "SafetyProjector", "SafetyTokens", "init_safety_weights", "window_means"]
+__all__ = [
+    "SafetyConditions",
+    "SafetyHead",
+    "SafetyProjector",
+    "SafetyTokens",
+    "clean_losses",
+    "init_safety_weights",
+    "window_means",
+]

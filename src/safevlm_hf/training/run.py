@@ -200,6 +200,7 @@ def load_data(stage: int, data_args, safety_config, seed: int):
     if replay_file is not None:
         replay = load_records(replay_file, **names, **options)
         records = with_replay(records, with_images(replay) if stage == 1 else replay, data_args.replay_share, seed)
+    records = with_lengths(records)
     if validation_file is None:
         return records, None
     held_out = load_records(validation_file, **names, **options)
@@ -208,7 +209,7 @@ def load_data(stage: int, data_args, safety_config, seed: int):
             "Judging %d of %d validation records (--max_eval_samples).", data_args.max_eval_samples, len(held_out)
         )
         held_out = held_out.shuffle(seed=seed).select(range(data_args.max_eval_samples))
-    return records, held_out
+    return records, with_lengths(held_out)
 
 
 def draw_files(data_args, safety_config, seed: int, clean_share: float) -> list[Path | None]:
@@ -224,6 +225,18 @@ def draw_files(data_args, safety_config, seed: int, clean_share: float) -> list[
     if has_new and replay_file is None:
         replay_file = write_riskcards(folder, "train", NUM_REPLAYED_RISKCARDS, seed, clean_share)
     return [train_file, validation_file, replay_file]
+
+
+def with_lengths(records):
+    """With a column `length` for `--train_sampling_strategy group_by_length`: how long all texts are, so that a long
+    conversation pads no batch of short questions.
+
+    In powers of four: sorted to the character, a batch would hold one question again and again, and so one label."""
+    characters = [
+        sum(len(part["text"] or "") for message in messages for part in message["content"])
+        for messages in records["messages"]
+    ]
+    return records.add_column("length", [4 ** (count.bit_length() // 2) for count in characters])
 
 
 def with_images(records):
