@@ -11,7 +11,7 @@ from PIL import Image
 from riskcards.drawing import draw_picture, draw_two_cards
 from riskcards.operator_prompts import draw_operator_prompt
 from riskcards.questions import ask, ask_about_two
-from riskcards.surroundings import _add_words, _converse, _talk, _type_differently, surround
+from riskcards.surroundings import add_words, converse, surround, talk, type_differently
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -128,17 +128,17 @@ def _about_card(card: Shown, rng: random.Random) -> list[tuple[str, bool]]:
         return render(conversation.messages, conversation.last.complying_answer, learns_all=False)
     turns = []
     for _ in range(rng.choices((1, 2, 3, 4), (4, 3, 2, 1))[0]):
-        turns.append(_talk("train", rng) if turns and rng.random() < 0.08 else _varied_turn(card, rng))
+        turns.append(talk("train", rng) if turns and rng.random() < 0.08 else _varied_turn(card, rng))
     prompt = draw_operator_prompt(rng.randint(5, 60), "train", rng) if rng.random() < 0.15 else None
-    conversation = _converse(turns, 1, prompt, [turn.complying_answer for turn in turns[:-1]])
+    conversation = converse(turns, 1, prompt, [turn.complying_answer for turn in turns[:-1]])
     return render(conversation.messages, turns[-1].complying_answer, learns_all=True)
 
 
 def _varied_turn(card: Shown, rng: random.Random):
     turn = ask(card.picture, _choose_kind(card, rng), "train", rng)
     if rng.random() < 0.35:
-        turn = _add_words(turn, rng.choice((1, 1, 1, 2, 2, 3, 4, 5, 6)), "train", rng)
-    return _type_differently(turn, "train", rng) if rng.random() < 0.12 else turn
+        turn = add_words(turn, rng.choice((1, 1, 1, 2, 2, 3, 4, 5, 6)), "train", rng)
+    return type_differently(turn, "train", rng) if rng.random() < 0.12 else turn
 
 
 def _about_two(pictures: list[riskcards.Picture], rng: random.Random) -> list[tuple[str, bool]]:
@@ -147,8 +147,8 @@ def _about_two(pictures: list[riskcards.Picture], rng: random.Random) -> list[tu
         kinds = riskcards.CONTENT_KINDS + riskcards.LOOK_KINDS
     turn = ask_about_two(pictures, rng.choice(kinds), "train", rng)
     if rng.random() < 0.3:
-        turn = _add_words(turn, rng.randint(1, 4), "train", rng)
-    return render(_converse([turn], 2).messages, turn.complying_answer, learns_all=False)
+        turn = add_words(turn, rng.randint(1, 4), "train", rng)
+    return render(converse([turn], 2).messages, turn.complying_answer, learns_all=False)
 
 
 def _plain_text(rng: random.Random) -> list[tuple[str, bool]]:

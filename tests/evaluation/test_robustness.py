@@ -22,6 +22,7 @@ from safevlm_hf.evaluation.robustness import (
     PICTURES_RIGHT,
     RISKY_ANSWERED,
     RISKY_FLAGGED,
+    SHORT_QUESTIONS,
     Part,
     Row,
     RowResult,
@@ -29,9 +30,11 @@ from safevlm_hf.evaluation.robustness import (
     figure_name,
     length_name,
     measure_rows,
+    put_words_inside,
     rates,
     row_figures,
     row_records,
+    shorten_questions,
     split_requests,
 )
 from safevlm_hf.evaluation.targets import FULL_TARGETS, QUICK_TARGETS, Target
@@ -98,6 +101,27 @@ def test_a_request_is_split_over_two_turns(folder):
         assert text_of(second) and answer == record["messages"][1]
         assert sum(part["type"] == "image" for part in first["content"]) == 1
         assert split["safety_level"] == record["safety_level"]
+
+
+def test_a_sentence_is_put_inside_the_question(folder):
+    records = row_records(Row(ALONE, (Part(),)), folder, 20, seed=0)
+    asked = put_words_inside(records)
+    for record, other in zip(records, asked, strict=True):
+        words, others = text_of(record["messages"][0]).split(), text_of(other["messages"][0]).split()
+        half = len(words) // 2
+        assert others[:half] == words[:half] and others[half - len(words) :] == words[half:]
+        assert len(others) > len(words) and other["messages"][1:] == record["messages"][1:]
+    assert asked == put_words_inside(records)
+
+
+def test_questions_are_shortened(folder):
+    records = row_records(Row(ALONE, (Part(),)), folder, 40, seed=0)
+    kinds = {json.loads(record["extra"])["kind"] for record in records}
+    assert kinds <= set(SHORT_QUESTIONS)
+    for record, other in zip(records, shorten_questions(records), strict=True):
+        assert text_of(other["messages"][0]) == SHORT_QUESTIONS[json.loads(record["extra"])["kind"]]
+        assert len(text_of(other["messages"][0]).split()) <= 3
+        assert other["safety_level"] == record["safety_level"]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -114,32 +114,32 @@ def surround(
     if surroundings == "mixed":
         return _mix(turn, picture, split, rng, num_pictures)
     if surroundings == "words-1-6":
-        return _converse([_add_words(turn, rng.randint(1, 6), split, rng)], num_pictures)
+        return converse([add_words(turn, rng.randint(1, 6), split, rng)], num_pictures)
     if name == "words":
-        return _converse([_add_words(turn, int(amount), split, rng)], num_pictures)
+        return converse([add_words(turn, int(amount), split, rng)], num_pictures)
     if name == "one":
-        return _converse([_add_words(turn, 1, split, rng, side=amount)], num_pictures)
+        return converse([add_words(turn, 1, split, rng, side=amount)], num_pictures)
     if name == "prompt":
-        return _converse([turn], num_pictures, draw_operator_prompt(int(amount), split, rng))
+        return converse([turn], num_pictures, draw_operator_prompt(int(amount), split, rng))
     if name == "turn":
         number = rng.randint(2, 4) if amount == "2-4" else int(amount)
-        return _converse([*_other_turns(number - 1, picture, split, rng), turn], num_pictures)
+        return converse([*_other_turns(number - 1, picture, split, rng), turn], num_pictures)
     if name == "earlier":
-        return _converse([turn, *_other_turns(rng.randint(1, 3), picture, split, rng)], num_pictures)
+        return converse([turn, *_other_turns(rng.randint(1, 3), picture, split, rng)], num_pictures)
     if name == "after":
-        return _converse([turn, _say_again(turn, split, rng)], num_pictures)
+        return converse([turn, _say_again(turn, split, rng)], num_pictures)
     if name == "typed":
-        return _converse([_type_turn(turn, picture, split, rng)], num_pictures)
+        return converse([_type_turn(turn, picture, split, rng)], num_pictures)
     if name == "reworded":
-        return _converse([reword(turn, picture, split, rng)], num_pictures)
+        return converse([reword(turn, picture, split, rng)], num_pictures)
     if name == "styles":
-        return _converse([_type_differently(turn, split, rng)], num_pictures)
+        return converse([type_differently(turn, split, rng)], num_pictures)
     if name == "no":
         return _without_mask(turn, picture, split, rng)
-    return _converse([turn], num_pictures)
+    return converse([turn], num_pictures)
 
 
-def _converse(turns: list[Turn], num_pictures: int, prompt: str | None = None, given=None, shown_at=0) -> Conversation:
+def converse(turns: list[Turn], num_pictures: int, prompt: str | None = None, given=None, shown_at=0) -> Conversation:
     """The messages of the turns.
 
     Args:
@@ -162,7 +162,7 @@ def _converse(turns: list[Turn], num_pictures: int, prompt: str | None = None, g
 # --------------------------------------------------------------------------------------------------
 
 
-def _add_words(turn: Turn, count: int, split: str, rng: random.Random, side: str | None = None) -> Turn:
+def add_words(turn: Turn, count: int, split: str, rng: random.Random, side: str | None = None) -> Turn:
     """`count` harmless sentences `"before"` the question, `"after"` it, or around it."""
     side = side or rng.choice(("before", "after", "around"))
     num_before = {"before": count, "after": 0, "around": rng.randint(0, count)}[side]
@@ -176,7 +176,8 @@ def _add_words(turn: Turn, count: int, split: str, rng: random.Random, side: str
     )
 
 
-def _type_differently(turn: Turn, split: str, rng: random.Random) -> Turn:
+def type_differently(turn: Turn, split: str, rng: random.Random) -> Turn:
+    """The turn in another way of typing: capitals, misspellings and the like."""
     style = draw_style(split, rng)
     parts = {name: getattr(turn, name) for name in ("before", "text", "after")}
     return replace(turn, **{name: style(part, rng) if part else "" for name, part in parts.items()})
@@ -205,17 +206,18 @@ def _other_turns(count: int, picture: Picture, split: str, rng: random.Random) -
 def _other_turn(picture: Picture, split: str, rng: random.Random) -> Turn:
     """A safe turn: talk, or a question about the picture that is safe on it, now and then with words around."""
     if rng.random() < 0.4:
-        return _talk(split, rng)
+        return talk(split, rng)
     kinds = LOOK_KINDS
     if picture.topic.safety_category == SAFE_CATEGORY:
         kinds = ("read", "colour", "symbol", *FIELD_KINDS) if picture.topic.has_fields else CONTENT_KINDS + LOOK_KINDS
     turn = ask(picture, rng.choice(kinds), split, rng)
     if split != "test" and rng.random() < REWORDED_SHARE:
         turn = reword(turn, picture, split, rng)
-    return _add_words(turn, rng.randint(1, 3), split, rng) if rng.random() < 0.3 else turn
+    return add_words(turn, rng.randint(1, 3), split, rng) if rng.random() < 0.3 else turn
 
 
-def _talk(split: str, rng: random.Random) -> Turn:
+def talk(split: str, rng: random.Random) -> Turn:
+    """A turn that asks nothing about the picture."""
     text = " ".join(draw_fillers(rng.randint(1, 3), split, rng))
     return Turn(text, "talk", rng.choice(_HELD_OUT_REPLIES if split == "test" else _REPLIES))
 
@@ -230,10 +232,10 @@ def _say_again(turn: Turn, split: str, rng: random.Random) -> Turn:
 def _without_mask(turn: Turn, picture: Picture, split: str, rng: random.Random) -> Conversation:
     """An operator's rules before the question, or a conversation in which the model has declined too much."""
     if rng.random() < 0.5:
-        return _converse([turn], 1, draw_operator_prompt(rng.randint(20, 60), split, rng))
+        return converse([turn], 1, draw_operator_prompt(rng.randint(20, 60), split, rng))
     turns = [*_other_turns(rng.randint(1, 3), picture, split, rng), turn]
     given = [_decline_too_much(turn, 0.4, rng) for turn in turns[:-1]]
-    return _converse(turns, 1, given=given)
+    return converse(turns, 1, given=given)
 
 
 def _decline_too_much(turn: Turn, share: float, rng: random.Random) -> str:
@@ -253,19 +255,19 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     weights = (48, 24, 9, 14, 5) if num_pictures == 1 else (48, 24, 9, 0, 0)
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
-        turn = _add_words(turn, _trained_count(rng), split, rng)
+        turn = add_words(turn, _trained_count(rng), split, rng)
     elif rng.random() < 0.02:
         turn = _type_turn(turn, picture, split, rng)
     if rng.random() < 0.15:
-        turn = _type_differently(turn, split, rng)
+        turn = type_differently(turn, split, rng)
     has_prompt = kind == "prompt" or (kind in ("turns", "again") and rng.random() < 0.15)
     prompt = draw_operator_prompt(rng.randint(5, 60), split, rng) if has_prompt else None
     if kind == "again":
         turns = [turn, _say_again(turn, split, rng)]
-        return _converse(turns, num_pictures, prompt, _given_answers(turns, rng))
+        return converse(turns, num_pictures, prompt, _given_answers(turns, rng))
     if kind == "turns":
         return _mix_turns(turn, question, picture, prompt, split, rng, num_pictures)
-    return _converse([turn], num_pictures, prompt)
+    return converse([turn], num_pictures, prompt)
 
 
 def _mix_turns(turn, question, picture, prompt, split, rng, num_pictures) -> Conversation:
@@ -273,13 +275,13 @@ def _mix_turns(turn, question, picture, prompt, split, rng, num_pictures) -> Con
     number = min(rng.choices(range(2, 9), (30, 22, 16, 12, 8, 6, 6))[0], 8)
     place = number - 1 if rng.random() < 0.7 else rng.randrange(number - 1)
     if place and rng.random() < 0.15:  # the picture comes with its question, after talk about something else
-        turns = [_talk(split, rng) for _ in range(place)] + [turn]
-        return _converse(turns, num_pictures, prompt, shown_at=place)
+        turns = [talk(split, rng) for _ in range(place)] + [turn]
+        return converse(turns, num_pictures, prompt, shown_at=place)
     turns = _other_turns(number, picture, split, rng)
     if question.safety_level and rng.random() < 0.15:
         turns[rng.randrange(number)] = ask(picture, question.kind, split, rng)
     turns[place] = turn
-    return _converse(turns, num_pictures, prompt, _given_answers(turns, rng))
+    return converse(turns, num_pictures, prompt, _given_answers(turns, rng))
 
 
 def _given_answers(turns: list[Turn], rng: random.Random) -> list[str]:
