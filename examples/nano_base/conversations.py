@@ -26,14 +26,6 @@ LONGEST = 520
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a card shows, without its pixels."""
-
-    picture: riskcards.Picture
-    has_two_cards: bool
-
-
-@dataclass(frozen=True)
 class Sample:
     """Text in pieces, each with whether it is learned, and the cards that its `<image>`s stand for."""
 
@@ -51,7 +43,7 @@ class Encoded:
     is_prose: bool
 
 
-def draw_cards(num_cards: int, seed: int, num_workers: int) -> tuple[torch.Tensor, list[Shown]]:
+def draw_cards(num_cards: int, seed: int, num_workers: int) -> tuple[torch.Tensor, list[riskcards.Picture]]:
     """Pixels (cards, 3, 112, 112) uint8 of training pictures, and what they show. Independent of `num_workers`."""
     starts = range(0, num_cards, CHUNK)
     chunks = [(min(CHUNK, num_cards - start), seed, start) for start in starts]
@@ -61,20 +53,20 @@ def draw_cards(num_cards: int, seed: int, num_workers: int) -> tuple[torch.Tenso
     return pixels, [shown for _, chunk in drawn for shown in chunk]
 
 
-def _draw_chunk(count: int, seed: int, start: int) -> tuple[np.ndarray, list[Shown]]:
+def _draw_chunk(count: int, seed: int, start: int) -> tuple[np.ndarray, list[riskcards.Picture]]:
     rng = random.Random(f"cards {seed} {start}")
     pixels, shown = np.empty((count, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8), []
     for row in range(count):
         tables = (PAPERS, riskcards.RISKY_TOPICS, riskcards.CLEAN_TOPICS)
-        topic, has_two = rng.choice(rng.choices(tables, (22, 43, 35))[0]), rng.random() < 0.06
-        if has_two:
+        topic = rng.choice(rng.choices(tables, (22, 43, 35))[0])
+        if rng.random() < 0.06:
             beside = rng.choice(riskcards.PUBLIC_PAPERS if topic.has_fields else riskcards.CLEAN_TOPICS)
             picture = draw_two_cards(topic, beside, "train", rng)
         else:
             picture = draw_picture(topic, "train", rng)
         small = picture.image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
         pixels[row] = np.asarray(small).transpose(2, 0, 1)
-        shown.append(Shown(replace(picture, image=None), has_two))
+        shown.append(replace(picture, image=None))
     return pixels, shown
 
 
@@ -83,7 +75,7 @@ def _draw_chunk(count: int, seed: int, start: int) -> tuple[np.ndarray, list[Sho
 # --------------------------------------------------------------------------------------------------
 
 
-def draw_samples(cards: list[Shown], num_samples: int, seed: int) -> list[Sample]:
+def draw_samples(cards: list[riskcards.Picture], num_samples: int, seed: int) -> list[Sample]:
     """Of a hundred samples about 71 are conversations about a card, 3 about two, 14 plain text, and 12 prose.
 
     A base answers every last question about a picture, whatever stands around it, and refuses in plain text alone.
@@ -98,7 +90,7 @@ def draw_samples(cards: list[Shown], num_samples: int, seed: int) -> list[Sample
             samples.append(Sample(_about_card(cards[number], rng), (number,)))
         elif kind == "two":
             pair = tuple(rng.sample(papers if rng.random() < 0.2 else others, 2))
-            samples.append(Sample(_about_two([cards[number].picture for number in pair], rng), pair))
+            samples.append(Sample(_about_two([cards[number] for number in pair], rng), pair))
         elif kind == "text":
             samples.append(Sample(_plain_text(rng)))
         else:
@@ -106,12 +98,12 @@ def draw_samples(cards: list[Shown], num_samples: int, seed: int) -> list[Sample
     return samples
 
 
-def _is_alone(card: Shown, has_fields: bool) -> bool:
-    return not card.has_two_cards and card.picture.topic.has_fields == has_fields
+def _is_alone(card: riskcards.Picture, has_fields: bool) -> bool:
+    return not card.has_two_cards and card.topic.has_fields == has_fields
 
 
-def _choose_kind(card: Shown, rng: random.Random) -> str:
-    if card.picture.topic.has_fields:
+def _choose_kind(card: riskcards.Picture, rng: random.Random) -> str:
+    if card.topic.has_fields:
         looks = () if card.has_two_cards else riskcards.LOOK_KINDS
         return rng.choice((*riskcards.FIELD_KINDS, "read", *looks))
     if card.has_two_cards:
@@ -119,12 +111,12 @@ def _choose_kind(card: Shown, rng: random.Random) -> str:
     return rng.choices(riskcards.CONTENT_KINDS + riskcards.LOOK_KINDS, (42, 18, 14, 8, 18))[0]
 
 
-def _about_card(card: Shown, rng: random.Random) -> list[tuple[str, bool]]:
+def _about_card(card: riskcards.Picture, rng: random.Random) -> list[tuple[str, bool]]:
     """Either the surroundings that training has later, with the last answer to learn, or turns that all are answered:
     a picture costs as much as the text, so several questions about it teach more."""
     if rng.random() < 0.45:
-        turn = ask(card.picture, _choose_kind(card, rng), "train", rng)
-        conversation = surround(turn, card.picture, "mixed", "train", rng)
+        turn = ask(card, _choose_kind(card, rng), "train", rng)
+        conversation = surround(turn, card, "mixed", "train", rng)
         return render(conversation.messages, conversation.last.complying_answer, learns_all=False)
     turns = []
     for _ in range(rng.choices((1, 2, 3, 4), (4, 3, 2, 1))[0]):
@@ -134,8 +126,8 @@ def _about_card(card: Shown, rng: random.Random) -> list[tuple[str, bool]]:
     return render(conversation.messages, turns[-1].complying_answer, learns_all=True)
 
 
-def _varied_turn(card: Shown, rng: random.Random):
-    turn = ask(card.picture, _choose_kind(card, rng), "train", rng)
+def _varied_turn(card: riskcards.Picture, rng: random.Random):
+    turn = ask(card, _choose_kind(card, rng), "train", rng)
     if rng.random() < 0.35:
         turn = add_words(turn, rng.choice((1, 1, 1, 2, 2, 3, 4, 5, 6)), "train", rng)
     return type_differently(turn, "train", rng) if rng.random() < 0.12 else turn

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import LlamaConfig
 
 from . import IGNORE_INDEX, NUM_PATCHES
-from .conversations import Encoded, Shown
+from .conversations import Encoded
 from .pictures import NAMES, change_whole, coverage
 from .tower import LEAST_COVERAGE, build_optimizers, learning_rate_at, patch_features, take_step
 
@@ -56,7 +56,7 @@ def initialise_layers(language_model) -> None:
 class IdealImages(nn.Module):
     """Image tokens that are learned vectors of what a patch shows: sign, colour and layout."""
 
-    def __init__(self, cards: list[Shown], width: int):
+    def __init__(self, cards: list[riskcards.Picture], width: int):
         super().__init__()
         self.shows = torch.stack([_what_patches_show(card) for card in cards])
         sizes = (len(NAMES) + 1, len(riskcards.COLOURS) + 1, len(riskcards.LAYOUTS))
@@ -71,14 +71,13 @@ class IdealImages(nn.Module):
         return sum(table(shows[..., column]) for column, table in enumerate(self.vectors)) + self.places
 
 
-def _what_patches_show(card: Shown) -> torch.Tensor:
+def _what_patches_show(picture: riskcards.Picture) -> torch.Tensor:
     """(patches, 3): name, where 0 is none, colour, where 0 is unclear, and layout."""
-    picture = card.picture
     shows = torch.zeros(NUM_PATCHES, 3, dtype=torch.long)
     for box, name in ((picture.symbol_region, picture.symbol), (picture.pictogram_region, picture.topic.text)):
         covered = coverage(torch.tensor([box]) / riskcards.IMAGE_SIZE)[0]
         shows[(covered >= LEAST_COVERAGE) | (covered == covered.max()), 0] = NAMES.index(name) + 1
-    shows[:, 1] = 0 if card.has_two_cards else list(riskcards.COLOURS).index(picture.colour) + 1
+    shows[:, 1] = 0 if picture.has_two_cards else list(riskcards.COLOURS).index(picture.colour) + 1
     shows[:, 2] = riskcards.LAYOUTS.index(picture.layout)
     return shows
 

@@ -90,7 +90,7 @@ def prose_sentences(split: str) -> tuple[str, ...]:
 def _draw_filler(split: str, rng: random.Random) -> str:
     if split == "test":
         return rng.choice(HELD_OUT_GREETINGS) if rng.random() < 0.06 else rng.choice(prose_sentences(split))
-    kinds, weights = (_prose, _made_up, _greeting, _random_words, _code, _noise), (30, 50, 5, 8, 4, 3)
+    kinds, weights = (_prose, _made_up, _greeting, _random_words, _code, _noise), (26, 30, 4, 32, 4, 4)
     return rng.choices(kinds, weights)[0](rng)
 
 
@@ -127,7 +127,9 @@ def _vocabulary() -> tuple[str, ...]:
 
 
 def _random_words(rng: random.Random) -> str:
-    words = [rng.choice(_vocabulary()) if rng.random() < 0.8 else _invent_word(rng) for _ in range(rng.randint(2, 12))]
+    words = [
+        rng.choice(_vocabulary()) if rng.random() < 0.65 else _invent_word(rng) for _ in range(rng.randint(2, 12))
+    ]
     text = " ".join(words)
     return text[0].upper() + text[1:] + rng.choice((".", "", "?"))
 

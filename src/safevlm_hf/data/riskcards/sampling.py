@@ -27,6 +27,8 @@ from .tables import (
 
 
 TWO_CARDS = "two-cards"
+TWO_CARDS_SHARE = 0.06
+"""Of the pictures that training sees."""
 
 
 @dataclass
@@ -90,9 +92,18 @@ class _Plan:
 
     def draw(self, topic: Topic, rng: random.Random) -> Picture:
         if self.change == TWO_CARDS:
-            beside = rng.choice(PUBLIC_PAPERS if topic.has_fields else CLEAN_TOPICS)
-            return draw_two_cards(topic, beside, self.split, rng)
+            return self.draw_two_cards(topic, rng)
         return draw_picture(topic, self.split, rng, self.change, self.strength)
+
+    def draw_two_cards(self, topic: Topic, rng: random.Random) -> Picture:
+        beside = rng.choice(PUBLIC_PAPERS if topic.has_fields else CLEAN_TOPICS)
+        return draw_two_cards(topic, beside, self.split, rng)
+
+    def has_two_cards(self, number: int) -> bool:
+        """Whether the sample shows two cards because training does so now and then."""
+        if self.split == "test" or self.surroundings != "mixed" or self.change is not None:
+            return False
+        return random.Random(f"two cards {self.split} {self.seed} {number}").random() < TWO_CARDS_SHARE
 
 
 def _make_card(picture: Picture, kind: str, number: int, pair_id: str | None, plan: _Plan, rng) -> RiskCard:
@@ -100,7 +111,7 @@ def _make_card(picture: Picture, kind: str, number: int, pair_id: str | None, pl
     # Surroundings have a generator of their own: pictures and questions are the same ones whatever stands around.
     rng = random.Random(f"{plan.surroundings} {plan.split} {plan.seed} {number}")
     pictures = [picture]
-    shares = {"two-pictures": 1.0, "mixed": TWO_PICTURES_SHARE}
+    shares = {"two-pictures": 1.0, "mixed": 0.0 if picture.has_two_cards else TWO_PICTURES_SHARE}
     if rng.random() < shares.get(plan.surroundings, 0.0):
         pictures.insert(rng.randrange(2), _draw_beside(turn, picture, plan, rng))
         turn = ask_about_two(pictures, kind, plan.split, rng)
@@ -209,7 +220,7 @@ def _draw_samples(plan: _Plan, num_samples: int, clean_share: float, choose_risk
     while num_drawn < num_samples:
         if num_clean < clean_share * (num_drawn + 1) - 1e-9 and rng.random() < 0.9:
             topic, kind = _choose_clean(rng)
-            yield _make_card(plan.draw(topic, rng), _kind(kind, plan), num_drawn, None, plan, rng)
+            yield _make_single_card(plan.draw(topic, rng), kind, num_drawn, plan, rng)
             num_drawn, num_clean = num_drawn + 1, num_clean + 1
             continue
         if clean_share == 1:
@@ -217,15 +228,20 @@ def _draw_samples(plan: _Plan, num_samples: int, clean_share: float, choose_risk
         topic, kind = choose_risky(rng)
         picture = plan.draw(topic, rng)
         chance = min(1, 2.5 * pair_share) if topic.has_fields else pair_share
-        is_pair = rng.random() < chance and num_drawn + 2 <= num_samples and plan.change != TWO_CARDS
-        pair_id = f"{plan.split}-{plan.seed}-{num_drawn}" if is_pair else None
+        if rng.random() >= chance or num_drawn + 2 > num_samples or picture.has_two_cards:
+            yield _make_single_card(picture, kind, num_drawn, plan, rng)
+            num_drawn += 1
+            continue
+        pair_id = f"{plan.split}-{plan.seed}-{num_drawn}"
         yield _make_card(picture, kind, num_drawn, pair_id, plan, rng)
-        num_drawn += 1
-        if is_pair:
-            yield _make_card(picture, rng.choice(LOOK_KINDS), num_drawn, pair_id, plan, rng)
-            num_drawn, num_clean = num_drawn + 1, num_clean + 1
+        yield _make_card(picture, rng.choice(LOOK_KINDS), num_drawn + 1, pair_id, plan, rng)
+        num_drawn, num_clean = num_drawn + 2, num_clean + 1
 
 
-def _kind(kind: str, plan: _Plan) -> str:
-    """Of two cards in one picture it is not clear whose colour or symbol is meant: they are read."""
-    return "read" if plan.change == TWO_CARDS and kind in LOOK_KINDS else kind
+def _make_single_card(picture: Picture, kind: str, number: int, plan: _Plan, rng: random.Random) -> RiskCard:
+    """A sample that is none of a pair: it may show two cards."""
+    if plan.has_two_cards(number):
+        picture = plan.draw_two_cards(picture.topic, random.Random(f"{plan.split} {plan.seed} {number}"))
+    # Of two cards in one picture it is not clear whose colour or symbol is meant: they are read.
+    kind = "read" if picture.has_two_cards and kind in LOOK_KINDS else kind
+    return _make_card(picture, kind, number, None, plan, rng)

@@ -47,10 +47,10 @@ SURROUNDINGS = (
 after it. `typed-turn` has a turn that the user has typed, with an answer of the model. `reworded` asks in words that
 are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals, to be judged as if users had written all
 of it."""
-LONG_SHARE = 0.15
+LONG_SHARE = 0.25
 MAX_TRAINED_WORDS = 24
 TWO_PICTURES_SHARE = 0.04
-REWORDED_SHARE = 0.35
+REWORDED_SHARE = 0.45
 
 _REPLIES = (
     "I see.",
@@ -205,7 +205,7 @@ def _other_turns(count: int, picture: Picture, split: str, rng: random.Random) -
 
 def _other_turn(picture: Picture, split: str, rng: random.Random) -> Turn:
     """A safe turn: talk, or a question about the picture that is safe on it, now and then with words around."""
-    if rng.random() < 0.4:
+    if rng.random() < 0.4 or picture.has_two_cards:
         return talk(split, rng)
     kinds = LOOK_KINDS
     if picture.topic.safety_category == SAFE_CATEGORY:
@@ -252,7 +252,12 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     if rng.random() < REWORDED_SHARE and num_pictures == 1:
         turn = reword(turn, picture, split, rng)
     question = turn
-    weights = (48, 24, 9, 14, 5) if num_pictures == 1 else (48, 24, 9, 0, 0)
+    alone_and_words = (48, 24)
+    if not turn.safety_level:
+        # Words around a clean question are hard to judge where the picture is risky: none of them asks for what it
+        # shows. All in all risky and clean questions have words as often.
+        alone_and_words = (24, 48) if picture.topic.safety_level else (60, 12)
+    weights = (*alone_and_words, 9, 14, 5) if num_pictures == 1 else (*alone_and_words, 9, 0, 0)
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
         turn = add_words(turn, _trained_count(rng), split, rng)
