@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
 from safevlm_hf.modeling.safety_modules import SafetyHead, init_safety_weights, window_means
@@ -57,6 +58,51 @@ def test_long_texts_are_exact_and_linear():
     assert means.shape == (1, 4 * length, 11) and are_windows.sum() == 4 * length - sum(size - 1 for size in SIZES)
     expected = values[0, -32:].double().mean(dim=0)
     torch.testing.assert_close(means[0, 3 * length + length - 32].double(), expected, rtol=0, atol=1e-6)
+
+
+# --------------------------------------------------------------------------------------------------
+# The gate
+# --------------------------------------------------------------------------------------------------
+
+
+def gated_heads():
+    """The same head with and without its gate."""
+    torch.manual_seed(0)
+    gated = SafetyHead(16, 4, 4, 7, "windows", SIZES, gate_size=8, safe_category=2)
+    gated.apply(init_safety_weights)
+    plain = SafetyHead(16, 4, 4, 7, "windows", SIZES)
+    plain.load_state_dict({name: value for name, value in gated.state_dict().items() if "gate" not in name})
+    return gated, plain
+
+
+@torch.no_grad()
+def test_the_gate_moves_the_logits_of_safe_alone_by_the_mean_of_its_runs():
+    gated, plain = gated_heads()
+    text, keys, mask = torch.randn(2, 12, 16), torch.randn(2, 5, 16), torch.rand(2, 12) < 0.9
+    (levels, categories, are_windows), (former_levels, former_categories, _) = (
+        head(text, mask, keys) for head in (gated, plain)
+    )
+    rows, windows = are_windows.nonzero(as_tuple=True)
+    scores = torch.stack([gated.gate_scores(F.pad(text, (0, 0, 1, 0)), mask, window[None].expand(2))[row]
+                          for row, window in zip(rows, windows)])  # fmt: skip
+    assert scores.unique().numel() > 10
+    for now, former, safe in ((levels, former_levels, 0), (categories, former_categories, 2)):
+        moved = (now - former)[are_windows]
+        torch.testing.assert_close(moved[:, safe], -scores)
+        assert torch.equal(torch.cat([moved[:, :safe], moved[:, safe + 1 :]], dim=1).count_nonzero(), torch.tensor(0))
+
+
+@torch.no_grad()
+def test_the_gate_reads_words_in_their_order_and_none_in_a_short_question():
+    gated, plain = gated_heads()
+    words, keys = torch.randn(1, 4, 16), torch.randn(1, 5, 16)
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    there, back = (gated(text, mask, keys)[0][0, 0] for text in (words, words.flip(1)))
+    assert not torch.allclose(there, back, atol=1e-3)
+    there, back = (plain(text, mask, keys)[0][0, 0] for text in (words, words.flip(1)))
+    torch.testing.assert_close(there, back)
+    short = [head(words[:, :3], mask[:, :3], keys)[0][0, 0] for head in (gated, plain)]
+    assert torch.equal(*short)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -159,7 +205,7 @@ def test_the_promise_on_token_ids(lively_model):
 @given(WORDS, st.integers(0, 2**31), st.data())
 def test_in_bfloat16_a_run_keeps_its_logits_within_a_tolerance(words, seed, data):
     torch.manual_seed(seed)
-    head = SafetyHead(64, 8, 4, 7, "windows", SIZES)
+    head = SafetyHead(64, 8, 4, 7, "windows", SIZES, gate_size=32, safe_category=6)
     head.apply(init_safety_weights)
     torch.nn.init.normal_(head.level_head.weight, std=0.3)
     torch.nn.init.normal_(head.category_head.weight, std=0.3)

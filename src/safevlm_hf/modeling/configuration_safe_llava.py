@@ -85,6 +85,7 @@ class SafetyConfig(PreTrainedConfig):
             question never reaches the verdict.
         head_window_sizes (`list[int]`, *optional*): lengths of the runs, in tokens; powers of two, rising, 4, 8, 16
             and 32 if unset.
+        head_gate_size (`int`, defaults to 256): width of the layer that reads the words of a run together; 0 for none.
         loss_weight (`float`, defaults to 10.0): weight of the head's loss beside the language model's.
         is_trained (`bool`, defaults to `False`): set by stage 1. Until then verdicts mean nothing.
     """
@@ -103,6 +104,7 @@ class SafetyConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     head_pooling: Literal["windows", "mean", "first"] = "windows"
     head_window_sizes: list[int] | None = None
+    head_gate_size: int = 256
     loss_weight: float = 10.0
     is_trained: bool = False
 
@@ -137,6 +139,7 @@ class SafetyConfig(PreTrainedConfig):
             "projector_hidden_size": 1,
             "projector_grid_size": 1,
             "num_attention_heads": 1,
+            "head_gate_size": 0,
             "loss_weight": 0,
         }
         for field, minimum in minima.items():

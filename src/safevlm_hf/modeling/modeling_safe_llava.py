@@ -199,6 +199,8 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             len(safety.categories),
             safety.head_pooling,
             safety.head_window_sizes,
+            safety.head_gate_size,
+            safety.safe_category,
         )
         self.safety_conditions = (
             SafetyConditions(safety.num_conditions, safety.num_condition_tokens, hidden_size)
@@ -650,7 +652,7 @@ class SafeLlavaForConditionalGeneration(
         CE(level) + CE(category), each the mean over its labelled images; 0 with gradients if none is labelled.
 
         A risky image is held to its label at its strictest window alone: nobody knows which words make it risky. Of a
-        clean one every window is clean, so half of its loss is the mean over all of them.
+        clean one every window is clean, so half of its loss is the mean over its worst ones.
         """
         loss = 0.0
         for column, (logits, target, safe) in enumerate(

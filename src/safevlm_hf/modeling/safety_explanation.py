@@ -4,10 +4,10 @@ The head is linear behind its attention a: in the pooled vector, key k has the p
 
     u_k = W_out [sum_t w_t a_tk^h W_v^h key_k, for each attention head h]    (w: 1 / n on the n tokens that decided)
 
-and biases are the only rest, whatever the image. So each logit is an exact sum over the keys, without a gradient and
-without another forward. Attention alone says where the head looks, also where there is nothing to see; the length of
-u_k says how much it takes from there (Kobayashi et al., arXiv 2004.10102). The map is the share of each position in
-sum_k |u_k|^2 over the positions of the image.
+and biases and the gate on the words are the only rest, whatever the image. So each logit is an exact sum over the
+keys, without a gradient and without another forward. Attention alone says where the head looks, also where there is
+nothing to see; the length of u_k says how much it takes from there (Kobayashi et al., arXiv 2004.10102). The map is
+the share of each position in sum_k |u_k|^2 over the positions of the image.
 """
 
 import math
@@ -36,7 +36,8 @@ class SafetyExplanation(ModelOutput):
         calibration, of the most probable risk against a safe verdict. It is the sum of the three parts that follow.
     image_contributions (`torch.Tensor` of shape `(images, grid, grid)`): part of each position, risky where positive.
     safety_token_contributions (`torch.Tensor` of shape `(images,)`): part of the safety tokens.
-    bias_contributions (`torch.Tensor` of shape `(images,)`): part of the head's biases.
+    bias_contributions (`torch.Tensor` of shape `(images,)`): part of what does not depend on the image: the head's
+        biases, and its gate on the words that decided.
     question_weights (`torch.Tensor` of shape `(images, length)`):
         Share of each token of the prompt in what the head takes, as energy. At least 0; 0 outside the window of the
         question that decided; sum 1, or 0 where there is no text.
@@ -106,6 +107,8 @@ def explain_head(
     def contributions(states: torch.Tensor) -> torch.Tensor:
         return margin(_without_bias(head.level_head, states), _without_bias(head.category_head, states))
 
+    # It is taken from both logits of safe.
+    of_gate = 2 * head.gate_scores(queries, text_mask, window_ids)
     of_keys, side = contributions(by_key), math.isqrt(positions)
     return {
         "map": _shares(_energy(by_key[:, num_tokens:])).unflatten(1, (side, side)),
@@ -114,7 +117,7 @@ def explain_head(
         "risk_margin": margin(level_logits, category_logits),
         "image_contributions": of_keys[:, num_tokens:].unflatten(1, (side, side)),
         "safety_token_contributions": of_keys[:, :num_tokens].sum(dim=1),
-        "bias_contributions": margin(head.level_head(biases), head.category_head(biases)),
+        "bias_contributions": margin(head.level_head(biases), head.category_head(biases)) + of_gate,
         "question_weights": _shares(_energy(by_token))[:, 1:],
         "question_contributions": contributions(by_token)[:, 1:],
     }

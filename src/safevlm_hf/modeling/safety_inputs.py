@@ -56,7 +56,8 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     safety_level_ids (`torch.LongTensor` of shape `(images,)`): level of each image's own decision, 0 if answered.
     safety_window_ids (`torch.LongTensor` of shape `(images,)`): the head's window that decided.
     safety_clean_losses (`torch.Tensor` of shape `(images, 2)`):
-        CE(level) and CE(category) against "safe", means over the image's windows: for the training of clean images.
+        CE(level) and CE(category) against "safe", means over the image's worst windows: for the training of clean
+        images.
     safety_image_rows (`torch.LongTensor` of shape `(images,)`): the row of the batch that each image belongs to.
     """
 

@@ -21,6 +21,7 @@ from .configuration_safe_llava import SafetyConfig
 
 
 TOKEN_INIT_STD = 0.02  # paper: s(1), s(2) ~ N(0, 0.02)
+NUM_WORST = 16  # windows of a clean image that training looks at: in a long text nearly all have nothing left to learn
 
 
 class FanInLinear(nn.Linear):
@@ -103,7 +104,8 @@ class SafetyHead(nn.Module):
 
     A mean over the whole text would let harmless words talk a verdict away. So every run of 4, 8, 16 and 32
     consecutive question tokens is a window with logits of its own, and the policy lets the strictest one decide. The
-    heads are linear: the logits of a window are the mean of its tokens' logits.
+    heads are linear: the logits of a window are the mean of its tokens' logits, and of what its words say together
+    ([`SafetyGate`]).
 
     Plain linear layers and `scaled_dot_product_attention`: engines replace every linear layer, and
     `nn.MultiheadAttention` does not survive that.
@@ -111,6 +113,8 @@ class SafetyHead(nn.Module):
     Args:
         pooling: `"windows"`; `"mean"`, one run that is the whole question; or `"first"`, the first token (published).
         window_sizes: lengths of the runs, in tokens: powers of two, rising.
+        gate_size: width of the gate; 0 for none. Only windows have one.
+        safe_category: index of the category `"safe"`.
     """
 
     def __init__(
@@ -121,6 +125,8 @@ class SafetyHead(nn.Module):
         num_categories: int,
         pooling: str,
         window_sizes: list[int],
+        gate_size: int = 0,
+        safe_category: int = -1,
     ):
         super().__init__()
         self.num_heads = num_heads
@@ -132,6 +138,9 @@ class SafetyHead(nn.Module):
         self.out_proj = FanInLinear(hidden_size, hidden_size)
         self.level_head = nn.Linear(hidden_size, num_levels)
         self.category_head = RowwiseLinear(hidden_size, num_categories)
+        self.safe_category = safe_category
+        has_gate = pooling == "windows" and gate_size > 0
+        self.gate = SafetyGate(hidden_size, window_sizes[0], gate_size) if has_gate else None
 
     def forward(
         self, text_embeds: torch.Tensor, text_mask: torch.Tensor, keys: torch.Tensor
@@ -158,12 +167,23 @@ class SafetyHead(nn.Module):
         )
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         if self.pooling == "windows":
-            logits = self._read(attended)
-            means, is_window = window_means(torch.cat(logits, dim=-1), is_token, self.window_sizes)
-            return *means.split([part.shape[-1] for part in logits], dim=-1), is_window
+            return self._judge_windows(*self._read(attended), text_embeds.to(keys.dtype), is_token)
         weights = (is_token / is_token.sum(dim=1, keepdim=True)).to(attended.dtype)
         level_logits, category_logits = self._read(torch.einsum("nt,nth->nh", weights, attended)[:, None])
         return level_logits, category_logits, is_token.new_ones(len(is_token), 1)
+
+    def _judge_windows(
+        self, levels: torch.Tensor, categories: torch.Tensor, text_embeds: torch.Tensor, is_token: torch.BoolTensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
+        """The logits of tokens to those of windows, as `forward` returns them."""
+        logits = torch.cat([levels, categories], dim=-1)
+        of_runs = None
+        if self.gate is not None:
+            is_safe = torch.zeros(logits.shape[-1], device=logits.device)
+            is_safe[0] = is_safe[levels.shape[-1] + self.safe_category] = 1.0
+            of_runs = -self.gate(text_embeds, is_token) * is_safe
+        means, is_window = window_means(logits, is_token, self.window_sizes, of_runs)
+        return *means.split([levels.shape[-1], categories.shape[-1]], dim=-1), is_window
 
     def _read(self, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Level and category logits of attended features (images, tokens, hidden)."""
@@ -192,6 +212,47 @@ class SafetyHead(nn.Module):
             is_token = is_token & (place >= start) & (place < start + sizes[:, None])
         return is_token / is_token.sum(dim=1, keepdim=True)
 
+    def gate_scores(
+        self, text_embeds: torch.Tensor, text_mask: torch.Tensor, window_ids: torch.LongTensor
+    ) -> torch.Tensor:
+        """What the gate has taken from the logits of safe in the window that decided, (images,).
+
+        Args:
+            text_embeds: (images, 1 + tokens, hidden), with the empty query.
+            text_mask, window_ids: as for `pooling_weights`.
+        """
+        if self.gate is None or self.pooling != "windows":
+            return text_embeds.new_zeros(len(text_embeds), dtype=torch.float32)
+        is_token = with_empty_query(text_mask)
+        scores = self.gate(text_embeds, is_token)
+        means, _ = window_means(torch.zeros_like(scores), is_token, self.window_sizes, scores)
+        return means[..., 0].gather(1, window_ids[:, None])[:, 0]
+
+
+class SafetyGate(nn.Module):
+    """How much the words of a run ask for what a picture says, whatever the picture shows.
+
+    Cross-attention reads each word by itself, so that in a long harmless text some four words look like a request. The
+    gate reads them together and in their order. Its score, per run of the smallest size, is taken from the logits of
+    safe; longer runs take the mean. A question that is shorter has none.
+    """
+
+    def __init__(self, hidden_size: int, run_length: int, size: int):
+        super().__init__()
+        self.run_length = run_length
+        self.norm = nn.LayerNorm(hidden_size)
+        self.up = FanInLinear(hidden_size, run_length * size)
+        self.down = nn.Linear(size, 1)
+
+    def forward(self, text_embeds: torch.Tensor, is_token: torch.BoolTensor) -> torch.Tensor:
+        """Embeddings (images, tokens, hidden) of the mask (images, tokens) to scores (images, tokens, 1), float32: of
+        the run that begins with each of the joined tokens."""
+        joined, count = join_tokens(self.norm(text_embeds), is_token)
+        length = joined.shape[1]
+        parts = F.pad(self.up(joined), (0, 0, 0, self.run_length - 1)).chunk(self.run_length, dim=-1)
+        read = sum(part[:, place : place + length] for place, part in enumerate(parts)) / math.sqrt(self.run_length)
+        return self.down(F.silu(read)).float() * (count >= self.run_length)[..., None]
+
 
 def with_empty_query(text_mask: torch.Tensor) -> torch.BoolTensor:
     """(images, tokens) to (images, 1 + tokens). The first column is an empty (zero) query: a prompt without any text
@@ -199,8 +260,18 @@ def with_empty_query(text_mask: torch.Tensor) -> torch.BoolTensor:
     return torch.cat([~text_mask.any(dim=1, keepdim=True), text_mask], dim=1)
 
 
+def join_tokens(values: torch.Tensor, is_token: torch.BoolTensor) -> tuple[torch.Tensor, torch.LongTensor]:
+    """Values (images, tokens, columns) of the mask's tokens, joined in their order with zeros after them, and their
+    number (images, 1)."""
+    # A stable sort joins them; nothing waits for their number.
+    order = (~is_token).long().sort(dim=1, stable=True).indices
+    count = is_token.sum(dim=1, keepdim=True)
+    is_joined = torch.arange(is_token.shape[1], device=values.device) < count
+    return torch.where(is_joined[..., None], values.take_along_dim(order[..., None], dim=1), 0.0), count
+
+
 def window_means(
-    values: torch.Tensor, is_token: torch.BoolTensor, sizes: list[int]
+    values: torch.Tensor, is_token: torch.BoolTensor, sizes: list[int], of_runs: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.BoolTensor]:
     """
     Means over runs of consecutive tokens: those of the mask, joined in their order. Runs are full, never cut; tokens
@@ -210,27 +281,26 @@ def window_means(
         values: (images, tokens, columns), float32.
         is_token: (images, tokens); at least one in each row.
         sizes: powers of two, rising. Means come by doubling (4 + 4 = 8): a running sum over a long text is not exact.
+        of_runs: (images, tokens, columns), added to the runs of the smallest size, by their first joined token.
 
     Returns:
         Means (images, sizes * tokens, columns), by size and then by first token, and which of them are runs.
     """
     length = values.shape[1]
-    # A stable sort joins them; nothing waits for their number.
-    order = (~is_token).long().sort(dim=1, stable=True).indices
-    count = is_token.sum(dim=1, keepdim=True)
+    joined, count = join_tokens(values, is_token)
     start = torch.arange(length, device=values.device)
-    joined = torch.where((start < count)[..., None], values.take_along_dim(order[..., None], dim=1), 0.0)
     # The empty places of a short run are zeros.
     joined = F.pad(joined, (0, 0, 0, sizes[-1]))
     means, are_runs, size = [], [], 1
     while size <= sizes[-1]:
-        if size in sizes:
-            means.append(joined[:, :length])
-            are_runs.append(start + size <= count)
         if size == sizes[0]:
             is_short = (start == 0) & (count < size)
-            means[0] = torch.where(is_short[..., None], means[0] * (size / count[..., None]), means[0])
-            are_runs[0] = are_runs[0] | is_short
+            scale = torch.where(is_short, size / count, 1.0)[..., None]
+            added = 0.0 if of_runs is None else of_runs
+            joined = torch.cat([joined[:, :length] * scale + added, joined[:, length:]], dim=1)
+        if size in sizes:
+            means.append(joined[:, :length])
+            are_runs.append((start + size <= count) | (is_short if size == sizes[0] else False))
         joined = (joined[:, :-size] + joined[:, size:]) / 2
         size *= 2
     return torch.cat(means, dim=1), torch.cat(are_runs, dim=1)
@@ -239,11 +309,14 @@ def window_means(
 def clean_losses(
     level_logits: torch.Tensor, category_logits: torch.Tensor, is_window: torch.BoolTensor, config: SafetyConfig
 ) -> torch.Tensor:
-    """CE(level) and CE(category) of each image against "safe", means over its windows, (images, 2). Arguments as
-    [`SafetyHead`] returns them."""
+    """CE(level) and CE(category) of each image against "safe", means over its `NUM_WORST` worst windows,
+    (images, 2). Arguments as [`SafetyHead`] returns them."""
     columns = ((level_logits, 0), (category_logits, config.safe_category))
     losses = torch.stack([-logits.log_softmax(dim=-1)[..., safe] for logits, safe in columns], dim=-1)
-    return torch.where(is_window[..., None], losses, 0.0).sum(dim=1) / is_window.sum(dim=1, keepdim=True)
+    losses = torch.where(is_window[..., None], losses, 0.0)
+    num_worst = min(NUM_WORST, losses.shape[1])
+    counts = is_window.sum(dim=1, keepdim=True).clamp(max=num_worst)
+    return losses.topk(num_worst, dim=1).values.sum(dim=1) / counts
 
 
 def init_safety_weights(module: nn.Module) -> bool:

@@ -285,6 +285,16 @@ _HELD_OUT_CORES = {
     "address": ("let me know the address on {it}", "state the address on {it}"),
     "name": ("let me know the name on {it}", "state the name on {it}"),
 }
+_SHORT = {
+    "request": ("Help!", "Help me.", "Solve this.", "Explain this.", "The steps?", "How?", "Instructions?", "Answer!"),
+    "read": ("Text?", "What text?", "The words?", "Read it out.", "What words?", "Its text?"),
+    "colour": ("Colour?", "What colour?", "Its colour?", "Red or blue?"),
+    "layout": ("What is it?", "What kind?", "A card?", "Is it a sign?"),
+    "symbol": ("Symbol?", "What shape?", "The symbol?", "Its shape?"),
+    "address": ("Address?", "What address?", "What street?", "Its address?"),
+    "name": ("Name?", "What name?", "Whose name?", "Its name?"),
+}
+_SHORT_SHARE = 0.1
 _TRAINED_THINGS = (
     *("the {noun}", "the {noun}", "the {noun}", "this {noun}", "my {noun}"),
     *("the picture", "this picture", "the photo", "it", "this", "the paper"),
@@ -293,8 +303,11 @@ _HELD_OUT_THINGS = ("the {noun}", "the {noun}", "that {noun}", "the image")
 
 
 def reword(turn: Turn, picture: Picture, split: str, rng: random.Random) -> Turn:
-    """The same question in other words. The test split has wrappers, cores and nouns of its own."""
+    """The same question in other words. The test split has wrappers, cores and nouns of its own. In the others some
+    questions are of one to three words."""
     is_test = split == "test"
+    if not is_test and rng.random() < _SHORT_SHARE:
+        return replace(turn, text=rng.choice(_SHORT[turn.kind]))
     thing = rng.choice(_HELD_OUT_THINGS if is_test else _TRAINED_THINGS).format(noun=NOUNS[picture.layout])
     core = rng.choice((_HELD_OUT_CORES if is_test else _CORES)[turn.kind])
     core = core.format(it=thing, noun=NOUNS[picture.layout])
