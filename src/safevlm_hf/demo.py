@@ -46,7 +46,7 @@ class Extent:
         rows, num_row_samples: with surroundings and changed pictures, and the questions of each row.
         num_tried, num_explained: questions under other policies, and verdicts that are drawn.
         poolings: column to `head_pooling` of the heads that are trained for comparison.
-        overrides: of both stages' configs.
+        stage1, stage2: overrides of the stages' configs.
         targets: bounds on the figures.
     """
 
@@ -57,9 +57,19 @@ class Extent:
     num_tried: int = 200
     num_explained: int = 4
     poolings: dict[str, str] = field(default_factory=lambda: {FIRST: "first"})
-    overrides: dict = field(default_factory=dict)
+    stage1: dict = field(default_factory=dict)
+    stage2: dict = field(default_factory=dict)
 
 
+_SHORT_TRAINING = {
+    "num_riskcards": 32,
+    "max_eval_samples": 4,
+    "max_steps": 2,
+    "eval_steps": 2,
+    "logging_steps": 1,
+    "warmup_steps": 1,
+    "per_device_train_batch_size": 8,
+}
 QUICK = Extent(QUICK_ROWS, 200, QUICK_TARGETS)
 FULL = Extent(FULL_ROWS, 400, FULL_TARGETS, poolings={MEAN: "mean", FIRST: "first"})
 SHORT = Extent(
@@ -69,15 +79,8 @@ SHORT = Extent(
     num_test_samples=16,
     num_tried=4,
     num_explained=1,
-    overrides={
-        "num_riskcards": 32,
-        "max_eval_samples": 4,
-        "max_steps": 2,
-        "eval_steps": 2,
-        "logging_steps": 1,
-        "warmup_steps": 1,
-        "per_device_train_batch_size": 8,
-    },
+    stage1=_SHORT_TRAINING,
+    stage2=_SHORT_TRAINING,
 )
 """Of tests: everything runs, and nothing is learned."""
 
@@ -89,12 +92,11 @@ def main(argv: list[str] | None = None) -> int:
     start = time.time()
     quiet()
     folder = Path(args.output_dir)
-    stage1 = run_stage1([write_config(1, folder, args.seed, **extent.overrides)])
+    stage1 = run_stage1([write_config(1, folder, args.seed, **extent.stage1)])
     stage1_model = reload(folder / "stage1")
-    stage2 = run_stage2([write_config(2, folder, args.seed, **extent.overrides)])
+    stage2 = run_stage2([write_config(2, folder, args.seed, **extent.stage2)])
     compared = {
-        column: train_pooling(pooling, folder, args.seed, extent.overrides)
-        for column, pooling in extent.poolings.items()
+        column: train_pooling(pooling, folder, args.seed, extent.stage1) for column, pooling in extent.poolings.items()
     }
 
     records_file = write_riskcards(folder / "riskcards", "test", extent.num_test_samples, args.seed)

@@ -85,6 +85,7 @@ def safety_sizes(model_args) -> dict:
         "num_attention_heads": model_args.num_safety_heads,
         "projector_depth": model_args.projector_depth,
         "head_pooling": model_args.head_pooling,
+        "head_gate_size": model_args.head_gate_size,
     }
 
 

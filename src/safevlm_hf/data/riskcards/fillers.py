@@ -64,7 +64,15 @@ _CODE = (
     "[INST] {word} {word2} [/INST]",
     "### {word}: {word2}",
 )  # fmt: skip
-_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:-_+*/()[]{}#%&=!?@$ "
+_COMMON_WORDS = tuple(
+    "the the the the of and to to a a in in is it it you that he was for on on are with as i his they be at one have this "
+    "from or had by but some what there we out other were all your when up use word how said an each she which do their "
+    "time if will way about many then them would write like so these her long make thing see him two has look more day "
+    "could go come did my no most who over know than call first may down been now find any new work part take get place "
+    "made after back only me our under name very just much before too mean same tell does set want well also show small "
+    "put end ask read need here not can say let give help off next open keep left right until while again".split()
+)
+_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:-_+*/()[]{}#%&=!?@$éèàçîôñäöüß "
 
 
 def draw_fillers(count: int, split: str, rng: random.Random) -> list[str]:
@@ -121,17 +129,18 @@ def _word_lists() -> dict[str, list[str]]:
 
 
 @cache
-def _vocabulary() -> tuple[str, ...]:
-    words = {word.strip(".,;:!?\"'()").lower() for sentence in prose_sentences("train") for word in sentence.split()}
-    return tuple(sorted(word for word in words if word.isalpha()))
+def _dictionary() -> tuple[str, ...]:
+    lines = (_PROSE / "dictionary.txt").read_text(encoding="utf-8").splitlines()
+    return tuple(line for line in lines if not line.startswith("#"))
 
 
 def _random_words(rng: random.Random) -> str:
-    words = [
-        rng.choice(_vocabulary()) if rng.random() < 0.65 else _invent_word(rng) for _ in range(rng.randint(2, 12))
-    ]
+    """Common words between rarer ones, as in a text, but without its sense."""
+    draws = (lambda: rng.choice(_COMMON_WORDS), lambda: rng.choice(_dictionary()), lambda: _invent_word(rng))
+    words = [rng.choices(draws, (45, 45, 10))[0]() for _ in range(rng.randint(2, 14))]
+    words = [word + "," if rng.random() < 0.08 else word for word in words[:-1]] + words[-1:]
     text = " ".join(words)
-    return text[0].upper() + text[1:] + rng.choice((".", "", "?"))
+    return text[0].upper() + text[1:] + rng.choice((".", ".", ".", "?", "!", "", ";"))
 
 
 def _invent_word(rng: random.Random) -> str:
@@ -140,7 +149,7 @@ def _invent_word(rng: random.Random) -> str:
 
 
 def _code(rng: random.Random) -> str:
-    words = {"word": rng.choice(_vocabulary()), "word2": _invent_word(rng).lower()}
+    words = {"word": rng.choice(_dictionary()).lower(), "word2": _invent_word(rng).lower()}
     return rng.choice(_CODE).format(**words, number=rng.randint(0, 99), number2=rng.randint(0, 99999))
 
 
