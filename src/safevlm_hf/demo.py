@@ -71,7 +71,13 @@ _SHORT_TRAINING = {
     "per_device_train_batch_size": 8,
 }
 QUICK = Extent(QUICK_ROWS, 200, QUICK_TARGETS)
-FULL = Extent(FULL_ROWS, 400, FULL_TARGETS, poolings={MEAN: "mean", FIRST: "first"})
+FULL = Extent(
+    FULL_ROWS,
+    num_row_samples=400,
+    targets=FULL_TARGETS,
+    poolings={MEAN: "mean", FIRST: "first"},
+    stage1={"num_riskcards": 12000, "num_train_epochs": 2.75, "eval_steps": 500},
+)
 SHORT = Extent(
     QUICK_ROWS,
     num_row_samples=8,

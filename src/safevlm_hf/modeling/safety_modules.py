@@ -21,6 +21,7 @@ from .configuration_safe_llava import SafetyConfig
 
 
 TOKEN_INIT_STD = 0.02  # paper: s(1), s(2) ~ N(0, 0.02)
+GATE_DROPOUT = 0.1
 NUM_WORST = 16  # windows of a clean image that training looks at: in a long text nearly all have nothing left to learn
 
 
@@ -248,6 +249,9 @@ class SafetyGate(nn.Module):
         """Embeddings (images, tokens, hidden) of the mask (images, tokens) to scores (images, tokens, 1), float32: of
         the run that begins with each of the joined tokens."""
         joined, count = join_tokens(self.norm(text_embeds), is_token)
+        if self.training:
+            # A word that is missing now and then: unknown words, names and misspellings change less.
+            joined = joined * (torch.rand_like(joined[..., :1]) >= GATE_DROPOUT)
         length = joined.shape[1]
         parts = F.pad(self.up(joined), (0, 0, 0, self.run_length - 1)).chunk(self.run_length, dim=-1)
         read = sum(part[:, place : place + length] for place, part in enumerate(parts)) / math.sqrt(self.run_length)

@@ -1,7 +1,8 @@
 """Harmless text to stand around a question: sentences of the split's own source, made-up ones, and plain noise.
 
-Training mixes hand-written sentences with a grammar and with random words, so that what is learned is the property
-(words that ask for nothing risky) and not a list. The test split takes its sentences from other texts.
+Training mixes hand-written sentences and WordNet's examples with a grammar and with random words, so that what is
+learned is the property (words that ask for nothing risky) and not a list. The test split takes its sentences from
+other texts.
 """
 
 import json
@@ -65,12 +66,13 @@ _CODE = (
     "### {word}: {word2}",
 )  # fmt: skip
 _COMMON_WORDS = tuple(
-    "the the the the of and to to a a in in is it it you that he was for on on are with as i his they be at one have this "
-    "from or had by but some what there we out other were all your when up use word how said an each she which do their "
-    "time if will way about many then them would write like so these her long make thing see him two has look more day "
-    "could go come did my no most who over know than call first may down been now find any new work part take get place "
-    "made after back only me our under name very just much before too mean same tell does set want well also show small "
-    "put end ask read need here not can say let give help off next open keep left right until while again".split()
+    "the the the the of and to to a a in in is it it you that he was for on on are with as i his they be at "
+    "one have this from or had by but some what there we out other were all your when up use word how said an "
+    "each she which do their time if will way about many then them would write like so these her long make "
+    "thing see him two has look more day could go come did my no most who over know than call first may down "
+    "been now find any new work part take get place made after back only me our under name very just much "
+    "before too mean same tell does set want well also show small put end ask read need here not can say let "
+    "give help off next open keep left right until while again".split()
 )
 _CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:-_+*/()[]{}#%&=!?@$éèàçîôñäöüß "
 
@@ -98,12 +100,12 @@ def prose_sentences(split: str) -> tuple[str, ...]:
 def _draw_filler(split: str, rng: random.Random) -> str:
     if split == "test":
         return rng.choice(HELD_OUT_GREETINGS) if rng.random() < 0.06 else rng.choice(prose_sentences(split))
-    kinds, weights = (_prose, _made_up, _greeting, _random_words, _code, _noise), (26, 30, 4, 32, 4, 4)
+    kinds, weights = (_prose, _made_up, _greeting, _random_words, _code, _noise), (42, 20, 4, 26, 4, 4)
     return rng.choices(kinds, weights)[0](rng)
 
 
 def _prose(rng: random.Random) -> str:
-    return rng.choice(prose_sentences("train"))
+    return rng.choice(prose_sentences("train") if rng.random() < 0.3 else _lines("examples.txt"))
 
 
 def _greeting(rng: random.Random) -> str:
@@ -129,14 +131,19 @@ def _word_lists() -> dict[str, list[str]]:
 
 
 @cache
-def _dictionary() -> tuple[str, ...]:
-    lines = (_PROSE / "dictionary.txt").read_text(encoding="utf-8").splitlines()
+def _lines(name: str) -> tuple[str, ...]:
+    """Of a file whose notice stands in lines that begin with #."""
+    lines = (_PROSE / name).read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if not line.startswith("#"))
 
 
 def _random_words(rng: random.Random) -> str:
     """Common words between rarer ones, as in a text, but without its sense."""
-    draws = (lambda: rng.choice(_COMMON_WORDS), lambda: rng.choice(_dictionary()), lambda: _invent_word(rng))
+    draws = (
+        lambda: rng.choice(_COMMON_WORDS),
+        lambda: rng.choice(_lines("dictionary.txt")),
+        lambda: _invent_word(rng),
+    )
     words = [rng.choices(draws, (45, 45, 10))[0]() for _ in range(rng.randint(2, 14))]
     words = [word + "," if rng.random() < 0.08 else word for word in words[:-1]] + words[-1:]
     text = " ".join(words)
@@ -149,7 +156,7 @@ def _invent_word(rng: random.Random) -> str:
 
 
 def _code(rng: random.Random) -> str:
-    words = {"word": rng.choice(_dictionary()).lower(), "word2": _invent_word(rng).lower()}
+    words = {"word": rng.choice(_lines("dictionary.txt")).lower(), "word2": _invent_word(rng).lower()}
     return rng.choice(_CODE).format(**words, number=rng.randint(0, 99), number2=rng.randint(0, 99999))
 
 

@@ -47,8 +47,8 @@ SURROUNDINGS = (
 after it. `typed-turn` has a turn that the user has typed, with an answer of the model. `reworded` asks in words that
 are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals, to be judged as if users had written all
 of it."""
-LONG_SHARE = 0.25
-MAX_TRAINED_WORDS = 24
+LONG_SHARE = 0.3
+MAX_TRAINED_WORDS = 32
 TWO_PICTURES_SHARE = 0.04
 REWORDED_SHARE = 0.45
 
