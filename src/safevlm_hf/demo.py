@@ -77,6 +77,7 @@ FULL = Extent(
     targets=FULL_TARGETS,
     poolings={MEAN: "mean", FIRST: "first"},
     stage1={"num_riskcards": 12000, "num_train_epochs": 2.75, "eval_steps": 500},
+    stage2={"num_riskcards": 4000, "num_train_epochs": 1.6, "eval_steps": 100},
 )
 SHORT = Extent(
     QUICK_ROWS,
@@ -163,7 +164,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def quiet():
     """The demo shows progress and results; the library's notes stay out of them."""
     transformers.logging.set_verbosity_error()
-    logging.getLogger("timm").setLevel(logging.ERROR)
+    for name in ("timm", "safevlm_hf"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

@@ -22,6 +22,8 @@ from .configuration_safe_llava import SafetyConfig
 
 TOKEN_INIT_STD = 0.02  # paper: s(1), s(2) ~ N(0, 0.02)
 GATE_DROPOUT = 0.1
+# A long text has hundreds of windows, and the strictest one decides: one that is safe by a hair is one too many.
+CLEAN_MARGIN = 2.0
 NUM_WORST = 16  # windows of a clean image that training looks at: in a long text nearly all have nothing left to learn
 
 
@@ -313,10 +315,13 @@ def window_means(
 def clean_losses(
     level_logits: torch.Tensor, category_logits: torch.Tensor, is_window: torch.BoolTensor, config: SafetyConfig
 ) -> torch.Tensor:
-    """CE(level) and CE(category) of each image against "safe", means over its `NUM_WORST` worst windows,
-    (images, 2). Arguments as [`SafetyHead`] returns them."""
-    columns = ((level_logits, 0), (category_logits, config.safe_category))
-    losses = torch.stack([-logits.log_softmax(dim=-1)[..., safe] for logits, safe in columns], dim=-1)
+    """CE(level) and CE(category) of each image against "safe", means over its `NUM_WORST` worst windows, (images, 2).
+    The logits of safe have to win by `CLEAN_MARGIN`. Arguments as [`SafetyHead`] returns them."""
+    losses = []
+    for logits, safe in ((level_logits, 0), (category_logits, config.safe_category)):
+        is_safe = torch.arange(logits.shape[-1], device=logits.device) == safe
+        losses.append(-(logits - CLEAN_MARGIN * is_safe).log_softmax(dim=-1)[..., safe])
+    losses = torch.stack(losses, dim=-1)
     losses = torch.where(is_window[..., None], losses, 0.0)
     num_worst = min(NUM_WORST, losses.shape[1])
     counts = is_window.sum(dim=1, keepdim=True).clamp(max=num_worst)
