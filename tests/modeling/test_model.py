@@ -68,10 +68,10 @@ def training_batch(num_asked=1):
 
 def test_loss_is_the_weighted_sum(model):
     inputs = training_batch()
-    outputs = model(**inputs, safety_levels=torch.tensor([3, 0]), safety_categories=torch.tensor([1, 6]))
+    outputs = model(**inputs, safety_levels=torch.tensor([3, 1]), safety_categories=torch.tensor([1, 2]))
     cross_entropy = torch.nn.functional.cross_entropy
-    expected = cross_entropy(outputs.safety_level_logits, torch.tensor([3, 0]))
-    expected = expected + cross_entropy(outputs.safety_category_logits, torch.tensor([1, 6]))
+    expected = cross_entropy(outputs.safety_level_logits, torch.tensor([3, 1]))
+    expected = expected + cross_entropy(outputs.safety_category_logits, torch.tensor([1, 2]))
     torch.testing.assert_close(outputs.safety_loss, expected)
     torch.testing.assert_close(outputs.loss, outputs.lm_loss + 10 * outputs.safety_loss)
     labels_alone = model(**inputs)
@@ -94,8 +94,8 @@ def test_safety_labels_without_text_labels(model):
 
 def test_ignored_labels(model):
     inputs = training_batch()
-    some = model(**inputs, safety_levels=torch.tensor([-100, 0]), safety_categories=torch.tensor([1, -100]))
-    expected = torch.nn.functional.cross_entropy(some.safety_level_logits[1:], torch.tensor([0]))
+    some = model(**inputs, safety_levels=torch.tensor([-100, 2]), safety_categories=torch.tensor([1, -100]))
+    expected = torch.nn.functional.cross_entropy(some.safety_level_logits[1:], torch.tensor([2]))
     expected = expected + torch.nn.functional.cross_entropy(some.safety_category_logits[:1], torch.tensor([1]))
     torch.testing.assert_close(some.safety_loss, expected)
     none = torch.tensor([-100, -100])
