@@ -15,7 +15,13 @@ from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeL
 from safevlm_hf.data import NANO_BASE  # noqa: E402
 
 
-NANO_SAFETY = {"num_safety_tokens": 4, "num_condition_tokens": 4, "num_attention_heads": 4, "projector_depth": 1}
+NANO_SAFETY = {
+    "num_safety_tokens": 4,
+    "num_condition_tokens": 4,
+    "num_attention_heads": 4,
+    "projector_depth": 1,
+    "head_gate_dropout": 0.0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +58,12 @@ def tiny_config():
         },
         image_token_index=150,
         image_seq_length=16,
-        safety_config={"num_safety_tokens": 4, "num_condition_tokens": 3, "projector_depth": 1},
+        safety_config={
+            "num_safety_tokens": 4,
+            "num_condition_tokens": 3,
+            "projector_depth": 1,
+            "head_gate_dropout": 0.0,
+        },
     )
 
 

@@ -388,7 +388,11 @@ def test_tied_output_layer_is_no_way_round(tiny_config, tmp_path, loader):
 
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize(
-    "targets", [{"target_modules": r".*safety_head\.\w+|.*q_proj"}, {"modules_to_save": ["safety_head"]}]
+    "targets",
+    [
+        {"target_modules": r".*safety_head\.(\w+_(proj|head)|gate\.(up|down))|.*q_proj"},
+        {"modules_to_save": ["safety_head"]},
+    ],
 )
 def test_trained_layers_on_the_head_are_refused(create, tmp_path, targets, loader):
     attacker = create()

@@ -154,7 +154,8 @@ def test_nothing_that_is_typed_makes_a_safe_image_risky(nano, text):
 def test_typed_tokens_do_not_move_a_verdict_to_another_image(nano):
     chat = [user("<image> first", square("black")), turn("assistant", "<image>"), user("<image>", square("white"))]
     said, verdicts = answer(nano, load_processor(), chat)
-    assert said == "No." and [verdict.condition for verdict in verdicts] == [SAFE, ILLEGAL_HIGH]
+    assert said == "No." and [verdict.level for verdict in verdicts] == ["safe", "high"]
+    assert {verdict.condition for verdict in verdicts} == {ILLEGAL_HIGH}  # that of the sample
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -632,15 +633,20 @@ def test_prompts_of_a_wrong_kind_raise(model, change, call):
         {"input_ids": lambda ids: ids.int()},
         {"attention_mask": lambda mask: mask.float()},
         {"attention_mask": lambda mask: mask.bool()},
-        {"attention_mask": lambda mask: mask * 0},
     ],
-    ids=["short integers as ids", "fractions as mask", "booleans as mask", "everything masked"],
+    ids=["short integers as ids", "fractions as mask", "booleans as mask"],
 )
 def test_other_types_of_prompts_are_refused_all_the_same(model, change):
     inputs = request(bright())
     inputs |= {name: function(inputs[name]) for name, function in change.items()}
     assert conditions(model, model.assess(**inputs)) == [ILLEGAL_HIGH]
     assert said(model, **inputs) == [TEXTS["never"]]
+
+
+def test_a_prompt_that_is_all_masked_is_no_way_around(model):
+    inputs = request(bright())
+    with pytest.raises(ValueError, match="inside an image block"):
+        said(model, **inputs | {"attention_mask": inputs["attention_mask"] * 0})
 
 
 # --------------------------------------------------------------------------------------------------

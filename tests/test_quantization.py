@@ -107,7 +107,8 @@ def test_quantised_model_conditions_refuses_and_reloads(checkpoint, inputs, tmp_
     model.save_pretrained(tmp_path)
     again = load(tmp_path)
     for given, expected in zip(verdicts(again, inputs), verdicts(model, inputs)):
-        assert torch.equal(given, expected)
+        # The same weights; where they lie in memory moves the last bits of a product.
+        torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)
     assert torch.equal(answers(again, inputs)[1], conditioned[1])
 
 

@@ -323,7 +323,8 @@ def test_cache_of_returned_outputs(model):
 
 def test_text_first_image_later(model):
     cache = DynamicCache(config=model.config)
-    sequences = generate(model, **batch([BOS, 30, 31]), past_key_values=cache)
+    sequences = generate(model, **batch([BOS, 30, 32]), past_key_values=cache)
+    assert IMAGE not in sequences
     turn = second_turn(sequences, *[IMAGE] * BLOCK, 21)
     outputs = generate(model, **turn, pixel_values=dark(), past_key_values=cache)
     assert torch.equal(outputs, generate(model, **turn, pixel_values=dark()))

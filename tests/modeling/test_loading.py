@@ -142,7 +142,7 @@ def test_safety_modules_start_soundly(tiny_config, tmp_path, dtype, depth):
         model = SafeLlavaForConditionalGeneration.from_pretrained(tmp_path, safety_config=safety, dtype=dtype)
         for name, weight in model.named_parameters():
             assert torch.isfinite(weight).all(), name
-            if "safety" in name and not re.search(r"bias|bn\.weight", name):
+            if "safety" in name and not re.search(r"bias|(bn|norm)\.weight", name):
                 assert 0 < weight.std() < 2, name
         with torch.no_grad():
             features = model.model.get_image_features(random_image().to(dtype)).safety_features.float()

@@ -72,7 +72,7 @@ def gated_heads():
     gated.apply(init_safety_weights)
     plain = SafetyHead(16, 4, 4, 7, "windows", SIZES)
     plain.load_state_dict({name: value for name, value in gated.state_dict().items() if "gate" not in name})
-    return gated.eval(), plain.eval()
+    return gated, plain
 
 
 @torch.no_grad()
@@ -209,7 +209,7 @@ def test_in_bfloat16_a_run_keeps_its_logits_within_a_tolerance(words, seed, data
     head.apply(init_safety_weights)
     torch.nn.init.normal_(head.level_head.weight, std=0.3)
     torch.nn.init.normal_(head.category_head.weight, std=0.3)
-    head.bfloat16().eval()
+    head.bfloat16()
     text, keys = torch.randn(150, 64)[words][None], torch.randn(1, 20, 64).bfloat16()
     start = data.draw(st.integers(0, len(words) - 4))
     stop = data.draw(st.integers(start + 4, len(words)))

@@ -218,7 +218,13 @@ def test_sharded_checkpoints_are_resumed_by_another_number_of_processes(way, sta
 SHORT = {"num_riskcards": 12, "max_eval_samples": 4, "clean_share": 0.5, "learning_rate": 1e-3, "warmup_steps": 0}
 SHORT |= {"max_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "save_strategy": "no"}
 SHORT |= {"report_to": "none", "eval_strategy": "steps", "eval_steps": 1}
-SIZES = {"num_safety_tokens": 4, "num_condition_tokens": 4, "num_safety_heads": 4, "projector_depth": 1}
+SIZES = {
+    "num_safety_tokens": 4,
+    "num_condition_tokens": 4,
+    "num_safety_heads": 4,
+    "projector_depth": 1,
+    "head_gate_dropout": 0.0,
+}
 
 
 def command(**values) -> list[str]:

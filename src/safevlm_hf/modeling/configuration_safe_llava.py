@@ -86,6 +86,7 @@ class SafetyConfig(PreTrainedConfig):
         head_window_sizes (`list[int]`, *optional*): lengths of the runs, in tokens; powers of two, rising, 4, 8, 16
             and 32 if unset.
         head_gate_size (`int`, defaults to 256): width of the layer that reads the words of a run together; 0 for none.
+        head_gate_dropout (`float`, defaults to 0.1): share of the tokens that this layer misses in training.
         loss_weight (`float`, defaults to 10.0): weight of the head's loss beside the language model's.
         is_trained (`bool`, defaults to `False`): set by stage 1. Until then verdicts mean nothing.
     """
@@ -105,6 +106,7 @@ class SafetyConfig(PreTrainedConfig):
     head_pooling: Literal["windows", "mean", "first"] = "windows"
     head_window_sizes: list[int] | None = None
     head_gate_size: int = 256
+    head_gate_dropout: float = 0.1
     loss_weight: float = 10.0
     is_trained: bool = False
 
@@ -140,6 +142,7 @@ class SafetyConfig(PreTrainedConfig):
             "projector_grid_size": 1,
             "num_attention_heads": 1,
             "head_gate_size": 0,
+            "head_gate_dropout": 0,
             "loss_weight": 0,
         }
         for field, minimum in minima.items():

@@ -62,7 +62,8 @@ for _ours, _stock in (("safe_llava", "llava"), ("SafeLlavaModel", "LlavaModel"))
 
 NEW_CATEGORY_LOGIT = -10.0  # so that a category is not seen before it is trained
 MAX_PIXEL = 1000.0  # of `pixel_values`; a processor's end at some 3, and at 255 where it leaves them as they were
-VISION_TOWER = r"(?:model\.)?vision_tower"  # in 4 bits it moves verdicts (docs/deployment.md)
+# In 4 bits the tower moves verdicts (docs/deployment.md), and a narrow connector does not fit their blocks.
+VISION_MODULES = r"(?:model\.)?(?:vision_tower|multi_modal_projector)"
 
 
 @dataclass
@@ -115,11 +116,11 @@ class SafeLlavaPreTrainedModel(SparesVerdictMixin, CarriesCodeMixin, LlavaPreTra
         # CLIP names a module that only its text side has, and FSDP's wrapping stops at one that it does not find.
         self._no_split_modules &= {type(module).__name__ for module in self.modules()}
         if getattr(self.config, "quantization_config", None) is not None:
-            self._keep_in_fp32_modules.add(VISION_TOWER)
+            self._keep_in_fp32_modules.add(VISION_MODULES)
 
     def _get_dtype_plan(self, dtype: torch.dtype) -> dict:
-        # Quantisers leave the tower in the dtype that was asked for.
-        return {name: kept for name, kept in super()._get_dtype_plan(dtype).items() if name != VISION_TOWER}
+        # Quantisers leave tower and connector in the dtype that was asked for.
+        return {name: kept for name, kept in super()._get_dtype_plan(dtype).items() if name != VISION_MODULES}
 
     @classmethod
     def from_pretrained(
@@ -200,6 +201,7 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
             safety.head_pooling,
             safety.head_window_sizes,
             safety.head_gate_size,
+            safety.head_gate_dropout,
             safety.safe_category,
         )
         self.safety_conditions = (

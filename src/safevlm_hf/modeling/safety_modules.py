@@ -21,7 +21,6 @@ from .configuration_safe_llava import SafetyConfig
 
 
 TOKEN_INIT_STD = 0.02  # paper: s(1), s(2) ~ N(0, 0.02)
-GATE_DROPOUT = 0.1
 # A long text has hundreds of windows, and the strictest one decides: one that is safe by a hair is one too many.
 CLEAN_MARGIN = 2.0
 NUM_WORST = 16  # windows of a clean image that training looks at: in a long text nearly all have nothing left to learn
@@ -117,6 +116,7 @@ class SafetyHead(nn.Module):
         pooling: `"windows"`; `"mean"`, one run that is the whole question; or `"first"`, the first token (published).
         window_sizes: lengths of the runs, in tokens: powers of two, rising.
         gate_size: width of the gate; 0 for none. Only windows have one.
+        gate_dropout: share of tokens that the gate misses in training.
         safe_category: index of the category `"safe"`.
     """
 
@@ -129,6 +129,7 @@ class SafetyHead(nn.Module):
         pooling: str,
         window_sizes: list[int],
         gate_size: int = 0,
+        gate_dropout: float = 0.0,
         safe_category: int = -1,
     ):
         super().__init__()
@@ -143,7 +144,7 @@ class SafetyHead(nn.Module):
         self.category_head = RowwiseLinear(hidden_size, num_categories)
         self.safe_category = safe_category
         has_gate = pooling == "windows" and gate_size > 0
-        self.gate = SafetyGate(hidden_size, window_sizes[0], gate_size) if has_gate else None
+        self.gate = SafetyGate(hidden_size, window_sizes[0], gate_size, gate_dropout) if has_gate else None
 
     def forward(
         self, text_embeds: torch.Tensor, text_mask: torch.Tensor, keys: torch.Tensor
@@ -240,9 +241,10 @@ class SafetyGate(nn.Module):
     safe; longer runs take the mean. A question that is shorter has none.
     """
 
-    def __init__(self, hidden_size: int, run_length: int, size: int):
+    def __init__(self, hidden_size: int, run_length: int, size: int, dropout: float):
         super().__init__()
         self.run_length = run_length
+        self.dropout = dropout
         self.norm = nn.LayerNorm(hidden_size)
         self.up = FanInLinear(hidden_size, run_length * size)
         self.down = nn.Linear(size, 1)
@@ -251,9 +253,9 @@ class SafetyGate(nn.Module):
         """Embeddings (images, tokens, hidden) of the mask (images, tokens) to scores (images, tokens, 1), float32: of
         the run that begins with each of the joined tokens."""
         joined, count = join_tokens(self.norm(text_embeds), is_token)
-        if self.training:
+        if self.training and self.dropout:
             # A word that is missing now and then: unknown words, names and misspellings change less.
-            joined = joined * (torch.rand_like(joined[..., :1]) >= GATE_DROPOUT)
+            joined = joined * (torch.rand_like(joined[..., :1]) >= self.dropout)
         length = joined.shape[1]
         parts = F.pad(self.up(joined), (0, 0, 0, self.run_length - 1)).chunk(self.run_length, dim=-1)
         read = sum(part[:, place : place + length] for place, part in enumerate(parts)) / math.sqrt(self.run_length)
@@ -316,11 +318,12 @@ def clean_losses(
     level_logits: torch.Tensor, category_logits: torch.Tensor, is_window: torch.BoolTensor, config: SafetyConfig
 ) -> torch.Tensor:
     """CE(level) and CE(category) of each image against "safe", means over its `NUM_WORST` worst windows, (images, 2).
-    The logits of safe have to win by `CLEAN_MARGIN`. Arguments as [`SafetyHead`] returns them."""
-    losses = []
+    The logits of safe have to win by `CLEAN_MARGIN` (not where there is one window: there it is the published loss).
+    Arguments as [`SafetyHead`] returns them."""
+    losses, margin = [], CLEAN_MARGIN if config.head_pooling == "windows" else 0.0
     for logits, safe in ((level_logits, 0), (category_logits, config.safe_category)):
         is_safe = torch.arange(logits.shape[-1], device=logits.device) == safe
-        losses.append(-(logits - CLEAN_MARGIN * is_safe).log_softmax(dim=-1)[..., safe])
+        losses.append(-(logits - margin * is_safe).log_softmax(dim=-1)[..., safe])
     losses = torch.stack(losses, dim=-1)
     losses = torch.where(is_window[..., None], losses, 0.0)
     num_worst = min(NUM_WORST, losses.shape[1])

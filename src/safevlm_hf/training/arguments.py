@@ -35,6 +35,7 @@ class ModelArguments:
         metadata={"help": "Stage 1: windows (words around a question take nothing away), mean, or first (paper)."},
     )
     head_gate_size: int = field(default=256, metadata={"help": "Stage 1: width of the head's gate on words; 0: none."})
+    head_gate_dropout: float = field(default=0.1, metadata={"help": "Stage 1: share of tokens that the gate misses."})
     taxonomy_file: str | None = field(
         default=None,
         metadata={"help": "Stage 1, new safety modules: YAML or JSON with `categories` and `levels` of your own."},

@@ -107,6 +107,7 @@ class SafetyCollator:
         # mask they are question, as they are in `generate`.
         if record["safety_level"] > 0 or is_unmasked:
             answer_mask = _last_run(answer_mask)
+        answer_mask = self._without_next_turns(ids, answer_mask, record)
         ids, labels = list(ids), [token if marked else IGNORE_INDEX for token, marked in zip(ids, answer_mask)]
         row = {"input_ids": ids, "labels": labels}
         if question_mask is not None:
@@ -118,14 +119,35 @@ class SafetyCollator:
                 row.get(name, []).append(value)
         return row | {"attention_mask": [1] * len(ids)}
 
+    def _without_next_turns(self, ids: list[int], mask: list[int], record: dict) -> list[int]:
+        """The mask without a token at an answer's end that is the next turn's first word: where a template ends an
+        answer with a space, that space and the word are one token."""
+        answers = {
+            "".join(part["text"] for part in message["content"] if part["type"] == "text").strip()
+            for message in record["messages"]
+            if message["role"] == "assistant"
+        }
+        mask = list(mask)
+        for run in _runs(mask):
+            whole, shorter = (
+                self.processor.tokenizer.decode(ids[run.start : stop], skip_special_tokens=True).strip()
+                for stop in (run.stop, run.stop - 1)
+            )
+            if whole not in answers and shorter in answers:
+                mask[run.stop - 1] = 0
+        return mask
+
+
+def _runs(mask: list[int]) -> list[slice]:
+    """Runs of ones."""
+    edges = [place for place, (one, next_one) in enumerate(zip([0, *mask], [*mask, 0])) if bool(one) != bool(next_one)]
+    return [slice(*edge) for edge in zip(edges[::2], edges[1::2])]
+
 
 def _last_run(mask: list[int]) -> list[int]:
     """The mask's last run of ones alone."""
-    end = len(mask) - next(place for place, marked in enumerate(reversed(mask)) if marked)
-    start = end
-    while start and mask[start - 1]:
-        start -= 1
-    return [0] * start + [1] * (end - start) + [0] * (len(mask) - end)
+    last = _runs(mask)[-1]
+    return [0] * last.start + [1] * (last.stop - last.start) + [0] * (len(mask) - last.stop)
 
 
 def _image_labels(records: list[dict], name: str, record_name: str) -> torch.Tensor:

@@ -86,6 +86,7 @@ def safety_sizes(model_args) -> dict:
         "projector_depth": model_args.projector_depth,
         "head_pooling": model_args.head_pooling,
         "head_gate_size": model_args.head_gate_size,
+        "head_gate_dropout": model_args.head_gate_dropout,
     }
 
 
