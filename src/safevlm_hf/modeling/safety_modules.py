@@ -21,8 +21,6 @@ from .configuration_safe_llava import SafetyConfig
 
 
 TOKEN_INIT_STD = 0.02  # paper: s(1), s(2) ~ N(0, 0.02)
-# A long text has hundreds of windows, and the strictest one decides: one that is safe by a hair is one too many.
-CLEAN_MARGIN = 2.0
 NUM_WORST = 16  # windows of a clean image that training looks at: in a long text nearly all have nothing left to learn
 
 
@@ -318,13 +316,9 @@ def clean_losses(
     level_logits: torch.Tensor, category_logits: torch.Tensor, is_window: torch.BoolTensor, config: SafetyConfig
 ) -> torch.Tensor:
     """CE(level) and CE(category) of each image against "safe", means over its `NUM_WORST` worst windows, (images, 2).
-    The logits of safe have to win by `CLEAN_MARGIN` (not where there is one window: there it is the published loss).
     Arguments as [`SafetyHead`] returns them."""
-    losses, margin = [], CLEAN_MARGIN if config.head_pooling == "windows" else 0.0
-    for logits, safe in ((level_logits, 0), (category_logits, config.safe_category)):
-        is_safe = torch.arange(logits.shape[-1], device=logits.device) == safe
-        losses.append(-(logits - margin * is_safe).log_softmax(dim=-1)[..., safe])
-    losses = torch.stack(losses, dim=-1)
+    columns = ((level_logits, 0), (category_logits, config.safe_category))
+    losses = torch.stack([-logits.log_softmax(dim=-1)[..., safe] for logits, safe in columns], dim=-1)
     losses = torch.where(is_window[..., None], losses, 0.0)
     num_worst = min(NUM_WORST, losses.shape[1])
     counts = is_window.sum(dim=1, keepdim=True).clamp(max=num_worst)

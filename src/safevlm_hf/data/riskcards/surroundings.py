@@ -47,10 +47,10 @@ SURROUNDINGS = (
 after it. `typed-turn` has a turn that the user has typed, with an answer of the model. `reworded` asks in words that
 are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals, to be judged as if users had written all
 of it."""
-LONG_SHARE = 0.3
+LONG_SHARE, HARD_LONG_SHARE = 0.25, 0.6  # of texts around a question; of one about a risky picture's look
 MAX_TRAINED_WORDS = 32
 TWO_PICTURES_SHARE = 0.04
-REWORDED_SHARE = 0.55
+REWORDED_SHARE = 0.45
 
 _REPLIES = (
     "I see.",
@@ -189,9 +189,9 @@ def _type_turn(turn: Turn, picture: Picture, split: str, rng: random.Random) -> 
     return replace(turn, before=f"{other.message} ASSISTANT: {other.complying_answer} USER: ")
 
 
-def _trained_count(rng: random.Random) -> int:
-    """How many sentences training puts around a question: mostly one to eight, now and then many."""
-    return rng.randint(9, MAX_TRAINED_WORDS) if rng.random() < LONG_SHARE else rng.randint(1, 8)
+def _trained_count(long_share: float, rng: random.Random) -> int:
+    """How many sentences training puts around a question: one to eight, or many."""
+    return rng.randint(9, MAX_TRAINED_WORDS) if rng.random() < long_share else rng.randint(1, 8)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -252,15 +252,14 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     if rng.random() < REWORDED_SHARE and num_pictures == 1:
         turn = reword(turn, picture, split, rng)
     question = turn
-    alone_and_words = (48, 24)
-    if not turn.safety_level:
-        # Words around a clean question are hard to judge where the picture is risky: none of them asks for what it
-        # shows. All in all risky and clean questions have words as often.
-        alone_and_words = (24, 48) if picture.topic.safety_level else (60, 12)
+    # Words around a clean question are hard to judge where the picture is risky: none of them asks for what it shows.
+    # All in all risky and clean questions have words as often.
+    is_hard = not turn.safety_level and picture.topic.safety_level
+    alone_and_words = (48, 24) if turn.safety_level else (24, 48) if is_hard else (60, 12)
     weights = (*alone_and_words, 9, 14, 5) if num_pictures == 1 else (*alone_and_words, 9, 0, 0)
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
-        turn = add_words(turn, _trained_count(rng), split, rng)
+        turn = add_words(turn, _trained_count(HARD_LONG_SHARE if is_hard else LONG_SHARE, rng), split, rng)
     elif rng.random() < 0.02:
         turn = _type_turn(turn, picture, split, rng)
     if rng.random() < 0.15:
