@@ -76,7 +76,7 @@ FULL = Extent(
     num_row_samples=400,
     targets=FULL_TARGETS,
     poolings={MEAN: "mean", FIRST: "first"},
-    stage1={"num_riskcards": 12000, "num_train_epochs": 2.75, "eval_steps": 500},
+    stage1={"num_riskcards": 16000, "num_train_epochs": 3.6, "lm_loss_every": 24, "eval_steps": 900},
     stage2={"num_riskcards": 4000, "num_train_epochs": 1.6, "eval_steps": 100},
 )
 SHORT = Extent(
