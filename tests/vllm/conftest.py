@@ -4,10 +4,7 @@ import importlib.util
 import os
 
 import pytest
-from served import CHATS, SAFETY, answer, save_rigged
-
-from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
-from safevlm_hf.data import NANO_BASE
+from served import make_checkpoint
 
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -22,8 +19,4 @@ collect_ignore_glob = [] if is_installed else ["test_*.py"]
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """A folder, and transformers' answers to `CHATS`."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, safety_config=SAFETY).eval()
-    processor = SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=model.config.safety_config)
-    model = save_rigged(model, processor, folder)
-    return folder, [answer(model, processor, chat) for chat in CHATS]
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))

@@ -8,7 +8,14 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from safevlm_hf import SafetyPolicy
+from safevlm_hf import (
+    SafeLlavaConfig,
+    SafeLlavaForConditionalGeneration,
+    SafeLlavaProcessor,
+    SafetyConfig,
+    SafetyPolicy,
+)
+from safevlm_hf.data import NANO_BASE
 
 
 SAFETY = {"num_safety_tokens": 4, "num_condition_tokens": 4, "num_attention_heads": 4, "projector_depth": 1}
@@ -109,3 +116,15 @@ def save_rigged(model, processor, folder):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return type(model).from_pretrained(folder).eval()
+
+
+def make_checkpoint(folder, **vision):
+    """A rigged checkpoint in the folder, and transformers' answers to `CHATS`. `vision` changes the tower's config."""
+    config = SafeLlavaConfig.from_pretrained(NANO_BASE)
+    config.safety_config = SafetyConfig(**SAFETY)
+    for name, value in vision.items():
+        setattr(config.vision_config, name, value)
+    model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, config=config).eval()
+    processor = SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=model.config.safety_config)
+    model = save_rigged(model, processor, folder)
+    return folder, [answer(model, processor, chat) for chat in CHATS]
