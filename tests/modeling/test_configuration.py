@@ -126,3 +126,9 @@ def test_projector_sizes_can_be_set(tiny_config):
     values["safety_config"] |= {"projector_hidden_size": 24, "projector_grid_size": 2}
     config = SafeLlavaConfig(**values)
     assert (config.safety_projector_hidden_size, config.safety_grid_size) == (24, 2)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_gate_that_misses_every_token_is_refused(share):
+    with pytest.raises(ValueError, match="head_gate_dropout"):
+        SafetyConfig(head_gate_dropout=share)

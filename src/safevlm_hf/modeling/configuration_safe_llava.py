@@ -149,6 +149,8 @@ class SafetyConfig(PreTrainedConfig):
             value = getattr(self, field)
             if value is not None and not minimum <= value < float("inf"):
                 raise ValueError(f"`{field}` must be a finite number of at least {minimum}, got {value}.")
+        if self.head_gate_dropout >= 1:
+            raise ValueError(f"`head_gate_dropout` must be less than 1, got {self.head_gate_dropout}.")
 
     def _check_window_sizes(self):
         sizes = self.head_window_sizes
