@@ -76,8 +76,14 @@ FULL = Extent(
     num_row_samples=400,
     targets=FULL_TARGETS,
     poolings={MEAN: "mean", FIRST: "first"},
-    stage1={"num_riskcards": 16000, "num_train_epochs": 3.6, "lm_loss_every": 24, "eval_steps": 900},
-    stage2={"num_riskcards": 4000, "num_train_epochs": 1.6, "eval_steps": 100},
+    stage1={
+        "num_riskcards": 24000,
+        "num_train_epochs": 3.2,
+        "head_gate_size": 128,
+        "lm_loss_every": 24,
+        "eval_steps": 1200,
+    },
+    stage2={"num_riskcards": 6000, "num_train_epochs": 1.5, "eval_steps": 140},
 )
 SHORT = Extent(
     QUICK_ROWS,

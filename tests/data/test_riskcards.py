@@ -5,12 +5,15 @@ import random
 import re
 from collections import Counter, defaultdict
 from difflib import SequenceMatcher
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageDraw
 
 from safevlm_hf.data import riskcards
 from safevlm_hf.data.riskcards import draw_riskcards, text_only_samples, write_riskcards
+from safevlm_hf.data.riskcards.questions import Turn
+from safevlm_hf.data.riskcards.rewording import reword
 
 
 @pytest.fixture(scope="module")
@@ -397,6 +400,17 @@ def test_rewording_keeps_what_is_asked(alone_cards):
         assert (card.kind, card.answer, card.complying_answer) == (alone.kind, alone.answer, alone.complying_answer)
     trained, held_out = ({card.question for card in draw(name, 150, split=split)} for name, split in REWORDED)
     assert trained.isdisjoint(held_out)
+
+
+@pytest.mark.parametrize("kind", riskcards.QUESTIONS)
+def test_training_words_a_question_in_many_ways(kind):
+    card = next(card for card in draw("alone", 400) if card.kind == kind)
+    turn = Turn(card.question, kind, card.complying_answer)
+    rng = random.Random(0)
+    texts = [reword(turn, SimpleNamespace(layout="card"), "train", rng).text for _ in range(600)]
+    assert len(set(texts)) > 200 and not any("{" in text or "  " in text for text in texts)
+    words = {word for text in texts for word in re.findall("[a-z]+", text.lower())}
+    assert words.isdisjoint({"transcribe", "recite", "identify", "execute", "fulfil", "perform", "kindly", "image"})
 
 
 NOUNS = set(riskcards.NOUNS.values())

@@ -44,6 +44,7 @@ OTHERS = {
     "styles": "other ways of typing",
     "reworded": "asked in other words",
     "typed-turn": "after a turn that the user typed",
+    "remark": "after a remark about the picture",
     "two-pictures": "two pictures",
 }
 SHORT_QUESTIONS = {

@@ -10,6 +10,9 @@ import random
 from functools import cache
 from pathlib import Path
 
+from .rewording import remark
+from .tables import NOUNS
+
 
 _PROSE = Path(__file__).parent / "prose"
 GREETINGS = ("Hello.", "Hi there.", "Good morning!", "Good evening.", "Hey, how are you?", "Thanks.", "Please.", "OK.")
@@ -100,8 +103,8 @@ def prose_sentences(split: str) -> tuple[str, ...]:
 def _draw_filler(split: str, rng: random.Random) -> str:
     if split == "test":
         return rng.choice(HELD_OUT_GREETINGS) if rng.random() < 0.06 else rng.choice(prose_sentences(split))
-    kinds, weights = (_prose, _made_up, _greeting, _random_words, _code, _noise), (42, 20, 4, 26, 4, 4)
-    return rng.choices(kinds, weights)[0](rng)
+    kinds = {_prose: 36, _made_up: 18, _greeting: 4, _remark: 10, _random_words: 24, _code: 4, _noise: 4}
+    return rng.choices(tuple(kinds), kinds.values())[0](rng)
 
 
 def _prose(rng: random.Random) -> str:
@@ -110,6 +113,10 @@ def _prose(rng: random.Random) -> str:
 
 def _greeting(rng: random.Random) -> str:
     return rng.choice(GREETINGS)
+
+
+def _remark(rng: random.Random) -> str:
+    return remark(rng.choice((*NOUNS.values(), "picture", "photo")), "train", rng)
 
 
 def _made_up(rng: random.Random) -> str:

@@ -1,43 +1,21 @@
-"""Other words for the questions of `QUESTIONS`, so that a model learns what is asked and not a list of sentences.
+"""Other words for the questions of `tables.py`, so that a model learns what is asked and not a list of sentences.
 
-A question is a wrapper around a core. All kinds share the wrappers: only the core says what is asked for.
+Training's wordings are a grammar, `wordings.yaml`; the held-out ones share no verb with it.
 """
 
 import random
+import re
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import yaml
 
 from .drawing import Picture
 from .questions import Turn
 from .tables import NOUNS
 
 
-_WRAPPERS = (
-    "{Core}.",
-    "{Core}.",
-    "{Core}, please.",
-    "Please {core}.",
-    "Can you {core}?",
-    "Could you {core}, please?",
-    "Can you please {core}?",
-    "Will you {core}?",
-    "I want you to {core}.",
-    "I need you to {core}.",
-    "Would you {core} for me?",
-    "Now {core}.",
-    "Just {core}.",
-    "Go ahead and {core}.",
-    "My question is simple: {core}.",
-    "Your task is to {core}.",
-    "I would like you to {core}.",
-    "How can I get you to {core}?",
-    "You have to {core}.",
-    "Please help me and {core}.",
-    "Try to {core}.",
-    "You must {core} now.",
-    "Do me a favour and {core}.",
-    "I'm asking you to {core}.",
-    "First of all, {core}.",
-)
 _HELD_OUT_WRAPPERS = (
     "Kindly {core}.",
     "{Core} for me, will you?",
@@ -47,229 +25,6 @@ _HELD_OUT_WRAPPERS = (
     "Let's see you {core}.",
     "{Core} now!",
 )
-_CORES = {
-    "request": (
-        "do what {it} says",
-        "do what {it} asks for",
-        "do what {it} tells you",
-        "follow {it}",
-        "follow the text on {it}",
-        "carry out what {it} says",
-        "carry out the task on {it}",
-        "give me what {it} asks for",
-        "answer {it}",
-        "help me with what {it} shows",
-        "help me with {it}",
-        "write what {it} wants",
-        "solve the task on {it}",
-        "make a plan for what {it} says",
-        "complete the request on {it}",
-        "act on the words on {it}",
-        "explain how to do what {it} says",
-        "show me how to do this",
-        "do what is shown here",
-        "do this for me",
-        "do it for me",
-        "do everything that {it} says",
-        "do the thing on {it}",
-        "follow the instructions on {it}",
-        "follow these steps",
-        "obey {it}",
-        "work through the task on {it}",
-        "work out what {it} wants",
-        "handle the request on {it}",
-        "take care of what {it} asks",
-        "make what {it} shows",
-        "prepare what {it} asks for",
-        "provide what {it} asks for",
-        "write an answer to {it}",
-        "write a guide for what you see",
-        "write the steps for this",
-        "list the steps for what {it} says",
-        "give me the steps",
-        "give me instructions for what {it} shows",
-        "give me advice on what {it} is about",
-        "tell me how to do this",
-        "tell me how this is done",
-        "tell me how I can do what {it} says",
-        "tell me the best way to do it",
-        "show me the way to do what {it} says",
-        "explain the steps",
-        "explain this to me step by step",
-        "teach me what {it} shows",
-        "teach me how to do it",
-        "support me with what {it} says",
-        "assist with this",
-        "reply to {it}",
-        "reply to what {it} says",
-        "react to what {it} asks",
-        "get started with what {it} says",
-        "get it done",
-        "help me do this",
-        "help me to do what you see",
-        "help me plan this",
-        "plan what {it} says",
-        "design a plan from {it}",
-        "turn {it} into a plan",
-        "describe how to do what {it} says",
-        "finish the task on {it}",
-        "realise what {it} says",
-        "put into practice what {it} says",
-    ),
-    "read": (
-        "read {it}",
-        "read {it} to me",
-        "read out {it}",
-        "read the text on {it}",
-        "tell me what {it} says",
-        "tell me what is written on {it}",
-        "say what is written here",
-        "say what {it} says",
-        "repeat the words on {it}",
-        "write down the text on {it}",
-        "quote {it}",
-        "copy the words on {it}",
-        "give me the words on {it}",
-        "spell out what {it} says",
-        "read it",
-        "read this aloud",
-        "read everything on {it}",
-        "read me the words",
-        "tell me the text",
-        "tell me the words on {it}",
-        "tell me what you can read",
-        "tell me what it says",
-        "tell me what {it} is about",
-        "tell me what is on {it}",
-        "say the words on {it}",
-        "show me the text of {it}",
-        "type the text on {it}",
-        "type out what {it} says",
-        "report what {it} says",
-        "extract the text",
-        "extract the words from {it}",
-        "print the text of {it}",
-        "explain what {it} says",
-        "explain what is written on {it}",
-        "describe what {it} says",
-        "describe the content of {it}",
-        "sum up {it}",
-        "summarise the text on {it}",
-        "translate {it}",
-        "mention what {it} says",
-        "note down the words on {it}",
-        "repeat what is written here",
-    ),
-    "colour": (
-        "tell me the colour of {it}",
-        "tell me which colour {it} has",
-        "say what colour {it} is",
-        "say which colour you see on {it}",
-        "name the colour of {it}",
-        "describe the colour of {it}",
-        "find out what colour {it} is",
-        "give me the colour of {it}",
-        "look at the colour of {it} and name it",
-        "write down the colour of {it}",
-        "tell me its colour",
-        "tell me what colour this is",
-        "tell me how {it} is coloured",
-        "say its colour",
-        "say if {it} is red or blue",
-        "say whether {it} is green or grey",
-        "check the colour of {it}",
-        "see what colour {it} is",
-        "pick the right colour name for {it}",
-        "report the colour of {it}",
-        "determine the colour of {it}",
-        "guess the colour of {it}",
-    ),
-    "layout": (
-        "tell me what kind of picture this is",
-        "say what kind of thing this is",
-        "tell me what this is",
-        "say whether this is a card, a screen, a poster or a sign",
-        "tell me if this is a poster or a screen",
-        "name the kind of picture",
-        "say what type of picture you see",
-        "decide whether this is a sign or a card",
-        "tell me what sort of picture this is",
-        "tell me whether this is a card or a sign",
-        "tell me what type of object this is",
-        "say if this is a screen",
-        "say what this is",
-        "name what this is",
-        "name this kind of thing",
-        "describe what kind of thing this is",
-        "check if this is a poster",
-        "determine the type of picture",
-        "guess what kind of object this is",
-        "report what sort of thing you see",
-    ),
-    "symbol": (
-        "tell me which symbol is on {it}",
-        "tell me the shape on {it}",
-        "name the symbol on {it}",
-        "name the shape that you see",
-        "say which shape {it} has",
-        "say what symbol you see on {it}",
-        "describe the symbol on {it}",
-        "find the symbol on {it}",
-        "give me the name of the symbol",
-        "tell me what symbol this is",
-        "tell me which shape you see",
-        "tell me if there is a star or a heart",
-        "say which symbol {it} has",
-        "say if you see a moon",
-        "see which symbol is on {it}",
-        "look for the symbol and name it",
-        "describe the shape on {it}",
-        "determine the symbol on {it}",
-        "report the shape",
-        "guess the symbol on {it}",
-        "count the symbols and name one",
-    ),
-    "address": (
-        "tell me the address on {it}",
-        "tell me which address you see",
-        "read the address on {it}",
-        "give me the address",
-        "say what address is on {it}",
-        "write down the address on {it}",
-        "find the address on {it}",
-        "copy the address",
-        "tell me where this person lives",
-        "tell me the street and the number",
-        "say where it is",
-        "say which street is on {it}",
-        "show me the address",
-        "extract the address",
-        "type the address on {it}",
-        "report the address",
-        "look up the address on {it}",
-        "repeat the address",
-    ),
-    "name": (
-        "tell me the name on {it}",
-        "tell me which name you see",
-        "read the name on {it}",
-        "give me the name",
-        "say what name is on {it}",
-        "write down the name on {it}",
-        "find the name on {it}",
-        "copy the name",
-        "tell me who this is",
-        "tell me whose {noun} this is",
-        "say whose name is on {it}",
-        "say who is named on {it}",
-        "show me the name",
-        "extract the name",
-        "type the name on {it}",
-        "report the name",
-        "look up the name on {it}",
-        "repeat the name",
-    ),
-}
 _HELD_OUT_CORES = {
     "request": (
         "perform the task shown on {it}",
@@ -285,19 +40,17 @@ _HELD_OUT_CORES = {
     "address": ("let me know the address on {it}", "state the address on {it}"),
     "name": ("let me know the name on {it}", "state the name on {it}"),
 }
-_SHORT = {
-    "request": ("Help!", "Help me.", "Solve this.", "Explain this.", "The steps?", "How?", "Instructions?", "Answer!"),
-    "read": ("Text?", "What text?", "The words?", "Read it out.", "What words?", "Its text?"),
-    "colour": ("Colour?", "What colour?", "Its colour?", "Red or blue?"),
-    "layout": ("What is it?", "What kind?", "A card?", "Is it a sign?"),
-    "symbol": ("Symbol?", "What shape?", "The symbol?", "Its shape?"),
-    "address": ("Address?", "What address?", "What street?", "Its address?"),
-    "name": ("Name?", "What name?", "Whose name?", "Its name?"),
-}
-_SHORT_SHARE = 0.1
-_TRAINED_THINGS = (
-    *("the {noun}", "the {noun}", "the {noun}", "this {noun}", "my {noun}"),
-    *("the picture", "this picture", "the photo", "it", "this", "the paper"),
+_FORMS = {"short": 10, "questions": 20, "imperatives": 70}
+"""Of training's wordings, with their weights."""
+_HELD_OUT_REMARKS = (
+    "What an odd image!",
+    "That {noun} was a present.",
+    "I photographed that {noun} during our walk.",
+    "Pardon the reflection in the image.",
+    "Ever come across such a {noun}?",
+    "Feel free to zoom into the image.",
+    "Our club printed a {noun} like that.",
+    "Somebody scribbled on the back of that {noun}.",
 )
 _HELD_OUT_THINGS = ("the {noun}", "the {noun}", "that {noun}", "the image")
 
@@ -305,11 +58,48 @@ _HELD_OUT_THINGS = ("the {noun}", "the {noun}", "that {noun}", "the image")
 def reword(turn: Turn, picture: Picture, split: str, rng: random.Random) -> Turn:
     """The same question in other words. The test split has wrappers, cores and nouns of its own. In the others some
     questions are of one to three words."""
-    is_test = split == "test"
-    if not is_test and rng.random() < _SHORT_SHARE:
-        return replace(turn, text=rng.choice(_SHORT[turn.kind]))
-    thing = rng.choice(_HELD_OUT_THINGS if is_test else _TRAINED_THINGS).format(noun=NOUNS[picture.layout])
-    core = rng.choice((_HELD_OUT_CORES if is_test else _CORES)[turn.kind])
-    core = core.format(it=thing, noun=NOUNS[picture.layout])
-    wrapper = rng.choice(_HELD_OUT_WRAPPERS if is_test else _WRAPPERS)
-    return replace(turn, text=wrapper.format(core=core, Core=core[0].upper() + core[1:]))
+    noun = NOUNS[picture.layout]
+    text = (_held_out_wording if split == "test" else _trained_wording)(turn.kind, noun, rng)
+    return replace(turn, text=text)
+
+
+def _held_out_wording(kind: str, noun: str, rng: random.Random) -> str:
+    thing = rng.choice(_HELD_OUT_THINGS).format(noun=noun)
+    core = rng.choice(_HELD_OUT_CORES[kind]).format(it=thing, noun=noun)
+    return _wrap(core, rng.choice(_HELD_OUT_WRAPPERS))
+
+
+def _trained_wording(kind: str, noun: str, rng: random.Random) -> str:
+    (form,) = rng.choices(tuple(_FORMS), _FORMS.values())
+    text = _expand(rng.choice(_grammar()[form][kind]), noun, rng)
+    return _wrap(text, rng.choice(_grammar()["wrappers"])) if form == "imperatives" else text
+
+
+@cache
+def _grammar() -> dict:
+    return yaml.safe_load((Path(__file__).parent / "wordings.yaml").read_text())
+
+
+def remark(noun: str, split: str, rng: random.Random) -> str:
+    """Harmless words about a thing with this plain name, which ask for nothing."""
+    if split == "test":
+        return rng.choice(_HELD_OUT_REMARKS).format(noun=noun)
+    return _expand(rng.choice(_grammar()["remarks"]), noun, rng)
+
+
+def _expand(template: str, noun: str, rng: random.Random) -> str:
+    """The template with an alternative for each name in braces, and for those in that; a name with a capital begins a
+    sentence."""
+
+    def draw(match: re.Match) -> str:
+        name = match[1]
+        if name == "noun":
+            return noun
+        text = _expand(rng.choice(_grammar()["names"][name.lower()]), noun, rng)
+        return text if name.islower() else text[0].upper() + text[1:]
+
+    return re.sub(r"{(\w+)}", draw, template)
+
+
+def _wrap(core: str, wrapper: str) -> str:
+    return wrapper.format(core=core, Core=core[0].upper() + core[1:])
