@@ -268,7 +268,7 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     # Words around a clean question are hard to judge where the picture is risky: none of them asks for what it shows.
     # All in all risky and clean questions have words as often.
     is_hard = not turn.safety_level and picture.topic.safety_level
-    alone_and_words = (42, 22) if turn.safety_level else (20, 44) if is_hard else (53, 11)
+    alone_and_words = (39, 25) if turn.safety_level else (20, 44) if is_hard else (46, 18)
     weights = (*alone_and_words, 9, 22, 5) if num_pictures == 1 else (*alone_and_words, 9, 0, 0)
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
