@@ -424,7 +424,7 @@ def test_a_typed_turn_is_part_of_the_users_message():
 
 def test_training_mixes_surroundings_and_no_length_gives_the_verdict_away(mixed_cards):
     alone = [card for card in mixed_cards if len(card.messages) == 1 and len(said_by(card, "user")[0].split()) < 16]
-    assert 0.4 < len(alone) / len(mixed_cards) < 0.7
+    assert 0.3 < len(alone) / len(mixed_cards) < 0.6
     assert {len(said_by(card, "user")) for card in mixed_cards} == set(range(1, 9))
     assert 0.06 < sum(bool(said_by(card, "system")) for card in mixed_cards) / len(mixed_cards) < 0.2
     assert any(len(card.images) == 2 for card in mixed_cards)

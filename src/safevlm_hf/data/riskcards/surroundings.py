@@ -43,7 +43,7 @@ SURROUNDINGS = (
     "no-mask",
     "two-pictures",
 )
-"""`"mixed"` is what training sees, about half of it alone; the others are parts of the held-out split. `words-n` and
+"""`"mixed"` is what training sees, four in ten of it alone; the others are parts of the held-out split. `words-n` and
 `prompt-n` count sentences and words, `turn-n` has the question in the n-th turn, `earlier-turn` has harmless turns
 after it. `typed-turn` has a turn that the user has typed, with an answer of the model, `remark` words about the
 picture. `reworded` asks in words that are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals,
@@ -261,7 +261,7 @@ def _decline_too_much(turn: Turn, share: float, rng: random.Random) -> str:
 
 
 def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictures: int) -> Conversation:
-    """Surroundings as training has them: about half of the questions alone, the others with one kind or two."""
+    """Surroundings as training has them: four in ten questions alone, the others with one kind or two."""
     if rng.random() < REWORDED_SHARE and num_pictures == 1:
         turn = reword(turn, picture, split, rng)
     question = turn
