@@ -78,10 +78,10 @@ FULL = Extent(
     poolings={MEAN: "mean", FIRST: "first"},
     stage1={
         "num_riskcards": 24000,
-        "num_train_epochs": 3.2,
+        "num_train_epochs": 3.4,
         "head_gate_size": 128,
-        "lm_loss_every": 24,
-        "eval_steps": 1200,
+        "lm_loss_every": 32,
+        "eval_steps": 1275,
     },
     stage2={"num_riskcards": 6000, "num_train_epochs": 1.5, "eval_steps": 140},
 )

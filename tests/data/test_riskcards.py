@@ -125,7 +125,7 @@ def test_pairs_share_the_picture_and_differ_in_the_verdict(train_cards):
         assert risky.question != safe.question
     counts = Counter(risky.safety_category for risky, _ in pairs.values())
     num_risky = sum(card.safety_level > 0 for card in train_cards)
-    assert 0.25 < len(pairs) / num_risky < 0.42
+    assert 0.35 < len(pairs) / num_risky < 0.5
     assert len(counts) == 6 and counts.most_common(1)[0][0] == riskcards.PRIVACY
 
 
@@ -408,7 +408,7 @@ def test_training_words_a_question_in_many_ways(kind):
     turn = Turn(card.question, kind, card.complying_answer)
     rng = random.Random(0)
     texts = [reword(turn, SimpleNamespace(layout="card"), "train", rng).text for _ in range(600)]
-    assert len(set(texts)) > 200 and not any("{" in text or "  " in text for text in texts)
+    assert len(set(texts)) > 150 and not any("{" in text or "  " in text for text in texts)
     words = {word for text in texts for word in re.findall("[a-z]+", text.lower())}
     assert words.isdisjoint({"transcribe", "recite", "identify", "execute", "fulfil", "perform", "kindly", "image"})
 

@@ -103,7 +103,7 @@ def prose_sentences(split: str) -> tuple[str, ...]:
 def _draw_filler(split: str, rng: random.Random) -> str:
     if split == "test":
         return rng.choice(HELD_OUT_GREETINGS) if rng.random() < 0.06 else rng.choice(prose_sentences(split))
-    kinds = {_prose: 36, _made_up: 18, _greeting: 4, _remark: 10, _random_words: 24, _code: 4, _noise: 4}
+    kinds = {_prose: 40, _made_up: 18, _greeting: 4, _remark: 8, _random_words: 22, _code: 4, _noise: 4}
     return rng.choices(tuple(kinds), kinds.values())[0](rng)
 
 

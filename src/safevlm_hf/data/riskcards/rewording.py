@@ -1,6 +1,6 @@
 """Other words for the questions of `tables.py`, so that a model learns what is asked and not a list of sentences.
 
-Training's wordings are a grammar, `wordings.yaml`; the held-out ones share no verb with it.
+A question is a wrapper around a core, which says what is asked for. Training's words are in `wordings.yaml`.
 """
 
 import random
@@ -40,8 +40,7 @@ _HELD_OUT_CORES = {
     "address": ("let me know the address on {it}", "state the address on {it}"),
     "name": ("let me know the name on {it}", "state the name on {it}"),
 }
-_FORMS = {"short": 10, "questions": 20, "imperatives": 70}
-"""Of training's wordings, with their weights."""
+_SHORT_SHARE = 0.1
 _HELD_OUT_REMARKS = (
     "What an odd image!",
     "That {noun} was a present.",
@@ -70,13 +69,14 @@ def _held_out_wording(kind: str, noun: str, rng: random.Random) -> str:
 
 
 def _trained_wording(kind: str, noun: str, rng: random.Random) -> str:
-    (form,) = rng.choices(tuple(_FORMS), _FORMS.values())
-    text = _expand(rng.choice(_grammar()[form][kind]), noun, rng)
-    return _wrap(text, rng.choice(_grammar()["wrappers"])) if form == "imperatives" else text
+    if rng.random() < _SHORT_SHARE:
+        return rng.choice(_words()["short"][kind])
+    core = _expand(rng.choice(_words()["cores"][kind]), noun, rng)
+    return _wrap(core, rng.choice(_words()["wrappers"]))
 
 
 @cache
-def _grammar() -> dict:
+def _words() -> dict:
     return yaml.safe_load((Path(__file__).parent / "wordings.yaml").read_text())
 
 
@@ -84,7 +84,7 @@ def remark(noun: str, split: str, rng: random.Random) -> str:
     """Harmless words about a thing with this plain name, which ask for nothing."""
     if split == "test":
         return rng.choice(_HELD_OUT_REMARKS).format(noun=noun)
-    return _expand(rng.choice(_grammar()["remarks"]), noun, rng)
+    return _expand(rng.choice(_words()["remarks"]), noun, rng)
 
 
 def _expand(template: str, noun: str, rng: random.Random) -> str:
@@ -95,7 +95,7 @@ def _expand(template: str, noun: str, rng: random.Random) -> str:
         name = match[1]
         if name == "noun":
             return noun
-        text = _expand(rng.choice(_grammar()["names"][name.lower()]), noun, rng)
+        text = _expand(rng.choice(_words()["names"][name.lower()]), noun, rng)
         return text if name.islower() else text[0].upper() + text[1:]
 
     return re.sub(r"{(\w+)}", draw, template)

@@ -188,7 +188,8 @@ def draw_riskcards(
         split: `"train"`, `"validation"` (as train, other pictures) or `"test"` (held-out combinations and fonts, half
             of it with a held-out arrangement; words from other sources).
         clean_share: share of samples whose verdict is safe, 0 to 1, default 0.5 (stage 1 of the paper: 3 of 14).
-            About a third of the risky pictures come with a second, safe question, which counts as clean.
+            Some of the risky pictures come with a second, safe question, which counts as clean: three in ten in the
+            test split, more in the others.
         new_category: all risky pictures are of `NEW_CATEGORY`.
         surroundings: what stands around the questions, one of `SURROUNDINGS`; default `"mixed"`, and `"alone"` in the
             test split. Pictures and questions are the same ones under every surroundings.
@@ -214,8 +215,10 @@ def draw_riskcards(
 
 def _draw_samples(plan: _Plan, num_samples: int, clean_share: float, choose_risky) -> Iterator[RiskCard]:
     rng = random.Random(f"{plan.split} {plan.seed}")
-    # At most half of the clean samples are pairs' second questions, so that clean pictures remain.
-    pair_share = min(0.3, 0.5 * clean_share / (1 - clean_share)) if clean_share < 1 else 0
+    # At most half of the clean samples are pairs' second questions, so that clean pictures remain. Training has more
+    # pairs than the test split: harmless words are hardest to judge where the picture is risky.
+    most = 0.3 if plan.split == "test" else 0.4
+    pair_share = min(most, 0.5 * clean_share / (1 - clean_share)) if clean_share < 1 else 0
     num_drawn = num_clean = 0
     while num_drawn < num_samples:
         if num_clean < clean_share * (num_drawn + 1) - 1e-9 and rng.random() < 0.9:

@@ -48,7 +48,7 @@ SURROUNDINGS = (
 after it. `typed-turn` has a turn that the user has typed, with an answer of the model, `remark` words about the
 picture. `reworded` asks in words that are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals,
 to be judged as if users had written all of it."""
-LONG_SHARE, HARD_LONG_SHARE = 0.25, 0.7  # of texts around a question; of one about a risky picture's look
+LONG_SHARE, HARD_LONG_SHARE = 0.3, 0.75  # of texts around a question; of one about a risky picture's look
 MAX_TRAINED_WORDS = 40
 TWO_PICTURES_SHARE = 0.04
 REWORDED_SHARE = 0.45
@@ -268,7 +268,7 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     # Words around a clean question are hard to judge where the picture is risky: none of them asks for what it shows.
     # All in all risky and clean questions have words as often.
     is_hard = not turn.safety_level and picture.topic.safety_level
-    alone_and_words = (39, 25) if turn.safety_level else (20, 44) if is_hard else (46, 18)
+    alone_and_words = (39, 25) if turn.safety_level else (16, 48) if is_hard else (46, 18)
     weights = (*alone_and_words, 9, 22, 5) if num_pictures == 1 else (*alone_and_words, 9, 0, 0)
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
