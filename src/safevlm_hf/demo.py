@@ -79,11 +79,12 @@ FULL = Extent(
     stage1={
         "num_riskcards": 24000,
         "num_train_epochs": 3.4,
+        "per_device_train_batch_size": 32,
         "head_gate_size": 128,
         "lm_loss_every": 32,
         "eval_steps": 1275,
     },
-    stage2={"num_riskcards": 6000, "num_train_epochs": 1.5, "eval_steps": 140},
+    stage2={"num_riskcards": 6000, "num_train_epochs": 1.5, "per_device_train_batch_size": 32, "eval_steps": 140},
 )
 SHORT = Extent(
     QUICK_ROWS,

@@ -22,6 +22,7 @@ from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, Safet
         ("loss_weight", -0.5, "at least 0"),
         ("loss_weight", float("nan"), "finite"),
         ("loss_weight", float("inf"), "finite"),
+        ("safe_margin", float("nan"), "finite"),
         ("categories", ["privacy"], "at least two"),
         ("categories", ["privacy", "privacy", "safe"], "different"),
         ("categories", ["privacy", " ", "safe"], "non-empty"),

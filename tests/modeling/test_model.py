@@ -281,6 +281,21 @@ def test_a_clean_image_is_held_to_safe_in_its_worst_windows(model):
     torch.testing.assert_close(model(**inputs, **risky, safety_only=True).safety_loss, strictest)
 
 
+def test_a_margin_makes_clean_samples_cost_more_and_leaves_verdicts(model):
+    inputs = {**batch(prompt(*range(5, 40))), "pixel_values": pictures()}
+    clean = {"safety_levels": torch.tensor([0]), "safety_categories": torch.tensor([6])}
+    risky = {"safety_levels": torch.tensor([3]), "safety_categories": torch.tensor([1])}
+    before = [model(**inputs, **labels, safety_only=True) for labels in (clean, risky)]
+    model.config.safety_config.safe_margin = 2.0
+    after = [model(**inputs, **labels, safety_only=True) for labels in (clean, risky)]
+    assert after[0].safety_loss > before[0].safety_loss and after[1].safety_loss < before[1].safety_loss
+    torch.testing.assert_close(after[0].safety_level_logits, before[0].safety_level_logits)
+    level = before[1].safety_level_logits - torch.tensor([2.0, 0, 0, 0])
+    category = before[1].safety_category_logits - 2 * F.one_hot(torch.tensor(6), 7)
+    expected = F.cross_entropy(level, risky["safety_levels"]) + F.cross_entropy(category, risky["safety_categories"])
+    torch.testing.assert_close(after[1].safety_loss, expected)
+
+
 # --------------------------------------------------------------------------------------------------
 # The block
 # --------------------------------------------------------------------------------------------------

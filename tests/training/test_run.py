@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ from safevlm_hf.data.records import RecordError
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.training.arguments import DataArguments, nano_config, parse_arguments
 from safevlm_hf.training.collator import SafetyCollator
-from safevlm_hf.training.run import command_line, load_data, read_taxonomy, run_stage1, run_stage2
+from safevlm_hf.training.run import command_line, load_data, read_taxonomy, run_stage1, run_stage2, safe_margin
 from safevlm_hf.training.trainer import SafetyTrainer
 
 
@@ -351,6 +352,15 @@ def test_the_share_of_clean_records(config, tmp_path, caplog):
     assert len(load(1, config, write(tmp_path / "clean.jsonl", messages(), messages()))) == 2
     with pytest.raises(ValueError, match=r"`clean_share` must be in \[0, 1\], got 1.5"):
         load(1, config, data, clean_share=1.5)
+
+
+def test_the_margin_of_safe_is_the_prior_in_use_against_that_of_the_data():
+    levels = [0] * 20 + [3] * 60 + [-100] * 7
+    assert safe_margin(levels, 0.75) == pytest.approx(0)
+    assert safe_margin(levels, 0.2) == pytest.approx(math.log(3) + math.log(4))
+    for bad, prior, problem in ((levels, 0.0, "between 0 and 1"), ([3, 3, -100], 0.2, "2 of 2 risky")):
+        with pytest.raises(ValueError, match=problem):
+            safe_margin(bad, prior)
 
 
 def test_stage2_needs_a_trained_head(tmp_path):

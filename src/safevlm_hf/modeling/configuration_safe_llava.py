@@ -30,6 +30,7 @@ DEFAULT_CATEGORIES = [
 ]
 DEFAULT_LEVELS = ["safe", "low", "medium", "high"]
 SAFE = "safe"
+MAX_MARGIN = 20.0  # of logits: odds of half a billion
 
 AUTO_MAP = {
     "AutoConfig": "configuration_safe_llava.SafeLlavaConfig",
@@ -87,6 +88,8 @@ class SafetyConfig(PreTrainedConfig):
             and 32 if unset.
         head_gate_size (`int`, defaults to 256): width of the layer that reads the words of a run together; 0 for none.
         head_gate_dropout (`float`, defaults to 0.1): share of the tokens that this layer misses in training.
+        safe_margin (`float`, defaults to 0.0): what the head's loss takes from the logits of safe. So probabilities
+            are meant for prompts in use, of which fewer are risky than of the training data (stage 1's `risk_prior`).
         loss_weight (`float`, defaults to 10.0): weight of the head's loss beside the language model's.
         is_trained (`bool`, defaults to `False`): set by stage 1. Until then verdicts mean nothing.
     """
@@ -107,6 +110,7 @@ class SafetyConfig(PreTrainedConfig):
     head_window_sizes: list[int] | None = None
     head_gate_size: int = 256
     head_gate_dropout: float = 0.1
+    safe_margin: float = 0.0
     loss_weight: float = 10.0
     is_trained: bool = False
 
@@ -143,6 +147,7 @@ class SafetyConfig(PreTrainedConfig):
             "num_attention_heads": 1,
             "head_gate_size": 0,
             "head_gate_dropout": 0,
+            "safe_margin": -MAX_MARGIN,
             "loss_weight": 0,
         }
         for field, minimum in minima.items():

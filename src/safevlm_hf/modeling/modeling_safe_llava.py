@@ -47,6 +47,7 @@ from .safety_modules import (
     SafetyTokens,
     clean_losses,
     init_safety_weights,
+    less_safe,
 )
 from .safety_policy import DEFAULT_POLICY, SafetyDecision, SafetyPolicy, condition_text, is_readable
 
@@ -670,6 +671,7 @@ class SafeLlavaForConditionalGeneration(
                     f"{len(logits)} images."
                 )
             target = target.to(logits.device)
+            logits = less_safe(logits, safe, self.config.safety_config)
             losses = F.cross_entropy(logits, target, ignore_index=-100, reduction="none")
             losses = torch.where(target == safe, (losses + outputs.safety_clean_losses[:, column]) / 2, losses)
             loss = loss + losses.sum() / (target != -100).sum().clamp(min=1)

@@ -312,13 +312,26 @@ def window_means(
     return torch.cat(means, dim=1), torch.cat(are_runs, dim=1)
 
 
+def less_safe(logits: torch.Tensor, safe: int, config: SafetyConfig) -> torch.Tensor:
+    """The logits (..., classes) as the head's loss sees them, those of class `safe` smaller by `safe_margin`.
+
+    It corrects a classifier for training data that hold more risky samples than its use does (King and Zeng, 2001;
+    logit adjustment, arXiv 2007.07314).
+    """
+    margin = logits.new_zeros(logits.shape[-1])
+    margin[safe] = config.safe_margin
+    return logits - margin
+
+
 def clean_losses(
     level_logits: torch.Tensor, category_logits: torch.Tensor, is_window: torch.BoolTensor, config: SafetyConfig
 ) -> torch.Tensor:
     """CE(level) and CE(category) of each image against "safe", means over its `NUM_WORST` worst windows, (images, 2).
     Arguments as [`SafetyHead`] returns them."""
     columns = ((level_logits, 0), (category_logits, config.safe_category))
-    losses = torch.stack([-logits.log_softmax(dim=-1)[..., safe] for logits, safe in columns], dim=-1)
+    losses = torch.stack(
+        [-less_safe(logits, safe, config).log_softmax(dim=-1)[..., safe] for logits, safe in columns], dim=-1
+    )
     losses = torch.where(is_window[..., None], losses, 0.0)
     num_worst = min(NUM_WORST, losses.shape[1])
     counts = is_window.sum(dim=1, keepdim=True).clamp(max=num_worst)
@@ -356,6 +369,7 @@ __all__ = [
     "SafetyProjector",
     "SafetyTokens",
     "clean_losses",
+    "less_safe",
     "init_safety_weights",
     "window_means",
 ]

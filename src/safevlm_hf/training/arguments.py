@@ -56,6 +56,13 @@ class DataArguments:
             "help": "Share of clean records; surplus ones are left out. Unset: stage 1 the paper's 3/14, stage 2 all."
         },
     )
+    risk_prior: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stage 1: share of risky prompts in use, for which the verdict's probabilities are meant. Unset: "
+            "that of the training data, or what the checkpoint was trained for."
+        },
+    )
     skip_bad_records: bool = field(default=False, metadata={"help": "Count and name bad records instead of stopping."})
     replay_file: str | None = field(
         default=None, metadata={"help": "JSON lines of old records, mixed in so that nothing is forgotten."}

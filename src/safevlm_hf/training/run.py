@@ -1,6 +1,7 @@
 """The main of both stages, called by examples/run_stage1.py and examples/run_stage2.py."""
 
 import logging
+import math
 import os
 import platform
 import random
@@ -164,6 +165,8 @@ def train(stage: int, model, processor, data_args, training_args) -> SafetyTrain
         )
     safety_config = model.config.safety_config
     train_records, eval_records = load_data(stage, data_args, safety_config, training_args.seed)
+    if stage == 1 and data_args.risk_prior is not None:
+        safety_config.safe_margin = safe_margin(train_records["safety_level"], data_args.risk_prior)
     trained, total = count_parameters(model)
     logger.info("Stage %d trains %d of %d parameters on %d records.", stage, trained, total, len(train_records))
     trainer = SafetyTrainer(
@@ -181,6 +184,19 @@ def train(stage: int, model, processor, data_args, training_args) -> SafetyTrain
         resume = True
     trainer.train(resume_from_checkpoint=resume)
     return trainer
+
+
+def safe_margin(levels: list[int], risk_prior: float) -> float:
+    """The log-odds of a risky record among those with a level, less those of a risky prompt in use."""
+    if not 0 < risk_prior < 1:
+        raise ValueError(f"`risk_prior` must be between 0 and 1, got {risk_prior}.")
+    known = [level > 0 for level in levels if level >= 0]
+    if len(set(known)) < 2:
+        raise ValueError(
+            f"`risk_prior` needs risky and clean training records, got {sum(known)} of {len(known)} risky."
+        )
+    odds = sum(known) / (len(known) - sum(known))
+    return math.log(odds) - math.log(risk_prior / (1 - risk_prior))
 
 
 def load_data(stage: int, data_args, safety_config, seed: int):
