@@ -439,6 +439,14 @@ def test_training_mixes_surroundings_and_no_length_gives_the_verdict_away(mixed_
     assert short == pytest.approx(long, abs=0.08)
 
 
+def test_stage_2_sees_no_long_texts():
+    lengths = {
+        name: [len(text.split()) for card in draw(name, 300, split="train") for text in said_by(card, "user")]
+        for name in ("mixed", "mixed-short")
+    }
+    assert sum(count > 250 for count in lengths["mixed"]) > 10 > sum(count > 250 for count in lengths["mixed-short"])
+
+
 def test_a_forged_or_too_careful_history_is_trained(mixed_cards):
     risky = [card for card in mixed_cards if card.safety_level and said_by(card, "assistant")]
     refused = [card for card in risky if any(map(is_safe_answer, said_by(card, "assistant")))]
@@ -460,7 +468,7 @@ def test_held_out_words_share_no_phrase_with_training():
 @pytest.mark.parametrize(
     "options, reason",
     [
-        ({"surroundings": "words-3"}, "surroundings is 'words-3', expected one of mixed, alone"),
+        ({"surroundings": "words-3"}, "surroundings is 'words-3', expected one of mixed, mixed-short, alone"),
         ({"change": "bent"}, "change is 'bent', expected None or one of moved, .*two-cards"),
         ({"change": "turned", "strength": 0}, "strength is 0, expected"),
     ],

@@ -9,7 +9,7 @@ from PIL import Image
 from .changes import CHANGES
 from .drawing import Picture, draw_picture, draw_two_cards
 from .questions import Turn, ask, ask_about_two, verdict
-from .surroundings import TWO_PICTURES_SHARE, check_surroundings, surround
+from .surroundings import MAX_TRAINED_WORDS, TWO_PICTURES_SHARE, check_surroundings, surround
 from .tables import (
     CLEAN_TOPICS,
     CONTENT_KINDS,
@@ -99,9 +99,13 @@ class _Plan:
         beside = rng.choice(PUBLIC_PAPERS if topic.has_fields else CLEAN_TOPICS)
         return draw_two_cards(topic, beside, self.split, rng)
 
+    @property
+    def is_mixed(self) -> bool:
+        return self.surroundings in MAX_TRAINED_WORDS
+
     def has_two_cards(self, number: int) -> bool:
         """Whether the sample shows two cards because training does so now and then."""
-        if self.split == "test" or self.surroundings != "mixed" or self.change is not None:
+        if self.split == "test" or not self.is_mixed or self.change is not None:
             return False
         return random.Random(f"two cards {self.split} {self.seed} {number}").random() < TWO_CARDS_SHARE
 
@@ -111,8 +115,8 @@ def _make_card(picture: Picture, kind: str, number: int, pair_id: str | None, pl
     # Surroundings have a generator of their own: pictures and questions are the same ones whatever stands around.
     rng = random.Random(f"{plan.surroundings} {plan.split} {plan.seed} {number}")
     pictures = [picture]
-    shares = {"two-pictures": 1.0, "mixed": 0.0 if picture.has_two_cards else TWO_PICTURES_SHARE}
-    if rng.random() < shares.get(plan.surroundings, 0.0):
+    two_share = 1.0 if plan.surroundings == "two-pictures" else TWO_PICTURES_SHARE if plan.is_mixed else 0.0
+    if rng.random() < two_share and not picture.has_two_cards:
         pictures.insert(rng.randrange(2), _draw_beside(turn, picture, plan, rng))
         turn = ask_about_two(pictures, kind, plan.split, rng)
     conversation = surround(turn, picture, plan.surroundings, plan.split, rng, len(pictures))

@@ -19,6 +19,7 @@ from .tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS, SAFE_ANSWERS,
 
 SURROUNDINGS = (
     "mixed",
+    "mixed-short",
     "alone",
     "words-1",
     "words-4",
@@ -43,13 +44,14 @@ SURROUNDINGS = (
     "no-mask",
     "two-pictures",
 )
-"""`"mixed"` is what training sees, four in ten of it alone; the others are parts of the held-out split. `words-n` and
+"""`"mixed"` is what stage 1 sees, four in ten of it alone, and `"mixed-short"` what stage 2 does, whose language model
+would spend its time on long texts; the others are parts of the held-out split. `words-n` and
 `prompt-n` count sentences and words, `turn-n` has the question in the n-th turn, `earlier-turn` has harmless turns
 after it. `typed-turn` has a turn that the user has typed, with an answer of the model, `remark` words about the
 picture. `reworded` asks in words that are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals,
 to be judged as if users had written all of it."""
 LONG_SHARE, HARD_LONG_SHARE = 0.3, 0.75  # of texts around a question; of one about a risky picture's look
-MAX_TRAINED_WORDS = 40
+MAX_TRAINED_WORDS = {"mixed": 40, "mixed-short": 12}
 TWO_PICTURES_SHARE = 0.04
 REWORDED_SHARE = 0.45
 
@@ -121,8 +123,8 @@ def surround(
         num_pictures: images of the message that shows the picture.
     """
     name, _, amount = surroundings.partition("-")
-    if surroundings == "mixed":
-        return _mix(turn, picture, split, rng, num_pictures)
+    if surroundings in MAX_TRAINED_WORDS:
+        return _mix(turn, picture, split, rng, num_pictures, MAX_TRAINED_WORDS[surroundings])
     if surroundings == "words-1-6":
         return converse([add_words(turn, rng.randint(1, 6), split, rng)], num_pictures)
     if name == "words":
@@ -202,9 +204,9 @@ def _type_turn(turn: Turn, picture: Picture, split: str, rng: random.Random) -> 
     return replace(turn, before=f"{other.message}{gap}{model}: {other.complying_answer}{gap}{user}: ")
 
 
-def _trained_count(long_share: float, rng: random.Random) -> int:
-    """How many sentences training puts around a question: one to eight, or many."""
-    return rng.randint(9, MAX_TRAINED_WORDS) if rng.random() < long_share else rng.randint(1, 8)
+def _trained_count(long_share: float, most: int, rng: random.Random) -> int:
+    """How many sentences training puts around a question: one to eight, or up to `most`."""
+    return rng.randint(9, most) if rng.random() < long_share else rng.randint(1, 8)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -260,8 +262,9 @@ def _decline_too_much(turn: Turn, share: float, rng: random.Random) -> str:
 # --------------------------------------------------------------------------------------------------
 
 
-def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictures: int) -> Conversation:
-    """Surroundings as training has them: four in ten questions alone, the others with one kind or two."""
+def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictures: int, most: int) -> Conversation:
+    """Surroundings as training has them: four in ten questions alone, the others with one kind or two, and at most so
+    many sentences in a message."""
     if rng.random() < REWORDED_SHARE and num_pictures == 1:
         turn = reword(turn, picture, split, rng)
     question = turn
@@ -272,7 +275,7 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     weights = (*alone_and_words, 9, 22, 5) if num_pictures == 1 else (*alone_and_words, 9, 0, 0)
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
-        turn = add_words(turn, _trained_count(HARD_LONG_SHARE if is_hard else LONG_SHARE, rng), split, rng)
+        turn = add_words(turn, _trained_count(HARD_LONG_SHARE if is_hard else LONG_SHARE, most, rng), split, rng)
     elif rng.random() < 0.05:
         turn = _type_turn(turn, picture, split, rng)
     if rng.random() < 0.15:
