@@ -82,9 +82,16 @@ FULL = Extent(
         "per_device_train_batch_size": 32,
         "head_gate_size": 128,
         "lm_loss_every": 32,
+        "risk_prior": 0.2,
         "eval_steps": 1275,
     },
-    stage2={"num_riskcards": 6000, "num_train_epochs": 1.5, "per_device_train_batch_size": 32, "eval_steps": 140},
+    stage2={
+        "num_riskcards": 6000,
+        "num_train_epochs": 1.5,
+        "per_device_train_batch_size": 16,
+        "learning_rate": 1e-3,
+        "eval_steps": 280,
+    },
 )
 SHORT = Extent(
     QUICK_ROWS,
