@@ -363,6 +363,16 @@ def test_the_margin_of_safe_is_the_prior_in_use_against_that_of_the_data():
             safe_margin(bad, prior)
 
 
+def test_stage1_keeps_the_margin_of_its_prior(tmp_path):
+    values = {**STAGE1, **SHORT, "max_steps": 1, "riskcards_dir": tmp_path / "cards", "output_dir": tmp_path / "one"}
+    trainer = run_stage1(flags(**values, risk_prior=0.2))
+    reloaded = SafeLlavaForConditionalGeneration.from_pretrained(tmp_path / "one")
+    margin = reloaded.config.safety_config.safe_margin
+    assert margin == safe_margin(trainer.train_dataset["safety_level"], 0.2) > 1
+    with pytest.raises(ValueError, match="`risk_prior` is learned in stage 1"):
+        run_stage2(flags(**SHORT, model_name_or_path=tmp_path / "one", output_dir=tmp_path / "two", risk_prior=0.2))
+
+
 def test_stage2_needs_a_trained_head(tmp_path):
     with pytest.raises(ValueError, match=r"nano_base has an untrained safety head, stage 2 needs .* stage 1"):
         run_stage2(flags(**SHORT, model_name_or_path=NANO_BASE, output_dir=tmp_path / "out"))

@@ -1,5 +1,6 @@
 """Configuration of SafeLlava: a LLaVA with the safety modules of SafeVLM (arXiv 2405.13581)."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -30,7 +31,6 @@ DEFAULT_CATEGORIES = [
 ]
 DEFAULT_LEVELS = ["safe", "low", "medium", "high"]
 SAFE = "safe"
-MAX_MARGIN = 20.0  # of logits: odds of half a billion
 
 AUTO_MAP = {
     "AutoConfig": "configuration_safe_llava.SafeLlavaConfig",
@@ -147,13 +147,14 @@ class SafetyConfig(PreTrainedConfig):
             "num_attention_heads": 1,
             "head_gate_size": 0,
             "head_gate_dropout": 0,
-            "safe_margin": -MAX_MARGIN,
             "loss_weight": 0,
         }
         for field, minimum in minima.items():
             value = getattr(self, field)
             if value is not None and not minimum <= value < float("inf"):
                 raise ValueError(f"`{field}` must be a finite number of at least {minimum}, got {value}.")
+        if not math.isfinite(self.safe_margin):
+            raise ValueError(f"`safe_margin` must be a finite number, got {self.safe_margin}.")
         if self.head_gate_dropout >= 1:
             raise ValueError(f"`head_gate_dropout` must be less than 1, got {self.head_gate_dropout}.")
 

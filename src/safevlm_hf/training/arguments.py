@@ -36,6 +36,13 @@ class ModelArguments:
     )
     head_gate_size: int = field(default=256, metadata={"help": "Stage 1: width of the head's gate on words; 0: none."})
     head_gate_dropout: float = field(default=0.1, metadata={"help": "Stage 1: share of tokens that the gate misses."})
+    risk_prior: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stage 1: share of risky prompts in use, for which the verdict's probabilities are meant. Unset: "
+            "that of the training data, or what the checkpoint was trained for."
+        },
+    )
     taxonomy_file: str | None = field(
         default=None,
         metadata={"help": "Stage 1, new safety modules: YAML or JSON with `categories` and `levels` of your own."},
@@ -54,13 +61,6 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Share of clean records; surplus ones are left out. Unset: stage 1 the paper's 3/14, stage 2 all."
-        },
-    )
-    risk_prior: float | None = field(
-        default=None,
-        metadata={
-            "help": "Stage 1: share of risky prompts in use, for which the verdict's probabilities are meant. Unset: "
-            "that of the training data, or what the checkpoint was trained for."
         },
     )
     skip_bad_records: bool = field(default=False, metadata={"help": "Count and name bad records instead of stopping."})

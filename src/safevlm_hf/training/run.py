@@ -60,7 +60,7 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
             model.extend_categories(model_args.new_categories)
     if model_args.new_categories:
         processor.categories = model.config.safety_config.categories
-    trainer = train(1, prepare_stage1(model), processor, data_args, training_args)
+    trainer = train(1, prepare_stage1(model), processor, data_args, training_args, model_args.risk_prior)
     return finish(1, trainer, model_args, data_args)
 
 
@@ -127,6 +127,8 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
     _refuse_other_sizes(model_args, config.safety_config)
     if model_args.new_categories:
         raise ValueError("`new_categories` are learned in stage 1 (examples/run_stage1.py), not in stage 2.")
+    if model_args.risk_prior is not None:
+        raise ValueError("`risk_prior` is learned in stage 1 (examples/run_stage1.py), not in stage 2.")
     model, processor = load(model_args, config)
     set_seed(training_args.seed)  # for new adapters: loading draws numbers with ZeRO-3, and none without
     trainer = train(2, prepare_stage2(model, lora_args), processor, data_args, training_args)
@@ -156,7 +158,7 @@ def whole_weights(model):
     return deepspeed.zero.GatheredParameters([*weights, model.get_input_embeddings().weight], modifier_rank=0)
 
 
-def train(stage: int, model, processor, data_args, training_args) -> SafetyTrainer:
+def train(stage: int, model, processor, data_args, training_args, risk_prior: float | None = None) -> SafetyTrainer:
     """Train the parameters that require gradients; every record is checked before."""
     if any(weight.is_meta for weight in model.parameters()):
         raise ValueError(
@@ -165,8 +167,8 @@ def train(stage: int, model, processor, data_args, training_args) -> SafetyTrain
         )
     safety_config = model.config.safety_config
     train_records, eval_records = load_data(stage, data_args, safety_config, training_args.seed)
-    if stage == 1 and data_args.risk_prior is not None:
-        safety_config.safe_margin = safe_margin(train_records["safety_level"], data_args.risk_prior)
+    if risk_prior is not None:
+        safety_config.safe_margin = safe_margin(train_records["safety_level"], risk_prior)
     trained, total = count_parameters(model)
     logger.info("Stage %d trains %d of %d parameters on %d records.", stage, trained, total, len(train_records))
     trainer = SafetyTrainer(

@@ -77,7 +77,7 @@ def _trained_wording(kind: str, noun: str, rng: random.Random) -> str:
 
 @cache
 def _words() -> dict:
-    return yaml.safe_load((Path(__file__).parent / "wordings.yaml").read_text())
+    return yaml.safe_load((Path(__file__).parent / "wordings.yaml").read_text(encoding="utf-8"))
 
 
 def remark(noun: str, split: str, rng: random.Random) -> str:
@@ -88,8 +88,8 @@ def remark(noun: str, split: str, rng: random.Random) -> str:
 
 
 def _expand(template: str, noun: str, rng: random.Random) -> str:
-    """The template with an alternative for each name in braces, and for those in that; a name with a capital begins a
-    sentence."""
+    """The template with an alternative in place of each name in braces. An alternative may hold names itself. A name
+    with a capital gives its alternative one, too."""
 
     def draw(match: re.Match) -> str:
         name = match[1]

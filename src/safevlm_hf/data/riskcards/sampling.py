@@ -9,7 +9,7 @@ from PIL import Image
 from .changes import CHANGES
 from .drawing import Picture, draw_picture, draw_two_cards
 from .questions import Turn, ask, ask_about_two, verdict
-from .surroundings import MAX_TRAINED_WORDS, TWO_PICTURES_SHARE, check_surroundings, surround
+from .surroundings import MAX_TRAINED_SENTENCES, TWO_PICTURES_SHARE, check_surroundings, surround
 from .tables import (
     CLEAN_TOPICS,
     CONTENT_KINDS,
@@ -101,7 +101,7 @@ class _Plan:
 
     @property
     def is_mixed(self) -> bool:
-        return self.surroundings in MAX_TRAINED_WORDS
+        return self.surroundings in MAX_TRAINED_SENTENCES
 
     def has_two_cards(self, number: int) -> bool:
         """Whether the sample shows two cards because training does so now and then."""

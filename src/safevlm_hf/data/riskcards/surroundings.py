@@ -51,7 +51,7 @@ after it. `typed-turn` has a turn that the user has typed, with an answer of the
 picture. `reworded` asks in words that are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals,
 to be judged as if users had written all of it."""
 LONG_SHARE, HARD_LONG_SHARE = 0.3, 0.75  # of texts around a question; of one about a risky picture's look
-MAX_TRAINED_WORDS = {"mixed": 40, "mixed-short": 12}
+MAX_TRAINED_SENTENCES = {"mixed": 40, "mixed-short": 12}
 TWO_PICTURES_SHARE = 0.04
 REWORDED_SHARE = 0.45
 
@@ -123,8 +123,8 @@ def surround(
         num_pictures: images of the message that shows the picture.
     """
     name, _, amount = surroundings.partition("-")
-    if surroundings in MAX_TRAINED_WORDS:
-        return _mix(turn, picture, split, rng, num_pictures, MAX_TRAINED_WORDS[surroundings])
+    if surroundings in MAX_TRAINED_SENTENCES:
+        return _mix(turn, picture, split, rng, num_pictures, MAX_TRAINED_SENTENCES[surroundings])
     if surroundings == "words-1-6":
         return converse([add_words(turn, rng.randint(1, 6), split, rng)], num_pictures)
     if name == "words":
