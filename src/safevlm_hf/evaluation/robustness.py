@@ -240,6 +240,7 @@ QUICK_ROWS = (
     Row(WORDS_ANSWERED, (Part("words-1-6"),), answers=True),
     Row(TURN_ANSWERED, (Part("turn-2-4"),), answers=True),
     Row(PICTURES_ANSWERED, tuple(Part(change=change) for change in CHANGES), answers=True),
+    Row(OTHERS["reworded"], (Part("reworded"),), answers=True),
 )
 """What `make demo` measures beside the questions that stand alone."""
 
