@@ -26,7 +26,7 @@ def main():
     args = parser.parse_args()
     logging.set_verbosity_error()
     if args.quantise_tower:
-        modeling_safe_llava.VISION_TOWER = r"nothing"
+        modeling_safe_llava.VISION_MODULES = r"nothing"
     batches = held_out_batches(args.model, args.num_samples)
     expected = verdicts(load(args.model), batches)
     print("| weights | levels or categories that change | conditions that change | largest change of a logit |")
