@@ -15,7 +15,6 @@ from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.evaluation.answering import encode_prompts
-from safevlm_hf.modeling import modeling_safe_llava
 
 
 def main():
@@ -26,7 +25,7 @@ def main():
     args = parser.parse_args()
     logging.set_verbosity_error()
     if args.quantise_tower:
-        modeling_safe_llava.VISION_MODULES = r"nothing"
+        SafeLlavaForConditionalGeneration.vision_modules = r"nothing"
     batches = held_out_batches(args.model, args.num_samples)
     expected = verdicts(load(args.model), batches)
     print("| weights | levels or categories that change | conditions that change | largest change of a logit |")

@@ -54,7 +54,7 @@ def build_models(args) -> tuple[LlavaForConditionalGeneration, SafeLlavaForCondi
         eos_token_id=2,
     )
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
-    safe = SafeLlavaConfig.from_llava_config(
+    safe = SafeLlavaConfig.from_base_config(
         copy.deepcopy(config), is_trained=True, head_pooling=args.head_pooling, projector_hidden_size=448
     )
     models = LlavaForConditionalGeneration(config), SafeLlavaForConditionalGeneration(safe)

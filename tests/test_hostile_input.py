@@ -46,7 +46,7 @@ from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, Sa
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.records import load_image
 from safevlm_hf.modeling import image_loading
-from safevlm_hf.modeling.processing_safe_llava import CHAT_TEMPLATE
+from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 
 
 @pytest.fixture(autouse=True)

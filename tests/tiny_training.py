@@ -2,7 +2,7 @@
 
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import write_riskcards
-from safevlm_hf.modeling.configuration_safe_llava import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from safevlm_hf.training.arguments import SafetyTrainingArguments
 from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.trainer import SafetyTrainer

@@ -140,7 +140,7 @@ def init(
     base_config = _config(base)
     if base_config.safety_config.is_trained:
         raise ValueError(f"{base} has trained safety modules already: `safevlm train` goes on from there.")
-    config = SafeLlavaConfig.from_llava_config(
+    config = SafeLlavaConfig.from_base_config(
         base_config,
         num_safety_tokens=num_safety_tokens,
         num_condition_tokens=num_condition_tokens,

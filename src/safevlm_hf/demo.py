@@ -31,7 +31,7 @@ from .evaluation.localisation import riskcards_localisation
 from .evaluation.report import DemoResults, format_table, write_report
 from .evaluation.robustness import FULL_ROWS, QUICK_ROWS, Row, measure_rows
 from .evaluation.targets import FULL_TARGETS, QUICK_TARGETS, Target
-from .modeling.configuration_safe_llava import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+from .modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from .modeling.model_card import write_model_card
 from .training.arguments import nano_config
 from .training.run import run_stage1, run_stage2

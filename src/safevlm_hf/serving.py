@@ -29,7 +29,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from .modeling import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyAudit, SafetyPolicy
-from .modeling.configuration_safe_llava import SAFE
+from .modeling.configuration_safety import SAFE
 from .modeling.generation_safety import AUDIT_VARIABLE
 from .modeling.image_loading import to_rgb
 from .modeling.safety_policy import ACTIONS, SafetyVerdict

@@ -15,7 +15,7 @@ from transformers import (
 from safevlm_hf import SafeLlavaProcessor, SafetyVerdict
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.evaluation.answering import Prediction, answer_records, held_out_figures
-from safevlm_hf.modeling.processing_safe_llava import CHAT_TEMPLATE
+from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 
 
 LEVELS = ("safe", "low", "medium", "high")

@@ -28,7 +28,7 @@ from safevlm_hf.evaluation.calibration_report import (
     roc_curve,
     write_calibration_report,
 )
-from safevlm_hf.modeling.configuration_safe_llava import SafetyConfig
+from safevlm_hf.modeling.configuration_safety import SafetyConfig
 
 
 CONFIG = SafetyConfig()

@@ -6,7 +6,7 @@ import torch
 from safevlm_hf.evaluation.answering import answer_records
 from safevlm_hf.evaluation.control import POLICIES, draw_explanations, try_policies
 from safevlm_hf.evaluation.report_control import render_explanations, render_policies
-from safevlm_hf.modeling.configuration_safe_llava import DEFAULT_CATEGORIES
+from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES
 
 
 @pytest.fixture

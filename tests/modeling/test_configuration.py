@@ -97,7 +97,7 @@ def test_round_trip(tiny_config, tmp_path):
     assert SafetyConfig.from_pretrained(tmp_path).categories == ["spam", "safe", "fraud"]
 
 
-def test_from_llava_config(tmp_path):
+def test_from_base_config(tmp_path):
     stock = LlavaConfig(
         vision_config=CLIPVisionConfig(hidden_size=32, num_attention_heads=4, image_size=56, patch_size=14),
         text_config=LlamaConfig(hidden_size=48, vocab_size=99, num_attention_heads=4),
@@ -106,7 +106,7 @@ def test_from_llava_config(tmp_path):
         vision_feature_select_strategy="full",
     )
     before = comparable(stock)
-    config = SafeLlavaConfig.from_llava_config(stock, num_safety_tokens=8, num_attention_heads=4)
+    config = SafeLlavaConfig.from_base_config(stock, num_safety_tokens=8, num_attention_heads=4)
     assert comparable(stock) == before
     assert config.safety_config.num_safety_tokens == 8
     assert config.safety_grid_size == 4 and config.safety_projector_hidden_size == 32 + 8
@@ -117,9 +117,9 @@ def test_from_llava_config(tmp_path):
     assert loaded.text_config.vocab_size == 99 and loaded.safety_config.num_safety_tokens == 8
 
 
-def test_from_llava_config_checks():
+def test_from_base_config_checks():
     with pytest.raises(ValueError, match="num_attention_heads=5"):
-        SafeLlavaConfig.from_llava_config(LlavaConfig(), num_attention_heads=5)
+        SafeLlavaConfig.from_base_config(LlavaConfig(), num_attention_heads=5)
 
 
 def test_projector_sizes_can_be_set(tiny_config):

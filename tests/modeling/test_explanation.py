@@ -273,5 +273,5 @@ def test_lower_precision(model):
 
 
 def test_without_an_image(model):
-    with pytest.raises(ValueError, match="needs `pixel_values`"):
+    with pytest.raises(ValueError, match="need `pixel_values`"):
         model.explain(input_ids=torch.tensor([[BOS, 5, 6]]))

@@ -18,11 +18,12 @@ import safevlm_hf.modeling
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.riskcards import draw_riskcards
-from safevlm_hf.modeling.configuration_safe_llava import AUTO_MAP
+from safevlm_hf.modeling.safety_code import auto_map
 
 
 TESTS = Path(__file__).parents[1]
 CODE = sorted(path for path in Path(safevlm_hf.modeling.__file__).parent.glob("*.py") if path.name != "__init__.py")
+AUTO_MAP = auto_map("safe_llava", "SafeLlava")
 REPO = "org/safevlm-nano"
 
 PUSH = """
@@ -224,7 +225,7 @@ def test_a_push_brings_weights_configs_code_and_our_card(hub, checkpoint):
     assert f'from_pretrained("{REPO}", trust_remote_code=True)' in card.text
     assert str(NANO_BASE) not in card.text
     # `save_pretrained(push_to_hub=True)` of a processor sends its code along.
-    assert {"processing_safe_llava.py", "processor_config.json"} <= set(hub.files("org/processor"))
+    assert {"safe_llava.py", "processor_config.json"} <= set(hub.files("org/processor"))
 
 
 def test_loads_from_the_hub_without_the_package(hub, photo, expected, tmp_path):

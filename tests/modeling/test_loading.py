@@ -26,7 +26,7 @@ from safevlm_hf import (
 
 SAFETY = {"num_safety_tokens": 4, "num_condition_tokens": 3, "projector_depth": 1}
 MODULES = ["safety_conditions", "safety_head", "safety_projector", "safety_tokens"]
-LOGGER = "safevlm_hf.modeling.modeling_safe_llava"
+LOGGER = "safevlm_hf.modeling.safety_checkpoint"
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from transformers.utils.chat_template_utils import Chat
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaProcessor, SafetyConfig
 from safevlm_hf.data import NANO_BASE
-from safevlm_hf.modeling.processing_safe_llava import CHAT_TEMPLATE
+from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 
 
 SAFETY = SafetyConfig(num_safety_tokens=5, num_condition_tokens=3)

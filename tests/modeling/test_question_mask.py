@@ -12,8 +12,8 @@ from transformers import pipeline
 
 from safevlm_hf import SafeLlavaProcessor, SafetyConfig
 from safevlm_hf.data import NANO_BASE
-from safevlm_hf.modeling.processing_safe_llava import CHAT_TEMPLATE
 from safevlm_hf.modeling.question_mask import QuestionMarks, count_turns, token_turns
+from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 
 
 TEMPLATES = sorted((Path(__file__).parents[1] / "fixtures" / "chat_templates").glob("*.jinja"))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE
-from safevlm_hf.modeling.processing_safe_llava import CHAT_TEMPLATE
+from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 from safevlm_hf.modeling.safety_policy import condition_name
 from safevlm_hf.training.collator import SafetyCollator
 

@@ -403,7 +403,7 @@ def test_taxonomy_from_a_file(tmp_path):
 
 def test_stage1_keeps_what_an_untrained_safe_checkpoint_says(tmp_path):
     names = [*SafetyConfig().categories, "gambling"]
-    config = SafeLlavaConfig.from_llava_config(
+    config = SafeLlavaConfig.from_base_config(
         SafeLlavaConfig.from_pretrained(NANO_BASE), categories=names, **NANO_SAFETY
     )
     model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, config=config)

@@ -240,7 +240,7 @@ def test_a_checkpoint_is_complete(nano_model, nano_processor, riskcards, tmp_pat
     )
     trainer.train()
     files = {path.name for path in (tmp_path / "checkpoint-1").iterdir()}
-    assert {"model.safetensors", "processor_config.json", "optimizer.pt", "modeling_safe_llava.py"} <= files
+    assert {"model.safetensors", "processor_config.json", "optimizer.pt", "modeling_safety.py"} <= files
     config = json.loads((tmp_path / "checkpoint-1" / "config.json").read_text())
     assert config["auto_map"] and config["model_type"] == "safe_llava"
     assert unwrap(trainer.model) is nano_model

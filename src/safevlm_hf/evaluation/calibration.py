@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from safevlm_hf.evaluation.answering import judge_batch, longest_first
-from safevlm_hf.modeling.configuration_safe_llava import SafetyConfig
+from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.safety_policy import TEMPERATURES, SafetyPolicy, is_readable
 
 

@@ -12,7 +12,7 @@ from safevlm_hf.data.riskcards import CHANGES, NOUNS, TWO_CARDS, draw_fillers, w
 from safevlm_hf.evaluation.answering import Prediction, answer_records, find_pairs, judge_records
 from safevlm_hf.evaluation.calibration import Rate
 from safevlm_hf.evaluation.columns import BASE, FIRST, MEAN, SAFE
-from safevlm_hf.modeling.configuration_safe_llava import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
 RISKY_FLAGGED, CLEAN_FLAGGED = "risky, flagged", "clean, flagged"

@@ -1,6 +1,5 @@
-from .configuration_safe_llava import SafeLlavaConfig, SafetyConfig
-from .modeling_safe_llava import SafeLlavaForConditionalGeneration, SafeLlavaModel
-from .processing_safe_llava import SafeLlavaProcessor
+from .configuration_safety import SafetyConfig
+from .safe_llava import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaModel, SafeLlavaProcessor
 from .safety_audit import SafetyAudit, read_audit
 from .safety_explanation import SafetyExplanation
 from .safety_policy import SafetyPolicy, SafetyVerdict

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.utils import logging
 
-from .configuration_safe_llava import SafetyConfig
+from .configuration_safety import SafetyConfig
 from .safety_audit import SafetyAudit, audit_lines
 from .safety_cache import Conversation, drop_record, generating, is_generating, read_record, write_record
 from .safety_inputs import SafetyImageOutput, SafetyInputs, SafetyOutput
@@ -110,19 +110,6 @@ class SafetyGenerationMixin:
         if policy.enabled is False:
             logger.warning_once("The safety policy is disabled (`enabled=False`): answers are not conditioned.")
         return policy
-
-    def kept_policy(self) -> "SafetyPolicy | dict | None":
-        """The policy that is kept with the checkpoint. `generation_config` is often replaced, and what a policy
-        forbids must not be lost with it, so `config` keeps a copy."""
-        kept = getattr(getattr(self, "generation_config", None), "safety_policy", None)
-        copied = getattr(self.config, "safety_policy", None)
-        if kept is None and copied is not None:
-            logger.warning_once(
-                "The generation config holds no `safety_policy`, so the checkpoint's own, from config.json, is in "
-                "force. For another one set `model.generation_config.safety_policy`; {} is the default policy."
-            )
-            return copied
-        return kept
 
     def _tokenizer(self):
         try:

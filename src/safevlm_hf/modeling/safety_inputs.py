@@ -74,6 +74,32 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
 
 
 @dataclass
+class SafetyFields:
+    r"""
+    What the outputs of a safe model's `forward` hold beside the backbone's.
+
+    safety_level_logits (`torch.Tensor` of shape `(images, levels)`, *optional*): float32.
+    safety_category_logits (`torch.Tensor` of shape `(images, categories)`, *optional*): float32.
+    """
+
+    safety_level_logits: torch.Tensor | None = None
+    safety_category_logits: torch.Tensor | None = None
+
+
+@dataclass
+class SafetyLossFields(SafetyFields):
+    r"""
+    Those of a generating model, whose `loss` is `lm_loss + loss_weight * safety_loss`.
+
+    lm_loss (`torch.Tensor` of shape `(1,)`, *optional*): next-token loss.
+    safety_loss (`torch.Tensor` of shape `(1,)`, *optional*): CE(level) + CE(category), unweighted.
+    """
+
+    lm_loss: torch.Tensor | None = None
+    safety_loss: torch.Tensor | None = None
+
+
+@dataclass
 class SafetyOutput(ModelOutput):
     r"""
     Verdicts as logits; `processor.post_process_safety` gives them by name. Fields as in [`SafetyImageOutput`], and
@@ -88,4 +114,4 @@ class SafetyOutput(ModelOutput):
     safety_policy: dict | None = None
 
 
-__all__ = ["SafetyImageOutput", "SafetyInputs", "SafetyOutput"]
+__all__ = ["SafetyFields", "SafetyImageOutput", "SafetyInputs", "SafetyLossFields", "SafetyOutput"]

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from .configuration_safe_llava import SafetyConfig
+from .configuration_safety import SafetyConfig
 
 
 TOKEN_INIT_STD = 0.02  # paper: s(1), s(2) ~ N(0, 0.02)

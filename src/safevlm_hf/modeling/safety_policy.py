@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .configuration_safe_llava import SAFE, SafetyConfig
+from .configuration_safety import SAFE, SafetyConfig
 from .safety_refusals import REFUSALS
 
 

@@ -6,7 +6,7 @@ import zlib
 import torch
 
 from ..data.records import load_image
-from ..modeling.configuration_safe_llava import SafetyConfig
+from ..modeling.configuration_safety import SafetyConfig
 from ..modeling.safety_policy import condition_rows
 
 

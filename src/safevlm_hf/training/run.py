@@ -19,7 +19,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from .. import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from ..data.records import load_records
 from ..data.riskcards import NEW_CATEGORY, write_riskcards
-from ..modeling.configuration_safe_llava import SafeLlavaConfig
+from ..modeling.safe_llava import SafeLlavaConfig
 from .arguments import PAPER_CLEAN_SHARE, ModelArguments, parse_arguments
 from .collator import SafetyCollator
 from .stages import SAFETY_PREFIX, count_parameters, prepare_stage1, prepare_stage2
@@ -46,7 +46,7 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
             "modules yet: name all categories in `taxonomy_file`."
         )
     if is_new:
-        config = SafeLlavaConfig.from_llava_config(
+        config = SafeLlavaConfig.from_base_config(
             config, **read_taxonomy(model_args.taxonomy_file), **safety_sizes(model_args)
         )
     else:

@@ -13,7 +13,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.tokenizers.registry import cached_tokenizer_from_config
 
 from safevlm_hf.modeling.generation_safety import decide_samples
-from safevlm_hf.modeling.modeling_safe_llava import SafeLlavaForConditionalGeneration
+from safevlm_hf.modeling.safe_llava import SafeLlavaForConditionalGeneration
 from safevlm_hf.modeling.safety_inputs import SafetyInputs
 from safevlm_hf.modeling.safety_policy import ACTIONS
 from safevlm_hf.modeling.safety_refusals import refusal_ids

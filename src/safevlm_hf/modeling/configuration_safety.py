@@ -1,24 +1,15 @@
-"""Configuration of SafeLlava: a LLaVA with the safety modules of SafeVLM (arXiv 2405.13581)."""
+"""Names and sizes of the safety modules of SafeVLM (arXiv 2405.13581), and the configuration of any safe model."""
 
 import math
-import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import LlavaConfig, PreTrainedConfig
-from transformers.utils import PushToHubMixin, logging
+from transformers import PreTrainedConfig
 
 from .model_card import write_model_card
+from .safety_code import CarriesCodeMixin, auto_map, save_code
 
-
-if TYPE_CHECKING:
-    # The loader of remote code follows these lines without running them: whichever class it loads first, it copies all
-    # files, so that what is saved from there is complete again.
-    from .modeling_safe_llava import SafeLlavaForConditionalGeneration  # noqa: F401
-    from .processing_safe_llava import SafeLlavaProcessor  # noqa: F401
-
-logger = logging.get_logger(__name__)
 
 DEFAULT_CATEGORIES = [
     "politics",
@@ -31,36 +22,6 @@ DEFAULT_CATEGORIES = [
 ]
 DEFAULT_LEVELS = ["safe", "low", "medium", "high"]
 SAFE = "safe"
-
-AUTO_MAP = {
-    "AutoConfig": "configuration_safe_llava.SafeLlavaConfig",
-    "AutoModel": "modeling_safe_llava.SafeLlavaForConditionalGeneration",
-    "AutoModelForImageTextToText": "modeling_safe_llava.SafeLlavaForConditionalGeneration",
-    "AutoModelForMultimodalLM": "modeling_safe_llava.SafeLlavaForConditionalGeneration",
-    "AutoProcessor": "processing_safe_llava.SafeLlavaProcessor",
-}
-
-
-def save_code(save_directory):
-    """Copy the files of this folder next to a checkpoint, so that `trust_remote_code=True` finds them there."""
-    Path(save_directory).mkdir(parents=True, exist_ok=True)
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        target = Path(save_directory) / file.name
-        if file.name != "__init__.py" and file.resolve() != target.resolve():
-            shutil.copyfile(file, target)
-
-
-class CarriesCodeMixin(PushToHubMixin):
-    """For what is saved by [`save_code`]: code and card reach the Hub, too."""
-
-    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
-        # By now `push_to_hub` has written a card of its own, and `save_pretrained` has taken the time stamps after the
-        # code was copied.
-        config = self if isinstance(self, PreTrainedConfig) else getattr(self, "config", None)
-        if config is not None:
-            write_model_card(working_dir, config, repo_id)
-        stamps = {file: stamp for file, stamp in files_timestamps.items() if not file.endswith(".py")}
-        return super()._upload_modified_files(working_dir, repo_id, stamps, **kwargs)
 
 
 @strict
@@ -174,10 +135,11 @@ class SafetyConfig(PreTrainedConfig):
         return 1 + (len(self.levels) - 1) * (len(self.categories) - 1)
 
 
-@strict
-class SafeLlavaConfig(CarriesCodeMixin, LlavaConfig):
+@dataclass(kw_only=True, repr=False)
+class SafeConfigMixin(CarriesCodeMixin):
     r"""
-    Configuration of [`SafeLlavaForConditionalGeneration`]: a [`LlavaConfig`] with a `safety_config`.
+    The configuration of a safe model, in front of its backbone's configuration class. A family's class names its
+    `model_type`, "safe_" and the stock one, which is the name of its file, too; its `class_prefix`; and `sub_configs`.
 
     Args:
         safety_config (`SafetyConfig` or `dict`, *optional*): the safety modules.
@@ -185,18 +147,9 @@ class SafeLlavaConfig(CarriesCodeMixin, LlavaConfig):
             where that file is lost.
         training_record (`dict`, *optional*): what made this checkpoint (base model, data, stages, figures); the model
             card is written from it.
-
-    Example:
-
-    ```python
-    >>> config = SafeLlavaConfig.from_llava_config(LlavaConfig(), num_safety_tokens=32)
-    >>> config.safety_config.num_safety_tokens
-    32
-    ```
     """
 
-    model_type = "safe_llava"
-    sub_configs = {**LlavaConfig.sub_configs, "safety_config": SafetyConfig}
+    class_prefix: ClassVar[str]
 
     safety_config: dict | PreTrainedConfig | None = None
     safety_policy: dict | None = None
@@ -212,7 +165,7 @@ class SafeLlavaConfig(CarriesCodeMixin, LlavaConfig):
 
     def check_safety(self):
         """Raise `ValueError` where the safety modules do not fit the backbone."""
-        hidden_size, heads = self.text_config.hidden_size, self.safety_config.num_attention_heads
+        hidden_size, heads = self.get_text_config().hidden_size, self.safety_config.num_attention_heads
         if hidden_size % heads:
             raise ValueError(
                 f"`num_attention_heads` of the safety head must divide the language model's hidden size, got "
@@ -220,49 +173,31 @@ class SafeLlavaConfig(CarriesCodeMixin, LlavaConfig):
             )
 
     @classmethod
-    def from_llava_config(cls, config: LlavaConfig, **safety_kwargs) -> "SafeLlavaConfig":
-        """A SafeLlava configuration around a stock LLaVA one; `safety_kwargs` go to [`SafetyConfig`]."""
-        values = {**_as_safe_llava(config.to_dict()), "safety_config": SafetyConfig(**safety_kwargs).to_dict()}
+    def from_base_config(cls, config: PreTrainedConfig, **safety_kwargs):
+        """This configuration around the backbone's stock one; `safety_kwargs` go to [`SafetyConfig`]."""
+        values = {**cls._as_safe(config.to_dict()), "safety_config": SafetyConfig(**safety_kwargs).to_dict()}
         return cls.from_dict(values)
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        return _as_safe_llava(config_dict), kwargs
+        return cls._as_safe(config_dict), kwargs
+
+    @classmethod
+    def _as_safe(cls, config_dict: dict) -> dict:
+        # A stock checkpoint is a valid start; only its type and architecture name differ.
+        if config_dict.get("model_type") != cls.model_type.removeprefix("safe_"):
+            return config_dict
+        left_out = ("architectures", "transformers_version")
+        stock = {key: value for key, value in config_dict.items() if key not in left_out}
+        return {**stock, "model_type": cls.model_type}
 
     def save_pretrained(self, save_directory, **kwargs):
         # Loading from the Hub writes the repository into `auto_map`; a saved checkpoint carries its own code.
-        self.auto_map = dict(AUTO_MAP)
-        save_code(save_directory)
+        self.auto_map = auto_map(self.model_type, self.class_prefix)
+        save_code(save_directory, self.model_type)
         write_model_card(save_directory, self)
         super().save_pretrained(save_directory, **kwargs)
 
-    @property
-    def safety_grid_size(self) -> int:
-        """Side of the square of safety features (h_s)."""
-        if self.safety_config.projector_grid_size is not None:
-            return self.safety_config.projector_grid_size
-        image_size, patch_size = self.vision_config.image_size, self.vision_config.patch_size
-        return _side(image_size) // _side(patch_size)
 
-    @property
-    def safety_projector_hidden_size(self) -> int:
-        """Width of the safety projector's stages."""
-        if self.safety_config.projector_hidden_size is not None:
-            return self.safety_config.projector_hidden_size
-        return self.vision_config.hidden_size + self.safety_config.num_safety_tokens
-
-
-def _side(size) -> int:
-    return size if isinstance(size, int) else size[0]
-
-
-def _as_safe_llava(config_dict: dict) -> dict:
-    # A stock checkpoint is a valid start; only its type and architecture name differ.
-    if config_dict.get("model_type") != LlavaConfig.model_type:
-        return config_dict
-    stock = {key: value for key, value in config_dict.items() if key not in ("architectures", "transformers_version")}
-    return {**stock, "model_type": SafeLlavaConfig.model_type}
-
-
-__all__ = ["SafeLlavaConfig", "SafetyConfig"]
+__all__ = ["DEFAULT_CATEGORIES", "DEFAULT_LEVELS", "SAFE", "SafeConfigMixin", "SafetyConfig"]

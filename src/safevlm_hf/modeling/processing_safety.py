@@ -1,4 +1,4 @@
-"""Processor of SafeLlava: room for the image block in the prompt, and verdicts by name."""
+"""Processor of a safe model, for any backbone: room for the image block in the prompt, and verdicts by name."""
 
 import dataclasses
 import re
@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from transformers import BatchFeature, PreTrainedConfig
 from transformers.image_utils import make_flat_list_of_images
-from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, TextKwargs, Unpack
 
-from .configuration_safe_llava import AUTO_MAP, CarriesCodeMixin, SafetyConfig, save_code
+from .configuration_safety import SafetyConfig
 from .image_loading import load_images
 from .question_mask import (
     CHANGED_BY_TEMPLATE,
@@ -26,23 +25,10 @@ from .question_mask import (
     token_turns,
     warn_that_all_counts,
 )
+from .safety_code import CarriesCodeMixin, auto_map, save_code
 from .safety_policy import SafetyVerdict, verdicts_from_logits
 
 
-# LLaVA-1.5's prompt; each answer ends with EOS, and the answer alone is marked for training.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] != 'system' %}{{ message['role'] | upper }}: {% endif %}"
-    "{% if message['content'] is string %}{% set parts = [{'type': 'text', 'text': message['content']}] %}"
-    "{% else %}{% set parts = message['content'] %}{% endif %}"
-    "{% for part in parts if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
-    "{% if message['role'] == 'assistant' %}{% generation %}"
-    "{% for part in parts if part['type'] == 'text' %}{{ part['text'] if loop.first else ' ' + part['text'] }}"
-    "{% endfor %}{{ eos_token }}{% endgeneration %}"
-    "{% else %}{% for part in parts if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
 SAFETY_FIELDS = ("categories", "levels", "num_safety_tokens", "num_condition_tokens")
 OFFSETS = {"return_offsets_mapping": "offset_mapping", "return_text_replacement_offsets": "text_replacement_offsets"}
 # Options of `apply_chat_template` that have no part in the rendering.
@@ -60,53 +46,30 @@ TOKENIZING_OPTIONS = {
 _conversation_spans: ContextVar[list[QuestionSpans | None] | None] = ContextVar("conversation_spans", default=None)
 
 
-class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
+class SafeProcessorMixin(CarriesCodeMixin):
     r"""
-    [`LlavaProcessor`] that expands each `<image>` to SafeLlava's block, [ s(2) | h_i | c ], and pads on the left.
-    Images (paths, URLs, base64, PIL) are read upright, with 8 bits, the first frame, on white; what cannot be read
-    raises.
+    A backbone's processor that expands each image to a safe model's block, [ s(2) | h_i | c ], and pads on the left.
+    It stands in front of the stock class. Images (paths, URLs, base64, PIL) are read upright, with 8 bits, the first
+    frame, on white; what cannot be read raises.
 
     Args:
         categories (`list[str]`, *optional*), levels (`list[str]`, *optional*): names, as in [`SafetyConfig`].
         num_safety_tokens (`int`, *optional*), num_condition_tokens (`int`, *optional*): as in [`SafetyConfig`].
             `from_pretrained` reads all four from the checkpoint's own `config.json`: processor and model agree.
+
+    Attributes:
+        family, class_prefix: model type and start of the names of the family's classes.
     """
 
-    def __init__(
-        self,
-        image_processor=None,
-        tokenizer=None,
-        patch_size=None,
-        vision_feature_select_strategy=None,
-        chat_template=None,
-        image_token="<image>",
-        num_additional_image_tokens=0,
-        categories=None,
-        levels=None,
-        num_safety_tokens=None,
-        num_condition_tokens=None,
-        **kwargs,
-    ):
-        given = {
-            "categories": categories,
-            "levels": levels,
-            "num_safety_tokens": num_safety_tokens,
-            "num_condition_tokens": num_condition_tokens,
-        }
+    family: str
+    class_prefix: str
+
+    def set_safety(self, categories, levels, num_safety_tokens, num_condition_tokens):
+        """Take over the names and sizes of the safety modules; those of [`SafetyConfig`] where unset."""
+        given = dict(zip(SAFETY_FIELDS, (categories, levels, num_safety_tokens, num_condition_tokens)))
         safety_config = SafetyConfig(**{name: value for name, value in given.items() if value is not None})
         for name in SAFETY_FIELDS:
             setattr(self, name, getattr(safety_config, name))
-        super().__init__(
-            image_processor,
-            tokenizer,
-            patch_size=patch_size,
-            vision_feature_select_strategy=vision_feature_select_strategy,
-            chat_template=chat_template or CHAT_TEMPLATE,
-            image_token=image_token,
-            num_additional_image_tokens=num_additional_image_tokens,
-            **kwargs,
-        )
-        self.tokenizer.padding_side = "left"
 
     @classmethod
     def from_pretrained(
@@ -133,8 +96,8 @@ class SafeLlavaProcessor(LlavaProcessor, CarriesCodeMixin):
         return processor_dict, kwargs
 
     def save_pretrained(self, save_directory, **kwargs):
-        save_code(save_directory)
-        self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+        save_code(save_directory, self.family)
+        self.auto_map = {"AutoProcessor": auto_map(self.family, self.class_prefix)["AutoProcessor"]}
         try:
             return super().save_pretrained(save_directory, **kwargs)
         finally:
@@ -397,4 +360,4 @@ def _in_form_of(ids, rows: list[list[int]]):
     return np.array(rows) if isinstance(ids, np.ndarray) else rows
 
 
-__all__ = ["SafeLlavaProcessor"]
+__all__ = ["SafeProcessorMixin"]

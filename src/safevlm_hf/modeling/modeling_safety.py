@@ -1,45 +1,31 @@
-"""SafeLlava: LLaVA with the safety modules of SafeVLM (arXiv 2405.13581, arXiv 2411.11543).
+"""The safety layer on a vision language model (SafeVLM: arXiv 2405.13581, arXiv 2411.11543), for any backbone.
 
-Each image becomes one block of positions, [ s(2) | h_i | c ]: safety tokens, projected patches, safety condition. The
-verdict is computed where the image features are, so it rides inside the block through every way of generating.
+Each image becomes one block of positions, [ s(2) | h_i | c ]: safety tokens, the backbone's own features, safety
+condition. The verdict is computed where the image features are, so it rides inside the block through every way of
+generating. A family (`safe_*.py`) puts the mixins of this file in front of its backbone's classes.
 """
 
-import json
+import functools
+import inspect
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import (
-    GenerationMixin,
-    LlavaForConditionalGeneration,
-    LlavaModel,
-)
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.auto.modeling_auto import AutoModel
-from transformers.models.llava.modeling_llava import (
-    LlavaCausalLMOutputWithPast,
-    LlavaModelOutputWithPast,
-    LlavaMultiModalProjector,
-    LlavaPreTrainedModel,
-)
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, cached_file, logging, torch_compilable_check
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils import logging, torch_compilable_check
+from transformers.utils.generic import can_return_tuple
 
-from .configuration_safe_llava import CarriesCodeMixin, SafeLlavaConfig, SafetyConfig
+from .configuration_safety import SafetyConfig
 from .generation_safety import CACHE, SafetyGenerationMixin, verdict_output
 from .safety_adapters import SparesVerdictMixin
 from .safety_cache import mark_free_cache, take_free_cache
+from .safety_checkpoint import SafeCheckpointMixin
+from .safety_code import CarriesCodeMixin
 from .safety_explanation import SafetyExplanation, explain_head
-from .safety_inputs import SafetyImageOutput, SafetyInputs, SafetyOutput
+from .safety_inputs import SafetyFields, SafetyImageOutput, SafetyInputs, SafetyOutput
 from .safety_modules import (
     SafetyConditions,
     SafetyHead,
@@ -54,54 +40,18 @@ from .safety_policy import DEFAULT_POLICY, SafetyDecision, SafetyPolicy, conditi
 
 logger = logging.get_logger(__name__)
 
-# Key conversions are looked up by class name, then by model_type, and skipped for classes outside transformers unless
-# registered: without these a stock checkpoint would leave the language model randomly initialised. `overwrite`: the
-# package and a checkpoint's own copy of this file may meet in one process.
-for _ours, _stock in (("safe_llava", "llava"), ("SafeLlavaModel", "LlavaModel")):
-    register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_stock) or [], overwrite=True)
-
-
 NEW_CATEGORY_LOGIT = -10.0  # so that a category is not seen before it is trained
-MAX_PIXEL = 1000.0  # of `pixel_values`; a processor's end at some 3, and at 255 where it leaves them as they were
-# In 4 bits the tower moves verdicts (docs/deployment.md), and a narrow connector does not fit their blocks.
-VISION_MODULES = r"(?:model\.)?(?:vision_tower|multi_modal_projector)"
+MAX_PIXEL = 1000.0  # Largest plausible `pixel_values`: normalised images reach about 3, unnormalised ones 255.
 
 
-@dataclass
-class SafeLlavaModelOutputWithPast(LlavaModelOutputWithPast):
-    r"""
-    safety_level_logits (`torch.Tensor` of shape `(images, levels)`, *optional*): float32.
-    safety_category_logits (`torch.Tensor` of shape `(images, categories)`, *optional*): float32.
-    safety_clean_losses (`torch.Tensor` of shape `(images, 2)`, *optional*): as in [`SafetyImageOutput`].
-    """
+class SafePreTrainedModelMixin(SparesVerdictMixin, SafeCheckpointMixin, CarriesCodeMixin):
+    """What base model and generating model of a family have in common, in front of [`PreTrainedModel`]."""
 
-    safety_level_logits: torch.Tensor | None = None
-    safety_category_logits: torch.Tensor | None = None
-    safety_clean_losses: torch.Tensor | None = None
-
-
-@dataclass
-class SafeLlavaCausalLMOutputWithPast(LlavaCausalLMOutputWithPast):
-    r"""
-    loss (`torch.Tensor` of shape `(1,)`): `lm_loss + loss_weight * safety_loss`.
-    lm_loss (`torch.Tensor` of shape `(1,)`, *optional*): next-token loss.
-    safety_loss (`torch.Tensor` of shape `(1,)`, *optional*): CE(level) + CE(category), unweighted.
-    safety_level_logits (`torch.Tensor` of shape `(images, levels)`, *optional*): float32.
-    safety_category_logits (`torch.Tensor` of shape `(images, categories)`, *optional*): float32.
-    """
-
-    lm_loss: torch.Tensor | None = None
-    safety_loss: torch.Tensor | None = None
-    safety_level_logits: torch.Tensor | None = None
-    safety_category_logits: torch.Tensor | None = None
-
-
-class SafeLlavaPreTrainedModel(SparesVerdictMixin, CarriesCodeMixin, LlavaPreTrainedModel):
-    config: SafeLlavaConfig
-    config_class = SafeLlavaConfig
     # Quantisers leave them as they are, by the start of a module's name, in the whole model or the base model.
     _keep_in_fp32_modules = [r"(?:model\.)?safety_\w+"]
     _no_split_modules = ["SafetyHead", "SafetyProjector"]
+    # In 4 bits a tower moves verdicts (docs/deployment.md), and a narrow connector does not fit their blocks.
+    vision_modules = r"(?:model\.)?(?:vision_tower|multi_modal_projector)"
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -117,76 +67,42 @@ class SafeLlavaPreTrainedModel(SparesVerdictMixin, CarriesCodeMixin, LlavaPreTra
         # CLIP names a module that only its text side has, and FSDP's wrapping stops at one that it does not find.
         self._no_split_modules &= {type(module).__name__ for module in self.modules()}
         if getattr(self.config, "quantization_config", None) is not None:
-            self._keep_in_fp32_modules.add(VISION_MODULES)
+            self._keep_in_fp32_modules.add(self.vision_modules)
 
     def _get_dtype_plan(self, dtype: torch.dtype) -> dict:
         # Quantisers leave tower and connector in the dtype that was asked for.
-        return {name: kept for name, kept in super()._get_dtype_plan(dtype).items() if name != VISION_MODULES}
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path=None,
-        *args,
-        output_loading_info: bool = False,
-        ignore_mismatched_sizes: bool = False,
-        **kwargs,
-    ):
-        """
-        As [`PreTrainedModel.from_pretrained`].
-
-        Raises:
-            `ValueError`: for a checkpoint that says it is trained and lacks weights, a `generation_config.json` that
-                cannot be read, or a policy that does not fit.
-            `RuntimeError`: for weights of another size than the config says.
-        """
-        if cls.can_generate() and kwargs.get("generation_config") is None:
-            _check_generation_config(pretrained_model_name_or_path, kwargs)
-        # The library names the sizes in its log alone.
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
-        mismatched = sorted(info["mismatched_keys"])
-        if mismatched and not ignore_mismatched_sizes:
-            sizes = "; ".join(f"{key}: {tuple(found)}, not {tuple(by_config)}" for key, found, by_config in mismatched)
-            raise RuntimeError(
-                f"{pretrained_model_name_or_path} has weights of another size than its config says: {sizes}."
-            )
-        missing = {*info["missing_keys"], *(key for key, _, _ in mismatched)}
-        new = sorted({".".join(key.split(".")[: 2 if key.startswith("model.") else 1]) for key in missing})
-        if new and model.config.safety_config.is_trained:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} says that it is trained (`is_trained`), and has no weights that fit "
-                f"for {', '.join(new)}: its verdicts would be random."
-            )
-        if new:
-            logger.warning(
-                f"Newly initialised: {', '.join(new)}. The safety verdicts of this model mean nothing before stage 1 "
-                "(examples/run_stage1.py)."
-            )
-        if model.config.safety_config.head_pooling != "windows":
-            logger.warning(
-                f'The safety head of this model pools by "{model.config.safety_config.head_pooling}": words around a '
-                'question can talk its verdict away. Train one with `head_pooling="windows"` for use.'
-            )
-        for config in (getattr(model, "generation_config", None), model.config):
-            SafetyPolicy.create(getattr(config, "safety_policy", None), model.config.safety_config)
-        return (model, info) if output_loading_info else model
+        return {name: kept for name, kept in super()._get_dtype_plan(dtype).items() if name != self.vision_modules}
 
 
-class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
-    """LLaVA's base model with safety projector, safety tokens, safety head and condition table."""
+class SafeModelMixin:
+    """
+    A backbone's base model with safety projector, safety tokens, safety head and condition table.
 
-    def __init__(self, config: SafeLlavaConfig):
-        LlavaPreTrainedModel.__init__(self, config)
+    A family's class stands in front of the backbone's base model and writes one method, `get_image_features`: it
+    encodes as the backbone does, and hands h_i and the map that the safety projector reads to `judge_images`.
+
+    Attributes:
+        model_output_class: the stock output class of `forward` with [`SafetyFields`].
+        image_arguments: names of what `get_image_features` takes besides `pixel_values`.
+    """
+
+    model_output_class: type
+    image_arguments: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        names = inspect.signature(cls.get_image_features).parameters if hasattr(cls, "get_image_features") else ()
+        left_out = ("self", "pixel_values", "safety_inputs", "kwargs")
+        cls.image_arguments = tuple(name for name in names if name not in left_out)
+        if hasattr(cls, "model_output_class"):
+            cls.forward = _with_signature_of_backbone(cls, SafeModelMixin)
+
+    def __init__(self, config):
+        super().__init__(config)
         config.check_safety()
-        safety, hidden_size = config.safety_config, config.text_config.hidden_size
-        feature_layers = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
-        self.multi_modal_projector = LlavaMultiModalProjector(config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        safety, hidden_size = config.safety_config, config.get_text_config().hidden_size
         self.safety_projector = SafetyProjector(
-            config.vision_config.hidden_size * feature_layers,
+            config.safety_feature_size,
             config.safety_projector_hidden_size,
             hidden_size,
             config.safety_grid_size,
@@ -216,53 +132,45 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
                     module.float()
         self.post_init()
 
-    @merge_with_config_defaults
-    @can_return_tuple
-    def get_image_features(
-        self,
-        pixel_values: torch.Tensor,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
-        image_sizes: torch.Tensor | None = None,
-        safety_inputs: SafetyInputs | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | SafetyImageOutput:
-        r"""
-        Encode images, give each its verdict, and build its block.
+    def post_init(self):
+        # The backbone calls it at the end of its own `__init__`, before the safety modules are there.
+        if "safety_tokens" in self._modules:
+            super().post_init()
 
-        Args:
-            pixel_values: (images, channels, height, width).
-            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
-                image alone, under the default policy.
-
-        Returns:
-            [`SafetyImageOutput`].
-        """
-        if image_sizes is not None:
-            raise ValueError("SafeLlava takes images of one size, got `image_sizes`: resize them in the processor.")
-        _check_pixels(pixel_values)
+    def check_images(self, pixel_values: torch.Tensor):
+        """Raise `ValueError` for what are no pixels, or where an adapter would change the verdict unasked."""
+        _check_pixels(pixel_values, self.config.class_prefix)
         if not torch.compiler.is_compiling():
             self.check_adapters()
-        outputs = super().get_image_features(
-            pixel_values,
-            vision_feature_layer=vision_feature_layer,
-            vision_feature_select_strategy=vision_feature_select_strategy,
-            return_dict=True,
-            **kwargs,
-        )
-        layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
-        vision_features = torch.cat([outputs.hidden_states[layer] for layer in layers], dim=-1)
-        if vision_feature_select_strategy == "default":
-            vision_features = vision_features[:, 1:]
+
+    def judge_images(
+        self,
+        outputs: BaseModelOutputWithPooling,
+        image_features: torch.Tensor,
+        vision_features: torch.Tensor,
+        pixel_values: torch.Tensor,
+        safety_inputs: SafetyInputs | None,
+    ) -> SafetyImageOutput:
+        """
+        Give encoded images their verdicts, and build their blocks.
+
+        Args:
+            outputs: what the backbone's `get_image_features` returned.
+            image_features: (images, patches, hidden), h_i.
+            vision_features: (images, patches, width), what the safety projector reads.
+            pixel_values: (images, ...).
+            safety_inputs: questions and policy. Without them the verdict is on the image alone, under the default
+                policy.
+        """
         # In float16 the safety modules stay in float32.
         safety_features = self.safety_projector(vision_features.to(self.safety_tokens.head.dtype))
-        # A tower makes something of any number, and a patch is lost among others: no verdict rests on such pixels.
+        # Absurd pixel values still give features, and one bad patch can go unnoticed: no verdict rests on them.
         is_picture = (pixel_values.abs() <= MAX_PIXEL).flatten(1).all(dim=1).to(safety_features.device)
         encoded = SafetyImageOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_features=torch.stack(list(outputs.pooler_output)),
+            image_features=image_features,
             safety_features=torch.where(is_picture[:, None, None], safety_features, torch.nan),
         )
         return self.condition_image_features(encoded, safety_inputs)
@@ -405,78 +313,77 @@ class SafeLlavaModel(SafeLlavaPreTrainedModel, LlavaModel):
         torch_compilable_check(
             fit,
             f"Image features and image tokens do not match, tokens: {positions}, features: {num_features}. "
-            f"SafeLlava's image block also holds {self.config.safety_config.num_safety_tokens} safety and "
+            f"A safe model's image block also holds {self.config.safety_config.num_safety_tokens} safety and "
             f"{self.config.safety_config.num_condition_tokens} condition positions: prepare the inputs with "
-            "SafeLlavaProcessor (a stock LlavaProcessor leaves no room for them).",
+            f"{self.config.class_prefix}Processor (the stock processor leaves no room for them).",
         )
+
+    def encode_images(
+        self,
+        pixel_values: torch.Tensor,
+        arguments: dict,
+        safety_inputs: SafetyInputs | None = None,
+        labels: torch.LongTensor | None = None,
+        condition_ids: torch.LongTensor | None = None,
+    ) -> SafetyImageOutput:
+        """`get_image_features` under the question of the prompt, for a `forward` with these arguments."""
+        if arguments.get("mm_encoder_outputs") is not None:
+            raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
+        if safety_inputs is None:
+            prompt = {name: arguments.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask")}
+            safety_inputs = self.prepare_safety_inputs(
+                **prompt, labels=labels, question_mask=arguments.get("question_mask"), condition_ids=condition_ids
+            )
+        of_images = {name: arguments[name] for name in self.image_arguments if arguments.get(name) is not None}
+        return self.get_image_features(pixel_values, **of_images, safety_inputs=safety_inputs, return_dict=True)
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
         cache: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
-        image_sizes: torch.Tensor | None = None,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        past_key_values: Cache | None = None,
         safety_inputs: SafetyInputs | None = None,
         question_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | SafeLlavaModelOutputWithPast:
+        **kwargs,
+    ):
         r"""
-        As [`LlavaModel.forward`]; `cache` is the name of `past_key_values` since transformers 5.24.
+        As the backbone's; `cache` is the name of `past_key_values` since transformers 5.24.
 
         Args:
             question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said.
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
         """
-        if (input_ids is None) ^ (inputs_embeds is not None):
+        inputs_embeds = kwargs.get("inputs_embeds")
+        if (kwargs.get("input_ids") is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-        if pixel_values is not None and mm_encoder_outputs is not None:
-            raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
         if pixel_values is not None:
-            if safety_inputs is None:
-                safety_inputs = self.prepare_safety_inputs(
-                    input_ids, inputs_embeds, attention_mask, question_mask=question_mask
-                )
-            image_outputs = self.get_image_features(
-                pixel_values=pixel_values,
-                vision_feature_layer=vision_feature_layer,
-                vision_feature_select_strategy=vision_feature_select_strategy,
-                image_sizes=image_sizes,
-                safety_inputs=safety_inputs,
-                return_dict=True,
-            )
-            mm_encoder_outputs = {"image": image_outputs}
+            encoded = self.encode_images(pixel_values, {**kwargs, "question_mask": question_mask}, safety_inputs)
+            kwargs["mm_encoder_outputs"] = {"image": encoded}
         cache = _one_cache(cache, past_key_values)
-        image_outputs = (mm_encoder_outputs or {}).get("image")
+        image_outputs = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         # Embeddings of the caller's may hold images; of token ids alone it is certain that they do not.
         is_free = image_outputs is None and inputs_embeds is None
         if not torch.compiler.is_compiling():
             is_free = take_free_cache(cache) and is_free
-        outputs = super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            mm_encoder_outputs=mm_encoder_outputs,
-            return_dict=True,
-            **{CACHE: cache},
-            **kwargs,
-        )
+        outputs = super().forward(**{**kwargs, "return_dict": True, CACHE: cache})
         if is_free and not torch.compiler.is_compiling():
             mark_free_cache(outputs.get(CACHE))
-        return SafeLlavaModelOutputWithPast(
-            **outputs,
-            safety_level_logits=getattr(image_outputs, "safety_level_logits", None),
-            safety_category_logits=getattr(image_outputs, "safety_category_logits", None),
-            safety_clean_losses=getattr(image_outputs, "safety_clean_losses", None),
-        )
+        return self.model_output_class(**outputs, **_safety_fields(image_outputs))
+
+
+def _no_question(safety_features: torch.Tensor, block_length: int) -> SafetyInputs:
+    images, _, hidden_size = safety_features.shape
+    return SafetyInputs(
+        text_embeds=safety_features.new_zeros(images, 0, hidden_size),
+        text_mask=torch.zeros(images, 0, dtype=torch.bool, device=safety_features.device),
+        image_token_counts=torch.full((images,), block_length, device=safety_features.device),
+    )
+
+
+def _safety_fields(image_outputs) -> dict:
+    names = SafetyFields.__dataclass_fields__
+    return {name: getattr(image_outputs, name, None) for name in names}
 
 
 def _one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
@@ -489,81 +396,66 @@ def _one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | No
     return past_key_values
 
 
-def _check_pixels(pixel_values: torch.Tensor):
+def _check_pixels(pixel_values: torch.Tensor, class_prefix: str):
     if pixel_values.ndim != 4 or not len(pixel_values) or not pixel_values.is_floating_point():
         raise ValueError(
             "`pixel_values` must be floating point numbers of shape (images, channels, height, width), as "
-            f"SafeLlavaProcessor gives them, got {pixel_values.dtype} of shape {tuple(pixel_values.shape)}."
+            f"{class_prefix}Processor gives them, got {pixel_values.dtype} of shape {tuple(pixel_values.shape)}."
         )
 
 
-def _check_generation_config(checkpoint, kwargs: dict):
-    """Raise where the library would drop a broken file without a word, and the safety policy in it."""
-    if checkpoint is None:
-        return
-    hub_kwargs = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-    file = cached_file(
-        checkpoint,
-        "generation_config.json",
-        **{name: kwargs[name] for name in hub_kwargs if kwargs.get(name) is not None},
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-    )
-    try:
-        values = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} holds the safety policy, and is no JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} holds the safety policy, and must be a JSON object, got {type(values).__name__}.")
+def _with_signature_of_backbone(cls: type, mixin: type):
+    """The mixin's `forward` under the signature of the backbone's, for whoever reads it (`generate`, the Trainer)."""
+    own = mixin.__dict__["forward"]
+    stock = next(base.forward for base in cls.__mro__ if base.__module__.startswith("transformers."))
+    parameters = dict(inspect.signature(stock).parameters)
+    kinds = [parameters.pop(name) for name in [*parameters] if parameters[name].kind is inspect.Parameter.VAR_KEYWORD]
+    ours = {name: given for name, given in inspect.signature(own).parameters.items() if name not in ("self", "kwargs")}
+    parameters |= {name: given.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for name, given in ours.items()}
+    names = [name for name in parameters if name != "self"]
+
+    @functools.wraps(own)
+    def forward(self, *args, **kwargs):
+        return own(self, **dict(zip(names, args)), **kwargs)
+
+    forward.__signature__ = inspect.Signature([*parameters.values(), *kinds])
+    return forward
 
 
-def _no_question(safety_features: torch.Tensor, block_length: int) -> SafetyInputs:
-    images, _, hidden_size = safety_features.shape
-    return SafetyInputs(
-        text_embeds=safety_features.new_zeros(images, 0, hidden_size),
-        text_mask=torch.zeros(images, 0, dtype=torch.bool, device=safety_features.device),
-        image_token_counts=torch.full((images,), block_length, device=safety_features.device),
-    )
+class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
+    """
+    A backbone's generating model that sees the image, gets the verdict, chooses the condition, and answers under it.
 
+    Attributes:
+        safe_model_class: the family's base model.
+        output_class: the stock output class of `forward` with [`SafetyFields`] and [`SafetyLossFields`].
+    """
 
-class SafeLlavaForConditionalGeneration(
-    SafetyGenerationMixin, SafeLlavaPreTrainedModel, LlavaForConditionalGeneration, GenerationMixin
-):
-    """LLaVA that sees the image, gets the verdict, chooses the condition, and answers under it."""
+    safe_model_class: type
+    output_class: type
+    input_modalities = ("image", "text")
 
     # The head's loss is a mean over images, the language model's over tokens: a count of tokens cannot scale both.
     accepts_loss_kwargs = False
 
-    def __init__(self, config: SafeLlavaConfig):
-        LlavaPreTrainedModel.__init__(self, config)
-        self.model = SafeLlavaModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.post_init()
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "output_class"):
+            cls.forward = _with_signature_of_backbone(cls, SafeForConditionalGenerationMixin)
 
-    def save_pretrained(self, save_directory, **kwargs):
-        kept = self.kept_policy()
-        if kept is not None:
-            policy = SafetyPolicy.create(kept, self.config.safety_config).to_dict()
-            self.generation_config.safety_policy, self.config.safety_policy = policy, dict(policy)
-            # Of a generation config that it derived from the model's the library loads no keys but its own.
-            self.generation_config._from_model_config = False
-        return super().save_pretrained(save_directory, **kwargs)
+    def __init__(self, config):
+        PreTrainedModel.__init__(self, config)
+        text_config = config.get_text_config()
+        self.model = self.safe_model_class(config)
+        self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=False)
+        self.post_init()
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
         labels: torch.LongTensor | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        image_sizes: torch.Tensor | None = None,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        cache: Cache | None = None,
         safety_levels: torch.LongTensor | None = None,
         safety_categories: torch.LongTensor | None = None,
         safety_conditions: torch.LongTensor | None = None,
@@ -571,10 +463,10 @@ class SafeLlavaForConditionalGeneration(
         safety_only: bool = False,
         question_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | SafeLlavaCausalLMOutputWithPast:
+        **kwargs,
+    ):
         r"""
-        As [`LlavaForConditionalGeneration.forward`]; `cache` is the name of `past_key_values` since transformers 5.24.
+        As the backbone's; `cache` is the name of `past_key_values` since transformers 5.24.
 
         Args:
             safety_levels (`torch.LongTensor` of shape `(images,)`, *optional*): level labels, -100 ignores an image.
@@ -587,67 +479,40 @@ class SafeLlavaForConditionalGeneration(
                 processor gives it. Without it all text is the question.
 
         Returns:
-            [`SafeLlavaCausalLMOutputWithPast`]. The loss is `lm_loss + loss_weight * safety_loss` (paper, 3.2).
+            `output_class`. The loss is `lm_loss + loss_weight * safety_loss` (paper, 3.2).
         """
-        if pixel_values is not None and safety_inputs is None:
-            safety_inputs = self.model.prepare_safety_inputs(
-                input_ids, inputs_embeds, attention_mask, labels, question_mask, condition_ids=safety_conditions
-            )
+        encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
+        if pixel_values is not None:
+            arguments = {**kwargs, "question_mask": question_mask}
+            encoded = self.model.encode_images(pixel_values, arguments, safety_inputs, labels, safety_conditions)
+            kwargs["mm_encoder_outputs"] = {"image": encoded}
+        safety_loss = None
+        if encoded is not None and any(given is not None for given in (labels, safety_levels, safety_categories)):
+            safety_loss = self.safety_loss_function(encoded, safety_levels, safety_categories)
         if safety_only:
-            return self._judge(pixel_values, safety_inputs, safety_levels, safety_categories)
-        outputs = self.model(
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            cache=_one_cache(cache, past_key_values),
-            inputs_embeds=inputs_embeds,
-            vision_feature_layer=vision_feature_layer,
-            vision_feature_select_strategy=vision_feature_select_strategy,
-            image_sizes=image_sizes,
-            mm_encoder_outputs=mm_encoder_outputs,
-            safety_inputs=safety_inputs,
-            return_dict=True,
-            **kwargs,
-        )
-        hidden_states = outputs.last_hidden_state
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden_states[:, kept, :])
-        lm_loss = safety_loss = loss = None
-        if labels is not None:
-            loss = lm_loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
-            )
-        is_labelled = any(given is not None for given in (labels, safety_levels, safety_categories))
-        if outputs.safety_level_logits is not None and is_labelled:
-            safety_loss = self.safety_loss_function(outputs, safety_levels, safety_categories)
+            return self._safety_output(encoded, safety_loss)
+        cache = _one_cache(cache, past_key_values)
+        outputs = super().forward(**{**kwargs, "labels": labels, "return_dict": True, CACHE: cache})
+        loss = lm_loss = outputs.get("loss")
+        if safety_loss is not None:
             weighted = self.config.safety_config.loss_weight * safety_loss
             loss = weighted if lm_loss is None else lm_loss + weighted.to(lm_loss.device)
-        left_out = ("last_hidden_state", "safety_clean_losses")
-        carried = {name: value for name, value in outputs.items() if name not in left_out}
-        return SafeLlavaCausalLMOutputWithPast(
-            loss=loss, logits=logits, lm_loss=lm_loss, safety_loss=safety_loss, **carried
-        )
+        losses = {"loss": loss, "lm_loss": lm_loss, "safety_loss": safety_loss}
+        return self.output_class(**{**outputs, **losses, **_safety_fields(encoded)})
 
-    def _judge(
-        self, pixel_values, safety_inputs: SafetyInputs | None, safety_levels, safety_categories
-    ) -> SafeLlavaCausalLMOutputWithPast:
-        if pixel_values is None:
+    def _safety_output(self, encoded: SafetyImageOutput | None, safety_loss: torch.Tensor | None):
+        if encoded is None:
             raise ValueError("`safety_only=True` needs `pixel_values`: a sample without an image has no verdict.")
-        outputs = self.model.get_image_features(pixel_values, safety_inputs=safety_inputs)
-        safety_loss = self.safety_loss_function(outputs, safety_levels, safety_categories)
+        if safety_loss is None:
+            safety_loss = self.safety_loss_function(encoded, None, None)
         # Every block takes part, with a weight of 0: workers that share gradients wait for those of all parameters.
-        unused = sum(block.sum() for block in outputs.pooler_output)
-        return SafeLlavaCausalLMOutputWithPast(
-            loss=self.config.safety_config.loss_weight * safety_loss + 0.0 * unused,
-            safety_loss=safety_loss,
-            safety_level_logits=outputs.safety_level_logits,
-            safety_category_logits=outputs.safety_category_logits,
-        )
+        unused = sum(block.sum() for block in encoded.pooler_output)
+        loss = self.config.safety_config.loss_weight * safety_loss + 0.0 * unused
+        return self.output_class(loss=loss, safety_loss=safety_loss, **_safety_fields(encoded))
 
     def safety_loss_function(
         self,
-        outputs: SafeLlavaModelOutputWithPast | SafetyImageOutput,
+        encoded: SafetyImageOutput,
         safety_levels: torch.LongTensor | None,
         safety_categories: torch.LongTensor | None,
     ) -> torch.Tensor:
@@ -660,8 +525,8 @@ class SafeLlavaForConditionalGeneration(
         loss = 0.0
         for column, (logits, target, safe) in enumerate(
             (
-                (outputs.safety_level_logits, safety_levels, 0),
-                (outputs.safety_category_logits, safety_categories, self.config.safety_config.safe_category),
+                (encoded.safety_level_logits, safety_levels, 0),
+                (encoded.safety_category_logits, safety_categories, self.config.safety_config.safe_category),
             )
         ):
             target = logits.new_full((len(logits),), -100, dtype=torch.long) if target is None else target
@@ -673,9 +538,18 @@ class SafeLlavaForConditionalGeneration(
             target = target.to(logits.device)
             logits = less_safe(logits, safe, self.config.safety_config)
             losses = F.cross_entropy(logits, target, ignore_index=-100, reduction="none")
-            losses = torch.where(target == safe, (losses + outputs.safety_clean_losses[:, column]) / 2, losses)
+            losses = torch.where(target == safe, (losses + encoded.safety_clean_losses[:, column]) / 2, losses)
             loss = loss + losses.sum() / (target != -100).sum().clamp(min=1)
         return loss
+
+    def _judge(self, safety_policy, pixel_values, image_inputs: dict, **prompt):
+        """Encoded images, the inputs of their verdicts, and the policy, without running the language model."""
+        if pixel_values is None:
+            raise ValueError("`assess` and `explain` need `pixel_values`: a sample without an image has no verdict.")
+        self._warn_weak_safety()
+        policy = self._policy(safety_policy)
+        safety_inputs = self._safety_inputs(**prompt, policy=policy)
+        return self.model.encode_images(pixel_values, image_inputs, safety_inputs), safety_inputs, policy
 
     @torch.no_grad()
     def assess(
@@ -685,32 +559,22 @@ class SafeLlavaForConditionalGeneration(
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         safety_policy: SafetyPolicy | dict | None = None,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
         question_mask: torch.Tensor | None = None,
+        **image_inputs,
     ) -> SafetyOutput:
         """
         The verdict on each image under the text of its own sample, without running the language model.
 
         Args:
-            input_ids, pixel_values, attention_mask, inputs_embeds, question_mask: as for `generate`.
+            input_ids, pixel_values, attention_mask, inputs_embeds, question_mask, image_inputs: as for `generate`.
             safety_policy: as for `generate`.
 
         Returns:
             [`SafetyOutput`]; `processor.post_process_safety` gives it by name.
         """
-        if pixel_values is None:
-            raise ValueError("`assess` needs `pixel_values`: a sample without an image has no verdict.")
-        self._warn_weak_safety()
-        policy = self._policy(safety_policy)
-        safety_inputs = self._safety_inputs(
-            input_ids, inputs_embeds, attention_mask, policy, question_mask=question_mask
-        )
-        outputs = self.model.get_image_features(
-            pixel_values,
-            vision_feature_layer=vision_feature_layer,
-            vision_feature_select_strategy=vision_feature_select_strategy,
-            safety_inputs=safety_inputs,
+        prompt = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+        outputs, _, policy = self._judge(
+            safety_policy, pixel_values, image_inputs, **prompt, question_mask=question_mask
         )
         return verdict_output(outputs, policy)
 
@@ -722,9 +586,8 @@ class SafeLlavaForConditionalGeneration(
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         safety_policy: SafetyPolicy | dict | None = None,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
         question_mask: torch.Tensor | None = None,
+        **image_inputs,
     ) -> SafetyExplanation:
         """
         The verdict on each image as by `assess`, and what it rests on: a map of the image, weights of the question's
@@ -738,18 +601,9 @@ class SafeLlavaForConditionalGeneration(
         Raises:
             `ValueError`: without `pixel_values`, or where positions and images do not match.
         """
-        if pixel_values is None:
-            raise ValueError("`explain` needs `pixel_values`: a sample without an image has no verdict.")
-        self._warn_weak_safety()
-        policy = self._policy(safety_policy)
-        safety_inputs = self._safety_inputs(
-            input_ids, inputs_embeds, attention_mask, policy, question_mask=question_mask
-        )
-        outputs = self.model.get_image_features(
-            pixel_values,
-            vision_feature_layer=vision_feature_layer,
-            vision_feature_select_strategy=vision_feature_select_strategy,
-            safety_inputs=safety_inputs,
+        prompt = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+        outputs, safety_inputs, policy = self._judge(
+            safety_policy, pixel_values, image_inputs, **prompt, question_mask=question_mask
         )
         rows = outputs.safety_image_rows
         explained = explain_head(
@@ -825,4 +679,4 @@ class SafeLlavaForConditionalGeneration(
             table[row] = self.get_input_embeddings()(ids).to(table)
 
 
-__all__ = ["SafeLlavaForConditionalGeneration", "SafeLlavaModel", "SafeLlavaPreTrainedModel", "SafetyInputs"]
+__all__ = ["SafeForConditionalGenerationMixin", "SafeModelMixin", "SafePreTrainedModelMixin"]

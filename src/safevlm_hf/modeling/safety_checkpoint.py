@@ -1,0 +1,134 @@
+"""What a checkpoint must hold to be loaded, and the policy that is kept with it."""
+
+import json
+from pathlib import Path
+
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.utils import cached_file, logging
+
+from .safety_policy import SafetyPolicy
+
+
+logger = logging.get_logger(__name__)
+
+
+def register_key_conversions(**stock_names: str):
+    """
+    Let a family's checkpoints, and stock ones of its backbone, load with the backbone's key conversions.
+
+    The library looks them up by class name, then by model type, and skips classes outside transformers that are not
+    registered: a stock checkpoint would leave the language model randomly initialised.
+
+    Args:
+        stock_names: ours to the stock one, for the model type and for the name of the base model's class.
+    """
+    for ours, stock in stock_names.items():
+        # `overwrite`: the package and a checkpoint's own copy of this file may meet in one process.
+        register_checkpoint_conversion_mapping(ours, get_checkpoint_conversion_mapping(stock) or [], overwrite=True)
+
+
+class SafeCheckpointMixin:
+    """Loading and saving of a safe model, in front of [`PreTrainedModel`]."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path=None,
+        *args,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs,
+    ):
+        """
+        As [`PreTrainedModel.from_pretrained`].
+
+        Raises:
+            `ValueError`: for a checkpoint that says it is trained and lacks weights, a `generation_config.json` that
+                cannot be read, or a policy that does not fit.
+            `RuntimeError`: for weights of another size than the config says.
+        """
+        if cls.can_generate() and kwargs.get("generation_config") is None:
+            _check_generation_config(pretrained_model_name_or_path, kwargs)
+        # The library names the sizes in its log alone.
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+        mismatched = sorted(info["mismatched_keys"])
+        if mismatched and not ignore_mismatched_sizes:
+            sizes = "; ".join(f"{key}: {tuple(found)}, not {tuple(by_config)}" for key, found, by_config in mismatched)
+            raise RuntimeError(
+                f"{pretrained_model_name_or_path} has weights of another size than its config says: {sizes}."
+            )
+        missing = {*info["missing_keys"], *(key for key, _, _ in mismatched)}
+        _check_safety_weights(pretrained_model_name_or_path, model.config.safety_config, missing)
+        for config in (getattr(model, "generation_config", None), model.config):
+            SafetyPolicy.create(getattr(config, "safety_policy", None), model.config.safety_config)
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory, **kwargs):
+        kept = self.kept_policy()
+        if kept is not None and self.can_generate():
+            policy = SafetyPolicy.create(kept, self.config.safety_config).to_dict()
+            self.generation_config.safety_policy, self.config.safety_policy = policy, dict(policy)
+            # Of a generation config that it derived from the model's the library loads no keys but its own.
+            self.generation_config._from_model_config = False
+        return super().save_pretrained(save_directory, **kwargs)
+
+    def kept_policy(self) -> "SafetyPolicy | dict | None":
+        """The policy that is kept with the checkpoint. `generation_config` is often replaced, and what a policy
+        forbids must not be lost with it, so `config` keeps a copy."""
+        kept = getattr(getattr(self, "generation_config", None), "safety_policy", None)
+        copied = getattr(self.config, "safety_policy", None)
+        if kept is None and copied is not None:
+            logger.warning_once(
+                "The generation config holds no `safety_policy`, so the checkpoint's own, from config.json, is in "
+                "force. For another one set `model.generation_config.safety_policy`; {} is the default policy."
+            )
+            return copied
+        return kept
+
+
+def _check_safety_weights(checkpoint, safety_config, missing: set[str]):
+    """Raise or warn where verdicts would be random, or could be talked away."""
+    new = sorted({".".join(key.split(".")[: 2 if key.startswith("model.") else 1]) for key in missing})
+    if new and safety_config.is_trained:
+        raise ValueError(
+            f"{checkpoint} says that it is trained (`is_trained`), and has no weights that fit for {', '.join(new)}: "
+            "its verdicts would be random."
+        )
+    if new:
+        logger.warning(
+            f"Newly initialised: {', '.join(new)}. The safety verdicts of this model mean nothing before stage 1 "
+            "(examples/run_stage1.py)."
+        )
+    if safety_config.head_pooling != "windows":
+        logger.warning(
+            f'The safety head of this model pools by "{safety_config.head_pooling}": words around a question can talk '
+            'its verdict away. Train one with `head_pooling="windows"` for use.'
+        )
+
+
+def _check_generation_config(checkpoint, kwargs: dict):
+    """Raise where the library would drop a broken file without a word, and the safety policy in it."""
+    if checkpoint is None:
+        return
+    hub_kwargs = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    file = cached_file(
+        checkpoint,
+        "generation_config.json",
+        **{name: kwargs[name] for name in hub_kwargs if kwargs.get(name) is not None},
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    try:
+        values = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} holds the safety policy, and is no JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds the safety policy, and must be a JSON object, got {type(values).__name__}.")
+
+
+__all__ = ["SafeCheckpointMixin", "register_key_conversions"]
