@@ -361,8 +361,8 @@ class SafetyCall:
         """Images in a cache get a verdict for the whole conversation. Where it differs from the one that they were
         cached under, the cache is filled anew."""
         counts = self.conversation.is_image.sum(dim=1)
-        rows, block_length = cached.safety_image_rows.to(counts.device), len(cached.pooler_output[0])
-        cached_counts = torch.bincount(rows, minlength=len(counts)) * block_length
+        lengths = torch.tensor([len(block) for block in cached.pooler_output], device=counts.device)
+        cached_counts = torch.zeros_like(counts).index_add(0, cached.safety_image_rows.to(counts.device), lengths)
         if not torch.equal(counts, cached_counts):
             raise ValueError(
                 f"The prompts hold {counts.tolist()} image positions a row, the images in the cache take "
@@ -492,7 +492,12 @@ class SafetyCall:
                 self.policy,
                 encoded.safety_condition_ids.tolist(),
             )
-        pixel_values = self.kwargs.get("pixel_values")
+        images, pixel_values = None, self.kwargs.get("pixel_values")
+        if pixel_values is not None:
+            names = self.model.model.image_arguments
+            images = self.model.model.split_pixels(
+                pixel_values, **{name: self.kwargs[name] for name in names if name in self.kwargs}
+            )
         return audit_lines(
             self.audit,
             model=self.model.name_or_path,
@@ -501,7 +506,7 @@ class SafetyCall:
             actions=[ACTIONS[action] for action, _, _ in decisions],
             verdicts=verdicts,
             prompts=self._prompts(),
-            images=pixel_values if pixel_values is not None and len(pixel_values) == len(verdicts) else None,
+            images=images if images is not None and len(images) == len(verdicts) else None,
         )
 
     def _prompts(self) -> list[torch.Tensor]:

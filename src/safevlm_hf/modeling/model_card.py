@@ -48,7 +48,7 @@ def write_model_card(save_directory, config, repo_id: str | None = None):
 
     Args:
         save_directory (`str` or `os.PathLike`): the checkpoint's folder.
-        config ([`SafeLlavaConfig`]): its `training_record` fills the card.
+        config (a configuration with [`SafeConfigMixin`]): its `training_record` fills the card.
         repo_id (`str`, *optional*): where the checkpoint goes on the Hub.
     """
     path = Path(save_directory) / "README.md"
@@ -76,7 +76,7 @@ def is_generated_card(text: str) -> bool:
 def create_model_card(config, repo_id: str | None = None, tags=()) -> ModelCard:
     """The card of a checkpoint, with the Hub's metadata. Arguments as in [`write_model_card`]."""
     record = config.training_record or {}
-    name = (repo_id or record.get("name") or "SafeLlava").split("/")[-1]
+    name = (repo_id or record.get("name") or config.class_prefix).split("/")[-1]
     sections = [
         MARKER,
         f"# {name}",
@@ -129,13 +129,13 @@ def _metadata(record: dict, name: str, tags) -> ModelCardData:
 
 def _introduction(config, record: dict) -> str:
     safety = config.safety_config
-    base_model = f"`{_public(record['base_model'])}`" if record.get("base_model") else "a LLaVA"
+    base_model = f"`{_public(record['base_model'])}`" if record.get("base_model") else "a stock checkpoint"
     return (
         f"SafeVLM ([arXiv 2405.13581](https://arxiv.org/abs/2405.13581)) on {base_model}: a vision language model "
         "that gives each image a safety verdict, under the question it comes with, and answers under that verdict.\n\n"
         f"Each image becomes one block of positions for the language model: {safety.num_safety_tokens} safety tokens, "
-        f"{config.image_seq_length} projected patches and {safety.num_condition_tokens} positions of the safety "
-        "condition that the verdict chose. The prompt itself is not changed."
+        f"the image's own features and {safety.num_condition_tokens} positions of the safety condition that the verdict "
+        "chose. The prompt itself is not changed."
     )
 
 

@@ -7,14 +7,17 @@ generating. A family (`safe_*.py`) puts the mixins of this file in front of its 
 
 import functools
 import inspect
+import typing
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
@@ -25,7 +28,7 @@ from .safety_cache import mark_free_cache, take_free_cache
 from .safety_checkpoint import SafeCheckpointMixin
 from .safety_code import CarriesCodeMixin
 from .safety_explanation import SafetyExplanation, explain_head
-from .safety_inputs import SafetyFields, SafetyImageOutput, SafetyInputs, SafetyOutput
+from .safety_inputs import SafetyFields, SafetyImageOutput, SafetyInputs, SafetyLossFields, SafetyOutput
 from .safety_modules import (
     SafetyConditions,
     SafetyHead,
@@ -50,8 +53,12 @@ class SafePreTrainedModelMixin(SparesVerdictMixin, SafeCheckpointMixin, CarriesC
     # Quantisers leave them as they are, by the start of a module's name, in the whole model or the base model.
     _keep_in_fp32_modules = [r"(?:model\.)?safety_\w+"]
     _no_split_modules = ["SafetyHead", "SafetyProjector"]
-    # In 4 bits a tower moves verdicts (docs/deployment.md), and a narrow connector does not fit their blocks.
-    vision_modules = r"(?:model\.)?(?:vision_tower|multi_modal_projector)"
+
+    @property
+    def vision_modules(self) -> str:
+        """The tower and its connector, as a regular expression for quantisers, which leave them out: in 4 bits a tower
+        moves verdicts (docs/deployment.md), and a narrow connector does not fit their blocks."""
+        return rf"(?:model\.)?(?:{'|'.join(self.base_model.vision_children)})"
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -82,11 +89,13 @@ class SafeModelMixin:
     encodes as the backbone does, and hands h_i and the map that the safety projector reads to `judge_images`.
 
     Attributes:
-        model_output_class: the stock output class of `forward` with [`SafetyFields`].
+        output_class: what `forward` returns, the stock class with [`SafetyFields`].
         image_arguments: names of what `get_image_features` takes besides `pixel_values`.
+        pixel_values_ndim: dimensions of `pixel_values`.
     """
 
-    model_output_class: type
+    output_class: type
+    pixel_values_ndim = 4
     image_arguments: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs):
@@ -94,8 +103,10 @@ class SafeModelMixin:
         names = inspect.signature(cls.get_image_features).parameters if hasattr(cls, "get_image_features") else ()
         left_out = ("self", "pixel_values", "safety_inputs", "kwargs")
         cls.image_arguments = tuple(name for name in names if name not in left_out)
-        if hasattr(cls, "model_output_class"):
-            cls.forward = _with_signature_of_backbone(cls, SafeModelMixin)
+        stock = _forward_of_backbone(cls)
+        if stock is not None:
+            cls.forward = _with_signature_of(stock, SafeModelMixin.__dict__["forward"])
+            cls.output_class = _with_fields(stock, SafetyFields, cls.__module__)
 
     def __init__(self, config):
         super().__init__(config)
@@ -137,40 +148,65 @@ class SafeModelMixin:
         if "safety_tokens" in self._modules:
             super().post_init()
 
+    @property
+    def vision_children(self) -> list[str]:
+        """Names of the tower and its connector: of all children but the language model and the safety modules."""
+        decoder = self.get_decoder()
+        children = [name for name, child in self.named_children() if child is not decoder]
+        return [name for name in children if not name.startswith("safety_")]
+
+    @property
+    def verdict_children(self) -> list[str]:
+        """Those of `vision_children` that the verdict rests on."""
+        return self.vision_children
+
     def check_images(self, pixel_values: torch.Tensor):
         """Raise `ValueError` for what are no pixels, or where an adapter would change the verdict unasked."""
-        _check_pixels(pixel_values, self.config.class_prefix)
+        if (
+            pixel_values.ndim != self.pixel_values_ndim
+            or not len(pixel_values)
+            or not pixel_values.is_floating_point()
+        ):
+            raise ValueError(
+                f"`pixel_values` must be floating point numbers with {self.pixel_values_ndim} dimensions, as "
+                f"{self.config.class_prefix}Processor gives them, got {pixel_values.dtype} of shape "
+                f"{tuple(pixel_values.shape)}."
+            )
         if not torch.compiler.is_compiling():
             self.check_adapters()
+
+    def split_pixels(self, pixel_values: torch.Tensor, **image_inputs) -> list[torch.Tensor]:
+        """The pixels of each image; `image_inputs` are those of `image_arguments`. Here each row is an image."""
+        return list(pixel_values)
 
     def judge_images(
         self,
         outputs: BaseModelOutputWithPooling,
-        image_features: torch.Tensor,
-        vision_features: torch.Tensor,
-        pixel_values: torch.Tensor,
+        maps: Sequence[torch.Tensor],
+        pixels: list[torch.Tensor],
         safety_inputs: SafetyInputs | None,
     ) -> SafetyImageOutput:
         """
         Give encoded images their verdicts, and build their blocks.
 
         Args:
-            outputs: what the backbone's `get_image_features` returned.
-            image_features: (images, patches, hidden), h_i.
-            vision_features: (images, patches, width), what the safety projector reads.
-            pixel_values: (images, ...).
+            outputs: what the backbone's `get_image_features` returned; its `pooler_output` are h_i, one per image.
+            maps: (rows, columns, width) per image, what the safety projector reads.
+            pixels: of each image, as `split_pixels` gives them.
             safety_inputs: questions and policy. Without them the verdict is on the image alone, under the default
                 policy.
         """
         # In float16 the safety modules stay in float32.
-        safety_features = self.safety_projector(vision_features.to(self.safety_tokens.head.dtype))
+        dtype = self.safety_tokens.head.dtype
+        safety_features = self.safety_projector([features.to(dtype) for features in maps])
         # Absurd pixel values still give features, and one bad patch can go unnoticed: no verdict rests on them.
-        is_picture = (pixel_values.abs() <= MAX_PIXEL).flatten(1).all(dim=1).to(safety_features.device)
+        is_picture = torch.stack([(of_image.abs() <= MAX_PIXEL).all() for of_image in pixels])
+        is_picture = is_picture.to(safety_features.device)
         encoded = SafetyImageOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_features=image_features,
+            image_features=list(outputs.pooler_output),
             safety_features=torch.where(is_picture[:, None, None], safety_features, torch.nan),
         )
         return self.condition_image_features(encoded, safety_inputs)
@@ -179,17 +215,17 @@ class SafeModelMixin:
         self, encoded: SafetyImageOutput, safety_inputs: SafetyInputs | None = None
     ) -> SafetyImageOutput:
         """Verdict, decision and block for encoded images: everything that depends on the question."""
-        image_features, safety_features = encoded.image_features, encoded.safety_features
-        images, dtype = len(image_features), image_features.dtype
+        safety_features, images = encoded.safety_features, len(encoded.image_features)
         head_tokens, block_tokens = self.safety_tokens()
-        block_length = image_features.shape[1] + len(block_tokens) + self.config.safety_config.num_condition_tokens
+        extra = len(block_tokens) + self.config.safety_config.num_condition_tokens
+        block_lengths = [len(features) + extra for features in encoded.image_features]
         if safety_inputs is None:
-            safety_inputs = _no_question(safety_features, block_length)
+            safety_inputs = _no_question(safety_features, block_lengths)
         # Blocks that shift would give one sample the image, or the verdict, of another.
         self._check_positions(
-            safety_inputs.fit(images, block_length), safety_inputs.image_token_counts.sum(), images * block_length
+            safety_inputs.fit(block_lengths), safety_inputs.image_token_counts.sum(), sum(block_lengths)
         )
-        rows = safety_inputs.image_rows(images, block_length).to(image_features.device)
+        rows = safety_inputs.image_rows(block_lengths).to(safety_features.device)
         text_mask = safety_inputs.text_mask.to(rows.device)[rows]
         text_embeds = safety_inputs.text_embeds.to(rows.device)[rows]
         keys = torch.cat([head_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
@@ -199,19 +235,14 @@ class SafeModelMixin:
         # A sample has one condition: that of its strictest image.
         samples = torch.arange(len(safety_inputs.text_mask), device=rows.device)
         condition_ids = decision.condition_ids[decision.strictest(rows == samples[:, None])[rows]]
-        # What has no verdict is not seen either: features that are not numbers would break the whole batch's sampling.
-        is_seen = is_readable(level_logits, category_logits).to(image_features.device)[:, None, None]
-        image_features = torch.where(is_seen, image_features, 0.0)
         if safety_inputs.condition_ids is not None:
             given = safety_inputs.condition_ids.to(condition_ids.device)
             condition_ids = torch.where(given < 0, condition_ids, given)
-        block = [block_tokens.expand(images, -1, -1).to(image_features), image_features]
-        if self.safety_conditions is not None:
-            block.append(self.safety_conditions(condition_ids).to(image_features))
+        is_seen = is_readable(level_logits, category_logits)
         conditioned = SafetyImageOutput(
             **{
                 **encoded,
-                "pooler_output": list(torch.cat(block, dim=1).to(dtype)),
+                "pooler_output": self._blocks(encoded.image_features, is_seen, condition_ids),
                 "safety_level_logits": level_logits,
                 "safety_category_logits": category_logits,
                 "safety_condition_ids": condition_ids,
@@ -224,6 +255,19 @@ class SafeModelMixin:
         )
         safety_inputs.record.append(conditioned)
         return conditioned
+
+    def _blocks(
+        self, image_features: list[torch.Tensor], is_seen: torch.BoolTensor, condition_ids: torch.LongTensor
+    ) -> list[torch.Tensor]:
+        """[ s(2) | h_i | c ], (block length, hidden) per image."""
+        like, (_, block_tokens) = image_features[0], self.safety_tokens()
+        block_tokens, is_seen = block_tokens.to(like), is_seen.to(like.device)
+        # What has no verdict is not seen either: features that are not numbers would break the whole batch's sampling.
+        parts = [[block_tokens, torch.where(seen, features, 0.0)] for seen, features in zip(is_seen, image_features)]
+        if self.safety_conditions is not None:
+            for block, condition in zip(parts, self.safety_conditions(condition_ids).to(like)):
+                block.append(condition)
+        return [torch.cat(block) for block in parts]
 
     def _judge_windows(
         self,
@@ -296,19 +340,6 @@ class SafeModelMixin:
             text_mask = text_mask & (question_mask != 0).to(text_mask.device)
         return SafetyInputs(inputs_embeds, text_mask, image_mask.sum(dim=1), **kwargs)
 
-    def get_placeholder_mask(
-        self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor, image_features: torch.Tensor
-    ):
-        """The mask of image positions; raises `ValueError` where blocks and positions do not match."""
-        if input_ids is None:
-            image_token = torch.full((), self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
-            mask = (inputs_embeds == self.get_input_embeddings()(image_token)).all(dim=-1)
-        else:
-            mask = input_ids == self.config.image_token_id
-        positions, num_features = mask.sum(), image_features.numel() // image_features.shape[-1]
-        self._check_positions(positions == num_features, positions, num_features)
-        return mask.unsqueeze(-1).to(inputs_embeds.device)
-
     def _check_positions(self, fit: torch.Tensor, positions: torch.Tensor, num_features: int):
         torch_compilable_check(
             fit,
@@ -369,15 +400,15 @@ class SafeModelMixin:
         outputs = super().forward(**{**kwargs, "return_dict": True, CACHE: cache})
         if is_free and not torch.compiler.is_compiling():
             mark_free_cache(outputs.get(CACHE))
-        return self.model_output_class(**outputs, **_safety_fields(image_outputs))
+        return self.output_class(**outputs, **_safety_fields(image_outputs))
 
 
-def _no_question(safety_features: torch.Tensor, block_length: int) -> SafetyInputs:
+def _no_question(safety_features: torch.Tensor, block_lengths: list[int]) -> SafetyInputs:
     images, _, hidden_size = safety_features.shape
     return SafetyInputs(
         text_embeds=safety_features.new_zeros(images, 0, hidden_size),
         text_mask=torch.zeros(images, 0, dtype=torch.bool, device=safety_features.device),
-        image_token_counts=torch.full((images,), block_length, device=safety_features.device),
+        image_token_counts=torch.tensor(block_lengths, device=safety_features.device),
     )
 
 
@@ -396,18 +427,14 @@ def _one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | No
     return past_key_values
 
 
-def _check_pixels(pixel_values: torch.Tensor, class_prefix: str):
-    if pixel_values.ndim != 4 or not len(pixel_values) or not pixel_values.is_floating_point():
-        raise ValueError(
-            "`pixel_values` must be floating point numbers of shape (images, channels, height, width), as "
-            f"{class_prefix}Processor gives them, got {pixel_values.dtype} of shape {tuple(pixel_values.shape)}."
-        )
+def _forward_of_backbone(cls: type):
+    """`forward` of the first class of the library that `cls` stands in front of; `None` for a mixin."""
+    stock = (base for base in cls.__mro__ if base.__module__.startswith("transformers.models."))
+    return next((base.forward for base in stock), None)
 
 
-def _with_signature_of_backbone(cls: type, mixin: type):
-    """The mixin's `forward` under the signature of the backbone's, for whoever reads it (`generate`, the Trainer)."""
-    own = mixin.__dict__["forward"]
-    stock = next(base.forward for base in cls.__mro__ if base.__module__.startswith("transformers."))
+def _with_signature_of(stock, own):
+    """Our `forward` under the signature of the stock one, for whoever reads it (`generate`, the Trainer)."""
     parameters = dict(inspect.signature(stock).parameters)
     kinds = [parameters.pop(name) for name in [*parameters] if parameters[name].kind is inspect.Parameter.VAR_KEYWORD]
     ours = {name: given for name, given in inspect.signature(own).parameters.items() if name not in ("self", "kwargs")}
@@ -422,13 +449,22 @@ def _with_signature_of_backbone(cls: type, mixin: type):
     return forward
 
 
+def _with_fields(stock, fields: type, module: str) -> type:
+    """The class that the stock `forward` returns, with further fields. Its name depends on transformers' version."""
+    returned = typing.get_args(inspect.signature(stock).return_annotation)
+    (output,) = [option for option in returned if isinstance(option, type) and issubclass(option, ModelOutput)]
+    return dataclass(
+        type(f"Safe{output.__name__}", (fields, output), {"__doc__": fields.__doc__, "__module__": module})
+    )
+
+
 class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
     """
     A backbone's generating model that sees the image, gets the verdict, chooses the condition, and answers under it.
 
     Attributes:
         safe_model_class: the family's base model.
-        output_class: the stock output class of `forward` with [`SafetyFields`] and [`SafetyLossFields`].
+        output_class: what `forward` returns, the stock class with [`SafetyLossFields`].
     """
 
     safe_model_class: type
@@ -440,8 +476,10 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if hasattr(cls, "output_class"):
-            cls.forward = _with_signature_of_backbone(cls, SafeForConditionalGenerationMixin)
+        stock = _forward_of_backbone(cls)
+        if stock is not None:
+            cls.forward = _with_signature_of(stock, SafeForConditionalGenerationMixin.__dict__["forward"])
+            cls.output_class = _with_fields(stock, SafetyLossFields, cls.__module__)
 
     def __init__(self, config):
         PreTrainedModel.__init__(self, config)

@@ -1,11 +1,10 @@
 """SafeLlava: LLaVA-1.5 with the safety layer (arXiv 2405.13581, on the paper's own backbone)."""
 
-from dataclasses import dataclass
+import math
 
 import torch
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaModel
-from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
@@ -15,7 +14,7 @@ from .configuration_safety import SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
 from .safety_checkpoint import register_key_conversions
-from .safety_inputs import SafetyFields, SafetyImageOutput, SafetyInputs, SafetyLossFields
+from .safety_inputs import SafetyImageOutput, SafetyInputs
 
 
 register_key_conversions(safe_llava="llava", SafeLlavaModel="LlavaModel")
@@ -80,22 +79,16 @@ def _side(size) -> int:
     return size if isinstance(size, int) else size[0]
 
 
-@dataclass
-class SafeLlavaModelOutputWithPast(SafetyFields, LlavaModelOutputWithPast):
-    """[`LlavaModelOutputWithPast`] with [`SafetyFields`]."""
-
-
-@dataclass
-class SafeLlavaCausalLMOutputWithPast(SafetyLossFields, LlavaCausalLMOutputWithPast):
-    """[`LlavaCausalLMOutputWithPast`] with [`SafetyLossFields`]."""
-
-
 class SafeLlavaModel(SafeModelMixin, SafePreTrainedModelMixin, LlavaModel):
     """LLaVA's base model with safety projector, safety tokens, safety head and condition table."""
 
     config: SafeLlavaConfig
     config_class = SafeLlavaConfig
-    model_output_class = SafeLlavaModelOutputWithPast
+
+    @property
+    def verdict_children(self) -> list[str]:
+        # The safety projector reads h_o, in front of the connector.
+        return ["vision_tower"]
 
     @merge_with_config_defaults
     @can_return_tuple
@@ -133,8 +126,16 @@ class SafeLlavaModel(SafeModelMixin, SafePreTrainedModelMixin, LlavaModel):
         vision_features = torch.cat([outputs.hidden_states[layer] for layer in layers], dim=-1)
         if vision_feature_select_strategy == "default":
             vision_features = vision_features[:, 1:]
-        image_features = torch.stack(list(outputs.pooler_output))
-        return self.judge_images(outputs, image_features, vision_features, pixel_values, safety_inputs)
+        return self.judge_images(outputs, _squares(vision_features), self.split_pixels(pixel_values), safety_inputs)
+
+
+def _squares(vision_features: torch.Tensor) -> torch.Tensor:
+    """(images, patches, width) to (images, rows, columns, width), without a class token."""
+    patches = vision_features.shape[1]
+    side = math.isqrt(patches)
+    if side * side not in (patches, patches - 1):
+        raise ValueError(f"The safety projector needs a square of patches (or one more, CLS), got {patches}.")
+    return vision_features[:, patches - side * side :].unflatten(1, (side, side))
 
 
 class SafeLlavaForConditionalGeneration(
@@ -145,7 +146,6 @@ class SafeLlavaForConditionalGeneration(
     config: SafeLlavaConfig
     config_class = SafeLlavaConfig
     safe_model_class = SafeLlavaModel
-    output_class = SafeLlavaCausalLMOutputWithPast
 
 
 class SafeLlavaProcessor(SafeProcessorMixin, LlavaProcessor):

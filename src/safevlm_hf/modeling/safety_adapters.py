@@ -19,7 +19,8 @@ PEFT_PREFIX = "base_model."  # in front of every weight that peft's wrapper load
 
 
 class SparesVerdictMixin:
-    """For a model with `vision_tower` and `safety_*` modules, in front of [`PreTrainedModel`]."""
+    """For a model whose base model has `safety_*` modules and names its `verdict_children`, in front of
+    [`PreTrainedModel`]."""
 
     _adapters_may_change_verdict = False
 
@@ -35,7 +36,8 @@ class SparesVerdictMixin:
         """What the verdict rests on, as a regular expression: for `exclude_modules` of an adapter's config."""
         embeddings = self.get_input_embeddings()
         names = [re.escape(name) for name, module in self.named_modules() if module is embeddings]
-        return rf"(?:(?:.*\.)?(?:vision_tower|safety_\w+)|{'|'.join(names)})(?:\..*)?"
+        children = "|".join(self.base_model.verdict_children)
+        return rf"(?:(?:.*\.)?(?:{children}|safety_\w+)|{'|'.join(names)})(?:\..*)?"
 
     def _verdict_parameters(self) -> dict[str, nn.Parameter]:
         pattern, embeddings = re.compile(self.verdict_modules), self.get_input_embeddings()

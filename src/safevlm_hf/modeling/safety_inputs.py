@@ -28,25 +28,26 @@ class SafetyInputs:
     condition_ids: torch.LongTensor | None = None
     record: list = field(default_factory=list)
 
-    def image_rows(self, num_images: int, block_length: int) -> torch.LongTensor:
-        """Row of the batch that each image belongs to, (images,)."""
-        last_image = (self.image_token_counts // block_length).cumsum(dim=0)
-        images = torch.arange(num_images, device=last_image.device)
-        rows = (images[:, None] >= last_image[None, :]).sum(dim=1)
-        return rows.clamp(max=len(last_image) - 1)
+    def image_rows(self, block_lengths: list[int]) -> torch.LongTensor:
+        """Row of the batch that each image belongs to, (images,), by the positions that its block takes."""
+        last = self.image_token_counts.cumsum(dim=0)
+        lengths = torch.tensor(block_lengths, device=last.device)
+        first = lengths.cumsum(dim=0) - lengths
+        return (first[:, None] >= last[None, :]).sum(dim=1).clamp(max=len(last) - 1)
 
-    def fit(self, num_images: int, block_length: int) -> torch.Tensor:
+    def fit(self, block_lengths: list[int]) -> torch.Tensor:
         """Whether the positions are whole blocks in each row, and as many as the images. One bool."""
-        counts = self.image_token_counts
-        return (counts % block_length == 0).all() & (counts.sum() == num_images * block_length)
+        last = self.image_token_counts.cumsum(dim=0)
+        ends = torch.tensor([0, *block_lengths], device=last.device).cumsum(dim=0)
+        return (last[:, None] == ends[None, :]).any(dim=1).all() & (last[-1] == ends[-1])
 
 
 @dataclass
 class SafetyImageOutput(BaseModelOutputWithPooling):
     r"""
     pooler_output (`list` of `torch.Tensor` of shape `(block_length, hidden_size)`):
-        One image block [ s(2) | h_i | c ] an image.
-    image_features (`torch.Tensor` of shape `(images, patches, hidden_size)`): h_i, the base projector's output.
+        One image block [ s(2) | h_i | c ] per image.
+    image_features (`list` of `torch.Tensor` of shape `(patches, hidden_size)`): h_i, the backbone's own features.
     safety_features (`torch.Tensor` of shape `(images, grid * grid, hidden_size)`): h_s, the safety projector's output.
     safety_level_logits (`torch.Tensor` of shape `(images, levels)`): float32.
     safety_category_logits (`torch.Tensor` of shape `(images, categories)`): float32.
@@ -61,7 +62,7 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     safety_image_rows (`torch.LongTensor` of shape `(images,)`): the row of the batch that each image belongs to.
     """
 
-    image_features: torch.Tensor | None = None
+    image_features: list[torch.Tensor] | None = None
     safety_features: torch.Tensor | None = None
     safety_level_logits: torch.Tensor | None = None
     safety_category_logits: torch.Tensor | None = None

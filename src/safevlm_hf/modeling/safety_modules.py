@@ -1,6 +1,6 @@
 """The safety modules of SafeVLM (arXiv 2405.13581, section 3; arXiv 2411.11543), for any vision language backbone.
 
-h_o (images, patches, vision width)
+h_o or h_i, (rows, columns, width) per image
   -> SafetyProjector -> h_s (images, grid * grid, hidden)
 [s(1); h_s] and the embeddings of the question
   -> SafetyHead -> level logits, category logits
@@ -9,6 +9,7 @@ h_o (images, patches, vision width)
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from timm.layers import LayerNorm2d
@@ -77,17 +78,22 @@ class SafetyProjector(nn.Module):
             layers += [nn.SiLU(), FanInLinear(output_size, output_size)]
         self.readout = nn.Sequential(*layers)
 
-    def forward(self, vision_features: torch.Tensor) -> torch.Tensor:
-        """h_o (images, patches, vision width) to h_s (images, grid * grid, output size).
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Features of images, each (rows, columns, vision width), to h_s (images, grid * grid, output size)."""
+        by_shape = {}
+        for place, features in enumerate(maps):
+            by_shape.setdefault(features.shape, []).append(place)
+        if len(by_shape) == 1:
+            return self._abstract(torch.stack(list(maps)))
+        abstracted = [None] * len(maps)
+        for places in by_shape.values():
+            for place, features in zip(places, self._abstract(torch.stack([maps[place] for place in places]))):
+                abstracted[place] = features
+        return torch.stack(abstracted)
 
-        Raises `ValueError` when the patches, with or without a class token before them, are not a square."""
-        images, patches, width = vision_features.shape
-        side = math.isqrt(patches)
-        if side * side not in (patches, patches - 1):
-            raise ValueError(f"The safety projector needs a square of patches (or one more, CLS), got {patches}.")
-        features = vision_features[:, patches - side * side :].transpose(1, 2).reshape(images, width, side, side)
-        features = self.stage1(features)
-        if side != self.grid_size:
+    def _abstract(self, features: torch.Tensor) -> torch.Tensor:
+        features = self.stage1(features.permute(0, 3, 1, 2).contiguous())
+        if features.shape[-2:] != (self.grid_size, self.grid_size):
             features = F.adaptive_avg_pool2d(features, self.grid_size)
         features = self.stage2(features)
         return self.readout(features.flatten(2).transpose(1, 2))
