@@ -22,6 +22,9 @@ DEFAULT_CATEGORIES = [
 ]
 DEFAULT_LEVELS = ["safe", "low", "medium", "high"]
 SAFE = "safe"
+# Where a config names none. As wide as a tower and more, the projector has 239 million parameters on Qwen2.5-VL-7B.
+MAX_PROJECTOR_WIDTH = 1088
+GRID_SIZE = 24  # of LLaVA-1.5, the paper's backbone
 
 
 @strict
@@ -33,13 +36,16 @@ class SafetyConfig(PreTrainedConfig):
     Args:
         categories (`list[str]`, *optional*): names of the risk categories; exactly one is `"safe"`.
         levels (`list[str]`, *optional*): names of the risk levels, rising; the first is `"safe"`.
-        num_safety_tokens (`int`, defaults to 64): vectors in each of the two sets s(1) and s(2).
+        num_safety_tokens (`int`, defaults to 64): vectors in each of the two sets s(1) and s(2). 0, with
+            `num_condition_tokens=0`, leaves the backbone's answers as they are and gives verdicts alone.
         num_condition_tokens (`int`, defaults to 16): positions of the safety condition at the end of the image block.
             0 gives the paper's block and leaves generation unconditioned.
         projector_depth (`int`, defaults to 3): blocks in each of the two RegNet stages.
         projector_mlp_depth (`int`, defaults to 2): linear layers after them.
-        projector_hidden_size (`int`, *optional*): width of the stages; tower's width + `num_safety_tokens` if unset.
-        projector_grid_size (`int`, *optional*): side of the square of safety features; the patch grid's if unset.
+        projector_hidden_size (`int`, *optional*): width of the stages; if unset the family's, at most 1,088 in all but
+            LLaVA, where it is the published one: tower's width + `num_safety_tokens`.
+        projector_grid_size (`int`, *optional*): side of the square of safety features; 24 if unset, or LLaVA's own
+            patch grid.
         num_attention_heads (`int`, defaults to 8): heads of the safety head's cross-attention.
         head_pooling (`str`, defaults to `"windows"`): `"windows"` judges every run of consecutive question tokens, and
             the strictest one decides. `"mean"` judges the mean over the question, so harmless words around a risky
@@ -99,7 +105,7 @@ class SafetyConfig(PreTrainedConfig):
 
     def _check_sizes(self):
         minima = {
-            "num_safety_tokens": 1,
+            "num_safety_tokens": 0,
             "num_condition_tokens": 0,
             "projector_depth": 0,
             "projector_mlp_depth": 1,
@@ -171,6 +177,21 @@ class SafeConfigMixin(CarriesCodeMixin):
                 f"`num_attention_heads` of the safety head must divide the language model's hidden size, got "
                 f"num_attention_heads={heads} and hidden_size={hidden_size}."
             )
+
+    @property
+    def safety_feature_size(self) -> int:
+        """Width of what the safety projector reads: the backbone's own features (h_i)."""
+        return self.get_text_config().hidden_size
+
+    @property
+    def safety_projector_hidden_size(self) -> int:
+        """Width of the safety projector's stages."""
+        return self.safety_config.projector_hidden_size or min(self.safety_feature_size, MAX_PROJECTOR_WIDTH)
+
+    @property
+    def safety_grid_size(self) -> int:
+        """Side of the square of safety features (h_s)."""
+        return self.safety_config.projector_grid_size or GRID_SIZE
 
     @classmethod
     def from_base_config(cls, config: PreTrainedConfig, **safety_kwargs):

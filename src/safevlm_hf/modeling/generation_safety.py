@@ -37,6 +37,7 @@ ATTENTION_ARGUMENTS = (
     "max_length_q",
     "max_length_k",
 )
+UNJUDGED = ("pixel_values_videos", "input_features", "audio_values")  # arguments with video or audio
 ALL_AGAIN = "pass the `pixel_values` of all images again together with the `input_ids` of the whole conversation"
 UNKNOWN_CACHE = (
     "The cache holds images whose verdict is not known for this batch, or was filled where nobody saw what it holds, "
@@ -235,8 +236,11 @@ class SafetyCall:
         if not self.has_prompt:
             self._check_call_without_prompt(record)
             return
+        check_modalities(self.kwargs)
         if self.inputs_embeds is not None:
             self._check_embeds()
+        if record is not None:
+            self.model.model.cache_state = record.state
         self.conversation, self.safety_inputs = self.model._conversation(
             self.input_ids,
             self.inputs_embeds,
@@ -256,6 +260,8 @@ class SafetyCall:
             self.kwargs["mm_encoder_outputs"] = {"image": self._renew_encoded_images(encoded)}
         if self.kwargs.get("pixel_values") is not None:
             self.kwargs["safety_inputs"] = self.safety_inputs
+        if self.has_new_images:
+            self.model.model.check_arguments({**self.kwargs, "input_ids": self.input_ids})
         if self.has_images:
             self.model._warn_weak_safety()
             self._check_that_images_are_seen()
@@ -546,7 +552,8 @@ class SafetyCall:
             is_known = conversation is not None and length <= conversation.shape[1]
             # Beams and several answers a prompt give the cache other rows than the verdicts have.
             if is_known or images is None:
-                write_record(cache, images, conversation.first(length) if is_known else None)
+                known = conversation.first(length) if is_known else None
+                write_record(cache, images, known, self.model.model.cache_state)
 
     def _with_answer(self, sequences: torch.LongTensor) -> Conversation | None:
         """The conversation with the answer, which is question only where nobody said what is."""
@@ -599,6 +606,18 @@ def decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tu
                 category = condition_category(condition, config) if is_read else None
                 strictest[row] = (tuple(strictness), category)
     return [(action, min(risk, 1.0), category) for (action, _, risk), category in strictest]
+
+
+def check_modalities(arguments: dict):
+    """Raise `ValueError` for what nobody judges."""
+    encoded = arguments.get("mm_encoder_outputs") or {}
+    given = {name for name in UNJUDGED if arguments.get(name) is not None}
+    given |= {name for name, outputs in encoded.items() if name != "image" and outputs is not None}
+    if given:
+        raise ValueError(
+            f"There is no verdict on video and audio yet, got {', '.join(sorted(given))}: pass pictures, as single "
+            "frames of a video."
+        )
 
 
 def _check_question_mask(question_mask: torch.Tensor, shape: tuple[int, int]):

@@ -134,8 +134,8 @@ def _introduction(config, record: dict) -> str:
         f"SafeVLM ([arXiv 2405.13581](https://arxiv.org/abs/2405.13581)) on {base_model}: a vision language model "
         "that gives each image a safety verdict, under the question it comes with, and answers under that verdict.\n\n"
         f"Each image becomes one block of positions for the language model: {safety.num_safety_tokens} safety tokens, "
-        f"the image's own features and {safety.num_condition_tokens} positions of the safety condition that the verdict "
-        "chose. The prompt itself is not changed."
+        f"the image's own features, and {safety.num_condition_tokens} positions of the safety condition that the "
+        "verdict chose. The prompt itself is not changed."
     )
 
 

@@ -22,7 +22,7 @@ from transformers.utils import logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_safety import SafetyConfig
-from .generation_safety import CACHE, SafetyGenerationMixin, verdict_output
+from .generation_safety import CACHE, SafetyGenerationMixin, check_modalities, verdict_output
 from .safety_adapters import SparesVerdictMixin
 from .safety_cache import mark_free_cache, take_free_cache
 from .safety_checkpoint import SafeCheckpointMixin
@@ -159,6 +159,18 @@ class SafeModelMixin:
     def verdict_children(self) -> list[str]:
         """Those of `vision_children` that the verdict rests on."""
         return self.vision_children
+
+    @property
+    def cache_state(self):
+        """What the backbone keeps on the model and belongs to the cache of the last call."""
+        return None
+
+    @cache_state.setter
+    def cache_state(self, state):
+        pass
+
+    def check_arguments(self, arguments: dict):
+        """Raise `ValueError` where `forward` or `generate` could not place an image with these arguments."""
 
     def check_images(self, pixel_values: torch.Tensor):
         """Raise `ValueError` for what are no pixels, or where an adapter would change the verdict unasked."""
@@ -388,18 +400,21 @@ class SafeModelMixin:
         inputs_embeds = kwargs.get("inputs_embeds")
         if (kwargs.get("input_ids") is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        check_modalities(kwargs)
         if pixel_values is not None:
             encoded = self.encode_images(pixel_values, {**kwargs, "question_mask": question_mask}, safety_inputs)
             kwargs["mm_encoder_outputs"] = {"image": encoded}
         cache = _one_cache(cache, past_key_values)
         image_outputs = (kwargs.get("mm_encoder_outputs") or {}).get("image")
+        if image_outputs is not None and kwargs.get("position_ids") is None:
+            self.check_arguments(kwargs)
         # Embeddings of the caller's may hold images; of token ids alone it is certain that they do not.
         is_free = image_outputs is None and inputs_embeds is None
         if not torch.compiler.is_compiling():
             is_free = take_free_cache(cache) and is_free
         outputs = super().forward(**{**kwargs, "return_dict": True, CACHE: cache})
         if is_free and not torch.compiler.is_compiling():
-            mark_free_cache(outputs.get(CACHE))
+            mark_free_cache(outputs.get(CACHE), self.cache_state)
         return self.output_class(**outputs, **_safety_fields(image_outputs))
 
 
@@ -519,6 +534,7 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
         Returns:
             `output_class`. The loss is `lm_loss + loss_weight * safety_loss` (paper, 3.2).
         """
+        check_modalities(kwargs)
         encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         if pixel_values is not None:
             arguments = {**kwargs, "question_mask": question_mask}

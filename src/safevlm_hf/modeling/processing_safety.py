@@ -104,8 +104,8 @@ class SafeProcessorMixin(CarriesCodeMixin):
             del self.auto_map
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        extra = self.num_safety_tokens + self.num_condition_tokens
-        return super().replace_image_token(image_inputs, image_idx, **kwargs) + self.image_token * extra
+        before, after = (self.image_token * number for number in (self.num_safety_tokens, self.num_condition_tokens))
+        return before + super().replace_image_token(image_inputs, image_idx, **kwargs) + after
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs):
         data = super()._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
@@ -120,6 +120,8 @@ class SafeProcessorMixin(CarriesCodeMixin):
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         # The library's own loading depends on the version and on the form of an image: saturated 16 bits, every frame
         # of an animation, EXIF now and then.
+        if videos is not None or audio is not None:
+            raise ValueError("There is no verdict on video and audio yet: pass pictures, as single frames of a video.")
         images = None if images is None else load_images(images)
         return super().prepare_inputs_layout(images=images, text=text, videos=videos, audio=audio, **kwargs)
 

@@ -102,6 +102,7 @@ class CacheRecord:
         length: positions in the cache.
         tensors: all that its layers are made of.
         versions: of these tensors, which count changes in place; `None` where torch does not count.
+        state: what the model keeps beside the cache (`SafeModelMixin.cache_state`), to be put back with it.
     """
 
     images: SafetyImageOutput | None
@@ -109,13 +110,14 @@ class CacheRecord:
     length: int | torch.Tensor
     tensors: list[torch.Tensor]
     versions: list[int | None]
+    state: object = None
 
     @classmethod
-    def of(cls, cache: Cache, images=None, conversation=None) -> "CacheRecord":
+    def of(cls, cache: Cache, images=None, conversation=None, state=None) -> "CacheRecord":
         """A record of the cache as it is now."""
         tensors, length = _tensors(cache), cache.get_seq_length()
         length = length.clone() if isinstance(length, torch.Tensor) else length
-        return cls(images, conversation, length, tensors, list(map(_version, tensors)))
+        return cls(images, conversation, length, tensors, list(map(_version, tensors)), state)
 
     def describes(self, cache: Cache) -> bool:
         """Whether the cache is as it was: the same tensors, unchanged. Without images it may have been cropped."""
@@ -135,7 +137,8 @@ class CacheRecord:
         unchanged = list(map(_version, self.tensors)) == self.versions
         tensors = [copy.deepcopy(tensor, memo) for tensor in self.tensors]
         versions = list(map(_version, tensors)) if unchanged else [-1] * len(tensors)
-        return CacheRecord(self.images, self.conversation, copy.deepcopy(self.length, memo), tensors, versions)
+        length = copy.deepcopy(self.length, memo)
+        return CacheRecord(self.images, self.conversation, length, tensors, versions, self.state)
 
 
 def read_record(cache: Cache) -> CacheRecord | None:
@@ -150,8 +153,10 @@ def drop_record(cache: Cache | None):
         vars(cache).pop(RECORD, None)
 
 
-def write_record(cache: Cache, images: SafetyImageOutput | None, conversation: Conversation | None):
-    setattr(cache, RECORD, CacheRecord.of(cache, images, conversation))
+def write_record(
+    cache: Cache, images: SafetyImageOutput | None, conversation: Conversation | None, state: object = None
+):
+    setattr(cache, RECORD, CacheRecord.of(cache, images, conversation, state))
 
 
 def take_free_cache(cache: Cache | None) -> bool:
@@ -168,10 +173,10 @@ def take_free_cache(cache: Cache | None) -> bool:
     return is_empty or (record is not None and record.images is None)
 
 
-def mark_free_cache(cache: Cache | None):
+def mark_free_cache(cache: Cache | None, state: object = None):
     """After a forward that put no image into a cache that held none."""
     if cache is not None and not is_generating():
-        write_record(cache, images=None, conversation=None)
+        write_record(cache, images=None, conversation=None, state=state)
 
 
 def _tensors(value) -> list[torch.Tensor]:

@@ -1,0 +1,71 @@
+"""SafeQwen2_5_VL: Qwen2.5-VL with the safety layer (arXiv 2405.13581)."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel, Qwen2_5_VLProcessor
+
+from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
+from .processing_safety import SafeProcessorMixin
+from .safety_checkpoint import register_key_conversions
+from .safety_mrope import MRopeMixin
+
+
+register_key_conversions(safe_qwen2_5_vl="qwen2_5_vl", SafeQwen2_5_VLModel="Qwen2_5_VLModel")
+
+
+@strict
+class SafeQwen2_5_VLConfig(SafeConfigMixin, Qwen2_5_VLConfig):
+    """A [`Qwen2_5_VLConfig`] with a `safety_config`. The arguments are those of both and of [`SafeConfigMixin`]."""
+
+    model_type = "safe_qwen2_5_vl"
+    class_prefix = "SafeQwen2_5_VL"
+    sub_configs = {**Qwen2_5_VLConfig.sub_configs, "safety_config": SafetyConfig}
+
+
+class SafeQwen2_5_VLModel(MRopeMixin, SafeModelMixin, SafePreTrainedModelMixin, Qwen2_5_VLModel):
+    """Qwen2.5-VL's base model with safety projector, safety tokens, safety head and condition table."""
+
+    config: SafeQwen2_5_VLConfig
+    config_class = SafeQwen2_5_VLConfig
+
+
+class SafeQwen2_5_VLForConditionalGeneration(
+    SafeForConditionalGenerationMixin, SafePreTrainedModelMixin, Qwen2_5_VLForConditionalGeneration
+):
+    """Qwen2.5-VL that sees the image, gets the verdict, chooses the condition, and answers under it."""
+
+    config: SafeQwen2_5_VLConfig
+    config_class = SafeQwen2_5_VLConfig
+    safe_model_class = SafeQwen2_5_VLModel
+
+
+class SafeQwen2_5_VLProcessor(SafeProcessorMixin, Qwen2_5_VLProcessor):
+    """[`Qwen2_5_VLProcessor`] that makes room for the image block. The arguments are those of both and of
+    [`SafeProcessorMixin`]."""
+
+    family = SafeQwen2_5_VLConfig.model_type
+    class_prefix = SafeQwen2_5_VLConfig.class_prefix
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        video_processor=None,
+        chat_template=None,
+        categories=None,
+        levels=None,
+        num_safety_tokens=None,
+        num_condition_tokens=None,
+        **kwargs,
+    ):
+        self.set_safety(categories, levels, num_safety_tokens, num_condition_tokens)
+        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
+        self.tokenizer.padding_side = "left"
+
+
+__all__ = [
+    "SafeQwen2_5_VLConfig",
+    "SafeQwen2_5_VLForConditionalGeneration",
+    "SafeQwen2_5_VLModel",
+    "SafeQwen2_5_VLProcessor",
+]

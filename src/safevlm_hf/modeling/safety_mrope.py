@@ -1,0 +1,96 @@
+"""Backbones with M-RoPE: images of any resolution, whose patches have positions of three dimensions."""
+
+import torch
+
+from .safety_inputs import SafetyImageOutput, SafetyInputs
+
+
+class MRopeMixin:
+    """
+    A base model that takes `pixel_values` of shape (patches of all images, values) with `image_grid_thw` (images, 3),
+    in front of [`SafeModelMixin`] and the backbone's base model.
+
+    The extra positions of a block are the backbone's image ids, so `mm_token_type_ids` call them image, too. The
+    backbone would then look for patches there. Here they become text, whoever asks for the positions.
+    """
+
+    pixel_values_ndim = 2
+
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        image_grid_thw: torch.LongTensor | None = None,
+        safety_inputs: SafetyInputs | None = None,
+        **kwargs,
+    ) -> SafetyImageOutput:
+        r"""
+        Encode images, give each its verdict, and build its block. The safety projector reads h_i.
+
+        Args:
+            pixel_values: (patches of all images, values).
+            image_grid_thw: (images, 3), patches in time, height and width.
+            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
+                image alone, under the default policy.
+
+        Returns:
+            [`SafetyImageOutput`].
+        """
+        self.check_images(pixel_values)
+        kwargs["return_dict"] = True
+        outputs = super().get_image_features(pixel_values, image_grid_thw=image_grid_thw, **kwargs)
+        maps = [
+            features.unflatten(0, (rows, columns))
+            for features, (rows, columns) in zip(outputs.pooler_output, self._grids(image_grid_thw))
+        ]
+        return self.judge_images(outputs, maps, self.split_pixels(pixel_values, image_grid_thw), safety_inputs)
+
+    def split_pixels(self, pixel_values: torch.Tensor, image_grid_thw: torch.LongTensor) -> list[torch.Tensor]:
+        return list(pixel_values.split(image_grid_thw.prod(dim=-1).tolist()))
+
+    def _grids(self, image_grid_thw: torch.LongTensor) -> list[tuple[int, int]]:
+        """Rows and columns of each image's features."""
+        side = self.config.vision_config.spatial_merge_size
+        return [(time * height // side, width // side) for time, height, width in image_grid_thw.tolist()]
+
+    def check_arguments(self, arguments: dict):
+        super().check_arguments(arguments)
+        for name in ("image_grid_thw", "mm_token_type_ids", "input_ids"):
+            if arguments.get(name) is None:
+                raise ValueError(
+                    f"An image needs `{name}`, or its positions would be wrong: pass everything that "
+                    f"{self.config.class_prefix}Processor gives."
+                )
+
+    def get_rope_index(self, input_ids, mm_token_type_ids=None, image_grid_thw=None, **kwargs):
+        """As the backbone's; `mm_token_type_ids` (batch, length) are 1 on whole blocks."""
+        if image_grid_thw is not None:
+            mm_token_type_ids = self._with_text_in_blocks(mm_token_type_ids, image_grid_thw)
+        return super().get_rope_index(
+            input_ids=input_ids, mm_token_type_ids=mm_token_type_ids, image_grid_thw=image_grid_thw, **kwargs
+        )
+
+    def _with_text_in_blocks(self, mm_token_type_ids: torch.Tensor, image_grid_thw: torch.LongTensor) -> torch.Tensor:
+        safety, of_images = self.config.safety_config, []
+        for rows, columns in self._grids(image_grid_thw):
+            of_images += [0] * safety.num_safety_tokens + [1] * (rows * columns) + [0] * safety.num_condition_tokens
+        is_image = mm_token_type_ids == 1
+        if int(is_image.sum()) != len(of_images):
+            raise ValueError(
+                f"`mm_token_type_ids` mark {int(is_image.sum())} positions of images, and the blocks of these images "
+                f"have {len(of_images)}: prepare the inputs with {self.config.class_prefix}Processor."
+            )
+        types = mm_token_type_ids.clone()
+        types[is_image] = torch.tensor(of_images, dtype=types.dtype, device=types.device)
+        return types
+
+    @property
+    def cache_state(self) -> torch.Tensor | None:
+        """The offset of each row's positions, which belongs to the cache of the last call and lies on the model."""
+        return self.rope_deltas
+
+    @cache_state.setter
+    def cache_state(self, state: torch.Tensor | None):
+        self.rope_deltas = state
+
+
+__all__ = ["MRopeMixin"]
