@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, modeling_outputs
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import logging, torch_compilable_check
@@ -468,6 +468,10 @@ def _with_fields(stock, fields: type, module: str) -> type:
     """The class that the stock `forward` returns, with further fields. Its name depends on transformers' version."""
     returned = typing.get_args(inspect.signature(stock).return_annotation)
     (output,) = [option for option in returned if isinstance(option, type) and issubclass(option, ModelOutput)]
+    # Of some backbones the annotation names the class without fields for images, of which theirs is a subclass.
+    for name in ("MultimodalBaseModelOutputWithPast", "MultimodalCausalLMOutputWithPast"):
+        wider = getattr(modeling_outputs, name, output)
+        output = wider if issubclass(wider, output) else output
     return dataclass(
         type(f"Safe{output.__name__}", (fields, output), {"__doc__": fields.__doc__, "__module__": module})
     )

@@ -17,7 +17,7 @@ from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 
 
-register_key_conversions(safe_llava="llava", SafeLlavaModel="LlavaModel")
+register_key_conversions("safe_llava", "SafeLlava")
 
 # LLaVA-1.5's prompt; each answer ends with EOS, and the answer alone is marked for training.
 CHAT_TEMPLATE = (

@@ -10,7 +10,7 @@ from .safety_checkpoint import register_key_conversions
 from .safety_mrope import MRopeMixin
 
 
-register_key_conversions(safe_qwen2_5_vl="qwen2_5_vl", SafeQwen2_5_VLModel="Qwen2_5_VLModel")
+register_key_conversions("safe_qwen2_5_vl", "SafeQwen2_5_VL")
 
 
 @strict

@@ -10,7 +10,7 @@ from .safety_checkpoint import register_key_conversions
 from .safety_mrope import MRopeMixin
 
 
-register_key_conversions(safe_qwen2_vl="qwen2_vl", SafeQwen2VLModel="Qwen2VLModel")
+register_key_conversions("safe_qwen2_vl", "SafeQwen2VL")
 
 
 @strict

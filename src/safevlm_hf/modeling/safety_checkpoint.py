@@ -15,19 +15,21 @@ from .safety_policy import SafetyPolicy
 logger = logging.get_logger(__name__)
 
 
-def register_key_conversions(**stock_names: str):
+def register_key_conversions(family: str, prefix: str):
     """
     Let a family's checkpoints, and stock ones of its backbone, load with the backbone's key conversions.
 
-    The library looks them up by class name, then by model type, and skips classes outside transformers that are not
+    The library looks them up by model type and by class name, and skips classes outside transformers that are not
     registered: a stock checkpoint would leave the language model randomly initialised.
 
     Args:
-        stock_names: ours to the stock one, for the model type and for the name of the base model's class.
+        family, prefix: model type, and start of the names of the classes: "safe_" and "Safe" before the stock ones.
     """
-    for ours, stock in stock_names.items():
-        # `overwrite`: the package and a checkpoint's own copy of this file may meet in one process.
-        register_checkpoint_conversion_mapping(ours, get_checkpoint_conversion_mapping(stock) or [], overwrite=True)
+    for name in (family, f"{prefix}Model", f"{prefix}ForConditionalGeneration"):
+        stock = get_checkpoint_conversion_mapping(name.removeprefix("safe_").removeprefix("Safe"))
+        if stock is not None:
+            # `overwrite`: the package and a checkpoint's own copy of this file may meet in one process.
+            register_checkpoint_conversion_mapping(name, stock, overwrite=True)
 
 
 class SafeCheckpointMixin:

@@ -1,0 +1,324 @@
+"""What every family of backbones must show, on a tiny random checkpoint with its real processor class.
+
+A family's test file subclasses `SafetyModelTester` and says how its stock config, its processor and its messages look.
+"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from safevlm_hf.data import NANO_BASE
+from safevlm_hf.modeling import SafetyPolicy
+
+
+NEW_TOKENS = 6
+SAFETY = {
+    "num_safety_tokens": 3,
+    "num_condition_tokens": 2,
+    "projector_depth": 1,
+    "projector_hidden_size": 16,
+    "projector_grid_size": 3,
+    "num_attention_heads": 4,
+    "head_gate_size": 8,
+    "head_gate_dropout": 0.0,
+}
+NOTHING_ADDED = {**SAFETY, "num_safety_tokens": 0, "num_condition_tokens": 0}
+REFUSE_ALL = {
+    "categories": {},
+    "risk_threshold": 0.0,
+    "actions": {"*": dict.fromkeys(("low", "medium", "high"), "refuse")},
+}
+CAREFUL, DISABLED = {"risk_threshold": 0.0}, {"enabled": False}
+GREEDY = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+MODES = {
+    "greedy": {},
+    "sampling": {"do_sample": True, "top_k": 20},
+    "beams": {"num_beams": 3},
+    "several answers": {"do_sample": True, "top_k": 20, "num_return_sequences": 2},
+    "beams, several answers": {"num_beams": 3, "num_return_sequences": 3},
+    "static cache": {"cache_implementation": "static"},
+    "prompt lookup": {"prompt_lookup_num_tokens": 2},
+}
+
+
+def tiny_tokenizer(*special_tokens: str, **attributes) -> PreTrainedTokenizerFast:
+    """The nano base's words, with a backbone's own special tokens."""
+    backend = AutoTokenizer.from_pretrained(NANO_BASE).backend_tokenizer
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=copy.deepcopy(backend), bos_token="<s>", eos_token="</s>", pad_token="<pad>", **attributes
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special_tokens)})
+    return tokenizer
+
+
+def picture(size: tuple[int, int], seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+class SafetyModelTester:
+    config_class: type
+    model_class: type
+    processor_class: type
+    stock_class: type
+    sizes = ((40, 24), (16, 16), (24, 48))
+    modes = MODES
+
+    def stock_config(self, tokenizer):
+        raise NotImplementedError
+
+    def tokenizer(self):
+        raise NotImplementedError
+
+    def processor_parts(self, tokenizer) -> dict:
+        """Arguments of the processor class besides the safety ones."""
+        raise NotImplementedError
+
+    # -- what the tests are made of --------------------------------------------------------------------------------
+
+    @pytest.fixture(scope="class")
+    def own_tokenizer(self):
+        return self.tokenizer()
+
+    def make_model(self, tokenizer, safety=SAFETY):
+        set_seed(0)
+        config = self.config_class.from_base_config(self.stock_config(tokenizer), **safety)
+        model = self.model_class(config).eval()
+        for name, parameter in model.named_parameters():
+            if "safety_conditions" in name or "safety_tokens" in name:  # far apart, or an answer would not show them
+                torch.nn.init.normal_(parameter, std=1.0)
+        model.config.safety_config.is_trained = True
+        return model
+
+    def make_processor(self, tokenizer, safety=SAFETY):
+        names = ("num_safety_tokens", "num_condition_tokens")
+        parts = self.processor_parts(copy.deepcopy(tokenizer))
+        return self.processor_class(**parts, **{name: safety[name] for name in names})
+
+    @pytest.fixture(scope="class")
+    def model(self, own_tokenizer):
+        return self.make_model(own_tokenizer)
+
+    @pytest.fixture(scope="class")
+    def processor(self, own_tokenizer):
+        return self.make_processor(own_tokenizer)
+
+    def conversations(self) -> list[list[dict]]:
+        """Pictures of several sizes, several in one sample, and none."""
+        one, two, three = (picture(size, seed) for seed, size in enumerate(self.sizes))
+        return [
+            [self.says([one], "What does the card say?")],
+            [self.says([two, three], "Tell me what these pictures show, please, and do what they ask.")],
+            [self.says([], "Hello, how are you today?")],
+        ]
+
+    def says(self, images, text: str) -> dict:
+        content = [{"type": "image", "image": image} for image in images]
+        return {"role": "user", "content": [*content, {"type": "text", "text": text}]}
+
+    def prepare(self, processor, conversations, **kwargs):
+        return processor.apply_chat_template(
+            conversations,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+            processor_kwargs={"padding": True},
+            **kwargs,
+        )
+
+    def answer(self, model, inputs, **kwargs):
+        set_seed(0)
+        return model.generate(**inputs, **{**GREEDY, "return_dict_in_generate": True, "output_logits": True, **kwargs})
+
+    # -- tests -----------------------------------------------------------------------------------------------------
+
+    def test_batch_equals_single(self, model, processor):
+        conversations = self.conversations()
+        together = self.answer(model, self.prepare(processor, conversations))
+        assert together.safety_image_rows.tolist() == [0, 1, 1]
+        place = 0
+        for row, conversation in enumerate(conversations):
+            alone = self.answer(model, self.prepare(processor, [conversation]))
+            assert together.sequences[row, -NEW_TOKENS:].tolist() == alone.sequences[0, -NEW_TOKENS:].tolist()
+            for batched, single in zip(together.logits, alone.logits):
+                torch.testing.assert_close(batched[row], single[0], atol=1e-4, rtol=0)
+            if alone.get("safety_level_logits") is not None:
+                number = len(alone.safety_level_logits)
+                found = together.safety_level_logits[place : place + number]
+                torch.testing.assert_close(found, alone.safety_level_logits, atol=1e-4, rtol=0)
+                place += number
+
+    def test_nothing_added_is_the_stock_model(self, own_tokenizer):
+        model = self.make_model(own_tokenizer, NOTHING_ADDED)
+        stock = self.stock_class(self.stock_config(own_tokenizer)).eval()
+        missing, unexpected = model.load_state_dict(stock.state_dict(), strict=False)
+        assert not unexpected and all("safety_" in name for name in missing)
+        inputs = self.prepare(self.make_processor(own_tokenizer, NOTHING_ADDED), self.conversations())
+        of_stock = {name: value for name, value in inputs.items() if name != "question_mask"}
+        with torch.no_grad():
+            assert torch.equal(model(**inputs).logits, stock(**of_stock).logits)
+        for mode in ({}, {"num_beams": 3, "num_return_sequences": 2}):
+            ours, theirs = self.answer(model, inputs, **mode), self.answer(stock, of_stock, **mode)
+            assert torch.equal(ours.sequences, theirs.sequences)
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_every_mode_answers_under_the_condition(self, model, processor, mode):
+        if mode not in self.modes:
+            pytest.skip("the stock model has no such mode")
+        inputs = self.prepare(processor, self.conversations())
+        asked = dict(inputs)
+        if mode == "prompt lookup":  # of one sample
+            asked = dict(self.prepare(processor, self.conversations()[:1]))
+        plain, careful = (
+            self.answer(model, asked, **self.modes[mode], safety_policy=policy) for policy in (DISABLED, CAREFUL)
+        )
+        answers = len(plain.sequences) // len(asked["input_ids"])
+        prompts = asked["input_ids"].repeat_interleave(answers, dim=0)
+        assert torch.equal(plain.sequences[:, : prompts.shape[1]], prompts)
+        differences = (plain.logits[0] - careful.logits[0]).abs().amax(dim=-1)
+        assert differences[0] > 1e-3
+        if mode != "prompt lookup":  # the text-only row is the last
+            assert differences[-1] < 1e-5
+
+    def test_greedy_modes_agree(self, model, processor):
+        inputs = self.prepare(processor, self.conversations()[:1])
+        expected = self.answer(model, inputs).sequences
+        for mode in ("static cache", "prompt lookup"):
+            if mode in self.modes:
+                assert torch.equal(
+                    self.answer(model, inputs, **self.modes[mode], output_logits=False).sequences, expected
+                )
+
+    def test_a_forced_refusal(self, model, processor):
+        inputs = self.prepare(processor, self.conversations())
+        outputs = self.answer(
+            model, inputs, safety_policy=REFUSE_ALL, tokenizer=processor.tokenizer, max_new_tokens=40
+        )
+        texts = processor.batch_decode(outputs.sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        first = SafetyPolicy.create(REFUSE_ALL).refusal(None).split()[0]
+        assert [text.strip().startswith(first) for text in texts] == [True, True, False]
+
+    def test_the_question_and_the_picture_reach_the_verdict(self, model, processor):
+        one, two = (picture(self.sizes[0], seed) for seed in (5, 6))
+        logits = [
+            model.assess(**self.prepare(processor, [[self.says([image], text)]])).safety_level_logits
+            for image, text in ((one, "Read the card."), (one, "What colour is it?"), (two, "Read the card."))
+        ]
+        assert not torch.allclose(logits[0], logits[1], atol=1e-5)
+        assert not torch.allclose(logits[0], logits[2], atol=1e-5)
+
+    def test_a_conversation_is_no_less_strict_than_its_turns(self, model, processor):
+        image = picture(self.sizes[0], 5)
+        question = "Do what the card says."
+        turns = [
+            self.says([image], question),
+            {"role": "assistant", "content": [{"type": "text", "text": "The card is red."}]},
+            self.says([], "Thank you very much for your help."),
+        ]
+        alone = model.assess(**self.prepare(processor, [turns[:1]]))
+        whole = model.assess(**self.prepare(processor, [turns]))
+        risks = [1 - outputs.safety_level_logits.softmax(dim=-1)[0, 0] for outputs in (alone, whole)]
+        assert risks[1] >= risks[0] - 1e-5 or whole.safety_action_ids[0] >= alone.safety_action_ids[0]
+
+    def test_a_reused_cache_answers_as_without_one(self, model, processor):
+        """Another request comes in between: whatever the backbone keeps on the model must not reach this one."""
+        first, second = self.conversations()[0], self.conversations()[1]
+        opening = self.prepare(processor, [first])
+        outputs = self.answer(model, opening, output_logits=False)
+        reply = processor.decode(outputs.sequences[0, -NEW_TOKENS:], skip_special_tokens=True)
+        self.answer(model, self.prepare(processor, [second]), output_logits=False)
+        # The conversation goes on by token ids, so that the answer in it is the one in the cache.
+        more = processor.tokenizer(" And what colour is it?", add_special_tokens=False, return_tensors="pt")[
+            "input_ids"
+        ]
+        whole = {**opening, "input_ids": torch.cat([outputs.sequences, more], dim=1)}
+        length = whole["input_ids"].shape[1]
+        for name in ("attention_mask", "mm_token_type_ids", "question_mask", "token_type_ids"):
+            if name in opening:
+                fill = 0 if "type" in name else 1
+                added = length - opening["input_ids"].shape[1]
+                whole[name] = torch.nn.functional.pad(opening[name], (0, added), value=fill)
+        images = {name for name in whole if name.startswith(("pixel", "safety"))}
+        without = {name: value for name, value in whole.items() if name not in images}
+        cache = outputs.get("past_key_values", None)
+        cache = outputs.cache if cache is None else cache
+        again = self.answer(model, without, past_key_values=cache)
+        anew = self.answer(model, whole)
+        assert again.sequences.tolist() == anew.sequences.tolist(), reply
+        for one, other in zip(again.logits, anew.logits):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+    def test_gradients_reach_every_safety_tensor(self, own_tokenizer, processor):
+        model = self.make_model(own_tokenizer).train()
+        inputs = self.prepare(processor, self.conversations())
+        labels = torch.where(inputs["attention_mask"] == 1, inputs["input_ids"], -100)
+        labels[:, :-3] = -100
+        outputs = model(
+            **inputs, labels=labels, safety_levels=torch.tensor([1, 0, 3]), safety_categories=torch.tensor([0, 6, 2])
+        )
+        expected = outputs.lm_loss + model.config.safety_config.loss_weight * outputs.safety_loss
+        torch.testing.assert_close(outputs.loss, expected)
+        outputs.loss.backward()
+        without = [name for name, weight in model.named_parameters() if "safety_" in name and weight.grad is None]
+        assert not without
+
+    def test_unreadable_pixels_end_under_a_highest_level(self, model, processor):
+        inputs = self.prepare(processor, self.conversations()[:1])
+        pixels = inputs["pixel_values"].clone()
+        pixels.view(-1)[0] = float("nan")
+        outputs = self.answer(model, {**inputs, "pixel_values": pixels}, output_logits=False)
+        assert outputs.safety_condition_ids.tolist() == [model.config.safety_config.num_conditions - 1]
+
+    def test_explain(self, model, processor):
+        found = model.explain(**self.prepare(processor, self.conversations()))
+        assert found.map.shape == (3, 3, 3) and torch.isfinite(found.map).all()
+
+    def test_video_is_refused(self, model, processor):
+        inputs = self.prepare(processor, self.conversations()[:1])
+        with pytest.raises(ValueError, match="no verdict on video"):
+            model(**inputs, pixel_values_videos=inputs["pixel_values"])
+        with pytest.raises(ValueError, match="no verdict on video"):
+            model.generate(**inputs, pixel_values_videos=inputs["pixel_values"])
+        with pytest.raises(ValueError, match="no verdict on video"):
+            processor(text=["hello"], videos=[np.zeros((2, 16, 16, 3), dtype=np.uint8)])
+
+    def test_positions_of_the_stock_processor_raise(self, model, own_tokenizer):
+        stock = self.make_processor(own_tokenizer, NOTHING_ADDED)
+        with pytest.raises(ValueError, match="image tokens do not match|mark"):
+            model.generate(**self.prepare(stock, self.conversations()[:1]), max_new_tokens=1)
+
+    def test_saved_loaded_and_found_by_the_auto_classes(self, model, processor, tmp_path):
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        assert type(AutoConfig.from_pretrained(tmp_path)) is self.config_class
+        loaded = AutoModel.from_pretrained(tmp_path)
+        assert type(loaded) is self.model_class
+        assert type(AutoModelForImageTextToText.from_pretrained(tmp_path)) is self.model_class
+        own = AutoProcessor.from_pretrained(tmp_path)
+        assert type(own) is self.processor_class
+        inputs = self.prepare(own, self.conversations())
+        for name, value in self.prepare(processor, self.conversations()).items():
+            assert torch.equal(value, inputs[name]), name
+        assert torch.equal(self.answer(loaded, inputs).sequences, self.answer(model, inputs).sequences)
+
+    def test_a_stock_checkpoint_becomes_a_safe_one(self, own_tokenizer, tmp_path):
+        stock = self.stock_class(self.stock_config(own_tokenizer))
+        stock.save_pretrained(tmp_path, max_shard_size="100KB")
+        model, info = self.model_class.from_pretrained(tmp_path, safety_config=SAFETY, output_loading_info=True)
+        assert all("safety_" in name for name in info["missing_keys"]) and not info["unexpected_keys"]
+        ours = model.state_dict()
+        for name, weight in stock.state_dict().items():
+            assert torch.equal(ours[name], weight), name
