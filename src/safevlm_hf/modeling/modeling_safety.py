@@ -468,10 +468,11 @@ def _with_fields(stock, fields: type, module: str) -> type:
     """The class that the stock `forward` returns, with further fields. Its name depends on transformers' version."""
     returned = typing.get_args(inspect.signature(stock).return_annotation)
     (output,) = [option for option in returned if isinstance(option, type) and issubclass(option, ModelOutput)]
-    # Of some backbones the annotation names the class without fields for images, of which theirs is a subclass.
+    # Some annotations name the class of a text model, and what is returned has fields for images, too.
     for name in ("MultimodalBaseModelOutputWithPast", "MultimodalCausalLMOutputWithPast"):
         wider = getattr(modeling_outputs, name, output)
-        output = wider if issubclass(wider, output) else output
+        if output.__dataclass_fields__.keys() < wider.__dataclass_fields__.keys():
+            output = wider
     return dataclass(
         type(f"Safe{output.__name__}", (fields, output), {"__doc__": fields.__doc__, "__module__": module})
     )
