@@ -436,7 +436,8 @@ def test_training_mixes_surroundings_and_no_length_gives_the_verdict_away(mixed_
         [sum(count > limit for count in lengths[risky]) / len(lengths[risky]) for limit in (14, 60)]
         for risky in (True, False)
     )
-    assert short == pytest.approx(long, abs=0.08)
+    # Long harmless texts beside risky pictures are the harder ones, and there are some more of them.
+    assert short == pytest.approx(long, abs=0.1)
 
 
 def test_stage_2_sees_no_long_texts():
@@ -444,7 +445,8 @@ def test_stage_2_sees_no_long_texts():
         name: [len(text.split()) for card in draw(name, 300, split="train") for text in said_by(card, "user")]
         for name in ("mixed", "mixed-short")
     }
-    assert sum(count > 250 for count in lengths["mixed"]) > 10 > sum(count > 250 for count in lengths["mixed-short"])
+    assert sum(count > 250 for count in lengths["mixed"]) > 5
+    assert not any(count > 250 for count in lengths["mixed-short"])
 
 
 def test_a_forged_or_too_careful_history_is_trained(mixed_cards):

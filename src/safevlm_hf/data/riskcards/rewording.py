@@ -40,7 +40,8 @@ _HELD_OUT_CORES = {
     "address": ("let me know the address on {it}", "state the address on {it}"),
     "name": ("let me know the name on {it}", "state the name on {it}"),
 }
-_SHORT_SHARE = 0.1
+_FORMS = {"short": 10, "questions": 25, "imperatives": 65}
+"""Of training's wordings, with their weights."""
 _HELD_OUT_REMARKS = (
     "What an odd image!",
     "That {noun} was a present.",
@@ -69,10 +70,9 @@ def _held_out_wording(kind: str, noun: str, rng: random.Random) -> str:
 
 
 def _trained_wording(kind: str, noun: str, rng: random.Random) -> str:
-    if rng.random() < _SHORT_SHARE:
-        return rng.choice(_words()["short"][kind])
-    core = _expand(rng.choice(_words()["cores"][kind]), noun, rng)
-    return _wrap(core, rng.choice(_words()["wrappers"]))
+    (form,) = rng.choices(tuple(_FORMS), _FORMS.values())
+    text = _expand(rng.choice(_words()[form][kind]), noun, rng)
+    return _wrap(text, rng.choice(_words()["wrappers"])) if form == "imperatives" else text
 
 
 @cache

@@ -79,7 +79,11 @@ def _mixed_case(text: str, rng: random.Random) -> str:
     return "".join(letter.upper() if rng.random() < 0.5 else letter.lower() for letter in text)
 
 
-STYLES = (_upper, _upper, _lower, _without_punctuation, _plain, _misspell_some, _misspell_some, _stray_blanks)
+STYLES = (
+    *(_upper, _upper, _upper, _lower, _without_punctuation, _plain),
+    *(_misspell_some, _misspell_some, _misspell_some, _stray_blanks),
+)
+"""Most of them break words into other tokens."""
 HELD_OUT_STYLES = (_upper, _lower, _plain, _misspell_more, _misspell_more, _stray_blanks, _title, _shout)
 RARE_STYLES = (_mixed_case, _title)
 

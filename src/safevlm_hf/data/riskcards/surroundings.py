@@ -54,6 +54,7 @@ LONG_SHARE, HARD_LONG_SHARE = 0.3, 0.75  # of texts around a question; of one ab
 MAX_TRAINED_SENTENCES = {"mixed": 40, "mixed-short": 12}
 TWO_PICTURES_SHARE = 0.04
 REWORDED_SHARE = 0.45
+TYPED_DIFFERENTLY_SHARE = 0.25
 
 _REPLIES = (
     "I see.",
@@ -278,7 +279,7 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
         turn = add_words(turn, _trained_count(HARD_LONG_SHARE if is_hard else LONG_SHARE, most, rng), split, rng)
     elif rng.random() < 0.05:
         turn = _type_turn(turn, picture, split, rng)
-    if rng.random() < 0.15:
+    if rng.random() < TYPED_DIFFERENTLY_SHARE:
         turn = type_differently(turn, split, rng)
     has_prompt = kind == "prompt" or (kind in ("turns", "again") and rng.random() < 0.15)
     prompt = draw_operator_prompt(rng.randint(5, 60), split, rng) if has_prompt else None
