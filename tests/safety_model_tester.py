@@ -21,9 +21,11 @@ from transformers import (
 
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.modeling import SafetyPolicy
+from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 
 
 NEW_TOKENS = 6
+LLAVA_TEMPLATE = CHAT_TEMPLATE
 SAFETY = {
     "num_safety_tokens": 3,
     "num_condition_tokens": 2,
@@ -61,6 +63,22 @@ def tiny_tokenizer(*special_tokens: str, **attributes) -> PreTrainedTokenizerFas
     )
     tokenizer.add_special_tokens({"additional_special_tokens": list(special_tokens)})
     return tokenizer
+
+
+def tiny_text_config(tokenizer, model_type: str, **values) -> dict:
+    return {
+        "model_type": model_type,
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        **values,
+    }
 
 
 def picture(size: tuple[int, int], seed: int) -> Image.Image:

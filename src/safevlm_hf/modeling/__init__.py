@@ -1,39 +1,29 @@
+"""The safety layer, and one file per family of backbones. This folder's files travel with each checkpoint."""
+
+# ruff: noqa: F403
+from . import safe_fast_vlm, safe_llava, safe_llava_next, safe_llava_onevision, safe_qwen2_5_vl, safe_qwen2_vl
 from .configuration_safety import SafetyConfig
-from .safe_llava import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaModel, SafeLlavaProcessor
-from .safe_qwen2_5_vl import (
-    SafeQwen2_5_VLConfig,
-    SafeQwen2_5_VLForConditionalGeneration,
-    SafeQwen2_5_VLModel,
-    SafeQwen2_5_VLProcessor,
-)
-from .safe_qwen2_vl import (
-    SafeQwen2VLConfig,
-    SafeQwen2VLForConditionalGeneration,
-    SafeQwen2VLModel,
-    SafeQwen2VLProcessor,
-)
+from .safe_fast_vlm import *
+from .safe_llava import *
+from .safe_llava_next import *
+from .safe_llava_onevision import *
+from .safe_qwen2_5_vl import *
+from .safe_qwen2_vl import *
 from .safety_audit import SafetyAudit, read_audit
 from .safety_explanation import SafetyExplanation
 from .safety_policy import SafetyPolicy, SafetyVerdict
 
 
+FAMILIES = (safe_llava, safe_qwen2_vl, safe_qwen2_5_vl, safe_llava_next, safe_llava_onevision, safe_fast_vlm)
+"""In the order in which they were added. Each names its configuration, generating model, base model and processor."""
+
 __all__ = [
-    "SafeLlavaConfig",
-    "SafeLlavaForConditionalGeneration",
-    "SafeLlavaModel",
-    "SafeLlavaProcessor",
-    "SafeQwen2VLConfig",
-    "SafeQwen2VLForConditionalGeneration",
-    "SafeQwen2VLModel",
-    "SafeQwen2VLProcessor",
-    "SafeQwen2_5_VLConfig",
-    "SafeQwen2_5_VLForConditionalGeneration",
-    "SafeQwen2_5_VLModel",
-    "SafeQwen2_5_VLProcessor",
+    "FAMILIES",
     "SafetyAudit",
     "SafetyConfig",
     "SafetyExplanation",
     "SafetyPolicy",
     "SafetyVerdict",
     "read_audit",
+    *(name for family in FAMILIES for name in family.__all__),
 ]

@@ -92,10 +92,12 @@ class SafeModelMixin:
         output_class: what `forward` returns, the stock class with [`SafetyFields`].
         image_arguments: names of what `get_image_features` takes besides `pixel_values`.
         pixel_values_ndim: dimensions of `pixel_values`.
+        pools_tensor: whether the backbone's `forward` reads one tensor in place of a list with an entry per image.
     """
 
     output_class: type
     pixel_values_ndim = 4
+    pools_tensor = False
     image_arguments: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs):
@@ -408,6 +410,9 @@ class SafeModelMixin:
         image_outputs = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         if image_outputs is not None and kwargs.get("position_ids") is None:
             self.check_arguments(kwargs)
+        if image_outputs is not None and self.pools_tensor:
+            joined = torch.cat(list(image_outputs.pooler_output))[None]
+            kwargs["mm_encoder_outputs"] = {"image": SafetyImageOutput(**{**image_outputs, "pooler_output": joined})}
         # Embeddings of the caller's may hold images; of token ids alone it is certain that they do not.
         is_free = image_outputs is None and inputs_embeds is None
         if not torch.compiler.is_compiling():

@@ -1,7 +1,5 @@
 """SafeLlava: LLaVA-1.5 with the safety layer (arXiv 2405.13581, on the paper's own backbone)."""
 
-import math
-
 import torch
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaModel
@@ -15,6 +13,7 @@ from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, 
 from .processing_safety import SafeProcessorMixin
 from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
+from .safety_modules import to_squares
 
 
 register_key_conversions("safe_llava", "SafeLlava")
@@ -126,16 +125,7 @@ class SafeLlavaModel(SafeModelMixin, SafePreTrainedModelMixin, LlavaModel):
         vision_features = torch.cat([outputs.hidden_states[layer] for layer in layers], dim=-1)
         if vision_feature_select_strategy == "default":
             vision_features = vision_features[:, 1:]
-        return self.judge_images(outputs, _squares(vision_features), self.split_pixels(pixel_values), safety_inputs)
-
-
-def _squares(vision_features: torch.Tensor) -> torch.Tensor:
-    """(images, patches, width) to (images, rows, columns, width), without a class token."""
-    patches = vision_features.shape[1]
-    side = math.isqrt(patches)
-    if side * side not in (patches, patches - 1):
-        raise ValueError(f"The safety projector needs a square of patches (or one more, CLS), got {patches}.")
-    return vision_features[:, patches - side * side :].unflatten(1, (side, side))
+        return self.judge_images(outputs, to_squares(vision_features), self.split_pixels(pixel_values), safety_inputs)
 
 
 class SafeLlavaForConditionalGeneration(
@@ -186,4 +176,9 @@ class SafeLlavaProcessor(SafeProcessorMixin, LlavaProcessor):
         self.tokenizer.padding_side = "left"
 
 
-__all__ = ["SafeLlavaConfig", "SafeLlavaForConditionalGeneration", "SafeLlavaModel", "SafeLlavaProcessor"]
+__all__ = [
+    "SafeLlavaConfig",
+    "SafeLlavaForConditionalGeneration",
+    "SafeLlavaModel",
+    "SafeLlavaProcessor",
+]

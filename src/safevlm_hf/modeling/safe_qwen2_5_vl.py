@@ -15,7 +15,7 @@ register_key_conversions("safe_qwen2_5_vl", "SafeQwen2_5_VL")
 
 @strict
 class SafeQwen2_5_VLConfig(SafeConfigMixin, Qwen2_5_VLConfig):
-    """A [`Qwen2_5_VLConfig`] with a `safety_config`. The arguments are those of both and of [`SafeConfigMixin`]."""
+    """A [`Qwen2_5_VLConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_qwen2_5_vl"
     class_prefix = "SafeQwen2_5_VL"
@@ -40,8 +40,7 @@ class SafeQwen2_5_VLForConditionalGeneration(
 
 
 class SafeQwen2_5_VLProcessor(SafeProcessorMixin, Qwen2_5_VLProcessor):
-    """[`Qwen2_5_VLProcessor`] that makes room for the image block. The arguments are those of both and of
-    [`SafeProcessorMixin`]."""
+    """[`Qwen2_5_VLProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
     family = SafeQwen2_5_VLConfig.model_type
     class_prefix = SafeQwen2_5_VLConfig.class_prefix

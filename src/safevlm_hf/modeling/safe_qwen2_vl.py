@@ -15,7 +15,7 @@ register_key_conversions("safe_qwen2_vl", "SafeQwen2VL")
 
 @strict
 class SafeQwen2VLConfig(SafeConfigMixin, Qwen2VLConfig):
-    """A [`Qwen2VLConfig`] with a `safety_config`. The arguments are those of both and of [`SafeConfigMixin`]."""
+    """A [`Qwen2VLConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_qwen2_vl"
     class_prefix = "SafeQwen2VL"
@@ -40,8 +40,7 @@ class SafeQwen2VLForConditionalGeneration(
 
 
 class SafeQwen2VLProcessor(SafeProcessorMixin, Qwen2VLProcessor):
-    """[`Qwen2VLProcessor`] that makes room for the image block. The arguments are those of both and of
-    [`SafeProcessorMixin`]."""
+    """[`Qwen2VLProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
     family = SafeQwen2VLConfig.model_type
     class_prefix = SafeQwen2VLConfig.class_prefix
@@ -63,4 +62,9 @@ class SafeQwen2VLProcessor(SafeProcessorMixin, Qwen2VLProcessor):
         self.tokenizer.padding_side = "left"
 
 
-__all__ = ["SafeQwen2VLConfig", "SafeQwen2VLForConditionalGeneration", "SafeQwen2VLModel", "SafeQwen2VLProcessor"]
+__all__ = [
+    "SafeQwen2VLConfig",
+    "SafeQwen2VLForConditionalGeneration",
+    "SafeQwen2VLModel",
+    "SafeQwen2VLProcessor",
+]

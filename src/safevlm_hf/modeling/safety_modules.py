@@ -99,6 +99,15 @@ class SafetyProjector(nn.Module):
         return self.readout(features.flatten(2).transpose(1, 2))
 
 
+def to_squares(features: torch.Tensor) -> torch.Tensor:
+    """(images, patches, width) to (images, rows, columns, width), without a class token."""
+    patches = features.shape[1]
+    side = math.isqrt(patches)
+    if side * side not in (patches, patches - 1):
+        raise ValueError(f"The safety projector needs a square of patches (or one more, CLS), got {patches}.")
+    return features[:, patches - side * side :].unflatten(1, (side, side))
+
+
 def _stage(depth: int, in_channels: int, out_channels: int) -> nn.Module:
     if depth == 0:
         return nn.Identity()
@@ -377,5 +386,6 @@ __all__ = [
     "clean_losses",
     "less_safe",
     "init_safety_weights",
+    "to_squares",
     "window_means",
 ]

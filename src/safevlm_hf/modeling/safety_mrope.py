@@ -1,6 +1,7 @@
 """Backbones with M-RoPE: images of any resolution, whose patches have positions of three dimensions."""
 
 import torch
+from transformers.utils.generic import can_return_tuple
 
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 
@@ -16,13 +17,14 @@ class MRopeMixin:
 
     pixel_values_ndim = 2
 
+    @can_return_tuple
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
         image_grid_thw: torch.LongTensor | None = None,
         safety_inputs: SafetyInputs | None = None,
         **kwargs,
-    ) -> SafetyImageOutput:
+    ) -> tuple | SafetyImageOutput:
         r"""
         Encode images, give each its verdict, and build its block. The safety projector reads h_i.
 
@@ -36,8 +38,7 @@ class MRopeMixin:
             [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
-        kwargs["return_dict"] = True
-        outputs = super().get_image_features(pixel_values, image_grid_thw=image_grid_thw, **kwargs)
+        outputs = super().get_image_features(pixel_values, image_grid_thw=image_grid_thw, return_dict=True, **kwargs)
         maps = [
             features.unflatten(0, (rows, columns))
             for features, (rows, columns) in zip(outputs.pooler_output, self._grids(image_grid_thw))

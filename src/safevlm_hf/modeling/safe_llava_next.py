@@ -1,0 +1,121 @@
+"""SafeLlavaNext: LLaVA-NeXT with the safety layer (arXiv 2405.13581)."""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextModel, LlavaNextProcessor
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
+from .processing_safety import SafeProcessorMixin
+from .safety_checkpoint import register_key_conversions
+from .safety_inputs import SafetyImageOutput, SafetyInputs
+
+
+register_key_conversions("safe_llava_next", "SafeLlavaNext")
+
+
+@strict
+class SafeLlavaNextConfig(SafeConfigMixin, LlavaNextConfig):
+    """A [`LlavaNextConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
+
+    model_type = "safe_llava_next"
+    class_prefix = "SafeLlavaNext"
+    sub_configs = {**LlavaNextConfig.sub_configs, "safety_config": SafetyConfig}
+
+
+class SafeLlavaNextModel(SafeModelMixin, SafePreTrainedModelMixin, LlavaNextModel):
+    """LLaVA-NeXT's base model with safety projector, safety tokens, safety head and condition table."""
+
+    config: SafeLlavaNextConfig
+    config_class = SafeLlavaNextConfig
+    pixel_values_ndim = 5
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        image_sizes: torch.Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        safety_inputs: SafetyInputs | None = None,
+        **kwargs,
+    ) -> tuple | SafetyImageOutput:
+        r"""
+        Encode images, give each its verdict, and build its block. The safety projector reads the tile that holds the
+        whole picture (h_i): small print in the other tiles is not judged.
+
+        Args:
+            pixel_values: (images, tiles, channels, height, width).
+            image_sizes: (images, 2), height and width of each picture.
+            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
+                image alone, under the default policy.
+
+        Returns:
+            [`SafetyImageOutput`].
+        """
+        self.check_images(pixel_values)
+        outputs = super().get_image_features(
+            pixel_values,
+            image_sizes,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            return_dict=True,
+            **kwargs,
+        )
+        side = self.config.vision_config.image_size // self.config.vision_config.patch_size
+        maps = [features[: side * side].unflatten(0, (side, side)) for features in outputs.pooler_output]
+        return self.judge_images(outputs, maps, self.split_pixels(pixel_values), safety_inputs)
+
+
+class SafeLlavaNextForConditionalGeneration(
+    SafeForConditionalGenerationMixin, SafePreTrainedModelMixin, LlavaNextForConditionalGeneration
+):
+    """LLaVA-NeXT that sees the image, gets the verdict, chooses the condition, and answers under it."""
+
+    config: SafeLlavaNextConfig
+    config_class = SafeLlavaNextConfig
+    safe_model_class = SafeLlavaNextModel
+
+
+class SafeLlavaNextProcessor(SafeProcessorMixin, LlavaNextProcessor):
+    """[`LlavaNextProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
+
+    family = SafeLlavaNextConfig.model_type
+    class_prefix = SafeLlavaNextConfig.class_prefix
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size=None,
+        vision_feature_select_strategy=None,
+        chat_template=None,
+        image_token="<image>",
+        num_additional_image_tokens=0,
+        categories=None,
+        levels=None,
+        num_safety_tokens=None,
+        num_condition_tokens=None,
+        **kwargs,
+    ):
+        self.set_safety(categories, levels, num_safety_tokens, num_condition_tokens)
+        super().__init__(
+            image_processor,
+            tokenizer,
+            patch_size=patch_size,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            chat_template=chat_template,
+            image_token=image_token,
+            num_additional_image_tokens=num_additional_image_tokens,
+            **kwargs,
+        )
+        self.tokenizer.padding_side = "left"
+
+
+__all__ = [
+    "SafeLlavaNextConfig",
+    "SafeLlavaNextForConditionalGeneration",
+    "SafeLlavaNextModel",
+    "SafeLlavaNextProcessor",
+]
