@@ -1,20 +1,41 @@
 """The safety layer, and one file per family of backbones. This folder's files travel with each checkpoint."""
 
 # ruff: noqa: F403
-from . import safe_fast_vlm, safe_llava, safe_llava_next, safe_llava_onevision, safe_qwen2_5_vl, safe_qwen2_vl
+from . import (
+    safe_fast_vlm,
+    safe_idefics3,
+    safe_llava,
+    safe_llava_next,
+    safe_llava_onevision,
+    safe_qwen2_5_vl,
+    safe_qwen2_vl,
+    safe_smolvlm,
+)
 from .configuration_safety import SafetyConfig
 from .safe_fast_vlm import *
+from .safe_idefics3 import *
 from .safe_llava import *
 from .safe_llava_next import *
 from .safe_llava_onevision import *
 from .safe_qwen2_5_vl import *
 from .safe_qwen2_vl import *
+from .safe_smolvlm import *
 from .safety_audit import SafetyAudit, read_audit
 from .safety_explanation import SafetyExplanation
 from .safety_policy import SafetyPolicy, SafetyVerdict
 
 
-FAMILIES = (safe_llava, safe_qwen2_vl, safe_qwen2_5_vl, safe_llava_next, safe_llava_onevision, safe_fast_vlm)
+FAMILIES = (
+    safe_llava,
+    safe_qwen2_vl,
+    safe_qwen2_5_vl,
+    safe_smolvlm,
+    safe_idefics3,
+    safe_llava_next,
+    safe_llava_onevision,
+    safe_fast_vlm,
+,
+)
 """In the order in which they were added. Each names its configuration, generating model, base model and processor."""
 
 __all__ = [

@@ -169,6 +169,7 @@ class SafetyGenerationMixin:
             text_embeds=conversation.embeds,
             text_mask=conversation.question(policy.remembered_turns),
             image_token_counts=conversation.is_image.sum(dim=1),
+            image_mask=conversation.is_image,
             policy=policy,
         )
 

@@ -44,6 +44,7 @@ from .safety_policy import DEFAULT_POLICY, SafetyDecision, SafetyPolicy, conditi
 logger = logging.get_logger(__name__)
 
 NEW_CATEGORY_LOGIT = -10.0  # so that a category is not seen before it is trained
+ANY_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 MAX_PIXEL = 1000.0  # Largest plausible `pixel_values`: normalised images reach about 3, unnormalised ones 255.
 
 
@@ -91,6 +92,7 @@ class SafeModelMixin:
     Attributes:
         output_class: what `forward` returns, the stock class with [`SafetyFields`].
         image_arguments: names of what `get_image_features` takes besides `pixel_values`.
+        own_image_arguments: those of them that the backbone does not know.
         pixel_values_ndim: dimensions of `pixel_values`.
         pools_tensor: whether the backbone's `forward` reads one tensor in place of a list with an entry per image.
     """
@@ -99,6 +101,7 @@ class SafeModelMixin:
     pixel_values_ndim = 4
     pools_tensor = False
     image_arguments: tuple[str, ...] = ()
+    own_image_arguments: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -107,7 +110,9 @@ class SafeModelMixin:
         cls.image_arguments = tuple(name for name in names if name not in left_out)
         stock = _forward_of_backbone(cls)
         if stock is not None:
-            cls.forward = _with_signature_of(stock, SafeModelMixin.__dict__["forward"])
+            known = inspect.signature(stock).parameters
+            cls.own_image_arguments = tuple(name for name in cls.image_arguments if name not in known)
+            cls.forward = _with_signature_of(stock, SafeModelMixin.__dict__["forward"], cls.image_arguments)
             cls.output_class = _with_fields(stock, SafetyFields, cls.__module__)
 
     def __init__(self, config):
@@ -240,7 +245,7 @@ class SafeModelMixin:
             safety_inputs.fit(block_lengths), safety_inputs.image_token_counts.sum(), sum(block_lengths)
         )
         rows = safety_inputs.image_rows(block_lengths).to(safety_features.device)
-        text_mask = safety_inputs.text_mask.to(rows.device)[rows]
+        text_mask = safety_inputs.question(block_lengths).to(rows.device)[rows]
         text_embeds = safety_inputs.text_embeds.to(rows.device)[rows]
         keys = torch.cat([head_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
@@ -352,7 +357,7 @@ class SafeModelMixin:
                     f"{tuple(question_mask.shape)}: pass it as the processor gave it, beside the same `input_ids`."
                 )
             text_mask = text_mask & (question_mask != 0).to(text_mask.device)
-        return SafetyInputs(inputs_embeds, text_mask, image_mask.sum(dim=1), **kwargs)
+        return SafetyInputs(inputs_embeds, text_mask, image_mask.sum(dim=1), image_mask=image_mask, **kwargs)
 
     def _check_positions(self, fit: torch.Tensor, positions: torch.Tensor, num_features: int):
         torch_compilable_check(
@@ -417,6 +422,8 @@ class SafeModelMixin:
         is_free = image_outputs is None and inputs_embeds is None
         if not torch.compiler.is_compiling():
             is_free = take_free_cache(cache) and is_free
+        for name in self.own_image_arguments:
+            kwargs.pop(name, None)
         outputs = super().forward(**{**kwargs, "return_dict": True, CACHE: cache})
         if is_free and not torch.compiler.is_compiling():
             mark_free_cache(outputs.get(CACHE), self.cache_state)
@@ -453,12 +460,16 @@ def _forward_of_backbone(cls: type):
     return next((base.forward for base in stock), None)
 
 
-def _with_signature_of(stock, own):
-    """Our `forward` under the signature of the stock one, for whoever reads it (`generate`, the Trainer)."""
+def _with_signature_of(stock, own, image_arguments: tuple[str, ...]):
+    """Our `forward` under the signature of the stock one and with the arguments of `get_image_features`, for whoever
+    reads it (`generate`, the Trainer)."""
     parameters = dict(inspect.signature(stock).parameters)
+    of_images = {name: inspect.Parameter(name, ANY_KIND, default=None) for name in image_arguments}
+    added = tuple(name for name in of_images if name not in parameters)
     kinds = [parameters.pop(name) for name in [*parameters] if parameters[name].kind is inspect.Parameter.VAR_KEYWORD]
     ours = {name: given for name, given in inspect.signature(own).parameters.items() if name not in ("self", "kwargs")}
-    parameters |= {name: given.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for name, given in ours.items()}
+    parameters |= {name: given.replace(kind=ANY_KIND) for name, given in ours.items()}
+    parameters |= {name: of_images[name] for name in added}
     names = [name for name in parameters if name != "self"]
 
     @functools.wraps(own)
@@ -503,7 +514,8 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
         super().__init_subclass__(**kwargs)
         stock = _forward_of_backbone(cls)
         if stock is not None:
-            cls.forward = _with_signature_of(stock, SafeForConditionalGenerationMixin.__dict__["forward"])
+            names = cls.safe_model_class.image_arguments
+            cls.forward = _with_signature_of(stock, SafeForConditionalGenerationMixin.__dict__["forward"], names)
             cls.output_class = _with_fields(stock, SafetyLossFields, cls.__module__)
 
     def __init__(self, config):
@@ -556,6 +568,8 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
         if safety_only:
             return self._safety_output(encoded, safety_loss)
         cache = _one_cache(cache, past_key_values)
+        for name in self.model.own_image_arguments:
+            kwargs.pop(name, None)
         outputs = super().forward(**{**kwargs, "labels": labels, "return_dict": True, CACHE: cache})
         loss = lm_loss = outputs.get("loss")
         if safety_loss is not None:

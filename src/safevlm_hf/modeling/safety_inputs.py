@@ -19,6 +19,7 @@ class SafetyInputs:
         policy: what to do with a verdict; the default one if unset.
         condition_ids: (images,), rows of the condition table to use in place of the verdict's where not negative.
         record: receives the conditioned image output of the call, for the caller to read.
+        image_mask: (batch, length), true on image positions.
     """
 
     text_embeds: torch.Tensor
@@ -27,6 +28,7 @@ class SafetyInputs:
     policy: SafetyPolicy | None = None
     condition_ids: torch.LongTensor | None = None
     record: list = field(default_factory=list)
+    image_mask: torch.Tensor | None = None
 
     def image_rows(self, block_lengths: list[int]) -> torch.LongTensor:
         """Row of the batch that each image belongs to, (images,), by the positions that its block takes."""
@@ -34,6 +36,14 @@ class SafetyInputs:
         lengths = torch.tensor(block_lengths, device=last.device)
         first = lengths.cumsum(dim=0) - lengths
         return (first[:, None] >= last[None, :]).sum(dim=1).clamp(max=len(last) - 1)
+
+    def question(self, block_lengths: list[int]) -> torch.Tensor:
+        """`text_mask` without the tokens that the processor writes inside a block, as rows and tiles have them."""
+        if self.image_mask is None:
+            return self.text_mask
+        ends = torch.tensor([0, *block_lengths], device=self.image_mask.device).cumsum(dim=0)
+        before = self.image_mask.flatten().cumsum(dim=0).view_as(self.image_mask)  # image positions up to each token
+        return self.text_mask & torch.isin(before, ends).to(self.text_mask.device)
 
     def fit(self, block_lengths: list[int]) -> torch.Tensor:
         """Whether the positions are whole blocks in each row, and as many as the images. One bool."""

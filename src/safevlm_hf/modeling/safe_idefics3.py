@@ -1,0 +1,77 @@
+"""SafeIdefics3: Idefics3 with the safety layer (arXiv 2405.13581)."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Model, Idefics3Processor
+
+from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
+from .processing_safety import SafeProcessorMixin
+from .safety_checkpoint import register_key_conversions
+from .safety_tiles import LastTileMixin, TiledProcessorMixin
+
+
+register_key_conversions("safe_idefics3", "SafeIdefics3")
+
+
+@strict
+class SafeIdefics3Config(SafeConfigMixin, Idefics3Config):
+    """A [`Idefics3Config`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
+
+    model_type = "safe_idefics3"
+    class_prefix = "SafeIdefics3"
+    sub_configs = {**Idefics3Config.sub_configs, "safety_config": SafetyConfig}
+
+
+class SafeIdefics3Model(LastTileMixin, SafeModelMixin, SafePreTrainedModelMixin, Idefics3Model):
+    """Idefics3's base model with safety projector, safety tokens, safety head and condition table."""
+
+    config: SafeIdefics3Config
+    config_class = SafeIdefics3Config
+
+
+class SafeIdefics3ForConditionalGeneration(
+    SafeForConditionalGenerationMixin, SafePreTrainedModelMixin, Idefics3ForConditionalGeneration
+):
+    """Idefics3 that sees the image, gets the verdict, chooses the condition, and answers under it."""
+
+    config: SafeIdefics3Config
+    config_class = SafeIdefics3Config
+    safe_model_class = SafeIdefics3Model
+
+    def __init__(self, config: SafeIdefics3Config):
+        super().__init__(config)
+        self.image_token_id = config.image_token_id
+        self.vocab_size = config.text_config.vocab_size
+
+
+class SafeIdefics3Processor(TiledProcessorMixin, SafeProcessorMixin, Idefics3Processor):
+    """[`Idefics3Processor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
+
+    family = SafeIdefics3Config.model_type
+    class_prefix = SafeIdefics3Config.class_prefix
+
+    def __init__(
+        self,
+        image_processor,
+        tokenizer=None,
+        image_seq_len: int = 169,
+        chat_template=None,
+        categories=None,
+        levels=None,
+        num_safety_tokens=None,
+        num_condition_tokens=None,
+        **kwargs,
+    ):
+        self.set_safety(categories, levels, num_safety_tokens, num_condition_tokens)
+        super().__init__(
+            image_processor, tokenizer, image_seq_len=image_seq_len, chat_template=chat_template, **kwargs
+        )
+        self.tokenizer.padding_side = "left"
+
+
+__all__ = [
+    "SafeIdefics3Config",
+    "SafeIdefics3ForConditionalGeneration",
+    "SafeIdefics3Model",
+    "SafeIdefics3Processor",
+]

@@ -1,0 +1,83 @@
+"""SafeSmolVLM: SmolVLM with the safety layer (arXiv 2405.13581)."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMModel, SmolVLMProcessor
+
+from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
+from .processing_safety import SafeProcessorMixin
+from .safety_checkpoint import register_key_conversions
+from .safety_tiles import LastTileMixin, TiledProcessorMixin
+
+
+register_key_conversions("safe_smolvlm", "SafeSmolVLM")
+
+
+@strict
+class SafeSmolVLMConfig(SafeConfigMixin, SmolVLMConfig):
+    """A [`SmolVLMConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
+
+    model_type = "safe_smolvlm"
+    class_prefix = "SafeSmolVLM"
+    sub_configs = {**SmolVLMConfig.sub_configs, "safety_config": SafetyConfig}
+
+
+class SafeSmolVLMModel(LastTileMixin, SafeModelMixin, SafePreTrainedModelMixin, SmolVLMModel):
+    """SmolVLM's base model with safety projector, safety tokens, safety head and condition table."""
+
+    config: SafeSmolVLMConfig
+    config_class = SafeSmolVLMConfig
+
+
+class SafeSmolVLMForConditionalGeneration(
+    SafeForConditionalGenerationMixin, SafePreTrainedModelMixin, SmolVLMForConditionalGeneration
+):
+    """SmolVLM that sees the image, gets the verdict, chooses the condition, and answers under it."""
+
+    config: SafeSmolVLMConfig
+    config_class = SafeSmolVLMConfig
+    safe_model_class = SafeSmolVLMModel
+
+    def __init__(self, config: SafeSmolVLMConfig):
+        super().__init__(config)
+        self.image_token_id = config.image_token_id
+        self.vocab_size = config.text_config.vocab_size
+
+
+class SafeSmolVLMProcessor(TiledProcessorMixin, SafeProcessorMixin, SmolVLMProcessor):
+    """[`SmolVLMProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
+
+    family = SafeSmolVLMConfig.model_type
+    class_prefix = SafeSmolVLMConfig.class_prefix
+
+    def __init__(
+        self,
+        image_processor,
+        tokenizer=None,
+        video_processor=None,
+        image_seq_len: int = 169,
+        chat_template=None,
+        categories=None,
+        levels=None,
+        num_safety_tokens=None,
+        num_condition_tokens=None,
+        **kwargs,
+    ):
+        self.set_safety(categories, levels, num_safety_tokens, num_condition_tokens)
+        super().__init__(
+            image_processor,
+            tokenizer,
+            video_processor,
+            image_seq_len=image_seq_len,
+            chat_template=chat_template,
+            **kwargs,
+        )
+        self.tokenizer.padding_side = "left"
+
+
+__all__ = [
+    "SafeSmolVLMConfig",
+    "SafeSmolVLMForConditionalGeneration",
+    "SafeSmolVLMModel",
+    "SafeSmolVLMProcessor",
+]

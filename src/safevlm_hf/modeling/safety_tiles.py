@@ -1,0 +1,99 @@
+"""Backbones that cut a picture into tiles, and show the whole of it in the last one."""
+
+import math
+
+import torch
+from transformers.utils.generic import can_return_tuple
+
+from .safety_inputs import SafetyImageOutput, SafetyInputs
+
+
+class LastTileMixin:
+    """
+    A base model that takes `pixel_values` of shape (samples, tiles, channels, height, width), with empty tiles where a
+    sample has fewer, in front of [`SafeModelMixin`] and the backbone's base model.
+
+    The backbone does not tell an image of three tiles from three images, so the processor says how many each has.
+    """
+
+    pixel_values_ndim = 5
+    pools_tensor = True
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: torch.Tensor | None = None,
+        safety_num_tiles: torch.LongTensor | None = None,
+        safety_inputs: SafetyInputs | None = None,
+        **kwargs,
+    ) -> tuple | SafetyImageOutput:
+        r"""
+        Encode images, give each its verdict, and build its block. The safety projector reads the tile that holds the
+        whole picture (h_i): small print in the other tiles is not judged.
+
+        Args:
+            pixel_values: (samples, tiles, channels, height, width).
+            pixel_attention_mask: (samples, tiles, height, width).
+            safety_num_tiles: (images,), tiles of each image.
+            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
+                image alone, under the default policy.
+
+        Returns:
+            [`SafetyImageOutput`].
+        """
+        self.check_images(pixel_values)
+        pixels = self.split_pixels(pixel_values, safety_num_tiles=safety_num_tiles)
+        outputs = super().get_image_features(
+            pixel_values, pixel_attention_mask=pixel_attention_mask, return_dict=True, **kwargs
+        )
+        # One entry per sample, or per tile before transformers 5.20.
+        features = torch.cat([found.flatten(0, -2) for found in outputs.pooler_output])
+        tiles = features.unflatten(0, (-1, self.image_seq_len)).split([len(of_image) for of_image in pixels])
+        outputs.pooler_output = [of_image.flatten(0, 1) for of_image in tiles]
+        side = math.isqrt(self.image_seq_len)
+        maps = [of_image[-1].unflatten(0, (side, side)) for of_image in tiles]
+        return self.judge_images(outputs, maps, pixels, safety_inputs)
+
+    def split_pixels(
+        self, pixel_values: torch.Tensor, safety_num_tiles: torch.LongTensor | None = None, **image_inputs
+    ) -> list[torch.Tensor]:
+        tiles = pixel_values.flatten(0, 1)
+        tiles = tiles[(tiles != 0).flatten(1).any(dim=1)]  # the backbone takes tiles of zeros for padding
+        if safety_num_tiles is None or int(safety_num_tiles.sum()) != len(tiles):
+            given = "none" if safety_num_tiles is None else safety_num_tiles.tolist()
+            raise ValueError(
+                f"`safety_num_tiles` must say how many of the {len(tiles)} tiles each image has, got {given}: prepare "
+                f"the inputs with {self.config.class_prefix}Processor."
+            )
+        return list(tiles.split(safety_num_tiles.tolist()))
+
+    def inputs_merger(self, input_ids, inputs_embeds: torch.Tensor, image_hidden_states: torch.Tensor):
+        # Before transformers 5.20 it wants whole tiles in a row, and a block has further positions.
+        if input_ids is None:
+            image_token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(image_token)).all(dim=-1)
+        else:
+            mask = input_ids == self.config.image_token_id
+        return inputs_embeds.masked_scatter(mask[..., None], image_hidden_states.to(inputs_embeds.dtype))
+
+
+class TiledProcessorMixin:
+    """Adds `safety_num_tiles` for [`LastTileMixin`], in front of the backbone's processor."""
+
+    def _process_images(self, images, **kwargs):
+        processed, replacements = super()._process_images(images, **kwargs)
+        grids = [
+            (rows, columns)
+            for of_sample in zip(processed["rows"], processed["cols"])
+            for rows, columns in zip(*of_sample)
+        ]
+        processed["safety_num_tiles"] = [int(rows) * int(columns) + 1 for rows, columns in grids]
+        return processed, replacements
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [*super().model_input_names, "safety_num_tiles"]
+
+
+__all__ = ["LastTileMixin", "TiledProcessorMixin"]
