@@ -34,7 +34,6 @@ FAMILIES = (
     safe_llava_next,
     safe_llava_onevision,
     safe_fast_vlm,
-,
 )
 """In the order in which they were added. Each names its configuration, generating model, base model and processor."""
 
