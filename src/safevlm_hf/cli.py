@@ -34,7 +34,7 @@ app = typer.Typer(
 policy_app = typer.Typer(help="Look at safety policies.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A SafeLlava checkpoint: folder or Hub id.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A safe checkpoint: folder or Hub id.")]
 PolicyFile = Annotated[
     Path | None, typer.Option("--policy", "-p", help="JSON file, laid over the checkpoint's own policy.")
 ]
@@ -104,8 +104,8 @@ def init(
     base: Annotated[
         str,
         typer.Argument(
-            help="A LLaVA-style checkpoint: folder or Hub id. With --language-model a new folder, for the LLaVA that "
-            "is put together."
+            help="A stock checkpoint of a supported backbone: folder or Hub id. With --language-model a new folder, "
+            "for the LLaVA that is put together."
         ),
     ],
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
@@ -130,7 +130,7 @@ def init(
     Example: `safevlm init runs/base runs/untrained --language-model HuggingFaceTB/SmolLM2-135M-Instruct
     --vision-tower openai/clip-vit-base-patch16`
     """
-    from . import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+    from .families import find_family
     from .training.run import read_taxonomy
 
     _refuse_to_overwrite(output)
@@ -140,14 +140,15 @@ def init(
     base_config = _config(base)
     if base_config.safety_config.is_trained:
         raise ValueError(f"{base} has trained safety modules already: `safevlm train` goes on from there.")
-    config = SafeLlavaConfig.from_base_config(
+    family = find_family(base)
+    config = family.config.from_base_config(
         base_config,
         num_safety_tokens=num_safety_tokens,
         num_condition_tokens=num_condition_tokens,
         **read_taxonomy(taxonomy),
     )
-    model = SafeLlavaForConditionalGeneration.from_pretrained(base, config=config)
-    processor = SafeLlavaProcessor.from_pretrained(base, safety_config=config.safety_config)
+    model = family.model.from_pretrained(base, config=config)
+    processor = family.processor.from_pretrained(base, safety_config=config.safety_config)
     model.initialize_from_embeddings(processor.tokenizer)
     model.save_pretrained(output)
     processor.save_pretrained(output)
@@ -581,13 +582,14 @@ def serve(
 
 def _load(model: str):
     """Model and processor, checked: an untrained head judges nothing."""
-    from . import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+    from .families import find_family
 
     _quiet()
     if not _config(model).safety_config.is_trained:
         raise ValueError(f"{model} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
-    loaded = SafeLlavaForConditionalGeneration.from_pretrained(model, dtype="auto", device_map=_device())
-    return loaded.eval(), SafeLlavaProcessor.from_pretrained(model)
+    family = find_family(model)
+    loaded = family.model.from_pretrained(model, dtype="auto", device_map=_device())
+    return loaded.eval(), family.processor.from_pretrained(model)
 
 
 def _quiet():
@@ -607,11 +609,11 @@ def _device():
 
 def _config(model: str):
     """Config of a checkpoint, without its weights. What can only be a folder is not looked for on the Hub."""
-    from . import SafeLlavaConfig
+    from .families import find_family
 
     if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
         raise ValueError(f"there is no checkpoint {model} (`safevlm demo` makes {DEFAULT_MODEL}).")
-    return SafeLlavaConfig.from_pretrained(model)
+    return find_family(model).config.from_pretrained(model)
 
 
 def _read_config(model: str):

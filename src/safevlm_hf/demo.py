@@ -17,9 +17,8 @@ from pathlib import Path
 import torch
 import transformers
 import yaml
-from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
-from . import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from .data import NANO_BASE
 from .data.records import load_records
 from .data.riskcards import write_riskcards
@@ -122,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
 
     records_file = write_riskcards(folder / "riskcards", "test", extent.num_test_samples, args.seed)
     records = load_records(records_file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
-    base = LlavaForConditionalGeneration.from_pretrained(NANO_BASE), LlavaProcessor.from_pretrained(NANO_BASE)
+    base = AutoModelForImageTextToText.from_pretrained(NANO_BASE), AutoProcessor.from_pretrained(NANO_BASE)
     models = {BASE: base, STAGE1: stage1_model, SAFE: reload(folder / "stage2")}
     predictions = {name: answer(name, *model, records) for name, model in models.items()}
     figures = {name: held_out_figures(found) for name, found in predictions.items()}
@@ -198,9 +197,7 @@ def write_config(stage: int, folder: Path, seed: int, **overrides) -> str:
 
 def reload(checkpoint: Path):
     """What is judged is what was saved."""
-    return SafeLlavaForConditionalGeneration.from_pretrained(checkpoint), SafeLlavaProcessor.from_pretrained(
-        checkpoint
-    )
+    return AutoModelForImageTextToText.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
 
 
 def train_pooling(pooling: str, folder: Path, seed: int, overrides: dict):

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from jinja2 import TemplateError
-
-from .modeling import SafeLlavaProcessor
+from transformers import ProcessorMixin
 
 
 def read_system_prompt(given: str) -> str:
@@ -24,7 +23,7 @@ def read_system_prompt(given: str) -> str:
     return given
 
 
-def system_message(processor: SafeLlavaProcessor, system_prompt: str) -> dict:
+def system_message(processor: ProcessorMixin, system_prompt: str) -> dict:
     """
     The operator's prompt as a message.
 

@@ -1,4 +1,4 @@
-"""`safevlm serve`: transformers' own server with one SafeLlava checkpoint, and `POST /v1/moderations`.
+"""`safevlm serve`: transformers' own server with one safe checkpoint, and `POST /v1/moderations`.
 
 The app, its chat handler, its streams and its inference thread are transformers'. What is ours is the door: which
 routes there are, which fields a request may have and how large it may be. A client can name neither a policy nor a
@@ -26,9 +26,9 @@ from typing import Annotated, Literal
 
 from jinja2 import TemplateError
 from PIL import Image
-from transformers import BatchFeature
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-from .modeling import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyAudit, SafetyPolicy
+from .modeling import SafetyAudit, SafetyPolicy
 from .modeling.configuration_safety import SAFE
 from .modeling.generation_safety import AUDIT_VARIABLE
 from .modeling.image_loading import to_rgb
@@ -191,8 +191,8 @@ class ServedModel:
 
     def __init__(
         self,
-        model: SafeLlavaForConditionalGeneration,
-        processor: SafeLlavaProcessor,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
         name: str,
         limits: Limits,
         system_prompt: str | None = None,
@@ -412,8 +412,8 @@ def _moderation_result(verdicts: list[SafetyVerdict], input_types: list[str]) ->
 
 
 def create_app(
-    model: SafeLlavaForConditionalGeneration,
-    processor: SafeLlavaProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     name: str,
     policy: SafetyPolicy | dict | None = None,
     limits: Limits | None = None,
@@ -506,8 +506,8 @@ async def _answer_failure(request: Request, error: Exception) -> JSONResponse:
 
 
 def serve(
-    model: SafeLlavaForConditionalGeneration,
-    processor: SafeLlavaProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     name: str,
     host: str = "127.0.0.1",
     port: int = 8000,

@@ -92,7 +92,7 @@ def answer_records(
     """Answers the last question of each record greedily, in batches of like length with left padding.
 
     Args:
-        model, processor: SafeLlava's, or stock LLaVA's, which gives no verdicts.
+        model, processor: a safe model's, or a stock model's, which gives no verdicts.
         records: as `load_records` gives them.
         max_new_tokens: longest answer, in tokens.
         question_mask: as for `encode_prompts`.
@@ -124,7 +124,7 @@ def judge_records(
     """The verdict on each record without an answer, by `model.assess`. No language model is run.
 
     Args:
-        model, processor: SafeLlava's.
+        model, processor: a safe model's.
         records: as `load_records` gives them, each with an image.
         question_mask: as for `encode_prompts`.
         safety_policy: as for `assess`.

@@ -150,7 +150,7 @@ def collect_verdict_logits(
     """The head's logits on the last question of each record, in the records' order; no language model is run.
 
     Args:
-        model, processor: SafeLlava's.
+        model, processor: a safe model's.
         records: as `load_records` gives them. Of several images the riskiest counts. Records without an image or
             without labels, or with an image that gives no verdict, are left out, and named in a warning.
 
@@ -158,7 +158,7 @@ def collect_verdict_logits(
         ValueError: the model has no safety head, the labels are not its own, or no record is left.
     """
     if not hasattr(model, "assess"):
-        raise ValueError(f"calibration needs a model with a safety head (SafeLlava), got {type(model).__name__}")
+        raise ValueError(f"calibration needs a model with a safety head, got {type(model).__name__}")
     records = list(records)
     left_out = {index: reason for index, one in enumerate(records) if (reason := _unusable(one, model))}
     used = [index for index in range(len(records)) if index not in left_out]

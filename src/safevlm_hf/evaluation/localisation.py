@@ -114,7 +114,7 @@ def explain_records(
     """The map of each record's image, under its question.
 
     Args:
-        model, processor: SafeLlava's.
+        model, processor: a safe model's.
         records: as `load_records` gives them, with one image each.
         map: which map of the explanation: `"map"`, `"image_attention"`, or `"image_contributions"`, of which the part
             that raises the risk counts.

@@ -4,6 +4,7 @@ import hashlib
 import zlib
 
 import torch
+from transformers import BatchFeature
 
 from ..data.records import load_image
 from ..modeling.configuration_safety import SafetyConfig
@@ -11,14 +12,15 @@ from ..modeling.safety_policy import condition_rows
 
 
 IGNORE_INDEX = -100
+OF_TOKENS = ("assistant_masks", "token_type_ids")  # of what the processor gives for each token, what is not kept
 
 
 class SafetyCollator:
     """
-    Batches of records (see `data/records.py`) for [`SafeLlavaForConditionalGeneration`].
+    Batches of records (see `data/records.py`) for any safe model.
 
     Args:
-        processor: a [`SafeLlavaProcessor`]; its chat template marks the answers with `{% generation %}`.
+        processor: a safe model's; its chat template marks the answers with `{% generation %}`.
         safety_config: names and sizes of the model.
         head_condition_share: share of records, in [0, 1], that are answered under the head's own verdict; the rest
             under the label's. Chosen by the record's source, so that a resumed run sees the same.
@@ -41,11 +43,11 @@ class SafetyCollator:
     def __call__(self, records: list[dict]) -> dict[str, torch.Tensor]:
         """
         Returns:
-            `input_ids`, `attention_mask`, `labels` and, where the processor makes one, `question_mask` (records,
-            length), padded on the right; and, where there are images, `pixel_values` (images, channels, height,
-            width), `safety_levels`, `safety_categories` and `safety_conditions` (images,), -100 where unlabelled, -1
-            where the head chooses the condition. The images of a record have labels of their own and share one
-            condition, that of the record's strictest label.
+            `input_ids`, `attention_mask`, `labels` and, where the processor makes them, `question_mask` and
+            `mm_token_type_ids` (records, length), padded on the right; and, where there are images, `pixel_values` and
+            whatever else the processor gives for them, and `safety_levels`, `safety_categories` and
+            `safety_conditions` (images,), -100 where unlabelled, -1 where the head chooses the condition. The images
+            of a record have labels of their own and share one condition, that of the record's strictest label.
         """
         batch = self._encode(records)
         per_image = [record for record in records for _ in record["images"]]
@@ -81,10 +83,9 @@ class SafetyCollator:
             processor_kwargs={"text_kwargs": {"padding": False}},
         )
         question_masks = encoded.get("question_mask") or [None] * len(records)
-        rows = [
-            self._encode_row(*row)
-            for row in zip(records, encoded["input_ids"], encoded["assistant_masks"], question_masks, strict=True)
-        ]
+        token_types = encoded.get("mm_token_type_ids") or [None] * len(records)
+        of_rows = (encoded["input_ids"], encoded["assistant_masks"], question_masks, token_types)
+        rows = [self._encode_row(*row) for row in zip(records, *of_rows, strict=True)]
         padding = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORE_INDEX}
         batch = {
             name: torch.nn.utils.rnn.pad_sequence(
@@ -92,15 +93,14 @@ class SafetyCollator:
             )
             for name in rows[0]
         }
-        if encoded.get("pixel_values") is not None:
-            batch["pixel_values"] = torch.stack([torch.as_tensor(pixels) for pixels in encoded["pixel_values"]])
-        return batch
+        of_images = {name: value for name, value in encoded.items() if name not in (*batch, *OF_TOKENS)}
+        return batch | BatchFeature(of_images, tensor_type="pt")
 
-    def _encode_row(self, record: dict, ids, answer_mask, question_mask) -> dict[str, list[int]]:
+    def _encode_row(self, record: dict, ids, answer_mask, question_mask, token_types) -> dict[str, list[int]]:
         if not any(answer_mask):
             raise ValueError(
                 f"{record['source']}: no answer to train on. The chat template must mark answers with "
-                "{% generation %} ... {% endgeneration %}, as SafeLlavaProcessor's own does."
+                "{% generation %} ... {% endgeneration %}, as LLaVA's does here."
             )
         is_unmasked = self._is_unmasked(record)
         # Earlier answers of a risky conversation were given under the verdicts of earlier turns. Of a prompt without a
@@ -112,10 +112,13 @@ class SafetyCollator:
         row = {"input_ids": ids, "labels": labels}
         if question_mask is not None:
             row["question_mask"] = [1] * len(ids) if is_unmasked else list(question_mask)
-        # LLaVA's own template never ends an answer.
+        if token_types is not None:
+            row["mm_token_type_ids"] = list(token_types)
+        # Some templates never end an answer.
         end = self.processor.tokenizer.eos_token_id
         if labels[-1] not in (IGNORE_INDEX, end):
-            for name, value in (("input_ids", end), ("labels", end), ("question_mask", 0)):
+            added = {"input_ids": end, "labels": end, "question_mask": 0, "mm_token_type_ids": 0}
+            for name, value in added.items():
                 row.get(name, []).append(value)
         return row | {"attention_mask": [1] * len(ids)}
 

@@ -16,10 +16,9 @@ from datasets import concatenate_datasets
 from transformers import PreTrainedConfig, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from .. import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from ..data.records import load_records
 from ..data.riskcards import NEW_CATEGORY, write_riskcards
-from ..modeling.safe_llava import SafeLlavaConfig
+from ..families import find_family
 from .arguments import PAPER_CLEAN_SHARE, ModelArguments, parse_arguments
 from .collator import SafetyCollator
 from .stages import SAFETY_PREFIX, count_parameters, prepare_stage1, prepare_stage2
@@ -34,10 +33,11 @@ SPEED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
 
 def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
-    """Stage 1: a LLaVA checkpoint to one with a trained head. `args` as `sys.argv[1:]`, which is the default."""
+    """Stage 1: a stock checkpoint to one with a trained head. `args` as `sys.argv[1:]`, which is the default."""
     model_args, data_args, training_args = parse_arguments(1, args)
     set_seed(training_args.seed)
-    config = SafeLlavaConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.revision)
+    config_class = find_family(model_args.model_name_or_path, model_args.revision).config
+    config = config_class.from_pretrained(model_args.model_name_or_path, revision=model_args.revision)
     stored, _ = PreTrainedConfig.get_config_dict(model_args.model_name_or_path, revision=model_args.revision)
     is_new = "safety_config" not in stored
     if is_new and model_args.new_categories:
@@ -46,7 +46,7 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
             "modules yet: name all categories in `taxonomy_file`."
         )
     if is_new:
-        config = SafeLlavaConfig.from_base_config(
+        config = config_class.from_base_config(
             config, **read_taxonomy(model_args.taxonomy_file), **safety_sizes(model_args)
         )
     else:
@@ -107,7 +107,7 @@ def _refuse_other_sizes(model_args, safety_config):
     if other:
         raise ValueError(
             f"{model_args.model_name_or_path} already has safety modules, which {other} do not fit: start from a "
-            "stock LLaVA checkpoint, or leave these options out."
+            "stock checkpoint, or leave these options out."
         )
 
 
@@ -118,7 +118,8 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
         raise ValueError(
             f"Stage 2 trains the language model: `lm_loss_every` must be 1, got {training_args.lm_loss_every}."
         )
-    config = SafeLlavaConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.revision)
+    config_class = find_family(model_args.model_name_or_path, model_args.revision).config
+    config = config_class.from_pretrained(model_args.model_name_or_path, revision=model_args.revision)
     if not config.safety_config.is_trained:
         raise ValueError(
             f"{model_args.model_name_or_path} has an untrained safety head, stage 2 needs the result of stage 1 "
@@ -135,15 +136,12 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
     return finish(2, trainer, model_args, data_args, lora_args)
 
 
-def load(model_args, config: SafeLlavaConfig):
+def load(model_args, config):
     """Model and processor of a checkpoint."""
-    source = {"revision": model_args.revision}
-    model = SafeLlavaForConditionalGeneration.from_pretrained(
-        model_args.model_name_or_path, config=config, dtype=model_args.dtype, **source
-    )
-    processor = SafeLlavaProcessor.from_pretrained(
-        model_args.model_name_or_path, safety_config=config.safety_config, **source
-    )
+    checkpoint, source = model_args.model_name_or_path, {"revision": model_args.revision}
+    family = find_family(checkpoint, **source)
+    model = family.model.from_pretrained(checkpoint, config=config, dtype=model_args.dtype, **source)
+    processor = family.processor.from_pretrained(checkpoint, safety_config=config.safety_config, **source)
     return model, processor
 
 

@@ -3,12 +3,10 @@
 import torch
 from torch import nn
 
-from .. import SafeLlavaForConditionalGeneration
 from .arguments import LoraArguments
 
 
 SAFETY_PREFIX = "model.safety_"
-LANGUAGE_PREFIX = "model.language_model."
 
 
 def prepare_stage1(model: nn.Module) -> nn.Module:
@@ -29,19 +27,25 @@ def prepare_stage2(model: nn.Module, lora: LoraArguments) -> nn.Module:
     if lora.use_lora:
         return _add_lora(model, lora)
     embeddings = model.get_input_embeddings().weight
+    of_language = (language_prefix(model), "lm_head.")
     for name, parameter in model.named_parameters():
-        is_language = name.startswith((LANGUAGE_PREFIX, "lm_head."))
+        is_language = name.startswith(of_language)
         parameter.requires_grad_(is_language and parameter is not embeddings)
     return model
+
+
+def language_prefix(model: nn.Module) -> str:
+    """How the names of the language model's weights begin: what it is called depends on the backbone."""
+    decoder = model.get_decoder()
+    return next(f"{name}." for name, module in model.named_modules() if module is decoder)
 
 
 def _add_lora(model: nn.Module, lora: LoraArguments) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
+    prefix = language_prefix(model)
     linears = [
-        name
-        for name, module in model.named_modules()
-        if name.startswith(LANGUAGE_PREFIX) and isinstance(module, nn.Linear)
+        name for name, module in model.named_modules() if name.startswith(prefix) and isinstance(module, nn.Linear)
     ]
     config = LoraConfig(
         r=lora.lora_r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, target_modules=linears
@@ -57,13 +61,13 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The SafeLlava model below a peft wrapper."""
+    """The safe model below a peft wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
-    """The SafeLlava model with its adapters merged."""
+    """The safe model with its adapters merged."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
@@ -74,7 +78,7 @@ def with_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Modul
 
     base = unwrap(model)
     with torch.device("meta"):
-        whole = get_peft_model(SafeLlavaForConditionalGeneration(base.config), model.peft_config["default"])
+        whole = get_peft_model(type(base)(base.config), model.peft_config["default"])
     whole.load_state_dict(weights, assign=True)
     unwrap(whole).tie_weights()
     unwrap(whole).generation_config = base.generation_config

@@ -1,0 +1,47 @@
+"""Which family of backbones a checkpoint belongs to."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+from .modeling import FAMILIES
+
+
+@dataclass(frozen=True)
+class Family:
+    """The safe classes of one backbone."""
+
+    config: type
+    model: type
+    processor: type
+
+
+def _family(module) -> Family:
+    config, model, _, processor = (getattr(module, name) for name in module.__all__)
+    return Family(config, model, processor)
+
+
+BY_MODEL_TYPE = {family.config.model_type: family for family in map(_family, FAMILIES)}
+
+
+def find_family(checkpoint: str, revision: str | None = None) -> Family:
+    """
+    The safe classes for a checkpoint, stock or safe.
+
+    Args:
+        checkpoint: folder or Hub id.
+        revision: of the Hub's repository.
+
+    Raises:
+        ValueError: its backbone is none of ours.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(checkpoint, revision=revision)
+    model_type = config.get("model_type")
+    family = BY_MODEL_TYPE.get(model_type) or BY_MODEL_TYPE.get(f"safe_{model_type}")
+    if family is None:
+        supported = ", ".join(name.removeprefix("safe_") for name in BY_MODEL_TYPE)
+        raise ValueError(
+            f"{checkpoint} is a {model_type!r}, and the safety layer supports {supported}. A new backbone needs one "
+            "file: docs/new_backbone.md walks through one."
+        )
+    return family
