@@ -3,6 +3,7 @@
 from transformers import AutoModel
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaModel
+from safevlm_hf.families import BY_MODEL_TYPE
 
 
 ARCHITECTURE = SafeLlavaForConditionalGeneration.__name__
@@ -16,7 +17,7 @@ def register():
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tokenizers.registry import TokenizerRegistry
 
-    from .settings import SafeLlavaSettings
+    from .settings import SafeLlavaSettings, UnservedSettings
 
     # The engine builds the base model by AutoModel and brings its own language model head.
     AutoModel.register(SafeLlavaConfig, SafeLlavaModel, exist_ok=True)
@@ -24,7 +25,9 @@ def register():
         ModelRegistry.register_model(ARCHITECTURE, f"{__name__}.model:SafeLlavaForVllm")
     # With `--model-impl transformers` the names of this table alone are not looked up in remote code.
     registry._TRANSFORMERS_BACKEND_MODELS[ARCHITECTURE] = (f"{__name__}.model", "SafeLlavaForVllm")
-    MODELS_CONFIG_MAP[ARCHITECTURE] = SafeLlavaSettings
+    # The engine would run any other safe model, too, and judge its images without their question.
+    served = {family.model.__name__: UnservedSettings for family in BY_MODEL_TYPE.values()}
+    MODELS_CONFIG_MAP.update({**served, ARCHITECTURE: SafeLlavaSettings})
     if RENDERER not in RENDERER_REGISTRY.renderers:
         RENDERER_REGISTRY.register(RENDERER, f"{__name__}.rendering", "SafeLlavaRenderer")
         TokenizerRegistry.register(RENDERER, "vllm.tokenizers.hf", "CachedHfTokenizer")

@@ -108,6 +108,17 @@ class SafeLlavaSettings(VerifyAndUpdateConfig):
         )
 
 
+class UnservedSettings(VerifyAndUpdateConfig):
+    """For the safe models that this plugin does not know how to serve."""
+
+    @staticmethod
+    def verify_and_update_model_config(model_config):
+        raise ValueError(
+            f"{model_config.architecture} cannot be served with vLLM yet: its images would be judged without their "
+            "question. `safevlm serve` serves it."
+        )
+
+
 def _refuse(options: dict, reason: str):
     used = [name for name, value in options.items() if value]
     if used:
