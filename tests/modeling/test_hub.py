@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from hub_server import HubServer
 from huggingface_hub import ModelCard
 from remote_checkpoint import answer, answer_by_pipeline
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, dynamic_module_utils, set_seed
+from transformers.dynamic_module_utils import get_relative_import_files
 
 import safevlm_hf.modeling
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
@@ -22,7 +24,9 @@ from safevlm_hf.modeling.safety_code import auto_map
 
 
 TESTS = Path(__file__).parents[1]
-CODE = sorted(path for path in Path(safevlm_hf.modeling.__file__).parent.glob("*.py") if path.name != "__init__.py")
+FOLDER = Path(safevlm_hf.modeling.__file__).parent
+# What LLaVA's file imports, and no other family's.
+CODE = sorted([FOLDER / "safe_llava.py", *map(Path, get_relative_import_files(FOLDER / "safe_llava.py"))])
 AUTO_MAP = auto_map("safe_llava", "SafeLlava")
 REPO = "org/safevlm-nano"
 
@@ -165,7 +169,7 @@ def test_the_folder_holds_everything(checkpoint):
     check_carries_code(checkpoint)
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("[!_]*.py")), ids=lambda path: path.name)
 def test_travelling_code_needs_nothing_of_the_package(path):
     allowed = {*sys.stdlib_module_names, "torch", "timm", "transformers", "huggingface_hub", "numpy", "PIL"}
     for node in ast.walk(ast.parse(path.read_text())):
@@ -174,7 +178,26 @@ def test_travelling_code_needs_nothing_of_the_package(path):
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             assert node.module.split(".")[0] in allowed
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 1 and f"{node.module}.py" in {file.name for file in CODE}
+            assert node.level == 1 and (FOLDER / f"{node.module}.py").exists()
+
+
+def test_shared_files_name_no_backbone():
+    families = {family.__name__.rpartition("safe_")[2] for family in safevlm_hf.modeling.FAMILIES}
+    words = {*families, *(name.replace("_", "") for name in families), "vision_tower", "multi_modal_projector"}
+    for path in FOLDER.glob("*.py"):
+        if not path.name.startswith(("safe_", "__init__")):
+            code = "\n".join(line.partition("#")[0] for line in path.read_text().splitlines())
+            names = set(re.findall(r"\w+", re.sub(r'"""(?s:.*?)"""', "", code).lower()))
+            assert not names & words, path.name
+
+
+@pytest.mark.parametrize("auto_class", ["AutoConfig", "AutoProcessor"])
+def test_one_class_alone_brings_all_code(checkpoint, tmp_path, auto_class):
+    """Loaded remotely by itself, and saved again: the folder has the model's code, too."""
+    load = f"import sys; sys.modules['safevlm_hf'] = None; from transformers import {auto_class} as found; "
+    save = "found.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained(sys.argv[2])"
+    run_python("-c", load + save, checkpoint, tmp_path / "saved", home=tmp_path / "home", HF_HUB_OFFLINE="1")
+    check_carries_code(tmp_path / "saved")
 
 
 def test_loads_without_the_package(checkpoint, photo, expected, tmp_path):
