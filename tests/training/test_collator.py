@@ -141,8 +141,17 @@ def test_rows_are_padded_on_the_right(collator, processor):
     assert set(batch["labels"][0, short:].tolist()) == {-100}
 
 
-def test_a_template_without_marks_is_an_error_that_names_the_record(collator, processor):
+def test_a_template_without_marks_trains_the_same_answers(collator, processor):
+    expected = collator([tell(), tell(question="What is it?")])
     processor.chat_template = UNMARKED_TEMPLATE
+    found = collator([tell(), tell(question="What is it?")])
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+
+
+def test_a_template_that_repeats_answers_is_an_error_that_names_the_record(collator, processor):
+    processor.chat_template = UNMARKED_TEMPLATE.replace("{{ eos_token }}", "{{ parts[0]['text'] }}")
     with pytest.raises(ValueError, match=r"records.jsonl:1: no answer to train on.*generation"):
         collator([tell()])
 

@@ -19,6 +19,7 @@ from .question_mask import (
     IMAGE_LOCATIONS,
     QuestionSpans,
     expand_spans,
+    find_answers,
     find_question,
     has_texts,
     is_image_part,
@@ -44,6 +45,7 @@ TOKENIZING_OPTIONS = {
 # What `apply_chat_template` knows about the prompts that `__call__` tokenizes for it, one entry per conversation. A
 # context variable, because the library's method in between hands on its own arguments alone.
 _conversation_spans: ContextVar[list[QuestionSpans | None] | None] = ContextVar("conversation_spans", default=None)
+_answer_spans: ContextVar[list[QuestionSpans | None] | None] = ContextVar("answer_spans", default=None)
 
 
 class SafeProcessorMixin(CarriesCodeMixin):
@@ -196,11 +198,23 @@ class SafeProcessorMixin(CarriesCodeMixin):
             render = partial(super().apply_chat_template, **rendering)
             is_continued = bool(kwargs.get("continue_final_message"))
             spans = [find_question(messages, operator_messages, is_continued, render) for messages in conversations]
-        token = _conversation_spans.set(spans)
+        answers = None
+        if kwargs.get("return_assistant_tokens_mask") and not self._marks_answers(chat_template):
+            del options["return_assistant_tokens_mask"]
+            render = partial(super().apply_chat_template, **rendering)
+            answers = [find_answers(messages, render) for messages in conversations]
+        tokens = _conversation_spans.set(spans), _answer_spans.set(answers)
         try:
             return super().apply_chat_template(conversation, **options)
         finally:
-            _conversation_spans.reset(token)
+            _conversation_spans.reset(tokens[0])
+            _answer_spans.reset(tokens[1])
+
+    def _marks_answers(self, chat_template: str | None) -> bool:
+        """Whether the template says what the model has answered, which few do."""
+        template = self.chat_template if chat_template is None else chat_template
+        template = template.get("default", "") if isinstance(template, dict) else template
+        return re.search(r"{%-?\s*generation", template or "") is not None
 
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs: Unpack[ProcessingKwargs]):
         spans = _conversation_spans.get()
@@ -210,6 +224,9 @@ class SafeProcessorMixin(CarriesCodeMixin):
         inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **{**kwargs, **needed})
         texts = [text] if isinstance(text, str) else text
         inputs["question_mask"] = _in_form_of(inputs["input_ids"], self._question_mask(inputs, texts, spans))
+        answers = _answer_spans.get()
+        if answers is not None:
+            inputs["assistant_masks"] = _in_form_of(inputs["input_ids"], self._answer_masks(inputs, texts, answers))
         for option, name in OFFSETS.items():
             if not kwargs.get(option):
                 inputs.pop(name, None)
@@ -234,6 +251,24 @@ class SafeProcessorMixin(CarriesCodeMixin):
                 turns = self._turns_of_row(spans[number], texts[number], offsets[number], replaced[number])
             turns = attended[number] if turns is None else turns
             rows.append([0 if token == self.image_token_id else turn for token, turn in zip(row, turns)])
+        return rows
+
+    def _answer_masks(
+        self, inputs: BatchFeature, texts: list[str], spans: list[QuestionSpans | None]
+    ) -> list[list[int]]:
+        """1 on the tokens of the model's answers, and on a special token that ends one; 0 where nothing was found."""
+        ids, offsets = _as_lists(inputs["input_ids"]), _as_lists(inputs.get("offset_mapping"))
+        replaced = inputs.get("text_replacement_offsets") or [[] for _ in ids]
+        ends = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        rows = []
+        for number, row in enumerate(ids):
+            mask = [0] * len(row)
+            if offsets is not None and spans[number] is not None and spans[number].text == texts[number]:
+                found = token_turns(offsets[number], expand_spans(spans[number].spans, replaced[number]))
+                mask = [int(turn > 0) for turn in found]
+                is_end = [int(before and token in ends) for before, token in zip([0, *mask], row)]
+                mask = [int(answer or end) for answer, end in zip(mask, is_end)]
+            rows.append(mask)
         return rows
 
     def _turns_of_row(self, spans: QuestionSpans, text: str, offsets: list, replaced: list[dict]) -> list[int] | None:

@@ -54,19 +54,21 @@ class QuestionMarks:
         self.required = []
         self.has_structure = False
 
-    def mark_conversation(self, messages: list[Mapping], operator_messages: int | None, is_continued: bool) -> list:
+    def mark_conversation(
+        self, messages: list[Mapping], operator_messages: int | None, is_continued: bool, roles=("user",)
+    ) -> list:
         """
-        The messages with marks around what counts as the question.
+        The messages with marks around what counts, as the question does.
 
         Args:
             messages: of one conversation.
             operator_messages: how many messages at the start the operator vouches for; all others count. If `None`,
-                the caller vouches for every role: what users said counts.
+                the caller vouches for every role, and what was said in one of `roles` counts.
             is_continued: the final message counts whatever its role, because the user typed the start of the answer.
         """
         marked, turns = [], count_turns(messages)
         for number, (message, turn) in enumerate(zip(messages, turns)):
-            counts = message["role"] == "user" if operator_messages is None else number >= operator_messages
+            counts = message["role"] in roles if operator_messages is None else number >= operator_messages
             if is_continued and number == len(messages) - 1:
                 counts, turn = True, 1
             marked.append(self._mark_message(message, turn) if counts else message)
@@ -158,15 +160,24 @@ def find_question(
     if unknown:
         warn_that_all_counts(f"{str(unknown[0])[:40]!r} is no role that is known")
         return None
-    marks = QuestionMarks()
-    try:
-        spans = marks.read(render(marks.mark_conversation(messages, operator_messages, is_continued)))
-    except Exception:
-        # A template's own error: one that is not about the marks comes again when the prompt is rendered without them.
-        spans = None
+    spans = _find(messages, render, operator_messages, is_continued)
     if spans is None:
         warn_that_all_counts(CHANGED_BY_TEMPLATE)
     return spans
+
+
+def find_answers(messages: list[Mapping], render: Callable[[list], str]) -> QuestionSpans | None:
+    """Where the model's answers stand in a conversation's prompt; `None` where that cannot be told."""
+    return _find(messages, render, None, False, ANSWERING_ROLES)
+
+
+def _find(messages, render, *how) -> QuestionSpans | None:
+    marks = QuestionMarks()
+    try:
+        return marks.read(render(marks.mark_conversation(messages, *how)))
+    except Exception:
+        # A template's own error: one that is not about the marks comes again when the prompt is rendered without them.
+        return None
 
 
 def has_texts(options: Mapping) -> bool:
@@ -222,4 +233,12 @@ def token_turns(offsets: list[tuple[int, int]], spans: list[tuple[int, int, int]
     return found.tolist()
 
 
-__all__ = ["QuestionMarks", "QuestionSpans", "expand_spans", "find_question", "has_texts", "token_turns"]
+__all__ = [
+    "QuestionMarks",
+    "QuestionSpans",
+    "expand_spans",
+    "find_answers",
+    "find_question",
+    "has_texts",
+    "token_turns",
+]

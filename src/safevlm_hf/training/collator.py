@@ -20,7 +20,7 @@ class SafetyCollator:
     Batches of records (see `data/records.py`) for any safe model.
 
     Args:
-        processor: a safe model's; its chat template marks the answers with `{% generation %}`.
+        processor: a safe model's.
         safety_config: names and sizes of the model.
         head_condition_share: share of records, in [0, 1], that are answered under the head's own verdict; the rest
             under the label's. Chosen by the record's source, so that a resumed run sees the same.
@@ -99,8 +99,8 @@ class SafetyCollator:
     def _encode_row(self, record: dict, ids, answer_mask, question_mask, token_types) -> dict[str, list[int]]:
         if not any(answer_mask):
             raise ValueError(
-                f"{record['source']}: no answer to train on. The chat template must mark answers with "
-                "{% generation %} ... {% endgeneration %}, as LLaVA's does here."
+                f"{record['source']}: no answer to train on. The chat template must print each answer whole and in "
+                "order, or mark it with {% generation %} ... {% endgeneration %}."
             )
         is_unmasked = self._is_unmasked(record)
         # Earlier answers of a risky conversation were given under the verdicts of earlier turns. Of a prompt without a
