@@ -22,6 +22,9 @@ from transformers import (
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.modeling import SafetyPolicy
 from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
+from safevlm_hf.training.arguments import LoraArguments
+from safevlm_hf.training.collator import SafetyCollator
+from safevlm_hf.training.stages import prepare_stage1, prepare_stage2
 
 
 NEW_TOKENS = 6
@@ -340,3 +343,51 @@ class SafetyModelTester:
         ours = model.state_dict()
         for name, weight in stock.state_dict().items():
             assert torch.equal(ours[name], weight), name
+
+    def test_both_stages_train_what_they_should(self, own_tokenizer, processor, tmp_path):
+        """Stage 1 the safety modules alone; stage 2 the language model alone, and no verdict changes."""
+        model = self.make_model(own_tokenizer)
+        batch = SafetyCollator(processor, model.config.safety_config)(self.records(tmp_path))
+        assert (batch["labels"] != -100).any(dim=1).all()
+        before = {name: weight.clone() for name, weight in model.state_dict().items()}
+        take_a_step(prepare_stage1(model), batch)
+        changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+        assert changed and all(name.startswith("model.safety_") for name in changed)
+        prompt = self.prepare(processor, self.conversations())
+        verdicts, answers = model.eval().assess(**prompt), model(**prompt).logits
+        tuned = prepare_stage2(model, LoraArguments(lora_r=2, lora_dropout=0.0))
+        take_a_step(tuned, batch)
+        after = tuned.eval().get_base_model().assess(**prompt)
+        assert torch.equal(after.safety_level_logits, verdicts.safety_level_logits)
+        assert not torch.equal(tuned(**prompt).logits, answers)
+
+    def records(self, folder) -> list[dict]:
+        paths = []
+        for seed, size in enumerate(self.sizes):
+            paths.append(str(folder / f"{seed}.png"))
+            picture(size, seed).save(paths[-1])
+        return [
+            self.record("What is this?", "It is a card.", paths[:1], 2, 1),
+            self.record("Which colours are these cards?", "One is red and one is blue.", paths[1:], 0, 6),
+            self.record("What is two plus two?", "It is four.", [], -100, -100),
+        ]
+
+    def record(self, question: str, answer: str, images: list[str], level: int, category: int) -> dict:
+        shown = [{"type": "image", "text": None}] * len(images)
+        return {
+            "messages": [
+                {"role": "user", "content": [*shown, {"type": "text", "text": question}]},
+                {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+            ],
+            "images": images,
+            "safety_level": level,
+            "safety_category": category,
+            "source": f"records.jsonl:{len(images)}",
+        }
+
+
+def take_a_step(model, batch: dict):
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    model.train()(**batch).loss.backward()
+    optimizer.step()

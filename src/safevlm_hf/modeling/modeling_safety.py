@@ -155,6 +155,15 @@ class SafeModelMixin:
         if "safety_tokens" in self._modules:
             super().post_init()
 
+    def train(self, mode: bool = True):
+        """As [`nn.Module.train`], but a frozen tower stays in evaluation: its batch norms would go on counting, and
+        stage 2 must leave every verdict as it was."""
+        super().train(mode)
+        for child in map(self.get_submodule, self.vision_children):
+            if not any(weight.requires_grad for weight in child.parameters()):
+                child.eval()
+        return self
+
     @property
     def vision_children(self) -> list[str]:
         """Names of the tower and its connector: of all children but the language model and the safety modules."""
