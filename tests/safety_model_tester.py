@@ -4,6 +4,7 @@ A family's test file subclasses `SafetyModelTester` and says how its stock confi
 """
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     PreTrainedTokenizerFast,
+    pipeline,
     set_seed,
 )
+from transformers.generation import utils as generation_utils
 
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.modeling import SafetyPolicy
@@ -222,6 +225,44 @@ class SafetyModelTester:
                 assert torch.equal(
                     self.answer(model, inputs, **self.modes[mode], output_logits=False).sequences, expected
                 )
+
+    def test_chunked_prefill(self, model, processor):
+        inputs = self.prepare(processor, self.conversations()[:1])
+        if not hasattr(generation_utils, "_slice_mm_encoder_output"):  # before transformers 5.24 it drops images
+            with pytest.raises(ValueError, match="prefill_chunk_size"):
+                self.answer(model, inputs, prefill_chunk_size=5)
+            return
+        found = self.answer(model, inputs, prefill_chunk_size=5, output_logits=False).sequences
+        assert torch.equal(found, self.answer(model, inputs).sequences)
+
+    def test_assisted_decoding(self, model, processor, own_tokenizer):
+        draft = self.make_model(own_tokenizer, {**SAFETY, "head_gate_size": 4})
+        inputs = self.prepare(processor, self.conversations()[:1])
+        found = self.answer(model, inputs, assistant_model=draft, output_logits=False).sequences
+        assert torch.equal(found, self.answer(model, inputs).sequences)
+
+    def test_streaming(self, model, processor):
+        inputs, tokens = self.prepare(processor, self.conversations()[:1]), []
+        streamer = SimpleNamespace(put=lambda ids: tokens.extend(ids.flatten().tolist()), end=lambda: None)
+        outputs = self.answer(model, inputs, streamer=streamer)
+        assert tokens == outputs.sequences[0].tolist()
+
+    def test_pipeline(self, model, processor):
+        conversation = self.conversations()[0]
+        inputs = self.prepare(processor, [conversation])
+        expected = processor.decode(self.answer(model, inputs).sequences[0, -NEW_TOKENS:], skip_special_tokens=True)
+        answer = pipeline("image-text-to-text", model=model, processor=processor)
+        (found,) = answer(text=conversation, return_full_text=False, generate_kwargs=GREEDY)
+        assert found["generated_text"] == expected
+
+    def test_a_condition_changes_its_own_row_alone(self, model, processor):
+        inputs = self.prepare(processor, self.conversations())
+        rows = len(model.assess(**inputs).safety_image_rows)
+        plain, other = (
+            model(**inputs, safety_conditions=torch.tensor([0, row, row][:rows])).logits[:, -1] for row in (0, 1)
+        )
+        changed = ((plain - other).abs().amax(dim=-1) > 1e-4).tolist()
+        assert changed == [False, True, False]
 
     def test_a_forced_refusal(self, model, processor):
         inputs = self.prepare(processor, self.conversations())

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+import torch
 from safety_model_tester import SafetyModelTester, tiny_tokenizer
 from transformers import (
     Qwen2_5_VLConfig,
@@ -76,3 +78,30 @@ class TestQwen2_5_VL(SafetyModelTester):
             "video_processor": Qwen2VLVideoProcessor(),
             "chat_template": TEMPLATE.read_text(),
         }
+
+    @pytest.mark.parametrize("name", ["image_grid_thw", "mm_token_type_ids"])
+    def test_positions_that_would_be_wrong_raise(self, model, processor, name):
+        inputs = dict(self.prepare(processor, self.conversations()[:1]))
+        del inputs[name]
+        for call in (model, model.generate):
+            with pytest.raises(ValueError, match=name):
+                call(**inputs)
+
+    def test_embeddings_of_a_prompt_with_pictures_raise(self, model, processor):
+        inputs = dict(self.prepare(processor, self.conversations()[:1]))
+        embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
+        for call in (model, model.generate):
+            with pytest.raises(ValueError, match="input_ids"):
+                call(inputs_embeds=embeds, **inputs)
+
+    def test_extra_positions_are_text(self, model, processor):
+        """A block's positions: three that rise together, then the grid, then two."""
+        inputs = self.prepare(processor, self.conversations()[:1])
+        names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+        positions, _ = model.model.get_rope_index(**{name: inputs[name] for name in names})
+        block = positions[:, 0, (inputs["input_ids"][0] == model.config.image_token_id)]
+        rows, columns = (inputs["image_grid_thw"][0, 1:] // 2).tolist()
+        grid = block[:, 3:-2].unflatten(1, (rows, columns)) - block[:, 3].view(3, 1, 1)
+        assert (block[:, :3] == block[0, :3]).all() and (block[:, -2:] == block[0, -2:]).all()
+        assert (grid[1] == torch.arange(rows)[:, None]).all() and (grid[2] == torch.arange(columns)).all()
+        assert (grid[0] == 0).all()

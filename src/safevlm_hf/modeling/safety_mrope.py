@@ -38,6 +38,7 @@ class MRopeMixin:
             [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
+        self._check_given("image_grid_thw", image_grid_thw)
         outputs = super().get_image_features(pixel_values, image_grid_thw=image_grid_thw, return_dict=True, **kwargs)
         maps = [
             features.unflatten(0, (rows, columns))
@@ -56,11 +57,14 @@ class MRopeMixin:
     def check_arguments(self, arguments: dict):
         super().check_arguments(arguments)
         for name in ("image_grid_thw", "mm_token_type_ids", "input_ids"):
-            if arguments.get(name) is None:
-                raise ValueError(
-                    f"An image needs `{name}`, or its positions would be wrong: pass everything that "
-                    f"{self.config.class_prefix}Processor gives."
-                )
+            self._check_given(name, arguments.get(name))
+
+    def _check_given(self, name: str, value):
+        if value is None:
+            raise ValueError(
+                f"An image needs `{name}`, or its positions would be wrong: pass everything that "
+                f"{self.config.class_prefix}Processor gives."
+            )
 
     def get_rope_index(self, input_ids, mm_token_type_ids=None, image_grid_thw=None, **kwargs):
         """As the backbone's; `mm_token_type_ids` (batch, length) are 1 on whole blocks."""
