@@ -27,7 +27,8 @@ from safevlm_hf.data.records import RecordError
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.training.arguments import DataArguments, nano_config, parse_arguments
 from safevlm_hf.training.collator import SafetyCollator
-from safevlm_hf.training.run import command_line, load_data, read_taxonomy, run_stage1, run_stage2, safe_margin
+from safevlm_hf.training.data import load_data
+from safevlm_hf.training.run import command_line, read_taxonomy, run_stage1, run_stage2, safe_margin
 from safevlm_hf.training.trainer import SafetyTrainer
 
 

@@ -1,0 +1,120 @@
+"""The records of a run: loaded or drawn, filtered, mixed with old ones."""
+
+import logging
+import random
+from pathlib import Path
+
+from datasets import concatenate_datasets
+
+from ..data.records import load_records
+from ..data.riskcards import NEW_CATEGORY, write_riskcards
+from .arguments import PAPER_CLEAN_SHARE
+
+
+logger = logging.getLogger(__name__)
+
+NUM_REPLAYED_RISKCARDS = 3600  # as many as the embedded default's stage 1 has seen
+
+
+def load_data(stage: int, data_args, safety_config, seed: int):
+    """Training and validation records; RiskCards where no file is named."""
+    clean_share = data_args.clean_share
+    if clean_share is None and stage == 1:
+        clean_share = PAPER_CLEAN_SHARE
+    files = [data_args.train_file, data_args.validation_file, data_args.replay_file]
+    if data_args.train_file is None:
+        files = draw_files(stage, data_args, safety_config, seed, 0.5 if clean_share is None else clean_share)
+    train_file, validation_file, replay_file = files
+    names = {"categories": safety_config.categories, "levels": safety_config.levels}
+    options = {"image_root": data_args.image_root, "skip_bad_records": data_args.skip_bad_records}
+    records = load_records(train_file, **names, **options)
+    if stage == 1:
+        records = with_images(records)
+    if data_args.train_file is not None and clean_share is not None:
+        records = with_clean_share(records, clean_share, seed)
+    if replay_file is not None:
+        replay = load_records(replay_file, **names, **options)
+        records = with_replay(records, with_images(replay) if stage == 1 else replay, data_args.replay_share, seed)
+    records = with_lengths(records)
+    if validation_file is None:
+        return records, None
+    held_out = load_records(validation_file, **names, **options)
+    if len(held_out) > data_args.max_eval_samples:
+        logger.warning(
+            "Judging %d of %d validation records (--max_eval_samples).", data_args.max_eval_samples, len(held_out)
+        )
+        held_out = held_out.shuffle(seed=seed).select(range(data_args.max_eval_samples))
+    return records, with_lengths(held_out)
+
+
+def draw_files(stage: int, data_args, safety_config, seed: int, clean_share: float) -> list[Path | None]:
+    """RiskCards to train on, to judge, and to replay where there is a new category; those that are named stay."""
+    has_new = NEW_CATEGORY in safety_config.categories
+    folder = Path(data_args.riskcards_dir) / f"seed{seed}"
+    new = folder.with_name(f"{folder.name}-{NEW_CATEGORY}") if has_new else folder
+    options = {"new_category": has_new, "surroundings": None if stage == 1 else "mixed-short"}
+    train_file = write_riskcards(new, "train", data_args.num_riskcards, seed, clean_share, **options)
+    validation_file = data_args.validation_file or write_riskcards(
+        new, "validation", data_args.max_eval_samples, seed, new_category=has_new
+    )
+    replay_file = data_args.replay_file
+    if has_new and replay_file is None:
+        replay_file = write_riskcards(folder, "train", NUM_REPLAYED_RISKCARDS, seed, clean_share)
+    return [train_file, validation_file, replay_file]
+
+
+def with_lengths(records):
+    """With a column `length` for `--train_sampling_strategy group_by_length`: how long all texts are, so that a long
+    conversation pads no batch of short questions.
+
+    In powers of four: sorted to the character, a batch would hold one question again and again, and so one label."""
+    characters = [
+        sum(len(part["text"] or "") for message in messages for part in message["content"])
+        for messages in records["messages"]
+    ]
+    return records.add_column("length", [4 ** (count.bit_length() // 2) for count in characters])
+
+
+def with_images(records):
+    """Without plain text, in which the safety modules have no part; logs what is left out."""
+    kept = [index for index, images in enumerate(records["images"]) if images]
+    if not kept:
+        raise ValueError("Stage 1 trains on images, and no record has one.")
+    if len(kept) < len(records):
+        logger.warning("Left out %d records without an image: stage 1 learns nothing there.", len(records) - len(kept))
+    return records.select(kept)
+
+
+def with_clean_share(records, clean_share: float, seed: int):
+    """All risky records, and clean ones up to `clean_share` of the whole, chosen by `seed`; logs what is left out."""
+    levels = records["safety_level"]
+    risky = [index for index, level in enumerate(levels) if level > 0]
+    clean = [index for index, level in enumerate(levels) if level <= 0]
+    if not 0 <= clean_share <= 1:
+        raise ValueError(f"`clean_share` must be in [0, 1], got {clean_share}.")
+    wanted = len(clean) if clean_share == 1 or not risky else round(len(risky) * clean_share / (1 - clean_share))
+    kept = random.Random(seed).sample(clean, min(wanted, len(clean)))
+    if wanted > len(clean):
+        logger.warning(
+            "A clean share of %.3f wants %d clean records, the data has %d.", clean_share, wanted, len(clean)
+        )
+    if len(kept) < len(clean):
+        logger.warning(
+            "Left out %d of %d clean records to keep their share at %.3f.",
+            len(clean) - len(kept),
+            len(clean),
+            clean_share,
+        )
+    return records.select(sorted(risky + kept))
+
+
+def with_replay(records, replay, replay_share: float, seed: int):
+    """The records and old ones, `replay_share` of the whole, chosen by `seed`; logs what is left out."""
+    if not 0 <= replay_share < 1:
+        raise ValueError(f"`replay_share` must be in [0, 1), got {replay_share}.")
+    wanted = round(len(records) * replay_share / (1 - replay_share))
+    if wanted > len(replay):
+        logger.warning("A replay share of %.3f wants %d old records, there are %d.", replay_share, wanted, len(replay))
+    chosen = sorted(random.Random(seed).sample(range(len(replay)), min(wanted, len(replay))))
+    logger.info("Replaying %d of %d old records beside %d new ones.", len(chosen), len(replay), len(records))
+    return concatenate_datasets([records, replay.select(chosen)])
