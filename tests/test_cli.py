@@ -22,7 +22,9 @@ from transformers import AutoModel, AutoProcessor, logging
 import safevlm_hf.demo
 import safevlm_hf.training.run
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyPolicy
-from safevlm_hf.cli import CHAT_COMMANDS, _reason, app, main
+from safevlm_hf.cli import app, main
+from safevlm_hf.cli.app import reason_of
+from safevlm_hf.cli.chat import CHAT_COMMANDS
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.modeling.safety_refusals import REFUSALS
@@ -191,10 +193,10 @@ def test_debug_shows_the_traceback(call):
 
 
 def test_reasons():
-    assert _reason(ValueError("two\n\n  lines")) == "two lines"
-    assert _reason(KeyError("name")) == "KeyError: 'name'" and _reason(OSError()) == "OSError:"
-    assert "safevlm_hf[train]" in _reason(ModuleNotFoundError("No module named 'peft'"))
-    long = _reason(ValueError("3000 bad records:\n" + "- a.jsonl:1: broken\n" * 3000))
+    assert reason_of(ValueError("two\n\n  lines")) == "two lines"
+    assert reason_of(KeyError("name")) == "KeyError: 'name'" and reason_of(OSError()) == "OSError:"
+    assert "safevlm_hf[train]" in reason_of(ModuleNotFoundError("No module named 'peft'"))
+    long = reason_of(ValueError("3000 bad records:\n" + "- a.jsonl:1: broken\n" * 3000))
     assert len(long) <= 1000 and long.endswith("... (`safevlm --debug` shows all of it)")
 
 

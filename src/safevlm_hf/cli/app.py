@@ -1,0 +1,82 @@
+"""`safevlm`, the program: its options, its errors and its exit codes."""
+
+import os
+import sys
+import textwrap
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import rich_utils
+
+from .showing import make_console, no_color, plain
+
+
+FLAGGED, ERROR, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141  # exit codes, beside 0
+LONGEST_ERROR = 1000  # characters
+
+app = typer.Typer(
+    help="SafeVLM: vision language models with a safety verdict of their own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+Model = Annotated[str, typer.Option("--model", "-m", help="A safe checkpoint: folder or Hub id.")]
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", "-p", help="JSON file, laid over the checkpoint's own policy.")
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. Stands in front of the command.")
+    ] = False,
+):
+    pass  # `main` looks for it, outside of every command
+
+
+def main():
+    """Run a command. Errors take one line on stderr; `safevlm --debug ...` shows where they came from."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is no error
+    if no_color():
+        rich_utils.COLOR_SYSTEM = None  # of the help
+    try:
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except (BrokenPipeError, SystemExit) as error:  # typer and rich exit where nobody reads on
+        if isinstance(error, SystemExit) and error.code != 1:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = CLOSED_PIPE
+    except Exception as error:
+        if sys.argv[1:2] == ["--debug"]:
+            traceback.print_exc()  # raised, it would give exit code 1
+        else:
+            print_error(error)
+        code = ERROR
+    sys.exit(code)
+
+
+def print_error(error: Exception):
+    reason = reason_of(error)
+    if reason:  # typer has shown the help where there is none
+        make_console(stderr=True).print(plain(f"Error: {reason}", "red"), soft_wrap=True)
+
+
+def reason_of(error: Exception) -> str:
+    """One line."""
+    if hasattr(error, "format_message"):  # typer's: the command line is wrong
+        context, reason = getattr(error, "ctx", None), error.format_message()
+        return f"{reason.rstrip('.')}. See `{context.command_path} --help`." if reason and context else reason
+    reason = str(error)
+    if not isinstance(error, (ValueError, OSError)) or not reason:
+        reason = f"{type(error).__name__}: {reason}"
+    if isinstance(error, ModuleNotFoundError):
+        reason += "; pip install 'safevlm_hf[train]' brings what is missing."
+    return textwrap.shorten(reason, LONGEST_ERROR, placeholder=" ... (`safevlm --debug` shows all of it)")

@@ -1,0 +1,88 @@
+"""`safevlm chat`: a talk about pictures."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .app import Model, PolicyFile, app, print_error
+from .loading import DEFAULT_MODEL, load, open_picture, prepare, read_policy, text_content, user_message
+from .showing import make_console, verdict_line
+
+
+CHAT_COMMANDS = "/image FILE shows a picture, /new starts again without any, /quit ends."
+
+
+@app.command()
+def chat(
+    model: Model = DEFAULT_MODEL,
+    image: Annotated[Path | None, typer.Option("--image", "-i", help="A picture to talk about.")] = None,
+    policy: PolicyFile = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    audit: Annotated[Path | None, typer.Option(help="JSON lines: what was seen and done.")] = None,
+):
+    """
+    Talk about pictures; each answer comes with the verdicts on them. `/image FILE` shows another, `/new` starts again
+    without any, `/quit` ends.
+
+    Example: `safevlm chat --model runs/demo/stage2 --image card.png`
+    """
+    pictures = [open_picture(image)] if image else []
+    loaded, processor = load(model)
+    options = {
+        "safety_policy": read_policy(policy, loaded),
+        "safety_audit": audit,
+        "max_new_tokens": max_new_tokens,
+        "do_sample": False,
+    }
+    messages, console = [], make_console()
+    while (line := _read_line(console)) not in (None, "/quit"):
+        command, _, rest = line.partition(" ")
+        if command == "/new":
+            messages, pictures = [], []
+        elif command == "/image":
+            pictures += _try_open(Path(rest.strip()).expanduser())
+        elif command.startswith("/"):
+            print(CHAT_COMMANDS)
+        elif line:
+            messages.append(user_message(line, *pictures))
+            pictures = []
+            answer, verdicts = _stream_answer(loaded, processor, messages, options)
+            messages.append({"role": "assistant", "content": text_content(answer)})
+            for number, verdict in enumerate(verdicts, start=1):
+                console.print(verdict_line(number, verdict), soft_wrap=True)
+
+
+def _read_line(console: Console) -> str | None:
+    """What was typed; nothing at its end."""
+    try:
+        return console.input("[bold]> [/bold]" if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return None
+
+
+def _try_open(path: Path) -> list:
+    """The picture; one that cannot be read does not end the talk."""
+    try:
+        return [open_picture(path)]
+    except (OSError, ValueError) as error:
+        print_error(error)
+        return []
+
+
+def _stream_answer(model, processor, messages: list[dict], options: dict):
+    """Print the answer as it comes. Returns it, and the verdicts."""
+    from transformers import TextStreamer
+
+    inputs = prepare(processor, model, messages)
+    outputs = model.generate(
+        **inputs,
+        **options,
+        streamer=TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True),
+        tokenizer=processor.tokenizer,
+        return_dict_in_generate=True,
+    )
+    answer = processor.decode(outputs.sequences[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return answer.strip(), processor.post_process_safety(outputs)

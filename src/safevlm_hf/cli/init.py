@@ -1,0 +1,81 @@
+"""`safevlm init`: a stock checkpoint to an untrained safe one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .loading import quiet, read_config
+
+
+@app.command()
+def init(
+    base: Annotated[
+        str,
+        typer.Argument(
+            help="A stock checkpoint of a supported backbone: folder or Hub id. With --language-model a new folder, "
+            "for the LLaVA that is put together."
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
+    taxonomy: Annotated[
+        Path | None, typer.Option(help="YAML or JSON with `categories` and `levels` of your own.")
+    ] = None,
+    num_safety_tokens: Annotated[int, typer.Option(help="Vectors in each of the two sets.")] = 64,
+    num_condition_tokens: Annotated[int, typer.Option(help="Positions of the safety condition.")] = 16,
+    language_model: Annotated[
+        str | None, typer.Option(help="A language model with a chat template: folder or Hub id.")
+    ] = None,
+    gguf_file: Annotated[str | None, typer.Option(help="Its GGUF file, where its weights are in one.")] = None,
+    vision_tower: Annotated[
+        str | None, typer.Option(help="A CLIP or SigLIP model, or a LLaVA, for its tower: folder or Hub id.")
+    ] = None,
+):
+    """
+    Make an untrained safe checkpoint from a base one, or from a language model and a vision tower.
+
+    Example: `safevlm init llava-hf/llava-1.5-7b-hf runs/untrained --taxonomy taxonomy.yaml`
+
+    Example: `safevlm init runs/base runs/untrained --language-model HuggingFaceTB/SmolLM2-135M-Instruct
+    --vision-tower openai/clip-vit-base-patch16`
+    """
+    from ..families import find_family
+    from ..training.run import read_taxonomy
+
+    refuse_to_overwrite(output)
+    quiet()
+    if language_model or vision_tower or gguf_file:
+        _assemble(Path(base), language_model, gguf_file, vision_tower)
+    base_config = read_config(base)
+    if base_config.safety_config.is_trained:
+        raise ValueError(f"{base} has trained safety modules already: `safevlm train` goes on from there.")
+    family = find_family(base)
+    config = family.config.from_base_config(
+        base_config,
+        num_safety_tokens=num_safety_tokens,
+        num_condition_tokens=num_condition_tokens,
+        **read_taxonomy(taxonomy),
+    )
+    model = family.model.from_pretrained(base, config=config)
+    processor = family.processor.from_pretrained(base, safety_config=config.safety_config)
+    model.initialize_from_embeddings(processor.tokenizer)
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+    print(f"{output}: an untrained safe checkpoint. Its verdicts mean nothing before `safevlm train`.")
+
+
+def _assemble(base: Path, language_model: str | None, gguf_file: str | None, vision_tower: str | None):
+    """A stock LLaVA, in a folder of its own."""
+    from ..assembly import assemble_llava
+
+    if not language_model or not vision_tower:
+        raise ValueError("A LLaVA is put together from two: give `--language-model` and `--vision-tower`.")
+    refuse_to_overwrite(base)
+    for part in assemble_llava(language_model, vision_tower, gguf_file):
+        part.save_pretrained(base)
+
+
+def refuse_to_overwrite(folder: Path):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already: name a new or empty folder.")

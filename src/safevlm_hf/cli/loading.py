@@ -1,0 +1,83 @@
+"""Checkpoints, policies and pictures, as the commands take them."""
+
+import sys
+from pathlib import Path
+
+
+DEFAULT_MODEL = "runs/demo/stage2"
+
+
+def load(model: str):
+    """Model and processor, checked: an untrained head judges nothing."""
+    from ..families import find_family
+
+    quiet()
+    if not read_config(model).safety_config.is_trained:
+        raise ValueError(f"{model} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
+    family = find_family(model)
+    loaded = family.model.from_pretrained(model, dtype="auto", device_map=device())
+    return loaded.eval(), family.processor.from_pretrained(model)
+
+
+def quiet():
+    """Commands say what matters; the library's notes stay out of it."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+
+
+def device():
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else None
+
+
+def read_config(model: str):
+    """Config of a checkpoint, without its weights. What can only be a folder is not looked for on the Hub."""
+    from ..families import find_family
+
+    if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
+        raise ValueError(f"there is no checkpoint {model} (`safevlm demo` makes {DEFAULT_MODEL}).")
+    return find_family(model).config.from_pretrained(model)
+
+
+def read_safety(model: str):
+    """Safety config and the policy of a checkpoint, without its weights."""
+    from transformers import GenerationConfig
+
+    safety = read_config(model).safety_config
+    try:
+        return safety, getattr(GenerationConfig.from_pretrained(model), "safety_policy", None)
+    except OSError:  # a checkpoint without one
+        return safety, None
+
+
+def read_policy(path: Path | None, model):
+    from .. import SafetyPolicy
+
+    return None if path is None else SafetyPolicy.from_file(path, model.config.safety_config)
+
+
+def user_message(text: str, *pictures) -> dict:
+    return {"role": "user", "content": [{"type": "image", "image": one} for one in pictures] + text_content(text)}
+
+
+def text_content(text: str) -> list[dict]:
+    return [{"type": "text", "text": text}]
+
+
+def open_picture(path: Path):
+    from ..modeling.image_loading import open_image
+
+    if not path.is_file():  # a name is a file here, never an address or base64
+        raise FileNotFoundError(f"image not found: {path}")
+    return open_image(path)
+
+
+def prepare(processor, model, messages: list[dict]):
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    return inputs.to(model.device, model.dtype)

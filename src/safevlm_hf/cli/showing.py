@@ -1,0 +1,64 @@
+"""Tables and lines, as the terminal can show them."""
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+
+ACTION_STYLES = {"answer": "green", "review": "yellow", "condition": "dark_orange", "refuse": "red"}
+
+
+def progress(items, description: str):
+    from tqdm import tqdm
+
+    return tqdm(items, desc=description, unit="image", disable=None if len(items) > 3 else True)
+
+
+def no_color() -> bool:
+    return bool(os.environ.get("NO_COLOR"))
+
+
+def make_console(stderr: bool = False) -> Console:
+    """Rich leaves bold and underlined text where there is to be no colour; here nothing is left."""
+    return Console(stderr=stderr, color_system=None if no_color() else "auto")
+
+
+def plain(text: str, style: str = "") -> Text:
+    """The text as it is, whatever markup it looks like; characters that a terminal would obey become visible."""
+    return Text("".join(char if char.isprintable() else repr(char)[1:-1] for char in text), style)
+
+
+def borderless_table(*names: str) -> Table:
+    """Nothing is cut where it is narrow: long words are broken."""
+    return Table(*(Column(plain(name), overflow="fold") for name in names))
+
+
+def verdict_table(judged: list[tuple]) -> Table:
+    table = borderless_table("image", "action", "category", "level", "risk", "flagged", "review")
+    for path, verdict in judged:
+        table.add_row(
+            plain(str(path)),
+            Text(verdict.action, ACTION_STYLES[verdict.action]),
+            plain(verdict.category),
+            plain(verdict.level),
+            f"{verdict.risk:.3f}",
+            plain(", ".join(verdict.flagged_categories)),
+            plain(", ".join(verdict.review_categories)),
+        )
+    return table
+
+
+def verdict_line(number: int, verdict) -> Text:
+    start = Text(f"image {number}: {verdict.action} ", ACTION_STYLES[verdict.action])
+    return Text.assemble(start, plain(f"({verdict.category}, {verdict.level}, risk {verdict.risk:.2f})"))
+
+
+def write_text(path: Path, text: str):
+    """The file appears only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,100 @@
+"""`safevlm train`: stage 1, stage 2 or both."""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    stage: Annotated[str, typer.Option(help="1, 2 or both.")] = "both",
+    output_dir: Annotated[Path, typer.Option("--output-dir", "--output_dir", help="Holds stage1 and stage2.")] = Path(
+        "runs"
+    ),
+):
+    """
+    Train stage 1, stage 2 or both; without more options the embedded default (RiskCards on the nano base).
+
+    Every other option goes to the stages that have it: `--model_name_or_path`, `--train_file`, `--validation_file`,
+    `--lora_r`, and all of `TrainingArguments` (`python examples/run_stage1.py --help` lists them). Stage 2 starts from
+    stage 1's result, `OUTPUT_DIR/stage1`. In place of options one stage takes a YAML file, with its own `output_dir`.
+
+    Example: `safevlm train --model_name_or_path llava-hf/llava-1.5-7b-hf --train_file records.jsonl --bf16 true`
+    """
+    from ..training.run import run_stage1, run_stage2
+
+    if stage not in ("1", "2", "both"):
+        raise ValueError(f"`--stage` must be 1, 2 or both, got {stage!r}.")
+    numbers = [1, 2] if stage == "both" else [int(stage)]
+    planned = {number: _stage_arguments(number, stage == "both", context.args, output_dir) for number in numbers}
+    _check_arguments(planned)
+    for number, arguments in planned.items():
+        trainer = (run_stage1, run_stage2)[number - 1](arguments)
+        print(f"stage {number} is done: {trainer.args.output_dir}")
+
+
+def _stage_arguments(number: int, are_both: bool, given: list[str], output_dir: Path) -> list[str]:
+    """A stage's arguments, as its example script takes them."""
+    from ..training.arguments import nano_config
+
+    folder, first = output_dir / f"stage{number}", output_dir / "stage1"
+    if not given:
+        return [_embedded_default(nano_config(number), folder, first)]
+    if any(word.endswith((".yaml", ".yml")) and not word.startswith("-") for word in given[:1]):
+        if are_both or len(given) > 1:
+            raise ValueError("A YAML file is for one stage, and stands alone: `safevlm train --stage 1 run.yaml`.")
+        return given
+    options = _options_of_stage(number, given) if are_both else given
+    start = ["--model_name_or_path", str(first)] if number == 2 else []
+    return [*start, *options, "--output_dir", str(folder)]
+
+
+def _options_of_stage(number: int, given: list[str]) -> list[str]:
+    """Without those of the other stage: stage 1 has no adapters, stage 2 takes the safety modules as they are."""
+    from transformers import HfArgumentParser
+
+    from ..training.arguments import LoraArguments, ModelArguments
+
+    others = LoraArguments if number == 1 else ModelArguments
+    with _argparse_errors():
+        found, options = HfArgumentParser(others, allow_abbrev=False).parse_known_args(given)
+    return options if number == 1 else [*options, "--dtype", found.dtype]
+
+
+def _check_arguments(planned: dict[int, list[str]]):
+    """Those of stage 2 as well, before hours of stage 1."""
+    from ..training.arguments import parse_arguments
+
+    for number, arguments in planned.items():
+        with _argparse_errors():
+            parse_arguments(number, arguments)
+
+
+@contextlib.contextmanager
+def _argparse_errors():
+    """The reason alone, as an error; argparse would print all options and exit."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit:
+        raise ValueError(said.getvalue().rpartition("error: ")[2]) from None
+
+
+def _embedded_default(config: Path, folder: Path, first: Path) -> str:
+    """The embedded default with these folders, written beside the result."""
+    import yaml
+
+    values = yaml.safe_load(config.read_text()) | {"output_dir": str(folder)}
+    if "model_name_or_path" in values:
+        values["model_name_or_path"] = str(first)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / config.name
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return str(path)
