@@ -19,11 +19,12 @@ import transformers
 import yaml
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
+from safevlm_hf.calibration.figures import Rate
+
 from .data import NANO_BASE
 from .data.records import load_records
 from .data.riskcards import write_riskcards
 from .evaluation.answering import answer_records, held_out_figures, judge_records
-from .evaluation.calibration import Rate
 from .evaluation.columns import BASE, FIRST, MEAN, SAFE, STAGE1
 from .evaluation.control import POLICIES, draw_explanations, try_policies
 from .evaluation.localisation import riskcards_localisation

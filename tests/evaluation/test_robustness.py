@@ -6,9 +6,9 @@ import re
 import pytest
 
 from safevlm_hf import SafetyVerdict
+from safevlm_hf.calibration.figures import Rate
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.evaluation.answering import Prediction, answer_records, judge_records
-from safevlm_hf.evaluation.calibration import Rate
 from safevlm_hf.evaluation.columns import BASE, FIRST, MEAN, SAFE
 from safevlm_hf.evaluation.report_robustness import format_rows, render_robustness
 from safevlm_hf.evaluation.robustness import (

@@ -34,10 +34,10 @@ def calibrate(
 
     Example: `safevlm calibrate --data held_out.jsonl --target-false-positive-rate 0.01 -o policy.json`
     """
+    from ..calibration.calibrate import calibrate as calibrate_policy
+    from ..calibration.report import write_calibration_report
     from ..data.records import load_records
     from ..data.riskcards import write_riskcards
-    from ..evaluation.calibration import calibrate as calibrate_policy
-    from ..evaluation.calibration_report import write_calibration_report
 
     if (target_false_positive_rate is None) == (target_miss_rate is None):
         raise ValueError("Name one target: `--target-false-positive-rate` or `--target-miss-rate`.")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from safevlm_hf.calibration.reliability import expected_calibration_error, reliability_bins
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.answering import Prediction, find_pairs
-from safevlm_hf.evaluation.calibration import expected_calibration_error, reliability_bins
 from safevlm_hf.evaluation.columns import BASE, SAFE, STAGE1
 from safevlm_hf.evaluation.control import PolicyTrial
 from safevlm_hf.evaluation.report_control import render_explanations, render_policies

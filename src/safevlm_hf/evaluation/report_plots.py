@@ -8,7 +8,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from safevlm_hf.evaluation.calibration import Rate, ReliabilityBin
+from safevlm_hf.calibration.figures import Rate
+from safevlm_hf.calibration.reliability import ReliabilityBin
 
 
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e7eb"

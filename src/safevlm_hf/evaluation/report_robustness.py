@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
-from safevlm_hf.evaluation.calibration import Rate
+from safevlm_hf.calibration.figures import Rate
 from safevlm_hf.evaluation.columns import BASE, FIRST, MEAN, SAFE
 from safevlm_hf.evaluation.report_plots import rate_curves
 from safevlm_hf.evaluation.robustness import (

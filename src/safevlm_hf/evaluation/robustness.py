@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safevlm_hf.calibration.figures import Rate
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import CHANGES, NOUNS, TWO_CARDS, draw_fillers, write_riskcards
 from safevlm_hf.evaluation.answering import Prediction, answer_records, find_pairs, judge_records
-from safevlm_hf.evaluation.calibration import Rate
 from safevlm_hf.evaluation.columns import BASE, FIRST, MEAN, SAFE
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from safevlm_hf.evaluation.calibration import expected_calibration_error
+from safevlm_hf.calibration.reliability import expected_calibration_error
 
 
 DESCRIPTION = "Accuracy of verdicts on category and level, false positives, misses, and calibration of the risk."

@@ -14,16 +14,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from safevlm_hf.evaluation.calibration import (
-    FALSE_POSITIVE_RATE,
-    CalibrationResult,
-    PolicyFigures,
-    Rate,
-    category_scores,
-    confidences,
-    flagged_categories,
-    reliability_bins,
-)
+from safevlm_hf.calibration.calibrate import CalibrationResult
+from safevlm_hf.calibration.figures import PolicyFigures, Rate, category_scores, confidences, flagged_categories
+from safevlm_hf.calibration.reliability import reliability_bins
+from safevlm_hf.calibration.thresholds import FALSE_POSITIVE_RATE
 from safevlm_hf.evaluation.report import render_facts, render_page, write_page
 from safevlm_hf.evaluation.report_plots import reliability_diagram, share_curves
 

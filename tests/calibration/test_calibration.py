@@ -8,26 +8,18 @@ import pytest
 import torch
 
 from safevlm_hf import SafetyPolicy
-from safevlm_hf.evaluation import calibration
-from safevlm_hf.evaluation.calibration import (
-    LabelledLogits,
-    Rate,
-    calibrate,
-    calibrate_logits,
-    choose_thresholds,
-    collect_verdict_logits,
-    evaluate_policy,
-    expected_calibration_error,
-    fit_temperatures,
-    reliability_bins,
-    split,
-)
-from safevlm_hf.evaluation.calibration_report import (
+from safevlm_hf.calibration.calibrate import calibrate, calibrate_logits
+from safevlm_hf.calibration.figures import Rate, evaluate_policy
+from safevlm_hf.calibration.logits import LabelledLogits, collect_verdict_logits, split
+from safevlm_hf.calibration.reliability import expected_calibration_error, reliability_bins
+from safevlm_hf.calibration.report import (
     precision_recall_curve,
     render_calibration_report,
     roc_curve,
     write_calibration_report,
 )
+from safevlm_hf.calibration.temperatures import fit_temperatures
+from safevlm_hf.calibration.thresholds import choose_thresholds
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 
 
@@ -389,7 +381,7 @@ def test_calibrating_a_model_starts_from_its_policy(nano_model, nano_processor, 
         seen.append(arguments)
         return draw(1200, 0)
 
-    monkeypatch.setattr(calibration, "collect_verdict_logits", collect)
+    monkeypatch.setattr("safevlm_hf.calibration.calibrate.collect_verdict_logits", collect)
     nano_model.generation_config.safety_policy = {"language": "de", "thresholds": {"*": 0.5}}
     arguments = (nano_model, nano_processor, riskcards)
     result = calibrate(*arguments, target_miss_rate=0.1, base_policy={"language": "fr"}, batch_size=7, progress=False)

@@ -4,9 +4,10 @@ import pytest
 import yaml
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig
+from safevlm_hf.calibration.calibrate import calibrate_logits
+from safevlm_hf.calibration.logits import collect_verdict_logits
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import write_riskcards
-from safevlm_hf.evaluation.calibration import calibrate_logits, collect_verdict_logits
 from safevlm_hf.training.arguments import nano_config
 from safevlm_hf.training.run import run_stage1
 

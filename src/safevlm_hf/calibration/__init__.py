@@ -1,0 +1,1 @@
+"""Temperatures and thresholds of a policy, from labelled data (`safevlm calibrate`)."""

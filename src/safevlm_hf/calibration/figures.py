@@ -1,0 +1,84 @@
+"""What a policy reaches on labelled samples."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from safevlm_hf.modeling.configuration_safety import SafetyConfig
+from safevlm_hf.modeling.safety_policy import SafetyPolicy
+
+from .logits import LabelledLogits
+from .reliability import expected_calibration_error
+
+
+Z95 = 1.959964  # two-sided 95% of a normal distribution
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`count` of `total` samples."""
+
+    count: int
+    total: int
+
+    @property
+    def share(self) -> float | None:
+        """0 to 1; `None` without samples."""
+        return self.count / self.total if self.total else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval of the share."""
+        if not self.total:
+            return 0.0, 1.0
+        share, weight = self.share, Z95**2 / self.total
+        centre = (share + weight / 2) / (1 + weight)
+        half = math.sqrt(weight * share * (1 - share) + weight**2 / 4) / (1 + weight)
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class PolicyFigures:
+    """What a policy reaches on labelled samples, as generation applies it.
+
+    Attributes:
+        level_error, category_error: ECE of the most probable level's and category's probability, 0 to 1.
+        false_positives: clean samples (level 0) on which a category is flagged.
+        misses: risky samples, of categories that are on, on which none is flagged.
+    """
+
+    level_error: float
+    category_error: float
+    false_positives: Rate
+    misses: Rate
+
+
+def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyConfig) -> PolicyFigures:
+    """The figures of one policy on labelled samples, of which every window is decided."""
+    is_flagged = flagged_categories(policy, labelled, config).any(dim=-1)
+    is_on = torch.tensor([policy.is_on(name) for name in config.categories])
+    clean, risky = labelled.level == 0, (labelled.level > 0) & is_on[labelled.category]
+    return PolicyFigures(
+        level_error=expected_calibration_error(*confidences(policy, labelled, "level")),
+        category_error=expected_calibration_error(*confidences(policy, labelled, "category")),
+        false_positives=Rate(int((is_flagged & clean).sum()), int(clean.sum())),
+        misses=Rate(int((~is_flagged & risky).sum()), int(risky.sum())),
+    )
+
+
+def flagged_categories(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyConfig) -> torch.BoolTensor:
+    """(n, categories), whether any window of the sample is flagged as the category."""
+    level_logits, category_logits, _ = labelled.all_windows()
+    return labelled.highest(policy.decide(level_logits, category_logits, config).flagged.float()) > 0
+
+
+def category_scores(policy: SafetyPolicy, labelled: LabelledLogits) -> torch.Tensor:
+    """(n, categories), the calibrated probability of each category at the window where it is the highest."""
+    return labelled.highest(policy.probabilities(labelled.all_windows()[1], "category"))
+
+
+def confidences(policy: SafetyPolicy, labelled: LabelledLogits, part: str) -> tuple[list[float], list[bool]]:
+    """The probability of each sample's most probable level or category (`part`), and whether it is the label."""
+    confidence, found = policy.probabilities(getattr(labelled, f"{part}_logits"), part).max(dim=-1)
+    return confidence.tolist(), (found == getattr(labelled, part)).tolist()

@@ -1,0 +1,214 @@
+"""The head's logits on labelled samples, in two halves: one to choose with, one to check on."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+
+from safevlm_hf.evaluation.answering import judge_batch, longest_first
+from safevlm_hf.modeling.safety_policy import is_readable
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelledLogits:
+    """What the safety head said about n samples, and what is true.
+
+    Attributes:
+        level_logits: (n, levels), float32, of the window of the question that decided.
+        category_logits: (n, categories), float32, of the same window.
+        level, category: (n,), the labels as ids.
+        groups: n keys; samples of one key, as two questions about one picture, stay on one side of a `split`.
+        windows: per sample, (windows, levels + categories), the logits of all windows of all of its images: another
+            policy may be decided by another window. Without them the deciding window is the only one.
+    """
+
+    level_logits: torch.Tensor
+    category_logits: torch.Tensor
+    level: torch.LongTensor
+    category: torch.LongTensor
+    groups: tuple[str, ...]
+    windows: tuple[torch.Tensor, ...] | None = None
+
+    def __post_init__(self):
+        lengths = {name: len(value) for name, value in vars(self).items() if value is not None}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"labelled logits must have one row per sample, got {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def select(self, rows: Sequence[int]) -> "LabelledLogits":
+        """The samples of these rows, in this order."""
+        rows = torch.as_tensor(rows, dtype=torch.long)
+        tensors = (self.level_logits, self.category_logits, self.level, self.category)
+        groups, windows = (
+            None if values is None else tuple(values[row] for row in rows.tolist())
+            for values in (self.groups, self.windows)
+        )
+        return LabelledLogits(*(tensor[rows] for tensor in tensors), groups, windows)
+
+    def all_windows(self) -> tuple[torch.Tensor, torch.Tensor, torch.LongTensor]:
+        """Level logits, category logits, and the row of the sample, of every window of all samples."""
+        if self.windows is None:
+            return self.level_logits, self.category_logits, torch.arange(len(self))
+        counts = torch.tensor([len(window) for window in self.windows])
+        logits = torch.cat(self.windows)
+        levels, categories = logits.split([self.level_logits.shape[1], self.category_logits.shape[1]], dim=-1)
+        return levels, categories, torch.arange(len(self)).repeat_interleave(counts)
+
+    def highest(self, values: torch.Tensor) -> torch.Tensor:
+        """(windows of all samples, columns) to the highest value per sample and column, (n, columns)."""
+        rows = self.all_windows()[2][:, None].expand_as(values)
+        return values.new_zeros(len(self), values.shape[1]).scatter_reduce(0, rows, values, "amax", include_self=False)
+
+
+def collect_verdict_logits(
+    model, processor, records: Sequence[dict], batch_size: int = 32, progress: bool = True
+) -> LabelledLogits:
+    """The head's logits on the last question of each record, in the records' order; no language model is run.
+
+    Args:
+        model, processor: a safe model's.
+        records: as `load_records` gives them. Of several images the riskiest counts. Records without an image or
+            without labels, or with an image that gives no verdict, are left out, and named in a warning.
+
+    Raises:
+        ValueError: the model has no safety head, the labels are not its own, or no record is left.
+    """
+    if not hasattr(model, "assess"):
+        raise ValueError(f"calibration needs a model with a safety head, got {type(model).__name__}")
+    records = list(records)
+    left_out = {index: reason for index, one in enumerate(records) if (reason := _unusable(one, model))}
+    used = [index for index in range(len(records)) if index not in left_out]
+    logits = _assess(model, processor, [records[index] for index in used], batch_size, progress)
+    for index, (level_logits, category_logits, _) in zip(used, logits):
+        if not is_readable(level_logits[None], category_logits[None]):
+            left_out[index] = "no verdict (pixels that are not numbers)"
+    _report_left_out(records, left_out)
+    kept = [(records[index], found) for index, found in zip(used, logits) if index not in left_out]
+    if not kept:
+        raise ValueError(
+            f"none of {len(records)} records can be used to calibrate: each needs an image, a category and a level"
+        )
+    return LabelledLogits(
+        level_logits=torch.stack([found[0] for _, found in kept]),
+        category_logits=torch.stack([found[1] for _, found in kept]),
+        level=torch.tensor([record["safety_level"] for record, _ in kept]),
+        category=torch.tensor([record["safety_category"] for record, _ in kept]),
+        groups=tuple(record["images"][0] for record, _ in kept),
+        windows=tuple(found[2] for _, found in kept),
+    )
+
+
+def _unusable(record: dict, model) -> str | None:
+    """Why a record cannot be used, if so."""
+    config = model.config.safety_config
+    if not record["images"]:
+        return "no image"
+    for key, names in (("safety_level", config.levels), ("safety_category", config.categories)):
+        label = record.get(key)
+        if label is None or label < 0:
+            return "no labels"
+        if label >= len(names):
+            where = record.get("source", "a record")
+            raise ValueError(f"{where}: {key} is {label}, but the model has {len(names)}: {', '.join(names)}")
+    return None
+
+
+def _report_left_out(records: Sequence[dict], left_out: dict[int, str]) -> None:
+    if not left_out:
+        return
+    named = (f"- {records[index].get('source', f'record {index}')}: {left_out[index]}" for index in sorted(left_out))
+    logger.warning("Calibration leaves out %d of %d records:\n%s", len(left_out), len(records), "\n".join(named))
+
+
+@torch.inference_mode()
+def _assess(model, processor, records: list[dict], batch_size: int, progress: bool) -> list[tuple]:
+    """Per record (levels,) and (categories,) logits of its riskiest image, and the logits of all windows."""
+    order = longest_first(records)
+    logits: list = [None] * len(records)
+    was_training = model.training
+    model.eval()
+    try:
+        with tqdm(total=len(records), desc="assessing", unit="record", disable=not progress) as bar:
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                batch = [records[row] for row in rows]
+                with _head_outputs(model) as seen:
+                    outputs = judge_batch(model, processor, batch)
+                for position, (level_logits, category_logits) in _riskiest_images(outputs).items():
+                    is_own = outputs.safety_image_rows == position
+                    windows = _windows(seen[-1], is_own)
+                    logits[rows[position]] = (level_logits, category_logits, windows)
+                bar.update(len(rows))
+    finally:
+        model.train(was_training)
+    return logits
+
+
+@contextmanager
+def _head_outputs(model) -> Iterator[list[tuple]]:
+    """What the safety head returns meanwhile, one entry per call."""
+    seen: list[tuple] = []
+    hook = model.model.safety_head.register_forward_hook(lambda *call: seen.append(call[-1]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _windows(head_output: tuple, is_own: torch.BoolTensor) -> torch.Tensor:
+    """The logits of all windows of these images, (windows, levels + categories), float32."""
+    level_logits, category_logits, is_window = (output.cpu() for output in head_output)
+    logits = torch.cat([level_logits, category_logits], dim=-1).float()
+    return logits[is_own.cpu()[:, None] & is_window]
+
+
+def _riskiest_images(outputs) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Row of the batch to the logits of its image with the least p(level is safe); one that is not a number first."""
+    levels, categories = outputs.safety_level_logits.float().cpu(), outputs.safety_category_logits.float().cpu()
+    rows, safety = outputs.safety_image_rows.cpu(), levels.softmax(dim=-1)[:, 0].nan_to_num(-1.0)
+    riskiest = {}
+    for image in safety.argsort(descending=True).tolist():
+        riskiest[int(rows[image])] = (levels[image], categories[image])
+    return riskiest
+
+
+def split(
+    labelled: LabelledLogits, holdout_share: float = 0.5, seed: int = 0
+) -> tuple[LabelledLogits, LabelledLogits]:
+    """The samples to choose with, and those to check with; a group is in one of them only.
+
+    Args:
+        holdout_share: share of the samples to check with, in (0, 1).
+        seed: of the draw. The same samples in the same order are split alike.
+
+    Raises:
+        ValueError: the share is not in (0, 1), or there are less than two groups.
+    """
+    if not 0 < holdout_share < 1:
+        raise ValueError(f"holdout_share is {holdout_share}, expected a number between 0 and 1")
+    sizes = Counter(labelled.groups)
+    if len(sizes) < 2:
+        raise ValueError(f"calibration needs two pictures or more to choose and to check, got {len(sizes)}")
+    names = list(sizes)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    held_out, num_held_out = set(), 0
+    for index in order[:-1]:  # one group is left to choose with
+        if num_held_out >= holdout_share * len(labelled):
+            break
+        held_out.add(names[index])
+        num_held_out += sizes[names[index]]
+    is_held_out = [group in held_out for group in labelled.groups]
+    rows = range(len(labelled))
+    return (
+        labelled.select([row for row in rows if not is_held_out[row]]),
+        labelled.select([row for row in rows if is_held_out[row]]),
+    )
