@@ -11,7 +11,7 @@ from safevlm_hf.modeling.safety_policy import TEMPERATURES, SafetyPolicy
 from .figures import Z95, PolicyFigures, Rate, evaluate_policy
 from .logits import LabelledLogits, collect_verdict_logits, split
 from .temperatures import fit_temperatures
-from .thresholds import FALSE_POSITIVE_RATE, _check_target, choose_thresholds
+from .thresholds import FALSE_POSITIVE_RATE, _check_target, categories_to_calibrate, choose_thresholds
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def calibrate(
     _check_target(target_false_positive_rate, target_miss_rate)  # before the work
     config = model.config.safety_config
     policy = SafetyPolicy.create(model.kept_policy(), config).override(base_policy, config)
-    _categories_to_calibrate(policy, config)
+    categories_to_calibrate(policy, config)
     return calibrate_logits(
         collect_verdict_logits(model, processor, records, batch_size, progress),
         config,
@@ -155,7 +155,7 @@ def calibrate_logits(
     """As `calibrate`, from logits that were collected before."""
     kind, target = _check_target(target_false_positive_rate, target_miss_rate)
     base_policy = SafetyPolicy.create(base_policy, config)
-    _categories_to_calibrate(base_policy, config)
+    categories_to_calibrate(base_policy, config)
     choose, check = split(labelled, holdout_share, seed)
     temperatures = fit_temperatures(choose)
     choice = choose_thresholds(choose, temperatures, config, target_false_positive_rate, target_miss_rate, base_policy)
@@ -176,10 +176,3 @@ def calibrate_logits(
         seed=seed,
         holdout_share=holdout_share,
     )
-
-
-def _categories_to_calibrate(policy: SafetyPolicy, config: SafetyConfig) -> list[str]:
-    names = [name for name in config.categories if policy.is_on(name)]
-    if policy.enabled is False or not names:
-        raise ValueError("the base policy flags nothing (disabled, or every category is off): switch something on")
-    return names

@@ -9,7 +9,6 @@ import torch
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
-from .calibrate import _categories_to_calibrate
 from .figures import category_scores, flagged_categories
 from .logits import LabelledLogits
 
@@ -68,7 +67,7 @@ def choose_thresholds(
     """
     kind, target = _check_target(target_false_positive_rate, target_miss_rate)
     policy = SafetyPolicy.create(base_policy, config).override({"temperatures": temperatures}, config)
-    names = _categories_to_calibrate(policy, config)
+    names = categories_to_calibrate(policy, config)
     columns = torch.tensor([config.categories.index(name) for name in names])
     samples = _Scores(
         names=names,
@@ -222,3 +221,10 @@ def _last_allowed(thresholds, num_wrong, steps: range, num_samples: int, target:
             "raise the target"
         )
     return thresholds(steps[bisect_right(steps, allowed, key=num_wrong) - 1])
+
+
+def categories_to_calibrate(policy: SafetyPolicy, config: SafetyConfig) -> list[str]:
+    names = [name for name in config.categories if policy.is_on(name)]
+    if policy.enabled is False or not names:
+        raise ValueError("the base policy flags nothing (disabled, or every category is off): switch something on")
+    return names
