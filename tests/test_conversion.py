@@ -103,7 +103,7 @@ def test_parity_with_published_code(model, reference, sizes, padding):
         (weighted, "safety_loss_x10"),
         (outputs.loss, "total_loss"),
         (features.safety_features, "safety_projector"),
-        (features.image_features, "image_projector"),
+        (torch.stack(features.image_features), "image_projector"),
     ):
         torch.testing.assert_close(ours, expected[name], rtol=0, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
