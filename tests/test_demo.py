@@ -7,7 +7,7 @@ import re
 import pytest
 
 from safevlm_hf import demo
-from safevlm_hf.evaluation.columns import BASE, FIRST, SAFE, STAGE1
+from safevlm_hf.evaluation.columns import BASE, BOTH_STAGES, FIRST, STAGE1
 from safevlm_hf.evaluation.robustness import PAIRS, QUICK_ROWS, RISKY_ANSWERED, RISKY_FLAGGED
 
 
@@ -24,10 +24,10 @@ def test_every_figure_is_kept(run):
     code, folder, _ = run
     assert code == 0  # the short form has no targets
     figures = json.loads((folder / "figures.json").read_text())
-    assert {BASE, STAGE1, SAFE, "localisation", "rows"} == set(figures)
-    assert figures[BASE]["attack_success_rate"] is not None and figures[SAFE]["level_accuracy"] is not None
+    assert {BASE, STAGE1, BOTH_STAGES, "localisation", "rows"} == set(figures)
+    assert figures[BASE]["attack_success_rate"] is not None and figures[BOTH_STAGES]["level_accuracy"] is not None
     for row in QUICK_ROWS:
-        rates = figures["rows"][row.name][SAFE]
+        rates = figures["rows"][row.name][BOTH_STAGES]
         assert {RISKY_FLAGGED, RISKY_ANSWERED} <= set(rates)
         for rate in rates.values():
             low, high = rate["interval"]

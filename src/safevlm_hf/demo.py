@@ -25,7 +25,7 @@ from .data import NANO_BASE
 from .data.records import load_records
 from .data.riskcards import write_riskcards
 from .evaluation.answering import answer_records, held_out_figures, judge_records
-from .evaluation.columns import BASE, FIRST, MEAN, SAFE, STAGE1
+from .evaluation.columns import BASE, BOTH_STAGES, FIRST, MEAN, STAGE1
 from .evaluation.control import POLICIES, draw_explanations, try_policies
 from .evaluation.localisation import riskcards_localisation
 from .evaluation.report import DemoResults, format_table, write_report
@@ -123,16 +123,16 @@ def main(argv: list[str] | None = None) -> int:
     records_file = write_riskcards(folder / "riskcards", "test", extent.num_test_samples, args.seed)
     records = load_records(records_file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
     base = AutoModelForImageTextToText.from_pretrained(NANO_BASE), AutoProcessor.from_pretrained(NANO_BASE)
-    models = {BASE: base, STAGE1: stage1_model, SAFE: reload(folder / "stage2")}
+    models = {BASE: base, STAGE1: stage1_model, BOTH_STAGES: reload(folder / "stage2")}
     predictions = {name: answer(name, *model, records) for name, model in models.items()}
     figures = {name: held_out_figures(found) for name, found in predictions.items()}
-    control = show_control(*models[SAFE], records, extent)
-    figures[SAFE]["map_ratio"] = control["localisation"]["pictogram_region"]["mass_ratio"]
+    control = show_control(*models[BOTH_STAGES], records, extent)
+    figures[BOTH_STAGES]["map_ratio"] = control["localisation"]["pictogram_region"]["mass_ratio"]
     print(f"\nWords, turns and prompts around the question, and changed pictures: {len(extent.rows)} rows", flush=True)
     results = DemoResults(
         base_predictions=predictions[BASE],
         stage1_predictions=predictions[STAGE1],
-        safe_predictions=predictions[SAFE],
+        safe_predictions=predictions[BOTH_STAGES],
         figures=figures,
         categories=DEFAULT_CATEGORIES,
         levels=DEFAULT_LEVELS,
@@ -237,7 +237,7 @@ def finish(folder: Path, report: str, results: DemoResults) -> int:
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     model, processor = reload(folder / "stage2")
     record = model.config.training_record
-    record["figures"] = {name: value for name, value in results.figures[SAFE].items() if value is not None}
+    record["figures"] = {name: value for name, value in results.figures[BOTH_STAGES].items() if value is not None}
     record["eval_data"] = "RiskCards, held-out split"
     model.save_pretrained(folder / "stage2")
     write_model_card(folder / "stage2", model.config)

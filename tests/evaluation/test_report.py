@@ -8,7 +8,7 @@ from safevlm_hf import SafetyVerdict
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.evaluation import report
 from safevlm_hf.evaluation.answering import Prediction, held_out_figures
-from safevlm_hf.evaluation.columns import BASE, SAFE, STAGE1
+from safevlm_hf.evaluation.columns import BASE, BOTH_STAGES, STAGE1
 from safevlm_hf.evaluation.report import DemoResults, format_table, render_report, write_report
 from safevlm_hf.evaluation.targets import ALONE_TARGETS, Target
 
@@ -62,9 +62,9 @@ def results(tmp_path):
     stage1 = make_predictions(tmp_path, ["I'd rather not.", "The card is blue."] * 3, True)
     answers = ["I can't help with this.", "The card is blue."] * 2 + [f"Sure {HOSTILE}.", "I refuse."]
     safe = make_predictions(tmp_path, answers, True)
-    columns = {BASE: base, STAGE1: stage1, SAFE: safe}
+    columns = {BASE: base, STAGE1: stage1, BOTH_STAGES: safe}
     figures = {name: held_out_figures(predictions) for name, predictions in columns.items()}
-    figures[SAFE]["map_ratio"] = 4.5
+    figures[BOTH_STAGES]["map_ratio"] = 4.5
     return DemoResults(
         base_predictions=base,
         safe_predictions=safe,
@@ -148,7 +148,7 @@ def test_confusion_matrix_counts():
 
 def test_report_without_verdicts_stages_pictures_or_samples(results):
     base = [Prediction("Which?", "Blue.", "Blue.", 0, 6)]
-    columns = {BASE: held_out_figures(base), SAFE: held_out_figures([])}
+    columns = {BASE: held_out_figures(base), BOTH_STAGES: held_out_figures([])}
     page = render_report(DemoResults(base, base, columns, CATEGORIES, LEVELS))
     assert "no picture" in page and "None in 1 samples" in page and "Training" not in page
     assert "<h2>Figures</h2>" in render_report(DemoResults([], [], {}, CATEGORIES, LEVELS))
@@ -185,11 +185,11 @@ def test_table(results):
 
 
 def test_targets():
-    figures = {BASE: {"x": 0.9, "y": None}, SAFE: {"x": 0.88}}
-    assert Target("x", SAFE, at_least=-0.03, relative_to=BASE).is_met(figures) is True
-    assert Target("x", SAFE, at_least=-0.01, relative_to=BASE).is_met(figures) is False
+    figures = {BASE: {"x": 0.9, "y": None}, BOTH_STAGES: {"x": 0.88}}
+    assert Target("x", BOTH_STAGES, at_least=-0.03, relative_to=BASE).is_met(figures) is True
+    assert Target("x", BOTH_STAGES, at_least=-0.01, relative_to=BASE).is_met(figures) is False
     assert Target("x", BASE, at_least=0.9).is_met(figures) is True
     assert Target("x", BASE, at_most=0.5).is_met(figures) is False
     assert Target("y", BASE, at_most=0.5).is_met(figures) is None
     assert Target("z", "elsewhere", at_most=0.5).is_met(figures) is None
-    assert str(Target("x", SAFE, at_least=-0.03, relative_to=BASE)) == "after both stages ≥ base - 0.03"
+    assert str(Target("x", BOTH_STAGES, at_least=-0.03, relative_to=BASE)) == "after both stages ≥ base - 0.03"

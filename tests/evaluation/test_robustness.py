@@ -9,7 +9,7 @@ from safevlm_hf import SafetyVerdict
 from safevlm_hf.calibration.figures import Rate
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.evaluation.answering import Prediction, answer_records, judge_records
-from safevlm_hf.evaluation.columns import BASE, FIRST, MEAN, SAFE
+from safevlm_hf.evaluation.columns import BASE, BOTH_STAGES, FIRST, MEAN
 from safevlm_hf.evaluation.report_robustness import format_rows, render_robustness
 from safevlm_hf.evaluation.robustness import (
     ALONE,
@@ -159,17 +159,17 @@ def test_each_of_several_pictures_counts():
 
 def test_rows_are_measured_on_the_models_of_their_columns(nano_model, nano_processor, folder):
     rows = (
-        Row(ALONE, (Part(),), (SAFE, MEAN)),
+        Row(ALONE, (Part(),), (BOTH_STAGES, MEAN)),
         Row(length_name("words", 4), (Part("words-4"),), curve="words", place=4),
         Row("pictures", (Part(change="moved"),), answers=True),
     )
-    results = measure_rows(rows, {SAFE: (nano_model, nano_processor)}, folder, 6)
+    results = measure_rows(rows, {BOTH_STAGES: (nano_model, nano_processor)}, folder, 6)
     assert [result.row.name for result in results] == [ALONE, length_name("words", 4), "pictures", PAIRS]
-    assert all(set(result.rates) == {SAFE} for result in results)
-    alone = results[0].rates[SAFE]
+    assert all(set(result.rates) == {BOTH_STAGES} for result in results)
+    alone = results[0].rates[BOTH_STAGES]
     assert set(alone) == {RISKY_FLAGGED, CLEAN_FLAGGED} and alone[RISKY_FLAGGED].total == 3
-    assert results[2].rates[SAFE][RISKY_ANSWERED].total == 3
-    assert set(results[3].rates[SAFE]) == {PAIRS_RIGHT}
+    assert results[2].rates[BOTH_STAGES][RISKY_ANSWERED].total == 3
+    assert set(results[3].rates[BOTH_STAGES]) == {PAIRS_RIGHT}
 
 
 def test_verdicts_alone_are_those_of_answers(nano_model, nano_processor, riskcards):
@@ -215,18 +215,18 @@ def make_results(risky=0.97):
     def found(share, total=200):
         return {RISKY_FLAGGED: Rate(round(share * total), total), CLEAN_FLAGGED: Rate(2, total)}
 
-    rows = [RowResult(Row(ALONE, (Part(),)), {SAFE: found(0.99), MEAN: found(0.99), FIRST: found(0.4)})]
+    rows = [RowResult(Row(ALONE, (Part(),)), {BOTH_STAGES: found(0.99), MEAN: found(0.99), FIRST: found(0.4)})]
     for kind, amounts in {"words": (1, 4, 16, 40), "prompt": (5, 20, 60), "turn": (2, 4, 8)}.items():
         rows += [
             RowResult(
                 Row(length_name(kind, amount), (Part(f"{kind}-{amount}"),), curve=kind, place=amount),
-                {SAFE: found(risky), MEAN: found(0.3), FIRST: found(0.4)},
+                {BOTH_STAGES: found(risky), MEAN: found(0.3), FIRST: found(0.4)},
             )
             for amount in amounts
         ]
     for strength in (0.5, 1.0):
         row = Row(f"picture <turned>, strength {strength:g}", (Part(),), curve="<turned>", place=strength)
-        rows.append(RowResult(row, {SAFE: found(0.9)}))
+        rows.append(RowResult(row, {BOTH_STAGES: found(0.9)}))
     answers = {RISKY_ANSWERED: Rate(190, 200), CLEAN_REFUSED: Rate(1, 200)}
     rows.append(RowResult(Row("pictures <b>", (Part(),), answers=True), {BASE: answers}))
     return rows
@@ -246,13 +246,13 @@ def test_every_target_is_of_a_row():
     for target in (target for target in FULL_TARGETS if "; " in target.figure):
         row = target.figure.rsplit("; ", 1)[0]
         assert row in names
-        columns = next((one.columns for one in FULL_ROWS if one.name == row), (SAFE,))
+        columns = next((one.columns for one in FULL_ROWS if one.name == row), (BOTH_STAGES,))
         assert {target.column, target.relative_to or target.column} <= set(columns)
     assert len(FULL_TARGETS) > len(QUICK_TARGETS)
 
 
 def test_the_part_of_the_report():
-    bound = Target(figure_name(length_name("words", 4), RISKY_FLAGGED), SAFE, at_least=0.98)
+    bound = Target(figure_name(length_name("words", 4), RISKY_FLAGGED), BOTH_STAGES, at_least=0.98)
     page = render_robustness(make_results(), [bound])
     assert page.count("<svg") == 5 and page.count("bad") == 1
     assert "(200; 0.94 to 0.99)" in page and str(bound) in page
@@ -264,9 +264,9 @@ def test_the_part_of_the_report():
 
 
 def test_the_table_of_the_terminal():
-    bound = Target(figure_name(length_name("words", 4), RISKY_FLAGGED), SAFE, at_least=0.98)
+    bound = Target(figure_name(length_name("words", 4), RISKY_FLAGGED), BOTH_STAGES, at_least=0.98)
     (header, *lines), answers = format_rows(make_results(), [bound])
-    assert header == ["held-out figure", SAFE, MEAN, FIRST, "target"]
+    assert header == ["held-out figure", BOTH_STAGES, MEAN, FIRST, "target"]
     assert answers[0] == ["held-out figure", BASE, "target"] and len(answers) == 3
     line = next(line for line in lines if line[0] == bound.figure)
     assert line == [bound.figure, "0.970 (0.94-0.99) MISSED", *line[2:4], str(bound)]

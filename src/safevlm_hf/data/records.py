@@ -26,6 +26,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Value
 from PIL import Image
 
+from ..modeling.configuration_safety import SAFE
 from ..modeling.image_loading import open_image
 
 
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 IMAGE_MARK = "<image>"
 JOIN_MARK = "<split>"
 IGNORE_INDEX = -100
-SAFE = "safe"
 MAX_LISTED_PROBLEMS = 50
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 PUBLISHED_KEYS = ("image", "safe_type", "safe_level", "conversations")

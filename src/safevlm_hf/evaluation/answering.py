@@ -10,12 +10,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from safevlm_hf.data.records import load_image
+from safevlm_hf.data.records import IGNORE_INDEX, load_image
 from safevlm_hf.evaluation.judge import AnswerClass, classify_answer
 from safevlm_hf.modeling.safety_policy import ACTIONS
-
-
-UNKNOWN = -100
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,8 @@ class Prediction:
     question: str
     answer: str | None
     expected: str
-    level: int = UNKNOWN
-    category: int = UNKNOWN
+    level: int = IGNORE_INDEX
+    category: int = IGNORE_INDEX
     verdict: Any = None
     image: str | None = None
     extra: dict = field(default_factory=dict)

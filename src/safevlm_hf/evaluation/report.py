@@ -19,7 +19,7 @@ from PIL import Image
 from safevlm_hf.calibration.reliability import expected_calibration_error, reliability_bins
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.answering import Prediction, find_pairs
-from safevlm_hf.evaluation.columns import BASE, SAFE, STAGE1
+from safevlm_hf.evaluation.columns import BASE, BOTH_STAGES, STAGE1
 from safevlm_hf.evaluation.control import PolicyTrial
 from safevlm_hf.evaluation.report_control import render_explanations, render_policies
 from safevlm_hf.evaluation.report_plots import reliability_diagram, training_curves
@@ -100,7 +100,7 @@ class DemoResults:
 
     def answers(self, index: int) -> dict[str, str]:
         """Column to answer, for the record at this index."""
-        columns = {BASE: self.base_predictions, STAGE1: self.stage1_predictions, SAFE: self.safe_predictions}
+        columns = {BASE: self.base_predictions, STAGE1: self.stage1_predictions, BOTH_STAGES: self.safe_predictions}
         return {name: predictions[index].answer for name, predictions in columns.items() if predictions is not None}
 
 

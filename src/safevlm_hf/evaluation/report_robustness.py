@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from safevlm_hf.calibration.figures import Rate
-from safevlm_hf.evaluation.columns import BASE, FIRST, MEAN, SAFE
+from safevlm_hf.evaluation.columns import BASE, BOTH_STAGES, FIRST, MEAN
 from safevlm_hf.evaluation.report_plots import rate_curves
 from safevlm_hf.evaluation.robustness import (
     ALONE,
@@ -19,7 +19,7 @@ from safevlm_hf.evaluation.robustness import (
 from safevlm_hf.evaluation.targets import Target
 
 
-COLUMNS = (BASE, SAFE, MEAN, FIRST)
+COLUMNS = (BASE, BOTH_STAGES, MEAN, FIRST)
 AXES = {
     "words": ("Words around the question", "harmless sentences in the same message"),
     "prompt": ("An operator's prompt", "words of the prompt"),
@@ -134,7 +134,7 @@ def _length_curves(results: Sequence[RowResult]) -> str:
         start = 1 if kind == "turn" else 0
         lines = {
             f"{figure.split(',')[0]}, {column}": points
-            for column in (SAFE, MEAN, FIRST)
+            for column in (BOTH_STAGES, MEAN, FIRST)
             for figure in BOUNDS
             if len(points := _points(results, kind, column, figure, start)) > 1
         }
@@ -152,7 +152,7 @@ def _strength_curves(results: Sequence[RowResult]) -> str:
     changes = dict.fromkeys(one.row.curve for one in results if one.row.curve not in (None, *LENGTHS))
     figures = []
     for figure, bound in BOUNDS.items():
-        lines = {str(change): _points(results, change, SAFE, figure, 0) for change in changes}
+        lines = {str(change): _points(results, change, BOTH_STAGES, figure, 0) for change in changes}
         if lines:
             curves = rate_curves(lines, "strength of the change of the picture", (bound,), figure)
             figures.append(f"<figure><h3>{figure.capitalize()}</h3>{curves}</figure>")

@@ -11,7 +11,7 @@ from safevlm_hf.calibration.figures import Rate
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import CHANGES, NOUNS, TWO_CARDS, draw_fillers, write_riskcards
 from safevlm_hf.evaluation.answering import Prediction, answer_records, find_pairs, judge_records
-from safevlm_hf.evaluation.columns import BASE, FIRST, MEAN, SAFE
+from safevlm_hf.evaluation.columns import BASE, BOTH_STAGES, FIRST, MEAN
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
@@ -85,7 +85,7 @@ class Row:
 
     name: str
     parts: tuple[Part, ...]
-    columns: tuple[str, ...] = (SAFE,)
+    columns: tuple[str, ...] = (BOTH_STAGES,)
     answers: bool = False
     question_mask: bool = True
     safety_policy: dict | None = None
@@ -198,7 +198,7 @@ def _says(role: str, text: str) -> dict:
 
 
 def _verdict_rows() -> Iterator[Row]:
-    columns = (SAFE, MEAN, FIRST)
+    columns = (BOTH_STAGES, MEAN, FIRST)
     yield Row(ALONE, (Part(),), columns)
     for kind, amounts in LENGTHS.items():
         for amount in amounts:
@@ -212,7 +212,7 @@ def _verdict_rows() -> Iterator[Row]:
 
 
 def _answer_rows() -> Iterator[Row]:
-    columns = (BASE, SAFE)
+    columns = (BASE, BOTH_STAGES)
     yield Row(WORDS_ANSWERED, (Part("words-1-6"),), columns, answers=True)
     prompts = tuple(Part(f"prompt-{amount}") for amount in LENGTHS["prompt"])
     yield Row(PROMPT_ANSWERED, prompts, columns, answers=True)

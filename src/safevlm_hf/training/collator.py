@@ -6,12 +6,11 @@ import zlib
 import torch
 from transformers import BatchFeature
 
-from ..data.records import load_image
+from ..data.records import IGNORE_INDEX, load_image
 from ..modeling.configuration_safety import SafetyConfig
 from ..modeling.safety_policy import condition_rows
 
 
-IGNORE_INDEX = -100
 OF_TOKENS = ("assistant_masks", "token_type_ids")  # of what the processor gives for each token, what is not kept
 
 

@@ -26,7 +26,7 @@ Returns a dict (a share without samples is `None`):
 """
 
 
-class SafetyVerdict(evaluate.Metric):
+class SafetyVerdictMetric(evaluate.Metric):
     """See `INPUTS`."""
 
     def _info(self):
