@@ -19,7 +19,7 @@ PAPER_CLEAN_SHARE = 3 / 14  # about 3,000 clean beside 11,000 risky pairs
 class ModelArguments:
     model_name_or_path: str = field(
         default=str(NANO_BASE),
-        metadata={"help": "A LLaVA-style checkpoint (stage 1) or a stage 1 checkpoint (stage 2)."},
+        metadata={"help": "A stock checkpoint of a supported backbone (stage 1) or a stage 1 checkpoint (stage 2)."},
     )
     revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the checkpoint on the Hub."})
     dtype: str = field(
