@@ -1,10 +1,14 @@
 """What cannot be honoured raises before the engine starts."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
+from safevlm_hf.families import BY_MODEL_TYPE
+from safevlm_hf.vllm import ARCHITECTURE, register
 from safevlm_hf.vllm.settings import read_policy
 
 
@@ -89,3 +93,13 @@ def test_unknown_category(checkpoint, monkeypatch, tmp_path):
     monkeypatch.setenv("SAFEVLM_POLICY", str(tmp_path / "policy.json"))
     with pytest.raises(ValueError, match="gambling"):
         create_config(checkpoint[0])
+
+
+def test_other_backbones_are_refused():
+    register()
+    others = [name for name in (family.model.__name__ for family in BY_MODEL_TYPE.values()) if name != ARCHITECTURE]
+    assert len(others) > 5
+    for name in others:
+        settings = MODELS_CONFIG_MAP[name]
+        with pytest.raises(ValueError, match=f"{name} cannot be served with vLLM yet"):
+            settings.verify_and_update_model_config(SimpleNamespace(architecture=name))
