@@ -52,7 +52,7 @@ picture. `reworded` asks in words that are not in `QUESTIONS`. `no-mask` mixes o
 to be judged as if users had written all of it."""
 LONG_SHARE, HARD_LONG_SHARE = 0.3, 0.75  # of texts around a question; of one about a risky picture's look
 MAX_TRAINED_SENTENCES = {"mixed": 40, "mixed-short": 12}
-TWO_PICTURES_SHARE = 0.04
+TWO_PICTURES_SHARE = 0.06
 REWORDED_SHARE = 0.45
 TYPED_DIFFERENTLY_SHARE = 0.25
 
