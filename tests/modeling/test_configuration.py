@@ -11,8 +11,7 @@ from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, Safet
 @pytest.mark.parametrize(
     "field, value, rule",
     [
-        ("num_safety_tokens", 0, "at least 1"),
-        ("num_safety_tokens", -3, "at least 1"),
+        ("num_safety_tokens", -3, "at least 0"),
         ("num_condition_tokens", -1, "at least 0"),
         ("projector_depth", -1, "at least 0"),
         ("projector_mlp_depth", 0, "at least 1"),
