@@ -344,6 +344,13 @@ class SafetyModelTester:
         outputs = self.answer(model, {**inputs, "pixel_values": pixels}, output_logits=False)
         assert outputs.safety_condition_ids.tolist() == [model.config.safety_config.num_conditions - 1]
 
+    def test_unknown_arguments_are_refused(self, model, processor):
+        inputs = self.prepare(processor, self.conversations()[:1])
+        with pytest.raises(TypeError, match="safety_polcy"):
+            model.assess(**inputs, safety_polcy={})
+        with pytest.raises(TypeError, match="positional arguments"):
+            model(*range(60))
+
     def test_explain(self, model, processor):
         found = model.explain(**self.prepare(processor, self.conversations()))
         assert found.map.shape == (3, 3, 3) and torch.isfinite(found.map).all()

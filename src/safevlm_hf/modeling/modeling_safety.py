@@ -94,11 +94,14 @@ class SafeModelMixin:
         image_arguments: names of what `get_image_features` takes besides `pixel_values`.
         own_image_arguments: those of them that the backbone does not know.
         pixel_values_ndim: dimensions of `pixel_values`.
+        has_structure_tokens: whether the processor writes tokens inside a block, which are no question. Elsewhere what
+            stands there is words that somebody has put there, and counts.
         pools_tensor: whether the backbone's `forward` reads one tensor in place of a list with an entry per image.
     """
 
     output_class: type
     pixel_values_ndim = 4
+    has_structure_tokens = False
     pools_tensor = False
     image_arguments: tuple[str, ...] = ()
     own_image_arguments: tuple[str, ...] = ()
@@ -254,7 +257,7 @@ class SafeModelMixin:
             safety_inputs.fit(block_lengths), safety_inputs.image_token_counts.sum(), sum(block_lengths)
         )
         rows = safety_inputs.image_rows(block_lengths).to(safety_features.device)
-        text_mask = safety_inputs.question(block_lengths).to(rows.device)[rows]
+        text_mask = self.question_mask_of(safety_inputs, block_lengths).to(rows.device)[rows]
         text_embeds = safety_inputs.text_embeds.to(rows.device)[rows]
         keys = torch.cat([head_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
@@ -283,6 +286,10 @@ class SafeModelMixin:
         )
         safety_inputs.record.append(conditioned)
         return conditioned
+
+    def question_mask_of(self, safety_inputs: SafetyInputs, block_lengths: list[int]) -> torch.BoolTensor:
+        """(batch, length), true on what the head reads."""
+        return safety_inputs.question(block_lengths) if self.has_structure_tokens else safety_inputs.text_mask
 
     def _blocks(
         self, image_features: list[torch.Tensor], is_seen: torch.BoolTensor, condition_ids: torch.LongTensor
@@ -483,6 +490,8 @@ def _with_signature_of(stock, own, image_arguments: tuple[str, ...]):
 
     @functools.wraps(own)
     def forward(self, *args, **kwargs):
+        if len(args) > len(names):
+            raise TypeError(f"`forward` takes {len(names)} positional arguments, got {len(args)}.")
         return own(self, **dict(zip(names, args)), **kwargs)
 
     forward.__signature__ = inspect.Signature([*parameters.values(), *kinds])
@@ -633,6 +642,9 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
         """Encoded images, the inputs of their verdicts, and the policy, without running the language model."""
         if pixel_values is None:
             raise ValueError("`assess` and `explain` need `pixel_values`: a sample without an image has no verdict.")
+        unknown = image_inputs.keys() - inspect.signature(self.forward).parameters
+        if unknown:
+            raise TypeError(f"`assess` and `explain` know no argument {', '.join(sorted(unknown))}.")
         self._warn_weak_safety()
         policy = self._policy(safety_policy)
         safety_inputs = self._safety_inputs(**prompt, policy=policy)
@@ -692,11 +704,11 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
         outputs, safety_inputs, policy = self._judge(
             safety_policy, pixel_values, image_inputs, **prompt, question_mask=question_mask
         )
-        rows = outputs.safety_image_rows
+        rows, block_lengths = outputs.safety_image_rows, [len(block) for block in outputs.pooler_output]
         explained = explain_head(
             self.model.safety_head,
             safety_inputs.text_embeds.to(rows.device)[rows],
-            safety_inputs.text_mask.to(rows.device)[rows],
+            self.model.question_mask_of(safety_inputs, block_lengths).to(rows.device)[rows],
             self.model.safety_tokens()[0],
             outputs.safety_features,
             outputs.safety_window_ids,

@@ -15,6 +15,7 @@ from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, 
 from .processing_safety import SafeProcessorMixin
 from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
+from .safety_tiles import FirstTileMixin
 
 
 register_key_conversions("safe_llava_onevision", "SafeLlavaOnevision")
@@ -29,12 +30,11 @@ class SafeLlavaOnevisionConfig(SafeConfigMixin, LlavaOnevisionConfig):
     sub_configs = {**LlavaOnevisionConfig.sub_configs, "safety_config": SafetyConfig}
 
 
-class SafeLlavaOnevisionModel(SafeModelMixin, SafePreTrainedModelMixin, LlavaOnevisionModel):
+class SafeLlavaOnevisionModel(FirstTileMixin, SafeModelMixin, SafePreTrainedModelMixin, LlavaOnevisionModel):
     """LLaVA-OneVision's base model with safety projector, safety tokens, safety head and condition table."""
 
     config: SafeLlavaOnevisionConfig
     config_class = SafeLlavaOnevisionConfig
-    pixel_values_ndim = 5
 
     @can_return_tuple
     def get_image_features(
@@ -49,12 +49,9 @@ class SafeLlavaOnevisionModel(SafeModelMixin, SafePreTrainedModelMixin, LlavaOne
         **kwargs,
     ) -> tuple | SafetyImageOutput:
         r"""
-        Encode images, give each its verdict, and build its block. The safety projector reads the tile that holds the
-        whole picture (h_i): small print in the other tiles is not judged.
+        As the backbone's, with the verdict on each image in its block.
 
         Args:
-            pixel_values: (images, tiles, channels, height, width).
-            image_sizes: (images, 2), height and width of each picture.
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
                 image alone, under the default policy.
 
@@ -72,9 +69,7 @@ class SafeLlavaOnevisionModel(SafeModelMixin, SafePreTrainedModelMixin, LlavaOne
             return_dict=True,
             **kwargs,
         )
-        side = self.config.vision_config.image_size // self.config.vision_config.patch_size
-        maps = [features[: side * side].unflatten(0, (side, side)) for features in outputs.pooler_output]
-        return self.judge_images(outputs, maps, self.split_pixels(pixel_values), safety_inputs)
+        return self.judge_first_tiles(outputs, pixel_values, safety_inputs)
 
 
 class SafeLlavaOnevisionForConditionalGeneration(

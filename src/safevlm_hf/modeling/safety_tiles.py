@@ -1,4 +1,4 @@
-"""Backbones that cut a picture into tiles, and show the whole of it in the last one."""
+"""Backbones that cut a picture into tiles: the first or the last of them shows the whole picture, and is judged."""
 
 import math
 
@@ -6,6 +6,23 @@ import torch
 from transformers.utils.generic import can_return_tuple
 
 from .safety_inputs import SafetyImageOutput, SafetyInputs
+
+
+class FirstTileMixin:
+    """
+    A base model that takes `pixel_values` of shape (images, tiles, channels, height, width) and puts the features of
+    the whole picture first, in front of [`SafeModelMixin`] and the backbone's base model.
+    """
+
+    pixel_values_ndim = 5
+
+    def judge_first_tiles(
+        self, outputs, pixel_values: torch.Tensor, safety_inputs: SafetyInputs | None
+    ) -> SafetyImageOutput:
+        """Verdicts by the tile that holds the whole picture (h_i): small print in the others is not judged."""
+        side = self.config.vision_config.image_size // self.config.vision_config.patch_size
+        maps = [features[: side * side].unflatten(0, (side, side)) for features in outputs.pooler_output]
+        return self.judge_images(outputs, maps, self.split_pixels(pixel_values), safety_inputs)
 
 
 class LastTileMixin:
@@ -18,6 +35,7 @@ class LastTileMixin:
 
     pixel_values_ndim = 5
     pools_tensor = True
+    has_structure_tokens = True
 
     @can_return_tuple
     def get_image_features(
@@ -96,4 +114,4 @@ class TiledProcessorMixin:
         return [*super().model_input_names, "safety_num_tiles"]
 
 
-__all__ = ["LastTileMixin", "TiledProcessorMixin"]
+__all__ = ["FirstTileMixin", "LastTileMixin", "TiledProcessorMixin"]
