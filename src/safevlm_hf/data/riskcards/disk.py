@@ -13,7 +13,7 @@ import PIL
 from .sampling import RiskCard, draw_riskcards
 
 
-GENERATOR_VERSION = 15
+GENERATOR_VERSION = 16
 """Raised with every change of what is drawn or asked: what lies on disk was made by one version."""
 NOT_EXTRA = (
     "images",
