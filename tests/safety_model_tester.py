@@ -4,6 +4,9 @@ A family's test file subclasses `SafetyModelTester` and says how its stock confi
 """
 
 import copy
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,6 +62,25 @@ MODES = {
     "static cache": {"cache_implementation": "static"},
     "prompt lookup": {"prompt_lookup_num_tokens": 2},
 }
+
+
+LOAD_REMOTELY = """
+import sys
+sys.modules["safevlm_hf"] = None  # importing it fails, installed or not
+import torch
+from transformers import AutoModel, AutoProcessor
+folder, name = sys.argv[1:]
+answer = torch.load(f"{folder}/answer.pt", weights_only=False)
+for number in range(2):
+    checkpoint = f"{folder}/again" if number else f"{folder}/checkpoint"
+    model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+    assert type(model).__name__ == name and type(model).__module__.startswith("transformers_modules")
+    found = model.generate(**answer["inputs"], max_new_tokens=6, do_sample=False)
+    assert torch.equal(found, answer["expected"])
+    model.save_pretrained(f"{folder}/again")
+    processor.save_pretrained(f"{folder}/again")
+"""
 
 
 def tiny_tokenizer(*special_tokens: str, **attributes) -> PreTrainedTokenizerFast:
@@ -382,6 +404,20 @@ class SafetyModelTester:
         for name, value in self.prepare(processor, self.conversations()).items():
             assert torch.equal(value, inputs[name]), name
         assert torch.equal(self.answer(loaded, inputs).sequences, self.answer(model, inputs).sequences)
+
+    @pytest.mark.slow
+    def test_loads_without_the_package(self, model, processor, tmp_path):
+        """By the code beside the weights, in a process that has no package; saved from there it loads again."""
+        model.save_pretrained(tmp_path / "checkpoint")
+        processor.save_pretrained(tmp_path / "checkpoint")
+        inputs = dict(self.prepare(processor, self.conversations()))
+        expected = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        torch.save({"inputs": inputs, "expected": expected}, tmp_path / "answer.pt")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_MODULES")}
+        command = [sys.executable, "-c", LOAD_REMOTELY, str(tmp_path), self.model_class.__name__]
+        modules = {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+        done = subprocess.run(command, env=environment | modules, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
 
     def test_a_stock_checkpoint_becomes_a_safe_one(self, own_tokenizer, tmp_path):
         stock = self.stock_class(self.stock_config(own_tokenizer))
