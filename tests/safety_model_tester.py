@@ -368,8 +368,9 @@ class SafetyModelTester:
 
     def test_unknown_arguments_are_refused(self, model, processor):
         inputs = self.prepare(processor, self.conversations()[:1])
-        with pytest.raises(TypeError, match="safety_polcy"):
-            model.assess(**inputs, safety_polcy={})
+        for name in ("safety_polcy", "safety_inputs", "pixel_values_videos", "position_ids"):
+            with pytest.raises(TypeError, match=name):
+                model.assess(**inputs, **{name: inputs["pixel_values"]})
         with pytest.raises(TypeError, match="positional arguments"):
             model(*range(60))
 
@@ -385,6 +386,14 @@ class SafetyModelTester:
             model.generate(**inputs, pixel_values_videos=inputs["pixel_values"])
         with pytest.raises(ValueError, match="no verdict on video"):
             processor(text=["hello"], videos=[np.zeros((2, 16, 16, 3), dtype=np.uint8)])
+
+    def test_encoded_images_under_an_old_name_raise(self, model, processor):
+        """They would fill a cache that is taken for one without images."""
+        inputs = self.prepare(processor, self.conversations()[:1])
+        features = model.model.encode_images(inputs["pixel_values"], dict(inputs)).pooler_output
+        for forward in (model, model.model):
+            with pytest.raises(ValueError, match="images without a verdict"):
+                forward(input_ids=inputs["input_ids"], image_hidden_states=torch.cat(features)[None])
 
     def test_positions_of_the_stock_processor_raise(self, model, own_tokenizer):
         stock = self.make_processor(own_tokenizer, NOTHING_ADDED)

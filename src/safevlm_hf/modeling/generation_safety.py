@@ -611,6 +611,9 @@ def decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tu
 
 def check_modalities(arguments: dict):
     """Raise `ValueError` for what nobody judges."""
+    if arguments.get("image_hidden_states") is not None:
+        # A name of `mm_encoder_outputs` before transformers 5.20, under which nobody would see the images.
+        raise ValueError("`image_hidden_states` are images without a verdict: pass `pixel_values`.")
     encoded = arguments.get("mm_encoder_outputs") or {}
     given = {name for name in UNJUDGED if arguments.get(name) is not None}
     given |= {name for name, outputs in encoded.items() if name != "image" and outputs is not None}

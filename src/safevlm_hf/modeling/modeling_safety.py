@@ -45,6 +45,7 @@ logger = logging.get_logger(__name__)
 
 NEW_CATEGORY_LOGIT = -10.0  # so that a category is not seen before it is trained
 ANY_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # what a processor gives and a verdict does not need
 MAX_PIXEL = 1000.0  # Largest plausible `pixel_values`: normalised images reach about 3, unnormalised ones 255.
 
 
@@ -642,9 +643,9 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
         """Encoded images, the inputs of their verdicts, and the policy, without running the language model."""
         if pixel_values is None:
             raise ValueError("`assess` and `explain` need `pixel_values`: a sample without an image has no verdict.")
-        unknown = image_inputs.keys() - inspect.signature(self.forward).parameters
+        unknown = image_inputs.keys() - {*self.model.image_arguments, *TOKEN_TYPES}
         if unknown:
-            raise TypeError(f"`assess` and `explain` know no argument {', '.join(sorted(unknown))}.")
+            raise TypeError(f"`assess` and `explain` take no argument {', '.join(sorted(unknown))}.")
         self._warn_weak_safety()
         policy = self._policy(safety_policy)
         safety_inputs = self._safety_inputs(**prompt, policy=policy)
