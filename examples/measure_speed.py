@@ -2,9 +2,10 @@
 
     python examples/measure_speed.py --words 30 --device cpu
 
-The shape is LLaVA-1.5's at a smaller width: 576 patches per image, 64 safety and 16 condition tokens. The extra
-positions alone set the floor (656 in place of 576); the rest is the safety projector, the head and the policy. The two
-models take turns, so that other work on the machine slows both.
+The shape is LLaVA-1.5-7B's at a smaller width, and so is the share of the work that each part does: 24 and 32 layers,
+576 patches per image, 64 safety and 16 condition tokens. The extra positions alone set the floor (656 in place of
+576); the rest is the safety projector, the head and the policy. The two models take turns, so that other work on the
+machine slows both.
 """
 
 import argparse
@@ -25,8 +26,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--words", type=int, default=30, help="tokens of the question")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--hidden_size", type=int, default=768)
-    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--width", type=float, default=3 / 16, help="as a share of LLaVA-1.5-7B's, in sixteenths")
     parser.add_argument("--head_pooling", default="windows", choices=("windows", "mean", "first"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
@@ -34,28 +34,32 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def build_models(args) -> tuple[LlavaForConditionalGeneration, SafeLlavaForConditionalGeneration]:
     """A stock model and a safe one around the same sizes."""
+
+    def size(of_7b: int) -> int:
+        return round(of_7b * args.width)
+
     vision = CLIPVisionConfig(
         image_size=336,
         patch_size=14,
-        hidden_size=384,
-        intermediate_size=1536,
-        num_hidden_layers=6,
-        num_attention_heads=6,
+        hidden_size=size(1024),
+        intermediate_size=size(4096),
+        num_hidden_layers=24,
+        num_attention_heads=size(16),
     )
     text = LlamaConfig(
         vocab_size=8000,
-        hidden_size=args.hidden_size,
-        intermediate_size=2 * args.hidden_size + args.hidden_size // 2,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.hidden_size // 64,
-        num_key_value_heads=args.hidden_size // 64,
+        hidden_size=size(4096),
+        intermediate_size=size(11008),
+        num_hidden_layers=32,
+        num_attention_heads=size(32),
+        num_key_value_heads=size(32),
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
     )
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
     safe = SafeLlavaConfig.from_base_config(
-        copy.deepcopy(config), is_trained=True, head_pooling=args.head_pooling, projector_hidden_size=448
+        copy.deepcopy(config), is_trained=True, head_pooling=args.head_pooling, projector_hidden_size=size(1088)
     )
     models = LlavaForConditionalGeneration(config), SafeLlavaForConditionalGeneration(safe)
     return tuple(model.to(args.device).eval() for model in models)

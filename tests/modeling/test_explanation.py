@@ -102,9 +102,9 @@ def test_pooling_weights(pooling, expected):
 
 def test_pooling_weights_of_a_window_skip_what_is_no_question():
     mask = torch.tensor([[True, False, True, True, False, True, True, True]])
-    (weights,) = make_head("windows").pooling_weights(mask, torch.tensor([1])).tolist()
+    (weights,) = make_head("windows").pooling_weights(mask, torch.tensor([2])).tolist()
     assert weights == [0, 0, 0, 0.25, 0.25, 0, 0.25, 0.25, 0]  # four tokens from the second one on
-    (weights,) = make_head("windows").pooling_weights(torch.ones(1, 8) > 0, torch.tensor([9])).tolist()
+    (weights,) = make_head("windows").pooling_weights(torch.ones(1, 8) > 0, torch.tensor([1])).tolist()
     assert weights == [0] + [0.125] * 8
 
 

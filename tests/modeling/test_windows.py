@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
-from safevlm_hf.modeling.safety_modules import SafetyHead, init_safety_weights, window_means
+from safevlm_hf.modeling.safety_modules import SafetyHead, init_safety_weights, join_tokens, window_means
 
 
 CONFIG = SafetyConfig()
@@ -27,7 +27,12 @@ def naive_windows(values, is_token, sizes):
     tokens = values[is_token]
     if len(tokens) < sizes[0]:
         return [tokens.mean(dim=0)]
-    return [tokens[i : i + size].mean(dim=0) for size in sizes for i in range(len(tokens) - size + 1)]
+    starts = range(len(tokens))
+    return [tokens[i : i + size].mean(dim=0) for i in starts for size in sizes if i + size <= len(tokens)]
+
+
+def means_of(values, is_token, max_tokens=None):
+    return window_means(*join_tokens(values, is_token, max_tokens), SIZES)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 3, 4, 5, 8, 31, 32, 33, 80])
@@ -35,7 +40,7 @@ def test_windows_are_all_full_runs_of_the_joined_tokens(num_tokens):
     is_token = torch.zeros(1, 100, dtype=torch.bool)
     is_token[0, torch.randperm(100)[:num_tokens]] = True
     values = torch.randn(1, 100, 3)
-    means, are_windows = window_means(values, is_token, SIZES)
+    means, are_windows = means_of(values, is_token)
     expected = torch.stack(naive_windows(values[0], is_token[0], SIZES))
     torch.testing.assert_close(means[are_windows], expected)
 
@@ -44,20 +49,20 @@ def test_rows_are_independent_and_padding_counts_nowhere():
     values, is_token = torch.randn(3, 40, 2), torch.rand(3, 40) > 0.3
     is_token[:, 0] = True
     values[~is_token] = torch.nan
-    means, are_windows = window_means(values, is_token, SIZES)
+    means, are_windows = means_of(values, is_token)
     assert torch.isfinite(means[are_windows]).all()
     for row in range(3):
-        alone, are_alone = window_means(values[row : row + 1], is_token[row : row + 1], SIZES)
+        alone, are_alone = means_of(values[row : row + 1], is_token[row : row + 1])
         assert torch.equal(alone[are_alone], means[row][are_windows[row]])
 
 
 def test_long_texts_are_exact_and_linear():
     length = 2**15
     values = torch.randn(1, length, 11)
-    means, are_windows = window_means(values, torch.ones(1, length, dtype=torch.bool), SIZES)
+    means, are_windows = means_of(values, torch.ones(1, length, dtype=torch.bool))
     assert means.shape == (1, 4 * length, 11) and are_windows.sum() == 4 * length - sum(size - 1 for size in SIZES)
     expected = values[0, -32:].double().mean(dim=0)
-    torch.testing.assert_close(means[0, 3 * length + length - 32].double(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(means[0, 4 * (length - 32) + 3].double(), expected, rtol=0, atol=1e-6)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -134,7 +139,7 @@ def policies(draw):
 
 def decide(policy, token_logits, is_token):
     """Action, level and risk of the strictest window."""
-    means, are_windows = window_means(token_logits, is_token, SIZES)
+    means, are_windows = means_of(token_logits, is_token)
     decision = policy.decide(means[..., :4], means[..., 4:], CONFIG)
     index = decision.strictest(are_windows)[0]
     return decision.action_ids[0, index].item(), decision.level_ids[0, index].item()
@@ -218,6 +223,33 @@ def test_in_bfloat16_a_run_keeps_its_logits_within_a_tolerance(words, seed, data
         run, _, of_run = head(text[:, start:stop], torch.ones(1, stop - start) > 0, keys)
     for window in run[of_run]:
         assert (whole[of_whole] - window).abs().amax(dim=-1).min() < BFLOAT16_TOLERANCE
+
+
+@torch.no_grad()
+def test_the_positions_of_images_are_left_out_and_change_nothing(lively_model):
+    """Long and short questions with one and two images in a batch: verdicts as from the whole length."""
+    head, seen = lively_model.model.safety_head, []
+    inputs = [prompt(words) for words in (range(5, 9), range(5, 90), range(20, 60), [7])]
+    length = max(one["input_ids"].shape[1] for one in inputs) + BLOCK
+    batch = {
+        name: torch.cat([F.pad(one[name], (length - one[name].shape[1], 0)) for one in inputs]) for name in inputs[0]
+    }
+    batch["input_ids"][1, :BLOCK] = IMAGE
+    batch["attention_mask"] = (batch["input_ids"] != 0).long()
+    pixels = torch.randn(5, 3, 56, 56)
+
+    def spy(text_embeds, text_mask, keys, max_tokens):
+        whole, _, are_windows = SafetyHead.forward(head, text_embeds, text_mask, keys)
+        found = SafetyHead.forward(head, text_embeds, text_mask, keys, max_tokens)
+        seen.extend([whole[are_windows], found[0][found[2]]])
+        assert found[0].shape[1] == max(1, max_tokens) * len(SIZES) < (1 + length) * len(SIZES)
+        return found
+
+    head.forward = spy
+    verdicts = lively_model.explain(**batch, pixel_values=pixels)
+    torch.testing.assert_close(*seen)
+    margins = verdicts.question_contributions.sum(dim=1) + verdicts.bias_contributions
+    torch.testing.assert_close(margins, verdicts.risk_margin, rtol=0, atol=1e-3)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -143,17 +143,12 @@ class SafetyGenerationMixin:
         safety_inputs = self.model.prepare_safety_inputs(
             input_ids, inputs_embeds, attention_mask, question_mask=question_mask
         )
-        embeds, turns = safety_inputs.text_embeds, safety_inputs.text_mask.long()
-        if inputs_embeds is None:
-            is_image = input_ids == self.config.image_token_id
-        else:
-            image_token = torch.tensor(self.config.image_token_id, device=embeds.device)
-            is_image = (embeds == self.get_input_embeddings()(image_token)).all(dim=-1)
+        turns = safety_inputs.text_mask.long()
         # The published head reads the first token of the prompt, whoever said it.
         is_masked = question_mask is not None and self.config.safety_config.head_pooling != "first"
         if is_masked:
             turns = turns * question_mask.long().to(turns.device)
-        return Conversation(embeds, turns, is_image, is_masked), safety_inputs
+        return Conversation(safety_inputs.text_embeds, turns, safety_inputs.image_mask, is_masked), safety_inputs
 
     def _judged(self, conversation: Conversation, policy: SafetyPolicy, safety_inputs: SafetyInputs) -> SafetyInputs:
         """The inputs of a verdict on a whole conversation."""

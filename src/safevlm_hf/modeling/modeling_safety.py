@@ -262,7 +262,9 @@ class SafeModelMixin:
         text_embeds = safety_inputs.text_embeds.to(rows.device)[rows]
         keys = torch.cat([head_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
-        of_windows = self.safety_head(text_embeds, text_mask, keys)
+        # The positions of an image are no question, and how many they are is known without asking the device.
+        max_tokens = None if safety_inputs.image_mask is None else text_mask.shape[1] - min(block_lengths)
+        of_windows = self.safety_head(text_embeds, text_mask, keys, max_tokens)
         level_logits, category_logits, decision, window_ids = self._judge_windows(*of_windows, policy)
         # A sample has one condition: that of its strictest image.
         samples = torch.arange(len(safety_inputs.text_mask), device=rows.device)

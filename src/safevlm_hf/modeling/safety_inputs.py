@@ -65,7 +65,8 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
         Row of the condition table that is in the block: the strictest of the sample, the same in all of its blocks.
     safety_action_ids (`torch.LongTensor` of shape `(images,)`): each image's own, indices of `safety_policy.ACTIONS`.
     safety_level_ids (`torch.LongTensor` of shape `(images,)`): level of each image's own decision, 0 if answered.
-    safety_window_ids (`torch.LongTensor` of shape `(images,)`): the head's window that decided.
+    safety_window_ids (`torch.LongTensor` of shape `(images,)`): the head's window that decided, its first token (of
+        the question's, joined) times the number of window sizes, plus the index of its size.
     safety_clean_losses (`torch.Tensor` of shape `(images, 2)`):
         CE(level) and CE(category) against "safe", means over the image's worst windows: for the training of clean
         images.

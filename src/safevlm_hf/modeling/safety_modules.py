@@ -160,46 +160,53 @@ class SafetyHead(nn.Module):
         self.gate = SafetyGate(hidden_size, window_sizes[0], gate_size, gate_dropout) if has_gate else None
 
     def forward(
-        self, text_embeds: torch.Tensor, text_mask: torch.Tensor, keys: torch.Tensor
+        self, text_embeds: torch.Tensor, text_mask: torch.Tensor, keys: torch.Tensor, max_tokens: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
         """
         Args:
             text_embeds: (images, tokens, hidden), the prompt of each image's sample.
             text_mask: (images, tokens), true on the question's own tokens.
             keys: (images, safety tokens + grid * grid, hidden).
+            max_tokens: no question has more tokens. What is known not to be one then takes no time.
 
         Returns:
             level logits (images, windows, levels) and category logits (images, windows, categories), float32, and
             which windows there are, (images, windows).
         """
-        is_token = with_empty_query(text_mask)
-        text_embeds = F.pad(text_embeds, (0, 0, 1, 0))
+        text_embeds, is_token = F.pad(text_embeds, (0, 0, 1, 0)), with_empty_query(text_mask)
+        if self.pooling == "windows":
+            max_tokens = None if max_tokens is None else max(1, max_tokens)  # the empty query is one
+            text_embeds, count = join_tokens(text_embeds, is_token, max_tokens)
+            return self._judge_windows(self._attend(text_embeds, keys), text_embeds.to(keys.dtype), count)
         if self.pooling == "first":
             first = is_token.long().argmax(dim=1)[:, None]
             is_token = is_token.gather(1, first)
             text_embeds = text_embeds.take_along_dim(first[..., None], dim=1)
-        query, key, value = (
-            self.split_heads(states)
-            for states in (self.q_proj(text_embeds.to(keys.dtype)), self.k_proj(keys), self.v_proj(keys))
-        )
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        if self.pooling == "windows":
-            return self._judge_windows(*self._read(attended), text_embeds.to(keys.dtype), is_token)
+        attended = self._attend(text_embeds, keys)
         weights = (is_token / is_token.sum(dim=1, keepdim=True)).to(attended.dtype)
         level_logits, category_logits = self._read(torch.einsum("nt,nth->nh", weights, attended)[:, None])
         return level_logits, category_logits, is_token.new_ones(len(is_token), 1)
 
+    def _attend(self, text_embeds: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """What each token takes from the keys, (images, tokens, hidden)."""
+        query, key, value = (
+            self.split_heads(states)
+            for states in (self.q_proj(text_embeds.to(keys.dtype)), self.k_proj(keys), self.v_proj(keys))
+        )
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
     def _judge_windows(
-        self, levels: torch.Tensor, categories: torch.Tensor, text_embeds: torch.Tensor, is_token: torch.BoolTensor
+        self, attended: torch.Tensor, text_embeds: torch.Tensor, count: torch.LongTensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
-        """The logits of tokens to those of windows, as `forward` returns them."""
+        """Joined tokens to the logits of windows, as `forward` returns them."""
+        levels, categories = self._read(attended)
         logits = torch.cat([levels, categories], dim=-1)
         of_runs = None
         if self.gate is not None:
             is_safe = torch.zeros(logits.shape[-1], device=logits.device)
             is_safe[0] = is_safe[levels.shape[-1] + self.safe_category] = 1.0
-            of_runs = -self.gate(text_embeds, is_token) * is_safe
-        means, is_window = window_means(logits, is_token, self.window_sizes, of_runs)
+            of_runs = -self.gate(text_embeds, count) * is_safe
+        means, is_window = window_means(logits, count, self.window_sizes, of_runs)
         return *means.split([levels.shape[-1], categories.shape[-1]], dim=-1), is_window
 
     def _read(self, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -222,9 +229,8 @@ class SafetyHead(nn.Module):
         if self.pooling == "first":
             is_token = is_token & (is_token.cumsum(dim=1) == 1)
         elif self.pooling == "windows":
-            length = is_token.shape[1]
-            sizes = torch.tensor(self.window_sizes, device=window_ids.device)[window_ids // length]
-            start = (window_ids % length)[:, None]
+            sizes = torch.tensor(self.window_sizes, device=window_ids.device)
+            start, sizes = (window_ids // len(sizes))[:, None], sizes[window_ids % len(sizes)]
             place = is_token.cumsum(dim=1) - 1  # among the question's tokens, joined
             is_token = is_token & (place >= start) & (place < start + sizes[:, None])
         return is_token / is_token.sum(dim=1, keepdim=True)
@@ -240,9 +246,9 @@ class SafetyHead(nn.Module):
         """
         if self.gate is None or self.pooling != "windows":
             return text_embeds.new_zeros(len(text_embeds), dtype=torch.float32)
-        is_token = with_empty_query(text_mask)
-        scores = self.gate(text_embeds, is_token)
-        means, _ = window_means(torch.zeros_like(scores), is_token, self.window_sizes, scores)
+        text_embeds, count = join_tokens(text_embeds, with_empty_query(text_mask))
+        scores = self.gate(text_embeds, count)
+        means, _ = window_means(torch.zeros_like(scores), count, self.window_sizes, scores)
         return means[..., 0].gather(1, window_ids[:, None])[:, 0]
 
 
@@ -262,14 +268,14 @@ class SafetyGate(nn.Module):
         self.up = FanInLinear(hidden_size, run_length * size)
         self.down = nn.Linear(size, 1)
 
-    def forward(self, text_embeds: torch.Tensor, is_token: torch.BoolTensor) -> torch.Tensor:
-        """Embeddings (images, tokens, hidden) of the mask (images, tokens) to scores (images, tokens, 1), float32: of
-        the run that begins with each of the joined tokens."""
-        joined, count = join_tokens(self.norm(text_embeds), is_token)
+    def forward(self, text_embeds: torch.Tensor, count: torch.LongTensor) -> torch.Tensor:
+        """Embeddings (images, tokens, hidden) of joined tokens and their number (images, 1) to scores
+        (images, tokens, 1), float32: of the run that begins with each token."""
+        length = text_embeds.shape[1]
+        joined = torch.where(are_tokens(count, length)[..., None], self.norm(text_embeds), 0.0)
         if self.training and self.dropout:
             # A word that is missing now and then: unknown words, names and misspellings change less.
             joined = joined * (torch.rand_like(joined[..., :1]) >= self.dropout)
-        length = joined.shape[1]
         parts = F.pad(self.up(joined), (0, 0, 0, self.run_length - 1)).chunk(self.run_length, dim=-1)
         read = sum(part[:, place : place + length] for place, part in enumerate(parts)) / math.sqrt(self.run_length)
         return self.down(F.silu(read)).float() * (count >= self.run_length)[..., None]
@@ -281,36 +287,43 @@ def with_empty_query(text_mask: torch.Tensor) -> torch.BoolTensor:
     return torch.cat([~text_mask.any(dim=1, keepdim=True), text_mask], dim=1)
 
 
-def join_tokens(values: torch.Tensor, is_token: torch.BoolTensor) -> tuple[torch.Tensor, torch.LongTensor]:
+def join_tokens(
+    values: torch.Tensor, is_token: torch.BoolTensor, max_tokens: int | None = None
+) -> tuple[torch.Tensor, torch.LongTensor]:
     """Values (images, tokens, columns) of the mask's tokens, joined in their order with zeros after them, and their
-    number (images, 1)."""
+    number (images, 1). `max_tokens` is the length that is left, where no row has more."""
     # A stable sort joins them; nothing waits for their number.
-    order = (~is_token).long().sort(dim=1, stable=True).indices
+    order = (~is_token).long().sort(dim=1, stable=True).indices[:, :max_tokens]
     count = is_token.sum(dim=1, keepdim=True)
-    is_joined = torch.arange(is_token.shape[1], device=values.device) < count
+    is_joined = are_tokens(count, order.shape[1])
     return torch.where(is_joined[..., None], values.take_along_dim(order[..., None], dim=1), 0.0), count
 
 
+def are_tokens(count: torch.LongTensor, length: int) -> torch.BoolTensor:
+    """The mask (images, length) of joined tokens, by their number (images, 1)."""
+    return torch.arange(length, device=count.device) < count
+
+
 def window_means(
-    values: torch.Tensor, is_token: torch.BoolTensor, sizes: list[int], of_runs: torch.Tensor | None = None
+    values: torch.Tensor, count: torch.LongTensor, sizes: list[int], of_runs: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.BoolTensor]:
     """
-    Means over runs of consecutive tokens: those of the mask, joined in their order. Runs are full, never cut; tokens
-    that are fewer than the smallest size are one short run.
+    Means over runs of consecutive tokens. Runs are full, never cut; tokens that are fewer than the smallest size are
+    one short run.
 
     Args:
-        values: (images, tokens, columns), float32.
-        is_token: (images, tokens); at least one in each row.
+        values: (images, tokens, columns), float32, of joined tokens; what stands after them counts nowhere.
+        count: (images, 1), number of tokens, at least 1.
         sizes: powers of two, rising. Means come by doubling (4 + 4 = 8): a running sum over a long text is not exact.
-        of_runs: (images, tokens, columns), added to the runs of the smallest size, by their first joined token.
+        of_runs: (images, tokens, columns), added to the runs of the smallest size, by their first token.
 
     Returns:
-        Means (images, sizes * tokens, columns), by size and then by first token, and which of them are runs.
+        Means (images, tokens * sizes, columns), by first token and then by size, and which of them are runs.
     """
     length = values.shape[1]
-    joined, count = join_tokens(values, is_token)
     start = torch.arange(length, device=values.device)
     # The empty places of a short run are zeros.
+    joined = torch.where((start < count)[..., None], values, 0.0)
     joined = F.pad(joined, (0, 0, 0, sizes[-1]))
     means, are_runs, size = [], [], 1
     while size <= sizes[-1]:
@@ -324,7 +337,7 @@ def window_means(
             are_runs.append((start + size <= count) | (is_short if size == sizes[0] else False))
         joined = (joined[:, :-size] + joined[:, size:]) / 2
         size *= 2
-    return torch.cat(means, dim=1), torch.cat(are_runs, dim=1)
+    return torch.stack(means, dim=2).flatten(1, 2), torch.stack(are_runs, dim=2).flatten(1, 2)
 
 
 def less_safe(logits: torch.Tensor, safe: int, config: SafetyConfig) -> torch.Tensor:
