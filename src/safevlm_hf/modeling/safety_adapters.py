@@ -71,11 +71,22 @@ class SparesVerdictMixin:
                 "`exclude_modules=model.verdict_modules`, or call `model.let_adapters_change_verdict()` before."
             )
 
-    def __setattr__(self, name: str, value):
-        super().__setattr__(name, value)
-        if name == "peft_config" and value and not self._adapters_may_change_verdict:
-            # peft's sign that it has injected layers; the adapter that they are for comes last.
-            self._spare_verdict(list(value.values())[-1])
+    @property
+    def peft_config(self) -> dict:
+        """Configs of the adapters, by name. peft sets it where it has injected layers, and looks whether it is there."""
+        if "peft_config" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} has no adapter, and so no `peft_config`.")
+        return self.__dict__["peft_config"]
+
+    @peft_config.setter
+    def peft_config(self, configs: dict):
+        self.__dict__["peft_config"] = configs
+        if configs and not self._adapters_may_change_verdict:
+            self._spare_verdict(list(configs.values())[-1])  # the adapter that was injected comes last
+
+    @peft_config.deleter
+    def peft_config(self):
+        del self.__dict__["peft_config"]
 
     def _spare_verdict(self, config):
         excluded = self.verdict_modules
