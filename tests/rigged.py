@@ -27,7 +27,7 @@ class RiggedHead(nn.Module):
         self.middle, self.direction, self.word = middle, direction, word
         self.num_safety_tokens = num_safety_tokens
 
-    def forward(self, text_embeds, text_mask, keys, max_tokens=None):
+    def forward(self, text_embeds, text_mask, keys, max_tokens=None, feature_mask=None):
         features = keys[:, self.num_safety_tokens :].mean(dim=1)
         unreadable = 0 * features.sum(dim=-1, keepdim=True)  # NaN where the pixels are
         bright = (features - self.middle) @ self.direction > 0

@@ -1,6 +1,7 @@
 """SafeLlavaNext: tiles of a picture in one block, the whole picture first."""
 
 from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
+from tiled_model_tester import TiledModelTester
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextImageProcessor
 
 from safevlm_hf.modeling import SafeLlavaNextConfig, SafeLlavaNextForConditionalGeneration, SafeLlavaNextProcessor
@@ -9,7 +10,7 @@ from safevlm_hf.modeling import SafeLlavaNextConfig, SafeLlavaNextForConditional
 PINPOINTS = [[16, 32], [32, 16], [32, 32]]
 
 
-class TestLlavaNext(SafetyModelTester):
+class TestLlavaNext(TiledModelTester, SafetyModelTester):
     config_class = SafeLlavaNextConfig
     model_class = SafeLlavaNextForConditionalGeneration
     processor_class = SafeLlavaNextProcessor

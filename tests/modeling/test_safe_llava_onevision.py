@@ -1,6 +1,7 @@
 """SafeLlavaOnevision: tiles of a single picture, none of several in one sample."""
 
 from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
+from tiled_model_tester import TiledModelTester
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
@@ -18,7 +19,7 @@ from safevlm_hf.modeling import (
 PINPOINTS = [[16, 32], [32, 16], [32, 32]]
 
 
-class TestLlavaOnevision(SafetyModelTester):
+class TestLlavaOnevision(TiledModelTester, SafetyModelTester):
     config_class = SafeLlavaOnevisionConfig
     model_class = SafeLlavaOnevisionForConditionalGeneration
     processor_class = SafeLlavaOnevisionProcessor

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, picture, tiny_text_config, tiny_tokenizer
+from tiled_model_tester import TiledModelTester
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessor, SmolVLMVideoProcessor
 
 from safevlm_hf.modeling import SafeSmolVLMConfig, SafeSmolVLMForConditionalGeneration, SafeSmolVLMProcessor
@@ -14,7 +15,7 @@ TOKENS = (
 )
 
 
-class TestSmolVLM(SafetyModelTester):
+class TestSmolVLM(TiledModelTester, SafetyModelTester):
     config_class = SafeSmolVLMConfig
     model_class = SafeSmolVLMForConditionalGeneration
     processor_class = SafeSmolVLMProcessor

@@ -238,7 +238,7 @@ def test_the_positions_of_images_are_left_out_and_change_nothing(lively_model):
     batch["attention_mask"] = (batch["input_ids"] != 0).long()
     pixels = torch.randn(5, 3, 56, 56)
 
-    def spy(text_embeds, text_mask, keys, max_tokens):
+    def spy(text_embeds, text_mask, keys, max_tokens, feature_mask):
         whole, _, are_windows = SafetyHead.forward(head, text_embeds, text_mask, keys)
         found = SafetyHead.forward(head, text_embeds, text_mask, keys, max_tokens)
         seen.extend([whole[are_windows], found[0][found[2]]])

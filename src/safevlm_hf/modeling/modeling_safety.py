@@ -217,20 +217,26 @@ class SafeModelMixin:
         maps: Sequence[torch.Tensor],
         pixels: list[torch.Tensor],
         safety_inputs: SafetyInputs | None,
+        tiles: Sequence[Sequence[torch.Tensor]] | None = None,
     ) -> SafetyImageOutput:
         """
         Give encoded images their verdicts, and build their blocks.
 
         Args:
             outputs: what the backbone's `get_image_features` returned; its `pooler_output` are h_i, one per image.
-            maps: (rows, columns, width) per image, what the safety projector reads.
+            maps: (rows, columns, width) per image, what the safety projector reads: the whole picture.
             pixels: of each image, as `split_pixels` gives them.
             safety_inputs: questions and policy. Without them the verdict is on the image alone, under the default
                 policy.
+            tiles: further maps per image, of its parts, where the backbone cuts pictures.
         """
         # In float16 the safety modules stay in float32.
         dtype = self.safety_tokens.head.dtype
-        safety_features = self.safety_projector([features.to(dtype) for features in maps])
+        views = [[of_image] for of_image in maps]
+        if tiles is not None:
+            views = [[whole, *parts] for whole, parts in zip(maps, tiles)]
+        safety_features = self.safety_projector([view.to(dtype) for of_image in views for view in of_image])
+        safety_features, is_key = _join_views(safety_features, list(map(len, views)))
         # Absurd pixel values still give features, and one bad patch can go unnoticed: no verdict rests on them.
         is_picture = torch.stack([(of_image.abs() <= MAX_PIXEL).all() for of_image in pixels])
         is_picture = is_picture.to(safety_features.device)
@@ -240,6 +246,7 @@ class SafeModelMixin:
             attentions=outputs.attentions,
             image_features=list(outputs.pooler_output),
             safety_features=torch.where(is_picture[:, None, None], safety_features, torch.nan),
+            safety_key_mask=is_key,
         )
         return self.condition_image_features(encoded, safety_inputs)
 
@@ -264,7 +271,7 @@ class SafeModelMixin:
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
         # The positions of an image are no question, and how many they are is known without asking the device.
         max_tokens = None if safety_inputs.image_mask is None else text_mask.shape[1] - min(block_lengths)
-        of_windows = self.safety_head(text_embeds, text_mask, keys, max_tokens)
+        of_windows = self.safety_head(text_embeds, text_mask, keys, max_tokens, encoded.safety_key_mask)
         level_logits, category_logits, decision, window_ids = self._judge_windows(*of_windows, policy)
         # A sample has one condition: that of its strictest image.
         samples = torch.arange(len(safety_inputs.text_mask), device=rows.device)
@@ -447,6 +454,16 @@ class SafeModelMixin:
         if is_free and not torch.compiler.is_compiling():
             mark_free_cache(outputs.get(CACHE), self.cache_state)
         return self.output_class(**outputs, **_safety_fields(image_outputs))
+
+
+def _join_views(features: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.BoolTensor | None]:
+    """Features (views, positions, hidden) of whole pictures and tiles, `counts` per image, to those of each image,
+    (images, most views * positions, hidden), and which of them there are; `None` where all images have one view."""
+    if max(counts) == 1:
+        return features, None
+    joined = nn.utils.rnn.pad_sequence(features.split(counts), batch_first=True).flatten(1, 2)
+    num_positions = torch.tensor(counts, device=features.device)[:, None] * features.shape[1]
+    return joined, torch.arange(joined.shape[1], device=features.device) < num_positions
 
 
 def _no_question(safety_features: torch.Tensor, block_lengths: list[int]) -> SafetyInputs:
@@ -718,6 +735,8 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
             outputs.safety_level_logits,
             outputs.safety_category_logits,
             self.config.safety_config.safe_category,
+            self.config.safety_grid_size,
+            outputs.safety_key_mask,
         )
         return SafetyExplanation(**explained, **verdict_output(outputs, policy))
 

@@ -73,7 +73,7 @@ class SparesVerdictMixin:
 
     @property
     def peft_config(self) -> dict:
-        """Configs of the adapters, by name. peft sets it where it has injected layers, and looks whether it is there."""
+        """Configs of the adapters, by name. peft sets it after injecting layers."""
         if "peft_config" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__} has no adapter, and so no `peft_config`.")
         return self.__dict__["peft_config"]

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
-from .safety_modules import SafetyHead
+from .safety_modules import SafetyHead, key_mask
 
 
 @dataclass
@@ -27,14 +27,17 @@ class SafetyExplanation(ModelOutput):
     What the verdict on each image rests on; `processor.post_process_safety` gives the verdicts by name.
 
     map (`torch.Tensor` of shape `(images, grid, grid)`):
-        Share of each position in what the head takes from the image, as energy (squared norm). At least 0, sum 1.
+        Share of each position in what the head takes from the whole image, as energy (squared norm): at least 0, sum
+        1.
     image_attention (`torch.Tensor` of shape `(images, grid, grid)`):
         Attention of the question, mean over attention heads and tokens. At least 0, sum 1.
     safety_token_attention (`torch.Tensor` of shape `(images,)`): attention that the safety tokens take, in [0, 1].
     risk_margin (`torch.Tensor` of shape `(images,)`):
         Logit of the most probable risky level minus that of safe, plus the same for the category: the log-odds, before
-        calibration, of the most probable risk against a safe verdict. It is the sum of the three parts that follow.
+        calibration, of the most probable risk against a safe verdict. It is the sum of the four parts that follow.
     image_contributions (`torch.Tensor` of shape `(images, grid, grid)`): part of each position, risky where positive.
+    tile_contributions (`torch.Tensor` of shape `(images, tiles)`): part of each tile where the backbone cuts pictures,
+        0 where a picture has fewer.
     safety_token_contributions (`torch.Tensor` of shape `(images,)`): part of the safety tokens.
     bias_contributions (`torch.Tensor` of shape `(images,)`): part of what does not depend on the image: the head's
         biases, and its gate on the words that decided.
@@ -52,6 +55,7 @@ class SafetyExplanation(ModelOutput):
     safety_token_attention: torch.Tensor | None = None
     risk_margin: torch.Tensor | None = None
     image_contributions: torch.Tensor | None = None
+    tile_contributions: torch.Tensor | None = None
     safety_token_contributions: torch.Tensor | None = None
     bias_contributions: torch.Tensor | None = None
     question_weights: torch.Tensor | None = None
@@ -74,6 +78,8 @@ def explain_head(
     level_logits: torch.Tensor,
     category_logits: torch.Tensor,
     safe_category: int,
+    grid_size: int,
+    feature_mask: torch.BoolTensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """
     The fields of [`SafetyExplanation`] that do not come from the verdict, float32.
@@ -81,18 +87,21 @@ def explain_head(
     Args:
         text_embeds, text_mask: (images, length, hidden) and (images, length), as for the head.
         safety_tokens: s(1), (tokens, hidden).
-        safety_features: h_s, (images, grid * grid, hidden).
+        safety_features: h_s, (images, views * grid * grid, hidden), the whole picture first.
         window_ids: (images,), the window of the head that decided.
         level_logits, category_logits: (images, levels) and (images, categories), what the head gave for these.
         safe_category: index of the category `"safe"`.
+        grid_size: side of a view's square of features.
+        feature_mask: (images, views * grid * grid), which of them there are; all of them if unset.
     """
-    (images, positions, _), num_tokens = safety_features.shape, len(safety_tokens)
+    images, num_tokens = len(safety_features), len(safety_tokens)
     keys = torch.cat([safety_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
     weights = head.pooling_weights(text_mask, window_ids).to(keys.dtype)
     queries = F.pad(text_embeds, (0, 0, 1, 0)).to(keys.dtype)
     query, key = head.split_heads(head.q_proj(queries)), head.split_heads(head.k_proj(keys))
     value = head.split_heads(_without_bias(head.v_proj, keys))
-    attention = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(dim=-1)
+    scores, mask = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), key_mask(feature_mask, keys)
+    attention = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
     pooled = torch.einsum("nt,nhtk->nhk", weights, attention)
 
     by_key = _project(head, pooled[..., None] * value)
@@ -109,13 +118,16 @@ def explain_head(
 
     # It is taken from both logits of safe.
     of_gate = 2 * head.gate_scores(queries, text_mask, window_ids)
-    of_keys, side = contributions(by_key), math.isqrt(positions)
+    of_keys, square = contributions(by_key), (grid_size, grid_size)
+    of_views = of_keys[:, num_tokens:].unflatten(1, (-1, grid_size * grid_size))
+    whole = slice(num_tokens, num_tokens + grid_size * grid_size)
     return {
-        "map": _shares(_energy(by_key[:, num_tokens:])).unflatten(1, (side, side)),
-        "image_attention": _shares(pooled[..., num_tokens:].mean(dim=1).float()).unflatten(1, (side, side)),
+        "map": _shares(_energy(by_key[:, whole])).unflatten(1, square),
+        "image_attention": _shares(pooled[..., whole].mean(dim=1).float()).unflatten(1, square),
         "safety_token_attention": pooled[..., :num_tokens].sum(dim=-1).mean(dim=1).float(),
         "risk_margin": margin(level_logits, category_logits),
-        "image_contributions": of_keys[:, num_tokens:].unflatten(1, (side, side)),
+        "image_contributions": of_views[:, 0].unflatten(1, square),
+        "tile_contributions": of_views[:, 1:].sum(dim=-1),
         "safety_token_contributions": of_keys[:, :num_tokens].sum(dim=1),
         "bias_contributions": margin(head.level_head(biases), head.category_head(biases)) + of_gate,
         "question_weights": _shares(_energy(by_token))[:, 1:],

@@ -58,7 +58,10 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     pooler_output (`list` of `torch.Tensor` of shape `(block_length, hidden_size)`):
         One image block [ s(2) | h_i | c ] per image.
     image_features (`list` of `torch.Tensor` of shape `(patches, hidden_size)`): h_i, the backbone's own features.
-    safety_features (`torch.Tensor` of shape `(images, grid * grid, hidden_size)`): h_s, the safety projector's output.
+    safety_features (`torch.Tensor` of shape `(images, views * grid * grid, hidden_size)`):
+        h_s, the safety projector's output: of the whole picture, then of its tiles where the backbone cuts pictures.
+    safety_key_mask (`torch.BoolTensor` of shape `(images, views * grid * grid)`, *optional*):
+        Which of them there are; `None` where no picture was cut.
     safety_level_logits (`torch.Tensor` of shape `(images, levels)`): float32.
     safety_category_logits (`torch.Tensor` of shape `(images, categories)`): float32.
     safety_condition_ids (`torch.LongTensor` of shape `(images,)`):
@@ -75,6 +78,7 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
 
     image_features: list[torch.Tensor] | None = None
     safety_features: torch.Tensor | None = None
+    safety_key_mask: torch.BoolTensor | None = None
     safety_level_logits: torch.Tensor | None = None
     safety_category_logits: torch.Tensor | None = None
     safety_condition_ids: torch.LongTensor | None = None

@@ -160,14 +160,20 @@ class SafetyHead(nn.Module):
         self.gate = SafetyGate(hidden_size, window_sizes[0], gate_size, gate_dropout) if has_gate else None
 
     def forward(
-        self, text_embeds: torch.Tensor, text_mask: torch.Tensor, keys: torch.Tensor, max_tokens: int | None = None
+        self,
+        text_embeds: torch.Tensor,
+        text_mask: torch.Tensor,
+        keys: torch.Tensor,
+        max_tokens: int | None = None,
+        feature_mask: torch.BoolTensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
         """
         Args:
             text_embeds: (images, tokens, hidden), the prompt of each image's sample.
             text_mask: (images, tokens), true on the question's own tokens.
-            keys: (images, safety tokens + grid * grid, hidden).
+            keys: (images, safety tokens + features, hidden).
             max_tokens: no question has more tokens. What is known not to be one then takes no time.
+            feature_mask: (images, features), which of the last keys there are, the image's; all of them if unset.
 
         Returns:
             level logits (images, windows, levels) and category logits (images, windows, categories), float32, and
@@ -177,23 +183,28 @@ class SafetyHead(nn.Module):
         if self.pooling == "windows":
             max_tokens = None if max_tokens is None else max(1, max_tokens)  # the empty query is one
             text_embeds, count = join_tokens(text_embeds, is_token, max_tokens)
-            return self._judge_windows(self._attend(text_embeds, keys), text_embeds.to(keys.dtype), count)
+            return self._judge_windows(
+                self._attend(text_embeds, keys, feature_mask), text_embeds.to(keys.dtype), count
+            )
         if self.pooling == "first":
             first = is_token.long().argmax(dim=1)[:, None]
             is_token = is_token.gather(1, first)
             text_embeds = text_embeds.take_along_dim(first[..., None], dim=1)
-        attended = self._attend(text_embeds, keys)
+        attended = self._attend(text_embeds, keys, feature_mask)
         weights = (is_token / is_token.sum(dim=1, keepdim=True)).to(attended.dtype)
         level_logits, category_logits = self._read(torch.einsum("nt,nth->nh", weights, attended)[:, None])
         return level_logits, category_logits, is_token.new_ones(len(is_token), 1)
 
-    def _attend(self, text_embeds: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    def _attend(
+        self, text_embeds: torch.Tensor, keys: torch.Tensor, feature_mask: torch.BoolTensor | None
+    ) -> torch.Tensor:
         """What each token takes from the keys, (images, tokens, hidden)."""
         query, key, value = (
             self.split_heads(states)
             for states in (self.q_proj(text_embeds.to(keys.dtype)), self.k_proj(keys), self.v_proj(keys))
         )
-        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        mask = key_mask(feature_mask, keys)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
     def _judge_windows(
         self, attended: torch.Tensor, text_embeds: torch.Tensor, count: torch.LongTensor
@@ -279,6 +290,13 @@ class SafetyGate(nn.Module):
         parts = F.pad(self.up(joined), (0, 0, 0, self.run_length - 1)).chunk(self.run_length, dim=-1)
         read = sum(part[:, place : place + length] for place, part in enumerate(parts)) / math.sqrt(self.run_length)
         return self.down(F.silu(read)).float() * (count >= self.run_length)[..., None]
+
+
+def key_mask(feature_mask: torch.BoolTensor | None, keys: torch.Tensor) -> torch.BoolTensor | None:
+    """The mask (images, 1, 1, keys) of the head's attention: there are safety tokens in front of the features."""
+    if feature_mask is None:
+        return None
+    return F.pad(feature_mask, (keys.shape[1] - feature_mask.shape[1], 0), value=True)[:, None, None]
 
 
 def with_empty_query(text_mask: torch.Tensor) -> torch.BoolTensor:

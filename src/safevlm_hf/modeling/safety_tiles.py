@@ -1,4 +1,4 @@
-"""Backbones that cut a picture into tiles: the first or the last of them shows the whole picture, and is judged."""
+"""Backbones that cut a picture into tiles. The first or the last shows the whole picture, and all are judged."""
 
 import math
 
@@ -19,10 +19,22 @@ class FirstTileMixin:
     def judge_first_tiles(
         self, outputs, pixel_values: torch.Tensor, safety_inputs: SafetyInputs | None
     ) -> SafetyImageOutput:
-        """Verdicts by the tile that holds the whole picture (h_i): small print in the others is not judged."""
+        """Verdicts by the whole picture and by its tiles, where small print can be read (h_i)."""
         side = self.config.vision_config.image_size // self.config.vision_config.patch_size
         maps = [features[: side * side].unflatten(0, (side, side)) for features in outputs.pooler_output]
-        return self.judge_images(outputs, maps, self.split_pixels(pixel_values), safety_inputs)
+        tiles = [self._cut_tiles(features[side * side :], side) for features in outputs.pooler_output]
+        return self.judge_images(outputs, maps, self.split_pixels(pixel_values), safety_inputs, tiles)
+
+    def _cut_tiles(self, features: torch.Tensor, side: int) -> list[torch.Tensor]:
+        """Maps (rows, columns, width), each of `side` rows and columns at most, of the tiles: the backbone has joined
+        them to one map, has cut off what was padding, and has put a newline behind each row."""
+        is_newline = (features == self.image_newline.to(features)).all(dim=-1)
+        columns = int(is_newline.long().argmax()) if len(features) else 0
+        if not columns:  # nothing but the newline: the picture was not cut
+            return []
+        rows = features.unflatten(0, (-1, columns + 1))[:, :-1]
+        strips = rows.tensor_split(math.ceil(len(rows) / side))
+        return [tile for strip in strips for tile in strip.tensor_split(math.ceil(columns / side), dim=1)]
 
 
 class LastTileMixin:
@@ -47,8 +59,8 @@ class LastTileMixin:
         **kwargs,
     ) -> tuple | SafetyImageOutput:
         r"""
-        Encode images, give each its verdict, and build its block. The safety projector reads the tile that holds the
-        whole picture (h_i): small print in the other tiles is not judged.
+        Encode images, give each its verdict, and build its block. The safety projector reads the whole picture and its
+        tiles, where small print can be read (h_i).
 
         Args:
             pixel_values: (samples, tiles, channels, height, width).
@@ -70,8 +82,9 @@ class LastTileMixin:
         tiles = features.unflatten(0, (-1, self.image_seq_len)).split([len(of_image) for of_image in pixels])
         outputs.pooler_output = [of_image.flatten(0, 1) for of_image in tiles]
         side = math.isqrt(self.image_seq_len)
-        maps = [of_image[-1].unflatten(0, (side, side)) for of_image in tiles]
-        return self.judge_images(outputs, maps, pixels, safety_inputs)
+        maps = [of_image.unflatten(1, (side, side)) for of_image in tiles]
+        whole, others = [of_image[-1] for of_image in maps], [list(of_image[:-1]) for of_image in maps]
+        return self.judge_images(outputs, whole, pixels, safety_inputs, others)
 
     def split_pixels(
         self, pixel_values: torch.Tensor, safety_num_tiles: torch.LongTensor | None = None, **image_inputs
