@@ -9,30 +9,31 @@ import torch
 from safevlm_hf.families import BY_MODEL_TYPE
 
 
-# Model type to: checkpoint, hidden size of its language model, safety and condition tokens.
+# Model type to: checkpoint, and hidden size of its language model.
 CHECKPOINTS = {
-    "safe_llava": ("llava-hf/llava-1.5-7b-hf", 4096, 64, 16),
-    "safe_qwen2_vl": ("Qwen/Qwen2-VL-7B-Instruct", 3584, 64, 16),
-    "safe_qwen2_5_vl": ("Qwen/Qwen2.5-VL-7B-Instruct", 3584, 64, 16),
-    "safe_smolvlm": ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 2048, 16, 8),
-    "safe_idefics3": ("HuggingFaceM4/Idefics3-8B-Llama3", 4096, 16, 8),
-    "safe_llava_next": ("llava-hf/llava-v1.6-mistral-7b-hf", 4096, 64, 16),
-    "safe_llava_onevision": ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 3584, 64, 16),
-    "safe_fast_vlm": ("KamilaMila/FastVLM-7B", 3584, 64, 16),
+    "safe_llava": ("llava-hf/llava-1.5-7b-hf", 4096),
+    "safe_qwen2_vl": ("Qwen/Qwen2-VL-7B-Instruct", 3584),
+    "safe_qwen2_5_vl": ("Qwen/Qwen2.5-VL-7B-Instruct", 3584),
+    "safe_smolvlm": ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 2048),
+    "safe_idefics3": ("HuggingFaceM4/Idefics3-8B-Llama3", 4096),
+    "safe_llava_next": ("llava-hf/llava-v1.6-mistral-7b-hf", 4096),
+    "safe_llava_onevision": ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 3584),
+    "safe_fast_vlm": ("KamilaMila/FastVLM-7B", 3584),
 }
 
 
 def main():
     print("| backbone | counted at | parameters of the safety layer | extra positions per image |")
     print("|---|---|---|---|")
-    for model_type, (checkpoint, hidden_size, num_safety_tokens, num_condition_tokens) in CHECKPOINTS.items():
-        model = build(model_type, hidden_size, num_safety_tokens, num_condition_tokens)
+    for model_type, (checkpoint, hidden_size) in CHECKPOINTS.items():
+        model = build(model_type, hidden_size)
+        safety = model.config.safety_config
         count = sum(weight.numel() for name, weight in model.named_parameters() if name.startswith("safety_"))
-        positions = f"{num_safety_tokens} + {num_condition_tokens}"
+        positions = f"{safety.num_safety_tokens} + {safety.num_condition_tokens}"
         print(f"| {model_type.removeprefix('safe_')} | {checkpoint} | {count / 1e6:.0f} M | {positions} |")
 
 
-def build(model_type: str, hidden_size: int, num_safety_tokens: int, num_condition_tokens: int) -> torch.nn.Module:
+def build(model_type: str, hidden_size: int) -> torch.nn.Module:
     """A base model with a language model of one layer, without weights."""
     family = BY_MODEL_TYPE[model_type]
     text_config = {
@@ -44,8 +45,7 @@ def build(model_type: str, hidden_size: int, num_safety_tokens: int, num_conditi
         "intermediate_size": 64,
         "pad_token_id": 0,
     }
-    safety_config = {"num_safety_tokens": num_safety_tokens, "num_condition_tokens": num_condition_tokens}
-    config = family.config(text_config=text_config, safety_config=safety_config, pad_token_id=0)
+    config = family.config(text_config=text_config, pad_token_id=0)
     with torch.device("meta"):
         return family.model.safe_model_class(config)
 

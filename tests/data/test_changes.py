@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from safevlm_hf.data import riskcards
-from safevlm_hf.data.riskcards.changes import CHANGES, change_at_random, change_picture
+from safevlm_hf.data.riskcards.changes import CHANGES, change_at_random, change_picture, give_shape
 from safevlm_hf.data.riskcards.drawing import draw_picture, draw_two_cards
 
 
@@ -99,3 +99,21 @@ def test_two_cards_speak_of_the_risky_one(topics):
         halves.add((is_in_a_row, left >= 164 or top >= 164))
         assert left <= picture.pictogram_region[0] and picture.pictogram_region[2] <= right
     assert len(halves) == 4
+
+
+def test_a_shape_changes_size_and_shape_and_the_boxes_go_along():
+    box, ratios = [120, 100, 220, 200], set()
+    for seed in range(30):
+        image, (found,) = give_shape(red_box_on_grey(box), [box], "train", random.Random(seed))
+        ratios.add(round(image.width / image.height, 1))
+        assert all(abs(a - b) <= 3 for a, b in zip(red_bounds(image), found, strict=True)), (seed, found)
+    assert ratios == {0.5, 0.7, 1.0, 1.5, 2.0}
+
+
+def test_cards_of_varied_shapes():
+    plain, varied = (
+        list(riskcards.draw_riskcards("test", 12, varied_shapes=is_varied)) for is_varied in (False, True)
+    )
+    assert {card.image.size for card in plain} == {(336, 336)} and len({card.image.size for card in varied}) > 6
+    left, top, right, bottom = varied[0].pictogram_region
+    assert 0 <= left < right <= varied[0].image.width and 0 <= top < bottom <= varied[0].image.height

@@ -132,3 +132,15 @@ def test_projector_sizes_can_be_set(tiny_config):
 def test_a_gate_that_misses_every_token_is_refused(share):
     with pytest.raises(ValueError, match="head_gate_dropout"):
         SafetyConfig(head_gate_dropout=share)
+
+
+def test_families_with_short_images_add_fewer_positions():
+    from transformers import SmolVLMConfig
+
+    from safevlm_hf.modeling import SafeSmolVLMConfig, SafeSmolVLMProcessor
+
+    for config in (SafeSmolVLMConfig(), SafeSmolVLMConfig.from_base_config(SmolVLMConfig(), levels=["safe", "bad"])):
+        assert (config.safety_config.num_safety_tokens, config.safety_config.num_condition_tokens) == (16, 8)
+    processor = object.__new__(SafeSmolVLMProcessor)
+    processor.set_safety(None, None, None, 3)
+    assert (processor.num_safety_tokens, processor.num_condition_tokens) == (16, 3)

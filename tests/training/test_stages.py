@@ -5,9 +5,10 @@ import torch
 from tiny_training import create_trainer
 from torch import nn
 
-from safevlm_hf import SafeLlavaForConditionalGeneration
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyConfig
 from safevlm_hf.training.arguments import PAPER_CLEAN_SHARE, LoraArguments, parse_arguments
 from safevlm_hf.training.collator import SafetyCollator
+from safevlm_hf.training.run import safety_sizes
 from safevlm_hf.training.stages import count_parameters, merge, prepare_stage1, prepare_stage2, unwrap
 
 
@@ -109,5 +110,6 @@ def test_the_defaults_are_the_papers():
     assert (stage2.gradient_accumulation_steps, stage2.warmup_steps) == (8, 300)
     assert (lora.use_lora, lora.lora_r, lora.lora_alpha, lora.lora_dropout) == (True, 256, 16, 0.05)
     assert PAPER_CLEAN_SHARE == pytest.approx(3000 / 14000)
-    assert (model_args.num_safety_tokens, model_args.num_safety_heads, model_args.projector_depth) == (64, 8, 3)
+    safety = SafetyConfig(**safety_sizes(model_args))
+    assert (safety.num_safety_tokens, safety.num_attention_heads, safety.projector_depth) == (64, 8, 3)
     assert stage2_model_args.model_name_or_path == stage1.output_dir

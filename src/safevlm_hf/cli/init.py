@@ -22,8 +22,12 @@ def init(
     taxonomy: Annotated[
         Path | None, typer.Option(help="YAML or JSON with `categories` and `levels` of your own.")
     ] = None,
-    num_safety_tokens: Annotated[int, typer.Option(help="Vectors in each of the two sets.")] = 64,
-    num_condition_tokens: Annotated[int, typer.Option(help="Positions of the safety condition.")] = 16,
+    num_safety_tokens: Annotated[
+        int | None, typer.Option(help="Vectors in each of the two sets; 64 if unset, 16 where images are short.")
+    ] = None,
+    num_condition_tokens: Annotated[
+        int | None, typer.Option(help="Positions of the safety condition; 16 if unset, 8 where images are short.")
+    ] = None,
     language_model: Annotated[
         str | None, typer.Option(help="A language model with a chat template: folder or Hub id.")
     ] = None,
@@ -51,12 +55,9 @@ def init(
     if base_config.safety_config.is_trained:
         raise ValueError(f"{base} has trained safety modules already: `safevlm train` goes on from there.")
     family = find_family(base)
-    config = family.config.from_base_config(
-        base_config,
-        num_safety_tokens=num_safety_tokens,
-        num_condition_tokens=num_condition_tokens,
-        **read_taxonomy(taxonomy),
-    )
+    sizes = {"num_safety_tokens": num_safety_tokens, "num_condition_tokens": num_condition_tokens}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    config = family.config.from_base_config(base_config, **sizes, **read_taxonomy(taxonomy))
     model = family.model.from_pretrained(base, config=config)
     processor = family.processor.from_pretrained(base, safety_config=config.safety_config)
     model.initialize_from_embeddings(processor.tokenizer)

@@ -39,6 +39,7 @@ class SafetyConfig(PreTrainedConfig):
         num_safety_tokens (`int`, defaults to 64): vectors in each of the two sets s(1) and s(2). 0, with
             `num_condition_tokens=0`, leaves the backbone's answers as they are and gives verdicts alone.
         num_condition_tokens (`int`, defaults to 16): positions of the safety condition at the end of the image block.
+            Families whose images take few positions have 16 and 8 by default (`SHORT_BLOCK`).
             0 gives the paper's block and leaves generation unconditioned.
         projector_depth (`int`, defaults to 3): blocks in each of the two RegNet stages.
         projector_mlp_depth (`int`, defaults to 2): linear layers after them.
@@ -141,11 +142,15 @@ class SafetyConfig(PreTrainedConfig):
         return 1 + (len(self.levels) - 1) * (len(self.categories) - 1)
 
 
+SHORT_BLOCK = {"num_safety_tokens": 16, "num_condition_tokens": 8}
+
+
 @dataclass(kw_only=True, repr=False)
 class SafeConfigMixin(CarriesCodeMixin):
     r"""
     The configuration of a safe model, in front of its backbone's configuration class. A family's class names its
-    `model_type`, "safe_" and the stock one, which is the name of its file, too; its `class_prefix`; and `sub_configs`.
+    `model_type`, "safe_" and the stock one, which is the name of its file, too; its `class_prefix`; `sub_configs`; and
+    `default_safety`, fields of [`SafetyConfig`] with another default.
 
     Args:
         safety_config (`SafetyConfig` or `dict`, *optional*): the safety modules.
@@ -156,6 +161,7 @@ class SafeConfigMixin(CarriesCodeMixin):
     """
 
     class_prefix: ClassVar[str]
+    default_safety: ClassVar[dict] = {}
 
     safety_config: dict | PreTrainedConfig | None = None
     safety_policy: dict | None = None
@@ -163,7 +169,7 @@ class SafeConfigMixin(CarriesCodeMixin):
 
     def __post_init__(self, **kwargs):
         if self.safety_config is None:
-            self.safety_config = SafetyConfig()
+            self.safety_config = SafetyConfig(**self.default_safety)
         elif isinstance(self.safety_config, dict):
             self.safety_config = SafetyConfig(**self.safety_config)
         super().__post_init__(**kwargs)
@@ -196,8 +202,8 @@ class SafeConfigMixin(CarriesCodeMixin):
     @classmethod
     def from_base_config(cls, config: PreTrainedConfig, **safety_kwargs):
         """This configuration around the backbone's stock one; `safety_kwargs` go to [`SafetyConfig`]."""
-        values = {**cls._as_safe(config.to_dict()), "safety_config": SafetyConfig(**safety_kwargs).to_dict()}
-        return cls.from_dict(values)
+        safety_config = SafetyConfig(**{**cls.default_safety, **safety_kwargs})
+        return cls.from_dict({**cls._as_safe(config.to_dict()), "safety_config": safety_config.to_dict()})
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -221,4 +227,4 @@ class SafeConfigMixin(CarriesCodeMixin):
         super().save_pretrained(save_directory, **kwargs)
 
 
-__all__ = ["DEFAULT_CATEGORIES", "DEFAULT_LEVELS", "SAFE", "SafeConfigMixin", "SafetyConfig"]
+__all__ = ["DEFAULT_CATEGORIES", "DEFAULT_LEVELS", "SAFE", "SHORT_BLOCK", "SafeConfigMixin", "SafetyConfig"]

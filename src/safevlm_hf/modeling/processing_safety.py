@@ -60,16 +60,19 @@ class SafeProcessorMixin(CarriesCodeMixin):
             `from_pretrained` reads all four from the checkpoint's own `config.json`: processor and model agree.
 
     Attributes:
-        family, class_prefix: model type and start of the names of the family's classes.
+        family, class_prefix, default_safety: as `model_type`, `class_prefix` and `default_safety` of the family's
+            config.
     """
 
     family: str
     class_prefix: str
+    default_safety: dict = {}
 
     def set_safety(self, categories, levels, num_safety_tokens, num_condition_tokens):
-        """Take over the names and sizes of the safety modules; those of [`SafetyConfig`] where unset."""
-        given = dict(zip(SAFETY_FIELDS, (categories, levels, num_safety_tokens, num_condition_tokens)))
-        safety_config = SafetyConfig(**{name: value for name, value in given.items() if value is not None})
+        """Take over the names and sizes of the safety modules; the family's where unset."""
+        fields = dict(zip(SAFETY_FIELDS, (categories, levels, num_safety_tokens, num_condition_tokens)))
+        given = {name: value for name, value in fields.items() if value is not None}
+        safety_config = SafetyConfig(**{**self.default_safety, **given})
         for name in SAFETY_FIELDS:
             setattr(self, name, getattr(safety_config, name))
 

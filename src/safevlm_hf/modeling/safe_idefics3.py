@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Model, Idefics3Processor
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SHORT_BLOCK, SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
 from .safety_checkpoint import register_key_conversions
@@ -19,6 +19,7 @@ class SafeIdefics3Config(SafeConfigMixin, Idefics3Config):
 
     model_type = "safe_idefics3"
     class_prefix = "SafeIdefics3"
+    default_safety = SHORT_BLOCK
     sub_configs = {**Idefics3Config.sub_configs, "safety_config": SafetyConfig}
 
 
@@ -49,6 +50,7 @@ class SafeIdefics3Processor(TiledProcessorMixin, SafeProcessorMixin, Idefics3Pro
 
     family = SafeIdefics3Config.model_type
     class_prefix = SafeIdefics3Config.class_prefix
+    default_safety = SafeIdefics3Config.default_safety
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMModel, SmolVLMProcessor
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SHORT_BLOCK, SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
 from .safety_checkpoint import register_key_conversions
@@ -19,6 +19,7 @@ class SafeSmolVLMConfig(SafeConfigMixin, SmolVLMConfig):
 
     model_type = "safe_smolvlm"
     class_prefix = "SafeSmolVLM"
+    default_safety = SHORT_BLOCK
     sub_configs = {**SmolVLMConfig.sub_configs, "safety_config": SafetyConfig}
 
 
@@ -49,6 +50,7 @@ class SafeSmolVLMProcessor(TiledProcessorMixin, SafeProcessorMixin, SmolVLMProce
 
     family = SafeSmolVLMConfig.model_type
     class_prefix = SafeSmolVLMConfig.class_prefix
+    default_safety = SafeSmolVLMConfig.default_safety
 
     def __init__(
         self,

@@ -15,6 +15,11 @@ CONFIGS = Path(__file__).parent / "configs"
 PAPER_CLEAN_SHARE = 3 / 14  # about 3,000 clean beside 11,000 risky pairs
 
 
+def _size(what: str):
+    """An option for new safety modules: unset, it is the family's default, or what a trained checkpoint has."""
+    return field(default=None, metadata={"help": f"Stage 1: {what}."})
+
+
 @dataclass
 class ModelArguments:
     model_name_or_path: str = field(
@@ -26,16 +31,15 @@ class ModelArguments:
         default="float32",
         metadata={"help": "float32, bfloat16 or auto. At 1e-5 half-precision weights hardly move: use --bf16."},
     )
-    num_safety_tokens: int = field(default=64, metadata={"help": "Stage 1: vectors in each set of safety tokens."})
-    num_condition_tokens: int = field(default=16, metadata={"help": "Stage 1: positions of the safety condition."})
-    num_safety_heads: int = field(default=8, metadata={"help": "Stage 1: attention heads of the safety head."})
-    projector_depth: int = field(default=3, metadata={"help": "Stage 1: RegNet blocks a stage of the projector."})
-    head_pooling: str = field(
-        default="windows",
-        metadata={"help": "Stage 1: windows (words around a question take nothing away), mean, or first (paper)."},
+    num_safety_tokens: int | None = _size("vectors in each set of safety tokens; unset: 64, or 16 for short images")
+    num_condition_tokens: int | None = _size("positions of the safety condition; unset: 16, or 8 for short images")
+    num_safety_heads: int | None = _size("attention heads of the safety head; unset: 8")
+    projector_depth: int | None = _size("RegNet blocks in each stage of the projector; unset: 3")
+    head_pooling: str | None = _size(
+        "windows (words around a question take nothing away), mean, or first (paper); unset: windows"
     )
-    head_gate_size: int = field(default=256, metadata={"help": "Stage 1: width of the head's gate on words; 0: none."})
-    head_gate_dropout: float = field(default=0.1, metadata={"help": "Stage 1: share of tokens that the gate misses."})
+    head_gate_size: int | None = _size("width of the head's gate on words, 0 for none; unset: 256")
+    head_gate_dropout: float | None = _size("share of tokens that the gate misses in training; unset: 0.1")
     risk_prior: float | None = field(
         default=None,
         metadata={

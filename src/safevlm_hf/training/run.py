@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..families import find_family
-from .arguments import ModelArguments, parse_arguments
+from .arguments import parse_arguments
 from .collator import SafetyCollator
 from .data import load_data
 from .stages import SAFETY_PREFIX, count_parameters, prepare_stage1, prepare_stage2
@@ -75,8 +75,8 @@ def read_taxonomy(path: str | None) -> dict[str, list[str]]:
 
 
 def safety_sizes(model_args) -> dict:
-    """The options that say how large new safety modules are, under the names of `SafetyConfig`."""
-    return {
+    """The options that say how large new safety modules are, those that are set, under the names of `SafetyConfig`."""
+    sizes = {
         "num_safety_tokens": model_args.num_safety_tokens,
         "num_condition_tokens": model_args.num_condition_tokens,
         "num_attention_heads": model_args.num_safety_heads,
@@ -85,21 +85,16 @@ def safety_sizes(model_args) -> dict:
         "head_gate_size": model_args.head_gate_size,
         "head_gate_dropout": model_args.head_gate_dropout,
     }
+    return {name: value for name, value in sizes.items() if value is not None}
 
 
 def _refuse_other_sizes(model_args, safety_config):
-    overrides = safety_sizes(model_args)
-    unset = {"num_attention_heads": "num_safety_heads"}
     if model_args.taxonomy_file is not None:
         raise ValueError(
             f"{model_args.model_name_or_path} already has safety modules with categories and levels of their own: "
             "leave `taxonomy_file` out, and add categories with `new_categories`."
         )
-    other = {
-        name: value
-        for name, value in overrides.items()
-        if value not in (getattr(safety_config, name), getattr(ModelArguments, unset.get(name, name)))
-    }
+    other = {name: value for name, value in safety_sizes(model_args).items() if value != getattr(safety_config, name)}
     if other:
         raise ValueError(
             f"{model_args.model_name_or_path} already has safety modules, which {other} do not fit: start from a "

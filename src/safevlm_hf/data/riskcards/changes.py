@@ -1,6 +1,7 @@
 """Small changes of a picture: moved, turned, scaled, cropped, compressed, blurred, or seen in other light.
 
 Every change keeps the picture's size, keeps what it is told to keep inside, and moves the boxes with what they bound.
+[`give_shape`] alone makes another size and shape of it.
 """
 
 import io
@@ -18,6 +19,11 @@ MILD_STRENGTHS = (0.15, 0.7)
 FILLS = ("edge", "black", "white", "colour")
 HELD_OUT_FILLS = ("reflect", "grey")
 """What shows beside a picture that was moved, turned or made smaller; the latter in the test split, too."""
+
+SHAPES = ((1.0, 1.0), (1.0, 1.0), (1.5, 1.0), (1.0, 1.5), (2.0, 1.0), (1.0, 2.0))
+"""Width and height of pictures of varied shapes, in sides of the square that is drawn."""
+SIZES = (0.7, 1.3)
+"""By how much they are scaled."""
 
 Box = list[int]
 
@@ -71,6 +77,21 @@ def change_at_random(
     for change in chosen:
         image, boxes = change_picture(image, boxes, change, rng.uniform(*MILD_STRENGTHS), split, rng)
     return image, boxes
+
+
+def give_shape(
+    image: Image.Image, boxes: Sequence[Box], split: str, rng: random.Random
+) -> tuple[Image.Image, list[Box]]:
+    """Lays a square picture anywhere on a canvas of another shape, and scales it; returns it with its boxes."""
+    width, height = (round(image.width * sides) for sides in rng.choice(SHAPES))
+    canvas, margin = _surround(image, split, rng)
+    left, top = (rng.randint(max(0, margin + image.width - side), min(margin, canvas.width - side))
+                 for side in (width, height))  # fmt: skip
+    scale = rng.uniform(*SIZES)
+    size = round(width * scale), round(height * scale)
+    shaped = canvas.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.BICUBIC)
+    matrix = np.array([[scale, 0, scale * (margin - left)], [0, scale, scale * (margin - top)]])
+    return shaped, [_clip_to(_move_box(box, matrix), size) for box in boxes]
 
 
 def _matrix(change: str, amount: float, size: int, rng: random.Random) -> np.ndarray:
@@ -128,8 +149,12 @@ def _move_box(box, matrix: np.ndarray) -> list[float]:
 
 
 def _clip(box: Sequence[float], size: int) -> Box:
+    return _clip_to(box, (size, size))
+
+
+def _clip_to(box: Sequence[float], size: tuple[int, int]) -> Box:
     left, top, right, bottom = box
-    return [max(0, int(left)), max(0, int(top)), min(size, math.ceil(right)), min(size, math.ceil(bottom))]
+    return [max(0, int(left)), max(0, int(top)), min(size[0], math.ceil(right)), min(size[1], math.ceil(bottom))]
 
 
 def _crop(image, boxes, amount: float, rng: random.Random) -> tuple[Image.Image, list[Box]]:

@@ -38,8 +38,9 @@ def write_riskcards(
     surroundings: str | None = None,
     change: str | None = None,
     strength: float = 1.0,
+    varied_shapes: bool = False,
 ) -> Path:
-    """Writes records and their pictures (JPEG, 336 x 336), and returns the path of the former.
+    """Writes records and their pictures (JPEG), and returns the path of the former.
 
     The file is `<split>.jsonl`; surroundings and a change that are asked for stand in its name
     (`test-words-4-turned-0.5.jsonl`), so that parts of a split share a folder. What is there already is reused if it
@@ -48,7 +49,7 @@ def write_riskcards(
 
     Args:
         answer: which answer the conversations hold: `"answer"` (the safe one) or `"complying_answer"`.
-        clean_share, new_category, surroundings, change, strength: as in [`draw_riskcards`].
+        clean_share, new_category, surroundings, change, strength, varied_shapes: as in [`draw_riskcards`].
     """
     output_dir = Path(output_dir)
     options = {
@@ -58,6 +59,7 @@ def write_riskcards(
         "surroundings": surroundings,
         "change": change,
         "strength": strength,
+        "varied_shapes": varied_shapes,
     }
     cards = draw_riskcards(split, num_samples, **options)
     parameters = {"split": split, "num_samples": num_samples, "answer": answer, **options, **_made_by()}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from .changes import change_at_random, change_picture
+from .changes import change_at_random, change_picture, give_shape
 from .tables import (
     ADDRESSES,
     ARRANGEMENTS,
@@ -399,6 +399,11 @@ def draw_picture(
     if change is not None:
         return _changed(picture, change_picture, change, strength, split, rng)
     return picture if split == "test" else _changed(picture, change_at_random, split, rng)
+
+
+def vary_shape(picture: Picture, split: str, rng: random.Random) -> Picture:
+    """The picture in another size and shape."""
+    return _changed(picture, give_shape, split, rng)
 
 
 def _changed(picture: Picture, change, *arguments) -> Picture:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from .changes import CHANGES
-from .drawing import Picture, draw_picture, draw_two_cards
+from .drawing import Picture, draw_picture, draw_two_cards, vary_shape
 from .questions import Turn, ask, ask_about_two, verdict
 from .surroundings import MAX_TRAINED_SENTENCES, TWO_PICTURES_SHARE, check_surroundings, surround
 from .tables import (
@@ -36,7 +36,7 @@ class RiskCard:
     """A picture, or two, with a question and what stands around it.
 
     Attributes:
-        images: one RGB picture of 336 x 336 pixels, or two. The two samples of a pair hold the same object.
+        images: one RGB picture of 336 x 336 pixels or of a varied shape, or two. The samples of a pair share theirs.
         messages: the conversation up to the last user turn, with the pictures in their places (see [`Conversation`]).
         question: the last turn's question, without what stands around it.
         answer: the answer of a safe model.
@@ -89,15 +89,22 @@ class _Plan:
     surroundings: str
     change: str | None
     strength: float
+    varied_shapes: bool
 
     def draw(self, topic: Topic, rng: random.Random) -> Picture:
         if self.change == TWO_CARDS:
             return self.draw_two_cards(topic, rng)
-        return draw_picture(topic, self.split, rng, self.change, self.strength)
+        return self.draw_alone(topic, rng)
+
+    def draw_alone(self, topic: Topic, rng: random.Random) -> Picture:
+        return self._shape(draw_picture(topic, self.split, rng, self.change, self.strength), rng)
 
     def draw_two_cards(self, topic: Topic, rng: random.Random) -> Picture:
         beside = rng.choice(PUBLIC_PAPERS if topic.has_fields else CLEAN_TOPICS)
-        return draw_two_cards(topic, beside, self.split, rng)
+        return self._shape(draw_two_cards(topic, beside, self.split, rng), rng)
+
+    def _shape(self, picture: Picture, rng: random.Random) -> Picture:
+        return vary_shape(picture, self.split, rng) if self.varied_shapes else picture
 
     @property
     def is_mixed(self) -> bool:
@@ -153,7 +160,7 @@ def _draw_beside(turn: Turn, picture: Picture, plan: _Plan, rng: random.Random) 
     clean, risky = (PUBLIC_PAPERS, PRIVATE_PAPERS) if picture.topic.has_fields else (CLEAN_TOPICS, RISKY_TOPICS)
     may_be_risky = turn.safety_level > 0 or turn.kind in LOOK_KINDS
     topics = risky if may_be_risky and rng.random() < 0.35 else clean
-    return draw_picture(rng.choice(topics), plan.split, rng, plan.change, plan.strength)
+    return plan.draw_alone(rng.choice(topics), rng)
 
 
 def _choose_new(rng: random.Random) -> tuple[Topic, str]:
@@ -185,6 +192,7 @@ def draw_riskcards(
     surroundings: str | None = None,
     change: str | None = None,
     strength: float = 1.0,
+    varied_shapes: bool = False,
 ) -> Iterator[RiskCard]:
     """Draws `num_samples` samples, one after the other; the same ones for the same arguments.
 
@@ -200,6 +208,7 @@ def draw_riskcards(
         change: how pictures are changed, as in [`draw_picture`], or `"two-cards"`: each picture shows two cards, of
             which one at most is risky, and questions are about what they say.
         strength: of the change, in (0, 1].
+        varied_shapes: pictures of several sizes and shapes, for backbones that see them as they are.
 
     Raises:
         ValueError: unknown split, surroundings or change, a clean share outside 0 to 1 or a strength outside (0, 1].
@@ -213,7 +222,7 @@ def draw_riskcards(
         raise ValueError(f"change is {change!r}, expected None or one of {', '.join((*CHANGES, TWO_CARDS))}")
     if not 0 < strength <= 1:
         raise ValueError(f"strength is {strength}, expected more than 0, and at most 1")
-    plan = _Plan(split, seed, check_surroundings(surroundings, split), change, strength)
+    plan = _Plan(split, seed, check_surroundings(surroundings, split), change, strength, varied_shapes)
     return _draw_samples(plan, num_samples, clean_share, _choose_new if new_category else _choose_risky)
 
 
