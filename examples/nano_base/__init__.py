@@ -5,7 +5,9 @@ from pathlib import Path
 
 
 # RiskCards are imported on their own, not through the package: this needs no more of transformers than stock LLaVA.
-sys.path.append(str(Path(__file__).resolve().parents[2] / "src" / "safevlm_hf" / "data"))
+DATA = Path(__file__).resolve().parents[2] / "src" / "safevlm_hf" / "data"
+NANO_LLAVA = DATA / "nano_base"
+sys.path.append(str(DATA))
 import riskcards  # noqa: E402
 
 
@@ -15,4 +17,4 @@ GRID = IMAGE_SIZE // PATCH_SIZE
 NUM_PATCHES = GRID**2
 IGNORE_INDEX = -100
 
-__all__ = ["GRID", "IGNORE_INDEX", "IMAGE_SIZE", "NUM_PATCHES", "PATCH_SIZE", "riskcards"]
+__all__ = ["GRID", "IGNORE_INDEX", "IMAGE_SIZE", "NANO_LLAVA", "NUM_PATCHES", "PATCH_SIZE", "riskcards"]

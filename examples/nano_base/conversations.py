@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from riskcards.surroundings import add_words, converse, surround, talk, type_dif
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from . import IGNORE_INDEX, IMAGE_SIZE, NUM_PATCHES
+from . import IGNORE_INDEX, IMAGE_SIZE
 
 
 CHUNK = 500
@@ -35,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A sample as (length,) ids and labels, with `NUM_PATCHES` ids for each picture."""
+    """A sample as (length,) ids and labels, with as many ids for each picture as the model has features of it."""
 
     input_ids: torch.Tensor
     labels: torch.Tensor
@@ -57,17 +58,21 @@ def _draw_chunk(count: int, seed: int, start: int) -> tuple[np.ndarray, list[ris
     rng = random.Random(f"cards {seed} {start}")
     pixels, shown = np.empty((count, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8), []
     for row in range(count):
-        tables = (PAPERS, riskcards.RISKY_TOPICS, riskcards.CLEAN_TOPICS)
-        topic = rng.choice(rng.choices(tables, (22, 43, 35))[0])
-        if rng.random() < 0.06:
-            beside = rng.choice(riskcards.PUBLIC_PAPERS if topic.has_fields else riskcards.CLEAN_TOPICS)
-            picture = draw_two_cards(topic, beside, "train", rng)
-        else:
-            picture = draw_picture(topic, "train", rng)
+        picture = draw_any(rng)
         small = picture.image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
         pixels[row] = np.asarray(small).transpose(2, 0, 1)
         shown.append(replace(picture, image=None))
     return pixels, shown
+
+
+def draw_any(rng: random.Random) -> riskcards.Picture:
+    """A training picture of a topic that questions are asked about; now and then of two cards."""
+    tables = (PAPERS, riskcards.RISKY_TOPICS, riskcards.CLEAN_TOPICS)
+    topic = rng.choice(rng.choices(tables, (22, 43, 35))[0])
+    if rng.random() >= 0.06:
+        return draw_picture(topic, "train", rng)
+    beside = rng.choice(riskcards.PUBLIC_PAPERS if topic.has_fields else riskcards.CLEAN_TOPICS)
+    return draw_two_cards(topic, beside, "train", rng)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -213,19 +218,25 @@ def _corpus(samples: list[Sample]):
         yield from text.splitlines()
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, samples: list[Sample]) -> list[Encoded]:
-    """The samples as ids and labels; those of more than `LONGEST` ids are left out."""
+def encode(
+    tokenizer: PreTrainedTokenizerFast, samples: list[Sample], image_ids: Callable[[int], list[int]]
+) -> list[Encoded]:
+    """The samples as ids and labels; those of more than `LONGEST` ids are left out.
+
+    Args:
+        image_ids: a card's number to the ids that stand for its picture.
+    """
     texts = [text for sample in samples for text, _ in sample.pieces]
     all_ids = iter(tokenizer(texts, add_special_tokens=False).input_ids)
     image_id = tokenizer.convert_tokens_to_ids("<image>")
     encoded = []
     for sample in samples:
-        ids, labels = [tokenizer.bos_token_id], [IGNORE_INDEX]
+        ids, labels, cards = [tokenizer.bos_token_id], [IGNORE_INDEX], iter(sample.cards)
         for _, is_learned in sample.pieces:
             for token in next(all_ids):
-                repeats = NUM_PATCHES if token == image_id else 1
-                ids += [token] * repeats
-                labels += [token if is_learned else IGNORE_INDEX] * repeats
+                shown = image_ids(next(cards)) if token == image_id else [token]
+                ids += shown
+                labels += shown if is_learned else [IGNORE_INDEX] * len(shown)
         if len(ids) <= LONGEST:
             is_prose = len(sample.pieces) == 1
             encoded.append(Encoded(torch.tensor(ids), torch.tensor(labels), sample.cards, is_prose))

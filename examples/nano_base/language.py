@@ -136,7 +136,7 @@ def answer_loss(model, batch: list[Encoded], image_tokens: Callable) -> torch.Te
     if rows:
         is_image = (input_ids == model.config.image_token_id)[..., None]
         embeddings = embeddings.masked_scatter(is_image, image_tokens(torch.tensor(rows)))
-    states = model.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    states = model.get_decoder()(inputs_embeds=embeddings, use_cache=False).last_hidden_state
     is_learned = labels[:, 1:] != IGNORE_INDEX
     logits = model.lm_head(states[:, :-1][is_learned])
     each = F.cross_entropy(logits, labels[:, 1:][is_learned], reduction="none")
@@ -158,9 +158,9 @@ def train_language(
 
     Args:
         images: the module behind `image_tokens`.
-        image_tokens: cards' numbers to image tokens (cards, patches, width).
+        image_tokens: cards' numbers to image tokens, (..., width), one card after the other.
     """
-    language_model = model.model.language_model
+    language_model = model.get_decoder()
     hidden = [weight for weight in language_model.layers.parameters() if weight.ndim == 2]
     known = {id(weight) for weight in hidden}
     others = [*language_model.parameters(), *images.parameters()]

@@ -43,6 +43,15 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How far the strongest changes go: scales (smallest, largest), and the logarithm of how much sides differ."""
+
+    smallest: float = 0.55
+    largest: float = 1.3
+    stretch: float = 0.12
+
+
+@dataclass(frozen=True)
 class Batch:
     """A window of each of some changed pictures.
 
@@ -99,7 +108,13 @@ def _draw_chunk(count: int, seed: int, start: int) -> tuple[np.ndarray, ...]:
 
 
 def draw_batch(
-    pictures: Pictures, count: int, window: int, freedom: float, strength: float, generator: torch.Generator
+    pictures: Pictures,
+    count: int,
+    window: int,
+    freedom: float,
+    strength: float,
+    generator: torch.Generator,
+    spread: Spread = Spread(),
 ) -> Batch:
     """Random pictures, each changed in its own way, seen through a window of some patches.
 
@@ -112,7 +127,7 @@ def draw_batch(
     chance = 0.15 if window < GRID else 0.0
     shown = (torch.rand(count, generator=generator) < chance).long()
     everyone = torch.arange(count)
-    boxes, forward = pictures.boxes[rows], _random_matrix(count, strength, generator)
+    boxes, forward = pictures.boxes[rows], _random_matrix(count, strength, generator, spread)
     if freedom < 1:
         _snap(forward, boxes[everyone, shown], freedom)
     place = _move_boxes(boxes, forward)[everyone, shown]
@@ -134,19 +149,25 @@ def change_whole(pixels: torch.Tensor, strength: float, generator: torch.Generat
     return (_relight(_blur_some(changed, 0.3 * strength, generator), strength, generator) - MEAN) / STD
 
 
+def change_light(pixels: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+    """Normalised pixel values of pictures (pictures, 3, height, width) of uint8, each in its own light."""
+    return (_relight(_blur_some(pixels / 255, 0.3 * strength, generator), strength, generator) - MEAN) / STD
+
+
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
     return torch.empty(count).uniform_(low, high, generator=generator)
 
 
-def _random_matrix(count: int, strength: float, generator: torch.Generator) -> torch.Tensor:
-    """Where points of a picture, from -1 to 1, come to lie: (count, 2, 3). Up to 11 degrees, 0.55 to 1.3 times, 0.15
-    of the side."""
+def _random_matrix(count: int, strength: float, generator: torch.Generator, spread: Spread = Spread()) -> torch.Tensor:
+    """Where points of a picture, from -1 to 1, come to lie: (count, 2, 3). Up to 11 degrees, 0.15 of the side, and the
+    scales of `spread`."""
     applied = [(torch.rand(count, generator=generator) < chance).float() for chance in (0.5, 0.6, 0.7)]
     angle = _uniform(count, -1, 1, generator) * math.radians(11) * strength * applied[0]
-    smaller, larger = _uniform(count, math.log(0.55), 0, generator), _uniform(count, 0, math.log(1.3), generator)
+    smaller = _uniform(count, math.log(spread.smallest), 0, generator)
+    larger = _uniform(count, 0, math.log(spread.largest), generator)
     is_smaller = torch.rand(count, generator=generator) < 0.55
     scale = torch.exp(torch.where(is_smaller, smaller, larger) * strength * applied[1])
-    stretch = torch.exp(_uniform(count, -0.12, 0.12, generator) * strength)
+    stretch = torch.exp(_uniform(count, -spread.stretch, spread.stretch, generator) * strength)
     shift = _uniform(2 * count, -0.3, 0.3, generator).view(count, 2) * strength * applied[2][:, None]
     cos, sin = scale * angle.cos(), scale * angle.sin()
     return torch.stack([cos * stretch, -sin, shift[:, 0], sin * stretch, cos, shift[:, 1]], dim=1).view(count, 2, 3)

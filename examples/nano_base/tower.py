@@ -8,6 +8,9 @@ size on a raster of patches and earns its freedom by what it gets right, and mos
 
 import math
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +19,7 @@ from transformers import CLIPVisionConfig
 
 from . import GRID, IGNORE_INDEX, IMAGE_SIZE, NUM_PATCHES, PATCH_SIZE
 from .muon import Muon
-from .pictures import NAMES, Batch, Pictures, coverage, draw_batch
+from .pictures import NAMES, Batch, Pictures, Spread, coverage, draw_batch
 
 
 OFFSETS = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -178,9 +181,8 @@ def _look_loss(namer: Namer, features: torch.Tensor, looks: torch.Tensor) -> tor
     )
 
 
-def tower_loss(tower, namer: Namer, batch: Batch) -> tuple[torch.Tensor, float]:
-    """The loss, and the share of signs that are named rightly."""
-    features = patch_features(tower, batch.pixel_values, batch.patches)
+def tower_loss(features: torch.Tensor, namer: Namer, batch: Batch) -> tuple[torch.Tensor, float]:
+    """The loss, and the share of signs that are named rightly, by features (pictures, patches, width)."""
     loss, right = _sign_loss(namer, features, batch, batch.shown)
     if batch.patches.shape[1] == NUM_PATCHES:
         symbol_loss, _ = _sign_loss(namer, features, batch, torch.ones_like(batch.shown))
@@ -210,31 +212,54 @@ def learning_rate_at(step: int, num_steps: int, peak: float) -> float:
 
 
 def train_tower(tower, pictures: Pictures, num_steps: int, learning_rate: float, seed: int) -> None:
-    """Trains the tower, in place. The difficulty rises as long as most signs are named rightly."""
+    """Trains LLaVA's tower, in place, from a convolution on."""
     generator = torch.Generator().manual_seed(seed)
     start_as_convolution(tower, pictures, generator)
-    namer = Namer(tower.config.hidden_size)
     layers = tower.encoder.layers[:-1]  # nobody reads what the last layer makes
-    hidden = [weight for weight in layers.parameters() if weight.ndim == 2]
-    modules = (tower.embeddings, tower.pre_layrnorm, namer)
-    others = [weight for weight in layers.parameters() if weight.ndim < 2]
-    others += [weight for module in modules for weight in module.parameters()]
-    optimizers = build_optimizers(hidden, others, learning_rate)
-    difficulty = right = 0.0
-    start = time.time()
-    for step in range(num_steps):
-        if step > 20:
-            difficulty += 0.005 if right > 0.85 else 0.002 if right > 0.7 else 0.0005
-        freedom, strength = min(1.0, difficulty), min(1.0, max(0.0, difficulty - 0.6))
-        window = 3 if freedom < 0.1 else 4 if freedom < 0.6 else WINDOWS[step % len(WINDOWS)]
-        batch = draw_batch(pictures, BATCH_SIZES[window], window, freedom, strength, generator)
-        loss, share = tower_loss(tower, namer, batch)
-        take_step(optimizers, loss, learning_rate_at(step, num_steps, learning_rate))
-        right += 0.05 * (share - right)
-        if (step + 1) % 250 == 0:
-            left = (time.time() - start) / (step + 1) * (num_steps - step - 1) / 60
-            print(
-                f"tower step {step + 1} of {num_steps}  right {right:.3f}  freedom {freedom:.2f}  strength "
-                f"{strength:.2f}  minutes left {left:.0f}",
-                flush=True,
-            )
+    modules = (tower.embeddings, tower.pre_layrnorm)
+    course = Course(partial(patch_features, tower), layers, modules, tower.config.hidden_size)
+    course.run(pictures, num_steps, learning_rate, generator)
+
+
+@dataclass
+class Course:
+    """The training of a tower. The difficulty rises as long as most signs are named rightly.
+
+    Attributes:
+        features: pixel values and the positions of their patches to features (pictures, patches, width).
+        layers, modules: what is trained.
+        width: of the features.
+        difficulty: where it begins: 0 for signs of one size in the middle of a patch, 1.6 for every change.
+        spread: how far the changes go.
+    """
+
+    features: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    layers: nn.ModuleList
+    modules: Sequence[nn.Module]
+    width: int
+    difficulty: float = 0.0
+    spread: Spread = Spread()
+
+    def run(self, pictures: Pictures, num_steps: int, learning_rate: float, generator: torch.Generator) -> None:
+        namer = Namer(self.width)
+        hidden = [weight for weight in self.layers.parameters() if weight.ndim == 2]
+        others = [weight for weight in self.layers.parameters() if weight.ndim < 2]
+        others += [weight for module in (*self.modules, namer) for weight in module.parameters()]
+        optimizers = build_optimizers(hidden, others, learning_rate)
+        right, start = 0.0, time.time()
+        for step in range(num_steps):
+            if step > 20:
+                self.difficulty += 0.005 if right > 0.85 else 0.002 if right > 0.7 else 0.0005
+            freedom, strength = min(1.0, self.difficulty), min(1.0, max(0.0, self.difficulty - 0.6))
+            window = 3 if freedom < 0.1 else 4 if freedom < 0.6 else WINDOWS[step % len(WINDOWS)]
+            batch = draw_batch(pictures, BATCH_SIZES[window], window, freedom, strength, generator, self.spread)
+            loss, share = tower_loss(self.features(batch.pixel_values, batch.patches), namer, batch)
+            take_step(optimizers, loss, learning_rate_at(step, num_steps, learning_rate))
+            right += 0.05 * (share - right)
+            if (step + 1) % 250 == 0:
+                left = (time.time() - start) / (step + 1) * (num_steps - step - 1) / 60
+                print(
+                    f"tower step {step + 1} of {num_steps}  right {right:.3f}  freedom {freedom:.2f}  strength "
+                    f"{strength:.2f}  minutes left {left:.0f}",
+                    flush=True,
+                )

@@ -20,7 +20,7 @@ FILLS = ("edge", "black", "white", "colour")
 HELD_OUT_FILLS = ("reflect", "grey")
 """What shows beside a picture that was moved, turned or made smaller; the latter in the test split, too."""
 
-SHAPES = ((1.0, 1.0), (1.0, 1.0), (1.5, 1.0), (1.0, 1.5), (2.0, 1.0), (1.0, 2.0))
+SHAPES = ((1.0, 1.0), (1.5, 1.0), (1.0, 1.5), (2.0, 1.0), (1.0, 2.0), (2.0, 2.0))
 """Width and height of pictures of varied shapes, in sides of the square that is drawn."""
 SIZES = (0.7, 1.3)
 """By how much they are scaled."""
@@ -84,7 +84,7 @@ def give_shape(
 ) -> tuple[Image.Image, list[Box]]:
     """Lays a square picture anywhere on a canvas of another shape, and scales it; returns it with its boxes."""
     width, height = (round(image.width * sides) for sides in rng.choice(SHAPES))
-    canvas, margin = _surround(image, split, rng)
+    canvas, margin = _surround(image, image.width, split, rng)
     left, top = (rng.randint(max(0, margin + image.width - side), min(margin, canvas.width - side))
                  for side in (width, height))  # fmt: skip
     scale = rng.uniform(*SIZES)
@@ -116,16 +116,15 @@ def _transform(image, boxes, matrix, split, rng) -> tuple[Image.Image, list[Box]
     matrix[:, 2] += _shift_inside(left, right, size), _shift_inside(top, bottom, size)
     inverse = np.linalg.inv(matrix[:, :2])
     offset = -inverse @ matrix[:, 2]
-    canvas, margin = _surround(image, split, rng)
+    canvas, margin = _surround(image, image.width // 2, split, rng)
     offset += margin
     data = (inverse[0, 0], inverse[0, 1], offset[0], inverse[1, 0], inverse[1, 1], offset[1])
     changed = canvas.transform((size, size), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC)
     return changed, [_clip(_move_box(box, matrix), size) for box in boxes]
 
 
-def _surround(image: Image.Image, split: str, rng: random.Random) -> tuple[Image.Image, int]:
-    """The picture within a margin that is wide enough for every transform, and the margin's width."""
-    margin = image.width // 2
+def _surround(image: Image.Image, margin: int, split: str, rng: random.Random) -> tuple[Image.Image, int]:
+    """The picture within a margin, and the margin's width."""
     fill = rng.choice(FILLS + HELD_OUT_FILLS if split == "test" else FILLS)
     if fill in ("edge", "reflect"):
         widths = ((margin, margin), (margin, margin), (0, 0))
