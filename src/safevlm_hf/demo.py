@@ -5,7 +5,6 @@ python -m safevlm_hf.demo [--full] [--seed 0] [--output_dir runs/demo] [--report
 
 import argparse
 import json
-import logging
 import os
 import platform
 import shlex
@@ -33,6 +32,7 @@ from .evaluation.robustness import FULL_ROWS, QUICK_ROWS, Row, measure_rows
 from .evaluation.targets import FULL_TARGETS, QUICK_TARGETS, Target
 from .modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from .modeling.model_card import write_model_card
+from .quiet import quiet
 from .training.arguments import nano_config
 from .training.run import run_stage1, run_stage2
 
@@ -111,7 +111,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     extent = SHORT if args.short else FULL if args.full else QUICK
     start = time.time()
-    quiet()
+    quiet("timm", "safevlm_hf")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # unset, it would warn in every fork
     folder = Path(args.output_dir)
     stage1 = run_stage1([write_config(1, folder, args.seed, **extent.stage1)])
     stage1_model = reload(folder / "stage1")
@@ -173,14 +174,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="every row, with at least 200 questions of each kind")
     parser.add_argument("--short", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
-
-
-def quiet():
-    """The demo shows progress and results; the library's notes stay out of them."""
-    transformers.logging.set_verbosity_error()
-    for name in ("timm", "safevlm_hf"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def write_config(stage: int, folder: Path, seed: int, **overrides) -> str:

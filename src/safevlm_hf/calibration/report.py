@@ -18,8 +18,9 @@ from safevlm_hf.calibration.calibrate import CalibrationResult
 from safevlm_hf.calibration.figures import PolicyFigures, Rate, category_scores, confidences, flagged_categories
 from safevlm_hf.calibration.reliability import reliability_bins
 from safevlm_hf.calibration.thresholds import FALSE_POSITIVE_RATE
-from safevlm_hf.evaluation.report import render_facts, render_page, write_page
+from safevlm_hf.evaluation.report import render_facts, render_page
 from safevlm_hf.evaluation.report_plots import reliability_diagram, share_curves
+from safevlm_hf.files import write_text
 
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -42,7 +43,7 @@ def write_calibration_report(
     Args:
         facts: what was run, as command, model and data; seed, samples, machine and versions are added.
     """
-    return write_page(path, render_calibration_report(result, facts, title))
+    return write_text(path, render_calibration_report(result, facts, title))
 
 
 def render_calibration_report(

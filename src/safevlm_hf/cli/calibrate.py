@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ..files import write_text
 from .app import Model, app
 from .loading import DEFAULT_MODEL, load
-from .showing import make_console, plain, write_text
+from .showing import make_console, plain
 
 
 @app.command()

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from ..quiet import quiet
 from .app import app
-from .loading import quiet, read_config
+from .loading import read_config
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Checkpoints, policies and pictures, as the commands take them."""
 
-import sys
 from pathlib import Path
+
+from ..quiet import quiet
 
 
 DEFAULT_MODEL = "runs/demo/stage2"
@@ -17,15 +18,6 @@ def load(model: str):
     family = find_family(model)
     loaded = family.model.from_pretrained(model, dtype="auto", device_map=device())
     return loaded.eval(), family.processor.from_pretrained(model)
-
-
-def quiet():
-    """Commands say what matters; the library's notes stay out of it."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        transformers.logging.disable_progress_bar()
 
 
 def device():

@@ -1,7 +1,6 @@
 """Tables and lines, as the terminal can show them."""
 
 import os
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -54,11 +53,3 @@ def verdict_table(judged: list[tuple]) -> Table:
 def verdict_line(number: int, verdict) -> Text:
     start = Text(f"image {number}: {verdict.action} ", ACTION_STYLES[verdict.action])
     return Text.assemble(start, plain(f"({verdict.category}, {verdict.level}, risk {verdict.risk:.2f})"))
-
-
-def write_text(path: Path, text: str):
-    """The file appears only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -6,7 +6,6 @@ It loads nothing from outside, and whatever comes from data is escaped.
 import base64
 import io
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,6 +26,7 @@ from safevlm_hf.evaluation.report_robustness import format_rows, render_robustne
 from safevlm_hf.evaluation.report_style import STYLE
 from safevlm_hf.evaluation.robustness import RowResult, row_figures
 from safevlm_hf.evaluation.targets import ALONE_TARGETS, Target
+from safevlm_hf.files import write_text
 
 
 FIGURES = {
@@ -106,23 +106,7 @@ class DemoResults:
 
 def write_report(path: str | os.PathLike, results: DemoResults) -> Path:
     """Writes the report and returns its path. The file appears only when it is complete."""
-    return write_page(path, render_report(results))
-
-
-def write_page(path: str | os.PathLike, page: str) -> Path:
-    """Writes a page and returns its path. The file appears only when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
+    return write_text(path, render_report(results))
 
 
 def render_report(results: DemoResults) -> str:

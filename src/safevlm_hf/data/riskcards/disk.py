@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import PIL
+
+from safevlm_hf.files import write_text
 
 from .sampling import RiskCard, draw_riskcards
 
@@ -78,8 +79,8 @@ def write_riskcards(
         _move_folder(temporary, images)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _write_atomically(records, "".join(lines))
-    _write_atomically(made_with, json.dumps(parameters, indent=2) + "\n")
+    write_text(records, "".join(lines))
+    write_text(made_with, json.dumps(parameters, indent=2) + "\n")
     return records
 
 
@@ -147,9 +148,3 @@ def _move_folder(source: Path, target: Path) -> None:
         # The name says what is inside: another process made the same folder first, and ours is not needed.
         if not target.is_dir():
             raise
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
