@@ -4,20 +4,17 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from safevlm_hf import SafetyPolicy
 from safevlm_hf.calibration.calibrate import calibrate, calibrate_logits
+from safevlm_hf.calibration.curves import precision_over_recall, roc
 from safevlm_hf.calibration.figures import Rate, evaluate_policy
 from safevlm_hf.calibration.logits import LabelledLogits, collect_verdict_logits, split
 from safevlm_hf.calibration.reliability import expected_calibration_error, reliability_bins
-from safevlm_hf.calibration.report import (
-    precision_recall_curve,
-    render_calibration_report,
-    roc_curve,
-    write_calibration_report,
-)
+from safevlm_hf.calibration.report import render_calibration_report, write_calibration_report
 from safevlm_hf.calibration.temperatures import fit_temperatures
 from safevlm_hf.calibration.thresholds import choose_thresholds
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
@@ -407,17 +404,16 @@ def test_intervals_of_rates():
 
 
 def test_curves():
-    scores, is_positive = torch.tensor([0.9, 0.8, 0.8, 0.1]), torch.tensor([True, True, False, False])
-    roc = roc_curve(scores, is_positive)
-    assert (roc.x, roc.y, roc.area) == ([0, 0, 0.5, 1], [0, 0.5, 1, 1], 0.875)
-    curve = precision_recall_curve(scores, is_positive)
-    assert curve.x == [0, 0.5, 1, 1] and curve.y == pytest.approx([1, 1, 2 / 3, 0.5])
-    assert curve.area == pytest.approx(0.5 + 0.5 * 2 / 3)
-    assert roc_curve(torch.zeros(4), is_positive).area == 0.5
-    with pytest.raises(ValueError, match="got 0 and 4"):
-        roc_curve(scores, torch.zeros(4, dtype=torch.bool))
-    with pytest.raises(ValueError, match="needs positives"):
-        precision_recall_curve(scores, torch.zeros(4, dtype=torch.bool))
+    scores, is_positive = np.array([0.9, 0.8, 0.8, 0.1]), np.array([True, True, False, False])
+    curve = roc(scores, is_positive, threshold=0.8)
+    assert (curve.x.tolist(), curve.y.tolist(), curve.area) == ([0, 0, 0.5, 1], [0, 0.5, 1, 1], 0.875)
+    assert curve.chosen == (0.5, 1) and roc(scores, is_positive, 0.95).chosen == (0, 0)
+    curve = precision_over_recall(scores, is_positive, threshold=0.5)
+    assert curve.x.tolist() == [0, 0.5, 1, 1] and curve.y == pytest.approx([1, 1, 2 / 3, 0.5])
+    assert curve.area == pytest.approx(0.5 + 0.5 * 2 / 3) and curve.chosen == pytest.approx((1, 2 / 3))
+    assert precision_over_recall(scores, is_positive, 0.95).chosen is roc(scores, is_positive).chosen is None
+    assert precision_over_recall(scores, ~is_positive).y[0] == 0  # not the 1 that scikit-learn begins with
+    assert roc(np.zeros(4), is_positive).area == 0.5
 
 
 def test_report_shows_every_part(result, tmp_path):

@@ -3,11 +3,9 @@
 It loads nothing from outside, and whatever comes from data is escaped.
 """
 
-import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 import transformers
 
 from safevlm_hf.calibration.calibrate import CalibrationResult
+from safevlm_hf.calibration.curves import Curve, precision_over_recall, roc
 from safevlm_hf.calibration.figures import PolicyFigures, Rate, category_scores, confidences, flagged_categories
 from safevlm_hf.calibration.reliability import reliability_bins
 from safevlm_hf.calibration.thresholds import FALSE_POSITIVE_RATE
@@ -173,53 +172,6 @@ def _reliability(result: CalibrationResult) -> str:
 # --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One share over another, both 0 to 1, and the area under it."""
-
-    x: list[float]
-    y: list[float]
-    area: float
-
-
-def roc_curve(scores: torch.Tensor, is_positive: torch.BoolTensor) -> Curve:
-    """True positive rate over false positive rate, from (0, 0) to (1, 1); equal scores are one step.
-
-    Raises:
-        ValueError: there are no positives, or nothing else.
-    """
-    _, caught, alarms = _counts(scores, is_positive)
-    if caught[-1] == 0 or alarms[-1] == 0:
-        raise ValueError(f"a ROC curve needs positives and others, got {int(caught[-1])} and {int(alarms[-1])}")
-    x, y = (torch.cat([counts.new_zeros(1), counts]) / counts[-1] for counts in (alarms, caught))
-    return Curve(x.tolist(), y.tolist(), float(torch.trapezoid(y, x)))
-
-
-def precision_recall_curve(scores: torch.Tensor, is_positive: torch.BoolTensor) -> Curve:
-    """Precision over recall, rising in recall; the area is the average precision. Equal scores are one step.
-
-    Raises:
-        ValueError: there are no positives.
-    """
-    _, caught, alarms = _counts(scores, is_positive)
-    if caught[-1] == 0:
-        raise ValueError("a precision-recall curve needs positives, got none")
-    recall, precision = caught / caught[-1], caught / (caught + alarms)
-    area = float((recall.diff(prepend=recall.new_zeros(1)) * precision).sum())
-    return Curve([0.0, *recall.tolist()], [float(precision[0]), *precision.tolist()], area)
-
-
-def _counts(scores: torch.Tensor, is_positive: torch.BoolTensor) -> tuple[torch.Tensor, ...]:
-    """Falling thresholds, and how many positives and others reach each, as float64."""
-    if not len(scores):
-        raise ValueError("a curve needs samples, got none")
-    scores, order = scores.sort(descending=True)
-    caught = is_positive[order].double().cumsum(0)
-    alarms = (~is_positive[order]).double().cumsum(0)
-    is_last = torch.cat([scores.diff() != 0, torch.ones(1, dtype=torch.bool)])
-    return scores[is_last], caught[is_last], alarms[is_last]
-
-
 def _scores(result: CalibrationResult) -> dict[str, tuple[torch.Tensor, torch.BoolTensor]]:
     """Category that is on to the held-out samples' probabilities of it, and whether it is their label."""
     probabilities = category_scores(result.policy, result.check)
@@ -228,27 +180,26 @@ def _scores(result: CalibrationResult) -> dict[str, tuple[torch.Tensor, torch.Bo
 
 
 def _curves(result: CalibrationResult) -> str:
-    roc, precision_recall, roc_points, precision_points = {}, {}, {}, {}
+    roc_curves, precision_curves = {}, {}
     for name, (scores, is_positive) in _scores(result).items():
         if is_positive.any() and not is_positive.all():
-            # Nothing reaches infinity: a category without a threshold has no dot.
-            flagged = scores >= result.thresholds.get(name, math.inf)
-            caught, alarms = (flagged & is_positive).sum().item(), (flagged & ~is_positive).sum().item()
-            recall = caught / is_positive.sum().item()
-            curve = roc_curve(scores, is_positive)
-            roc[f"{name} ({curve.area:.3f})"] = (curve.x, curve.y)
-            if name in result.thresholds:
-                roc_points[f"{name} ({curve.area:.3f})"] = (alarms / (~is_positive).sum().item(), recall)
-            curve = precision_recall_curve(scores, is_positive)
-            precision_recall[f"{name} ({curve.area:.3f})"] = (curve.x, curve.y)
-            if flagged.any():
-                precision_points[f"{name} ({curve.area:.3f})"] = (recall, caught / (caught + alarms))
-    roc_svg = share_curves(roc, roc_points, "false positive rate", "true positive rate")
-    precision_svg = share_curves(precision_recall, precision_points, "recall", "precision", is_stepped=True)
+            arguments = scores.numpy(), is_positive.numpy(), result.thresholds.get(name)
+            roc_curves[name], precision_curves[name] = roc(*arguments), precision_over_recall(*arguments)
+    roc_svg = _draw(roc_curves, "false positive rate", "true positive rate")
+    precision_svg = _draw(precision_curves, "recall", "precision", is_stepped=True)
     return (
         "<h2>Curves</h2>\n<p>Each category against the rest, by its calibrated probability, with the area under the "
         'curve. Dots are the chosen thresholds.</p><div class="side">'
         f"<figure><h3>ROC</h3>{roc_svg}</figure><figure><h3>Precision and recall</h3>{precision_svg}</figure></div>"
+    )
+
+
+def _draw(curves: Mapping[str, Curve], xlabel: str, ylabel: str, is_stepped: bool = False) -> str:
+    """The curves with their areas in the legend, and dots where a threshold was chosen."""
+    named = {f"{name} ({curve.area:.3f})": curve for name, curve in curves.items()}
+    points = {name: curve.chosen for name, curve in named.items() if curve.chosen is not None}
+    return share_curves(
+        {name: (curve.x, curve.y) for name, curve in named.items()}, points, xlabel, ylabel, is_stepped
     )
 
 

@@ -1,7 +1,10 @@
 """How right the verdicts are: category, level, and the calibration of the risk."""
 
+import math
+
 import datasets
 import evaluate
+from sklearn.metrics import precision_score, recall_score
 
 from safevlm_hf.calibration.reliability import expected_calibration_error
 
@@ -51,9 +54,9 @@ class SafetyVerdictMetric(evaluate.Metric):
         return {
             "level_accuracy": _share([seen == label for seen, label in levels]),
             "category_accuracy": _share([seen == label for seen, label in categories]),
-            "accuracy_by_category": _share_by(categories, 1, category_names),
-            "precision_by_category": _share_by(categories, 0, category_names),
-            "accuracy_by_level": _share_by(levels, 1, level_names),
+            "accuracy_by_category": _by_label(recall_score, categories, category_names),
+            "precision_by_category": _by_label(precision_score, categories, category_names),
+            "accuracy_by_level": _by_label(recall_score, levels, level_names),
             "false_positive_rate": _share(safe),
             "miss_rate": _share(risky),
             "expected_calibration_error": expected_calibration_error(risks, is_risky, num_bins),
@@ -65,12 +68,13 @@ def _share(hits):
     return sum(hits) / len(hits) if hits else None
 
 
-def _share_by(pairs, position, names):
-    """Share of right ones among the (seen, label) pairs that agree in the value at `position`, by name or id."""
-    ids = range(len(names)) if names is not None else sorted({pair[position] for pair in pairs})
-    return {
-        names[key] if names is not None else str(key): _share(
-            [seen == label for seen, label in pairs if (seen, label)[position] == key]
-        )
-        for key in ids
-    }
+def _by_label(score, pairs, names):
+    """`score` (recall or precision) of each label, by name, `None` where it has no samples; without names by id."""
+    if not pairs:
+        return dict.fromkeys(names or ())
+    seen, labels = zip(*pairs)
+    ids = range(len(names)) if names is not None else sorted({*labels, *seen})
+    shares = score(labels, seen, labels=list(ids), average=None, zero_division=math.nan)
+    if names is None:
+        return {str(key): float(share) for key, share in zip(ids, shares) if not math.isnan(share)}
+    return {name: None if math.isnan(share) else float(share) for name, share in zip(names, shares)}
