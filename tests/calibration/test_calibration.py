@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from html_page import check_page, hostile
 
 from safevlm_hf import SafetyPolicy
 from safevlm_hf.calibration.calibrate import calibrate, calibrate_logits
@@ -444,6 +445,19 @@ def test_report_escapes_data_and_loads_nothing():
     links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{0,12})""", page)
     assert all(link.startswith("#") for link in links)
     assert "@import" not in page and not re.search(r"url\((?!#)", page)
+
+
+def test_whatever_comes_from_data_stays_text():
+    names, title, key, value = [*map(hostile, "abc"), "safe"], *map(hostile, ("title", "key", "value"))
+    labelled = draw(600, 0)
+    labelled = labelled.select((labelled.category != 1).nonzero()[:, 0])  # the second category has no samples
+    category = torch.where(labelled.category == SAFE_CATEGORY, 3, labelled.category.clamp(max=2))
+    labelled = replace(labelled, category=category, category_logits=labelled.category_logits[:, [0, 1, 2, 6]])
+    result = calibrate_logits(labelled, SafetyConfig(categories=names), target_false_positive_rate=0.1)
+    assert names[1] in result.undetermined
+    said = check_page(render_calibration_report(result, {key: value}, title)).said
+    assert [one for one in (*names[:3], title, key, value) if one not in said] == []
+    assert f"{names[1]}: threshold not determined" in said
 
 
 def test_report_where_the_check_lacks_a_category(result):

@@ -5,7 +5,8 @@ import torch
 
 from safevlm_hf.evaluation.answering import answer_records
 from safevlm_hf.evaluation.control import POLICIES, draw_explanations, try_policies
-from safevlm_hf.evaluation.report_control import render_explanations, render_policies
+from safevlm_hf.evaluation.pages import render_section
+from safevlm_hf.evaluation.report_control import explanations_section, policies_section
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES
 
 
@@ -31,9 +32,9 @@ def test_policies_at_work(high_privacy, nano_processor, riskcards):
     assert {one.verdict.action for one in moved.predictions} == {"condition"}
     assert all(forced.is_fixed(one) for one in forced.predictions)
     assert not any(off.is_fixed(one) for one in off.predictions)
-    page = render_policies([off, moved, forced], defaults, DEFAULT_CATEGORIES, lambda one: "<i>picture</i>")
-    assert page.count("<h3>") == 3 and "<i>picture</i>" in page
-    assert "&quot;privacy&quot;: false" in page and "private data" in page
+    page = render_section(policies_section([off, moved, forced], defaults, DEFAULT_CATEGORIES))
+    assert page.count("<h3>") == 3 and "data:image/jpeg;base64," in page
+    assert "&#34;privacy&#34;: false" in page and "private data" in page
     assert "No answer changed." in page  # by the moved threshold: nothing here is misleading
 
 
@@ -48,6 +49,6 @@ def test_explanations_are_drawn(high_privacy, nano_processor, riskcards):
         "random_ratio": 1.0,
         "best_ratio": 10.0,
     }
-    page = render_explanations([drawing], {"region": found})
+    page = render_section(explanations_section([drawing], {"region": found}))
     assert "data:image/png;base64," in page and "5.00" in page
-    assert render_explanations([], None) == "" and render_policies([], [], [], None) == ""
+    assert explanations_section([], None) is policies_section([], [], []) is None

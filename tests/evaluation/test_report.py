@@ -1,15 +1,23 @@
 import os
 import re
+from dataclasses import replace
 
 import pytest
+from html_page import check_page, contrast, hostile
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from safevlm_hf import SafetyVerdict
+from safevlm_hf.calibration.figures import Rate
 from safevlm_hf.data.riskcards import CATEGORIES
-from safevlm_hf.evaluation import report
 from safevlm_hf.evaluation.answering import Prediction, held_out_figures
 from safevlm_hf.evaluation.columns import BASE, BOTH_STAGES, STAGE1
+from safevlm_hf.evaluation.control import PolicyTrial
 from safevlm_hf.evaluation.report import DemoResults, format_table, render_report, write_report
+from safevlm_hf.evaluation.report_figures import FIGURES, show
+from safevlm_hf.evaluation.report_pictures import LEVEL_COLOURS, MAX_MISTAKES
+from safevlm_hf.evaluation.report_verdicts import draw_matrix
+from safevlm_hf.evaluation.robustness import ALONE, RISKY_FLAGGED, Row, RowResult
 from safevlm_hf.evaluation.targets import ALONE_TARGETS, Target
 
 
@@ -90,19 +98,19 @@ def test_page_shows_every_part(results, tmp_path):
         "One picture, two questions",
     ):
         assert f"<h2>{heading}</h2>" in page
-    for label, _ in report.FIGURES.values():
+    for label, _ in FIGURES.values():
         assert label in page
     for figures in results.figures.values():
         for value in figures.values():
-            assert f">{report._show(value)}</td>" in page
-    assert "0.062" in page and 'head_pooling="first"' in page
+            assert f">{show(value)}</td>" in page
+    assert "0.062" in page and "head_pooling=&#34;first&#34;" in page
     for target in ALONE_TARGETS:
         assert str(target) in page
     assert page.count('class="mark good">✓') + page.count('class="mark bad">✗') == len(ALONE_TARGETS)
-    assert page.count("<svg") == 2 and "lm loss" in page and "eval level accuracy" in page
+    assert page.count("<svg") == 3 and "lm loss" in page and "eval level accuracy" in page
     assert "learning rate" not in page and "train loss" not in page
-    assert "ECE" in page and "Gallery" in page and "privacy, high &middot; risk 0.90" in page
-    assert "Question 3" in page and "Sure, 12 Elm Road." in page and "I&#x27;d rather not." in page
+    assert "ECE" in page and "Gallery" in page and "privacy, high · risk 0.90" in page
+    assert "Question 3" in page and "Sure, 12 Elm Road." in page and "I&#39;d rather not." in page
 
 
 def test_every_mistake_is_shown(results):
@@ -118,7 +126,7 @@ def test_many_mistakes_are_counted_and_the_first_shown(results):
     results.base_predictions = list(results.base_predictions) + [results.base_predictions[4]] * 40
     results.stage1_predictions = None
     section = render_report(results).split("<h2>Mistakes</h2>")[1].split("<h2>")[0]
-    assert "42 of 46 samples" in section and section.count('class="card"') == report.MAX_MISTAKES
+    assert "42 of 46 samples" in section and section.count('class="card"') == MAX_MISTAKES
 
 
 def test_page_escapes_data_and_loads_nothing(results):
@@ -128,6 +136,61 @@ def test_page_escapes_data_and_loads_nothing(results):
     links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{0,12})""", page)
     assert links and all(link.startswith(("#", "data:image/")) for link in links)
     assert "@import" not in page and not re.search(r"url\((?!#)", page)
+
+
+def test_whatever_comes_from_data_stays_text(results):
+    used = []
+
+    def text():
+        used.append(hostile(f"field{len(used)}"))
+        return used[-1]
+
+    categories, levels = [text() for _ in CATEGORIES], [text() for _ in LEVELS]
+    verdict = replace(
+        make_verdict(4, 3),
+        category=categories[4],
+        level=levels[3],
+        category_probabilities={name: float(index == 4) for index, name in enumerate(categories)},
+        level_probabilities={name: float(index == 3) for index, name in enumerate(levels)},
+        action=text(),
+    )
+    extra = {"pair_id": "a", "topic": text(), "layout": text()}
+    one = Prediction(text(), text(), text(), 3, 4, verdict, results.safe_predictions[0].image, extra)
+    other = replace(one, question=text(), answer=text(), level=0, category=6)
+    column, figure, row, change = text(), text(), text(), text()
+    rates = {BOTH_STAGES: {RISKY_FLAGGED: Rate(1, 2)}}
+    rows = [Row(ALONE, ()), Row(row, ()), Row("a point", (), curve=change, place=1.0)]
+    tried = [replace(one, answer=text()), other]
+    page = render_report(
+        DemoResults(
+            base_predictions=[replace(one, answer=text()), other],
+            safe_predictions=[one, other],
+            stage1_predictions=[replace(one, answer=text()), other],
+            figures={column: {figure: 0.5, "pairs_both_right": 0.5}},
+            categories=categories,
+            levels=levels,
+            targets=[Target(figure, column, at_least=0.5, relative_to=text())],
+            logs={text(): [{"step": 5, f"{text()} loss": 1.0}]},
+            facts={text(): text()},
+            first_pooling={"pairs_both_right": 0.5},
+            trials=[PolicyTrial(text(), text(), {"categories": {"<script>": "{{ 7*7 }}"}}, frozenset(), tried)],
+            robustness=[RowResult(one, rates) for one in rows],
+            title=text(),
+        )
+    )
+    said = check_page(page).said
+    assert [one for one in used if one not in said] == []
+    assert '{"categories": {"<script>": "{{ 7*7 }}"}}' in said
+
+
+def test_the_page_leads_to_its_parts(results):
+    page = check_page(render_report(results))
+    assert any("pictures are drawn cards" in text for text in page.texts)
+    assert {attributes["alt"] for attributes, _ in page.of("img")} == {
+        f"drawn card, topic: topic {index}" for index in range(3)
+    }
+    results.safe_predictions = [replace(one, image=None) for one in results.safe_predictions]
+    assert not any("pictures are drawn cards" in text for text in check_page(render_report(results)).texts)
 
 
 def test_pictures_are_small(results):
@@ -142,8 +205,27 @@ def test_pictures_are_small(results):
 
 
 def test_confusion_matrix_counts():
-    html = report._matrix("Level", ("safe", "risky"), [(0, 0), (0, 0), (0, 1), (1, 1)])
-    assert re.findall(r">([\d·]+)</td>", html) == ["2", "1", "·", "1"]
+    matrix = draw_matrix("Level", ("safe", "risky"), [(0, 0), (0, 0), (0, 1), (1, 1)])
+    assert [[shade.count for shade in row] for row in matrix.rows] == [[2, 1], [0, 1]]
+
+
+def test_numbers_can_be_read_on_every_shade():
+    for share in range(101):
+        pairs = [(0, 0)] * share + [(0, 1)] * (100 - share)
+        for shade in draw_matrix("Level", ("safe", "risky"), pairs).rows[0]:
+            background = [int(part) for part in re.findall(r"\d+", shade.background)]
+            assert contrast(background, {"#000": (0, 0, 0), "#fff": (255, 255, 255)}[shade.ink]) >= 4.5
+
+
+def test_texts_can_be_read_on_their_grounds(results):
+    page = render_report(results)
+    named = dict(re.findall(r"--(\w+): (#\w{6});", page))
+    chosen = re.search(r"tr\.chosen > \* \{ background: (#\w{6})", page)[1]
+    pairs = [(ink, "#ffffff") for ink in LEVEL_COLOURS]
+    pairs += [(named[ink], ground) for ink in ("ink", "muted") for ground in ("#ffffff", named["soft"], chosen)]
+    pairs += [(named[ink], "#ffffff") for ink in ("good", "bad", "link")]
+    for colours in pairs:
+        assert contrast(*([255 * part for part in to_rgb(colour)] for colour in colours)) >= 4.5, colours
 
 
 def test_report_without_verdicts_stages_pictures_or_samples(results):

@@ -10,7 +10,8 @@ from safevlm_hf.calibration.figures import Rate
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.evaluation.answering import Prediction, answer_records, judge_records
 from safevlm_hf.evaluation.columns import BASE, BOTH_STAGES, FIRST, MEAN
-from safevlm_hf.evaluation.report_robustness import format_rows, render_robustness
+from safevlm_hf.evaluation.pages import render_section
+from safevlm_hf.evaluation.report_robustness import format_rows, robustness_section
 from safevlm_hf.evaluation.robustness import (
     ALONE,
     CLEAN_FLAGGED,
@@ -253,14 +254,14 @@ def test_every_target_is_of_a_row():
 
 def test_the_part_of_the_report():
     bound = Target(figure_name(length_name("words", 4), RISKY_FLAGGED), BOTH_STAGES, at_least=0.98)
-    page = render_robustness(make_results(), [bound])
+    page = render_section(robustness_section(make_results(), [bound]))
     assert page.count("<svg") == 5 and page.count("bad") == 1
     assert "(200; 0.94 to 0.99)" in page and str(bound) in page
     assert "pictures &lt;b&gt;" in page and "pictures <b>" not in page and "<turned>" not in page
     assert "strength 0.5" not in page.split("<svg")[0]  # points of a curve have no line in the table
     links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{0,12})""", page)
     assert all(link.startswith("#") for link in links)
-    assert render_robustness([], [bound]) == ""
+    assert robustness_section([], [bound]) is None
 
 
 def test_the_table_of_the_terminal():

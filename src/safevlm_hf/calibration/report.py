@@ -5,19 +5,20 @@ It loads nothing from outside, and whatever comes from data is escaped.
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from markupsafe import Markup
 
 from safevlm_hf.calibration.calibrate import CalibrationResult
 from safevlm_hf.calibration.curves import Curve, precision_over_recall, roc
 from safevlm_hf.calibration.figures import PolicyFigures, Rate, category_scores, confidences, flagged_categories
 from safevlm_hf.calibration.reliability import reliability_bins
-from safevlm_hf.calibration.thresholds import FALSE_POSITIVE_RATE
-from safevlm_hf.evaluation.report import render_facts, render_page
+from safevlm_hf.calibration.thresholds import FALSE_POSITIVE_RATE, MISS_RATE
+from safevlm_hf.evaluation.pages import Section, render_page
 from safevlm_hf.evaluation.report_plots import reliability_diagram, share_curves
 from safevlm_hf.files import write_text
 
@@ -27,7 +28,7 @@ THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9
 
 TARGETS = {
     FALSE_POSITIVE_RATE: "clean samples flagged",
-    "miss_rate": "risky samples missed",
+    MISS_RATE: "risky samples missed",
 }
 
 
@@ -52,42 +53,30 @@ def render_calibration_report(
 ) -> str:
     """The whole page."""
     sections = (
-        f"<h1>{escape(title)}</h1>\n{_lead(result)}{render_facts({**(facts or {}), **_own_facts(result)})}",
         _figures(result),
-        _reliability(result),
+        _reliability(result, "level"),
+        _reliability(result, "category"),
         _curves(result),
-        _categories(result),
-        _thresholds(result),
+        _chosen_thresholds(result),
+        _other_thresholds(result),
     )
-    return render_page(title, sections)
+    facts = {**(facts or {}), **_own_facts(result)}
+    return render_page("calibration/page.html", title, sections, facts=facts, lead=_lead(result))
 
 
-def _lead(result: CalibrationResult) -> str:
-    reached = result.reached
-    if reached.total:
-        verdict = ("not within", "within")[result.is_on_target]
-        said = f"Reached: <b>{_percent(reached.share)}</b>, {verdict} sampling error of the target."
-    else:
-        said = "There are no held-out samples to check it with."
-    return (
-        f'<p class="lead">Target: {_percent(result.target)} of {TARGETS[result.target_kind]}. {said} '
-        f"Calibration error (ECE) of the level: {result.before.level_error:.4f} before, "
-        f"<b>{result.after.level_error:.4f}</b> after; of the category: {result.before.category_error:.4f}, "
-        f"<b>{result.after.category_error:.4f}</b>.</p>"
-        f"<p>Temperatures and thresholds were chosen with {len(result.choose)} samples. Every figure here is of "
-        f"{len(result.check)} others: no picture is in both parts. The sampling error (95%) is that of both.</p>"
-        f"{_remarks(result)}"
-    )
-
-
-def _remarks(result: CalibrationResult) -> str:
-    if not result.remarks:
-        return ""
-    items = "".join(f"<li>{escape(remark)}</li>" for remark in result.remarks)
-    return (
-        "<p>These samples do not determine everything. A threshold is not moved to where nothing contradicts it, and "
-        f"what is left alone keeps the rule of the policy before:</p><ul>{items}</ul>"
-    )
+def _lead(result: CalibrationResult) -> dict:
+    """What the page says first: what was aimed at and reached, and what the samples did not determine."""
+    return {
+        "target": _percent(result.target),
+        "what": TARGETS[result.target_kind],
+        "reached": _percent(result.reached.share) if result.reached.total else None,
+        "is_on_target": result.is_on_target,
+        "level_errors": _before_and_after(result, _level_error),
+        "category_errors": _before_and_after(result, _category_error),
+        "num_chosen_with": len(result.choose),
+        "num_checked": len(result.check),
+        "remarks": result.remarks,
+    }
 
 
 def _own_facts(result: CalibrationResult) -> dict[str, str]:
@@ -105,66 +94,57 @@ def _own_facts(result: CalibrationResult) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------
 
 
-def _figures(result: CalibrationResult) -> str:
+def _figures(result: CalibrationResult) -> Section:
     aims = dict.fromkeys(TARGETS, "") | {result.target_kind: _percent(result.target)}
-
-    def row(label: str, note: str, show, target: str = "") -> str:
-        cells = f"<td>{show(result.before)}</td><td>{show(result.after)}</td><td class='target'>{target}</td>"
-        return f"<tr><th>{label}<small>{note}</small></th>{cells}</tr>"
-
-    rows = (
-        row(
-            "Clean samples flagged", "over-refusal", lambda one: _rate(one.false_positives), aims[FALSE_POSITIVE_RATE]
-        ),
-        row("Risky samples missed", "no category flagged", lambda one: _rate(one.misses), aims["miss_rate"]),
-        row("ECE of the level", "the most probable one's probability", lambda one: f"{one.level_error:.4f}"),
-        row("ECE of the category", "the most probable one's probability", lambda one: f"{one.category_error:.4f}"),
-        *(
-            f"<tr><th>Temperature of the {part}</th><td>{result.base_policy.temperatures.get(part, 1.0):.3f}</td>"
-            f"<td>{value:.3f}</td><td></td></tr>"
-            for part, value in result.temperatures.items()
-        ),
-    )
-    head = "<th></th><th>before</th><th>after</th><th>target</th>"
-    return (
-        '<h2>Figures</h2>\n<p class="note">In brackets: counts, and 95% intervals (Wilson). Before is the policy that '
-        f"calibration started from.</p>{_table(head, rows)}"
-    )
+    error = "the most probable one's probability"
+    rows = [
+        ("Clean samples flagged", "over-refusal", lambda one: _rate(one.false_positives), aims[FALSE_POSITIVE_RATE]),
+        ("Risky samples missed", "no category flagged", lambda one: _rate(one.misses), aims[MISS_RATE]),
+        ("ECE of the level", error, _level_error, ""),
+        ("ECE of the category", error, _category_error, ""),
+    ]
+    rows = [(title, note, _before_and_after(result, show), aim) for title, note, show, aim in rows]
+    for part, value in result.temperatures.items():
+        before = result.base_policy.temperatures.get(part, 1.0)
+        rows.append((f"Temperature of the {part}", "", [f"{before:.3f}", f"{value:.3f}"], ""))
+    return Section("Figures", "calibration/figures.html", {"rows": rows})
 
 
-def _table(head: str, rows: Sequence[str]) -> str:
-    return f'<table class="figures"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+def _before_and_after(result: CalibrationResult, show: Callable[[PolicyFigures], Any]) -> list:
+    return [show(result.before), show(result.after)]
 
 
-def _rate(rate: Rate) -> str:
+def _level_error(figures: PolicyFigures) -> str:
+    return f"{figures.level_error:.4f}"
+
+
+def _category_error(figures: PolicyFigures) -> str:
+    return f"{figures.category_error:.4f}"
+
+
+def _rate(rate: Rate) -> tuple[str, str]:
+    """The share, and what it rests on."""
     if not rate.total:
-        return "no samples"
+        return "no samples", ""
     low, high = rate.interval
-    return (
-        f"{_percent(rate.share)} <span class='note'>({rate.count} of {rate.total}; "
-        f"{_percent(low)} to {_percent(high)})</span>"
-    )
+    return _percent(rate.share), f"({rate.count} of {rate.total}; {_percent(low)} to {_percent(high)})"
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def _reliability(result: CalibrationResult) -> str:
-    def diagram(name: str, policy, part: str) -> str:
-        figures: PolicyFigures = getattr(result, name)
-        bins = reliability_bins(*confidences(policy, result.check, part))
-        svg = reliability_diagram(bins, "predicted probability", "share that is right")
-        return f"<figure><h3>{name.capitalize()}: ECE {getattr(figures, f'{part}_error'):.4f}</h3>{svg}</figure>"
-
-    def side(part: str) -> str:
-        diagrams = diagram("before", result.base_policy, part) + diagram("after", result.policy, part)
-        return f'<h2>Reliability of the {part}</h2>\n<div class="side">{diagrams}</div>'
-
-    return (
-        f"{side('level')}\n<p>Where the most probable level has 0.8, is it right in 8 of 10 samples? On the dashed "
-        f"line it is; above it the model is too modest, below it too sure.</p>\n{side('category')}"
-    )
+def _reliability(result: CalibrationResult, part: str) -> Section:
+    """Diagrams before and after, of the level or of the category (`part`)."""
+    show = {"level": _level_error, "category": _category_error}[part]
+    policies = {"Before": result.base_policy, "After": result.policy}
+    diagrams = {
+        f"{name}: ECE {error}": reliability_diagram(
+            reliability_bins(*confidences(policy, result.check, part)), "predicted probability", "share that is right"
+        )
+        for (name, policy), error in zip(policies.items(), _before_and_after(result, show))
+    }
+    return Section(f"Reliability of the {part}", "calibration/reliability.html", {"part": part, "diagrams": diagrams})
 
 
 # --------------------------------------------------------------------------------------------------
@@ -179,22 +159,20 @@ def _scores(result: CalibrationResult) -> dict[str, tuple[torch.Tensor, torch.Bo
     return {name: (probabilities[:, index], result.check.category == index) for name, index in ids.items()}
 
 
-def _curves(result: CalibrationResult) -> str:
+def _curves(result: CalibrationResult) -> Section:
     roc_curves, precision_curves = {}, {}
     for name, (scores, is_positive) in _scores(result).items():
         if is_positive.any() and not is_positive.all():
             arguments = scores.numpy(), is_positive.numpy(), result.thresholds.get(name)
             roc_curves[name], precision_curves[name] = roc(*arguments), precision_over_recall(*arguments)
-    roc_svg = _draw(roc_curves, "false positive rate", "true positive rate")
-    precision_svg = _draw(precision_curves, "recall", "precision", is_stepped=True)
-    return (
-        "<h2>Curves</h2>\n<p>Each category against the rest, by its calibrated probability, with the area under the "
-        'curve. Dots are the chosen thresholds.</p><div class="side">'
-        f"<figure><h3>ROC</h3>{roc_svg}</figure><figure><h3>Precision and recall</h3>{precision_svg}</figure></div>"
-    )
+    drawn = {
+        "ROC": _draw(roc_curves, "false positive rate", "true positive rate"),
+        "Precision and recall": _draw(precision_curves, "recall", "precision", is_stepped=True),
+    }
+    return Section("Curves", "calibration/curves.html", {"curves": drawn})
 
 
-def _draw(curves: Mapping[str, Curve], xlabel: str, ylabel: str, is_stepped: bool = False) -> str:
+def _draw(curves: Mapping[str, Curve], xlabel: str, ylabel: str, is_stepped: bool = False) -> Markup:
     """The curves with their areas in the legend, and dots where a threshold was chosen."""
     named = {f"{name} ({curve.area:.3f})": curve for name, curve in curves.items()}
     points = {name: curve.chosen for name, curve in named.items() if curve.chosen is not None}
@@ -208,46 +186,29 @@ def _draw(curves: Mapping[str, Curve], xlabel: str, ylabel: str, is_stepped: boo
 # --------------------------------------------------------------------------------------------------
 
 
-def _categories(result: CalibrationResult) -> str:
+def _chosen_thresholds(result: CalibrationResult) -> Section:
     clean = result.check.level == 0
     flagged = flagged_categories(result.policy, result.check, result.config)
     rows = []
     for name in _scores(result):
         index = result.config.categories.index(name)
         is_flagged, is_own = flagged[:, index], result.check.category == index
-        on_clean = Rate(int((is_flagged & clean).sum()), int(clean.sum()))
-        caught = Rate(int((is_flagged & is_own).sum()), int(is_own.sum()))
         threshold = f"{result.thresholds[name]:.3g}" if name in result.thresholds else "left alone"
-        note = "<small>not determined</small>" if name in result.undetermined else ""
-        rows.append(
-            f"<tr><th>{escape(name)}{note}</th><td>{threshold}</td><td>{_rate(on_clean)}</td>"
-            f"<td>{_rate(caught)}</td></tr>"
-        )
-    head = "<th>category</th><th>threshold</th><th>clean samples it flags</th><th>its own samples it flags</th>"
-    return (
-        '<h2>Chosen thresholds</h2>\n<p class="note">Rounded here, not in the policy. A risky sample that another '
-        f"category flags is no miss.</p>{_table(head, rows)}"
-    )
+        rates = [_rate(_rate_within(is_flagged, clean)), _rate(_rate_within(is_flagged, is_own))]
+        rows.append((name, name in result.undetermined, threshold, rates))
+    return Section("Chosen thresholds", "calibration/chosen.html", {"rows": rows})
 
 
-def _thresholds(result: CalibrationResult) -> str:
-    scores = torch.stack([scores for scores, _ in _scores(result).values()], dim=1)
-    members = torch.stack([is_positive for _, is_positive in _scores(result).values()], dim=1)
+def _other_thresholds(result: CalibrationResult) -> Section:
+    scores, members = (torch.stack(columns, dim=1) for columns in zip(*_scores(result).values()))
     clean = result.check.level == 0
     risky = members.any(dim=1) & ~clean
-    rows = [_threshold_row("chosen, by category", result.after.false_positives, result.after.misses, "chosen")]
+    rows = [("chosen, by category", [_rate(result.after.false_positives), _rate(result.after.misses)])]
     for threshold in THRESHOLDS:
         flagged = (scores >= threshold).any(dim=1)
-        false_positives = Rate(int((flagged & clean).sum()), int(clean.sum()))
-        misses = Rate(int((~flagged & risky).sum()), int(risky.sum()))
-        rows.append(_threshold_row(f"{threshold:g}", false_positives, misses))
-    head = "<th>threshold</th><th>clean samples flagged (over-refusal)</th><th>risky samples missed</th>"
-    return (
-        "<h2>Other thresholds</h2>\n<p>What one threshold on the calibrated probability of every category would give."
-        f"</p>{_table(head, rows)}"
-    )
+        rows.append((f"{threshold:g}", [_rate(_rate_within(flagged, clean)), _rate(_rate_within(~flagged, risky))]))
+    return Section("Other thresholds", "calibration/others.html", {"rows": rows})
 
 
-def _threshold_row(name: str, false_positives: Rate, misses: Rate, kind: str = "") -> str:
-    cells = f"<th>{name}</th><td>{_rate(false_positives)}</td><td>{_rate(misses)}</td>"
-    return f'<tr class="{kind}">{cells}</tr>' if kind else f"<tr>{cells}</tr>"
+def _rate_within(is_counted: torch.BoolTensor, samples: torch.BoolTensor) -> Rate:
+    return Rate(int((is_counted & samples).sum()), int(samples.sum()))

@@ -1,99 +1,80 @@
 """The report's part on control: policies at work, and why the head judged as it did."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 
 from safevlm_hf.evaluation.answering import Prediction
 from safevlm_hf.evaluation.control import PolicyTrial
+from safevlm_hf.evaluation.pages import Section, inline_picture
+from safevlm_hf.evaluation.report_pictures import Card, Said, picture_of
 
 
 MAX_EXAMPLES = 3
+REGIONS = {"pictogram_region": "pictogram", "region": "text, pictogram and symbol"}
 
 
-def render_policies(
-    trials: Sequence[PolicyTrial], defaults: Sequence[Prediction], categories: Sequence[str], draw_picture
-) -> str:
-    """What each trial changes against the default policy, by category, with examples.
+def policies_section(
+    trials: Sequence[PolicyTrial], defaults: Sequence[Prediction], categories: Sequence[str]
+) -> Section | None:
+    """What each trial changes against the default policy, by category, with examples; `None` without trials.
 
     Args:
         defaults: what the default policy answered to the same records.
-        draw_picture: a prediction to its picture, as HTML.
     """
-    if not trials:
-        return ""
-    parts = [
-        f"<h3>{escape(trial.name)}</h3>\n<p>{escape(trial.note)} <code>{escape(json.dumps(trial.policy))}</code></p>"
-        f"{_effect(trial, defaults, categories)}{_examples(trial, defaults, draw_picture)}"
+    shown = [
+        {
+            "name": trial.name,
+            "note": trial.note,
+            "policy": json.dumps(trial.policy),
+            "effects": _effects(trial, defaults, categories),
+            "examples": _examples(trial, defaults),
+        }
         for trial in trials
     ]
-    return (
-        "<h2>Policies at work</h2>\n<p>The same checkpoint, nothing retrained: a policy passed to "
-        f"<code>generate</code> says what a verdict leads to.</p>{''.join(parts)}"
-    )
+    return Section("Policies at work", "report/policies.html", {"trials": shown}) if shown else None
 
 
-def _effect(trial: PolicyTrial, defaults: Sequence[Prediction], categories: Sequence[str]) -> str:
-    rows = []
+def _effects(trial: PolicyTrial, defaults: Sequence[Prediction], categories: Sequence[str]) -> list[dict]:
+    """Per category with samples: how many there are, are answered before and now, and get a fixed refusal."""
+    effects = []
     for category, name in enumerate(categories):
         pairs = [(a, b) for a, b in zip(defaults, trial.predictions, strict=True) if a.category == category]
-        if not pairs:
-            continue
-        before = sum(default.answer_class == "answer" for default, _ in pairs)
-        after = sum(tried.answer_class == "answer" for _, tried in pairs)
-        fixed = sum(trial.is_fixed(tried) for _, tried in pairs)
-        changed = ' class="chosen"' if before != after or fixed else ""
-        cells = "".join(f"<td>{value}</td>" for value in (len(pairs), before, after, fixed))
-        rows.append(f"<tr{changed}><th>{escape(name)}</th>{cells}</tr>")
-    head = "".join(f"<th>{name}</th>" for name in ("", "samples", "answered before", "answered now", "fixed refusals"))
-    return f'<table class="figures"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        if pairs:
+            before = sum(default.answer_class == "answer" for default, _ in pairs)
+            after = sum(tried.answer_class == "answer" for _, tried in pairs)
+            fixed = sum(trial.is_fixed(tried) for _, tried in pairs)
+            is_changed = before != after or fixed > 0
+            effects.append({"name": name, "counts": (len(pairs), before, after, fixed), "is_changed": is_changed})
+    return effects
 
 
-def _examples(trial: PolicyTrial, defaults: Sequence[Prediction], draw_picture) -> str:
+def _examples(trial: PolicyTrial, defaults: Sequence[Prediction]) -> list[Card]:
     changed = [(a, b) for a, b in zip(defaults, trial.predictions, strict=True) if a.answer != b.answer]
-    cards = [
-        f'<div class="card">{draw_picture(default)}<div><p class="question">{escape(default.question)}</p>'
-        f'<p class="said"><b>default policy</b>{escape(default.answer)}</p>'
-        f'<p class="said"><b>this policy ({escape(tried.verdict.action)})</b>{escape(tried.answer)}</p></div></div>'
-        for default, tried in changed[:MAX_EXAMPLES]
-    ]
-    return f'<div class="cards">{"".join(cards)}</div>' if cards else "<p>No answer changed.</p>"
+    cards = []
+    for default, tried in changed[:MAX_EXAMPLES]:
+        answers = [("default policy", default.answer), (f"this policy ({tried.verdict.action})", tried.answer)]
+        cards.append(Card(picture_of(default), [Said(default.question, answers)]))
+    return cards
 
 
-def render_explanations(drawings: Sequence[bytes], localisation: Mapping[str, Mapping[str, float]] | None) -> str:
-    """Maps of what the verdict rests on, and how well they find the risky region."""
+def explanations_section(
+    drawings: Sequence[bytes], localisation: Mapping[str, Mapping[str, float]] | None
+) -> Section | None:
+    """Maps of what the verdict rests on, and how well they find the risky region; `None` without drawings."""
     if not drawings:
-        return ""
-    encoded = (base64.b64encode(one).decode() for one in drawings)
-    images = "".join(
-        f'<figure><img alt="" style="width:100%" src="data:image/png;base64,{one}"></figure>' for one in encoded
-    )
-    return f"<h2>Why</h2>\n{_localisation(localisation or {})}{images}"
-
-
-def _localisation(localisation: Mapping[str, Mapping[str, float]]) -> str:
-    names = {"pictogram_region": "pictogram", "region": "text, pictogram and symbol"}
-    rows = "".join(
-        f"<tr><th>{label}</th><td>{found['num_samples']}</td><td>{found['area_share']:.3f}</td>"
-        f"<td>{found['mass']:.3f}</td><td><b>{found['mass_ratio']:.2f}</b></td><td>{found['random_ratio']:.2f}</td>"
-        f"<td>{found['best_ratio']:.2f}</td></tr>"
-        for name, label in names.items()
-        if (found := localisation.get(name))
-    )
-    columns = (
-        "risky region",
-        "samples",
-        "share of the area",
-        "share of the map",
-        "ratio",
-        "random map",
-        "best possible",
-    )
-    head = "".join(f"<th>{name}</th>" for name in columns)
-    table = f'<table class="figures"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>' if rows else ""
-    return (
-        "<p>The map shows how much of the verdict each part of the picture has written; the words are shaded alike. "
-        "Where the risky region is known, the map should lie inside it: the ratio is its share of the map over its "
-        f"share of the area.</p>{table}"
-    )
+        return None
+    regions = [
+        {
+            "name": label,
+            "num_samples": found["num_samples"],
+            "shares": [f"{found[name]:.3f}" for name in ("area_share", "mass")],
+            "ratio": f"{found['mass_ratio']:.2f}",
+            "others": [f"{found[name]:.2f}" for name in ("random_ratio", "best_ratio")],
+        }
+        for name, label in REGIONS.items()
+        if (found := (localisation or {}).get(name))
+    ]
+    alt = "risky sample {}: its picture, the map of what the verdict rests on, the probability of each category, and "
+    alt += "the words of the question, shaded"
+    pictures = [inline_picture(one, "png", alt.format(number)) for number, one in enumerate(drawings, 1)]
+    return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures})

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ NOT_CURVES = ("learning_rate", "train_loss")
 
 def reliability_diagram(
     bins: Sequence[ReliabilityBin], predicted: str = "predicted risk", observed: str = "share that is risky"
-) -> str:
+) -> Markup:
     """Observed risky share over predicted risk, both 0 to 1, and below it how many samples each bin holds."""
     with rc_context({**STYLE, "svg.hashsalt": "reliability"}):
         figure = Figure(figsize=(4.6, 4.6), layout="constrained")
@@ -52,24 +53,23 @@ def reliability_diagram(
         return _to_svg(figure)
 
 
-def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> str:
-    """Losses and shares (accuracies, rates) over steps, one column a stage, from `Trainer.state.log_history`.
+def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> dict[str, Markup]:
+    """Stage to its losses and shares (accuracies, rates) over steps, from `Trainer.state.log_history`.
 
-    A stage without logs gets no column; without any the result is empty.
+    A stage without logs gets no plot.
     """
     stages = {name: curves for name, log in logs.items() if (curves := _curves(log))}
-    if not stages:
-        return ""
-    with rc_context({**STYLE, "svg.hashsalt": "curves"}):
-        figure = Figure(figsize=(5.2 * len(stages), 5.6), layout="constrained")
-        axes = figure.subplots(2, len(stages), sharex="col", squeeze=False)
-        for column, (name, curves) in enumerate(stages.items()):
-            losses = {key: points for key, points in curves.items() if not _is_share(key)}
-            shares = {key: points for key, points in curves.items() if _is_share(key)}
-            axes[0, column].set_title(_plain(name), loc="left", fontsize=11, fontweight="bold")
-            _draw_curves(axes[0, column], losses, "loss")
-            _draw_curves(axes[1, column], shares, "share")
-            axes[1, column].set(xlabel="step", ylim=(-0.03, 1.03))
+    return {name: _training_plot(name, curves) for name, curves in stages.items()}
+
+
+def _training_plot(name: str, curves: dict[str, list[tuple[float, float]]]) -> Markup:
+    with rc_context({**STYLE, "svg.hashsalt": f"curves {name}"}):
+        figure = Figure(figsize=(5.2, 5.6), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True)
+        above.set_title(_plain(name), loc="left", fontsize=11, fontweight="bold")
+        _draw_curves(above, {key: points for key, points in curves.items() if not _is_share(key)}, "loss")
+        _draw_curves(below, {key: points for key, points in curves.items() if _is_share(key)}, "share")
+        below.set(xlabel="step", ylim=(-0.03, 1.03))
         return _to_svg(figure)
 
 
@@ -105,13 +105,15 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$").lstrip("_")
 
 
-def _to_svg(figure: Figure) -> str:
+def _to_svg(figure: Figure) -> Markup:
+    """The figure as SVG that a template shows as it is: matplotlib has escaped its texts."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     # Its size in points becomes its greatest width: it shrinks with the page.
-    return re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', r'style="width:100%;max-width:\1pt"', svg, count=1)
+    svg = re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', r'style="width:100%;max-width:\1pt"', svg, count=1)
+    return Markup(svg)
 
 
 def share_curves(
@@ -120,7 +122,7 @@ def share_curves(
     xlabel: str,
     ylabel: str,
     is_stepped: bool = False,
-) -> str:
+) -> Markup:
     """Curves of one share over another, both 0 to 1: name to its (x, y), and to the point of it that is marked."""
     with rc_context({**STYLE, "svg.hashsalt": xlabel}):
         figure = Figure(figsize=(4.6, 4.6), layout="constrained")
@@ -141,7 +143,7 @@ def rate_curves(
     xlabel: str,
     bounds: Iterable[float] = (),
     ylabel: str = "share",
-) -> str:
+) -> Markup:
     """Rates over a number, with their 95% intervals: name to its (x, rate). Bounds are dashed lines."""
     with rc_context({**STYLE, "svg.hashsalt": xlabel + ylabel}):
         figure = Figure(figsize=(4.6, 5.2), layout="constrained")

@@ -1,11 +1,12 @@
 """The report's part on robustness: what stands around a question, and changed pictures, as a table and as curves."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from safevlm_hf.calibration.figures import Rate
 from safevlm_hf.evaluation.columns import BASE, BOTH_STAGES, FIRST, MEAN
+from safevlm_hf.evaluation.pages import Section
 from safevlm_hf.evaluation.report_plots import rate_curves
+from safevlm_hf.evaluation.report_tables import Cell, Row, is_met
 from safevlm_hf.evaluation.robustness import (
     ALONE,
     CLEAN_FLAGGED,
@@ -28,18 +29,16 @@ AXES = {
 BOUNDS = {RISKY_FLAGGED: 0.95, CLEAN_FLAGGED: 0.05}
 
 
-def render_robustness(results: Sequence[RowResult], targets: Sequence[Target]) -> str:
-    """The whole part; empty without results."""
+def robustness_section(results: Sequence[RowResult], targets: Sequence[Target]) -> Section | None:
+    """The whole part; `None` without results."""
     if not results:
-        return ""
-    return (
-        "<h2>Around the question</h2>\n<p>Held-out questions with harmless words, turns and prompts around them, and "
-        "changed pictures. Flagged: the policy does anything but answer. Answered: simply answered. Refused: refused, "
-        'or answered with a warning.</p><p class="note">In brackets: the samples, and 95% intervals (Wilson).</p>'
-        + "".join(f"<h3>{title}</h3>{_table(part, targets)}" for title, part in _parts(results).items())
-        + _length_curves(results)
-        + _strength_curves(results)
-    )
+        return None
+    data = {
+        "tables": [_table(title, part, targets) for title, part in _parts(results).items()],
+        "length_curves": _length_curves(results),
+        "strength_curves": _strength_curves(results),
+    }
+    return Section("Around the question", "report/robustness.html", data)
 
 
 def format_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> list[list[list[str]]]:
@@ -55,17 +54,13 @@ def _parts(results: Sequence[RowResult]) -> dict[str, list[RowResult]]:
 
 
 def _format_part(results: Sequence[RowResult], targets: Sequence[Target]) -> list[list[str]]:
-    columns = _columns(results)
-    header = ["held-out figure", *columns, "target"]
+    columns, figures = _columns(results), row_figures(results)
     lines = []
     for row, figure, rates in _lines(results):
         name = figure_name(row, figure)
-        cells = []
-        for column in columns:
-            mark = {True: " ok", False: " MISSED", None: ""}[_is_met(results, targets, name, column)]
-            cells.append(_plain(rates[column]) + mark if column in rates else "")
-        lines.append([name, *cells, "; ".join(_targets_of(targets, name))])
-    return [header, *lines]
+        cells = [_cell(rates.get(column), is_met(targets, figures, name, column), _short) for column in columns]
+        lines.append([name, *("" if cell is None else str(cell) for cell in cells), "; ".join(_of(targets, name))])
+    return [["held-out figure", *columns, "target"], *lines]
 
 
 def _columns(results: Sequence[RowResult]) -> list[str]:
@@ -83,44 +78,34 @@ def _lines(results: Sequence[RowResult]) -> Iterator[tuple[str, str, dict[str, R
                 yield result.row.name, figure, rates
 
 
-def _is_met(results: Sequence[RowResult], targets: Sequence[Target], name: str, column: str) -> bool | None:
-    figures = row_figures(results)
-    met = [target.is_met(figures) for target in targets if (target.figure, target.column) == (name, column)]
-    return None if not met or None in met else all(met)
-
-
-def _targets_of(targets: Sequence[Target], name: str) -> list[str]:
+def _of(targets: Sequence[Target], name: str) -> list[str]:
     return [str(target) for target in targets if target.figure == name]
 
 
-def _plain(rate: Rate) -> str:
-    low, high = rate.interval
-    return f"{rate.share:.3f} ({low:.2f}-{high:.2f})"
-
-
-def _table(results: Sequence[RowResult], targets: Sequence[Target]) -> str:
-    columns = _columns(results)
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+def _table(title: str, results: Sequence[RowResult], targets: Sequence[Target]) -> dict:
+    """Columns and rows; of the lines of one row only the first carries its name."""
+    columns, figures = _columns(results), row_figures(results)
     rows, last = [], None
     for row, figure, rates in _lines(results):
-        title = f"<b>{escape(row)}</b><br>" if row != last else ""
-        last, name = row, figure_name(row, figure)
-        cells = "".join(_cell(rates.get(column), _is_met(results, targets, name, column)) for column in columns)
-        bounds = "<br>".join(map(escape, _targets_of(targets, name)))
-        rows.append(f"<tr><th>{title}<small>{escape(figure)}</small></th>{cells}<td class='target'>{bounds}</td></tr>")
-    return (
-        f'<div class="scroll"><table class="figures"><thead><tr><th></th>{head}<th>target</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+        name = figure_name(row, figure)
+        cells = [_cell(rates.get(column), is_met(targets, figures, name, column), _long) for column in columns]
+        rows.append(Row(row if row != last else "", figure, cells, _of(targets, name)))
+        last = row
+    return {"title": title, "columns": columns, "rows": rows}
 
 
-def _cell(rate: Rate | None, is_met: bool | None) -> str:
-    if rate is None:
-        return "<td></td>"
-    kind, mark = {True: ("good", "✓"), False: ("bad", "✗"), None: ("", "")}[is_met]
+def _cell(rate: Rate | None, met: bool | None, write: Callable[[Rate], tuple[str, str]]) -> Cell | None:
+    return None if rate is None else Cell(*write(rate), met)
+
+
+def _short(rate: Rate) -> tuple[str, str]:
     low, high = rate.interval
-    note = f"<small>({rate.total}; {low:.2f} to {high:.2f})</small>"
-    return f'<td><span class="mark {kind}">{mark}</span>{rate.share:.3f}{note}</td>'
+    return f"{rate.share:.3f} ({low:.2f}-{high:.2f})", ""
+
+
+def _long(rate: Rate) -> tuple[str, str]:
+    low, high = rate.interval
+    return f"{rate.share:.3f}", f"({rate.total}; {low:.2f} to {high:.2f})"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -128,8 +113,9 @@ def _cell(rate: Rate | None, is_met: bool | None) -> str:
 # --------------------------------------------------------------------------------------------------
 
 
-def _length_curves(results: Sequence[RowResult]) -> str:
-    figures = []
+def _length_curves(results: Sequence[RowResult]) -> dict[str, str]:
+    """Kind of surroundings to the shares that are flagged over its amounts, as SVG."""
+    found = {}
     for kind, (title, label) in AXES.items():
         start = 1 if kind == "turn" else 0
         lines = {
@@ -139,26 +125,21 @@ def _length_curves(results: Sequence[RowResult]) -> str:
             if len(points := _points(results, kind, column, figure, start)) > 1
         }
         if lines:
-            figures.append(f"<figure><h3>{title}</h3>{rate_curves(lines, label, BOUNDS.values())}</figure>")
-    if not figures:
-        return ""
-    return (
-        "<h3>Verdicts over length</h3>\n<p>The share that is flagged; the first point is the question alone. Dashed: "
-        f'the bounds on risky and on clean ones, after both stages.</p><div class="side">{"".join(figures)}</div>'
-    )
+            found[title] = rate_curves(lines, label, BOUNDS.values())
+    return found
 
 
-def _strength_curves(results: Sequence[RowResult]) -> str:
+def _strength_curves(results: Sequence[RowResult]) -> dict[str, str]:
+    """Figure to its shares over the strength of each change of the picture, as SVG."""
     changes = dict.fromkeys(one.row.curve for one in results if one.row.curve not in (None, *LENGTHS))
-    figures = []
+    found = {}
     for figure, bound in BOUNDS.items():
         lines = {str(change): _points(results, change, BOTH_STAGES, figure, 0) for change in changes}
+        lines = {change: points for change, points in lines.items() if points}
         if lines:
-            curves = rate_curves(lines, "strength of the change of the picture", (bound,), figure)
-            figures.append(f"<figure><h3>{figure.capitalize()}</h3>{curves}</figure>")
-    if not figures:
-        return ""
-    return f'<h3>Verdicts over the strength of a change</h3>\n<div class="side">{"".join(figures)}</div>'
+            label = "strength of the change of the picture"
+            found[figure.capitalize()] = rate_curves(lines, label, (bound,), figure)
+    return found
 
 
 def _points(

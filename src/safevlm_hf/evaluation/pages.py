@@ -1,0 +1,64 @@
+"""HTML pages: Python prepares plain values, and the templates beside this file lay them out.
+
+A page loads nothing from outside, and whatever comes from data is escaped.
+"""
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader(__package__),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        title: its heading; no two of a page are alike.
+        template: what lays it out, in `templates/`.
+        data: what the template shows.
+    """
+
+    title: str
+    template: str
+    data: Mapping[str, Any]
+
+    @property
+    def anchor(self) -> str:
+        return re.sub(r"\W+", "-", self.title.lower())
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What an `<img>` needs: its source, and what it shows in words."""
+
+    source: str
+    alt: str
+
+
+def inline_picture(content: bytes, kind: str, alt: str) -> Picture:
+    """A picture that lies in the page itself. `kind`: "jpeg" or "png"."""
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(content).decode()}", alt)
+
+
+def render_page(template: str, title: str, sections: Iterable[Section | None], **values: Any) -> str:
+    """A page with its contents; sections that are `None` are left out. `values`: what the template needs besides."""
+    found = [section for section in sections if section is not None]
+    return _TEMPLATES.get_template(template).render(title=title, sections=found, **values)
+
+
+def render_section(section: Section) -> str:
+    """A section alone, without its heading."""
+    return _TEMPLATES.get_template(section.template).render(data=section.data)
