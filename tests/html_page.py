@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
     @property
     def said(self):
-        """All that came from data, if any did: texts and attributes."""
+        """All texts and values of attributes."""
         return "\n".join(self.texts + [value or "" for _, attributes, _ in self.tags for value in attributes.values()])
 
 
