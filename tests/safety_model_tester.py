@@ -20,6 +20,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     PreTrainedTokenizerFast,
+    StaticCache,
     pipeline,
     set_seed,
 )
@@ -27,6 +28,7 @@ from transformers.generation import utils as generation_utils
 
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.modeling import SafetyPolicy
+from safevlm_hf.modeling.generation_safety import CACHE
 from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 from safevlm_hf.training.arguments import LoraArguments
 from safevlm_hf.training.collator import SafetyCollator
@@ -344,6 +346,30 @@ class SafetyModelTester:
         assert again.sequences.tolist() == anew.sequences.tolist(), reply
         for one, other in zip(again.logits, anew.logits):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+    def test_what_is_kept_on_the_model_stays_with_its_cache(self, own_tokenizer, processor):
+        """A caller's own loop over `forward`, and text alone, go on as on a fresh model, whatever was asked between."""
+        opening, other = (self.prepare(processor, [self.conversations()[row]]) for row in (0, 1))
+        text = {"input_ids": self.prepare(processor, self.conversations()[2:])["input_ids"]}
+        twice = {"input_ids": text["input_ids"].repeat(1, 2)}
+
+        def go_on(ask) -> list[torch.Tensor]:
+            model, found = self.make_model(own_tokenizer), []
+            static = StaticCache(model.config, max_cache_len=2 * twice["input_ids"].shape[1])
+            for inputs, cache in ((opening, None), (text, None), (text, static)):
+                ask(model)
+                cache = model(**inputs, **{CACHE: cache})[CACHE]
+                ask(model)
+                found.append(model(**text, **{CACHE: cache}).logits)
+            ask(model)
+            found.append(model(inputs_embeds=model.get_input_embeddings()(text["input_ids"])).logits)
+            ask(model)
+            cache = model(**text)[CACHE]
+            ask(model)
+            return [*found, *self.answer(model, twice, **{CACHE: cache}).logits]
+
+        for again, anew in zip(go_on(lambda model: self.answer(model, other)), go_on(lambda model: None)):
+            torch.testing.assert_close(again, anew, atol=1e-5, rtol=0)
 
     def test_gradients_reach_every_safety_tensor(self, own_tokenizer, processor):
         model = self.make_model(own_tokenizer).train()

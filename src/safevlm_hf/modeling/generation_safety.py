@@ -15,7 +15,16 @@ from transformers.utils import logging
 
 from .configuration_safety import SafetyConfig
 from .safety_audit import SafetyAudit, audit_lines
-from .safety_cache import Conversation, drop_record, generating, is_generating, read_record, write_record
+from .safety_cache import (
+    Conversation,
+    drop_record,
+    generating,
+    is_generating,
+    read_record,
+    read_state,
+    write_record,
+    write_state,
+)
 from .safety_inputs import SafetyImageOutput, SafetyInputs, SafetyOutput
 from .safety_policy import ACTIONS, DEFAULT_POLICY, SafetyPolicy, condition_category, is_readable, verdicts_from_logits
 from .safety_refusals import ForcedRefusal, refusal_ids
@@ -235,8 +244,7 @@ class SafetyCall:
         check_modalities(self.kwargs)
         if self.inputs_embeds is not None:
             self._check_embeds()
-        if record is not None:
-            self.model.model.cache_state = record.state
+        self.model.model.cache_state = read_state(self.cache, self.model.model.cache_state)
         self.conversation, self.safety_inputs = self.model._conversation(
             self.input_ids,
             self.inputs_embeds,
@@ -544,12 +552,13 @@ class SafetyCall:
         for cache in caches.values():
             if not int(cache.get_seq_length()):
                 continue
+            write_state(cache, self.model.model.cache_state)
             length = int(cache.get_seq_length())
             is_known = conversation is not None and length <= conversation.shape[1]
             # Beams and several answers a prompt give the cache other rows than the verdicts have.
             if is_known or images is None:
                 known = conversation.first(length) if is_known else None
-                write_record(cache, images, known, self.model.model.cache_state)
+                write_record(cache, images, known)
 
     def _with_answer(self, sequences: torch.LongTensor) -> Conversation | None:
         """The conversation with the answer, which is question only where nobody said what is."""

@@ -24,7 +24,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_safety import SafetyConfig
 from .generation_safety import CACHE, SafetyGenerationMixin, check_modalities, verdict_output
 from .safety_adapters import SparesVerdictMixin
-from .safety_cache import mark_free_cache, take_free_cache
+from .safety_cache import is_generating, mark_free_cache, read_state, take_free_cache, write_state
 from .safety_checkpoint import SafeCheckpointMixin
 from .safety_code import CarriesCodeMixin
 from .safety_explanation import SafetyExplanation, explain_head
@@ -182,7 +182,7 @@ class SafeModelMixin:
 
     @property
     def cache_state(self):
-        """What the backbone keeps on the model and belongs to the cache of the last call."""
+        """What the backbone keeps on the model and belongs to the cache of the last call; `None` before the first."""
         return None
 
     @cache_state.setter
@@ -446,13 +446,19 @@ class SafeModelMixin:
             kwargs["mm_encoder_outputs"] = {"image": SafetyImageOutput(**{**image_outputs, "pooler_output": joined})}
         # Embeddings of the caller's may hold images; of token ids alone it is certain that they do not.
         is_free = image_outputs is None and inputs_embeds is None
-        if not torch.compiler.is_compiling():
+        # `generate` sees to both by itself.
+        is_called_alone = not torch.compiler.is_compiling() and not is_generating()
+        if is_called_alone:
             is_free = take_free_cache(cache) and is_free
+            self.cache_state = read_state(cache, self.cache_state)
         for name in self.own_image_arguments:
             kwargs.pop(name, None)
         outputs = super().forward(**{**kwargs, "return_dict": True, CACHE: cache})
-        if is_free and not torch.compiler.is_compiling():
-            mark_free_cache(outputs.get(CACHE), self.cache_state)
+        filled = outputs.get(CACHE)
+        if is_called_alone and filled is not None:
+            write_state(filled, self.cache_state)
+            if is_free:
+                mark_free_cache(filled)
         return self.output_class(**outputs, **_safety_fields(image_outputs))
 
 

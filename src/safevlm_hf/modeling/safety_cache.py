@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 from .safety_inputs import SafetyImageOutput
 
 
-RECORD = "safety_record"  # attribute of a cache
+RECORD, STATE = "safety_record", "safety_state"  # attributes of a cache
 FAR_TURN = torch.iinfo(torch.long).max // 4
 
 # Whether a model's own `generate` runs: it records its caches itself, and its drafts only propose.
@@ -102,7 +102,6 @@ class CacheRecord:
         length: positions in the cache.
         tensors: all that its layers are made of.
         versions: of these tensors, which count changes in place; `None` where torch does not count.
-        state: what the model keeps beside the cache (`SafeModelMixin.cache_state`), to be put back with it.
     """
 
     images: SafetyImageOutput | None
@@ -110,14 +109,13 @@ class CacheRecord:
     length: int | torch.Tensor
     tensors: list[torch.Tensor]
     versions: list[int | None]
-    state: object = None
 
     @classmethod
-    def of(cls, cache: Cache, images=None, conversation=None, state=None) -> "CacheRecord":
+    def of(cls, cache: Cache, images=None, conversation=None) -> "CacheRecord":
         """A record of the cache as it is now."""
         tensors, length = _tensors(cache), cache.get_seq_length()
         length = length.clone() if isinstance(length, torch.Tensor) else length
-        return cls(images, conversation, length, tensors, list(map(_version, tensors)), state)
+        return cls(images, conversation, length, tensors, list(map(_version, tensors)))
 
     def describes(self, cache: Cache) -> bool:
         """Whether the cache is as it was: the same tensors, unchanged. Without images it may have been cropped."""
@@ -138,7 +136,7 @@ class CacheRecord:
         tensors = [copy.deepcopy(tensor, memo) for tensor in self.tensors]
         versions = list(map(_version, tensors)) if unchanged else [-1] * len(tensors)
         length = copy.deepcopy(self.length, memo)
-        return CacheRecord(self.images, self.conversation, length, tensors, versions, self.state)
+        return CacheRecord(self.images, self.conversation, length, tensors, versions)
 
 
 def read_record(cache: Cache) -> CacheRecord | None:
@@ -153,17 +151,24 @@ def drop_record(cache: Cache | None):
         vars(cache).pop(RECORD, None)
 
 
-def write_record(
-    cache: Cache, images: SafetyImageOutput | None, conversation: Conversation | None, state: object = None
-):
-    setattr(cache, RECORD, CacheRecord.of(cache, images, conversation, state))
+def write_record(cache: Cache, images: SafetyImageOutput | None, conversation: Conversation | None):
+    setattr(cache, RECORD, CacheRecord.of(cache, images, conversation))
+
+
+def read_state(cache: Cache | None, present: object) -> object:
+    """What the model kept beside the cache (`SafeModelMixin.cache_state`) when it was filled last: nothing where it is
+    empty, and what the model keeps now where nobody wrote it down."""
+    state = None if cache is None else getattr(cache, STATE, present)
+    return None if state is None or int(cache.get_seq_length()) == 0 else state
+
+
+def write_state(cache: Cache, state: object):
+    setattr(cache, STATE, state)
 
 
 def take_free_cache(cache: Cache | None) -> bool:
     """Before a forward outside of `generate`: take the record off, and say whether the cache is known to hold no
     images."""
-    if is_generating():
-        return False
     if cache is None:
         return True
     record = read_record(cache)
@@ -173,10 +178,9 @@ def take_free_cache(cache: Cache | None) -> bool:
     return is_empty or (record is not None and record.images is None)
 
 
-def mark_free_cache(cache: Cache | None, state: object = None):
+def mark_free_cache(cache: Cache):
     """After a forward that put no image into a cache that held none."""
-    if cache is not None and not is_generating():
-        write_record(cache, images=None, conversation=None, state=state)
+    write_record(cache, images=None, conversation=None)
 
 
 def _tensors(value) -> list[torch.Tensor]:
@@ -201,6 +205,8 @@ __all__ = [
     "is_generating",
     "mark_free_cache",
     "read_record",
+    "read_state",
     "take_free_cache",
     "write_record",
+    "write_state",
 ]
