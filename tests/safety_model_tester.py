@@ -4,15 +4,18 @@ A family's test file subclasses `SafetyModelTester` and says how its stock confi
 """
 
 import copy
+import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -25,7 +28,9 @@ from transformers import (
     set_seed,
 )
 from transformers.generation import utils as generation_utils
+from transformers.utils import logging
 
+from safevlm_hf.cli import app
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.modeling import SafetyPolicy
 from safevlm_hf.modeling.generation_safety import CACHE
@@ -37,6 +42,12 @@ from safevlm_hf.training.stages import prepare_stage1, prepare_stage2
 
 NEW_TOKENS = 6
 LLAVA_TEMPLATE = CHAT_TEMPLATE
+LLAVA_LAYOUT = (
+    ("lm_head.", "language_model.lm_head."),
+    ("model.language_model.", "language_model.model."),
+    ("model.vision_tower.", "vision_tower.vision_model."),
+    ("model.", ""),
+)
 SAFETY = {
     "num_safety_tokens": 3,
     "num_condition_tokens": 2,
@@ -123,6 +134,8 @@ class SafetyModelTester:
     stock_class: type
     sizes = ((40, 24), (16, 16), (24, 48))
     modes = MODES
+    # Starts of keys, as the modules have them and as the checkpoints on the Hub do; empty where both are alike.
+    old_layout: tuple[tuple[str, str], ...] = ()
 
     def stock_config(self, tokenizer):
         raise NotImplementedError
@@ -348,7 +361,7 @@ class SafetyModelTester:
             torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
 
     def test_what_is_kept_on_the_model_stays_with_its_cache(self, own_tokenizer, processor):
-        """A caller's own loop over `forward`, and text alone, go on as on a fresh model, whatever was asked between."""
+        """A caller's own loop over `forward`, and text alone, go on as on a fresh model, whatever was asked before."""
         opening, other = (self.prepare(processor, [self.conversations()[row]]) for row in (0, 1))
         text = {"input_ids": self.prepare(processor, self.conversations()[2:])["input_ids"]}
         twice = {"input_ids": text["input_ids"].repeat(1, 2)}
@@ -454,14 +467,38 @@ class SafetyModelTester:
         done = subprocess.run(command, env=environment | modules, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
 
-    def test_a_stock_checkpoint_becomes_a_safe_one(self, own_tokenizer, tmp_path):
-        stock = self.stock_class(self.stock_config(own_tokenizer))
-        stock.save_pretrained(tmp_path, max_shard_size="100KB")
-        model, info = self.model_class.from_pretrained(tmp_path, safety_config=SAFETY, output_loading_info=True)
-        assert all("safety_" in name for name in info["missing_keys"]) and not info["unexpected_keys"]
+    @pytest.mark.parametrize("layout", ["new", "old", "tied"])
+    def test_init_keeps_every_weight(self, own_tokenizer, tmp_path, layout):
+        if layout == "old" and not self.old_layout:
+            pytest.skip("the checkpoints on the Hub have the modules' own keys")
+        renamed = self.old_layout if layout == "old" else ()
+        stock = self.save_stock(own_tokenizer, tmp_path / "stock", renamed, is_tied=layout == "tied")
+        init(tmp_path / "stock", tmp_path / "safe")
+        model, processor = (auto.from_pretrained(tmp_path / "safe") for auto in (AutoModel, AutoProcessor))
+        assert (type(model), type(processor)) == (self.model_class, self.processor_class)
+        assert (model.lm_head.weight is model.get_input_embeddings().weight) == (layout == "tied")
         ours = model.state_dict()
+        assert {name for name in ours if "safety_" not in name} == set(stock.state_dict())
         for name, weight in stock.state_dict().items():
-            assert torch.equal(ours[name], weight), name
+            assert ours[name].dtype == weight.dtype and torch.equal(ours[name], weight), name
+        model.assess(**self.prepare(processor, self.conversations()).to(torch.bfloat16))
+
+    def test_init_takes_no_checkpoint_that_lacks_weights(self, own_tokenizer, tmp_path):
+        self.save_stock(own_tokenizer, tmp_path / "stock", [("model.", "unheard_of.")])  # as a newer layout's
+        with pytest.raises(ValueError, match="no weights for .* of its backbone"):
+            init(tmp_path / "stock", tmp_path / "safe")
+        assert not (tmp_path / "safe").exists()
+
+    def save_stock(self, tokenizer, folder, renamed, is_tied: bool = False):
+        """A stock checkpoint in several files, in half precision as on the Hub, under the keys of a layout."""
+        config = self.stock_config(tokenizer)
+        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = is_tied
+        stock = self.stock_class(config).to(torch.bfloat16).eval()
+        stock.save_pretrained(folder, max_shard_size="100KB", save_original_format=False)
+        stock_processor = next(base for base in self.processor_class.__mro__ if "transformers.models." in base.__module__)
+        stock_processor(**self.processor_parts(tokenizer)).save_pretrained(folder)
+        rename_keys(folder, renamed)
+        return stock
 
     def test_both_stages_train_what_they_should(self, own_tokenizer, processor, tmp_path):
         """Stage 1 the safety modules alone; stage 2 the language model alone, and no verdict changes."""
@@ -510,3 +547,35 @@ def take_a_step(model, batch: dict):
     optimizer = torch.optim.SGD(trained, lr=0.1)
     model.train()(**batch).loss.backward()
     optimizer.step()
+
+
+@contextmanager
+def verbosity_kept():
+    """Commands silence the library for their process."""
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+    logging.enable_progress_bar()
+
+
+def init(base, output):
+    """`safevlm init BASE OUTPUT`."""
+    sizes = ["--num-safety-tokens", "3", "--num-condition-tokens", "2"]
+    with verbosity_kept():
+        app(["init", str(base), str(output), *sizes], standalone_mode=False)
+
+
+def rename_keys(folder, renamed):
+    """Give the weights of a checkpoint in several files other keys; each by the first start that fits."""
+    files = sorted(folder.glob("*.safetensors"))
+    assert len(files) > 1
+    weight_map = {}
+    for file in files:
+        weights = {}
+        for key, weight in load_file(file).items():
+            start, other = next((pair for pair in renamed if key.startswith(pair[0])), ("", ""))
+            weights[other + key.removeprefix(start)] = weight
+        save_file(weights, file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(weights, file.name)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "weight_map": weight_map}))

@@ -1,6 +1,6 @@
 """SafeLlava through the tests of all families; what is its own stands in the other files."""
 
-from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
+from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
 from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration
 
 from safevlm_hf.modeling import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor
@@ -11,6 +11,7 @@ class TestLlava(SafetyModelTester):
     model_class = SafeLlavaForConditionalGeneration
     processor_class = SafeLlavaProcessor
     stock_class = LlavaForConditionalGeneration
+    old_layout = LLAVA_LAYOUT
 
     def tokenizer(self):
         return tiny_tokenizer("<image>")

@@ -1,6 +1,6 @@
 """SafeLlavaNext: tiles of a picture in one block, the whole picture first."""
 
-from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
+from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
 from tiled_model_tester import TiledModelTester
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextImageProcessor
 
@@ -15,6 +15,7 @@ class TestLlavaNext(TiledModelTester, SafetyModelTester):
     model_class = SafeLlavaNextForConditionalGeneration
     processor_class = SafeLlavaNextProcessor
     stock_class = LlavaNextForConditionalGeneration
+    old_layout = LLAVA_LAYOUT
 
     def tokenizer(self):
         return tiny_tokenizer("<image>")

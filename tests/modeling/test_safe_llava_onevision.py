@@ -1,6 +1,6 @@
 """SafeLlavaOnevision: tiles of a single picture, none of several in one sample."""
 
-from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
+from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
 from tiled_model_tester import TiledModelTester
 from transformers import (
     LlavaOnevisionConfig,
@@ -24,6 +24,7 @@ class TestLlavaOnevision(TiledModelTester, SafetyModelTester):
     model_class = SafeLlavaOnevisionForConditionalGeneration
     processor_class = SafeLlavaOnevisionProcessor
     stock_class = LlavaOnevisionForConditionalGeneration
+    old_layout = LLAVA_LAYOUT
 
     def tokenizer(self):
         return tiny_tokenizer("<image>", "<video>")

@@ -29,6 +29,7 @@ class TestQwen2_5_VL(SafetyModelTester):
     processor_class = SafeQwen2_5_VLProcessor
     stock_class = Qwen2_5_VLForConditionalGeneration
     stock_config_class = Qwen2_5_VLConfig
+    old_layout = (("model.language_model.", "model."), ("model.visual.", "visual."))
     tower = {
         "depth": 2,
         "hidden_size": 32,

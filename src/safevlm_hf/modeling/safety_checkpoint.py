@@ -48,8 +48,8 @@ class SafeCheckpointMixin:
         As [`PreTrainedModel.from_pretrained`].
 
         Raises:
-            `ValueError`: for a checkpoint that says it is trained and lacks weights, a `generation_config.json` that
-                cannot be read, or a policy that does not fit.
+            `ValueError`: for a checkpoint that lacks weights of its backbone, or says it is trained and lacks any, a
+                `generation_config.json` that cannot be read, or a policy that does not fit.
             `RuntimeError`: for weights of another size than the config says.
         """
         if cls.can_generate() and kwargs.get("generation_config") is None:
@@ -66,6 +66,7 @@ class SafeCheckpointMixin:
             )
         missing = {*info["missing_keys"], *(key for key, _, _ in mismatched)}
         _check_safety_weights(pretrained_model_name_or_path, model.config.safety_config, missing)
+        _check_base_weights(pretrained_model_name_or_path, info["missing_keys"])
         for config in (getattr(model, "generation_config", None), model.config):
             SafetyPolicy.create(getattr(config, "safety_policy", None), model.config.safety_config)
         return (model, info) if output_loading_info else model
@@ -110,6 +111,16 @@ def _check_safety_weights(checkpoint, safety_config, missing: set[str]):
         logger.warning(
             f'The safety head of this model pools by "{safety_config.head_pooling}": words around a question can talk '
             'its verdict away. Train one with `head_pooling="windows"` for use.'
+        )
+
+
+def _check_base_weights(checkpoint, missing: set[str]):
+    """Raise where a part of the backbone would start at random, as where its keys have names that nobody knows."""
+    lacking = sorted(key for key in missing if not key.removeprefix("model.").startswith("safety_"))
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise ValueError(
+            f"{checkpoint} has no weights for {', '.join(lacking[:3])}{more} of its backbone, which would be random."
         )
 
 
