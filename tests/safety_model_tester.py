@@ -3,9 +3,12 @@
 A family's test file subclasses `SafetyModelTester` and says how its stock config, its processor and its messages look.
 """
 
+import base64
 import copy
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quantisers import QUANTISERS
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -31,12 +35,14 @@ from transformers.generation import utils as generation_utils
 from transformers.utils import logging
 
 from safevlm_hf.cli import app
+from safevlm_hf.cli.loading import load
 from safevlm_hf.data import NANO_BASE
-from safevlm_hf.modeling import SafetyPolicy
+from safevlm_hf.modeling import SafetyPolicy, read_audit
 from safevlm_hf.modeling.generation_safety import CACHE
 from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 from safevlm_hf.training.arguments import LoraArguments
 from safevlm_hf.training.collator import SafetyCollator
+from safevlm_hf.training.run import run_stage1, run_stage2
 from safevlm_hf.training.stages import prepare_stage1, prepare_stage2
 
 
@@ -59,11 +65,23 @@ SAFETY = {
     "head_gate_dropout": 0.0,
 }
 NOTHING_ADDED = {**SAFETY, "num_safety_tokens": 0, "num_condition_tokens": 0}
+TRAINING = {
+    "learning_rate": 1e-3,
+    "warmup_steps": 0,
+    "max_steps": 2,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "report_to": "none",
+    "disable_tqdm": "true",
+}
 REFUSE_ALL = {
     "categories": {},
     "risk_threshold": 0.0,
     "actions": {"*": dict.fromkeys(("low", "medium", "high"), "refuse")},
 }
+OPTIONAL = {"input_ids", "attention_mask", "question_mask", "pixel_values", "pixel_attention_mask"}
 CAREFUL, DISABLED = {"risk_threshold": 0.0}, {"enabled": False}
 GREEDY = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
 MODES = {
@@ -81,14 +99,16 @@ LOAD_REMOTELY = """
 import sys
 sys.modules["safevlm_hf"] = None  # importing it fails, installed or not
 import torch
-from transformers import AutoModel, AutoProcessor
-folder, name = sys.argv[1:]
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+folder, *names = sys.argv[1:]
 answer = torch.load(f"{folder}/answer.pt", weights_only=False)
 for number in range(2):
     checkpoint = f"{folder}/again" if number else f"{folder}/checkpoint"
-    model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
-    processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
-    assert type(model).__name__ == name and type(model).__module__.startswith("transformers_modules")
+    autos = AutoModel, AutoModelForImageTextToText, AutoProcessor
+    parts = [auto.from_pretrained(checkpoint, trust_remote_code=True) for auto in autos]
+    assert [type(part).__name__ for part in parts] == names
+    assert all(type(part).__module__.startswith("transformers_modules") for part in parts)
+    model, _, processor = parts
     found = model.generate(**answer["inputs"], max_new_tokens=6, do_sample=False)
     assert torch.equal(found, answer["expected"])
     model.save_pretrained(f"{folder}/again")
@@ -175,6 +195,13 @@ class SafetyModelTester:
     @pytest.fixture(scope="class")
     def processor(self, own_tokenizer):
         return self.make_processor(own_tokenizer)
+
+    @pytest.fixture(scope="class")
+    def checkpoint(self, model, processor, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("checkpoint")
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        return folder
 
     def conversations(self) -> list[list[dict]]:
         """Pictures of several sizes, several in one sample, and none."""
@@ -310,6 +337,17 @@ class SafetyModelTester:
         first = SafetyPolicy.create(REFUSE_ALL).refusal(None).split()[0]
         assert [text.strip().startswith(first) for text in texts] == [True, True, False]
 
+    def test_the_audit_tells_samples_and_pictures_apart(self, model, processor, tmp_path):
+        conversations = self.conversations()
+        for asked in (conversations, conversations[:1], conversations[1:2], conversations[2:]):
+            self.answer(model, self.prepare(processor, asked), safety_audit=tmp_path / "audit.jsonl")
+        lines, broken = read_audit(tmp_path / "audit.jsonl")
+        together, alone = lines[:3], lines[3:]
+        assert not broken and [len(line["verdicts"]) for line in together] == [1, 2, 0]
+        assert len({digest for line in together for digest in line["image_sha256"]}) == 3
+        for name in ("action", "prompt_sha256", "image_sha256"):
+            assert [line[name] for line in together] == [line[name] for line in alone], name
+
     def test_the_question_and_the_picture_reach_the_verdict(self, model, processor):
         one, two = (picture(self.sizes[0], seed) for seed in (5, 6))
         logits = [
@@ -417,14 +455,45 @@ class SafetyModelTester:
         found = model.explain(**self.prepare(processor, self.conversations()))
         assert found.map.shape == (3, 3, 3) and torch.isfinite(found.map).all()
 
-    def test_video_is_refused(self, model, processor):
+    @pytest.mark.parametrize("name", ["pixel_values_videos", "input_features", "audio_values", "video", "audio"])
+    def test_video_and_audio_are_refused_by_the_model(self, model, processor, name):
         inputs = self.prepare(processor, self.conversations()[:1])
-        with pytest.raises(ValueError, match="no verdict on video"):
-            model(**inputs, pixel_values_videos=inputs["pixel_values"])
-        with pytest.raises(ValueError, match="no verdict on video"):
-            model.generate(**inputs, pixel_values_videos=inputs["pixel_values"])
-        with pytest.raises(ValueError, match="no verdict on video"):
-            processor(text=["hello"], videos=[np.zeros((2, 16, 16, 3), dtype=np.uint8)])
+        given = {name: inputs.pop("pixel_values")}
+        if name in ("video", "audio"):  # encoded before the call
+            given = {"mm_encoder_outputs": given}
+        for call in (model, model.model, model.generate):
+            with pytest.raises(ValueError, match="no verdict on video and audio yet"):
+                call(**inputs, **given)
+
+    def test_video_and_audio_are_refused_by_the_processor(self, processor):
+        video, sound = np.zeros((2, 16, 16, 3), dtype=np.uint8), np.zeros(1600, dtype=np.float32)
+        for given in ({"videos": [video]}, {"audio": [sound]}):
+            with pytest.raises(ValueError, match="no verdict on video and audio yet"):
+                processor(text=["hello"], **given)
+        for part in ({"type": "video", "video": video}, {"type": "audio", "audio": sound}):
+            message = {"role": "user", "content": [part, {"type": "text", "text": "What is this?"}]}
+            with pytest.raises(ValueError, match="no verdict on video and audio yet"):
+                self.prepare(processor, [[message]])
+
+    def test_what_places_an_image_must_be_given(self, model, processor):
+        """Grids, sizes, token types: without one of them an image would be misplaced, or its pixels misread."""
+        inputs = dict(self.prepare(processor, self.conversations()))
+        for name in inputs.keys() - OPTIONAL:
+            without = {other: value for other, value in inputs.items() if other != name}
+            for call in (model, model.generate):
+                with pytest.raises((ValueError, TypeError), match=f"{name}|do not match"):
+                    call(**without)
+
+    def test_structure_tokens_are_no_question(self, model, processor):
+        """The same question on pictures of several sizes, without a mask."""
+        found = []
+        for size in self.sizes:
+            inputs = self.prepare(processor, [[self.says([picture(size, 1)], "Read it.")]])
+            safety_inputs = model.model.prepare_safety_inputs(inputs["input_ids"])
+            encoded = model.model.encode_images(inputs["pixel_values"], dict(inputs), safety_inputs)
+            lengths = [len(block) for block in encoded.pooler_output]
+            found.append(inputs["input_ids"][model.model.question_mask_of(safety_inputs, lengths)].tolist())
+        assert found[0] == found[1] == found[2]
 
     def test_encoded_images_under_an_old_name_raise(self, model, processor):
         """They would fill a cache that is taken for one without images."""
@@ -439,14 +508,13 @@ class SafetyModelTester:
         with pytest.raises(ValueError, match="image tokens do not match|mark"):
             model.generate(**self.prepare(stock, self.conversations()[:1]), max_new_tokens=1)
 
-    def test_saved_loaded_and_found_by_the_auto_classes(self, model, processor, tmp_path):
-        model.save_pretrained(tmp_path)
-        processor.save_pretrained(tmp_path)
-        assert type(AutoConfig.from_pretrained(tmp_path)) is self.config_class
-        loaded = AutoModel.from_pretrained(tmp_path)
+    def test_found_by_the_auto_classes(self, model, processor, checkpoint, own_tokenizer):
+        assert self.config_class.model_type == f"safe_{self.stock_config(own_tokenizer).model_type}"
+        assert type(AutoConfig.from_pretrained(checkpoint)) is self.config_class
+        loaded = AutoModel.from_pretrained(checkpoint)
         assert type(loaded) is self.model_class
-        assert type(AutoModelForImageTextToText.from_pretrained(tmp_path)) is self.model_class
-        own = AutoProcessor.from_pretrained(tmp_path)
+        assert type(AutoModelForImageTextToText.from_pretrained(checkpoint)) is self.model_class
+        own = AutoProcessor.from_pretrained(checkpoint)
         assert type(own) is self.processor_class
         inputs = self.prepare(own, self.conversations())
         for name, value in self.prepare(processor, self.conversations()).items():
@@ -462,7 +530,8 @@ class SafetyModelTester:
         expected = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
         torch.save({"inputs": inputs, "expected": expected}, tmp_path / "answer.pt")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_MODULES")}
-        command = [sys.executable, "-c", LOAD_REMOTELY, str(tmp_path), self.model_class.__name__]
+        names = [one.__name__ for one in (self.model_class, self.model_class, self.processor_class)]
+        command = [sys.executable, "-c", LOAD_REMOTELY, str(tmp_path), *names]
         modules = {"HF_MODULES_CACHE": str(tmp_path / "modules")}
         done = subprocess.run(command, env=environment | modules, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -495,7 +564,9 @@ class SafetyModelTester:
         config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = is_tied
         stock = self.stock_class(config).to(torch.bfloat16).eval()
         stock.save_pretrained(folder, max_shard_size="100KB", save_original_format=False)
-        stock_processor = next(base for base in self.processor_class.__mro__ if "transformers.models." in base.__module__)
+        stock_processor = next(
+            base for base in self.processor_class.__mro__ if "transformers.models." in base.__module__
+        )
         stock_processor(**self.processor_parts(tokenizer)).save_pretrained(folder)
         rename_keys(folder, renamed)
         return stock
@@ -516,6 +587,76 @@ class SafetyModelTester:
         after = tuned.eval().get_base_model().assess(**prompt)
         assert torch.equal(after.safety_level_logits, verdicts.safety_level_logits)
         assert not torch.equal(tuned(**prompt).logits, answers)
+
+    def test_an_adapter_leaves_the_verdict(self, own_tokenizer, processor):
+        peft = pytest.importorskip("peft", reason="peft is not installed")
+        model = self.make_model(own_tokenizer)
+        inputs = self.prepare(processor, self.conversations())
+        verdicts, answers = model.assess(**inputs), self.answer(model, inputs)
+        config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+        tuned = peft.get_peft_model(model, config).eval()
+        found = self.answer(tuned, inputs)
+        assert torch.equal(found.safety_level_logits, verdicts.safety_level_logits)
+        assert torch.equal(found.safety_category_logits, verdicts.safety_category_logits)
+        assert not torch.allclose(found.logits[0], answers.logits[0], atol=1e-3)
+
+    def test_4_bits_leave_the_verdict(self, model, processor, checkpoint):
+        config = QUANTISERS["bitsandbytes 4 bit"]()
+        quantised = self.model_class.from_pretrained(checkpoint, quantization_config=config).eval()
+        linear = [module for module in quantised.model.get_decoder().modules() if isinstance(module, torch.nn.Linear)]
+        assert linear and all(type(module.weight) is not torch.nn.Parameter for module in linear)
+        inputs = self.prepare(processor, self.conversations())
+        found, expected = self.answer(quantised, inputs), self.answer(model, inputs)
+        assert torch.equal(found.safety_level_logits, expected.safety_level_logits)
+        assert torch.equal(found.safety_category_logits, expected.safety_category_logits)
+        assert not torch.allclose(found.logits[0].float(), expected.logits[0], atol=1e-3)
+
+    def test_both_stages_run_and_resume(self, own_tokenizer, tmp_path):
+        """Begun on a stock checkpoint, and cut off after a step: the result is that of a run in one go."""
+        self.save_stock(own_tokenizer, tmp_path / "stock", self.old_layout)
+        records = tmp_path / "records.jsonl"
+        lines = [{name: value for name, value in one.items() if value != -100} for one in self.records(tmp_path)]
+        records.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        sizes = {"num_safety_tokens": 3, "num_condition_tokens": 2, "projector_depth": 1}
+        for run, base, own in ((run_stage1, "stock", sizes), (run_stage2, "run_stage1", {"lora_r": 2})):
+            folder = tmp_path / run.__name__
+            values = {**TRAINING, **own, "train_file": records, "output_dir": folder}
+            values["model_name_or_path"] = tmp_path / base
+            run(flags(**values))
+            expected = AutoModel.from_pretrained(folder).state_dict()
+            shutil.rmtree(folder / "checkpoint-2")
+            begun = (folder / "checkpoint-1" / "trainer_state.json").stat().st_mtime_ns
+            assert run(flags(**values, resume_from_checkpoint="true")).state.global_step == 2
+            assert (folder / "checkpoint-1" / "trainer_state.json").stat().st_mtime_ns == begun  # not begun again
+            resumed = AutoModel.from_pretrained(folder).state_dict()
+            for name, weight in expected.items():
+                assert torch.equal(resumed[name], weight), name
+
+    def test_serve(self, checkpoint):
+        """What `safevlm serve` loads, behind its app."""
+        serving = pytest.importorskip("safevlm_hf.serving", reason="needs the extra `serve`")
+        testclient = pytest.importorskip("fastapi.testclient", reason="needs the extra `serve`")
+        with verbosity_kept():
+            model, processor = load(str(checkpoint))
+        image = picture(self.sizes[0], 0)
+        inputs = self.prepare(processor, [[self.says([image], "Read it.")]])
+        expected = self.answer(model, inputs, min_new_tokens=None).sequences[0, inputs["input_ids"].shape[1] :]
+        expected = processor.decode(expected, skip_special_tokens=True).strip()
+
+        def ask(client, *parts):
+            message = {"role": "user", "content": [*parts, {"type": "text", "text": "Read it."}]}
+            response = client.post("/v1/chat/completions", json={"messages": [message], "max_tokens": NEW_TOKENS})
+            assert response.status_code == 200, response.text
+            return response.json()["choices"][0]["message"]["content"].strip()
+
+        shown = {"type": "image_url", "image_url": {"url": data_url(image)}}
+        with testclient.TestClient(serving.create_app(model, processor, "tiny")) as client:
+            assert ask(client, shown) == expected
+        with testclient.TestClient(serving.create_app(model, processor, "tiny", policy=REFUSE_ALL)) as client:
+            refusal = SafetyPolicy.create(REFUSE_ALL).refusal(None)
+            assert refusal.startswith(ask(client, shown)) and not refusal.startswith(ask(client))
+            response = client.post("/v1/moderations", json={"input": [shown]})
+            assert response.json()["results"][0]["action"] == "refuse"
 
     def records(self, folder) -> list[dict]:
         paths = []
@@ -540,6 +681,16 @@ class SafetyModelTester:
             "safety_category": category,
             "source": f"records.jsonl:{len(images)}",
         }
+
+
+def flags(**values) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def data_url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def take_a_step(model, batch: dict):

@@ -80,14 +80,6 @@ class TestQwen2_5_VL(SafetyModelTester):
             "chat_template": TEMPLATE.read_text(),
         }
 
-    @pytest.mark.parametrize("name", ["image_grid_thw", "mm_token_type_ids"])
-    def test_positions_that_would_be_wrong_raise(self, model, processor, name):
-        inputs = dict(self.prepare(processor, self.conversations()[:1]))
-        del inputs[name]
-        for call in (model, model.generate):
-            with pytest.raises(ValueError, match=name):
-                call(**inputs)
-
     def test_embeddings_of_a_prompt_with_pictures_raise(self, model, processor):
         inputs = dict(self.prepare(processor, self.conversations()[:1]))
         embeds = model.get_input_embeddings()(inputs.pop("input_ids"))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, picture, tiny_text_config, tiny_tokenizer
+from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
 from tiled_model_tester import TiledModelTester
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessor, SmolVLMVideoProcessor
 
@@ -60,15 +60,3 @@ class TestSmolVLM(TiledModelTester, SafetyModelTester):
         for call in (model, model.generate, model.assess):
             with pytest.raises(ValueError, match="safety_num_tiles"):
                 call(**tampered)
-
-    def test_structure_tokens_are_no_question(self, model, processor):
-        """The same question on pictures of one and of five tiles, without a mask."""
-        found = []
-        for size in ((64, 32), (64, 64)):
-            inputs = self.prepare(processor, [[self.says([picture(size, 1)], "Read it.")]])
-            del inputs["question_mask"]
-            safety_inputs = model.model.prepare_safety_inputs(inputs["input_ids"])
-            encoded = model.model.encode_images(inputs["pixel_values"], dict(inputs), safety_inputs)
-            lengths = [len(block) for block in encoded.pooler_output]
-            found.append(inputs["input_ids"][safety_inputs.question(lengths)].tolist())
-        assert found[0] == found[1]

@@ -23,7 +23,7 @@ class FirstTileMixin:
         side = self.config.vision_config.image_size // self.config.vision_config.patch_size
         maps = [features[: side * side].unflatten(0, (side, side)) for features in outputs.pooler_output]
         tiles = [self._cut_tiles(features[side * side :], side) for features in outputs.pooler_output]
-        return self.judge_images(outputs, maps, self.split_pixels(pixel_values), safety_inputs, tiles)
+        return self.judge_images(outputs, maps, list(pixel_values), safety_inputs, tiles)
 
     def _cut_tiles(self, features: torch.Tensor, side: int) -> list[torch.Tensor]:
         """Maps (rows, columns, width), each of `side` rows and columns at most, of the tiles: the backbone has joined
@@ -35,6 +35,10 @@ class FirstTileMixin:
         rows = features.unflatten(0, (-1, columns + 1))[:, :-1]
         strips = rows.tensor_split(math.ceil(len(rows) / side))
         return [tile for strip in strips for tile in strip.tensor_split(math.ceil(columns / side), dim=1)]
+
+    def split_pixels(self, pixel_values: torch.Tensor, **image_inputs) -> list[torch.Tensor]:
+        # What a picture has in a batch, where it gets tiles of zeros up to the number of the others', it has alone.
+        return [tiles[(tiles != 0).flatten(1).any(dim=1)] for tiles in pixel_values]
 
 
 class LastTileMixin:
