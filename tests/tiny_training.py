@@ -1,5 +1,10 @@
 """Training of a few steps, for the tests."""
 
+import json
+from pathlib import Path
+
+from PIL import Image
+
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
@@ -48,3 +53,30 @@ def create_trainer(model, processor, records, folder, eval_records=None, args=No
 def step_logs(trainer) -> list[dict]:
     """What was logged at each step of training."""
     return [log for log in trainer.state.log_history if "loss" in log]
+
+
+# --------------------------------------------------------------------------------------------------
+# A user's own data
+# --------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, *records) -> Path:
+    Image.new("RGB", (40, 30), "teal").save(path.parent / "a.png")
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def published(level=3, category=1, **others):
+    turns = [{"from": "USER", "value": "<image>\nWhat is this?"}, {"from": "ASSISTANT", "value": "I cannot help."}]
+    return {"image": "a.png", "safe_type": category, "safe_level": level, "conversations": turns, **others}
+
+
+def messages(level="safe", category="safe", **others):
+    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "A card."}]
+    return {"images": ["a.png"], "safety_level": level, "safety_category": category, "messages": turns, **others}
+
+
+def plain_text():
+    turns = [{"role": "user", "content": "What is two plus two?"}, {"role": "assistant", "content": "It is four."}]
+    return {"messages": turns}

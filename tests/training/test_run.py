@@ -1,7 +1,6 @@
 """Both examples from the command line to checkpoints that load again: arguments, data, result, card and upload."""
 
 import json
-import logging
 import math
 import os
 import shutil
@@ -18,16 +17,15 @@ from conftest import NANO_SAFETY
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from PIL import Image
-from tiny_training import read_records
+from tiny_training import messages, plain_text, published, read_records, write
 from transformers import AutoModel, AutoProcessor
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.records import RecordError
 from safevlm_hf.data.riskcards import write_riskcards
-from safevlm_hf.training.arguments import DataArguments, nano_config, parse_arguments
+from safevlm_hf.training.arguments import nano_config, parse_arguments
 from safevlm_hf.training.collator import SafetyCollator
-from safevlm_hf.training.data import load_data
 from safevlm_hf.training.run import command_line, read_taxonomy, run_stage1, run_stage2, safe_margin
 from safevlm_hf.training.trainer import SafetyTrainer
 
@@ -252,37 +250,6 @@ def test_a_checkpoint_on_the_way_is_a_result_of_stage1(stage1, drawn, tmp_path):
 # --------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, *records) -> Path:
-    Image.new("RGB", (40, 30), "teal").save(path.parent / "a.png")
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def published(level=3, category=1, **others):
-    turns = [{"from": "USER", "value": "<image>\nWhat is this?"}, {"from": "ASSISTANT", "value": "I cannot help."}]
-    return {"image": "a.png", "safe_type": category, "safe_level": level, "conversations": turns, **others}
-
-
-def messages(level="safe", category="safe", **others):
-    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
-    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "A card."}]
-    return {"images": ["a.png"], "safety_level": level, "safety_category": category, "messages": turns, **others}
-
-
-def plain_text():
-    turns = [{"role": "user", "content": "What is two plus two?"}, {"role": "assistant", "content": "It is four."}]
-    return {"messages": turns}
-
-
-def load(stage, config, train_file, **arguments):
-    return load_data(stage, DataArguments(train_file=str(train_file), **arguments), config.safety_config, seed=0)[0]
-
-
-@pytest.fixture
-def config(tiny_config):
-    return tiny_config
-
-
 def test_stage1_on_both_forms_of_records(tmp_path, monkeypatch):
     data = write(tmp_path / "own.jsonl", published(), messages(), plain_text(), published(level=2, category=4))
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # a script's, not `python -m pytest`'s
@@ -307,16 +274,6 @@ def test_stage1_on_both_forms_of_records(tmp_path, monkeypatch):
     assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_stage1_leaves_plain_text_out(config, tmp_path, caplog):
-    data = write(tmp_path / "own.jsonl", published(), plain_text(), plain_text())
-    with caplog.at_level(logging.WARNING):
-        assert len(load(1, config, data)) == 1
-    assert "Left out 2 records without an image" in caplog.text
-    assert len(load(2, config, data)) == 3
-    with pytest.raises(ValueError, match="no record has one"):
-        load(1, config, write(tmp_path / "text.jsonl", plain_text()))
-
-
 def test_bad_records_stop_before_training_all_listed(tmp_path, monkeypatch):
     data = write(tmp_path / "own.jsonl", published(), published(level=7), messages(category="nonsense"), messages())
     monkeypatch.setattr(SafetyTrainer, "train", lambda *_, **__: pytest.fail("training has begun"))
@@ -329,29 +286,6 @@ def test_bad_records_stop_before_training_all_listed(tmp_path, monkeypatch):
     good = write(tmp_path / "good.jsonl", published())
     with pytest.raises(RecordError):
         run_stage1(flags(**values, train_file=good, validation_file=data))
-
-
-def test_skipped_records_are_counted_and_named(config, tmp_path, caplog):
-    data = write(tmp_path / "own.jsonl", published(), published(level=7), published(level=8), published(level=1))
-    with caplog.at_level(logging.WARNING):
-        assert len(load(2, config, data, skip_bad_records=True)) == 2
-    assert "Skipped 2 of 4 records" in caplog.text
-    assert f"{data}:2" in caplog.text and f"{data}:3" in caplog.text
-
-
-def test_the_share_of_clean_records(config, tmp_path, caplog):
-    data = write(tmp_path / "own.jsonl", *[published() for _ in range(11)], *[messages() for _ in range(11)])
-    with caplog.at_level(logging.WARNING):
-        paper = load(1, config, data)
-    assert sorted(paper["safety_level"]) == [0] * 3 + [3] * 11  # 3,000 clean beside 11,000 risky
-    assert "Left out 8 of 11 clean records to keep their share at 0.214." in caplog.text
-    assert load(1, config, data)["source"] == paper["source"]
-    assert len(load(2, config, data)) == 22
-    for share, clean in ((0.0, 0), (0.5, 11), (0.9, 11), (1.0, 11)):
-        assert load(2, config, data, clean_share=share)["safety_level"].count(0) == clean
-    assert len(load(1, config, write(tmp_path / "clean.jsonl", messages(), messages()))) == 2
-    with pytest.raises(ValueError, match=r"`clean_share` must be in \[0, 1\], got 1.5"):
-        load(1, config, data, clean_share=1.5)
 
 
 def test_the_margin_of_safe_is_the_prior_in_use_against_that_of_the_data():

@@ -1,0 +1,25 @@
+"""Which family a checkpoint belongs to."""
+
+import json
+
+import pytest
+
+from safevlm_hf.families import BY_MODEL_TYPE, find_family
+
+
+@pytest.mark.parametrize("model_type", BY_MODEL_TYPE)
+def test_stock_and_safe_checkpoints_are_found(tmp_path, model_type):
+    for name in (model_type, model_type.removeprefix("safe_")):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": name}))
+        family = find_family(str(tmp_path))
+        assert family is BY_MODEL_TYPE[model_type] and family.config.model_type == model_type
+
+
+@pytest.mark.parametrize("model_type", ["mllama", "safe_mllama", None])
+def test_an_unknown_family_raises(tmp_path, model_type):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(ValueError, match=f"is a {model_type!r}") as error:
+        find_family(str(tmp_path))
+    supported = {name.removeprefix("safe_") for name in BY_MODEL_TYPE}
+    listed = str(error.value).split("supports ")[1].split(". ")[0].split(", ")
+    assert set(listed) == supported and "docs/new_backbone.md" in str(error.value)

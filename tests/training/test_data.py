@@ -1,0 +1,46 @@
+"""The records of a run: which of a user's own are trained on, and what is said of the others."""
+
+import logging
+
+import pytest
+from tiny_training import messages, plain_text, published, write
+
+from safevlm_hf.training.arguments import DataArguments
+from safevlm_hf.training.data import load_data
+
+
+def load(stage, config, train_file, **arguments):
+    return load_data(stage, DataArguments(train_file=str(train_file), **arguments), config.safety_config, seed=0)[0]
+
+
+def test_stage1_leaves_plain_text_out(tiny_config, tmp_path, caplog):
+    data = write(tmp_path / "own.jsonl", published(), plain_text(), plain_text())
+    with caplog.at_level(logging.WARNING):
+        assert len(load(1, tiny_config, data)) == 1
+    assert "Left out 2 records without an image" in caplog.text
+    assert len(load(2, tiny_config, data)) == 3
+    with pytest.raises(ValueError, match="no record has one"):
+        load(1, tiny_config, write(tmp_path / "text.jsonl", plain_text()))
+
+
+def test_skipped_records_are_counted_and_named(tiny_config, tmp_path, caplog):
+    data = write(tmp_path / "own.jsonl", published(), published(level=7), published(level=8), published(level=1))
+    with caplog.at_level(logging.WARNING):
+        assert len(load(2, tiny_config, data, skip_bad_records=True)) == 2
+    assert "Skipped 2 of 4 records" in caplog.text
+    assert f"{data}:2" in caplog.text and f"{data}:3" in caplog.text
+
+
+def test_the_share_of_clean_records(tiny_config, tmp_path, caplog):
+    data = write(tmp_path / "own.jsonl", *[published() for _ in range(11)], *[messages() for _ in range(11)])
+    with caplog.at_level(logging.WARNING):
+        paper = load(1, tiny_config, data)
+    assert sorted(paper["safety_level"]) == [0] * 3 + [3] * 11  # 3,000 clean beside 11,000 risky
+    assert "Left out 8 of 11 clean records to keep their share at 0.214." in caplog.text
+    assert load(1, tiny_config, data)["source"] == paper["source"]
+    assert len(load(2, tiny_config, data)) == 22
+    for share, clean in ((0.0, 0), (0.5, 11), (0.9, 11), (1.0, 11)):
+        assert load(2, tiny_config, data, clean_share=share)["safety_level"].count(0) == clean
+    assert len(load(1, tiny_config, write(tmp_path / "clean.jsonl", messages(), messages()))) == 2
+    with pytest.raises(ValueError, match=r"`clean_share` must be in \[0, 1\], got 1.5"):
+        load(1, tiny_config, data, clean_share=1.5)
