@@ -8,20 +8,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from tiny_training import draw_records  # noqa: E402
+from tiny_training import NANO_SAFETY, draw_records  # noqa: E402
 from transformers import set_seed  # noqa: E402
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor  # noqa: E402
 from safevlm_hf.data import NANO_BASE  # noqa: E402
-
-
-NANO_SAFETY = {
-    "num_safety_tokens": 4,
-    "num_condition_tokens": 4,
-    "num_attention_heads": 4,
-    "projector_depth": 1,
-    "head_gate_dropout": 0.0,
-}
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import NANO_SAFETY
 from PIL import Image
+from tiny_training import NANO_SAFETY
 from torch import nn
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyPolicy, read_audit

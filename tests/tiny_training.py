@@ -13,6 +13,15 @@ from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.trainer import SafetyTrainer
 
 
+NANO_SAFETY = {
+    "num_safety_tokens": 4,
+    "num_condition_tokens": 4,
+    "num_attention_heads": 4,
+    "projector_depth": 1,
+    "head_gate_dropout": 0.0,
+}
+
+
 def read_records(path):
     return load_records(path, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import NANO_SAFETY
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from remote_checkpoint import answer, answer_by_pipeline
+from tiny_training import NANO_SAFETY
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, dynamic_module_utils, set_seed
 from transformers.dynamic_module_utils import get_relative_import_files
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import NANO_SAFETY
 from PIL import Image
+from tiny_training import NANO_SAFETY
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import NANO_SAFETY
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from PIL import Image
-from tiny_training import messages, plain_text, published, read_records, write
+from tiny_training import NANO_SAFETY, messages, plain_text, published, read_records, write
 from transformers import AutoModel, AutoProcessor
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig

@@ -1,0 +1,91 @@
+"""The command line as a whole: help, errors, colours, and the exit code."""
+
+import pytest
+import typer
+from command_line import start
+
+from safevlm_hf.cli import app
+from safevlm_hf.cli.app import reason_of
+from safevlm_hf.data import NANO_BASE
+
+
+def commands() -> list[list[str]]:
+    found = []
+    for name, command in typer.main.get_command(app).commands.items():
+        found += [[name, inner] for inner in command.commands] if hasattr(command, "commands") else [[name]]
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_has_help_with_an_example(call, words):
+    code, out, err = call(*words, "--help")
+    assert (code, err) == (0, "")
+    assert f"Example: safevlm {' '.join(words)} " in out
+
+
+@pytest.mark.parametrize("words", [[], ["policy"]], ids=["safevlm", "policy"])
+def test_without_a_command_it_is_the_help(call, words):
+    code, out, err = call(*words)
+    assert code in (0, 2) and err == "" and "Commands" in out  # which of them, is up to typer's version
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["asess", "x.png"], "No such command 'asess'."),
+        (["assess", "--foo"], "No such option: --foo. See `"),
+        (["assess"], "Missing argument"),
+        (["assess", "x.png", "--debug"], "No such option: --debug"),
+        (["assess", "x.png", "--model", "/no/such/folder"], "there is no checkpoint /no/such/folder"),
+        (["assess", "x.png", "--model", NANO_BASE], "untrained safety head"),
+        (["chat", "--image", "no[/].png"], "image not found: no[/].png"),
+        (["chat", "--max-new-tokens", "0"], "max-new-tokens"),
+        (["train", "--stage", "3"], "`--stage` must be 1, 2 or both, got '3'"),
+        (["train", "--lora_rank", "3"], "--lora_rank"),
+        (["train", "--num_riskcards", "[red]"], "invalid int value: '[red]'"),
+        (["train", "--lora_r", "abc"], "invalid int value: 'abc'"),
+        (["train", "run.yaml"], "A YAML file is for one stage"),
+        (["calibrate"], "Name one target"),
+        (["calibrate", "--target-miss-rate", "0.1", "--target-false-positive-rate", "0.1"], "Name one target"),
+        (["calibrate", "--target-miss-rate", "3"], "target-miss-rate"),
+        (["policy", "check", "[red].json"], "No such file or directory: '[red].json'"),
+        (["policy", "show", "--model", "./nothing"], "there is no checkpoint ./nothing"),
+    ],
+    ids=lambda value: " ".join(map(str, value))[-60:] if isinstance(value, list) else "",
+)
+def test_errors_take_one_line(fails, words, reason):
+    assert reason in fails(*words)
+
+
+def test_debug_shows_the_traceback(call):
+    code, out, err = call("--debug", "policy", "check", "missing.json")
+    assert (code, out) == (2, "")
+    assert err.startswith("Traceback") and "FileNotFoundError" in err
+
+
+def test_reasons():
+    assert reason_of(ValueError("two\n\n  lines")) == "two lines"
+    assert reason_of(KeyError("name")) == "KeyError: 'name'" and reason_of(OSError()) == "OSError:"
+    assert "safevlm_hf[train]" in reason_of(ModuleNotFoundError("No module named 'peft'"))
+    long = reason_of(ValueError("3000 bad records:\n" + "- a.jsonl:1: broken\n" * 3000))
+    assert len(long) <= 1000 and long.endswith("... (`safevlm --debug` shows all of it)")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["policy", "show", "--model", NANO_BASE], ["foo"]], ids=lambda w: w[0])
+def test_colours_only_where_they_are_wanted(call, monkeypatch, words):
+    assert "\x1b" not in "".join(call(*words)[1:])
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setattr(typer.rich_utils, "FORCE_TERMINAL", True)
+    assert "\x1b[" in "".join(call(*words)[1:])
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in "".join(call(*words)[1:])
+
+
+def test_a_closed_pipe_is_no_error(checkpoint, picture):
+    process = start("assess", *[picture] * 3, "--model", checkpoint, "--json")
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == 141
+    assert not {"Traceback", "BrokenPipeError", "Error:"} & set(err.split())
+    for stream in (process.stdin, process.stderr):
+        stream.close()

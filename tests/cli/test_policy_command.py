@@ -1,0 +1,60 @@
+"""`safevlm policy` as a user types it: what is shown, where, and the exit code."""
+
+import json
+
+import pytest
+from command_line import REFUSE, rows, write_json
+from transformers import AutoModel, AutoProcessor
+
+from safevlm_hf import SafetyPolicy
+
+
+@pytest.mark.parametrize(
+    "text", ['{"thresholds": {"privacy": 2}}', '{"treshold": 1}', "{", "[]", '{"categories": {"x": true}}']
+)
+def test_policies_that_are_wrong(fails, checkpoint, picture, tmp_path, text):
+    policy = tmp_path / "[red].json"
+    policy.write_text(text)
+    options = ["--model", checkpoint]
+    reason = fails("policy", "check", policy)
+    assert str(policy) in reason
+    assert fails("assess", picture, "--policy", policy, *options) == reason
+    assert fails("policy", "show", "--policy", policy, *options) == reason
+    assert fails("policy", "check", policy, *options) == reason
+
+
+def test_policy_show(call, checkpoint, tmp_path):
+    code, out, err = call("policy", "show", "--model", checkpoint)
+    assert (code, err) == (0, "") and f"{checkpoint} has no policy of its own" in out
+    assert SafetyPolicy().digest() in out
+    assert rows(out)["privacy"] == ["yes", "-", "most probable", *["condition"] * 3] and "safe" not in rows(out)
+
+    over = {"categories": {"politics": False}, "thresholds": {"privacy": 0.5}, "review_thresholds": {"privacy": 0.1}}
+    code, out, _ = call("policy", "show", "--model", checkpoint, "--policy", write_json(tmp_path / "a.json", over))
+    assert code == 0 and f"{tmp_path}/a.json laid over it" in out and SafetyPolicy(**over).digest() in out
+    assert rows(out)["privacy"][:3] == ["yes", "0.1", "0.5"]
+    assert rows(out)["politics"] == ["no", "-", "most probable", *["answer"] * 3]
+    disabled = write_json(tmp_path / "b.json", {"enabled": False, **REFUSE})
+    found = rows(call("policy", "show", "--model", checkpoint, "--policy", disabled)[1])
+    assert found["privacy"] == ["no", "-", "most probable", *["answer"] * 3]
+
+
+def test_policy_of_the_checkpoint(call, checkpoint, picture, tmp_path):
+    folder = tmp_path / "kept"
+    model = AutoModel.from_pretrained(checkpoint)
+    model.generation_config.safety_policy = REFUSE
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(folder)
+    code, out, _ = call("policy", "show", "--model", folder)
+    assert code == 0 and f"the policy of {folder}\n" in out
+    assert rows(out)["privacy"][-3:] == ["condition", "condition", "refuse"]
+    assert json.loads(call("assess", picture, "--model", folder, "--json")[1])["action"] == "refuse"
+
+
+def test_policy_check(call, fails, checkpoint, tmp_path):
+    good = write_json(tmp_path / "[b]good.json", REFUSE)
+    for options in ([], ["--model", checkpoint]):
+        code, out, err = call("policy", "check", good, *options)
+        assert (code, err) == (0, "") and out.startswith(f"{good}: a sound policy for ")
+    unknown = write_json(tmp_path / "unknown.json", {"categories": {"[red]gambling": False}})
+    assert "['[red]gambling']" in fails("policy", "check", unknown)

@@ -1,0 +1,88 @@
+"""`safevlm train` as a user types it: what is shown, where, and the exit code."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from command_line import SAFETY_FLAGS, SHORT, flags
+from transformers import AutoModel
+
+import safevlm_hf.demo
+import safevlm_hf.training.run
+from safevlm_hf.data import NANO_BASE
+from safevlm_hf.training.arguments import nano_config, parse_arguments
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """What the stages are called with, in place of training."""
+    called = []
+    for number in (1, 2):
+
+        def run(arguments, number=number):
+            called.append((number, arguments))
+            return SimpleNamespace(args=parse_arguments(number, arguments)[2])
+
+        monkeypatch.setattr(safevlm_hf.training.run, f"run_stage{number}", run)
+    return called
+
+
+def test_train_without_options_is_the_embedded_default(call, runs, tmp_path):
+    code, out, _ = call("train", "--output-dir", tmp_path)
+    assert code == 0 and out.splitlines() == [f"stage {one} is done: {tmp_path}/stage{one}" for one in (1, 2)]
+    assert [number for number, _ in runs] == [1, 2]
+    for number, (config,) in runs:
+        ours = {"output_dir": f"{tmp_path}/stage{number}"}
+        ours |= {"model_name_or_path": f"{tmp_path}/stage1"} if number == 2 else {}
+        assert yaml.safe_load(Path(config).read_text()) == yaml.safe_load(nano_config(number).read_text()) | ours
+
+
+def test_train_gives_its_options_to_the_stages(call, runs, tmp_path):
+    options = flags(model_name_or_path="base", learning_rate="1e-4", lora_r="8", use_cpu="true", seed=3)
+    options += flags(taxonomy_file="a.yaml", num_safety_tokens=8, dtype="bfloat16", replay_share=0.7)
+    options += ["--new_categories", "gambling", "fraud"]
+    assert call("train", *options, "--output_dir", tmp_path)[0] == 0
+    (model1, data1, args1), (model2, data2, args2, lora) = (parse_arguments(*run) for run in runs)
+    assert (model1.model_name_or_path, model2.model_name_or_path) == ("base", f"{tmp_path}/stage1")
+    assert [one.output_dir for one in (args1, args2)] == [f"{tmp_path}/stage1", f"{tmp_path}/stage2"]
+    assert (
+        args1.learning_rate == args2.learning_rate == 1e-4 and args1.use_cpu and args2.seed == 3 and lora.lora_r == 8
+    )
+    assert (model1.taxonomy_file, model1.num_safety_tokens) == ("a.yaml", 8)
+    assert model1.new_categories == ["gambling", "fraud"]
+    assert model2.taxonomy_file is model2.new_categories is model2.num_safety_tokens is None
+    assert model1.dtype == model2.dtype == "bfloat16" and data1.replay_share == data2.replay_share == 0.7
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_train_one_stage(call, fails, runs, tmp_path, stage):
+    assert call("train", "--stage", stage, "--output-dir", tmp_path, "--seed", 3)[0] == 0
+    ((number, arguments),) = runs
+    parsed = parse_arguments(number, arguments)
+    assert number == stage and parsed[2].output_dir == f"{tmp_path}/stage{stage}"
+    assert parsed[0].model_name_or_path == (f"{tmp_path}/stage1" if stage == 2 else str(NANO_BASE))
+    call("train", "--stage", stage, "--model_name_or_path", "other")
+    assert parse_arguments(*runs[-1])[0].model_name_or_path == "other"
+    config = tmp_path / "run.yaml"
+    config.write_text(f"output_dir: {tmp_path}/own\n")
+    assert f"stage {stage} is done: {tmp_path}/own" in call("train", "--stage", stage, config)[1]
+    assert runs[-1] == (stage, [str(config)])
+    assert "stands alone" in fails("train", "--stage", stage, config, "--seed", 1)
+
+
+def test_train_checks_the_options_of_both_stages_first(fails, runs):
+    assert "lora_alpha" in fails("train", "--lora_alpha", "x")
+    assert "lora_r" in fails("train", "--stage", 1, "--lora_r", 8)
+    assert not runs
+
+
+def test_train_both_stages_and_assess(call, tmp_path, picture):
+    options = flags(**SAFETY_FLAGS, **SHORT, lora_r=4, riskcards_dir=tmp_path / "riskcards")
+    code, out, err = call("train", "--output-dir", tmp_path, *options)
+    assert code == 0 and "Traceback" not in err
+    record = AutoModel.from_pretrained(tmp_path / "stage2").config.training_record
+    assert [stage["stage"] for stage in record["stages"]] == [1, 2]
+    code, out, _ = call("assess", picture, "--model", tmp_path / "stage2", "--json")
+    assert code in (0, 1) and json.loads(out)["image"] == str(picture)
