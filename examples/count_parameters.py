@@ -19,6 +19,10 @@ CHECKPOINTS = {
     "safe_llava_next": ("llava-hf/llava-v1.6-mistral-7b-hf", 4096),
     "safe_llava_onevision": ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 3584),
     "safe_fast_vlm": ("KamilaMila/FastVLM-7B", 3584),
+    "safe_qwen3_vl": ("Qwen/Qwen3-VL-8B-Instruct", 4096),
+    "safe_qwen3_5": ("Qwen/Qwen3.5-27B", 5120),
+    "safe_gemma3": ("google/gemma-3-4b-it", 2560),
+    "safe_mistral3": ("mistralai/Mistral-Small-3.1-24B-Instruct-2503", 5120),
 }
 
 

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from quantisers import QUANTISERS
 from safetensors.torch import load_file, save_file
@@ -388,11 +389,7 @@ class SafetyModelTester:
                 fill = 0 if "type" in name else 1
                 added = length - opening["input_ids"].shape[1]
                 whole[name] = torch.nn.functional.pad(opening[name], (0, added), value=fill)
-        images = {name for name in whole if name.startswith(("pixel", "safety"))}
-        without = {name: value for name, value in whole.items() if name not in images}
-        cache = outputs.get("past_key_values", None)
-        cache = outputs.cache if cache is None else cache
-        again = self.answer(model, without, past_key_values=cache)
+        again = self.answer(model, without_images(whole), past_key_values=cache_of(outputs))
         anew = self.answer(model, whole)
         assert again.sequences.tolist() == anew.sequences.tolist(), reply
         for one, other in zip(again.logits, anew.logits):
@@ -422,6 +419,17 @@ class SafetyModelTester:
         for again, anew in zip(go_on(lambda model: self.answer(model, other)), go_on(lambda model: None)):
             torch.testing.assert_close(again, anew, atol=1e-5, rtol=0)
 
+    def test_a_cache_is_filled_anew_where_the_verdict_changes(self, model, processor):
+        inputs = dict(self.prepare(processor, self.conversations()))
+        earlier = self.answer(model, inputs, safety_policy=DISABLED)
+        cache = {"past_key_values": cache_of(earlier)}
+        again = self.answer(model, without_images(inputs), **cache, safety_policy=CAREFUL)
+        anew = self.answer(model, inputs, safety_policy=CAREFUL)
+        assert (again.safety_condition_ids != earlier.safety_condition_ids).all()
+        assert torch.equal(again.sequences, anew.sequences)
+        for one, other in zip(again.logits, anew.logits):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
     def test_gradients_reach_every_safety_tensor(self, own_tokenizer, processor):
         model = self.make_model(own_tokenizer).train()
         inputs = self.prepare(processor, self.conversations())
@@ -440,7 +448,8 @@ class SafetyModelTester:
         inputs = self.prepare(processor, self.conversations()[:1])
         pixels = inputs["pixel_values"].clone()
         pixels.view(-1)[0] = float("nan")
-        outputs = self.answer(model, {**inputs, "pixel_values": pixels}, output_logits=False)
+        outputs = self.answer(model, {**inputs, "pixel_values": pixels})
+        assert all(torch.isfinite(logits).all() for logits in outputs.logits)
         assert outputs.safety_condition_ids.tolist() == [model.config.safety_config.num_conditions - 1]
 
     def test_unknown_arguments_are_refused(self, model, processor):
@@ -472,7 +481,8 @@ class SafetyModelTester:
                 processor(text=["hello"], **given)
         for part in ({"type": "video", "video": video}, {"type": "audio", "audio": sound}):
             message = {"role": "user", "content": [part, {"type": "text", "text": "What is this?"}]}
-            with pytest.raises(ValueError, match="no verdict on video and audio yet"):
+            # Some templates refuse by themselves what they do not know.
+            with pytest.raises((ValueError, TemplateError), match="no verdict on video and audio yet|Unexpected item"):
                 self.prepare(processor, [[message]])
 
     def test_what_places_an_image_must_be_given(self, model, processor):
@@ -691,6 +701,16 @@ def data_url(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def without_images(inputs: dict) -> dict:
+    return {name: value for name, value in inputs.items() if not name.startswith(("pixel", "safety"))}
+
+
+def cache_of(outputs):
+    """Under its name in either version of transformers."""
+    cache = outputs.get("past_key_values", None)
+    return outputs.cache if cache is None else cache
 
 
 def take_a_step(model, batch: dict):

@@ -19,7 +19,7 @@ from safevlm_hf.modeling import (
 )
 
 
-TEMPLATE = Path(__file__).parents[1] / "fixtures" / "chat_templates" / "qwen2_5_vl.jinja"
+TEMPLATES = Path(__file__).parents[1] / "fixtures" / "chat_templates"
 TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 
@@ -42,6 +42,9 @@ class TestQwen2_5_VL(SafetyModelTester):
         "window_size": 16,
         "fullatt_block_indexes": [1],
     }
+    text_values = {}  # a language model's own, besides those that all of them take
+    video_processor_class = Qwen2VLVideoProcessor
+    template = "qwen2_5_vl"
 
     def tokenizer(self):
         return tiny_tokenizer(*TOKENS)
@@ -60,6 +63,7 @@ class TestQwen2_5_VL(SafetyModelTester):
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
+            **self.text_values,
         }
         return self.stock_config_class(
             vision_config=self.tower,
@@ -76,8 +80,8 @@ class TestQwen2_5_VL(SafetyModelTester):
                 patch_size=4, merge_size=2, temporal_patch_size=2, min_pixels=64, max_pixels=4096
             ),
             "tokenizer": tokenizer,
-            "video_processor": Qwen2VLVideoProcessor(),
-            "chat_template": TEMPLATE.read_text(),
+            "video_processor": self.video_processor_class(),
+            "chat_template": (TEMPLATES / f"{self.template}.jinja").read_text(),
         }
 
     def test_embeddings_of_a_prompt_with_pictures_raise(self, model, processor):

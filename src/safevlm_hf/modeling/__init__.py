@@ -3,22 +3,30 @@
 # ruff: noqa: F403
 from . import (
     safe_fast_vlm,
+    safe_gemma3,
     safe_idefics3,
     safe_llava,
     safe_llava_next,
     safe_llava_onevision,
+    safe_mistral3,
     safe_qwen2_5_vl,
     safe_qwen2_vl,
+    safe_qwen3_5,
+    safe_qwen3_vl,
     safe_smolvlm,
 )
 from .configuration_safety import SafetyConfig
 from .safe_fast_vlm import *
+from .safe_gemma3 import *
 from .safe_idefics3 import *
 from .safe_llava import *
 from .safe_llava_next import *
 from .safe_llava_onevision import *
+from .safe_mistral3 import *
 from .safe_qwen2_5_vl import *
 from .safe_qwen2_vl import *
+from .safe_qwen3_5 import *
+from .safe_qwen3_vl import *
 from .safe_smolvlm import *
 from .safety_audit import SafetyAudit, read_audit
 from .safety_explanation import SafetyExplanation
@@ -34,6 +42,10 @@ FAMILIES = (
     safe_llava_next,
     safe_llava_onevision,
     safe_fast_vlm,
+    safe_qwen3_vl,
+    safe_qwen3_5,
+    safe_gemma3,
+    safe_mistral3,
 )
 """In the order in which they were added. Each names its configuration, generating model, base model and processor."""
 

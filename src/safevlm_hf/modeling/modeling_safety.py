@@ -192,6 +192,13 @@ class SafeModelMixin:
     def check_arguments(self, arguments: dict):
         """Raise `ValueError` where `forward` or `generate` could not place an image with these arguments."""
 
+    def _check_given(self, name: str, value):
+        if value is None:
+            raise ValueError(
+                f"An image needs `{name}`, or its positions or what it sees would be wrong: pass everything that "
+                f"{self.config.class_prefix}Processor gives."
+            )
+
     def check_images(self, pixel_values: torch.Tensor):
         """Raise `ValueError` for what are no pixels, or where an adapter would change the verdict unasked."""
         if (
@@ -245,6 +252,7 @@ class SafeModelMixin:
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_features=list(outputs.pooler_output),
+            layer_features=outputs.get("deepstack_features"),
             safety_features=torch.where(is_picture[:, None, None], safety_features, torch.nan),
             safety_key_mask=is_key,
         )
@@ -284,6 +292,7 @@ class SafeModelMixin:
             **{
                 **encoded,
                 "pooler_output": self._blocks(encoded.image_features, is_seen, condition_ids),
+                "deepstack_features": self._layer_blocks(encoded.layer_features, is_seen),
                 "safety_level_logits": level_logits,
                 "safety_category_logits": category_logits,
                 "safety_condition_ids": condition_ids,
@@ -313,6 +322,20 @@ class SafeModelMixin:
             for block, condition in zip(parts, self.safety_conditions(condition_ids).to(like)):
                 block.append(condition)
         return [torch.cat(block) for block in parts]
+
+    def _layer_blocks(
+        self, layer_features: list[list[torch.Tensor]] | None, is_seen: torch.BoolTensor
+    ) -> list[list[torch.Tensor]] | None:
+        """[ 0 | features | 0 ], (block length, hidden) per layer and image: s(2) and c get nothing of the tower's."""
+        if layer_features is None:
+            return None
+        safety = self.config.safety_config
+        around = (0, 0, safety.num_safety_tokens, safety.num_condition_tokens)
+        blocks = []
+        for features in layer_features:
+            seen = is_seen.to(features[0].device)
+            blocks.append([F.pad(torch.where(*pair, 0.0), around) for pair in zip(seen, features)])
+        return blocks
 
     def _judge_windows(
         self,
@@ -796,7 +819,10 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
         `num_condition_tokens`, so that an untrained table is the paper's rewritten prompt. The head's query projection
         is scaled to the embeddings: theirs are small in most models, and every question would look alike.
         """
-        self.model.safety_head.q_proj.weight /= self.get_input_embeddings().weight.float().std()
+        embed = self.get_input_embeddings()
+        # Some modules scale what they look up: the weights alone would not tell what the head reads.
+        every_word = torch.arange(len(embed.weight), device=embed.weight.device)
+        self.model.safety_head.q_proj.weight /= embed(every_word).float().std()
         if self.model.safety_conditions is None:
             return
         safety, table = self.config.safety_config, self.model.safety_conditions.weight

@@ -108,8 +108,13 @@ class SafeProcessorMixin(CarriesCodeMixin):
         finally:
             del self.auto_map
 
+    @property
+    def placeholder(self) -> str:
+        """What stands at each position of a block. Some processors have `image_token` for a whole picture."""
+        return self.image_token
+
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        before, after = (self.image_token * number for number in (self.num_safety_tokens, self.num_condition_tokens))
+        before, after = (self.placeholder * number for number in (self.num_safety_tokens, self.num_condition_tokens))
         return before + super().replace_image_token(image_inputs, image_idx, **kwargs) + after
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs):
@@ -253,7 +258,7 @@ class SafeProcessorMixin(CarriesCodeMixin):
             if offsets is not None and spans[number] is not None:
                 turns = self._turns_of_row(spans[number], texts[number], offsets[number], replaced[number])
             turns = attended[number] if turns is None else turns
-            rows.append([0 if token == self.image_token_id else turn for token, turn in zip(row, turns)])
+            rows.append([0 if token in self.image_token_ids else turn for token, turn in zip(row, turns)])
         return rows
 
     def _answer_masks(

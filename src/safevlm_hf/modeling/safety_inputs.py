@@ -57,7 +57,12 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     r"""
     pooler_output (`list` of `torch.Tensor` of shape `(block_length, hidden_size)`):
         One image block [ s(2) | h_i | c ] per image.
+    deepstack_features (`list` of `list` of `torch.Tensor` of shape `(block_length, hidden_size)`, *optional*):
+        For each layer that the backbone adds features of the tower to, one block [ 0 | features | 0 ] per image. The
+        library expands and slices the field by this name.
     image_features (`list` of `torch.Tensor` of shape `(patches, hidden_size)`): h_i, the backbone's own features.
+    layer_features (`list` of `list` of `torch.Tensor` of shape `(patches, hidden_size)`, *optional*):
+        The features in `deepstack_features`, as the backbone gave them.
     safety_features (`torch.Tensor` of shape `(images, views * grid * grid, hidden_size)`):
         h_s, the safety projector's output: of the whole picture, then of its tiles where the backbone cuts pictures.
     safety_key_mask (`torch.BoolTensor` of shape `(images, views * grid * grid)`, *optional*):
@@ -76,7 +81,9 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     safety_image_rows (`torch.LongTensor` of shape `(images,)`): the row of the batch that each image belongs to.
     """
 
+    deepstack_features: list[list[torch.Tensor]] | None = None
     image_features: list[torch.Tensor] | None = None
+    layer_features: list[list[torch.Tensor]] | None = None
     safety_features: torch.Tensor | None = None
     safety_key_mask: torch.BoolTensor | None = None
     safety_level_logits: torch.Tensor | None = None

@@ -59,13 +59,6 @@ class MRopeMixin:
         for name in ("image_grid_thw", "mm_token_type_ids", "input_ids"):
             self._check_given(name, arguments.get(name))
 
-    def _check_given(self, name: str, value):
-        if value is None:
-            raise ValueError(
-                f"An image needs `{name}`, or its positions would be wrong: pass everything that "
-                f"{self.config.class_prefix}Processor gives."
-            )
-
     def get_rope_index(self, input_ids, mm_token_type_ids=None, image_grid_thw=None, **kwargs):
         """As the backbone's; `mm_token_type_ids` (batch, length) are 1 on whole blocks."""
         if image_grid_thw is not None:

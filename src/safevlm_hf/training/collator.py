@@ -8,10 +8,8 @@ from transformers import BatchFeature
 
 from ..data.records import IGNORE_INDEX, load_image
 from ..modeling.configuration_safety import SafetyConfig
+from ..modeling.modeling_safety import TOKEN_TYPES
 from ..modeling.safety_policy import condition_rows
-
-
-OF_TOKENS = ("assistant_masks", "token_type_ids")  # of what the processor gives for each token, what is not kept
 
 
 class SafetyCollator:
@@ -42,11 +40,12 @@ class SafetyCollator:
     def __call__(self, records: list[dict]) -> dict[str, torch.Tensor]:
         """
         Returns:
-            `input_ids`, `attention_mask`, `labels` and, where the processor makes them, `question_mask` and
-            `mm_token_type_ids` (records, length), padded on the right; and, where there are images, `pixel_values` and
-            whatever else the processor gives for them, and `safety_levels`, `safety_categories` and
-            `safety_conditions` (images,), -100 where unlabelled, -1 where the head chooses the condition. The images
-            of a record have labels of their own and share one condition, that of the record's strictest label.
+            `input_ids`, `attention_mask`, `labels` and, where the processor makes them, `question_mask`,
+            `mm_token_type_ids` and `token_type_ids` (records, length), padded on the right; and, where there are
+            images, `pixel_values` and whatever else the processor gives for them, and `safety_levels`,
+            `safety_categories` and `safety_conditions` (images,), -100 where unlabelled, -1 where the head chooses the
+            condition. The images of a record have labels of their own and share one condition, that of the record's
+            strictest label.
         """
         batch = self._encode(records)
         per_image = [record for record in records for _ in record["images"]]
@@ -82,7 +81,8 @@ class SafetyCollator:
             processor_kwargs={"text_kwargs": {"padding": False}},
         )
         question_masks = encoded.get("question_mask") or [None] * len(records)
-        token_types = encoded.get("mm_token_type_ids") or [None] * len(records)
+        names = [name for name in TOKEN_TYPES if name in encoded]
+        token_types = [{name: encoded[name][row] for name in names} for row in range(len(records))]
         of_rows = (encoded["input_ids"], encoded["assistant_masks"], question_masks, token_types)
         rows = [self._encode_row(*row) for row in zip(records, *of_rows, strict=True)]
         padding = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORE_INDEX}
@@ -92,10 +92,10 @@ class SafetyCollator:
             )
             for name in rows[0]
         }
-        of_images = {name: value for name, value in encoded.items() if name not in (*batch, *OF_TOKENS)}
+        of_images = {name: value for name, value in encoded.items() if name not in (*batch, "assistant_masks")}
         return batch | BatchFeature(of_images, tensor_type="pt")
 
-    def _encode_row(self, record: dict, ids, answer_mask, question_mask, token_types) -> dict[str, list[int]]:
+    def _encode_row(self, record: dict, ids, answer_mask, question_mask, token_types: dict) -> dict[str, list[int]]:
         if not any(answer_mask):
             raise ValueError(
                 f"{record['source']}: no answer to train on. The chat template must print each answer whole and in "
@@ -111,12 +111,11 @@ class SafetyCollator:
         row = {"input_ids": ids, "labels": labels}
         if question_mask is not None:
             row["question_mask"] = [1] * len(ids) if is_unmasked else list(question_mask)
-        if token_types is not None:
-            row["mm_token_type_ids"] = list(token_types)
+        row |= {name: list(types) for name, types in token_types.items()}
         # Some templates never end an answer.
         end = self.processor.tokenizer.eos_token_id
         if labels[-1] not in (IGNORE_INDEX, end):
-            added = {"input_ids": end, "labels": end, "question_mask": 0, "mm_token_type_ids": 0}
+            added = {"input_ids": end, "labels": end, "question_mask": 0, **dict.fromkeys(TOKEN_TYPES, 0)}
             for name, value in added.items():
                 row.get(name, []).append(value)
         return row | {"attention_mask": [1] * len(ids)}

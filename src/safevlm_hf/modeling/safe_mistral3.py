@@ -1,0 +1,130 @@
+"""SafeMistral3: Mistral Small 3.1 and its like with the safety layer (arXiv 2405.13581)."""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from transformers import Mistral3Config, Mistral3ForConditionalGeneration, Mistral3Model, PixtralProcessor
+from transformers.processing_utils import ProcessingKwargs
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
+from .processing_safety import SafeProcessorMixin
+from .safety_checkpoint import register_key_conversions
+from .safety_inputs import SafetyImageOutput, SafetyInputs
+
+
+register_key_conversions("safe_mistral3", "SafeMistral3")
+
+
+@strict
+class SafeMistral3Config(SafeConfigMixin, Mistral3Config):
+    """A [`Mistral3Config`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
+
+    model_type = "safe_mistral3"
+    class_prefix = "SafeMistral3"
+    sub_configs = {**Mistral3Config.sub_configs, "safety_config": SafetyConfig}
+
+
+class SafeMistral3Model(SafeModelMixin, SafePreTrainedModelMixin, Mistral3Model):
+    """Mistral3's base model with safety projector, safety tokens, safety head and condition table."""
+
+    config: SafeMistral3Config
+    config_class = SafeMistral3Config
+    has_structure_tokens = True
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        image_sizes: torch.LongTensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        safety_inputs: SafetyInputs | None = None,
+        **kwargs,
+    ) -> tuple | SafetyImageOutput:
+        r"""
+        Encode images, give each its verdict, and build its block. The safety projector reads h_i.
+
+        Args:
+            pixel_values: (images, channels, height, width), padded to the largest image.
+            image_sizes: (images, 2), height and width of each image.
+            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
+                image alone, under the default policy.
+
+        Returns:
+            [`SafetyImageOutput`].
+        """
+        self.check_images(pixel_values)
+        self._check_given("image_sizes", image_sizes)
+        outputs = super().get_image_features(
+            pixel_values,
+            image_sizes=image_sizes,
+            vision_feature_layer=vision_feature_layer,
+            return_dict=True,
+            **kwargs,
+        )
+        side = self.config.vision_config.patch_size * self.config.spatial_merge_size
+        maps = [
+            features.unflatten(0, (height // side, width // side))
+            for features, (height, width) in zip(outputs.pooler_output, image_sizes.tolist())
+        ]
+        return self.judge_images(outputs, maps, self.split_pixels(pixel_values, image_sizes), safety_inputs)
+
+    def split_pixels(self, pixel_values: torch.Tensor, image_sizes: torch.LongTensor, **image_inputs):
+        return [image[:, :height, :width] for image, (height, width) in zip(pixel_values, image_sizes.tolist())]
+
+
+class SafeMistral3ForConditionalGeneration(
+    SafeForConditionalGenerationMixin, SafePreTrainedModelMixin, Mistral3ForConditionalGeneration
+):
+    """Mistral3 that sees the image, gets the verdict, chooses the condition, and answers under it."""
+
+    config: SafeMistral3Config
+    config_class = SafeMistral3Config
+    safe_model_class = SafeMistral3Model
+
+
+class SafeMistral3Processor(SafeProcessorMixin, PixtralProcessor):
+    """[`PixtralProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
+
+    family = SafeMistral3Config.model_type
+    class_prefix = SafeMistral3Config.class_prefix
+    # Before transformers 5.24 the stock one makes tensors even where it is asked not to, as in training.
+    valid_processor_kwargs = ProcessingKwargs
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size: int = 16,
+        spatial_merge_size: int = 1,
+        chat_template=None,
+        image_token="[IMG]",
+        image_break_token="[IMG_BREAK]",
+        image_end_token="[IMG_END]",
+        categories=None,
+        levels=None,
+        num_safety_tokens=None,
+        num_condition_tokens=None,
+        **kwargs,
+    ):
+        self.set_safety(categories, levels, num_safety_tokens, num_condition_tokens)
+        super().__init__(
+            image_processor,
+            tokenizer,
+            patch_size=patch_size,
+            spatial_merge_size=spatial_merge_size,
+            chat_template=chat_template,
+            image_token=image_token,
+            image_break_token=image_break_token,
+            image_end_token=image_end_token,
+            **kwargs,
+        )
+        self.tokenizer.padding_side = "left"
+
+
+__all__ = [
+    "SafeMistral3Config",
+    "SafeMistral3ForConditionalGeneration",
+    "SafeMistral3Model",
+    "SafeMistral3Processor",
+]

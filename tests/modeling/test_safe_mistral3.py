@@ -1,0 +1,72 @@
+"""SafeMistral3: any resolution, a structure token at the end of each row of positions."""
+
+import pytest
+from safety_model_tester import (
+    LLAVA_LAYOUT,
+    LLAVA_TEMPLATE,
+    SafetyModelTester,
+    picture,
+    tiny_text_config,
+    tiny_tokenizer,
+)
+from transformers import Mistral3Config, Mistral3ForConditionalGeneration, PixtralImageProcessor
+
+from safevlm_hf.modeling import SafeMistral3Config, SafeMistral3ForConditionalGeneration, SafeMistral3Processor
+
+
+TOKENS = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+
+
+class TestMistral3(SafetyModelTester):
+    config_class = SafeMistral3Config
+    model_class = SafeMistral3ForConditionalGeneration
+    processor_class = SafeMistral3Processor
+    stock_class = Mistral3ForConditionalGeneration
+    old_layout = tuple(pair for pair in LLAVA_LAYOUT if "tower" not in pair[0])
+
+    def tokenizer(self):
+        return tiny_tokenizer(*TOKENS)
+
+    def stock_config(self, tokenizer):
+        tower = {
+            "model_type": "pixtral",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "head_dim": 8,
+            "image_size": 64,
+            "patch_size": 4,
+        }
+        return Mistral3Config(
+            vision_config=tower,
+            text_config=tiny_text_config(tokenizer, "mistral", head_dim=16),
+            image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
+        )
+
+    def processor_parts(self, tokenizer) -> dict:
+        return {
+            "image_processor": PixtralImageProcessor(size={"longest_edge": 64}, patch_size={"height": 4, "width": 4}),
+            "tokenizer": tokenizer,
+            "patch_size": 4,
+            "spatial_merge_size": 2,
+            "chat_template": LLAVA_TEMPLATE.replace("<image>", "[IMG]"),
+        }
+
+    def test_sizes_that_are_missing_raise(self, model, processor):
+        inputs = dict(self.prepare(processor, self.conversations()[:1]))
+        del inputs["image_sizes"]
+        for call in (model, model.generate, model.assess):
+            with pytest.raises(ValueError, match="image_sizes"):
+                call(**inputs)
+
+    def test_structure_tokens_are_no_question(self, model, processor):
+        """The same question on pictures of two and of six rows, without a mask."""
+        found = []
+        for size in ((32, 16), (32, 48)):
+            inputs = self.prepare(processor, [[self.says([picture(size, 1)], "Read it.")]])
+            safety_inputs = model.model.prepare_safety_inputs(inputs["input_ids"])
+            encoded = model.model.encode_images(inputs["pixel_values"], dict(inputs), safety_inputs)
+            lengths = [len(block) for block in encoded.pooler_output]
+            found.append(inputs["input_ids"][safety_inputs.question(lengths)].tolist())
+        assert found[0] == found[1]
