@@ -5,19 +5,16 @@ condition. The verdict is computed where the image features are, so it rides ins
 generating. A family (`safe_*.py`) puts the mixins of this file in front of its backbone's classes.
 """
 
-import functools
 import inspect
-import typing
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, modeling_outputs
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
@@ -39,12 +36,12 @@ from .safety_modules import (
     less_safe,
 )
 from .safety_policy import DEFAULT_POLICY, SafetyDecision, SafetyPolicy, condition_text, is_readable
+from .safety_signatures import forward_of_backbone, with_fields, with_signature_of
 
 
 logger = logging.get_logger(__name__)
 
 NEW_CATEGORY_LOGIT = -10.0  # so that a category is not seen before it is trained
-ANY_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # what a processor gives and a verdict does not need
 MAX_PIXEL = 1000.0  # Largest plausible `pixel_values`: normalised images reach about 3, unnormalised ones 255.
 
@@ -112,12 +109,12 @@ class SafeModelMixin:
         names = inspect.signature(cls.get_image_features).parameters if hasattr(cls, "get_image_features") else ()
         left_out = ("self", "pixel_values", "safety_inputs", "kwargs")
         cls.image_arguments = tuple(name for name in names if name not in left_out)
-        stock = _forward_of_backbone(cls)
+        stock = forward_of_backbone(cls)
         if stock is not None:
             known = inspect.signature(stock).parameters
             cls.own_image_arguments = tuple(name for name in cls.image_arguments if name not in known)
-            cls.forward = _with_signature_of(stock, SafeModelMixin.__dict__["forward"], cls.image_arguments)
-            cls.output_class = _with_fields(stock, SafetyFields, cls.__module__)
+            cls.forward = with_signature_of(stock, SafeModelMixin.__dict__["forward"], cls.image_arguments)
+            cls.output_class = with_fields(stock, SafetyFields, cls.__module__)
 
     def __init__(self, config):
         super().__init__(config)
@@ -519,48 +516,6 @@ def _one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | No
     return past_key_values
 
 
-def _forward_of_backbone(cls: type):
-    """`forward` of the first class of the library that `cls` stands in front of; `None` for a mixin."""
-    stock = (base for base in cls.__mro__ if base.__module__.startswith("transformers.models."))
-    return next((base.forward for base in stock), None)
-
-
-def _with_signature_of(stock, own, image_arguments: tuple[str, ...]):
-    """Our `forward` under the signature of the stock one and with the arguments of `get_image_features`, for whoever
-    reads it (`generate`, the Trainer)."""
-    parameters = dict(inspect.signature(stock).parameters)
-    of_images = {name: inspect.Parameter(name, ANY_KIND, default=None) for name in image_arguments}
-    added = tuple(name for name in of_images if name not in parameters)
-    kinds = [parameters.pop(name) for name in [*parameters] if parameters[name].kind is inspect.Parameter.VAR_KEYWORD]
-    ours = {name: given for name, given in inspect.signature(own).parameters.items() if name not in ("self", "kwargs")}
-    parameters |= {name: given.replace(kind=ANY_KIND) for name, given in ours.items()}
-    parameters |= {name: of_images[name] for name in added}
-    names = [name for name in parameters if name != "self"]
-
-    @functools.wraps(own)
-    def forward(self, *args, **kwargs):
-        if len(args) > len(names):
-            raise TypeError(f"`forward` takes {len(names)} positional arguments, got {len(args)}.")
-        return own(self, **dict(zip(names, args)), **kwargs)
-
-    forward.__signature__ = inspect.Signature([*parameters.values(), *kinds])
-    return forward
-
-
-def _with_fields(stock, fields: type, module: str) -> type:
-    """The class that the stock `forward` returns, with further fields. Its name depends on transformers' version."""
-    returned = typing.get_args(inspect.signature(stock).return_annotation)
-    (output,) = [option for option in returned if isinstance(option, type) and issubclass(option, ModelOutput)]
-    # Some annotations name the class of a text model, and what is returned has fields for images, too.
-    for name in ("MultimodalBaseModelOutputWithPast", "MultimodalCausalLMOutputWithPast"):
-        wider = getattr(modeling_outputs, name, output)
-        if output.__dataclass_fields__.keys() < wider.__dataclass_fields__.keys():
-            output = wider
-    return dataclass(
-        type(f"Safe{output.__name__}", (fields, output), {"__doc__": fields.__doc__, "__module__": module})
-    )
-
-
 class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
     """
     A backbone's generating model that sees the image, gets the verdict, chooses the condition, and answers under it.
@@ -579,11 +534,11 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        stock = _forward_of_backbone(cls)
+        stock = forward_of_backbone(cls)
         if stock is not None:
             names = cls.safe_model_class.image_arguments
-            cls.forward = _with_signature_of(stock, SafeForConditionalGenerationMixin.__dict__["forward"], names)
-            cls.output_class = _with_fields(stock, SafetyLossFields, cls.__module__)
+            cls.forward = with_signature_of(stock, SafeForConditionalGenerationMixin.__dict__["forward"], names)
+            cls.output_class = with_fields(stock, SafetyLossFields, cls.__module__)
 
     def __init__(self, config):
         PreTrainedModel.__init__(self, config)
