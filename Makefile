@@ -34,10 +34,14 @@ test-families: $(INSTALLED)
 
 # The same answers from vLLM, on the CPU; after `make demo` for every held-out card, too.
 test-vllm: $(VLLM_INSTALLED)
+	.venv-vllm/bin/python -m pytest -q -m "not slow" tests/vllm
+
+# With an engine for each family of backbones.
+test-vllm-all: $(VLLM_INSTALLED)
 	.venv-vllm/bin/python -m pytest -q tests/vllm
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-.PHONY: demo test test-all test-families test-vllm lint
+.PHONY: demo test test-all test-families test-vllm test-vllm-all lint

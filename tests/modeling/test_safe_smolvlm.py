@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
+from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, picture, tiny_text_config, tiny_tokenizer
 from tiled_model_tester import TiledModelTester
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessor, SmolVLMVideoProcessor
 
@@ -60,3 +60,9 @@ class TestSmolVLM(TiledModelTester, SafetyModelTester):
         for call in (model, model.generate, model.assess):
             with pytest.raises(ValueError, match="safety_num_tiles"):
                 call(**tampered)
+
+    @pytest.mark.parametrize("size", [(32, 32), (64, 32), (64, 64), (50, 20), (20, 90)])
+    def test_engines_are_told_what_is_written(self, processor, size):
+        inputs = processor(text=["<image>"], images=[[picture(size, 1)]], add_special_tokens=False)
+        counted = processor._get_num_multimodal_tokens(image_sizes=[size[::-1]])
+        assert counted["num_image_tokens"] == [len(inputs["input_ids"][0])]

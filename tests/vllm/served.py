@@ -38,12 +38,14 @@ class Chat:
 
 @dataclass(frozen=True)
 class Answer:
+    prompt_ids: list[int]
     ids: list[int]
     conditions: list[int]
+    logits: list[list[float]]  # of the levels, one row a picture
 
 
-def picture(colour: str) -> Image.Image:
-    image = Image.new("RGB", (112, 112), colour)
+def picture(colour: str, size: tuple[int, int] = (112, 112)) -> Image.Image:
+    image = Image.new("RGB", size, colour)
     image.paste("black", (20, 40, 90, 50))
     return image
 
@@ -58,13 +60,18 @@ def encode(processor, chat: Chat):
     )
 
 
-@torch.inference_mode()
 def answer(model, processor, chat: Chat, max_new_tokens: int = 32) -> Answer:
     """What transformers answers."""
-    inputs = encode(processor, chat)
+    return answer_inputs(model, encode(processor, chat), max_new_tokens)
+
+
+@torch.inference_mode()
+def answer_inputs(model, inputs, max_new_tokens: int = 32) -> Answer:
     outputs = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, return_dict_in_generate=True)
-    ids = outputs.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-    return Answer(ids, outputs["safety_condition_ids"].tolist() if chat.images else [])
+    prompt_ids = inputs["input_ids"][0].tolist()
+    names = ("safety_condition_ids", "safety_level_logits")
+    verdicts = [outputs[name].tolist() if "pixel_values" in inputs else [] for name in names]
+    return Answer(prompt_ids, outputs.sequences[0, len(prompt_ids) :].tolist(), *verdicts)
 
 
 CHATS = [
@@ -90,7 +97,7 @@ def rig(model, processor):
                 model.assess(**prompt)
                 targets.append(target)
     hook.remove()
-    texts, masks, keys = zip(*seen)
+    texts, masks, keys, _ = zip(*seen)
     inputs = [pad_sequence([rows[0] for rows in column], batch_first=True) for column in (texts, masks, keys)]
     levels, categories = torch.tensor(targets).T
     optimizer = torch.optim.Adam(head.parameters(), lr=2 / keys[0].shape[-1])

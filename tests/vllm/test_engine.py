@@ -8,7 +8,7 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import BeamSearchParams, StructuredOutputsParams
 
-from safevlm_hf.vllm.prompts import KEY_BITS
+from safevlm_hf.vllm.keys import KEY_BITS
 
 
 TEXT = POLICY["refusals"]["privacy"]

@@ -13,8 +13,8 @@ from vllm.tokenizers.registry import cached_tokenizer_from_config
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE
-from safevlm_hf.vllm.prompts import BLOCK, QUESTION, SAMPLE
-from safevlm_hf.vllm.rendering import SafeLlavaRenderer
+from safevlm_hf.vllm.prompts import BLOCK, OF_SAMPLE, PLACE, QUESTION, SAMPLE
+from safevlm_hf.vllm.rendering import SafeRenderer
 
 
 RULES = "Be brief, and never read out an address."
@@ -32,11 +32,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def open_renderer(folder) -> SafeLlavaRenderer:
+def open_renderer(folder) -> SafeRenderer:
     options = {"dtype": "float32", "max_model_len": 1024, "limit_mm_per_prompt": {"image": 3}}
     options["mm_processor_cache_gb"] = 0  # a cached item is not sent again
     config = EngineArgs(str(folder), **options).create_engine_config()
-    return SafeLlavaRenderer(config, cached_tokenizer_from_config(config.model_config))
+    return SafeRenderer(config, cached_tokenizer_from_config(config.model_config))
 
 
 @pytest.fixture(scope="module")
@@ -200,13 +200,14 @@ def test_raw_prompts_are_all_question(renderer):
 
 def test_each_picture_carries_its_company(renderer):
     one, two, other = (
-        render(renderer, [shown("Hi", *colours)]) for colours in (["red"], ["red", "navy"], ["red", "gold"])
+        render(renderer, [shown("Hi", *colours)])["mm_kwargs"]["image"]
+        for colours in (["red"], ["red", "navy"], ["red", "gold"])
     )
-    sizes = [[len(item[SAMPLE].data) for item in prompt["mm_kwargs"]["image"]] for prompt in (one, two, other)]
-    assert sizes == [[0], [2, 2], [2, 2]]
-    pixels = [item["pixel_values"].data for item in two["mm_kwargs"]["image"]]
-    company = two["mm_kwargs"]["image"][1][SAMPLE].data
-    assert torch.equal(company, torch.stack([one.squeeze(0) for one in pixels]))
+    pixels = [[item[OF_SAMPLE + "pixel_values"].data for item in items] for items in (one, two, other)]
+    assert [[len(sample) for sample in of_items] for of_items in pixels] == [[1], [2, 2], [2, 2]]
+    assert torch.equal(pixels[1][0], pixels[1][1]) and torch.equal(pixels[1][0][:1], pixels[0][0])
+    assert torch.equal(pixels[2][0][0], pixels[1][0][0]) and not torch.equal(pixels[2][0][1], pixels[1][0][1])
+    assert [item[PLACE].data.item() for item in two] == [0, 1]
 
 
 def test_the_hash_of_a_picture_covers_its_company(renderer):
@@ -215,8 +216,22 @@ def test_the_hash_of_a_picture_covers_its_company(renderer):
     for colours in (["red"], ["red", "navy"], ["red", "gold"], ["navy", "red"], ["red", "navy"]):
         prompt = render(renderer, [shown("Hi", *colours)])
         hashes.append(prompt["mm_hashes"]["image"][colours.index("red")])
-        blocks = [tuple(item[BLOCK].data.tolist()) for item in prompt["mm_kwargs"]["image"]]
-        assert len(set(blocks)) == 1
-        keys.append(blocks[0])
+        keys.append([tuple(item[BLOCK].data.tolist()) for item in prompt["mm_kwargs"]["image"]])
     assert len(set(hashes[:4])) == 4 and hashes[1] == hashes[4]
-    assert len(set(keys[:4])) == 4 and keys[1] == keys[4]
+    assert len({block for blocks in keys[:4] for block in blocks}) == 7 and keys[1] == keys[4]
+
+
+def test_a_picture_that_comes_twice_has_two_keys(renderer):
+    prompt = render(renderer, [shown("Hi", "red", "red")])
+    blocks = [tuple(item[BLOCK].data.tolist()) for item in prompt["mm_kwargs"]["image"]]
+    assert len(set(blocks)) == len(set(prompt["mm_hashes"]["image"])) == 2
+
+
+def test_a_head_that_reads_the_first_token_gets_the_whole_prompt(folder, tmp_path):
+    """The published head; transformers asks it with no mask of the question."""
+    shutil.copytree(folder, tmp_path / "first")
+    config = SafeLlavaForConditionalGeneration.config_class.from_pretrained(folder)
+    config.safety_config.head_pooling = "first"
+    config.save_pretrained(tmp_path / "first")
+    item = render(open_renderer(tmp_path / "first"), [shown("Hi")])["mm_kwargs"]["image"][0]
+    assert item[QUESTION].data[0] == config.text_config.bos_token_id

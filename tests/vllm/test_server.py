@@ -106,8 +106,10 @@ def image_url(url: str) -> dict:
         image_url("nothing"),
         {"type": "image_url", "image_url": None, "uuid": "a name alone"},
         {"type": "image_embeds", "image_embeds": "AAAA"},
+        {"type": "video_url", "video_url": {"url": as_url(picture("red"))}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
     ],
-    ids=["no image", "cut off", "no URL", "a name alone", "embeddings"],
+    ids=["no image", "cut off", "no URL", "a name alone", "embeddings", "video", "audio"],
 )
 def test_what_cannot_be_read_gets_no_answer(server, part):
     messages = [{"role": "user", "content": [part, {"type": "text", "text": CLEAN}]}]

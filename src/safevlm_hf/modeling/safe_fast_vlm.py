@@ -30,6 +30,7 @@ class SafeFastVlmModel(SafeModelMixin, SafePreTrainedModelMixin, FastVlmModel):
 
     config: SafeFastVlmConfig
     config_class = SafeFastVlmConfig
+    vllm_gap = None
     pools_tensor = True
 
     @can_return_tuple

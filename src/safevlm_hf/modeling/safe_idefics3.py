@@ -28,6 +28,7 @@ class SafeIdefics3Model(LastTileMixin, SafeModelMixin, SafePreTrainedModelMixin,
 
     config: SafeIdefics3Config
     config_class = SafeIdefics3Config
+    vllm_gap = None
 
 
 class SafeIdefics3ForConditionalGeneration(

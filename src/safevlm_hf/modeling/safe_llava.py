@@ -83,6 +83,7 @@ class SafeLlavaModel(SafeModelMixin, SafePreTrainedModelMixin, LlavaModel):
 
     config: SafeLlavaConfig
     config_class = SafeLlavaConfig
+    vllm_gap = None
 
     @property
     def verdict_children(self) -> list[str]:

@@ -30,6 +30,7 @@ class SafeLlavaNextModel(FirstTileMixin, SafeModelMixin, SafePreTrainedModelMixi
 
     config: SafeLlavaNextConfig
     config_class = SafeLlavaNextConfig
+    vllm_gap = None
 
     @can_return_tuple
     def get_image_features(

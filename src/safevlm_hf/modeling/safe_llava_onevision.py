@@ -35,6 +35,7 @@ class SafeLlavaOnevisionModel(FirstTileMixin, SafeModelMixin, SafePreTrainedMode
 
     config: SafeLlavaOnevisionConfig
     config_class = SafeLlavaOnevisionConfig
+    vllm_gap = None
 
     @can_return_tuple
     def get_image_features(

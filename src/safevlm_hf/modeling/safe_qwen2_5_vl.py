@@ -27,6 +27,7 @@ class SafeQwen2_5_VLModel(MRopeMixin, SafeModelMixin, SafePreTrainedModelMixin, 
 
     config: SafeQwen2_5_VLConfig
     config_class = SafeQwen2_5_VLConfig
+    vllm_gap = None
 
 
 class SafeQwen2_5_VLForConditionalGeneration(

@@ -27,6 +27,7 @@ class SafeQwen2VLModel(MRopeMixin, SafeModelMixin, SafePreTrainedModelMixin, Qwe
 
     config: SafeQwen2VLConfig
     config_class = SafeQwen2VLConfig
+    vllm_gap = None
 
 
 class SafeQwen2VLForConditionalGeneration(

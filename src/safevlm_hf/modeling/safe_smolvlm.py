@@ -2,6 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMModel, SmolVLMProcessor
+from transformers.processing_utils import MultiModalData
 
 from .configuration_safety import SHORT_BLOCK, SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
@@ -28,6 +29,7 @@ class SafeSmolVLMModel(LastTileMixin, SafeModelMixin, SafePreTrainedModelMixin, 
 
     config: SafeSmolVLMConfig
     config_class = SafeSmolVLMConfig
+    vllm_gap = None
 
 
 class SafeSmolVLMForConditionalGeneration(
@@ -75,6 +77,17 @@ class SafeSmolVLMProcessor(TiledProcessorMixin, SafeProcessorMixin, SmolVLMProce
             **kwargs,
         )
         self.tokenizer.padding_side = "left"
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
+        """For engines, as other processors have it; `image_sizes` are (height, width) pairs."""
+        if image_sizes is None:
+            return MultiModalData()
+        grids = [self.image_processor.get_number_of_image_patches(*size, kwargs)[1:] for size in image_sizes]
+        texts = [self.replace_image_token({"rows": [[rows]], "cols": [[columns]]}, 0) for rows, columns in grids]
+        return MultiModalData(
+            num_image_tokens=[len(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts],
+            num_image_patches=[rows * columns + 1 for rows, columns in grids],
+        )
 
 
 __all__ = [

@@ -1,66 +1,123 @@
 """The model as the engine runs it: base model by transformers, verdict under each image's own question."""
 
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import chain, groupby, islice
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from vllm.model_executor.models.transformers import (
-    MultiModalDummyInputsBuilder,
-    MultiModalProcessingInfo,
-    TransformersMultiModalForCausalLM,
-)
+from transformers.core_model_loading import WeightRenaming
+from vllm.model_executor.models.transformers import MultiModalDummyInputsBuilder, TransformersMultiModalForCausalLM
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.tokenizers.registry import cached_tokenizer_from_config
 
 from safevlm_hf.modeling.generation_safety import decide_samples
-from safevlm_hf.modeling.safe_llava import SafeLlavaForConditionalGeneration
+from safevlm_hf.modeling.modeling_safety import SafeForConditionalGenerationMixin
 from safevlm_hf.modeling.safety_inputs import SafetyInputs
 from safevlm_hf.modeling.safety_policy import ACTIONS
 from safevlm_hf.modeling.safety_refusals import refusal_ids
 
-from .prompts import BLOCK, QUESTION, SAMPLE, SafeLlavaMultiModalProcessor
+from .keys import read_key, zero_token_id
+from .prompts import BLOCK, COUNTS, DIGEST, OF_SAMPLE, PLACE, QUESTION, SafeMultiModalProcessor, SafeProcessingInfo
 from .refusals import DECISIONS, Decision
 from .settings import read_policy
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    SafeLlavaMultiModalProcessor, info=MultiModalProcessingInfo, dummy_inputs=MultiModalDummyInputsBuilder
+    SafeMultiModalProcessor, info=SafeProcessingInfo, dummy_inputs=MultiModalDummyInputsBuilder
 )
-class SafeLlavaForVllm(TransformersMultiModalForCausalLM):
+class SafeModelForVllm(TransformersMultiModalForCausalLM):
     def __init__(self, *, vllm_config, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.policy = read_policy(vllm_config.model_config)
         self.refuses = self.policy.refuses(self.config.safety_config)
         self.tokenizer = cached_tokenizer_from_config(vllm_config.model_config)
-        SafeLlavaForConditionalGeneration._warn_weak_safety(self)
+        SafeForConditionalGenerationMixin._warn_weak_safety(self)
 
-    def _get_features(self, modality: str, pixel_values: torch.Tensor, **kwargs) -> list[torch.Tensor]:
-        """One block per image; `kwargs` hold the fields of [`SafeLlavaMultiModalProcessor`].
+    def _create_hf_to_vllm_mapper(self):
+        super()._create_hf_to_vllm_mapper()
+        renamings = self.hf_to_vllm_mapper.orig_to_new_renaming
+        self.hf_to_vllm_mapper.orig_to_new_renaming = [_OfBackbone(renaming) for renaming in renamings]
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """As the backend's; no answer has an image token, which would be taken for the place of an image."""
+        logits = super().compute_logits(hidden_states)
+        if logits is not None and self.config.image_token_id < logits.shape[-1]:
+            logits[..., self.config.image_token_id] = -torch.inf
+        return logits
+
+    def embed_multimodal(self, **fields) -> list[torch.Tensor]:
+        """One block per item; `fields` are those of [`SafeMultiModalProcessor`], one entry per item.
 
         A prompt has one condition, that of its strictest picture, and the engine encodes each picture apart. So each
-        comes with all pictures of its prompt, is judged with them, and leaves a block of its own.
+        comes with all pictures of its prompt and is judged with them. Where several pictures of a prompt come at once,
+        the prompt is encoded once.
         """
-        blocks = kwargs[BLOCK]
-        samples = [torch.cat([own[None], company.to(own)]) for own, company in zip(pixel_values, kwargs[SAMPLE])]
-        sizes = [len(sample) for sample in samples]
-        safety_inputs = self._safety_inputs(kwargs[QUESTION], sizes, blocks.shape[1], pixel_values.device)
-        encoded = self.model.get_image_features(torch.cat(samples), safety_inputs=safety_inputs, return_dict=True)
-        if self.refuses:
-            self._keep_decisions(blocks, safety_inputs)
-        return [encoded.pooler_output[start] for start in accumulate(sizes[:-1], initial=0)]
+        items = [dict(zip(fields, values)) for values in zip(*fields.values(), strict=True)]
+        prompts = _by_prompt(items)
+        alike = [list(group) for _, group in groupby(prompts, key=lambda prompt: _row_shapes(prompt[0]))]
+        return [block for group in alike for block in self._encode(group)]
 
-    def _keep_decisions(self, blocks: torch.Tensor, safety_inputs: SafetyInputs):
+    def _encode(self, prompts: list[list[dict]]) -> list[torch.Tensor]:
+        """The blocks of all items of these prompts, whose fields can be joined."""
+        samples = [prompt[0] for prompt in prompts]
+        names = [name for name in samples[0] if name.startswith(OF_SAMPLE)]
+        arguments = {name.removeprefix(OF_SAMPLE): torch.cat([sample[name] for sample in samples]) for name in names}
+        safety_inputs = self._safety_inputs(samples, arguments["pixel_values"].device)
+        encoded = self.model.get_image_features(**arguments, safety_inputs=safety_inputs, return_dict=True)
+        counts = [sample[COUNTS].tolist() for sample in samples]
+        if [len(block) for block in encoded.pooler_output] != [*chain.from_iterable(counts)]:
+            raise ValueError("The blocks of these pictures have other lengths than their places in the prompt.")
+        if self.refuses:
+            self._keep_decisions(prompts, safety_inputs)
+        blocks = iter(encoded.pooler_output)
+        of_prompts = [list(islice(blocks, len(of_sample))) for of_sample in counts]
+        return [blocks[int(item[PLACE])] for prompt, blocks in zip(prompts, of_prompts) for item in prompt]
+
+    def _keep_decisions(self, prompts: list[list[dict]], safety_inputs: SafetyInputs):
+        image_token_id, zero_id = self.config.image_token_id, zero_token_id(self.tokenizer)
         samples = decide_samples(safety_inputs, self.config.safety_config)
-        for block, (action, risk, category) in zip(blocks.tolist(), samples):
+        for prompt, (action, risk, category) in zip(prompts, samples):
             is_refused = ACTIONS[action] == "refuse"
             refusal = refusal_ids(self.tokenizer, self.policy.refusal(category)) if is_refused else None
-            DECISIONS.add(block, Decision(len(block), risk, refusal))
+            for item in prompt:
+                block = item[BLOCK].tolist()
+                start = block.index(image_token_id)
+                key = read_key(block, start, image_token_id, zero_id)
+                DECISIONS.add(key, Decision(len(block) - start, risk, refusal))
 
-    def _safety_inputs(self, questions, sizes: list[int], block_length: int, device: torch.device) -> SafetyInputs:
-        """Each image as a sample of its own, with its company, under its question."""
-        questions = [question.to(device) for question in questions]
+    def _safety_inputs(self, samples: list[dict], device: torch.device) -> SafetyInputs:
+        """Each prompt as a sample, under its question."""
+        questions = [sample[QUESTION].to(device) for sample in samples]
         ids = pad_sequence(questions, batch_first=True)
         lengths = torch.tensor([len(question) for question in questions], device=device)
         mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
-        counts = torch.tensor(sizes, device=device) * block_length
+        counts = torch.stack([sample[COUNTS].sum() for sample in samples]).to(device)
         return SafetyInputs(self.model.get_input_embeddings()(ids), mask, counts, policy=self.policy)
+
+
+@dataclass(frozen=True)
+class _OfBackbone:
+    """A backbone's conversion of a weight's name. Some take all that they do not know for the language model's, and
+    would move the safety modules into it."""
+
+    renaming: WeightRenaming
+
+    def rename_source_key(self, name: str) -> tuple[str, str | None]:
+        return (name, None) if name.startswith("model.safety_") else self.renaming.rename_source_key(name)
+
+
+def _by_prompt(items: list[dict]) -> list[list[dict]]:
+    """The pictures of one prompt that come one after another, in the order of their places."""
+    prompts = []
+    for item in items:
+        before = prompts[-1][-1] if prompts else None
+        if before is not None and torch.equal(before[DIGEST], item[DIGEST]) and before[PLACE] < item[PLACE]:
+            prompts[-1].append(item)
+        else:
+            prompts.append([item])
+    return prompts
+
+
+def _row_shapes(item: dict) -> list[torch.Size]:
+    """Fields of several samples are joined along their first dimension, so the others have to be equal."""
+    return [value.shape[1:] for name, value in item.items() if name.startswith(OF_SAMPLE)]

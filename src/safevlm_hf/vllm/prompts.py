@@ -1,4 +1,4 @@
-"""In the engine's frontend: each image carries its question and its company, and the prompt a key to the decision."""
+"""In the engine's frontend: each picture carries its question and its company, and a key to the decision."""
 
 import hashlib
 import io
@@ -7,31 +7,58 @@ from dataclasses import replace
 import numpy as np
 import torch
 from PIL import Image
-from vllm.model_executor.models.transformers import MultiModalProcessor
+from transformers import BatchFeature
+from vllm.model_executor.models.transformers import MultiModalProcessingInfo, MultiModalProcessor
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.media import MediaWithBytes
-from vllm.multimodal.processing import PromptReplacement
+from vllm.multimodal.parse import ImageProcessorItems
+from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 
-from safevlm_hf.modeling.image_loading import load_images, to_rgb
+from safevlm_hf.families import BY_MODEL_TYPE
+from safevlm_hf.modeling.image_loading import to_rgb
+
+from .keys import write_key, zero_token_id
 
 
-QUESTION, SAMPLE, BLOCK = "question_ids", "sample_pixel_values", "image_block_ids"
-KEY_BITS = 64
+# Fields of an item. Those of the whole sample are named as `get_image_features` names them, with `OF_SAMPLE` in front.
+OF_SAMPLE = "sample_"
+QUESTION, DIGEST, COUNTS, PLACE, BLOCK = "question_ids", "digest", "image_counts", "place", "image_block_ids"
+GRID = "image_grid_thw"  # each picture's own: the engine reads it for positions of three dimensions
+ON_CPU = (DIGEST, COUNTS, PLACE, BLOCK, GRID)
+SAMPLE, PLACES = "sample_images", "places"  # arguments of the processor, which are ours alone
 
 
 class RenderedQuestion(np.ndarray):
     """Token ids of a question, from our renderer: a type that no request can make."""
 
 
-class SafeLlavaMultiModalProcessor(MultiModalProcessor):
-    """
-    The backend's processor, with three more fields per image: the question's token ids, all pictures of the prompt
-    where there are several, and a key.
+class SafeProcessingInfo(MultiModalProcessingInfo):
+    """Of pictures alone, whatever else the backbone takes."""
 
-    Question and pictures are handed through as processor arguments, which the engine hashes together with the image:
-    what it caches of an image belongs to this question and to this company alone. The key, a digest of both, is
-    written into the positions of the image's block, whose token ids nobody reads (embeddings take their place): there
-    the sampler, who sees no images, finds which decision a prompt waits for.
+    def _get_supported_modalities(self) -> list[str]:
+        return ["image"]
+
+    def validate_num_items(self, modality: str, num_items: int):
+        check_modality(modality)
+        super().validate_num_items(modality, num_items)
+
+
+def check_modality(modality: str):
+    """Raise `ValueError` for what nobody judges."""
+    if modality != "image":
+        raise ValueError(
+            f"There is no verdict on video and audio yet, got {modality}: send pictures, as single frames of a video."
+        )
+
+
+class SafeMultiModalProcessor(MultiModalProcessor):
+    """
+    Prepares the pictures of a prompt as transformers does, all in one call, and gives each of them the whole result,
+    the question's token ids and a key.
+
+    Question and pictures are handed through as processor arguments, which the engine hashes together with the picture:
+    what it caches of a picture belongs to this question and to this company alone. The key, a digest of both, is
+    written into the positions of the picture's block (`keys.py`).
     """
 
     def apply(self, inputs, timing_ctx):
@@ -40,81 +67,94 @@ class SafeLlavaMultiModalProcessor(MultiModalProcessor):
         self._check(inputs, len(inputs.prompt) - len(text))
         question = inputs.hf_processor_mm_kwargs.get(QUESTION, text)
         images = inputs.mm_data_items["image"].get_all_items_for_hash() if "image" in inputs.mm_data_items else []
-        kwargs = {QUESTION: np.array(question, dtype=int), SAMPLE: list(images) if len(images) > 1 else []}
-        # A user's name for an image says nothing of its pixels.
+        kwargs = {QUESTION: np.array(question, dtype=int), SAMPLE: list(images)}
+        # A user's name for a picture says nothing of its pixels.
         return super().apply(replace(inputs, mm_uuid_items=None, hf_processor_mm_kwargs=kwargs), timing_ctx)
 
     @staticmethod
     def _check(inputs, num_image_tokens: int):
+        for modality in inputs.mm_data_items:
+            check_modality(modality)
         images = inputs.mm_data_items.get("image", ())
         kwargs = inputs.hf_processor_mm_kwargs
         if any(name != QUESTION or not isinstance(value, RenderedQuestion) for name, value in kwargs.items()):
-            raise ValueError(f"SafeLlava takes no `mm_processor_kwargs`, got {list(kwargs)}.")
+            raise ValueError(f"A safe model takes no `mm_processor_kwargs`, got {list(kwargs)}.")
         if any(image is None for image in images):
-            raise ValueError("SafeLlava needs every image itself: a `uuid` alone is not enough.")
+            raise ValueError("A safe model needs every image itself: a `uuid` alone is not enough.")
+        if len(images) and not isinstance(images, ImageProcessorItems):
+            raise ValueError("A safe model takes pictures, and no embeddings in their place.")
         if num_image_tokens != len(images):
             raise ValueError(f"The prompt has {num_image_tokens} image tokens and {len(images)} images.")
 
-    def _get_hf_mm_inputs(self, mm_items, hf_kwargs):
-        hf_inputs = super()._get_hf_mm_inputs(mm_items, hf_kwargs)
-        if "images" in hf_inputs.hf_data:
-            hf_inputs.hf_data["images"] = [_as_judged(image) for image in mm_items["image"].get_all_items_for_hash()]
-        return hf_inputs
-
-    def _apply_hf_processor_main(self, mm_items, hf_kwargs):
-        question = torch.as_tensor(hf_kwargs[QUESTION])
-        hf_inputs = super()._apply_hf_processor_main(mm_items, {})
-        if "pixel_values" in hf_inputs:
-            pixel_values = hf_inputs["pixel_values"]
-            blocks = hf_inputs["image_replacement_ids"].view(len(pixel_values), -1)
-            sample = self._read_sample(hf_kwargs[SAMPLE], pixel_values)
-            hf_inputs[QUESTION] = question.expand(len(pixel_values), -1)
-            hf_inputs[SAMPLE] = sample.expand(len(pixel_values), -1, -1, -1, -1)
-            hf_inputs[BLOCK] = torch.stack(
-                [
-                    self._write_key(block, sample if len(sample) else pixels, question)
-                    for block, pixels in zip(blocks, pixel_values)
-                ]
-            )
-        return hf_inputs
-
-    def _read_sample(self, images: list, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The pixels of all pictures of a prompt, (images, channels, height, width); none where there is one alone."""
-        if not images:
-            return pixel_values[:0]
-        images = load_images([_as_judged(image) for image in images])
-        return self.info.get_hf_processor().image_processor(images, return_tensors="pt")["pixel_values"]
-
-    def _write_key(self, block: torch.Tensor, pixels: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
-        """The token ids of an image's block, (block length,), with its key in two different ids after the first."""
-        if len(block) <= KEY_BITS:
-            raise ValueError(f"A key takes {KEY_BITS} positions; an image's block of this model has {len(block)}.")
-        data = pixels.contiguous().view(torch.uint8).numpy().tobytes() + question.numpy().tobytes()
-        digest = np.unpackbits(np.frombuffer(hashlib.sha256(data).digest(), dtype=np.uint8))
-        # BOS begins every prompt, so that a penalty on repetition counts it anyway.
-        tokenizer = self.info.get_tokenizer()
-        ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-        other_id = next(token_id for token_id in ids if token_id is not None)
-        block = block.clone()
-        block[1 : 1 + KEY_BITS][torch.from_numpy(digest[:KEY_BITS]) == 0] = other_id
-        return block
-
-    def _get_mm_fields_config(self, hf_inputs, hf_processor_mm_kwargs):
-        fields = super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs)
+    def _get_mm_hashes(self, inputs):
+        # A picture that comes twice in a prompt has two places, and a key at each.
+        hashes = super()._get_mm_hashes(inputs)
         return {
-            **fields,
-            QUESTION: MultiModalFieldConfig.batched("image"),
-            SAMPLE: MultiModalFieldConfig.batched("image"),
-            BLOCK: MultiModalFieldConfig.batched("image", keep_on_cpu=True),
+            modality: [f"{one}-{place}" for place, one in enumerate(of_modality)]
+            for modality, of_modality in hashes.items()
         }
 
+    def _get_cache_missing_processor_kwargs(self, inputs, mm_is_cached):
+        places = [place for place, is_cached in enumerate(mm_is_cached.get("image", ())) if not is_cached]
+        return {**inputs.hf_processor_mm_kwargs, PLACES: places}
+
+    def _apply_hf_processor_main(self, mm_items, hf_kwargs) -> BatchFeature:
+        images = hf_kwargs[SAMPLE]
+        places = hf_kwargs.get(PLACES, range(len(images)))
+        if not len(places):
+            return BatchFeature()
+        sample, blocks = self._prepare(images)
+        sample[QUESTION] = torch.as_tensor(hf_kwargs[QUESTION])
+        items = [self._item(sample, blocks, place) for place in places]
+        return BatchFeature({name: [item[name] for item in items] for name in items[0]})
+
+    def _prepare(self, images: list) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+        """What the model reads of all pictures of a prompt, and the token ids of each one's block."""
+        processor, tokenizer = self.info.get_hf_processor(), self.info.get_tokenizer()
+        # As the pictures of one sample: some processors cut the pictures of a list otherwise.
+        data = {"text": [processor.image_token * len(images)], "images": [[_as_judged(image) for image in images]]}
+        outputs = self.info.ctx.call_hf_processor(processor, {**data, "return_text_replacement_offsets": True})
+        names = ("pixel_values", *BY_MODEL_TYPE[processor.family].model.safe_model_class.image_arguments)
+        sample = {OF_SAMPLE + name: torch.as_tensor(outputs[name]) for name in names if name in outputs}
+        texts = [replaced["replacement"] for replaced in outputs["text_replacement_offsets"][0]]
+        return sample, [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+    def _item(self, sample: dict[str, torch.Tensor], blocks: list[list[int]], place: int) -> dict[str, torch.Tensor]:
+        image_token_id = self.info.get_hf_config().image_token_id
+        digest = _digest(sample)
+        key = hashlib.sha256(digest + place.to_bytes(8, "little")).digest()
+        block = write_key(blocks[place], key, image_token_id, zero_token_id(self.info.get_tokenizer()))
+        grids = sample.get(OF_SAMPLE + GRID)
+        return {
+            **sample,
+            **({} if grids is None else {GRID: grids[place]}),
+            DIGEST: torch.frombuffer(bytearray(digest), dtype=torch.uint8),
+            COUNTS: torch.tensor([ids.count(image_token_id) for ids in blocks]),
+            PLACE: torch.tensor(place),
+            BLOCK: torch.tensor(block),
+        }
+
+    def _get_mm_fields_config(self, hf_inputs, hf_processor_mm_kwargs):
+        return {name: MultiModalFieldConfig.batched("image", keep_on_cpu=name in ON_CPU) for name in hf_inputs}
+
     def _get_prompt_updates(self, mm_items, hf_processor_mm_kwargs, out_mm_kwargs):
-        blocks = []
-        for item in out_mm_kwargs.get("image", ()):
-            del item["image_replacement_ids"]
-            blocks.append(item[BLOCK].data.tolist())
-        target = [self.info.get_hf_config().image_token_id]
-        return [PromptReplacement(modality="image", target=target, replacement=blocks.__getitem__)]
+        image_token_id = self.info.get_hf_config().image_token_id
+        # Structure tokens inside a block are none of these.
+        image_ids = [image_token_id, zero_token_id(self.info.get_tokenizer())]
+        blocks = [
+            PromptUpdateDetails.select_token_ids(item[BLOCK].data.tolist(), image_ids)
+            for item in out_mm_kwargs.get("image", ())
+        ]
+        return [PromptReplacement(modality="image", target=[image_token_id], replacement=blocks.__getitem__)]
+
+
+def _digest(sample: dict[str, torch.Tensor]) -> bytes:
+    """SHA-256 of all that a sample's verdict depends on."""
+    digest = hashlib.sha256()
+    for name, value in sample.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.digest()
 
 
 def _as_judged(image):

@@ -10,7 +10,7 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from safevlm_hf.modeling.safety_refusals import refusal_ids
 
-from .prompts import KEY_BITS
+from .keys import read_key, zero_token_id
 from .settings import read_policy
 
 
@@ -22,7 +22,7 @@ TELLING = ("prompt_logprobs", "prompt_logprob_token_ids", "trace_decode_token_id
 class Decision:
     """What is done with an image under its question: `refusal` holds the token ids of a fixed text, or nothing."""
 
-    block_length: int
+    block_length: int  # from the first image position on
     risk: float
     refusal: list[int] | None
 
@@ -35,32 +35,25 @@ class Decisions:
         self.max_size = max_size
         self.by_key = OrderedDict()
 
-    def add(self, block: list[int], decision: Decision):
-        """Keep the decision on the image with this block. A refusal stays: no later image can take its place."""
-        key = _key(block, 0)
+    def add(self, key: int, decision: Decision):
+        """Keep the decision on the image with this key. A refusal stays: no later image can take its place."""
         known = self.by_key.pop(key, None)
         self.by_key[key] = known if known is not None and known.refusal else decision
         if len(self.by_key) > self.max_size:
             self.by_key.popitem(last=False)
 
-    def find(self, prompt_ids: list[int], image_token_id: int) -> list[Decision] | None:
+    def find(self, prompt_ids: list[int], image_token_id: int, zero_id: int) -> list[Decision] | None:
         """The decisions on all images of a prompt; `None` where one is not known."""
         decisions, start = [], 0
         while image_token_id in prompt_ids[start:]:
             start = prompt_ids.index(image_token_id, start)
-            key = _key(prompt_ids, start)
+            key = read_key(prompt_ids, start, image_token_id, zero_id)
             if key not in self.by_key:
                 return None
             self.by_key.move_to_end(key)
             decisions.append(self.by_key[key])
             start += decisions[-1].block_length
         return decisions
-
-
-def _key(ids: list[int], start: int) -> int:
-    """The key of the block that begins at `start`; `SafeLlavaMultiModalProcessor` has written it."""
-    bits = ids[start + 1 : start + 1 + KEY_BITS]
-    return sum((token_id == ids[start]) << position for position, token_id in enumerate(bits))
 
 
 DECISIONS = Decisions()  # of this process: the model writes, the sampler reads
@@ -85,6 +78,7 @@ class EngineRefusal(LogitsProcessor):
         if tokenizer.eos_token_id is None:
             raise ValueError("A safety policy that refuses needs a tokenizer with an end token.")
         self.image_token_id = model_config.hf_config.image_token_id
+        self.zero_id = zero_token_id(tokenizer)
         self.end_token_id = tokenizer.eos_token_id
         self.unknown = refusal_ids(tokenizer, read_policy(model_config).refusal(None))
         self.rows: dict[int, _Row] = {}
@@ -117,7 +111,7 @@ class EngineRefusal(LogitsProcessor):
 
     def _refusal(self, row: _Row) -> list[int] | None:
         # Looked up until it is there: a prompt is sampled in vain before its last part has been seen.
-        row.decisions = row.decisions or DECISIONS.find(row.prompt_ids, self.image_token_id)
+        row.decisions = row.decisions or DECISIONS.find(row.prompt_ids, self.image_token_id, self.zero_id)
         if row.decisions is None:
             return self.unknown
         refused = [decision for decision in row.decisions if decision.refusal]

@@ -1,4 +1,4 @@
-"""Messages to prompts, in the engine's frontend, as `SafeLlavaProcessor.apply_chat_template` makes them."""
+"""Messages to prompts, in the engine's frontend, as a safe processor's `apply_chat_template` makes them."""
 
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from .settings import read_operator, read_policy
 TURNS = "question_turns"  # of a rendered prompt: the question mask, one number per token
 
 
-class SafeLlavaRenderer(HfRenderer):
+class SafeRenderer(HfRenderer):
     """
     Makes special tokens inside messages plain text, begins a prompt with BOS where the tokenizer does, puts the
     operator's prompt in front, and finds the question: all that clients say in any role, or, where the operator trusts
@@ -97,7 +97,10 @@ class SafeLlavaRenderer(HfRenderer):
 
     def _question(self, prompt_ids: list[int], turns: list[int] | None) -> RenderedQuestion:
         """Token ids of the question; of all text where a prompt is raw, was cut, or has no word of a client."""
-        is_text = np.array(prompt_ids) != self.model_config.hf_config.image_token_id
+        config = self.model_config.hf_config
+        is_text = np.array(prompt_ids) != config.image_token_id
+        if config.safety_config.head_pooling == "first":  # of the prompt, whoever said it
+            return np.array(prompt_ids, dtype=int)[is_text].view(RenderedQuestion)
         turns = (
             np.array(turns if turns is not None and len(turns) == len(prompt_ids) else is_text, dtype=int) * is_text
         )

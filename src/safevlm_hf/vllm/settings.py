@@ -1,4 +1,4 @@
-"""How the engine must be set for a SafeLlava, and which policy it serves."""
+"""How the engine must be set for a safe model, and which policy it serves."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.transformers_utils.processor import cached_processor_from_config
 
 from safevlm_hf import SafetyPolicy
+from safevlm_hf.families import BY_MODEL_TYPE
 from safevlm_hf.modeling.generation_safety import AUDIT_VARIABLE
 from safevlm_hf.operator_prompt import read_system_prompt, system_message
 
@@ -63,13 +64,14 @@ def read_operator(model_config) -> Operator:
     return Operator(messages, trust == "1")
 
 
-class SafeLlavaSettings(VerifyAndUpdateConfig):
+class SafeSettings(VerifyAndUpdateConfig):
     """What the engine calls before it starts; whatever cannot be honoured raises here."""
 
     @staticmethod
     def verify_and_update_model_config(model_config):
         if model_config.tokenizer_mode not in ("auto", "hf", RENDERER):
-            raise ValueError(f"SafeLlava needs its own prompts, got --tokenizer-mode {model_config.tokenizer_mode}.")
+            mode = model_config.tokenizer_mode
+            raise ValueError(f"A safe model needs its own prompts, got --tokenizer-mode {mode}.")
         model_config.tokenizer_mode = RENDERER
         multimodal = model_config.multimodal_config
         _refuse(
@@ -109,17 +111,18 @@ class SafeLlavaSettings(VerifyAndUpdateConfig):
 
 
 class UnservedSettings(VerifyAndUpdateConfig):
-    """For the safe models that this plugin does not know how to serve."""
+    """For a family that the plugin does not serve; the engine would judge its images without their question."""
 
     @staticmethod
     def verify_and_update_model_config(model_config):
+        family = BY_MODEL_TYPE[model_config.hf_config.model_type]
         raise ValueError(
-            f"{model_config.architecture} cannot be served with vLLM yet: its images would be judged without their "
-            "question. `safevlm serve` serves it."
+            f"{family.model.__name__} cannot be served with vLLM yet: {family.model.safe_model_class.vllm_gap}. "
+            "`safevlm serve` serves it."
         )
 
 
 def _refuse(options: dict, reason: str):
     used = [name for name, value in options.items() if value]
     if used:
-        raise ValueError(f"SafeLlava cannot be served with {', '.join(used)}: {reason}.")
+        raise ValueError(f"A safe model cannot be served with {', '.join(used)}: {reason}.")
