@@ -18,6 +18,7 @@ $(VLLM_INSTALLED): setup.cfg pyproject.toml
 demo: $(INSTALLED)
 	.venv/bin/python -m safevlm_hf.demo
 
+# With LLaVA and two other families of backbones.
 test: $(INSTALLED)
 	.venv/bin/python -m pytest -q -m "not slow"
 

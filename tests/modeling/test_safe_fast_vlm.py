@@ -1,9 +1,13 @@
 """SafeFastVlm: a convolutional tower of timm, and pooled features in one tensor."""
 
+import pytest
 from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
 from transformers import CLIPImageProcessor, FastVlmConfig, FastVlmForConditionalGeneration
 
 from safevlm_hf.modeling import SafeFastVlmConfig, SafeFastVlmForConditionalGeneration, SafeFastVlmProcessor
+
+
+pytestmark = pytest.mark.slow  # `make test-families` runs it
 
 
 class TestFastVlm(SafetyModelTester):

@@ -26,6 +26,9 @@ from transformers.generation import utils as generation_utils
 from safevlm_hf.modeling import SafeGemma3Config, SafeGemma3ForConditionalGeneration, SafeGemma3Processor
 
 
+pytestmark = pytest.mark.slow  # `make test-families` runs it
+
+
 TEMPLATE = Path(__file__).parents[1] / "fixtures" / "chat_templates" / "gemma3.jinja"
 IMAGE_TOKENS = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
 

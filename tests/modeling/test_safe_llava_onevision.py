@@ -1,5 +1,6 @@
 """SafeLlavaOnevision: tiles of a single picture, none of several in one sample."""
 
+import pytest
 from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
 from tiled_model_tester import TiledModelTester
 from transformers import (
@@ -14,6 +15,9 @@ from safevlm_hf.modeling import (
     SafeLlavaOnevisionForConditionalGeneration,
     SafeLlavaOnevisionProcessor,
 )
+
+
+pytestmark = pytest.mark.slow  # `make test-families` runs it
 
 
 PINPOINTS = [[16, 32], [32, 16], [32, 32]]

@@ -14,6 +14,9 @@ from transformers import Mistral3Config, Mistral3ForConditionalGeneration, Pixtr
 from safevlm_hf.modeling import SafeMistral3Config, SafeMistral3ForConditionalGeneration, SafeMistral3Processor
 
 
+pytestmark = pytest.mark.slow  # `make test-families` runs it
+
+
 TOKENS = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
 
 

@@ -1,9 +1,13 @@
 """SafeQwen2VL, which differs from Qwen2.5-VL in its tower and its config."""
 
+import pytest
 from test_safe_qwen2_5_vl import TestQwen2_5_VL as Qwen2_5_VL
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from safevlm_hf.modeling import SafeQwen2VLConfig, SafeQwen2VLForConditionalGeneration, SafeQwen2VLProcessor
+
+
+pytestmark = pytest.mark.slow  # `make test-families` runs it
 
 
 class TestQwen2VL(Qwen2_5_VL):

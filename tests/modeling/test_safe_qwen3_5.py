@@ -8,6 +8,9 @@ from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VL
 from safevlm_hf.modeling import SafeQwen3_5Config, SafeQwen3_5ForConditionalGeneration, SafeQwen3_5Processor
 
 
+pytestmark = pytest.mark.slow  # `make test-families` runs it
+
+
 class TestQwen3_5(Qwen2_5_VL):
     old_layout = ()
     config_class = SafeQwen3_5Config

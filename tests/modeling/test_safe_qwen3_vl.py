@@ -11,6 +11,9 @@ from transformers.generation import utils as generation_utils
 from safevlm_hf.modeling import SafeQwen3VLConfig, SafeQwen3VLForConditionalGeneration, SafeQwen3VLProcessor
 
 
+pytestmark = pytest.mark.slow  # `make test-families` runs it
+
+
 DEEPSTACK_MODES = {**MODES, "chunked prefill": {"prefill_chunk_size": 5}, "filled anew": {"safety_policy": CAREFUL}}
 
 
