@@ -186,6 +186,21 @@ def test_no_request_brings_a_question_of_its_own(renderer, kwargs):
         renderer.render_chat([[shown(ASK)]], params, prompt_extras={"mm_processor_kwargs": kwargs})
 
 
+@pytest.mark.parametrize(
+    ("part", "is_async"),
+    [
+        ({"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}, True),
+        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, True),
+        ({"type": "video_url", "video_url": None, "uuid": "a name alone"}, False),
+        ({"type": "audio_url", "audio_url": None, "uuid": "a name alone"}, False),
+    ],
+)
+def test_video_and_audio_are_refused(renderer, part, is_async):
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": ASK}]}]
+    with pytest.raises(ValueError, match="no verdict on video and audio"):
+        render(renderer, messages, is_async=is_async)
+
+
 def test_raw_prompts_are_all_question(renderer):
     prompt = {"prompt": f"{RULES} USER: <image>\nHi ASSISTANT:", "multi_modal_data": {"image": [picture("red")]}}
     (processed,) = renderer.render_cmpl([prompt])
