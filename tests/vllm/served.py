@@ -97,7 +97,7 @@ def rig(model, processor):
                 model.assess(**prompt)
                 targets.append(target)
     hook.remove()
-    texts, masks, keys, _ = zip(*seen)
+    texts, masks, keys, *_ = zip(*seen)
     inputs = [pad_sequence([rows[0] for rows in column], batch_first=True) for column in (texts, masks, keys)]
     levels, categories = torch.tensor(targets).T
     optimizer = torch.optim.Adam(head.parameters(), lr=2 / keys[0].shape[-1])

@@ -50,7 +50,7 @@ would spend its time on long texts; the others are parts of the held-out split. 
 after it. `typed-turn` has a turn that the user has typed, with an answer of the model, `remark` words about the
 picture. `reworded` asks in words that are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals,
 to be judged as if users had written all of it."""
-LONG_SHARE, HARD_LONG_SHARE = 0.3, 0.75  # of texts around a question; of one about a risky picture's look
+LONG_SHARE, HARD_LONG_SHARE = 0.3, 0.9  # of texts around a question; of one about a risky picture's look
 MAX_TRAINED_SENTENCES = {"mixed": 40, "mixed-short": 12}
 CLEAN_ALONE_AND_WORDS = {40: (46, 18), 12: (26, 38)}  # weights, by the most sentences
 TWO_PICTURES_SHARE = 0.06
@@ -274,7 +274,7 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     # All in all risky and clean questions have words as often.
     is_hard = not turn.safety_level and picture.topic.safety_level
     # Stage 2 sees more words around all clean ones: there the language model loses most.
-    alone_and_words = (39, 25) if turn.safety_level else (16, 48) if is_hard else CLEAN_ALONE_AND_WORDS[most]
+    alone_and_words = (39, 25) if turn.safety_level else (10, 54) if is_hard else CLEAN_ALONE_AND_WORDS[most]
     weights = (*alone_and_words, 9, 22, 5) if num_pictures == 1 else (*alone_and_words, 9, 0, 0)
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
