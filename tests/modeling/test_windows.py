@@ -230,11 +230,11 @@ def test_the_positions_of_images_are_left_out_and_change_nothing(lively_model):
     """Long and short questions with one and two images in a batch: verdicts as from the whole length."""
     head, seen = lively_model.model.safety_head, []
     inputs = [prompt(words) for words in (range(5, 9), range(5, 90), range(20, 60), [7])]
-    length = max(one["input_ids"].shape[1] for one in inputs) + BLOCK
+    length = max(one["input_ids"].shape[1] for one in inputs)
     batch = {
         name: torch.cat([F.pad(one[name], (length - one[name].shape[1], 0)) for one in inputs]) for name in inputs[0]
     }
-    batch["input_ids"][1, :BLOCK] = IMAGE
+    batch["input_ids"][0, :BLOCK] = IMAGE  # the longest question fills all that one image leaves
     batch["attention_mask"] = (batch["input_ids"] != 0).long()
     pixels = torch.randn(5, 3, 56, 56)
 
