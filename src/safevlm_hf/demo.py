@@ -81,7 +81,7 @@ FULL = Extent(
         "num_train_epochs": 3.4,
         "per_device_train_batch_size": 32,
         "head_gate_size": 128,
-        "lm_loss_every": 32,
+        "lm_loss_every": 64,
         "risk_prior": 0.1,
         "eval_steps": 1275,
     },

@@ -67,12 +67,13 @@ def with_lengths(records):
     """With a column `length` for `--train_sampling_strategy group_by_length`: how long all texts are, so that a long
     conversation pads no batch of short questions.
 
-    In powers of four: sorted to the character, a batch would hold one question again and again, and so one label."""
+    In powers of two from 256 on: sorted to the character, a batch of short ones would hold one question again and
+    again, and so one label."""
     characters = [
         sum(len(part["text"] or "") for message in messages for part in message["content"])
         for messages in records["messages"]
     ]
-    return records.add_column("length", [4 ** (count.bit_length() // 2) for count in characters])
+    return records.add_column("length", [max(256, 1 << count.bit_length()) for count in characters])
 
 
 def with_images(records):

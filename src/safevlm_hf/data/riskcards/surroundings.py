@@ -50,12 +50,13 @@ would spend its time on long texts; the others are parts of the held-out split. 
 after it. `typed-turn` has a turn that the user has typed, with an answer of the model, `remark` words about the
 picture. `reworded` asks in words that are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals,
 to be judged as if users had written all of it."""
-LONG_SHARE, HARD_LONG_SHARE = 0.3, 0.9  # of texts around a question; of one about a risky picture's look
+LONG_SHARE, HARD_LONG_SHARE = 0.3, 0.82  # of texts around a question; of one about a risky picture's look
 MAX_TRAINED_SENTENCES = {"mixed": 40, "mixed-short": 12}
 CLEAN_ALONE_AND_WORDS = {40: (46, 18), 12: (26, 38)}  # weights, by the most sentences
 TWO_PICTURES_SHARE = 0.06
 REWORDED_SHARE = 0.45
 TYPED_DIFFERENTLY_SHARE = 0.25
+INSIDE_SHARE = 0.15  # of the questions with words: some of them stand inside it
 
 _REPLIES = (
     "I see.",
@@ -192,6 +193,15 @@ def add_words(turn: Turn, count: int, split: str, rng: random.Random, side: str 
     )
 
 
+def interrupt(turn: Turn, split: str, rng: random.Random) -> Turn:
+    """A harmless sentence among the question's words. A question of one word stays as it is."""
+    words = turn.text.split()
+    if len(words) < 2:
+        return turn
+    place = rng.randrange(1, len(words))
+    return replace(turn, text=" ".join((*words[:place], *draw_fillers(1, split, rng), *words[place:])))
+
+
 def type_differently(turn: Turn, split: str, rng: random.Random) -> Turn:
     """The turn in another way of typing: capitals, misspellings and the like."""
     style = draw_style(split, rng)
@@ -274,11 +284,12 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     # All in all risky and clean questions have words as often.
     is_hard = not turn.safety_level and picture.topic.safety_level
     # Stage 2 sees more words around all clean ones: there the language model loses most.
-    alone_and_words = (39, 25) if turn.safety_level else (10, 54) if is_hard else CLEAN_ALONE_AND_WORDS[most]
+    alone_and_words = (39, 25) if turn.safety_level else (13, 51) if is_hard else CLEAN_ALONE_AND_WORDS[most]
     weights = (*alone_and_words, 9, 22, 5) if num_pictures == 1 else (*alone_and_words, 9, 0, 0)
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
         turn = add_words(turn, _trained_count(HARD_LONG_SHARE if is_hard else LONG_SHARE, most, rng), split, rng)
+        turn = interrupt(turn, split, rng) if rng.random() < INSIDE_SHARE else turn
     elif rng.random() < 0.05:
         turn = _type_turn(turn, picture, split, rng)
     if rng.random() < TYPED_DIFFERENTLY_SHARE:
