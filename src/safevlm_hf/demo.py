@@ -1,6 +1,9 @@
 """The main job on the embedded default: both stages on the nano base and RiskCards, then base against safe model.
 
 python -m safevlm_hf.demo [--full] [--seed 0] [--output_dir runs/demo] [--report report.html]
+
+With `--base FOLDER --varied_shapes` it runs on another nano base, which sees pictures of any shape as tiles
+(`examples/train_nano_base.py --family idefics3`), and measures small print, too.
 """
 
 import argparse
@@ -15,7 +18,6 @@ from pathlib import Path
 
 import torch
 import transformers
-import yaml
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from safevlm_hf.calibration.figures import Rate
@@ -28,12 +30,13 @@ from .evaluation.columns import BASE, BOTH_STAGES, FIRST, MEAN, STAGE1
 from .evaluation.control import POLICIES, draw_explanations, try_policies
 from .evaluation.localisation import riskcards_localisation
 from .evaluation.report import DemoResults, format_table, write_report
-from .evaluation.robustness import FULL_ROWS, QUICK_ROWS, Row, measure_rows
-from .evaluation.targets import FULL_TARGETS, QUICK_TARGETS, Target
+from .evaluation.robustness import FULL_ROWS, QUICK_ROWS, SMALL_PRINT_ROWS, Row, measure_rows
+from .evaluation.targets import FULL_TARGETS, QUICK_TARGETS, SMALL_PRINT_TARGETS, Target
+from .files import write_text
 from .modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from .modeling.model_card import write_model_card
 from .quiet import quiet
-from .training.arguments import nano_config
+from .training.arguments import write_nano_config
 from .training.run import run_stage1, run_stage2
 
 
@@ -114,22 +117,25 @@ def main(argv: list[str] | None = None) -> int:
     quiet("timm", "safevlm_hf")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # unset, it would warn in every fork
     folder = Path(args.output_dir)
-    stage1 = run_stage1([write_config(1, folder, args.seed, **extent.stage1)])
+    drawn = {"varied_shapes": args.varied_shapes}
+    on_base = {"model_name_or_path": args.base, **drawn}
+    stage1 = run_stage1([write_config(1, folder, args.seed, **extent.stage1, **on_base)])
     stage1_model = reload(folder / "stage1")
-    stage2 = run_stage2([write_config(2, folder, args.seed, **extent.stage2)])
+    stage2 = run_stage2([write_config(2, folder, args.seed, **extent.stage2, **drawn)])
     compared = {
-        column: train_pooling(pooling, folder, args.seed, extent.stage1) for column, pooling in extent.poolings.items()
+        column: train_pooling(pooling, folder, args.seed, extent.stage1 | on_base)
+        for column, pooling in extent.poolings.items()
     }
 
-    records_file = write_riskcards(folder / "riskcards", "test", extent.num_test_samples, args.seed)
+    records_file = write_riskcards(folder / "riskcards", "test", extent.num_test_samples, args.seed, **drawn)
     records = load_records(records_file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
-    base = AutoModelForImageTextToText.from_pretrained(NANO_BASE), AutoProcessor.from_pretrained(NANO_BASE)
-    models = {BASE: base, STAGE1: stage1_model, BOTH_STAGES: reload(folder / "stage2")}
+    models = {BASE: reload(args.base), STAGE1: stage1_model, BOTH_STAGES: reload(folder / "stage2")}
     predictions = {name: answer(name, *model, records) for name, model in models.items()}
     figures = {name: held_out_figures(found) for name, found in predictions.items()}
     control = show_control(*models[BOTH_STAGES], records, extent)
     figures[BOTH_STAGES]["map_ratio"] = control["localisation"]["pictogram_region"]["mass_ratio"]
-    print(f"\nWords, turns and prompts around the question, and changed pictures: {len(extent.rows)} rows", flush=True)
+    rows = (*extent.rows, *(SMALL_PRINT_ROWS if args.varied_shapes else ()))
+    print(f"\nWords, turns and prompts around the question, and changed pictures: {len(rows)} rows", flush=True)
     results = DemoResults(
         base_predictions=predictions[BASE],
         stage1_predictions=predictions[STAGE1],
@@ -137,11 +143,11 @@ def main(argv: list[str] | None = None) -> int:
         figures=figures,
         categories=DEFAULT_CATEGORIES,
         levels=DEFAULT_LEVELS,
-        targets=extent.targets,
+        targets=(*extent.targets, *(SMALL_PRINT_TARGETS if args.varied_shapes else ())),
         logs={"stage 1": stage1.state.log_history, "stage 2": stage2.state.log_history},
         first_pooling=held_out_figures(judge_records(*compared[FIRST], records)),
         robustness=measure_rows(
-            extent.rows, models | compared, folder / "riskcards", extent.num_row_samples, args.seed
+            rows, models | compared, folder / "riskcards", extent.num_row_samples, args.seed, **drawn
         ),
         facts=facts(args, start),
         **control,
@@ -171,6 +177,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", default="runs/demo")
     parser.add_argument("--report", default="report.html")
+    parser.add_argument("--base", default=str(NANO_BASE), help="a nano base, made by examples/train_nano_base.py")
+    parser.add_argument("--varied_shapes", action="store_true", help="pictures of several sizes and shapes")
     parser.add_argument("--full", action="store_true", help="every row, with at least 200 questions of each kind")
     parser.add_argument("--short", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -178,18 +186,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def write_config(stage: int, folder: Path, seed: int, **overrides) -> str:
     """The embedded default's YAML with this run's seed and folders, kept beside the results."""
-    values = yaml.safe_load(nano_config(stage).read_text())
-    values |= {"seed": seed, "output_dir": str(folder / f"stage{stage}"), "riskcards_dir": str(folder / "riskcards")}
+    values = {"seed": seed, "output_dir": str(folder / f"stage{stage}"), "riskcards_dir": str(folder / "riskcards")}
     if stage == 2:
         values["model_name_or_path"] = str(folder / "stage1")
     values |= overrides
-    path = folder / f"{Path(values['output_dir']).name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return str(path)
+    return write_nano_config(stage, folder / f"{Path(values['output_dir']).name}.yaml", **values)
 
 
-def reload(checkpoint: Path):
+def reload(checkpoint: str | Path):
     """What is judged is what was saved."""
     return AutoModelForImageTextToText.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
 
@@ -227,7 +231,7 @@ def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
 def finish(folder: Path, report: str, results: DemoResults) -> int:
     """Write figures, card and report; print the table."""
     figures = {**results.figures, "localisation": results.localisation, "rows": _rates(results)}
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write_text(folder / "figures.json", json.dumps(figures, indent=2) + "\n")
     model, processor = reload(folder / "stage2")
     record = model.config.training_record
     record["figures"] = {name: value for name, value in results.figures[BOTH_STAGES].items() if value is not None}

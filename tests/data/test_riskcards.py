@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from difflib import SequenceMatcher
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from safevlm_hf.data import riskcards
 from safevlm_hf.data.riskcards import draw_riskcards, text_only_samples, write_riskcards
 from safevlm_hf.data.riskcards.questions import Turn
 from safevlm_hf.data.riskcards.rewording import reword
+from safevlm_hf.data.riskcards.surroundings import interrupt
 
 
 @pytest.fixture(scope="module")
@@ -380,6 +382,15 @@ def test_two_cards_in_one_picture(alone_cards):
     assert all(card.pair_id is None and card.image.size == (336, 336) for card in cards)
 
 
+def test_small_print_takes_a_quarter_of_a_larger_picture():
+    shares = []
+    for card in draw(None, 30, change=riskcards.SMALL_PRINT):
+        left, top, right, bottom = card.pictogram_region
+        assert 0 <= left < right <= card.image.width and 0 <= top < bottom <= card.image.height
+        shares.append((right - left) * (bottom - top) / (card.image.width * card.image.height))
+    assert 0.015 < sum(shares) / len(shares) < 0.04  # a tenth of the card
+
+
 def test_styles_change_the_typing_and_not_the_question(alone_cards):
     styled = draw("styles", 200)
     alone = draw("alone", 200)
@@ -415,6 +426,19 @@ def test_training_words_a_question_in_many_ways(kind):
 
 NOUNS = set(riskcards.NOUNS.values())
 REWORDED = (("mixed", "train"), ("reworded", "test"))
+
+
+def test_training_puts_words_inside_a_question_too(mixed_cards):
+    rng = random.Random(0)
+    turn = Turn("What does the card ask for?", "request", "")
+    text = interrupt(turn, "train", rng).text
+    kept = [word for word in text.split() if word in turn.text.split()]
+    assert text.split()[0] == "What" and text.split()[-1] == "for?" and len(text.split()) > len(turn.text.split())
+    assert [word for word in turn.text.split() if word in kept] == turn.text.split()
+    assert interrupt(replace(turn, text="Answer."), "train", rng).text == "Answer."
+    long = [card for card in mixed_cards if len(card.question.split()) > 16]  # no question is so long by itself
+    assert 0.01 < len(long) / len(mixed_cards) < 0.1
+    assert {card.safety_level > 0 for card in long} == {True, False}
 
 
 def test_a_typed_turn_is_part_of_the_users_message():
@@ -472,7 +496,7 @@ def test_held_out_words_share_no_phrase_with_training():
     "options, reason",
     [
         ({"surroundings": "words-3"}, "surroundings is 'words-3', expected one of mixed, mixed-short, alone"),
-        ({"change": "bent"}, "change is 'bent', expected None or one of moved, .*two-cards"),
+        ({"change": "bent"}, "change is 'bent', expected None or one of moved, .*two-cards, small-print"),
         ({"change": "turned", "strength": 0}, "strength is 0, expected"),
     ],
 )

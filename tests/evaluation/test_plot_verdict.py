@@ -149,18 +149,23 @@ def test_localisation_figures():
         shares = torch.full((8, 8), 0.25 / 60)
         shares[top // 42 : top // 42 + 2, left // 42 : left // 42 + 2] = 0.75 / 4
         maps.append(shares)
-    found = localisation_figures(maps, regions, 336)
+    sizes = [(336, 336)] * len(regions)
+    found = localisation_figures(maps, regions, sizes)
     assert found["mass"] == pytest.approx(0.75) and found["area_share"] == pytest.approx(0.1, abs=0.05)
     assert found["mass_ratio"] == pytest.approx(12) and found["best_ratio"] == pytest.approx(16)
     assert 0.85 < found["random_ratio"] < 1.15
     assert found["other_ratio"] < found["mass_ratio"]
-    assert found == localisation_figures(maps, regions, 336) != localisation_figures(maps, regions, 336, seed=1)
-    uniform = localisation_figures([torch.ones(8, 8)] * len(regions), regions, 336)
+    assert found == localisation_figures(maps, regions, sizes) != localisation_figures(maps, regions, sizes, seed=1)
+    # A picture of another size counts by its own.
+    wide = [[2 * left, top, 2 * right, bottom] for left, top, right, bottom in regions]
+    mixed = localisation_figures([*maps, *maps], [*regions, *wide], [*sizes, *[(672, 336)] * len(regions)])
+    assert mixed["mass_ratio"] == pytest.approx(12)
+    uniform = localisation_figures([torch.ones(8, 8)] * len(regions), regions, sizes)
     assert uniform["mass_ratio"] == pytest.approx(1)
-    with pytest.raises(ValueError, match="49 maps and 48 regions"):
-        localisation_figures(maps, regions[1:], 336)
+    with pytest.raises(ValueError, match="49 maps, 48 regions"):
+        localisation_figures(maps, regions[1:], sizes)
     with pytest.raises(ValueError, match="0 maps"):
-        localisation_figures([], [], 336)
+        localisation_figures([], [], [])
 
 
 def test_records_of_riskcards(nano_model, nano_processor, riskcards):

@@ -5,6 +5,7 @@ import logging
 import pytest
 from tiny_training import messages, plain_text, published, write
 
+from safevlm_hf.data.records import load_image
 from safevlm_hf.training.arguments import DataArguments
 from safevlm_hf.training.data import load_data
 
@@ -44,3 +45,10 @@ def test_the_share_of_clean_records(tiny_config, tmp_path, caplog):
     assert len(load(1, tiny_config, write(tmp_path / "clean.jsonl", messages(), messages()))) == 2
     with pytest.raises(ValueError, match=r"`clean_share` must be in \[0, 1\], got 1.5"):
         load(1, tiny_config, data, clean_share=1.5)
+
+
+def test_drawn_records_of_several_shapes(tiny_config, tmp_path):
+    drawn = {"num_riskcards": 12, "max_eval_samples": 4, "riskcards_dir": str(tmp_path), "varied_shapes": True}
+    for records in load_data(1, DataArguments(**drawn), tiny_config.safety_config, seed=0):
+        sizes = {load_image(image).size for images in records["images"] for image in images}
+        assert len(sizes) > 2 and any(width != height for width, height in sizes)

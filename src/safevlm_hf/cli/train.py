@@ -41,11 +41,12 @@ def train(
 
 def _stage_arguments(number: int, are_both: bool, given: list[str], output_dir: Path) -> list[str]:
     """A stage's arguments, as its example script takes them."""
-    from ..training.arguments import nano_config
+    from ..training.arguments import nano_config, write_nano_config
 
     folder, first = output_dir / f"stage{number}", output_dir / "stage1"
     if not given:
-        return [_embedded_default(nano_config(number), folder, first)]
+        start_from = {"model_name_or_path": str(first)} if number == 2 else {}
+        return [write_nano_config(number, folder / nano_config(number).name, output_dir=str(folder), **start_from)]
     if any(word.endswith((".yaml", ".yml")) and not word.startswith("-") for word in given[:1]):
         if are_both or len(given) > 1:
             raise ValueError("A YAML file is for one stage, and stands alone: `safevlm train --stage 1 run.yaml`.")
@@ -85,16 +86,3 @@ def _argparse_errors():
             yield
     except SystemExit:
         raise ValueError(said.getvalue().rpartition("error: ")[2]) from None
-
-
-def _embedded_default(config: Path, folder: Path, first: Path) -> str:
-    """The embedded default with these folders, written beside the result."""
-    import yaml
-
-    values = yaml.safe_load(config.read_text()) | {"output_dir": str(folder)}
-    if "model_name_or_path" in values:
-        values["model_name_or_path"] = str(first)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / config.name
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return str(path)

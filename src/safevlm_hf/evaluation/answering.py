@@ -220,8 +220,7 @@ def encode_prompts(processor, records: Sequence[dict], question_mask: bool = Tru
 def judge_batch(model, processor, records: Sequence[dict], question_mask: bool = True, safety_policy=None):
     """`model.assess` on the last question of each record: verdicts alone, no language model is run."""
     inputs = encode_prompts(processor, records, question_mask).to(model.device, model.dtype)
-    names = ("input_ids", "pixel_values", "attention_mask", "question_mask")
-    return model.assess(**{name: inputs[name] for name in names if name in inputs}, safety_policy=safety_policy)
+    return model.assess(**inputs, safety_policy=safety_policy)
 
 
 def longest_first(records: Sequence[dict]) -> list[int]:

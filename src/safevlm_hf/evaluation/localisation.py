@@ -67,7 +67,7 @@ def _shares_inside(low: float, high: float, side: float, cells: int) -> torch.Te
 def localisation_figures(
     maps: Sequence[torch.Tensor],
     regions: Sequence[Sequence[float]],
-    image_size: int | tuple[int, int],
+    image_sizes: Sequence[tuple[int, int]],
     seed: int = 0,
 ) -> dict[str, float]:
     """How strongly maps lie on their regions, as means over the pictures. A uniform map has a ratio of 1.
@@ -75,7 +75,7 @@ def localisation_figures(
     Args:
         maps: (grid, grid) each.
         regions: a box each, as for `region_mass`.
-        image_size: as for `region_mass`.
+        image_sizes: width and height of each picture, in pixels.
         seed: of the random maps.
 
     Returns:
@@ -84,10 +84,13 @@ def localisation_figures(
         picture, which shows what the usual places of regions give. `best_ratio`: of maps that lie inside as a whole.
 
     Raises:
-        ValueError: there are no maps, or not one region a map.
+        ValueError: there are no maps, or not one region and one size per map.
     """
-    if not maps or len(maps) != len(regions):
-        raise ValueError(f"Expected maps, and as many regions, got {len(maps)} maps and {len(regions)} regions.")
+    if not maps or not len(maps) == len(regions) == len(image_sizes):
+        raise ValueError(
+            f"Expected maps, and as many regions and sizes, got {len(maps)} maps, {len(regions)} regions and "
+            f"{len(image_sizes)} sizes."
+        )
     generator = torch.Generator().manual_seed(seed)
     candidates = {
         "mass_ratio": maps,
@@ -95,8 +98,7 @@ def localisation_figures(
         "other_ratio": [*maps[1:], maps[0]],
     }
     inside = {
-        name: [region_mass(map, region, image_size) for map, region in zip(found, regions)]
-        for name, found in candidates.items()
+        name: [region_mass(*one) for one in zip(found, regions, image_sizes)] for name, found in candidates.items()
     }
     masses, areas = zip(*inside["mass_ratio"])
     return {
@@ -159,6 +161,7 @@ def riskcards_localisation(
     for suffix, chosen in (("", explained), (", right verdict", right)):
         for name in ("region", "pictogram_region") if chosen else ():
             regions = [one.extra[name] for one in chosen]
-            found = localisation_figures([one.map for one in chosen], regions, chosen[0].image_size, seed)
+            sizes = [one.image_size for one in chosen]
+            found = localisation_figures([one.map for one in chosen], regions, sizes, seed)
             figures[name + suffix] = {"num_samples": len(chosen), **found}
     return figures

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safevlm_hf.calibration.figures import Rate
 from safevlm_hf.data.records import load_records
-from safevlm_hf.data.riskcards import CHANGES, NOUNS, TWO_CARDS, draw_fillers, write_riskcards
+from safevlm_hf.data.riskcards import CHANGES, NOUNS, SMALL_PRINT, TWO_CARDS, draw_fillers, write_riskcards
 from safevlm_hf.evaluation.answering import Prediction, answer_records, find_pairs, judge_records
 from safevlm_hf.evaluation.columns import BASE, BOTH_STAGES, FIRST, MEAN
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
@@ -27,6 +27,7 @@ PROMPT_ANSWERED, UNMASKED = "words in the operator's prompt: 5 to 60, answered",
 PICTURES_ANSWERED = "picture changed, answered"
 AFTER_REFUSAL, SPLIT = "look asked after a refusal", "request split over two turns"
 MEMORIES = {"all turns remembered": None, "last turn remembered": {"remembered_turns": 1}}
+SMALL_PRINT_ANSWERED = "small print in a large picture, answered"
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 
 LENGTHS = {"words": (1, 4, 16, 40), "prompt": (5, 20, 60), "turn": (2, 4, 8)}
@@ -244,6 +245,9 @@ QUICK_ROWS = (
 )
 """What `make demo` measures beside the questions that stand alone."""
 
+SMALL_PRINT_ROWS = (Row(SMALL_PRINT_ANSWERED, (Part(change=SMALL_PRINT),), answers=True),)
+"""What is measured beside it on backbones that see pictures of any shape."""
+
 FULL_ROWS = (*_verdict_rows(), *_answer_rows(), *_memory_rows(), *_strength_rows())
 """What `safevlm demo --full` measures."""
 
@@ -254,7 +258,12 @@ FULL_ROWS = (*_verdict_rows(), *_answer_rows(), *_memory_rows(), *_strength_rows
 
 
 def measure_rows(
-    rows: Sequence[Row], models: Mapping[str, tuple], folder: Path, num_samples: int, seed: int = 0
+    rows: Sequence[Row],
+    models: Mapping[str, tuple],
+    folder: Path,
+    num_samples: int,
+    seed: int = 0,
+    varied_shapes: bool = False,
 ) -> list[RowResult]:
     """Draws each row's questions, half of them risky, and measures the models of its columns.
 
@@ -262,6 +271,7 @@ def measure_rows(
         models: column to (model, processor). Columns without a model are left out.
         folder: where RiskCards are written.
         num_samples: per row, at least.
+        varied_shapes: pictures of several sizes and shapes, for backbones that see them as they are.
 
     Returns:
         One result per row, and one of the question pairs in all rows with words around, if there are any.
@@ -269,7 +279,7 @@ def measure_rows(
     results, pairs = [], {}
     for row in rows:
         start = time.time()
-        records = row_records(row, folder, num_samples, seed)
+        records = row_records(row, folder, num_samples, seed, varied_shapes)
         found = {name: _predict(row, *models[name], records) for name in row.columns if name in models}
         results.append(RowResult(row, {name: rates(predictions) for name, predictions in found.items()}))
         if row.curve == "words":
@@ -282,7 +292,7 @@ def measure_rows(
     return results
 
 
-def row_records(row: Row, folder: Path, num_samples: int, seed: int) -> list[dict]:
+def row_records(row: Row, folder: Path, num_samples: int, seed: int, varied_shapes: bool = False) -> list[dict]:
     """The questions of a row."""
     records = []
     for part in row.parts:
@@ -294,6 +304,7 @@ def row_records(row: Row, folder: Path, num_samples: int, seed: int) -> list[dic
             surroundings=part.surroundings,
             change=part.change,
             strength=part.strength,
+            varied_shapes=varied_shapes,
         )
         records += load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
     return records if row.convert is None else row.convert(records)

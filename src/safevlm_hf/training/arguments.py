@@ -9,6 +9,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..data import NANO_BASE
+from ..files import write_text
 
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -75,6 +76,10 @@ class DataArguments:
     max_eval_samples: int = field(default=128, metadata={"help": "Validation records judged at an evaluation."})
     riskcards_dir: str = field(default="runs/riskcards", metadata={"help": "Where RiskCards are drawn."})
     num_riskcards: int = field(default=3000, metadata={"help": "Size of the drawn training set."})
+    varied_shapes: bool = field(
+        default=False,
+        metadata={"help": "RiskCards of several sizes and shapes, for backbones that see pictures as they are."},
+    )
 
 
 @dataclass
@@ -169,6 +174,12 @@ def parse_arguments(stage: int, args: list[str] | None = None):
         return parser.parse_dict({**STAGE_DEFAULTS[stage], **values})
     parser.set_defaults(**STAGE_DEFAULTS[stage])
     return parser.parse_args_into_dataclasses(args)
+
+
+def write_nano_config(stage: int, path: Path, **overrides) -> str:
+    """Write the embedded default's YAML with other values; returns its path."""
+    values = yaml.safe_load(nano_config(stage).read_text()) | overrides
+    return str(write_text(path, yaml.safe_dump(values, sort_keys=False)))
 
 
 def nano_config(stage: int) -> Path:

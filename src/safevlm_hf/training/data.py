@@ -52,14 +52,19 @@ def draw_files(stage: int, data_args, safety_config, seed: int, clean_share: flo
     has_new = NEW_CATEGORY in safety_config.categories
     folder = Path(data_args.riskcards_dir) / f"seed{seed}"
     new = folder.with_name(f"{folder.name}-{NEW_CATEGORY}") if has_new else folder
-    options = {"new_category": has_new, "surroundings": None if stage == 1 else "mixed-short"}
-    train_file = write_riskcards(new, "train", data_args.num_riskcards, seed, clean_share, **options)
+    options = {"new_category": has_new, "varied_shapes": data_args.varied_shapes}
+    surroundings = None if stage == 1 else "mixed-short"
+    train_file = write_riskcards(
+        new, "train", data_args.num_riskcards, seed, clean_share, surroundings=surroundings, **options
+    )
     validation_file = data_args.validation_file or write_riskcards(
-        new, "validation", data_args.max_eval_samples, seed, new_category=has_new
+        new, "validation", data_args.max_eval_samples, seed, **options
     )
     replay_file = data_args.replay_file
     if has_new and replay_file is None:
-        replay_file = write_riskcards(folder, "train", NUM_REPLAYED_RISKCARDS, seed, clean_share)
+        replay_file = write_riskcards(
+            folder, "train", NUM_REPLAYED_RISKCARDS, seed, clean_share, varied_shapes=data_args.varied_shapes
+        )
     return [train_file, validation_file, replay_file]
 
 

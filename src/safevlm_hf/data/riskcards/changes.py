@@ -22,6 +22,8 @@ HELD_OUT_FILLS = ("reflect", "grey")
 
 SHAPES = ((1.0, 1.0), (1.5, 1.0), (1.0, 1.5), (2.0, 1.0), (1.0, 2.0), (2.0, 2.0))
 """Width and height of pictures of varied shapes, in sides of the square that is drawn."""
+LARGE_SHAPES = ((2.0, 2.0),)
+"""Of pictures that show small print: the card takes a quarter."""
 SIZES = (0.7, 1.3)
 """By how much they are scaled."""
 
@@ -80,10 +82,15 @@ def change_at_random(
 
 
 def give_shape(
-    image: Image.Image, boxes: Sequence[Box], split: str, rng: random.Random
+    image: Image.Image,
+    boxes: Sequence[Box],
+    split: str,
+    rng: random.Random,
+    shapes: Sequence[tuple[float, float]] = SHAPES,
 ) -> tuple[Image.Image, list[Box]]:
-    """Lays a square picture anywhere on a canvas of another shape, and scales it; returns it with its boxes."""
-    width, height = (round(image.width * sides) for sides in rng.choice(SHAPES))
+    """Lays a square picture anywhere on a canvas of another shape, one of `shapes`, and scales it; returns it with its
+    boxes."""
+    width, height = (round(image.width * sides) for sides in rng.choice(shapes))
     canvas, margin = _surround(image, image.width, split, rng)
     left, top = (rng.randint(max(0, margin + image.width - side), min(margin, canvas.width - side))
                  for side in (width, height))  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from .changes import change_at_random, change_picture, give_shape
+from .changes import LARGE_SHAPES, change_at_random, change_picture, give_shape
 from .tables import (
     ADDRESSES,
     ARRANGEMENTS,
@@ -404,6 +404,11 @@ def draw_picture(
 def vary_shape(picture: Picture, split: str, rng: random.Random) -> Picture:
     """The picture in another size and shape."""
     return _changed(picture, give_shape, split, rng)
+
+
+def make_small_print(picture: Picture, split: str, rng: random.Random) -> Picture:
+    """The picture as a quarter of a larger one."""
+    return _changed(picture, give_shape, split, rng, LARGE_SHAPES)
 
 
 def _changed(picture: Picture, change, *arguments) -> Picture:

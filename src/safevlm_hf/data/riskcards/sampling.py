@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from .changes import CHANGES
-from .drawing import Picture, draw_picture, draw_two_cards, vary_shape
+from .drawing import Picture, draw_picture, draw_two_cards, make_small_print, vary_shape
 from .questions import Turn, ask, ask_about_two, verdict
 from .surroundings import MAX_TRAINED_SENTENCES, TWO_PICTURES_SHARE, check_surroundings, surround
 from .tables import (
@@ -26,7 +26,7 @@ from .tables import (
 )
 
 
-TWO_CARDS = "two-cards"
+TWO_CARDS, SMALL_PRINT = "two-cards", "small-print"
 TWO_CARDS_SHARE = 0.06
 """Of the pictures that training sees."""
 
@@ -94,6 +94,8 @@ class _Plan:
     def draw(self, topic: Topic, rng: random.Random) -> Picture:
         if self.change == TWO_CARDS:
             return self.draw_two_cards(topic, rng)
+        if self.change == SMALL_PRINT:
+            return make_small_print(draw_picture(topic, self.split, rng), self.split, rng)
         return self.draw_alone(topic, rng)
 
     def draw_alone(self, topic: Topic, rng: random.Random) -> Picture:
@@ -205,8 +207,9 @@ def draw_riskcards(
         new_category: all risky pictures are of `NEW_CATEGORY`.
         surroundings: what stands around the questions, one of `SURROUNDINGS`; default `"mixed"`, and `"alone"` in the
             test split. Pictures and questions are the same ones under every surroundings.
-        change: how pictures are changed, as in [`draw_picture`], or `"two-cards"`: each picture shows two cards, of
-            which one at most is risky, and questions are about what they say.
+        change: how pictures are changed, as in [`draw_picture`]; or `"two-cards"`: each picture shows two cards, of
+            which one at most is risky, and questions are about what they say; or `"small-print"`: the card takes a
+            quarter of a larger picture.
         strength: of the change, in (0, 1].
         varied_shapes: pictures of several sizes and shapes, for backbones that see them as they are.
 
@@ -218,8 +221,9 @@ def draw_riskcards(
         raise ValueError(f"split is {split!r}, expected one of {SPLITS}")
     if not 0 <= clean_share <= 1:
         raise ValueError(f"clean_share is {clean_share}, expected 0 to 1")
-    if change not in (None, TWO_CARDS, *CHANGES):
-        raise ValueError(f"change is {change!r}, expected None or one of {', '.join((*CHANGES, TWO_CARDS))}")
+    if change not in (None, TWO_CARDS, SMALL_PRINT, *CHANGES):
+        known = ", ".join((*CHANGES, TWO_CARDS, SMALL_PRINT))
+        raise ValueError(f"change is {change!r}, expected None or one of {known}")
     if not 0 < strength <= 1:
         raise ValueError(f"strength is {strength}, expected more than 0, and at most 1")
     plan = _Plan(split, seed, check_surroundings(surroundings, split), change, strength, varied_shapes)
