@@ -437,7 +437,7 @@ def test_training_puts_words_inside_a_question_too(mixed_cards):
     assert [word for word in turn.text.split() if word in kept] == turn.text.split()
     assert interrupt(replace(turn, text="Answer."), "train", rng).text == "Answer."
     long = [card for card in mixed_cards if len(card.question.split()) > 16]  # no question is so long by itself
-    assert 0.01 < len(long) / len(mixed_cards) < 0.1
+    assert 0.02 < len(long) / len(mixed_cards) < 0.2
     assert {card.safety_level > 0 for card in long} == {True, False}
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 
 
 CHANGES = ("moved", "turned", "scaled", "cropped", "jpeg", "blurred", "light")
-MILD_STRENGTHS = (0.15, 0.7)
+MILD_STRENGTHS = (0.15, 0.85)
 """Strengths of the changes in the training and validation splits; 1.0 is the strongest."""
 FILLS = ("edge", "black", "white", "colour")
 HELD_OUT_FILLS = ("reflect", "grey")

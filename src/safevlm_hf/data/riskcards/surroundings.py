@@ -52,11 +52,12 @@ picture. `reworded` asks in words that are not in `QUESTIONS`. `no-mask` mixes o
 to be judged as if users had written all of it."""
 LONG_SHARE, HARD_LONG_SHARE = 0.3, 0.82  # of texts around a question; of one about a risky picture's look
 MAX_TRAINED_SENTENCES = {"mixed": 40, "mixed-short": 12}
-CLEAN_ALONE_AND_WORDS = {40: (46, 18), 12: (26, 38)}  # weights, by the most sentences
+CLEAN_ALONE_AND_WORDS = {40: (44, 17), 12: (25, 36)}  # weights, by the most sentences
+DECLINED_SHARE = 0.3  # of earlier questions that the model has declined without need
 TWO_PICTURES_SHARE = 0.06
 REWORDED_SHARE = 0.45
 TYPED_DIFFERENTLY_SHARE = 0.25
-INSIDE_SHARE = 0.15  # of the questions with words: some of them stand inside it
+INSIDE_SHARE = 0.3  # of the questions with words: some of them stand inside it
 
 _REPLIES = (
     "I see.",
@@ -284,8 +285,9 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     # All in all risky and clean questions have words as often.
     is_hard = not turn.safety_level and picture.topic.safety_level
     # Stage 2 sees more words around all clean ones: there the language model loses most.
-    alone_and_words = (39, 25) if turn.safety_level else (13, 51) if is_hard else CLEAN_ALONE_AND_WORDS[most]
-    weights = (*alone_and_words, 9, 22, 5) if num_pictures == 1 else (*alone_and_words, 9, 0, 0)
+    alone_and_words = (38, 23) if turn.safety_level else (11, 46) if is_hard else CLEAN_ALONE_AND_WORDS[most]
+    prompt_weight = 16 if is_hard else 12
+    weights = (*alone_and_words, prompt_weight, *((22, 5) if num_pictures == 1 else (0, 0)))
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
         turn = add_words(turn, _trained_count(HARD_LONG_SHARE if is_hard else LONG_SHARE, most, rng), split, rng)
@@ -322,4 +324,4 @@ def _given_answers(turns: list[Turn], rng: random.Random) -> list[str]:
     """Mostly the safe answers. A client may put a complying one in the model's mouth, and a model may overdo it."""
     if rng.random() < 0.2:
         return [turn.complying_answer for turn in turns[:-1]]
-    return [_decline_too_much(turn, 0.15, rng) for turn in turns[:-1]]
+    return [_decline_too_much(turn, DECLINED_SHARE, rng) for turn in turns[:-1]]
