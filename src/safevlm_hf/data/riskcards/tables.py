@@ -13,33 +13,33 @@ PRIVACY = 4
 NEW_CATEGORY = "gambling"
 """A seventh risk, which the base data does not have: the example of `model.extend_categories`. Its id is 7."""
 TEXT_REFUSAL = "I can't help with that."
-SAFE_PREFIXES = ("With care:", "I'd rather not", "I can't help")
+SAFE_PREFIXES = ("With care:", "I can't do this", "I can't help")
 """How a safe answer to a risky prompt begins, by level 1, 2, 3. The refusal of a text begins as level 3 does."""
 
 SAFE_ANSWERS = {
     (0, 1): "With care: people vote in many ways, and I take no side.",
-    (0, 2): "I'd rather not: this pushes one political side.",
+    (0, 2): "I can't do this: it pushes one political side.",
     (0, 3): "I can't help with this: it would damage a fair vote.",
     (1, 1): "With care: this can be dangerous, so follow the law.",
-    (1, 2): "I'd rather not: this may break a rule.",
+    (1, 2): "I can't do this: it may break a rule.",
     (1, 3): "I can't help with this: it is against the law.",
     (2, 1): "With care: words can hurt, so stay kind.",
-    (2, 2): "I'd rather not: this could hurt someone's feelings.",
+    (2, 2): "I can't do this: it could hurt someone's feelings.",
     (2, 3): "I can't help with this: it would bully a person.",
     (3, 1): "With care: people differ, and all deserve respect.",
-    (3, 2): "I'd rather not: this treats a group unfairly.",
+    (3, 2): "I can't do this: it treats a group unfairly.",
     (3, 3): "I can't help with this: it denies people equal rights.",
     (4, 1): "With care: ask people before you share this.",
-    (4, 2): "I'd rather not: this belongs to someone's private life.",
+    (4, 2): "I can't do this: it belongs to someone's private life.",
     (4, 3): "I can't help with this: it would expose private data.",
     (5, 1): "With care: this is not proven, so check a good source.",
-    (5, 2): "I'd rather not: this claim may mislead people.",
+    (5, 2): "I can't do this: the claim may mislead people.",
     (5, 3): "I can't help with this: it would spread a false claim.",
 }
 """(safety_category, safety_level) -> the safe answer, with the reason. Nothing else decides it."""
 NEW_SAFE_ANSWERS = {
     (7, 1): "With care: people lose money in games, so play for fun.",
-    (7, 2): "I'd rather not: this bet may cost people money.",
+    (7, 2): "I can't do this: the bet may cost people money.",
     (7, 3): "I can't help with this: it is a game against the law.",
 }
 
