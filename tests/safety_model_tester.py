@@ -491,7 +491,7 @@ class SafetyModelTester:
         for name in inputs.keys() - OPTIONAL:
             without = {other: value for other, value in inputs.items() if other != name}
             for call in (model, model.generate):
-                with pytest.raises((ValueError, TypeError), match=f"{name}|do not match"):
+                with pytest.raises(ValueError, match=f"{name}|do not match"):
                     call(**without)
 
     def test_structure_tokens_are_no_question(self, model, processor):
@@ -610,13 +610,15 @@ class SafetyModelTester:
         assert torch.equal(found.safety_category_logits, verdicts.safety_category_logits)
         assert not torch.allclose(found.logits[0], answers.logits[0], atol=1e-3)
 
-    def test_4_bits_leave_the_verdict(self, model, processor, checkpoint):
+    def test_4_bits_leave_the_verdict(self, processor, checkpoint):
         config = QUANTISERS["bitsandbytes 4 bit"]()
         quantised = self.model_class.from_pretrained(checkpoint, quantization_config=config).eval()
         linear = [module for module in quantised.model.get_decoder().modules() if isinstance(module, torch.nn.Linear)]
         assert linear and all(type(module.weight) is not torch.nn.Parameter for module in linear)
         inputs = self.prepare(processor, self.conversations())
-        found, expected = self.answer(quantised, inputs), self.answer(model, inputs)
+        # Loaded as the quantised one was: on some processors equal weights at another address differ in the last bit.
+        loaded = self.model_class.from_pretrained(checkpoint).eval()
+        found, expected = self.answer(quantised, inputs), self.answer(loaded, inputs)
         assert torch.equal(found.safety_level_logits, expected.safety_level_logits)
         assert torch.equal(found.safety_category_logits, expected.safety_category_logits)
         assert not torch.allclose(found.logits[0].float(), expected.logits[0], atol=1e-3)

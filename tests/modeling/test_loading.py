@@ -13,6 +13,7 @@ from transformers import (
     AutoProcessor,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaPreTrainedModel,
 )
 
 from safevlm_hf import (
@@ -105,6 +106,47 @@ def test_stock_checkpoint_keeps_every_base_weight(stock, tmp_path, layout, shard
     first = {"legacy": "language_model.", "new": "model.language_model."}[layout]
     assert any(key.startswith(first) for key in keys)
     assert_base_weights_equal(load(tmp_path), stock)
+
+
+def add_weights(folder, *keys):
+    """Weights of one number under further keys."""
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {key: torch.zeros(1) for key in keys}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("number", [1, 10, 12])
+def test_stock_checkpoint_with_weights_that_would_be_lost_raises(tiny_config, tmp_path, number):
+    LlavaForConditionalGeneration(stock_config(tiny_config)).save_pretrained(tmp_path)
+    names = [f"model.vision_tower.head.{place:02}.weight" for place in range(number)]
+    add_weights(tmp_path, *names)
+    with pytest.raises(ValueError, match="SafeLlavaForConditionalGeneration has no place for.*stock class") as error:
+        load(tmp_path)
+    named = [name for name in names if name in str(error.value)]
+    assert named == names[:10] and ("and 2 more" in str(error.value)) == (number == 12)
+
+
+def test_what_to_do_about_weights_that_would_be_lost(tiny_config, tmp_path):
+    stock = LlavaForConditionalGeneration(stock_config(tiny_config))
+    stock.save_pretrained(tmp_path)
+    add_weights(tmp_path, "model.vision_tower.head.weight")
+    LlavaForConditionalGeneration.from_pretrained(tmp_path).save_pretrained(tmp_path / "clean")
+    assert_base_weights_equal(load(tmp_path / "clean"), stock)
+
+
+def test_weights_that_the_stock_class_ignores_are_left_out(tiny_config, tmp_path, monkeypatch):
+    stock = LlavaForConditionalGeneration(stock_config(tiny_config))
+    stock.save_pretrained(tmp_path)
+    add_weights(tmp_path, "mtp.fc.weight")
+    monkeypatch.setattr(LlavaPreTrainedModel, "_keys_to_ignore_on_load_unexpected", [r"^mtp.*"])
+    assert_base_weights_equal(load(tmp_path), stock)
+
+
+def test_safe_checkpoint_with_more_weights_loads(tiny_model, tmp_path):
+    """One that was saved before need not hold what is looked for in a stock one."""
+    tiny_model.save_pretrained(tmp_path)
+    add_weights(tmp_path, "model.vision_tower.head.weight")
+    loaded = SafeLlavaForConditionalGeneration.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in tiny_model.state_dict().items())
 
 
 def test_as_saved_by_the_library(stock, tmp_path):

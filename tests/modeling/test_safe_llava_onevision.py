@@ -66,3 +66,10 @@ class TestLlavaOnevision(TiledModelTester, SafetyModelTester):
             "vision_feature_select_strategy": "full",
             "chat_template": LLAVA_TEMPLATE,
         }
+
+    def test_sizes_that_are_missing_raise(self, model, processor):
+        inputs = dict(self.prepare(processor, self.conversations()[:1]))
+        del inputs["image_sizes"]
+        for call in (model, model.generate, model.assess, model.explain):
+            with pytest.raises(ValueError, match="An image needs `image_sizes`.*pass everything that Safe.*Processor"):
+                call(**inputs)

@@ -1,7 +1,11 @@
 """SafeQwen3_5: linear attention in most layers, whose state is part of the cache."""
 
+import json
+
 import pytest
-from safety_model_tester import MODES
+import torch
+from safetensors.torch import save_file
+from safety_model_tester import MODES, init
 from test_safe_qwen2_5_vl import TestQwen2_5_VL as Qwen2_5_VL
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLVideoProcessor
 
@@ -53,6 +57,17 @@ class TestQwen3_5(Qwen2_5_VL):
         # beforehand, and beams repeat the patches one by one, so that they see other images.
         monkeypatch.setattr(self.stock_class, "input_modalities", ("image", "text"))
         super().test_nothing_added_is_the_stock_model(own_tokenizer)
+
+    def test_init_leaves_out_what_the_stock_class_ignores(self, own_tokenizer, tmp_path):
+        """The heads that predict several tokens at once, which the checkpoints on the Hub hold."""
+        self.save_stock(own_tokenizer, tmp_path / "stock", ())
+        save_file({"mtp.fc.weight": torch.zeros(2, 2)}, tmp_path / "stock" / "mtp.safetensors", {"format": "pt"})
+        index = tmp_path / "stock" / "model.safetensors.index.json"
+        files = json.loads(index.read_text())
+        files["weight_map"]["mtp.fc.weight"] = "mtp.safetensors"
+        index.write_text(json.dumps(files))
+        init(tmp_path / "stock", tmp_path / "safe")
+        assert (tmp_path / "safe" / "model.safetensors").exists()
 
     def test_assisted_decoding(self, model, processor, own_tokenizer):
         stock = self.stock_class(self.stock_config(own_tokenizer))

@@ -36,7 +36,7 @@ class SafeLlavaNextModel(FirstTileMixin, SafeModelMixin, SafePreTrainedModelMixi
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
-        image_sizes: torch.Tensor,
+        image_sizes: torch.Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         safety_inputs: SafetyInputs | None = None,
@@ -53,6 +53,7 @@ class SafeLlavaNextModel(FirstTileMixin, SafeModelMixin, SafePreTrainedModelMixi
             [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
+        self._check_given("image_sizes", image_sizes)
         outputs = super().get_image_features(
             pixel_values,
             image_sizes,

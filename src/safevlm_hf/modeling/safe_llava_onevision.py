@@ -41,7 +41,7 @@ class SafeLlavaOnevisionModel(FirstTileMixin, SafeModelMixin, SafePreTrainedMode
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
-        image_sizes: torch.Tensor,
+        image_sizes: torch.Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         vision_aspect_ratio: str | None = None,
@@ -60,6 +60,7 @@ class SafeLlavaOnevisionModel(FirstTileMixin, SafeModelMixin, SafePreTrainedMode
             [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
+        self._check_given("image_sizes", image_sizes)
         outputs = super().get_image_features(
             pixel_values,
             image_sizes,

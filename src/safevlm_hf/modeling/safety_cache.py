@@ -1,4 +1,4 @@
-"""What is known of a key-value cache: the images in it, and the conversation around them.
+"""The key-value cache of a call, and what is known of it: the images in it, and the conversation around them.
 
 A cache is known as `generate` left it. Whatever has filled or changed it since makes it unknown: nobody can say then
 which images it holds, nor under which verdict.
@@ -6,15 +6,20 @@ which images it holds, nor under which verdict.
 
 import contextlib
 import copy
+import inspect
+import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 
 import torch
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 
 from .safety_inputs import SafetyImageOutput
 
 
+PREPARE_ARGUMENTS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+CACHE = "cache" if "cache" in PREPARE_ARGUMENTS else "past_key_values"  # its name before transformers 5.24
 RECORD, STATE = "safety_record", "safety_state"  # attributes of a cache
 FAR_TURN = torch.iinfo(torch.long).max // 4
 
@@ -34,6 +39,29 @@ def generating():
 
 def is_generating() -> bool:
     return _is_generating.get()
+
+
+def take_cache(kwargs: dict) -> Cache | None:
+    """The cache among the arguments, left under the name that transformers has for it now. Found by its type: a name
+    that is not known here would let a conversation's images through without their verdict."""
+    names = [name for name, value in kwargs.items() if isinstance(value, Cache)]
+    if len(names) > 1:
+        raise ValueError(f"`generate` takes one cache, got {len(names)}: {', '.join(names)}.")
+    cache = kwargs.pop(names[0]) if names else None
+    if cache is not None:
+        kwargs[CACHE] = cache
+    return cache
+
+
+def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """The cache of a `forward`, under either of its names."""
+    if past_key_values is None:
+        return cache
+    if cache is not None:
+        raise ValueError("`cache` and `past_key_values` are two names of one argument: pass one of them.")
+    if CACHE == "cache" and not torch.compiler.is_compiling():
+        warnings.warn("`past_key_values` is deprecated. Use `cache` instead.", FutureWarning, stacklevel=3)
+    return past_key_values
 
 
 @dataclass(frozen=True)
@@ -198,14 +226,17 @@ def _version(tensor: torch.Tensor) -> int | None:
 
 
 __all__ = [
+    "CACHE",
     "CacheRecord",
     "Conversation",
     "drop_record",
     "generating",
     "is_generating",
     "mark_free_cache",
+    "one_cache",
     "read_record",
     "read_state",
+    "take_cache",
     "take_free_cache",
     "write_record",
     "write_state",

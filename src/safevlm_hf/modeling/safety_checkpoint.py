@@ -14,6 +14,8 @@ from .safety_policy import SafetyPolicy
 
 logger = logging.get_logger(__name__)
 
+MAX_NAMES = 10  # of weights in an error
+
 
 def register_key_conversions(family: str, prefix: str):
     """
@@ -48,8 +50,9 @@ class SafeCheckpointMixin:
         As [`PreTrainedModel.from_pretrained`].
 
         Raises:
-            `ValueError`: for a checkpoint that lacks weights of its backbone, or says it is trained and lacks any, a
-                `generation_config.json` that cannot be read, or a policy that does not fit.
+            `ValueError`: for a checkpoint that lacks weights of its backbone, or says it is trained and lacks any; for
+                a stock one with weights that its backbone does not have; for a `generation_config.json` that cannot be
+                read, or a policy that does not fit.
             `RuntimeError`: for weights of another size than the config says.
         """
         if cls.can_generate() and kwargs.get("generation_config") is None:
@@ -67,6 +70,10 @@ class SafeCheckpointMixin:
         missing = {*info["missing_keys"], *(key for key, _, _ in mismatched)}
         _check_safety_weights(pretrained_model_name_or_path, model.config.safety_config, missing)
         _check_base_weights(pretrained_model_name_or_path, info["missing_keys"])
+        of_safety = {name for name, _ in model.named_parameters() if _is_of_safety(name)}
+        is_stock = of_safety.issubset(info["missing_keys"])
+        if is_stock and cls.can_generate():  # the base model alone has no place for the output layer
+            _check_that_nothing_is_lost(pretrained_model_name_or_path, cls.__name__, info["unexpected_keys"])
         for config in (getattr(model, "generation_config", None), model.config):
             SafetyPolicy.create(getattr(config, "safety_policy", None), model.config.safety_config)
         return (model, info) if output_loading_info else model
@@ -114,13 +121,30 @@ def _check_safety_weights(checkpoint, safety_config, missing: set[str]):
         )
 
 
+def _is_of_safety(key: str) -> bool:
+    return key.removeprefix("model.").startswith("safety_")
+
+
 def _check_base_weights(checkpoint, missing: set[str]):
     """Raise where a part of the backbone would start at random, as where its keys have names that nobody knows."""
-    lacking = sorted(key for key in missing if not key.removeprefix("model.").startswith("safety_"))
+    lacking = sorted(key for key in missing if not _is_of_safety(key))
     if lacking:
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise ValueError(
             f"{checkpoint} has no weights for {', '.join(lacking[:3])}{more} of its backbone, which would be random."
+        )
+
+
+def _check_that_nothing_is_lost(checkpoint, name: str, unexpected: set[str]):
+    """Raise where a stock checkpoint holds what the model has no place for. Not among it is what the backbone's own
+    classes declare to be ignorable (`_keys_to_ignore_on_load_unexpected`): the library has left that out."""
+    lost = sorted(unexpected)
+    if lost:
+        more = f" and {len(lost) - MAX_NAMES} more" if len(lost) > MAX_NAMES else ""
+        raise ValueError(
+            f"{checkpoint} has weights that {name} has no place for: {', '.join(lost[:MAX_NAMES])}{more}. Without "
+            "them it may answer differently. A newer transformers may know them. If no answer rests on them, load the "
+            "checkpoint with its stock class and save it to a new folder, which leaves them out, and start from there."
         )
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
-from .safety_policy import SafetyPolicy
+from .configuration_safety import SafetyConfig
+from .safety_policy import SafetyPolicy, condition_category, is_readable
 
 
 @dataclass
@@ -137,4 +138,40 @@ class SafetyOutput(ModelOutput):
     safety_policy: dict | None = None
 
 
-__all__ = ["SafetyFields", "SafetyImageOutput", "SafetyInputs", "SafetyLossFields", "SafetyOutput"]
+def verdict_output(encoded: SafetyImageOutput, policy: SafetyPolicy) -> SafetyOutput:
+    names = [name for name in SafetyOutput.__dataclass_fields__ if name != "safety_policy"]
+    return SafetyOutput(**{name: getattr(encoded, name) for name in names}, safety_policy=policy.to_dict())
+
+
+def decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tuple[int, float, str | None]]:
+    """Action id, risk and category of each sample's strictest image, by action, then by level, then by risk; no
+    category where the image cannot be read."""
+    strictest = [((0, 0, 0.0), None)] * len(safety_inputs.text_mask)
+    for encoded in safety_inputs.record:
+        level_logits, category_logits = encoded.safety_level_logits, encoded.safety_category_logits
+        readable = is_readable(level_logits, category_logits)
+        risks = torch.where(readable, safety_inputs.policy.risks(level_logits), torch.inf)
+        columns = (
+            encoded.safety_image_rows,
+            encoded.safety_action_ids,
+            encoded.safety_level_ids,
+            risks,
+            encoded.safety_condition_ids,
+            readable,
+        )
+        for row, *strictness, condition, is_read in zip(*(column.tolist() for column in columns)):
+            if tuple(strictness) > strictest[row][0]:
+                category = condition_category(condition, config) if is_read else None
+                strictest[row] = (tuple(strictness), category)
+    return [(action, min(risk, 1.0), category) for (action, _, risk), category in strictest]
+
+
+__all__ = [
+    "SafetyFields",
+    "SafetyImageOutput",
+    "SafetyInputs",
+    "SafetyLossFields",
+    "SafetyOutput",
+    "decide_samples",
+    "verdict_output",
+]

@@ -18,11 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from .configuration_safety import SafetyConfig
-
 
 TOKEN_INIT_STD = 0.02  # paper: s(1), s(2) ~ N(0, 0.02)
-NUM_WORST = 16  # windows of a clean image that training looks at: in a long text nearly all have nothing left to learn
 
 
 class FanInLinear(nn.Linear):
@@ -358,32 +355,6 @@ def window_means(
     return torch.stack(means, dim=2).flatten(1, 2), torch.stack(are_runs, dim=2).flatten(1, 2)
 
 
-def less_safe(logits: torch.Tensor, safe: int, config: SafetyConfig) -> torch.Tensor:
-    """The logits (..., classes) as the head's loss sees them, those of class `safe` smaller by `safe_margin`.
-
-    It corrects a classifier for training data that hold more risky samples than its use does (King and Zeng, 2001;
-    logit adjustment, arXiv 2007.07314).
-    """
-    margin = logits.new_zeros(logits.shape[-1])
-    margin[safe] = config.safe_margin
-    return logits - margin
-
-
-def clean_losses(
-    level_logits: torch.Tensor, category_logits: torch.Tensor, is_window: torch.BoolTensor, config: SafetyConfig
-) -> torch.Tensor:
-    """CE(level) and CE(category) of each image against "safe", means over its `NUM_WORST` worst windows, (images, 2).
-    Arguments as [`SafetyHead`] returns them."""
-    columns = ((level_logits, 0), (category_logits, config.safe_category))
-    losses = torch.stack(
-        [-less_safe(logits, safe, config).log_softmax(dim=-1)[..., safe] for logits, safe in columns], dim=-1
-    )
-    losses = torch.where(is_window[..., None], losses, 0.0)
-    num_worst = min(NUM_WORST, losses.shape[1])
-    counts = is_window.sum(dim=1, keepdim=True).clamp(max=num_worst)
-    return losses.topk(num_worst, dim=1).values.sum(dim=1) / counts
-
-
 def init_safety_weights(module: nn.Module) -> bool:
     """Initialise one module of this file, and say whether it was one. Called from a model's `_init_weights`."""
     if isinstance(module, SafetyTokens):
@@ -414,8 +385,6 @@ __all__ = [
     "SafetyHead",
     "SafetyProjector",
     "SafetyTokens",
-    "clean_losses",
-    "less_safe",
     "init_safety_weights",
     "to_squares",
     "window_means",

@@ -1,0 +1,96 @@
+"""Verdicts without an answer: `assess` gives them, `explain` also says what they rest on."""
+
+import torch
+
+from .safety_explanation import SafetyExplanation, explain_head
+from .safety_inputs import SafetyOutput, verdict_output
+from .safety_policy import SafetyPolicy
+
+
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # what a processor gives and a verdict does not need
+
+
+class SafetyAssessmentMixin:
+    """For a generating model with [`SafetyGenerationMixin`]. The language model does not run."""
+
+    @torch.no_grad()
+    def assess(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        safety_policy: SafetyPolicy | dict | None = None,
+        question_mask: torch.Tensor | None = None,
+        **image_inputs,
+    ) -> SafetyOutput:
+        """
+        The verdict on each image under the text of its own sample, without running the language model.
+
+        Args:
+            input_ids, pixel_values, attention_mask, inputs_embeds, question_mask, image_inputs: as for `generate`.
+            safety_policy: as for `generate`.
+
+        Returns:
+            [`SafetyOutput`]; `processor.post_process_safety` gives it by name.
+        """
+        prompt = (input_ids, inputs_embeds, attention_mask, question_mask)
+        outputs, _, policy = self._judge(prompt, pixel_values, image_inputs, safety_policy)
+        return verdict_output(outputs, policy)
+
+    @torch.no_grad()
+    def explain(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        safety_policy: SafetyPolicy | dict | None = None,
+        question_mask: torch.Tensor | None = None,
+        **image_inputs,
+    ) -> SafetyExplanation:
+        """
+        The verdict on each image as by `assess`, and what it rests on: a map of the image, weights of the question's
+        tokens, and exact contributions of both, without running the language model.
+
+        Args: as for `assess`; the policy changes nothing but the decision.
+
+        Returns:
+            [`SafetyExplanation`]; `safevlm_hf.evaluation.plot_verdict` draws it.
+
+        Raises:
+            `ValueError`: without `pixel_values`, or where positions and images do not match.
+        """
+        prompt = (input_ids, inputs_embeds, attention_mask, question_mask)
+        outputs, safety_inputs, policy = self._judge(prompt, pixel_values, image_inputs, safety_policy)
+        rows, block_lengths = outputs.safety_image_rows, [len(block) for block in outputs.pooler_output]
+        explained = explain_head(
+            self.model.safety_head,
+            safety_inputs.text_embeds.to(rows.device)[rows],
+            self.model.question_mask_of(safety_inputs, block_lengths).to(rows.device)[rows],
+            self.model.safety_tokens()[0],
+            outputs.safety_features,
+            outputs.safety_window_ids,
+            outputs.safety_level_logits,
+            outputs.safety_category_logits,
+            self.config.safety_config.safe_category,
+            self.config.safety_grid_size,
+            outputs.safety_key_mask,
+        )
+        return SafetyExplanation(**explained, **verdict_output(outputs, policy))
+
+    def _judge(self, prompt: tuple, pixel_values, image_inputs: dict, safety_policy):
+        """Encoded images, the inputs of their verdicts, and the policy; `prompt` as for `_conversation`."""
+        if pixel_values is None:
+            raise ValueError("`assess` and `explain` need `pixel_values`: a sample without an image has no verdict.")
+        unknown = image_inputs.keys() - {*self.model.image_arguments, *TOKEN_TYPES}
+        if unknown:
+            raise TypeError(f"`assess` and `explain` take no argument {', '.join(sorted(unknown))}.")
+        self._warn_weak_safety()
+        policy = self._policy(safety_policy)
+        conversation, safety_inputs = self._conversation(*prompt)
+        safety_inputs = self._judged(conversation, policy, safety_inputs)
+        return self.model.encode_images(pixel_values, image_inputs, safety_inputs), safety_inputs, policy
+
+
+__all__ = ["TOKEN_TYPES", "SafetyAssessmentMixin"]

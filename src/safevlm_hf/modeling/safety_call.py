@@ -1,0 +1,359 @@
+"""One call of `generate`: what has to be right before its first token, and what is written down after its last."""
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+
+from .safety_audit import SafetyAudit, audit_lines
+from .safety_cache import (
+    CACHE,
+    CacheRecord,
+    Conversation,
+    drop_record,
+    read_record,
+    read_state,
+    take_cache,
+    write_record,
+    write_state,
+)
+from .safety_checks import (
+    check_blocks_are_seen,
+    check_embeds,
+    check_images_are_seen,
+    check_loop,
+    check_modalities,
+    check_vocabulary,
+)
+from .safety_inputs import SafetyImageOutput, decide_samples, verdict_output
+from .safety_policy import ACTIONS, DEFAULT_POLICY, SafetyPolicy, verdicts_from_logits
+from .safety_refusals import ForcedRefusal, refusal_ids
+
+
+ALL_AGAIN = "pass the `pixel_values` of all images again together with the `input_ids` of the whole conversation"
+UNKNOWN_CACHE = (
+    "The cache holds images whose verdict is not known for this batch, or was filled where nobody saw what it holds, "
+    f"and not by `generate` alone: {ALL_AGAIN}, or start without a cache."
+)
+
+
+class SafetyCall:
+    """The images of one call, whether they come as pixels, encoded or in a cache, each under its verdict.
+
+    Args:
+        model: a model with [`SafetyGenerationMixin`].
+        inputs, kwargs: the arguments of the call; `kwargs` are changed to those that the library gets.
+        policy: in force in this call.
+        audit: where to write its lines, if anywhere.
+    """
+
+    def __init__(self, model, inputs, kwargs: dict, policy: SafetyPolicy, audit: SafetyAudit | None):
+        self.model, self.kwargs, self.policy, self.audit = model, kwargs, policy, audit
+        self.input_ids = inputs if inputs is not None else kwargs.get("input_ids")
+        self.inputs_embeds = kwargs.get("inputs_embeds")
+        self.cache = take_cache(kwargs)
+        self.past_length = 0 if self.cache is None else int(self.cache.get_seq_length())
+        # Of prompt and cache; unknown where neither has images and the cache is a foreign one.
+        self.conversation: Conversation | None = None
+        self.safety_inputs = None
+        self.cached_images: SafetyImageOutput | None = None  # that stay in the cache as they are
+
+    @property
+    def has_prompt(self) -> bool:
+        return self.input_ids is not None or self.inputs_embeds is not None
+
+    @property
+    def encoded_images(self) -> BaseModelOutputWithPooling | None:
+        """Images that were encoded before the call."""
+        return (self.kwargs.get("mm_encoder_outputs") or {}).get("image")
+
+    @property
+    def has_new_images(self) -> bool:
+        return self.kwargs.get("pixel_values") is not None or self.encoded_images is not None
+
+    @property
+    def has_images(self) -> bool:
+        return self.has_new_images or self.cached_images is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the prompt holds what is in the cache, too, as the library tells it."""
+        mask = self.kwargs.get("attention_mask")
+        is_of_prompt = not isinstance(mask, torch.Tensor) or mask.shape[-1] == self.input_ids.shape[1]
+        return self.inputs_embeds is not None or is_of_prompt
+
+    # -- before the first token -----------------------------------------------------------------------------------
+
+    def begin(self, question_mask: torch.Tensor | None):
+        """Judge what is encoded already, and prepare the arguments so that nothing is answered past its verdict."""
+        record = None if self.cache is None else read_record(self.cache)
+        if self.has_prompt:
+            self._check_prompt()
+            self._judge_images(record, question_mask)
+            self._act_on_verdicts()
+        else:
+            self._check_call_without_prompt(record)
+        drop_record(self.cache)
+
+    def _check_prompt(self):
+        check_modalities(self.kwargs)
+        if self.inputs_embeds is not None:
+            check_embeds(self.inputs_embeds, self.model.model.safety_tokens()[1])
+
+    def _check_call_without_prompt(self, record: CacheRecord | None):
+        if self.audit is not None:
+            raise ValueError("An audit line needs a prompt: pass `input_ids` or `inputs_embeds`.")
+        if self.past_length and (record is None or record.images is not None):
+            raise ValueError(
+                "The cache may hold images, and without a prompt they would be answered without a verdict: pass "
+                "`input_ids`, or start without a cache."
+            )
+
+    def _judge_images(self, record: CacheRecord | None, question_mask: torch.Tensor | None):
+        """Bring the images of the call under the question of its whole conversation. Those that come as pixels are
+        judged where the library encodes them."""
+        base_model = self.model.model
+        base_model.cache_state = read_state(self.cache, base_model.cache_state)
+        self.conversation, self.safety_inputs = self.model._conversation(
+            self.input_ids,
+            self.inputs_embeds,
+            self._readable_mask(),
+            question_mask,
+            self.kwargs.get("generation_config"),
+        )
+        encoded = self.encoded_images
+        cached = self._join_cache(record) if self.past_length else None
+        if self.conversation is not None:
+            self.safety_inputs = self.model._judged(self.conversation, self.policy, self.safety_inputs)
+        if self.has_images or cached is not None:
+            check_blocks_are_seen(self.kwargs, self.conversation.is_image)
+        if cached is not None:
+            self._renew_cached_images(cached)
+        if encoded is not None:
+            self.kwargs["mm_encoder_outputs"] = {"image": self._renew_encoded_images(encoded)}
+        if self.kwargs.get("pixel_values") is not None:
+            self.kwargs["safety_inputs"] = self.safety_inputs
+        if self.has_new_images:
+            base_model.check_arguments({**self.kwargs, "input_ids": self.input_ids})
+        if self.has_images:
+            self.model._warn_weak_safety()
+            check_images_are_seen(self.model, self.kwargs, self.has_new_images)
+
+    def _readable_mask(self) -> torch.Tensor | None:
+        """The mask, where it is one that a question can be read through; with images others raise, further below."""
+        mask, prompt = self.kwargs.get("attention_mask"), self.inputs_embeds
+        length = (self.input_ids if prompt is None else prompt).shape[1]
+        return mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 and 0 < length <= mask.shape[1] else None
+
+    def _renew_encoded_images(self, encoded: BaseModelOutputWithPooling) -> SafetyImageOutput:
+        """Images encoded before the call get a verdict for this call's question."""
+        if getattr(encoded, "safety_features", None) is None:
+            raise ValueError(
+                "`mm_encoder_outputs['image']` carries no safety features, so the images would be answered without a "
+                "verdict: pass `pixel_values`, or what `model.get_image_features` returned."
+            )
+        return self.model.model.condition_image_features(encoded, self.safety_inputs)
+
+    # -- the cache ------------------------------------------------------------------------------------------------
+
+    def _join_cache(self, record: CacheRecord | None) -> SafetyImageOutput | None:
+        """Make the conversation whole with what the cache stands for. A cache that cannot be gone on with is emptied
+        where the prompt holds everything. Returns the images that are in the cache."""
+        if record is None:
+            if not (self.has_new_images and self.is_whole):
+                raise ValueError(UNKNOWN_CACHE)
+            self._empty_cache()
+            return None
+        earlier = None if record.conversation is None else record.conversation.first(self.past_length)
+        if earlier is not None and len(earlier.turns) != len(self.conversation.turns):
+            earlier = None
+        if record.images is None and not self.has_new_images:
+            if not self.is_whole:
+                self.conversation = None if earlier is None else earlier.followed_by(self.conversation)
+            return None
+        if earlier is None and not (self.is_whole and self.has_new_images):
+            raise ValueError(UNKNOWN_CACHE)
+        if self.is_whole:
+            return self._check_beginning(record.images, earlier)
+        if self.has_new_images and record.images is not None:
+            raise ValueError(
+                f"A sample has one condition for all of its images, and some are in the cache already: {ALL_AGAIN}."
+            )
+        self.conversation = earlier.followed_by(self.conversation)
+        return record.images
+
+    def _check_beginning(self, images: SafetyImageOutput | None, earlier: Conversation | None):
+        """A whole prompt: the cache is gone on with where it holds the prompt's beginning."""
+        if self.has_new_images and images is not None:
+            self._empty_cache()
+            return None
+        is_beginning = earlier is not None and self.conversation.begins_with(earlier)
+        if not is_beginning or self.conversation.shape[1] <= self.past_length:
+            self._empty_cache()
+        return images
+
+    def _empty_cache(self):
+        self.cache.reset()
+        self.past_length = 0
+
+    def _renew_cached_images(self, cached: SafetyImageOutput):
+        """Images in a cache get a verdict for the whole conversation. Where it differs from the one that they were
+        cached under, the cache is filled anew."""
+        counts = self.conversation.is_image.sum(dim=1)
+        lengths = torch.tensor([len(block) for block in cached.pooler_output], device=counts.device)
+        cached_counts = torch.zeros_like(counts).index_add(0, cached.safety_image_rows.to(counts.device), lengths)
+        if not torch.equal(counts, cached_counts):
+            raise ValueError(
+                f"The prompts hold {counts.tolist()} image positions a row, the images in the cache take "
+                f"{cached_counts.tolist()}: {ALL_AGAIN}."
+            )
+        renewed = self.model.model.condition_image_features(cached, self.safety_inputs)
+        if self.past_length and torch.equal(renewed.safety_condition_ids, cached.safety_condition_ids):
+            self.cached_images = renewed
+            return
+        if not self.is_whole:
+            raise ValueError(
+                "The new question changes the verdict on an image in the cache: pass the `input_ids` of the "
+                "whole conversation, not only its last turn."
+            )
+        if self.past_length:
+            self._empty_cache()
+        self.kwargs["mm_encoder_outputs"] = {"image": renewed}
+
+    # -- the first token ------------------------------------------------------------------------------------------
+
+    def _act_on_verdicts(self):
+        """Add the processors that keep image tokens out of the answer, write the audit trail and force refusals."""
+        may_refuse = self.has_images and self.policy.refuses(self.model.config.safety_config)
+        is_certain = self.audit is not None or may_refuse
+        has_policy = self.has_images and self.policy != DEFAULT_POLICY
+        check_loop(self.model, self.kwargs, is_certain, has_policy)
+        processors = [*(self.kwargs.get("logits_processor") or [])]
+        if self.has_images:
+            processors.append(NoImageTokens(self.model.config.image_token_id))
+        if is_certain:
+            processors.append(self._forced_refusal(may_refuse))
+        if self.has_images or is_certain:
+            self.kwargs["logits_processor"] = LogitsProcessorList(processors)
+
+    def _forced_refusal(self, may_refuse: bool) -> ForcedRefusal:
+        tokenizer = None
+        if may_refuse:
+            check_vocabulary(self.model)
+            tokenizer = self.kwargs.get("tokenizer") or self.model._tokenizer()
+
+        def at_first_step() -> list[list[int] | None]:
+            if self.has_images and not self.safety_inputs.record:
+                raise RuntimeError("The images of this call were not judged before its first token.")
+            decisions = decide_samples(self.safety_inputs, self.model.config.safety_config)
+            if self.audit is not None:
+                self.audit.append(self._audit_lines(decisions))
+            return [
+                refusal_ids(tokenizer, self.policy.refusal(category)) if ACTIONS[action] == "refuse" else None
+                for action, _, category in decisions
+            ]
+
+        return ForcedRefusal(
+            at_first_step,
+            batch_size=len(self.safety_inputs.text_mask),
+            prompt_length=0 if self.input_ids is None else self.input_ids.shape[1],
+            end_token_id=self.model._end_token_id(self.kwargs),
+            vocab_size=self.model.config.get_text_config().vocab_size,
+            has_draft=self.kwargs.get("assistant_model") is not None,
+        )
+
+    def _audit_lines(self, decisions) -> list[dict]:
+        verdicts = []
+        for encoded in self.safety_inputs.record:
+            verdicts += verdicts_from_logits(
+                encoded.safety_level_logits,
+                encoded.safety_category_logits,
+                encoded.safety_image_rows.tolist(),
+                self.model.config.safety_config,
+                self.policy,
+                encoded.safety_condition_ids.tolist(),
+            )
+        images, pixel_values = None, self.kwargs.get("pixel_values")
+        if pixel_values is not None:
+            names = self.model.model.image_arguments
+            images = self.model.model.split_pixels(
+                pixel_values, **{name: self.kwargs[name] for name in names if name in self.kwargs}
+            )
+        return audit_lines(
+            self.audit,
+            model=self.model.name_or_path,
+            revision=getattr(self.model.config, "_commit_hash", None),
+            policy=self.policy,
+            actions=[ACTIONS[action] for action, _, _ in decisions],
+            verdicts=verdicts,
+            prompts=self._prompts(),
+            images=images if images is not None and len(images) == len(verdicts) else None,
+        )
+
+    def _prompts(self) -> list[torch.Tensor]:
+        """What each sample's prompt holds, ids or embeddings, without padding."""
+        prompts = self.input_ids if self.input_ids is not None else self.inputs_embeds
+        mask = self.kwargs.get("attention_mask")
+        if mask is None and self.inputs_embeds is None:
+            mask = self.model._mask_padding(prompts, self.kwargs.get("generation_config"))
+        if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
+            return list(prompts)
+        return [prompt[kept] for prompt, kept in zip(prompts, mask[:, -prompts.shape[1] :].bool().to(prompts.device))]
+
+    # -- after the last token -------------------------------------------------------------------------------------
+
+    def end(self, outputs):
+        """Write down what the caches hold now, and add the verdicts to the outputs."""
+        if not self.has_prompt:
+            return outputs
+        seen = self.safety_inputs.record[-1] if self.safety_inputs.record else None
+        self._record_caches(outputs, seen)
+        if seen is not None and isinstance(outputs, ModelOutput):
+            for name, value in verdict_output(seen, self.policy).items():
+                outputs[name] = value
+        return outputs
+
+    def _record_caches(self, outputs, images: SafetyImageOutput | None):
+        returned = outputs.get(CACHE) if isinstance(outputs, ModelOutput) else None
+        caches = {id(cache): cache for cache in (self.cache, returned) if isinstance(cache, Cache)}
+        if not caches:
+            return
+        sequences = outputs.sequences if isinstance(outputs, ModelOutput) else outputs
+        conversation = self._with_answer(sequences)
+        for cache in caches.values():
+            if not int(cache.get_seq_length()):
+                continue
+            write_state(cache, self.model.model.cache_state)
+            length = int(cache.get_seq_length())
+            is_known = conversation is not None and length <= conversation.shape[1]
+            # Beams and several answers a prompt give the cache other rows than the verdicts have.
+            if is_known or images is None:
+                known = conversation.first(length) if is_known else None
+                write_record(cache, images, known)
+
+    def _with_answer(self, sequences: torch.LongTensor) -> Conversation | None:
+        """The conversation with the answer, which is question only where nobody said what is."""
+        conversation = self.conversation
+        if conversation is None or len(sequences) != len(conversation.turns):
+            return None
+        answer = sequences[:, 0 if self.input_ids is None else self.input_ids.shape[1] :]
+        turns = torch.zeros_like(answer) if conversation.is_masked else torch.ones_like(answer)
+        embeds, is_image = self.model.get_input_embeddings()(answer), torch.zeros_like(answer, dtype=torch.bool)
+        return conversation.followed_by(Conversation(embeds, turns, is_image, conversation.is_masked))
+
+
+class NoImageTokens(LogitsProcessor):
+    """Keeps the image token out of an answer: it would be taken for the place of an image that is not there."""
+
+    def __init__(self, image_token_id: int):
+        self.image_token_id = image_token_id
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if self.image_token_id >= scores.shape[-1]:
+            return scores
+        scores = scores.clone()
+        scores[:, self.image_token_id] = -torch.inf
+        return scores
+
+
+__all__ = ["SafetyCall"]

@@ -1,0 +1,176 @@
+"""What a call may not bring: arguments under which an image would be seen, and its verdict would not hold.
+
+Each of these functions raises `ValueError` and says what to do, before any model runs.
+"""
+
+import inspect
+import os
+
+import torch
+from transformers import GenerationMixin
+from transformers.generation import utils as generation_utils
+
+
+GENERATE_ARGUMENTS = list(inspect.signature(GenerationMixin.generate).parameters)[2:]  # after self and inputs
+# What the library hands on to attention: it decides which positions see which.
+ATTENTION_ARGUMENTS = (
+    "position_ids",
+    "is_causal",
+    "seq_idx",
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+)
+UNJUDGED = ("pixel_values_videos", "input_features", "audio_values")  # arguments with video or audio
+
+
+def check_modalities(arguments: dict):
+    """Raise for what nobody judges."""
+    if arguments.get("image_hidden_states") is not None:
+        # A name of `mm_encoder_outputs` before transformers 5.20, under which nobody would see the images.
+        raise ValueError("`image_hidden_states` are images without a verdict: pass `pixel_values`.")
+    encoded = arguments.get("mm_encoder_outputs") or {}
+    given = {name for name in UNJUDGED if arguments.get(name) is not None}
+    given |= {name for name, outputs in encoded.items() if name != "image" and outputs is not None}
+    if given:
+        raise ValueError(
+            f"There is no verdict on video and audio yet, got {', '.join(sorted(given))}: pass pictures, as single "
+            "frames of a video."
+        )
+
+
+def check_question_mask(question_mask: torch.Tensor, shape: tuple[int, int]):
+    """Raise for a mask that does not fit a prompt of this shape, (batch, length)."""
+    found = f"{type(question_mask).__name__}"
+    if isinstance(question_mask, torch.Tensor):
+        found = f"{question_mask.dtype} of shape {tuple(question_mask.shape)}"
+    is_mask = isinstance(question_mask, torch.Tensor) and not question_mask.is_floating_point()
+    if not is_mask or tuple(question_mask.shape) != shape:
+        raise ValueError(
+            f"`question_mask` must hold whole numbers or bools and have the shape of the prompt, {shape}, got "
+            f"{found}: pass it as the processor gave it, beside the same `input_ids`."
+        )
+    if question_mask.dtype != torch.bool and bool((question_mask < 0).any()):
+        raise ValueError(
+            "`question_mask` holds negative numbers: it must be 0 outside of the question, and 1 or the users' turn, "
+            "counted from the last one, inside."
+        )
+
+
+def check_embeds(inputs_embeds: torch.Tensor, safety_tokens: torch.Tensor):
+    """Raise where image blocks stand in the embeddings already; s(2), which begins each of them, tells."""
+    first = safety_tokens[0].to(inputs_embeds)
+    if bool((inputs_embeds == first).all(dim=-1).any()):
+        raise ValueError(
+            "`inputs_embeds` holds image features, so these images would be answered without a verdict for this "
+            "question: leave the image token's embeddings there and pass `pixel_values`."
+        )
+
+
+def check_blocks_are_seen(arguments: dict, is_image: torch.BoolTensor):
+    """Raise where a mask or positions would hide part of an image block, as its condition, from the answer.
+
+    Args:
+        arguments: of `generate`.
+        is_image: (batch, length), true at image positions, those in the cache included.
+    """
+    for name in ATTENTION_ARGUMENTS:
+        if arguments.get(name) is not None:
+            raise ValueError(
+                f"`{name}` could move an image's safety condition out of the answer's sight: with images leave it "
+                "out, the library finds it by itself."
+            )
+    mask = arguments.get("attention_mask")
+    if mask is None:
+        return
+    if not isinstance(mask, torch.Tensor) or mask.shape != is_image.shape:
+        found = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise ValueError(
+            f"With images `attention_mask` must be of shape (batch, length), here {tuple(is_image.shape)}, got "
+            f"{found}: another one could hide an image's safety condition."
+        )
+    if bool((is_image & ~mask.bool().to(is_image.device)).any()):
+        raise ValueError(
+            "`attention_mask` is 0 inside an image block, so that its safety condition could be hidden: it must "
+            "be 1 at image positions, as the processor gives it."
+        )
+
+
+def check_images_are_seen(model, arguments: dict, has_new_images: bool):
+    """Raise where the library would run the prompt without its images, and so without their verdict.
+
+    Args:
+        model: a model with [`SafetyGenerationMixin`].
+        arguments: of `generate`.
+        has_new_images: whether images come with the call; others lie in its cache.
+    """
+    names = ("cache_implementation", "token_healing", "prefill_chunk_size", "is_assistant")
+    settings = {name: model._setting(name, arguments) for name in names}
+    drops_images = {
+        "cache_implementation": settings["cache_implementation"] == "paged",
+        # It makes the prompt anew from its text, without image tokens, and with whatever users spelt like tokens.
+        "token_healing": bool(settings["token_healing"]),
+        # Until it learned to slice image features, the library dropped them.
+        "prefill_chunk_size": has_new_images
+        and settings["prefill_chunk_size"] is not None
+        and not hasattr(generation_utils, "_slice_mm_encoder_output"),
+        "is_assistant": has_new_images and bool(settings["is_assistant"]),
+    }
+    for name in filter(drops_images.get, drops_images):
+        raise ValueError(
+            f"`{name}={settings[name]}` leaves the images out in this version of transformers, so their verdict "
+            "would not apply: generate without it."
+        )
+
+
+def check_loop(model, arguments: dict, is_certain: bool, has_policy: bool):
+    """Raise for a decoding loop of somebody else's in which it is not certain what the policy asks for.
+
+    Args:
+        model, arguments: as for [`check_images_are_seen`].
+        is_certain: whether the call may force a refusal, or writes an audit line.
+        has_policy: whether images are judged under another policy than the default one.
+    """
+    custom = arguments.get("custom_generate")
+    is_loaded = isinstance(custom, (str, os.PathLike)) or (custom is None and _loads_loop(model, arguments))
+    if (is_certain and (custom is not None or is_loaded)) or (has_policy and is_loaded):
+        raise ValueError(
+            "`custom_generate`, or a way of decoding that is loaded from the Hub (`penalty_alpha`, `dola_layers`, "
+            "...), brings a loop of its own, in which a refusal, an audit line or a policy other than the default "
+            "is not certain: generate without one of the two."
+        )
+
+
+def _loads_loop(model, arguments: dict) -> bool:
+    """Whether the library would load the loop for these settings from the Hub; it refuses to without the trust."""
+    if not arguments.get("trust_remote_code"):
+        return False
+    settings = {name: value for name, value in arguments.items() if name not in GENERATE_ARGUMENTS}
+    config, _ = model._prepare_generation_config(arguments.get("generation_config"), **settings)
+    mode = config.get_generation_mode(arguments.get("assistant_model"))
+    return "/" in generation_utils.GENERATION_MODES_MAPPING[mode]
+
+
+def check_vocabulary(model):
+    """Raise where the output layer has other outputs than the config says: a refusal tells a draft's scores, which it
+    leaves alone, from the model's by their number."""
+    vocab_size, head = model.config.get_text_config().vocab_size, model.get_output_embeddings()
+    outputs = getattr(head, "out_features", None) or len(head.weight)
+    if outputs != vocab_size:
+        raise ValueError(
+            f"The output layer has {outputs} outputs, and the config a `vocab_size` of {vocab_size}: a refusal "
+            f"would not be certain. Call `model.resize_token_embeddings({outputs})`."
+        )
+
+
+__all__ = [
+    "GENERATE_ARGUMENTS",
+    "check_embeds",
+    "check_loop",
+    "check_modalities",
+    "check_question_mask",
+    "check_blocks_are_seen",
+    "check_images_are_seen",
+    "check_vocabulary",
+]

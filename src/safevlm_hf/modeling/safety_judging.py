@@ -1,0 +1,292 @@
+"""From pixels and a question to verdict, decision and block: the path of an image through the safety layer.
+
+`prepare_safety_inputs` finds the question of each sample, and `encode_images` calls the family's `get_image_features`
+under it. That one encodes as its backbone does and calls `judge_images`: safety projector, and then
+`condition_image_features`, which holds all that depends on the question.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import torch_compilable_check
+
+from .safety_inputs import SafetyImageOutput, SafetyInputs
+from .safety_losses import clean_losses
+from .safety_policy import DEFAULT_POLICY, SafetyDecision, SafetyPolicy, is_readable
+
+
+MAX_PIXEL = 1000.0  # Largest plausible `pixel_values`: normalised images reach about 3, unnormalised ones 255.
+
+
+class JudgesImagesMixin:
+    """What the safety modules do with images, for a base model with the modules and attributes of `SafeModelMixin`."""
+
+    # -- the question ---------------------------------------------------------------------------------------------
+
+    def prepare_safety_inputs(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        question_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> SafetyInputs:
+        """
+        The question of each sample: what users said, without padding, image positions and (in training) the answer.
+
+        Args:
+            input_ids: (batch, length). Either these or `inputs_embeds`, which win.
+            inputs_embeds: (batch, length, hidden).
+            attention_mask: (batch, past + length); other shapes are not read.
+            labels: (batch, length); positions other than -100 are the answer and stay out.
+            question_mask: (batch, length), not 0 on what users said, as the processor gives it. Without it, all text
+                is the question.
+            kwargs: further fields of [`SafetyInputs`].
+
+        Raises:
+            `ValueError`: for a `question_mask` of another shape than the prompt's.
+        """
+        embed_tokens = self.get_input_embeddings()
+        if inputs_embeds is None:
+            inputs_embeds = embed_tokens(input_ids)
+            image_mask = input_ids == self.config.image_token_id
+        else:
+            image_token = torch.full((), self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
+            image_mask = (inputs_embeds == embed_tokens(image_token)).all(dim=-1)
+        text_mask = ~image_mask
+        if attention_mask is not None and attention_mask.ndim == 2:
+            text_mask = text_mask & _mask_of_prompt(attention_mask, text_mask)
+        if labels is not None:
+            text_mask = text_mask & (labels == -100).to(text_mask.device)
+        # The published head reads the first token of the prompt, whoever said it.
+        if question_mask is not None and self.config.safety_config.head_pooling != "first":
+            if question_mask.shape != text_mask.shape:
+                raise ValueError(
+                    f"`question_mask` must have the shape of the prompt, {tuple(text_mask.shape)}, got "
+                    f"{tuple(question_mask.shape)}: pass it as the processor gave it, beside the same `input_ids`."
+                )
+            text_mask = text_mask & (question_mask != 0).to(text_mask.device)
+        return SafetyInputs(inputs_embeds, text_mask, image_mask.sum(dim=1), image_mask=image_mask, **kwargs)
+
+    def question_mask_of(self, safety_inputs: SafetyInputs, block_lengths: list[int]) -> torch.BoolTensor:
+        """(batch, length), true on what the head reads."""
+        return safety_inputs.question(block_lengths) if self.has_structure_tokens else safety_inputs.text_mask
+
+    # -- the verdict ----------------------------------------------------------------------------------------------
+
+    def encode_images(
+        self,
+        pixel_values: torch.Tensor,
+        arguments: dict,
+        safety_inputs: SafetyInputs | None = None,
+        labels: torch.LongTensor | None = None,
+        condition_ids: torch.LongTensor | None = None,
+    ) -> SafetyImageOutput:
+        """`get_image_features` under the question of the prompt, for a `forward` with these arguments."""
+        if arguments.get("mm_encoder_outputs") is not None:
+            raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
+        if safety_inputs is None:
+            prompt = {name: arguments.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask")}
+            safety_inputs = self.prepare_safety_inputs(
+                **prompt, labels=labels, question_mask=arguments.get("question_mask"), condition_ids=condition_ids
+            )
+        of_images = {name: arguments[name] for name in self.image_arguments if arguments.get(name) is not None}
+        return self.get_image_features(pixel_values, **of_images, safety_inputs=safety_inputs, return_dict=True)
+
+    def judge_images(
+        self,
+        outputs: BaseModelOutputWithPooling,
+        maps: Sequence[torch.Tensor],
+        pixels: list[torch.Tensor],
+        safety_inputs: SafetyInputs | None,
+        tiles: Sequence[Sequence[torch.Tensor]] | None = None,
+    ) -> SafetyImageOutput:
+        """
+        Give encoded images their verdicts, and build their blocks.
+
+        Args:
+            outputs: what the backbone's `get_image_features` returned; its `pooler_output` are h_i, one per image.
+            maps: (rows, columns, width) per image, what the safety projector reads: the whole picture.
+            pixels: of each image, as `split_pixels` gives them.
+            safety_inputs: questions and policy. Without them the verdict is on the image alone, under the default
+                policy.
+            tiles: further maps per image, of its parts, where the backbone cuts pictures.
+        """
+        # In float16 the safety modules stay in float32.
+        dtype = self.safety_tokens.head.dtype
+        views = [[of_image] for of_image in maps]
+        if tiles is not None:
+            views = [[whole, *parts] for whole, parts in zip(maps, tiles)]
+        safety_features = self.safety_projector([view.to(dtype) for of_image in views for view in of_image])
+        safety_features, is_key = _join_views(safety_features, list(map(len, views)))
+        # Absurd pixel values still give features, and one bad patch can go unnoticed: no verdict rests on them.
+        is_picture = torch.stack([(of_image.abs() <= MAX_PIXEL).all() for of_image in pixels])
+        is_picture = is_picture.to(safety_features.device)
+        encoded = SafetyImageOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_features=list(outputs.pooler_output),
+            layer_features=outputs.get("deepstack_features"),
+            safety_features=torch.where(is_picture[:, None, None], safety_features, torch.nan),
+            safety_key_mask=is_key,
+        )
+        return self.condition_image_features(encoded, safety_inputs)
+
+    def condition_image_features(
+        self, encoded: SafetyImageOutput, safety_inputs: SafetyInputs | None = None
+    ) -> SafetyImageOutput:
+        """Verdict, decision and block for encoded images: everything that depends on the question."""
+        block_lengths = self._block_lengths(encoded.image_features)
+        if safety_inputs is None:
+            safety_inputs = _no_question(encoded.safety_features, block_lengths)
+        # Blocks that shift would give one sample the image, or the verdict, of another.
+        self._check_positions(
+            safety_inputs.fit(block_lengths), safety_inputs.image_token_counts.sum(), sum(block_lengths)
+        )
+        rows = safety_inputs.image_rows(block_lengths).to(encoded.safety_features.device)
+        of_windows = self._read_windows(encoded, safety_inputs, block_lengths, rows)
+        policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
+        level_logits, category_logits, decision, window_ids = self._judge_windows(*of_windows, policy)
+        condition_ids = _condition_ids(decision, rows, safety_inputs)
+        is_seen = is_readable(level_logits, category_logits)
+        judged = {
+            "pooler_output": self._blocks(encoded.image_features, is_seen, condition_ids),
+            "deepstack_features": self._layer_blocks(encoded.layer_features, is_seen),
+            "safety_level_logits": level_logits,
+            "safety_category_logits": category_logits,
+            "safety_condition_ids": condition_ids,
+            "safety_action_ids": decision.action_ids,
+            "safety_level_ids": decision.level_ids,
+            "safety_window_ids": window_ids,
+            "safety_clean_losses": clean_losses(*of_windows, self.config.safety_config),
+            "safety_image_rows": rows,
+        }
+        conditioned = SafetyImageOutput(**{**encoded, **judged})
+        safety_inputs.record.append(conditioned)
+        return conditioned
+
+    def _check_positions(self, fit: torch.Tensor, positions: torch.Tensor, num_features: int):
+        torch_compilable_check(
+            fit,
+            f"Image features and image tokens do not match, tokens: {positions}, features: {num_features}. "
+            f"A safe model's image block also holds {self.config.safety_config.num_safety_tokens} safety and "
+            f"{self.config.safety_config.num_condition_tokens} condition positions: prepare the inputs with "
+            f"{self.config.class_prefix}Processor (the stock processor leaves no room for them).",
+        )
+
+    def _read_windows(
+        self,
+        encoded: SafetyImageOutput,
+        safety_inputs: SafetyInputs,
+        block_lengths: list[int],
+        rows: torch.LongTensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
+        """What the head gives for each window of each image's question, as [`SafetyHead`] returns it."""
+        text_mask = self.question_mask_of(safety_inputs, block_lengths).to(rows.device)[rows]
+        text_embeds = safety_inputs.text_embeds.to(rows.device)[rows]
+        head_tokens, _ = self.safety_tokens()
+        head_tokens = head_tokens.expand(len(block_lengths), -1, -1).to(encoded.safety_features)
+        keys = torch.cat([head_tokens, encoded.safety_features], dim=1)
+        # The positions of an image are no question, and how many they are is known without asking the device.
+        max_tokens = None if safety_inputs.image_mask is None else text_mask.shape[1] - min(block_lengths)
+        return self.safety_head(text_embeds, text_mask, keys, max_tokens, encoded.safety_key_mask)
+
+    def _judge_windows(
+        self,
+        level_logits: torch.Tensor,
+        category_logits: torch.Tensor,
+        is_window: torch.BoolTensor,
+        policy: SafetyPolicy,
+    ) -> tuple[torch.Tensor, torch.Tensor, SafetyDecision, torch.LongTensor]:
+        """What the head gave for each window, to the logits, decision and index of each image's strictest window.
+
+        The policy decides every window before one is chosen: the riskiest window need not be the strictest, and adding
+        words must never soften a decision."""
+        of_windows = policy.decide(level_logits, category_logits, self.config.safety_config)
+        window_ids = of_windows.strictest(is_window)
+        chosen = window_ids[:, None, None]
+        level_logits = level_logits.take_along_dim(chosen, dim=1)[:, 0]
+        category_logits = category_logits.take_along_dim(chosen, dim=1)[:, 0]
+        decision = policy.decide(level_logits, category_logits, self.config.safety_config)
+        return level_logits, category_logits, decision, window_ids
+
+    # -- the block ------------------------------------------------------------------------------------------------
+
+    def _block_lengths(self, image_features: list[torch.Tensor]) -> list[int]:
+        safety = self.config.safety_config
+        return [safety.num_safety_tokens + len(of_image) + safety.num_condition_tokens for of_image in image_features]
+
+    def _blocks(
+        self, image_features: list[torch.Tensor], is_seen: torch.BoolTensor, condition_ids: torch.LongTensor
+    ) -> list[torch.Tensor]:
+        """[ s(2) | h_i | c ], (block length, hidden) per image."""
+        like, (_, block_tokens) = image_features[0], self.safety_tokens()
+        block_tokens, is_seen = block_tokens.to(like), is_seen.to(like.device)
+        # What has no verdict is not seen either: features that are not numbers would break the whole batch's sampling.
+        parts = [[block_tokens, torch.where(seen, features, 0.0)] for seen, features in zip(is_seen, image_features)]
+        if self.safety_conditions is not None:
+            for block, condition in zip(parts, self.safety_conditions(condition_ids).to(like)):
+                block.append(condition)
+        return [torch.cat(block) for block in parts]
+
+    def _layer_blocks(
+        self, layer_features: list[list[torch.Tensor]] | None, is_seen: torch.BoolTensor
+    ) -> list[list[torch.Tensor]] | None:
+        """[ 0 | features | 0 ], (block length, hidden) per layer and image: s(2) and c get nothing of the tower's."""
+        if layer_features is None:
+            return None
+        safety = self.config.safety_config
+        around = (0, 0, safety.num_safety_tokens, safety.num_condition_tokens)
+        blocks = []
+        for features in layer_features:
+            seen = is_seen.to(features[0].device)
+            blocks.append([F.pad(torch.where(*pair, 0.0), around) for pair in zip(seen, features)])
+        return blocks
+
+
+def _mask_of_prompt(attention_mask: torch.Tensor, text_mask: torch.BoolTensor) -> torch.BoolTensor:
+    """The part of a mask (batch, past + length) that is about the prompt, (batch, length)."""
+    past_length = attention_mask.shape[1] - text_mask.shape[1]
+    if past_length < 0:
+        raise ValueError(
+            f"`attention_mask` must cover the prompt of {text_mask.shape[1]} positions, and has "
+            f"{attention_mask.shape[1]}."
+        )
+    return attention_mask[:, past_length:].to(text_mask.device).bool()
+
+
+def _join_views(features: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.BoolTensor | None]:
+    """Features (views, positions, hidden) of whole pictures and tiles, `counts` per image, to those of each image,
+    (images, most views * positions, hidden), and which of them there are; `None` where all images have one view."""
+    if max(counts) == 1:
+        return features, None
+    joined = nn.utils.rnn.pad_sequence(features.split(counts), batch_first=True).flatten(1, 2)
+    num_positions = torch.tensor(counts, device=features.device)[:, None] * features.shape[1]
+    return joined, torch.arange(joined.shape[1], device=features.device) < num_positions
+
+
+def _no_question(safety_features: torch.Tensor, block_lengths: list[int]) -> SafetyInputs:
+    images, _, hidden_size = safety_features.shape
+    return SafetyInputs(
+        text_embeds=safety_features.new_zeros(images, 0, hidden_size),
+        text_mask=torch.zeros(images, 0, dtype=torch.bool, device=safety_features.device),
+        image_token_counts=torch.tensor(block_lengths, device=safety_features.device),
+    )
+
+
+def _condition_ids(decision: SafetyDecision, rows: torch.LongTensor, safety_inputs: SafetyInputs) -> torch.LongTensor:
+    """The row of the condition table for each image, (images,). A sample has one: that of its strictest image."""
+    samples = torch.arange(len(safety_inputs.text_mask), device=rows.device)
+    condition_ids = decision.condition_ids[decision.strictest(rows == samples[:, None])[rows]]
+    if safety_inputs.condition_ids is None:
+        return condition_ids
+    given = safety_inputs.condition_ids.to(condition_ids.device)
+    return torch.where(given < 0, condition_ids, given)
+
+
+__all__ = ["MAX_PIXEL", "JudgesImagesMixin"]
