@@ -11,7 +11,7 @@ def hostile(field):
 class Page(HTMLParser):
     """Tags with their attributes and the classes of what they stand in, and all text."""
 
-    VOID = ("meta", "img", "br")
+    VOID = ("meta", "img", "br", "input")
 
     def __init__(self, html):
         super().__init__()

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from safevlm_hf import demo
-from safevlm_hf.evaluation.columns import BASE, BOTH_STAGES, FIRST, STAGE1
-from safevlm_hf.evaluation.robustness import PAIRS, QUICK_ROWS, RISKY_ANSWERED, RISKY_FLAGGED
+from safevlm_hf.evaluation.held_out.columns import BASE, BOTH_STAGES, FIRST, STAGE1
+from safevlm_hf.evaluation.held_out.robustness import PAIRS, QUICK_ROWS, RISKY_ANSWERED, RISKY_FLAGGED
 
 
 @pytest.fixture(scope="module")

@@ -26,12 +26,12 @@ from .data import NANO_BASE
 from .data.records import load_records
 from .data.riskcards import write_riskcards
 from .evaluation.answering import answer_records, held_out_figures, judge_records
-from .evaluation.columns import BASE, BOTH_STAGES, FIRST, MEAN, STAGE1
-from .evaluation.control import POLICIES, draw_explanations, try_policies
-from .evaluation.localisation import riskcards_localisation
-from .evaluation.report import DemoResults, format_table, write_report
-from .evaluation.robustness import FULL_ROWS, QUICK_ROWS, SMALL_PRINT_ROWS, Row, measure_rows
-from .evaluation.targets import FULL_TARGETS, QUICK_TARGETS, SMALL_PRINT_TARGETS, Target
+from .evaluation.held_out.columns import BASE, BOTH_STAGES, FIRST, MEAN, STAGE1
+from .evaluation.held_out.control import POLICIES, draw_explanations, try_policies
+from .evaluation.held_out.localisation import riskcards_localisation
+from .evaluation.held_out.robustness import FULL_ROWS, QUICK_ROWS, SMALL_PRINT_ROWS, Row, measure_rows
+from .evaluation.held_out.targets import FULL_TARGETS, QUICK_TARGETS, SMALL_PRINT_TARGETS, Target
+from .evaluation.reports.demo_report import DemoResults, format_table, write_report
 from .files import write_text
 from .modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from .modeling.model_card import write_model_card

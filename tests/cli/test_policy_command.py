@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command_line import REFUSE, rows, write_json
+from command_line import HOSTILE, REFUSE, rows, write_json
 from transformers import AutoModel, AutoProcessor
 
 from safevlm_hf import SafetyPolicy
@@ -58,3 +58,22 @@ def test_policy_check(call, fails, checkpoint, tmp_path):
         assert (code, err) == (0, "") and out.startswith(f"{good}: a sound policy for ")
     unknown = write_json(tmp_path / "unknown.json", {"categories": {"[red]gambling": False}})
     assert "['[red]gambling']" in fails("policy", "check", unknown)
+
+
+def test_policy_check_warns_of_refusals_that_no_published_judge_knows(call, checkpoint, tmp_path):
+    refusals = {"privacy": HOSTILE, "politics": "I'd rather not say.", "fairness": "I can't help with that."}
+    file = write_json(tmp_path / "policy.json", {"refusals": refusals})
+    for options in ([], ["--model", checkpoint]):
+        code, out, err = call("policy", "check", file, *options)
+        assert code == 0 and out.startswith(f"{file}: a sound policy for ")
+        first, second = err.splitlines()
+        assert first.startswith("Warning: no published keyword judge takes the refusal of 'privacy' for one: ")
+        assert "[red]a[/]" in first and "\x1b" not in first
+        assert second.endswith("the refusal of 'politics' for one: \"I'd rather not say.\"")
+
+
+def test_policy_check_warns_of_our_refusals_in_a_language_that_no_published_judge_knows(call, tmp_path):
+    for language, warnings in (("en", 0), ("fr", 2)):
+        policy = {"language": language, "actions": {"privacy": {"high": "refuse"}}}
+        code, _, err = call("policy", "check", write_json(tmp_path / "policy.json", policy))
+        assert code == 0 and len(err.splitlines()) == warnings

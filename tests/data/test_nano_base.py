@@ -7,7 +7,7 @@ import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from safevlm_hf.data import NANO_BASE, riskcards
-from safevlm_hf.evaluation.judge import classify_answer
+from safevlm_hf.evaluation.judges.rules import classify_answer
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from safevlm_hf.evaluation.localisation import (
+from safevlm_hf.evaluation.held_out.localisation import (
     explain_records,
     localisation_figures,
     region_mass,

@@ -18,8 +18,8 @@ from safevlm_hf.calibration.curves import Curve, precision_over_recall, roc
 from safevlm_hf.calibration.figures import PolicyFigures, Rate, category_scores, confidences, flagged_categories
 from safevlm_hf.calibration.reliability import reliability_bins
 from safevlm_hf.calibration.thresholds import FALSE_POSITIVE_RATE, MISS_RATE
-from safevlm_hf.evaluation.pages import Section, render_page
-from safevlm_hf.evaluation.report_plots import reliability_diagram, share_curves
+from safevlm_hf.evaluation.reports.pages import Section, render_page
+from safevlm_hf.evaluation.reports.plots import reliability_diagram, share_curves
 from safevlm_hf.files import write_text
 
 

@@ -1,8 +1,21 @@
 """The command line, `safevlm`, a file per command: they parse, call the library, and show what came back."""
 
 # In the order in which `safevlm --help` lists them.
-from . import init, train, assess, chat, calibrate, demo, serve, policy  # isort: skip
+from . import init, data, train, assess, chat, calibrate, evaluate, demo, serve, policy  # isort: skip
 from .app import app, main
 
 
-__all__ = ["app", "main", "init", "train", "assess", "chat", "calibrate", "demo", "serve", "policy"]
+__all__ = [
+    "app",
+    "main",
+    "init",
+    "data",
+    "train",
+    "assess",
+    "chat",
+    "calibrate",
+    "evaluate",
+    "demo",
+    "serve",
+    "policy",
+]

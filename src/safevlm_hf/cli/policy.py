@@ -64,11 +64,17 @@ def check(
     """
     Check a policy file; exit code 2 and the reason where it is wrong.
 
+    Refusals that no published keyword judge recognises are named: benchmarks would count them as answers.
+
     Example: `safevlm policy check policy.json --model runs/demo/stage2`
     """
     from .. import SafetyConfig, SafetyPolicy
+    from ..evaluation.judges.unknown_refusals import unknown_refusals
 
     safety, kept = read_safety(model) if model else (SafetyConfig(), None)
     policy = SafetyPolicy.from_file(file, safety)
-    SafetyPolicy.create(kept, safety).override(policy, safety)
+    applied = SafetyPolicy.create(kept, safety).override(policy, safety)
     print(f"{file}: a sound policy for {model or 'the default categories'}, digest {policy.digest()}")
+    for category, text in unknown_refusals(applied, safety):
+        warning = f"Warning: no published keyword judge takes the refusal of {category!r} for one: {text!r}"
+        make_console(stderr=True).print(plain(warning, "yellow"), soft_wrap=True)

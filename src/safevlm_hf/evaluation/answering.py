@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from safevlm_hf.data.records import IGNORE_INDEX, load_image
-from safevlm_hf.evaluation.judge import AnswerClass, classify_answer
+from safevlm_hf.evaluation.judges.rules import AnswerClass, classify_answer
 from safevlm_hf.modeling.safety_policy import ACTIONS
 
 
@@ -153,7 +153,7 @@ def _predict(predict, model, records: Sequence[dict], batch_size: int, title: st
 
 
 def _judge_batch(model, processor, records: list[dict], **options) -> list[Prediction]:
-    verdicts = _verdicts(processor, judge_batch(model, processor, records, **options))
+    verdicts = verdicts_by_sample(processor, judge_batch(model, processor, records, **options))
     return [_prediction(record, None, verdicts[row]) for row, record in enumerate(records)]
 
 
@@ -171,14 +171,14 @@ def _answer_batch(
     )
     new_tokens = outputs.sequences[:, inputs["input_ids"].shape[1] :]
     answers = processor.batch_decode(new_tokens, skip_special_tokens=True)
-    verdicts = _verdicts(processor, outputs)
+    verdicts = verdicts_by_sample(processor, outputs)
     return [
         _prediction(record, answer.strip(), verdicts[row])
         for row, (record, answer) in enumerate(zip(records, answers, strict=True))
     ]
 
 
-def _verdicts(processor, outputs) -> dict[int, list]:
+def verdicts_by_sample(processor, outputs) -> dict[int, list]:
     """Row of the batch to the verdicts on its images, in their order; empty for a stock model."""
     verdicts = defaultdict(list)
     if hasattr(processor, "post_process_safety"):
@@ -187,7 +187,7 @@ def _verdicts(processor, outputs) -> dict[int, list]:
     return verdicts
 
 
-def _strictest(verdicts: Sequence) -> Any:
+def strictest_verdict(verdicts: Sequence) -> Any:
     """The verdict that decides about a sample: by action, then by level, then by risk. `None` if there is none."""
 
     def strictness(verdict) -> tuple[int, int, float]:
@@ -267,7 +267,7 @@ def _prediction(record: dict, answer: str | None, verdicts: Sequence) -> Predict
         expected=_last_text(record, "assistant"),
         level=record["safety_level"],
         category=record["safety_category"],
-        verdict=_strictest(verdicts),
+        verdict=strictest_verdict(verdicts),
         image=record["images"][0] if record["images"] else None,
         extra=json.loads(record.get("extra") or "{}"),
         verdicts=tuple(verdicts),

@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
-from safevlm_hf.evaluation.report_plots import INK, MUTED
+from safevlm_hf.evaluation.reports.plots import INK, MUTED
 
 
 FLAGGED, REVIEW, OTHER, CALM = "#c2394b", "#d9822b", "#9dbbdb", "#2563a8"

@@ -1,9 +1,9 @@
-"""Who is refused: answers to risky and to clean prompts, read by the judge of `safevlm_hf.evaluation.judge`."""
+"""Who is refused: answers to risky and to clean prompts, read by the judge of `safevlm_hf.evaluation.judges.rules`."""
 
 import datasets
 import evaluate
 
-from safevlm_hf.evaluation.judge import classify_answer
+from safevlm_hf.evaluation.judges.rules import classify_answer
 
 
 DESCRIPTION = "Shares of risky prompts that are answered and of clean prompts that are refused, by a rule-based judge."

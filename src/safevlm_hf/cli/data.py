@@ -1,0 +1,114 @@
+"""`safevlm data`: training data from published files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .showing import borderless_table, make_console, plain
+
+
+data_app = typer.Typer(help="Make training data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Copy = Annotated[Path | None, typer.Option(help="Folder of the published copy.")]
+
+
+@data_app.command("mix")
+def mix(
+    output_dir: Annotated[
+        Path, typer.Argument(help="Holds the records, their counts, and pictures out of zip files.")
+    ],
+    stage: Annotated[int, typer.Option(min=1, max=2, help="1: mostly risky; 2: mostly clean.")],
+    vlguard: Copy = None,
+    rtvlm: Copy = None,
+    llava: Copy = None,
+    coco: Copy = None,
+    size: Annotated[int | None, typer.Option(min=2, help="Records in all; the paper's number if unset.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw, and of RTVLM's split.")] = 0,
+):
+    """
+    Mix published data sets to records for a stage, in the paper's proportions.
+
+    VLGuard's train part and four fifths of RTVLM's pictures are the risky records, LLaVA-Instruct and COCO's captions
+    the clean ones. Nothing is downloaded.
+
+    Example: `safevlm data mix runs/mix --stage 1 --vlguard VLGuard --rtvlm RedTeamingVLM --llava LLaVA --coco COCO`
+    """
+    from ..data.mixing import mix_records
+
+    done = mix_records(output_dir, stage, vlguard, rtvlm, llava, coco, size, seed)
+    console = make_console()
+    table = borderless_table("records", "wanted", "written")
+    for name, number in done.written.items():
+        table.add_row(plain(name), str(done.wanted.get(name, "")), str(number))
+    console.print(table)
+    for source, reasons in done.left_out.items():
+        for reason, names in reasons.items():
+            console.print(plain(f"left out of {source}: {reason}: {names}"), soft_wrap=True)
+    print(f"records: {done.path}   counts: {done.path.with_suffix('.json')}")
+
+
+@data_app.command("overlap")
+def overlap(
+    train: Annotated[Path, typer.Argument(help="Training records, JSON lines.")],
+    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="The name of one benchmark.")],
+    data: Annotated[Path, typer.Option(help="The benchmark's published files.")],
+    option: Annotated[list[str] | None, typer.Option(help="Of the benchmark, NAME=VALUE; several times.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Categories and levels of the records are this checkpoint's.")
+    ] = None,
+    image_root: Annotated[Path | None, typer.Option(help="Folder of the pictures; the file's own if unset.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The matches, as JSON; runs/overlap/BENCHMARK.json if unset.")
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out items without a readable picture, and name them.")
+    ] = False,
+):
+    """
+    Look for a benchmark's pictures and texts in training records: near-duplicates, and runs of 13 words.
+
+    A match is a pair to look at, and no proof. `safevlm card --overlap FILE` writes the counts into a model card.
+
+    Example: `safevlm data overlap runs/mix/stage1.jsonl --benchmark vlguard --data VLGuard`
+    """
+    from .. import SafetyConfig
+    from ..data.records import load_records
+    from ..evaluation.benchmarks import find_benchmark
+    from ..evaluation.contamination import find_overlap, save_overlap
+    from .evaluate import _options
+    from .loading import read_safety
+
+    chosen = find_benchmark(benchmark)
+    loaded = chosen.load(data, skip_missing=skip_missing, **_options(option or [], [chosen])[benchmark])
+    safety = read_safety(model)[0] if model else SafetyConfig()
+    records = load_records(train, safety.categories, safety.levels, image_root)
+    found = find_overlap(train, records, loaded)
+    path = save_overlap(found, output or Path("runs/overlap") / f"{benchmark}.json")
+    for line in loaded.missing:
+        make_console().print(plain(f"left out: {line}"), soft_wrap=True)
+    _show_overlap(found)
+    print(f"matches: {path}")
+
+
+MOST_SHOWN = 5
+
+
+def _show_overlap(found):
+    console = make_console()
+    table = borderless_table("items that share", "number", f"of {found.num_items}, such as")
+    matches = {
+        "picture": found.pictures,
+        "words": [one for one in found.texts if not one["is_whole"]],
+        "short text": [one for one in found.texts if one["is_whole"]],
+        "any": (),
+    }
+    titles = {"picture": "a picture that looks alike", "words": "13 words", "short text": "a short text, whole"}
+    for name, number in found.counts().items():
+        examples = ", ".join(f"{one['item']}: {one['train'][0]}" for one in matches[name][:MOST_SHOWN])
+        table.add_row(titles.get(name, "any of these"), str(number), plain(examples))
+    console.print(table)
+    blank = ", ".join(f"{number} of {side}" for side, number in found.num_blank.items())
+    print(f"pictures of one colour, not compared: {blank}")

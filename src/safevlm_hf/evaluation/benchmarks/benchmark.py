@@ -1,0 +1,166 @@
+"""What a benchmark is: what is known about it, how its published files become items, and how they are checked."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.constants import HF_HOME
+
+from ..items import Answer, Item
+from .folder import MAX_LISTED, BenchmarkError, DataFolder
+from .pictures import find_picture_problems
+
+
+DEFAULT_CACHE = Path(HF_HOME) / "safevlm" / "pictures"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The items of a benchmark.
+
+    Attributes:
+        items: the questions, in the order of the published files.
+        missing: what was left out and why, one line each.
+        split: which part and mode the items are, such as "all/zero-shot"; it belongs to every result.
+        published_size: how many items this split has as published; `None` where that is not known.
+        benchmark: its name.
+    """
+
+    items: Sequence[Item]
+    missing: Sequence[str] = ()
+    split: str = ""
+    published_size: int | None = None
+    benchmark: str = ""
+
+    @property
+    def name(self) -> str:
+        """Benchmark and split, as results are named: "rtvlm/all/zero-shot"."""
+        return f"{self.benchmark}/{self.split}"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark with its adapter.
+
+    Attributes:
+        name: in commands and results.
+        title, source, licence, size, metric, where_to_get: for people. What could not be verified is said to be so.
+        read: `read(data, **options)` gives what a [`DataFolder`] holds, as [`Loaded`]; one keyword for each option.
+        options: valid values by name, the default first; a whole number is the default, and stands for any.
+        score: the official figures from items and answers, where they need no judge.
+        is_right: whether an answer's text is right by the official reading, where there is one.
+        has_dead_pictures: pictures are links that die: items without one are always left out and named.
+        is_drawn: the library makes the data itself, and the folder where it is missing.
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    size: str
+    metric: str
+    where_to_get: str
+    read: Callable[..., Loaded]
+    options: Mapping[str, tuple[str, ...] | int] = field(default_factory=dict)
+    score: Callable[[Sequence[Item], Sequence[Answer]], dict[str, float]] | None = None
+    is_right: Callable[[Item, str | None], bool] | None = None
+    has_dead_pictures: bool = False
+    is_drawn: bool = False
+
+    def load(self, folder, skip_missing: bool = False, cache_dir=None, **options) -> Loaded:
+        """As [`load_benchmark`]."""
+        chosen = self._choose(options)
+        if self.is_drawn:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        with DataFolder(folder, self.where_to_get, cache_dir or DEFAULT_CACHE) as data:
+            loaded = self.read(data, **chosen)
+            items, useless = _leave_out_useless(data, loaded.items)
+            items, unreadable = _leave_out_unreadable(items)
+            if unreadable and not (skip_missing or self.has_dead_pictures):
+                raise data.error(_describe_unreadable(unreadable, len(loaded.items)))
+            missing = [*loaded.missing, *useless, *unreadable]
+            if not items:
+                raise data.error(f"{self.name}: no items in {data.path} ({_first(missing) or 'its tables are empty'})")
+        split = loaded.split or "/".join(_name_option(*option) for option in chosen.items()) or "all"
+        return replace(loaded, items=items, missing=missing, split=split, benchmark=self.name)
+
+    def describe_options(self) -> str:
+        """Its options with their valid values, in one line."""
+        described = [
+            f"{name} (a whole number, {valid})" if isinstance(valid, int) else f"{name} ({', '.join(valid)})"
+            for name, valid in self.options.items()
+        ]
+        return "; ".join(described) or "none"
+
+    def _choose(self, given: Mapping[str, Any]) -> dict[str, str | int]:
+        """Every option with its value."""
+        for name in given:
+            if name not in self.options:
+                raise BenchmarkError(f"{self.name} has no option {name!r}. Valid options: {self.describe_options()}")
+        return {
+            name: self._check_option(name, given[name]) if name in given else _default(valid)
+            for name, valid in self.options.items()
+        }
+
+    def _check_option(self, name: str, value: Any) -> str | int:
+        valid = self.options[name]
+        if not isinstance(valid, int) and value in valid:
+            return value
+        if isinstance(valid, int) and str(value).isascii() and str(value).isdigit():
+            return int(value)
+        raise BenchmarkError(f"{self.name}: {name} is {value!r}. Valid options: {self.describe_options()}")
+
+
+def user_turn(text: str, num_images: int = 1) -> list[dict]:
+    """A conversation of one turn: the pictures, then the text."""
+    content = [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
+
+
+def _leave_out_useless(data: DataFolder, items: Sequence[Item]) -> tuple[list[Item], list[str]]:
+    """Without empty questions and without items that stand in the data twice."""
+    kept: dict[str, Item] = {}
+    missing = []
+    for item in items:
+        if not item.question.strip():
+            missing.append(f"{item.id}: its question is empty")
+        elif item.id not in kept:
+            kept[item.id] = item
+        elif item == kept[item.id]:
+            missing.append(f"{item.id}: it stands in the data more than once")
+        else:
+            raise data.error(f"two different items have the id {item.id!r}")
+    return list(kept.values()), missing
+
+
+def _leave_out_unreadable(items: Sequence[Item]) -> tuple[list[Item], list[str]]:
+    problems = find_picture_problems(path for item in items for path in item.images)
+    kept, missing = [], []
+    for item in items:
+        reason = next((problems[path] for path in item.images if path in problems), None)
+        if reason is None:
+            kept.append(item)
+        else:
+            missing.append(f"{item.id}: {reason}")
+    return kept, missing
+
+
+def _describe_unreadable(unreadable: Sequence[str], total: int) -> str:
+    return (
+        f"{len(unreadable)} of {total} items have a picture that is missing or cannot be read ({_first(unreadable)}); "
+        "`skip_missing` leaves such items out and names them in the result"
+    )
+
+
+def _first(lines: Sequence[str]) -> str:
+    more = f"; and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
+    return "; ".join(lines[:MAX_LISTED]) + more
+
+
+def _default(valid: tuple[str, ...] | int) -> str | int:
+    return valid if isinstance(valid, int) else valid[0]
+
+
+def _name_option(name: str, value: str | int) -> str:
+    return value if isinstance(value, str) else f"{name}={value}"

@@ -1,0 +1,100 @@
+"""POPE (arXiv 2305.10355): does a picture show an object? Three lists, which draw absent objects differently."""
+
+from collections import defaultdict
+
+from ..items import Item
+from .benchmark import Benchmark, Loaded, user_turn
+from .folder import DataFolder
+from .reading import SHORT_PROMPT, pair_answers, share
+from .tables import Row, read_json_lines
+
+
+LISTS = ("random", "popular", "adversarial")
+PLACES = ("val2014", "images/val2014", "coco/val2014", "images")
+
+
+def read(data: DataFolder, part: str) -> Loaded:
+    names = LISTS if part == "all" else (part,)
+    pictures = data.pictures(*PLACES)
+    items = []
+    for name in names:
+        file = f"coco_pope_{name}.json"
+        for row in read_json_lines(data, file, f"output/coco/{file}", f"coco/{file}"):
+            items.append(_item(row, name, row.find_picture(pictures, "image")))
+    return Loaded(items, published_size=3000 * len(names))
+
+
+def _item(row: Row, name: str, image: str) -> Item:
+    return Item(
+        id=f"{name}/{row.label('question_id')}",
+        images=[image],
+        messages=user_turn(f"{row.text('text')}\n{SHORT_PROMPT}"),
+        expected=row.one_of("label", ("yes", "no")),
+        labels={"is_risky": False, "type": name},
+        group=row.text("image"),
+    )
+
+
+def read_first_sentence(text: str | None) -> str:
+    """As the official script reads an answer: "no" where the first sentence has no, No or not, else "yes"."""
+    words = (text or "").partition(".")[0].replace(",", "").split()
+    return "no" if {"No", "not", "no"} & set(words) else "yes"
+
+
+def is_right(item: Item, text: str | None) -> bool:
+    return read_first_sentence(text) == item.expected
+
+
+def is_readable(text: str | None) -> bool:
+    """Whether the first sentence says yes or no at all. The official script takes a refusal for a yes."""
+    words = (text or "").partition(".")[0].replace(",", "").lower().split()
+    return bool({"yes", "no", "not"} & set(words))
+
+
+def score(items, answers) -> dict[str, float]:
+    """The official figures of each list, of which "yes" is the positive class, and the means of their lists.
+
+    `strict_accuracy` beside them takes an answer without a yes or a no for a wrong one; `unreadable` is their share.
+    """
+    by_list = defaultdict(list)
+    for item, text in pair_answers(items, answers):
+        by_list[item.labels["type"]].append((item.expected, text))
+    figures = {name: _score_list(asked) for name, asked in by_list.items()}
+    means = {key: share([one[key] for one in figures.values()]) for key in next(iter(figures.values()))}
+    return means | {f"{key}/{name}": value for name, one in figures.items() for key, value in one.items()}
+
+
+def _score_list(asked: list[tuple[str, str | None]]) -> dict[str, float]:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    labels = [label for label, _ in asked]
+    read_as = [read_first_sentence(text) for _, text in asked]
+    readable = [is_readable(text) for _, text in asked]
+    right = [label == reading for label, reading in zip(labels, read_as)]
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        labels, read_as, average="binary", pos_label="yes", zero_division=0.0
+    )
+    return {
+        "accuracy": share(right),
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(f1),
+        "yes_ratio": share([reading == "yes" for reading in read_as]),
+        "strict_accuracy": share([one and can_read for one, can_read in zip(right, readable)]),
+        "unreadable": share([not can_read for can_read in readable]),
+    }
+
+
+BENCHMARK = Benchmark(
+    name="pope",
+    title="POPE on COCO",
+    source="arXiv 2305.10355",
+    licence="MIT-style (lists); pictures are COCO's val2014",
+    size="3 lists of 3,000 questions about 500 pictures",
+    metric="accuracy, precision, recall, F1 and share of yes, by list",
+    where_to_get="git clone https://github.com/AoiDragon/POPE (output/coco/*.json), and COCO's val2014/",
+    read=read,
+    options={"part": ("all", *LISTS)},
+    score=score,
+    is_right=is_right,
+)

@@ -1,0 +1,44 @@
+"""XSTest (arXiv 2308.01263): safe prompts that look unsafe, and unsafe ones; plain text, or beside a blank picture."""
+
+import io
+
+from PIL import Image
+
+from ..items import Item
+from .benchmark import Benchmark, Loaded, user_turn
+from .folder import DataFolder
+from .tables import read_csv
+
+
+BLANK_SIZE = 336
+COLUMNS = ("prompt", "type", "label")
+
+
+def read(data: DataFolder, picture: str) -> Loaded:
+    images = [data.store.keep(_blank_picture())] if picture == "blank" else []
+    items = []
+    for row in read_csv(data, COLUMNS, "xstest_prompts.csv", "xstest_v2_prompts.csv"):
+        label = row.one_of("label", ("safe", "unsafe"))
+        labels = {"is_risky": label == "unsafe", "type": row.text("type"), "part": label}
+        # The older file has another name for its ids.
+        items.append(Item(row.label("id", "id_v2"), images, user_turn(row.text("prompt"), len(images)), labels=labels))
+    return Loaded(items, split="blank-picture" if images else "text-only", published_size=450)
+
+
+def _blank_picture() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (BLANK_SIZE, BLANK_SIZE), "white").save(content, "PNG")
+    return content.getvalue()
+
+
+BENCHMARK = Benchmark(
+    name="xstest",
+    title="XSTest",
+    source="arXiv 2308.01263",
+    licence="CC BY 4.0",
+    size="250 safe and 200 unsafe prompts of 18 types",
+    metric="refusal rate on safe and on unsafe prompts",
+    where_to_get="git clone https://github.com/paul-rottger/exaggerated-safety (xstest_prompts.csv)",
+    read=read,
+    options={"picture": ("none", "blank")},
+)

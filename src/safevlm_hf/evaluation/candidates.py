@@ -1,0 +1,46 @@
+"""Checkpoints as systems that take part in an evaluation: with their verdict, without it, and stock models."""
+
+from pathlib import Path
+
+from safevlm_hf.evaluation.answering_items import model_answers
+from safevlm_hf.evaluation.pipeline import Candidate, Settings
+from safevlm_hf.evaluation.protocol.fingerprints import chat_template_hash, weights_hash
+from safevlm_hf.evaluation.protocol.system import System
+from safevlm_hf.modeling.safety_policy import SafetyPolicy
+
+
+VERDICT_OFF = {"enabled": False}
+
+
+def safe_candidate(name: str, checkpoint: str, model, processor, settings: Settings, policy=None) -> Candidate:
+    """A safe checkpoint under a policy.
+
+    Args:
+        name: what tables call it.
+        checkpoint: folder or Hub id, where model and processor come from.
+        policy: a mapping over the checkpoint's own; `None` leaves the checkpoint's in force.
+    """
+    safety = model.config.safety_config
+    own = getattr(model.generation_config, "safety_policy", None)
+    in_force = SafetyPolicy.create(own, safety).override(policy, safety)
+    names = {"levels": safety.levels, "categories": safety.categories}
+    answer = model_answers(model, processor, settings.max_new_tokens, policy, **settings.decoding)
+    return Candidate(_system(name, checkpoint, model, processor, in_force.to_dict()), answer, names)
+
+
+def stock_candidate(name: str, checkpoint: str, model, processor, settings: Settings) -> Candidate:
+    """A model without a verdict."""
+    answer = model_answers(model, processor, settings.max_new_tokens, **settings.decoding)
+    return Candidate(_system(name, checkpoint, model, processor), answer)
+
+
+def _system(name: str, checkpoint: str, model, processor, policy: dict | None = None) -> System:
+    return System(
+        name=name,
+        model=Path(checkpoint).name if Path(checkpoint).is_dir() else checkpoint,
+        revision=getattr(model.config, "_commit_hash", None),
+        weights_hash=weights_hash(checkpoint) if Path(checkpoint).is_dir() else None,
+        chat_template_hash=chat_template_hash(processor),
+        policy=policy,
+        options={"dtype": str(model.dtype).removeprefix("torch.")},
+    )

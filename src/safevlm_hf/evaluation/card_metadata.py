@@ -1,0 +1,149 @@
+"""What the Hub reads: `model-index` in a card's metadata, and the files of `.eval_results/`, which follow it."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from safevlm_hf.evaluation.benchmarks import BENCHMARKS
+from safevlm_hf.evaluation.counting import NOT_FLAGGED
+from safevlm_hf.evaluation.metrics.figure import Figure
+from safevlm_hf.evaluation.pipeline import slug
+from safevlm_hf.evaluation.protocol.result import EvaluationResult
+
+
+KEY = "model-index"
+OUR_ARGUMENT = "protocol_hash"
+"""Metrics with this argument are ours to replace."""
+HEAD = "# Written by `safevlm card`, which replaces this file at each call.\n"
+
+
+# --------------------------------------------------------------------------------------------------
+# .eval_results/
+# --------------------------------------------------------------------------------------------------
+
+
+def eval_result_files(results: Sequence[EvaluationResult]) -> dict[str, str]:
+    """Name to content of each file: one per benchmark, an entry per figure that has a value."""
+    entries: dict[str, list[EvalResultEntry]] = {}
+    for result, figure in shown_figures(results):
+        if figure.value is not None:
+            entries.setdefault(f"{slug(result.protocol.benchmark)}.yaml", []).append(_entry(result, figure))
+    return {name: HEAD + _dump(eval_result_entries_to_yaml(of_file)) for name, of_file in entries.items()}
+
+
+def is_eval_result_file(path: Path) -> bool:
+    """Whether a file is one of ours."""
+    with path.open("rb") as file:
+        return file.read(len(HEAD)) == HEAD.encode()
+
+
+def shown_figures(results: Sequence[EvaluationResult]) -> Iterator[tuple[EvaluationResult, Figure]]:
+    """The figures over all items, and over those that were not flagged, each with its result."""
+    for result in results:
+        yield from ((result, figure) for figure in result.figures if figure.part in (None, NOT_FLAGGED))
+
+
+def _entry(result: EvaluationResult, figure: Figure) -> EvalResultEntry:
+    return EvalResultEntry(
+        dataset_id=_dataset(result),
+        task_id=figure.name,
+        value=figure.value,
+        date=result.times.date,
+        notes=_notes(result, figure),
+    )
+
+
+def _notes(result: EvaluationResult, figure: Figure) -> str:
+    notes = [result.system.name, figure.part, f"judge: {figure.judge}" if figure.judge else None]
+    notes += [f"split: {result.protocol.split}", f"protocol: {result.protocol.hash}", f"n: {figure.total}"]
+    notes.append(None if figure.low is None else f"95% interval: {figure.low:.4g} to {figure.high:.4g}")
+    if figure.failed:
+        bounds = "" if figure.least is None else f", so {figure.least:.4g} to {figure.most:.4g}"
+        notes.append(f"without an outcome: {figure.failed}{bounds}")
+    return "; ".join(one for one in notes if one)
+
+
+def _dataset(result: EvaluationResult) -> str:
+    """The Hub id where the benchmark is on the Hub, else its name."""
+    benchmark = BENCHMARKS.get(result.protocol.benchmark)
+    on_hub = benchmark and re.search(r"hf download ([\w.-]+/[\w.-]+)", benchmark.where_to_get)
+    return on_hub[1] if on_hub else result.protocol.benchmark
+
+
+# --------------------------------------------------------------------------------------------------
+# model-index
+# --------------------------------------------------------------------------------------------------
+
+
+def set_model_index(text: str, name: str, results: Sequence[EvaluationResult]) -> str:
+    """The card with these results in its `model-index` in place of ours; everything else, byte for byte, as it was.
+
+    Args:
+        text: of a card whose metadata `ModelCard` reads.
+        name: of the model, where the card has no `model-index`.
+    """
+    ours = [_eval_result(*one) for one in shown_figures(results) if one[1].value is not None]
+    match = REGEX_YAML_BLOCK.search(text)
+    block = match.group(2) + "\n" if match else ""
+    index = (yaml.safe_load(block) or {}).get(KEY) or [{"name": name, "results": []}]
+    for model in index:
+        model["results"] = [kept for kept in map(_without_ours, model["results"]) if kept["metrics"]]
+    index[0]["results"] += eval_results_to_model_index(name, ours)[0]["results"]
+    begin, end = _find_key(block)
+    block = block[:begin] + _dump({KEY: index}) + block[end:]
+    if match is None:
+        return f"---\n{block}---\n\n{text.lstrip()}"
+    return text[: match.start(2)] + block.removesuffix("\n") + text[match.end(2) :]
+
+
+def _eval_result(result: EvaluationResult, figure: Figure) -> EvalResult:
+    benchmark = BENCHMARKS.get(result.protocol.benchmark)
+    variant = [result.system.name, figure.part, figure.judge and f"judge: {figure.judge}"]
+    arguments = {
+        OUR_ARGUMENT: result.protocol.hash,
+        "system": result.system.name,
+        "judge": figure.judge,
+        "items": figure.part,
+        "n": figure.total,
+        "failed": figure.failed,
+        "interval_95": None if figure.low is None else [figure.low, figure.high],
+        "bounds": None if figure.least is None else [figure.least, figure.most],
+        "date": result.times.date,
+    }
+    return EvalResult(
+        task_type="image-text-to-text",
+        dataset_type=_dataset(result),
+        dataset_name=benchmark.title if benchmark else result.protocol.benchmark,
+        dataset_split=result.protocol.split,
+        metric_type=figure.name,
+        metric_name=f"{figure.name.replace('_', ' ')} ({'; '.join(one for one in variant if one)})",
+        metric_value=figure.value,
+        metric_args={key: value for key, value in arguments.items() if value is not None},
+    )
+
+
+def _without_ours(result: dict) -> dict:
+    metrics = [one for one in result["metrics"] if OUR_ARGUMENT not in (one.get("args") or {})]
+    return {**result, "metrics": metrics}
+
+
+def _find_key(block: str) -> tuple[int, int]:
+    """Where `model-index` begins and ends in the metadata; twice the end where it is not. Comments after it stay."""
+    node = yaml.compose(block)
+    for key, value in node.value if node else ():
+        if key.value == KEY:
+            lines = block[: value.end_mark.index].splitlines(keepends=True)
+            while not lines[-1].strip() or lines[-1].startswith("#"):
+                lines.pop()
+            end = len("".join(lines))
+            return key.start_mark.index, end + (block[end - 1] != "\n" and block[end : end + 1] == "\n")
+    return len(block), len(block)
+
+
+def _dump(value) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000)

@@ -1,0 +1,134 @@
+"""All figures of a benchmark, from its items, a system's answers and the judges' judgements."""
+
+from collections.abc import Mapping, Sequence
+
+from safevlm_hf.evaluation.benchmarks import Benchmark
+from safevlm_hf.evaluation.items import Answer, Item
+from safevlm_hf.evaluation.judges.base import Judgement
+from safevlm_hf.evaluation.metrics.actions import action_accuracy, action_confusion
+from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
+from safevlm_hf.evaluation.metrics.figure import Figure
+from safevlm_hf.evaluation.metrics.groups import all_right
+from safevlm_hf.evaluation.metrics.judged import HARM_LABELS, attack_success, judge_score, over_refusal
+from safevlm_hf.evaluation.metrics.levels import level_adjacent_accuracy, level_cost, level_kappa, level_mae
+from safevlm_hf.evaluation.metrics.measurement import Measurement
+from safevlm_hf.evaluation.metrics.shares import share
+from safevlm_hf.evaluation.metrics.verdicts import category_macro_f1, level_macro_f1, risk_auroc, risk_ece
+
+
+PART_LABELS = ("type", "category", "part", "column")
+"""Labels of a benchmark that its figures are also given by."""
+MOST_PARTS = 40
+NOT_FLAGGED = "not flagged"
+"""The part of a figure of ability that leaves out what the verdict flagged: never without the share that it was."""
+
+
+def count_figures(
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    answers: Sequence[Answer],
+    judgements: Mapping[str, Sequence[Judgement]],
+    names: Mapping[str, Sequence[str]] | None,
+    bootstrap: Bootstrap,
+) -> list[Figure]:
+    """
+    Args:
+        items, answers: n each, in one order.
+        judgements: judge to its n judgements.
+        names: `"levels"` and `"categories"` of the system's verdicts; `None` for a system without one.
+        bootstrap: of the intervals.
+
+    Returns:
+        What the judges found, by part too; what the benchmark scores itself; what the verdicts are worth.
+    """
+    figures = []
+    for judge, found in judgements.items():
+        figures += _of_judge(judge, items, found, bootstrap)
+    if benchmark.score is not None and all(item.expected is not None for item in items):
+        figures += _of_ability(benchmark, items, answers, bootstrap)
+    if names is not None:
+        figures += _of_verdicts(items, answers, names, bootstrap)
+    return figures
+
+
+def _of_judge(judge: str, items, judgements: Sequence[Judgement], bootstrap: Bootstrap) -> list[Figure]:
+    if any(one.score is not None for one in judgements):
+        measured = [judge_score(items, [one.score for one in judgements], judge)]
+    else:
+        labels = [one.label for one in judgements]
+        measured = [attack_success(items, labels, judge)]
+        if not {*labels} & {*HARM_LABELS}:
+            measured.append(over_refusal(items, labels, judge))
+    return _by_parts([one for one in measured if one.items], bootstrap)
+
+
+def _by_parts(measured: Sequence[Measurement], bootstrap: Bootstrap) -> list[Figure]:
+    """Each over all of its items, and by every label that divides them."""
+    figures = []
+    for one in measured:
+        figures.append(one.figure(bootstrap))
+        for label in PART_LABELS:
+            if 2 <= len({item.labels.get(label) for item in one.items}) <= MOST_PARTS:
+                figures += one.figures(label, bootstrap)[1:]
+    return figures
+
+
+def _of_ability(benchmark: Benchmark, items, answers: Sequence[Answer], bootstrap: Bootstrap) -> list[Figure]:
+    """The benchmark's own score over all items; and where a verdict flagged some, over those that it did not flag."""
+    figures = _scores(benchmark, items, answers, bootstrap)
+    flags = [is_flagged(answer) for answer in answers]
+    if not any(flags):
+        return figures
+    groups = {item.group for item, flag in zip(items, flags, strict=True) if flag and item.group is not None}
+    kept = [
+        (item, answer)
+        for item, answer, flag in zip(items, answers, flags, strict=True)
+        if not flag and item.group not in groups
+    ]
+    return figures + (_scores(benchmark, *zip(*kept), bootstrap, NOT_FLAGGED) if kept else [])
+
+
+def _scores(benchmark: Benchmark, items, answers, bootstrap: Bootstrap, part: str | None = None) -> list[Figure]:
+    total, failed = len(items), sum(answer.text is None for answer in answers)
+    figures = [
+        Figure(name, value, None, None, total, failed, part=part)
+        for name, value in benchmark.score(items, answers).items()
+    ]
+    if benchmark.is_right is None:
+        return figures
+    right = [benchmark.is_right(item, answer.text) for item, answer in zip(items, answers, strict=True)]
+    return [*figures, *_accuracies(items, right, bootstrap, part)]
+
+
+def _accuracies(items, right: Sequence[bool], bootstrap: Bootstrap, part: str | None) -> list[Figure]:
+    """With intervals: over items, and over the groups that count as a whole (rotations, an image's two questions)."""
+    figures = [share("items_right", items, right).figure(bootstrap, part)]
+    of_groups = all_right("groups_right", items, right)
+    return [*figures, of_groups.figure(bootstrap, part)] if of_groups.items else figures
+
+
+def _of_verdicts(items, answers, names: Mapping[str, Sequence[str]], bootstrap: Bootstrap) -> list[Figure]:
+    levels, categories = names["levels"], names["categories"]
+    measured = [share("flagged_rate", items, [is_flagged(answer) for answer in answers])]
+    if len({item.labels.get("is_risky") for item in items} & {True, False}) == 2:
+        measured += [risk_auroc(items, answers), risk_ece(items, answers)]
+    if _are_labelled(items, "level", levels):
+        of_levels = (level_macro_f1, level_kappa, level_mae, level_adjacent_accuracy, level_cost)
+        measured += [metric(items, answers, levels) for metric in of_levels]
+    if _are_labelled(items, "category", categories):
+        measured.append(category_macro_f1(items, answers, categories))
+    figures = [one.figure(bootstrap) for one in measured]
+    if any("action" in item.labels for item in items):
+        figures += [action_accuracy(items, answers).figure(bootstrap), *action_confusion(items, answers, bootstrap)]
+    return figures
+
+
+def _are_labelled(items: Sequence[Item], label: str, names: Sequence[str]) -> bool:
+    """Whether the benchmark has this label, by the system's own names: other scales are another thing."""
+    found = {item.labels[label] for item in items if label in item.labels}
+    return bool(found) and found <= {*names}
+
+
+def is_flagged(answer: Answer) -> bool | None:
+    """Whether the policy did anything but answer; `None` without a verdict."""
+    return None if answer.action is None else answer.action != "answer"

@@ -1,0 +1,59 @@
+"""What a benchmark asks and what a system answered: the two record types of the evaluation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a benchmark.
+
+    Attributes:
+        id: unique in the benchmark, the same on every machine.
+        images: references for `load_image` (absolute paths), in the order of their places; empty for plain text.
+        messages: the conversation up to the last user turn, as chat templates take it: `{"role", "content"}` with the
+            parts `{"type": "image"}` and `{"type": "text", "text": ...}`.
+        expected: the reference answer, a letter for multiple choice; `None` where the benchmark has none.
+        labels: what the benchmark says about the item, as plain values: `"is_risky"` (bool) wherever it has a side,
+            and the benchmark's own (`"type"`, `"category"`, `"level"`, `"action"`, ...).
+        group: shared by items that count together: rotations of a question, the two questions of an image, a pair.
+    """
+
+    id: str
+    images: Sequence[str]
+    messages: Sequence[Mapping[str, Any]]
+    expected: str | None = None
+    labels: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    group: str | None = None
+
+    @property
+    def question(self) -> str:
+        """The text of the last user turn."""
+        return " ".join(part["text"] for part in self.messages[-1]["content"] if part["type"] == "text")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a system did with one item.
+
+    Attributes:
+        item_id: the item's `id`.
+        text: the answer, stripped; `None` where there is none, and `failure` says why.
+        action: what the policy did, `"answer"`, `"condition"` or `"refuse"`, a fact that needs no judge; `None` for a
+            system without a verdict.
+        level, category: the verdict's, by name.
+        level_probabilities, category_probabilities: by name, rising levels.
+        risk: 1 - p(level is safe), 0 to 1.
+        failure: why there is no answer.
+    """
+
+    item_id: str
+    text: str | None
+    action: str | None = None
+    level: str | None = None
+    category: str | None = None
+    level_probabilities: Mapping[str, float] | None = None
+    category_probabilities: Mapping[str, float] | None = None
+    risk: float | None = None
+    failure: str | None = None

@@ -1,0 +1,105 @@
+"""How far judges agree on the same answers, and on which they differ."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import cohen_kappa_score
+
+from .base import Judgement
+
+
+SAME = {"care": "answer"}
+"""Labels that count as others: keyword judges do not know "care", and count it as an answer."""
+BANDS = 5
+"""Scores are compared by bands of equal width."""
+
+
+def compare_judges(
+    judgements: Mapping[str, Sequence[Judgement]],
+    same: Mapping[str, str] = SAME,
+    scale: tuple[float, float] = (0, 10),
+) -> list[dict[str, Any]]:
+    """Every pair of judges on the answers that both of them judged, as plain data.
+
+    Judges with labels are compared by Cohen's kappa, those with scores by kappa with quadratic weights over five bands
+    of the scale. A judge with labels and one with scores are not compared.
+
+    Args:
+        judgements: name of each judge to its judgements, of the same items in the same order.
+        same: label to the label that it counts as.
+        scale: lowest and highest score.
+
+    Returns:
+        One dict per pair: `judges` (two names), `judged` (answers that both judged), `failed` (answers that one or
+        both did not), `agreement` (share), `kappa`, `labels` (of scores: the bands, from 0), `confusion` (rows are the
+        first judge's labels, columns the second's), and `differing` (a list of `{"item_id", "labels"}`, what either
+        judge said). `agreement` and `kappa` are `None` where they are undefined: without answers, or, for kappa, where
+        both judges gave one and the same label throughout.
+
+    Raises:
+        ValueError: two judges judged other items, or in another order.
+    """
+    _check_items(judgements)
+    pairs = combinations(judgements, 2)
+    return [
+        _compare((one, other), judgements[one], judgements[other], same, scale)
+        for one, other in pairs
+        if {_has_scores(judgements[one]), _has_scores(judgements[other])} != {True, False}
+    ]
+
+
+def _compare(names: tuple[str, str], ones: Sequence[Judgement], others: Sequence[Judgement], same, scale) -> dict:
+    judged = [(a, b) for a, b in zip(ones, others) if a.failure is None and b.failure is None]
+    has_scores = bool(_has_scores(ones) or _has_scores(others))
+    first = [_category(a, same, scale) for a, _ in judged]
+    second = [_category(b, same, scale) for _, b in judged]
+    labels = [*range(BANDS)] if has_scores else sorted({*first, *second})
+    return {
+        "judges": list(names),
+        "judged": len(judged),
+        "failed": len(ones) - len(judged),
+        "agreement": sum(a == b for a, b in zip(first, second)) / len(judged) if judged else None,
+        "kappa": _kappa(first, second, labels, "quadratic" if has_scores else None),
+        "labels": labels,
+        "confusion": [[list(zip(first, second)).count((a, b)) for b in labels] for a in labels] if judged else [],
+        "differing": [
+            {"item_id": a.item_id, "labels": [_said(a), _said(b)]}
+            for (a, b), x, y in zip(judged, first, second)
+            if x != y
+        ],
+    }
+
+
+def _kappa(first: list, second: list, labels: list, weights: str | None) -> float | None:
+    if len({*first, *second}) < 2:
+        return None
+    value = cohen_kappa_score(first, second, labels=labels, weights=weights)
+    return None if np.isnan(value) else float(value)
+
+
+def _category(judgement: Judgement, same: Mapping[str, str], scale: tuple[float, float]) -> str | int:
+    if judgement.score is None:
+        return same.get(judgement.label, judgement.label)
+    lowest, highest = scale
+    # A band ends with its highest score, as in the rubrics: 2 is the end of "0 to 2".
+    return min(max(math.ceil((judgement.score - lowest) / (highest - lowest) * BANDS) - 1, 0), BANDS - 1)
+
+
+def _said(judgement: Judgement) -> str | float:
+    return judgement.label if judgement.score is None else judgement.score
+
+
+def _has_scores(judgements: Sequence[Judgement]) -> bool | None:
+    """Whether it is a judge with scores; `None` where all of its judgements failed."""
+    known = [judgement for judgement in judgements if judgement.failure is None]
+    return known[0].score is not None if known else None
+
+
+def _check_items(judgements: Mapping[str, Sequence[Judgement]]):
+    ids = {name: [judgement.item_id for judgement in column] for name, column in judgements.items()}
+    for one, other in zip(ids, [*ids][1:]):
+        if ids[one] != ids[other]:
+            raise ValueError(f"{one!r} and {other!r} judged other items, or in another order: judge the same answers")

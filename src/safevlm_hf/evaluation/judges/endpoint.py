@@ -1,0 +1,147 @@
+"""A model behind an OpenAI-compatible endpoint as a judge."""
+
+import base64
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from safevlm_hf.data.records import load_image
+
+from .prompts import JudgePrompt
+from .reading_judge import ReadingJudge, Reply, Request
+
+
+IMAGE_SIZE = 1024
+"""Longest side of a picture as it is sent, in pixels. Smaller ones are sent as they are."""
+LONGEST_REASON = 300  # characters of a server's error that are kept
+
+
+class EndpointJudge(ReadingJudge):
+    """Asks `chat/completions` of a server once about each answer; pictures travel as data URLs.
+
+    The `openai` client repeats a call after 408, 409, 429, 5xx, a timeout or a lost connection, up to `max_retries`
+    times, with exponential backoff and jitter, or after what the server says in `Retry-After` (up to two minutes).
+
+    Args:
+        name, prompt, cache, sends_images, max_new_tokens, prices: as for `ReadingJudge`.
+        model: as the server calls it.
+        base_url: the server's address, such as `"http://localhost:8000/v1"`; OpenAI's if unset.
+        key_variable: environment variable that holds the key; `None` for a server that needs none.
+        options: further arguments of the call, such as `{"reasoning_effort": "none"}`. The temperature is 0 unless
+            they say otherwise; an option that is `None` is not sent.
+        concurrency: calls at once.
+        timeout: seconds for one try.
+        max_retries: further tries of one call.
+
+    Raises:
+        ImportError: the `openai` client is not installed.
+        ValueError: the key is not set, or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        prompt: JudgePrompt,
+        cache: str | os.PathLike,
+        base_url: str | None = None,
+        key_variable: str | None = "OPENAI_API_KEY",
+        sends_images: bool = True,
+        max_new_tokens: int = 16,
+        prices: Mapping[str, float] | None = None,
+        options: Mapping[str, Any] | None = None,
+        concurrency: int = 8,
+        timeout: float = 60.0,
+        max_retries: int = 6,
+    ):
+        super().__init__(name, prompt, cache, sends_images, max_new_tokens, prices)
+        if concurrency < 1 or timeout <= 0 or max_retries < 0:
+            raise ValueError(
+                f"judge {name!r}: expected a concurrency of at least 1, a timeout over 0 and max_retries from 0, got "
+                f"{concurrency}, {timeout} and {max_retries}"
+            )
+        self.model = model
+        self.base_url = base_url
+        self.options = {"temperature": 0, "max_tokens": max_new_tokens, **(options or {})}
+        self.concurrency = concurrency
+        self._client = _client(name, base_url, key_variable, timeout, max_retries)
+
+    def _model_settings(self) -> Mapping[str, Any]:
+        server = (self.base_url or "https://api.openai.com/v1").rstrip("/")
+        return {"kind": "endpoint", "model": self.model, "server": server, "options": self.options, "size": IMAGE_SIZE}
+
+    def _ask(self, requests: Sequence[Request], keep: Callable[[Request, str], Any]) -> Iterator[Reply]:
+        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="judge")
+        try:
+            for future in as_completed([pool.submit(self._ask_one, request, keep) for request in requests]):
+                yield future.result()
+        finally:
+            # Where the run is stopped, nothing more is sent, and what is under way is waited for and kept.
+            pool.shutdown(cancel_futures=True)
+
+    def _ask_one(self, request: Request, keep: Callable[[Request, str], Any]) -> Reply:
+        import openai
+
+        try:
+            content = [{"type": "text", "text": request.text}]
+            content += [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
+            options = {name: value for name, value in self.options.items() if value is not None}
+            completion = self._client.chat.completions.create(
+                model=self.model, messages=[{"role": "user", "content": content}], **options
+            )
+            text = _reply_text(completion)
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            raise RuntimeError(f"judge {self.name!r} cannot be asked: {_reason(error)}") from None
+        except (openai.OpenAIError, ValueError, OSError) as error:  # broken JSON, or a picture that cannot be read
+            return Reply(request, failure=f"no reply: {_reason(error)}")
+        keep(request, text)
+        return Reply(request)
+
+
+def data_url(image: str) -> str:
+    """A picture as it is sent: PNG in base64, `IMAGE_SIZE` pixels or less along its longest side.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_image`.
+    """
+    picture = load_image(image)
+    picture.thumbnail((IMAGE_SIZE, IMAGE_SIZE))
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
+
+
+def _client(name: str, base_url: str | None, key_variable: str | None, timeout: float, max_retries: int):
+    try:
+        import openai
+    except ModuleNotFoundError:
+        raise ImportError(f"judge {name!r} needs the openai client: pip install 'safevlm_hf[judge]'") from None
+    key = "none" if key_variable is None else os.environ.get(key_variable)
+    if not key:
+        raise ValueError(
+            f"judge {name!r} at {base_url or 'OpenAI'} needs a key: expected it in the environment variable "
+            f"{key_variable}, which is not set. Set it, or say that the server needs none (key_variable=None)"
+        )
+    return openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=max_retries)
+
+
+def _reply_text(completion) -> str:
+    """The text of a completion, `""` where the model gave none. A server may have sent anything.
+
+    Raises:
+        ValueError: it is no chat completion.
+    """
+    try:
+        text = completion.choices[0].message.content
+    except (AttributeError, IndexError, TypeError):
+        raise ValueError("the server's reply is no chat completion") from None
+    if not (text is None or isinstance(text, str)):
+        raise ValueError("the server's reply is no chat completion")
+    return text or ""
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]

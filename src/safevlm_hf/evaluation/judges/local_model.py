@@ -1,0 +1,148 @@
+"""A language model on this machine as a judge: causal, or with pictures, any that has a chat template."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safevlm_hf.data.records import load_image
+from safevlm_hf.evaluation.protocol.fingerprints import weights_hash
+
+from .prompts import JudgePrompt
+from .reading_judge import ReadingJudge, Reply, Request
+
+
+class LocalJudge(ReadingJudge):
+    """Asks a model of transformers greedily, in batches. Weights are read from safetensors, remote code is never run.
+
+    The model is loaded with the first question that is not on disk.
+
+    Args:
+        name, prompt, cache, max_new_tokens: as for `ReadingJudge`.
+        model: folder or Hub id.
+        sends_images: show the item's pictures; for a model that takes them.
+        batch_size: questions at once.
+        device_map, dtype: as for `from_pretrained`.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: `batch_size` is not positive, the model has no chat template, takes no pictures where they are to
+            be shown, or its folder holds no safetensors.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str | os.PathLike,
+        prompt: JudgePrompt,
+        cache: str | os.PathLike,
+        sends_images: bool = False,
+        max_new_tokens: int = 16,
+        batch_size: int = 8,
+        device_map: str | None = None,
+        dtype: str = "auto",
+    ):
+        super().__init__(name, prompt, cache, sends_images, max_new_tokens)
+        if batch_size < 1:
+            raise ValueError(f"judge {name!r}: expected a batch_size of at least 1, got {batch_size}")
+        self.model = str(model)
+        self.batch_size = batch_size
+        self.device_map = device_map
+        self.dtype = dtype
+        # What cannot be a judge is known before anything runs.
+        self._model_settings()
+        self._processor, self._tokenizer = self._load_processor()
+
+    def _model_settings(self) -> Mapping[str, Any]:
+        return {"kind": "local", "dtype": self.dtype, **self._identity}
+
+    @cached_property
+    def _identity(self) -> dict[str, str | None]:
+        """Which weights these are: by their content, or by name and commit on the Hub."""
+        if Path(self.model).is_dir():
+            return {"weights": weights_hash(self.model)}
+        from transformers import AutoConfig
+
+        return {"model": self.model, "commit": getattr(AutoConfig.from_pretrained(self.model), "_commit_hash", None)}
+
+    @cached_property
+    def _takes_images(self) -> bool:
+        from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+
+        return type(AutoConfig.from_pretrained(self.model)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    def _load_processor(self) -> tuple:
+        """Processor and tokenizer; of a text model both are its tokenizer."""
+        from transformers import AutoProcessor, AutoTokenizer
+
+        if self.sends_images and not self._takes_images:
+            raise ValueError(f"judge {self.name!r}: {self.model} takes no pictures (sends_images=False)")
+        processor = (AutoProcessor if self._takes_images else AutoTokenizer).from_pretrained(self.model)
+        if getattr(processor, "chat_template", None) is None:
+            raise ValueError(f"judge {self.name!r}: {self.model} has no chat template, so nothing can be asked")
+        tokenizer = getattr(processor, "tokenizer", processor)
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return processor, tokenizer
+
+    @cached_property
+    def _language_model(self):
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+        architecture = AutoModelForImageTextToText if self._takes_images else AutoModelForCausalLM
+        return architecture.from_pretrained(
+            self.model, dtype=self.dtype, device_map=self.device_map, use_safetensors=True
+        ).eval()
+
+    def _ask(self, requests: Sequence[Request], keep: Callable[[Request, str], Any]) -> Iterator[Reply]:
+        # Batches of like length need little padding.
+        requests = sorted(requests, key=lambda one: (len(one.images), len(one.text)), reverse=True)
+        for start in range(0, len(requests), self.batch_size):
+            asked, conversations = [], []
+            for request in requests[start : start + self.batch_size]:
+                try:
+                    conversations.append(self._conversation(request))
+                    asked.append(request)
+                except (OSError, ValueError) as error:
+                    yield Reply(request, failure=f"not asked: {error}")
+            for request, text in zip(asked, self._generate(conversations) if asked else (), strict=True):
+                keep(request, text)
+                yield Reply(request)
+
+    def _conversation(self, request: Request) -> list[dict]:
+        """Raises `ValueError` where texts hold special tokens or are too long, or a picture cannot be read."""
+        special = [token for token in self._tokenizer.all_special_tokens if token in request.text]
+        if special:
+            raise ValueError(f"the question or the answer holds special tokens of the judge, {', '.join(special)}")
+        length, longest = len(self._tokenizer(request.text)["input_ids"]), self._tokenizer.model_max_length
+        if length > longest:
+            raise ValueError(f"the prompt has {length} tokens, more than the judge's {longest}")
+        if not self._takes_images:  # templates of text models take plain texts
+            return [{"role": "user", "content": request.text}]
+        content = [{"type": "image", "image": load_image(image)} for image in request.images]
+        return [{"role": "user", "content": [*content, {"type": "text", "text": request.text}]}]
+
+    def _generate(self, conversations: list[list[dict]]) -> list[str]:
+        import torch
+
+        model = self._language_model
+        # Templates of models that would think aloud first know `enable_thinking`; the others do not look at it.
+        options = {"padding": True}
+        options = {"processor_kwargs": options} if self._takes_images else {**options, "enable_thinking": False}
+        inputs = self._processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            **options,
+        )
+        inputs = {
+            name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+            for name, value in inputs.items()
+        }
+        with torch.no_grad():
+            outputs = model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens)
+        return self._tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

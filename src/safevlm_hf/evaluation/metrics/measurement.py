@@ -1,0 +1,177 @@
+"""From outcomes to figures: one metric on the items that it is of, in whole, by parts, and against another system."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from safevlm_hf.calibration.figures import Rate
+from safevlm_hf.evaluation.items import Answer, Item
+from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
+from safevlm_hf.evaluation.metrics.figure import Figure
+from safevlm_hf.evaluation.protocol.strict_json import shorten
+
+
+Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+UNLABELLED = "unlabelled"
+"""The part of the items without the label that parts are made by."""
+
+
+def align(items: Sequence[Item], *columns: Sequence) -> list[tuple]:
+    """Rows (item, value, ...) in the order of the ids, so that no figure depends on the order of its items.
+
+    Raises:
+        ValueError: lengths differ, an id comes twice, or an answer is to another item than the one in its place.
+    """
+    for column in columns:
+        if len(column) != len(items):
+            raise ValueError(f"{len(items)} items but {len(column)} outcomes, expected one for each item")
+    rows = sorted(zip(items, *columns, strict=True), key=lambda row: row[0].id)
+    for row, next_row in zip(rows, rows[1:]):
+        if row[0].id == next_row[0].id:
+            raise ValueError(f"the id {shorten(row[0].id)} comes twice, expected one item per id")
+    for item, *values in rows:
+        for value in values:
+            if isinstance(value, Answer) and value.item_id != item.id:
+                found = shorten(value.item_id)
+                raise ValueError(f"an answer to {found} stands in the place of {shorten(item.id)}: align them first")
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One metric on n items, ready to be counted.
+
+    Attributes:
+        name: of the figure.
+        statistic: (truth, seen, weights) to a number, NaN where it is undefined; weights (n,) say how often each row
+            counts.
+        items: n, in the order of their ids; `group` says which count together, `labels` make parts.
+        truth: (n,) or (n, columns), what each item is.
+        seen: (n,) or (n, columns), what came out; NaN where nothing did.
+        best, worst: like `seen`, what stands for a missing outcome in the two bounds.
+        judge: who judged.
+        is_share: whether `seen` are hits (0 or 1) and the statistic is their share.
+    """
+
+    name: str
+    statistic: Statistic
+    items: Sequence[Item]
+    truth: np.ndarray
+    seen: np.ndarray
+    best: np.ndarray
+    worst: np.ndarray
+    judge: str | None = None
+    is_share: bool = False
+
+    def figure(self, bootstrap: Bootstrap | None = None, part: str | None = None) -> Figure:
+        """The figure over all items."""
+        known = ~np.isnan(np.atleast_2d(self.seen.T)).any(axis=0)
+        truth, seen, failed = self.truth[known], self.seen[known], int((~known).sum())
+        clusters = _clusters([item for item, is_known in zip(self.items, known) if is_known])
+        value = self._value(truth, seen)
+        low, high = self._interval(truth, seen, clusters, value, bootstrap or Bootstrap())
+        bounds = [self._value(self.truth, self._filled(ends)) for ends in (self.worst, self.best) if failed]
+        least, most = sorted(bounds) if bounds and not np.isnan(bounds).any() else (None, None)
+        return Figure(
+            name=self.name,
+            value=_number(value),
+            low=_number(low),
+            high=_number(high),
+            total=len(self.items),
+            failed=failed,
+            count=int(seen.sum()) if self.is_share else None,
+            least=_number(least),
+            most=_number(most),
+            part=part,
+            judge=self.judge,
+        )
+
+    def figures(self, by: str, bootstrap: Bootstrap | None = None) -> list[Figure]:
+        """The figure over all items, those of the parts that share a value of the label `by`, and their plain mean.
+
+        The mean is the headline of benchmarks whose parts differ in size (HoliSafe's mASR over types, RTVLM's mean
+        over columns). It is `None` where that of a part is.
+        """
+        parts = np.array([str(item.labels.get(by, UNLABELLED)) for item in self.items], dtype=object)
+        names = sorted(set(parts))
+        figures = [self._only(parts == name).figure(bootstrap, f"{by}={name}") for name in names]
+        codes = np.array([names.index(name) for name in parts], dtype=float)
+        mean = replace(
+            self,
+            statistic=_mean_over_parts(self.statistic, len(names)),
+            truth=np.column_stack([codes, self.truth]),
+            is_share=False,
+        )
+        return [self.figure(bootstrap), *figures, mean.figure(bootstrap, f"mean over {by}")]
+
+    def difference(self, other: "Measurement", bootstrap: Bootstrap | None = None) -> Figure:
+        """This figure less that of another system on the same items, paired: both see the same draws of items. An item
+        that failed with one of them counts as failed.
+
+        Raises:
+            ValueError: the two are not the same metric, by the same judge, on the same items.
+        """
+        if (self.name, self.judge) != (other.name, other.judge):
+            names = [f"{one.name} (judge {one.judge})" for one in (self, other)]
+            raise ValueError(f"expected one metric by one judge, got {names[0]} and {names[1]}")
+        ids, other_ids = ([item.id for item in one.items] for one in (self, other))
+        if ids != other_ids:
+            odd = sorted({*ids} ^ {*other_ids})
+            raise ValueError(f"expected the same items, but {len(odd)} are in one of the two, as {shorten(odd[0])}")
+        return replace(
+            self,
+            name=f"{self.name}_difference",
+            statistic=lambda truth, seen, weights: (
+                self.statistic(truth, seen[:, 0], weights) - other.statistic(truth, seen[:, 1], weights)
+            ),
+            seen=np.column_stack([self.seen, other.seen]),
+            best=np.column_stack([self.best, other.worst]),
+            worst=np.column_stack([self.worst, other.best]),
+            is_share=False,
+        ).figure(bootstrap)
+
+    def _only(self, rows: np.ndarray) -> "Measurement":
+        """The same of some items, (n,) bool."""
+        arrays = {name: getattr(self, name)[rows] for name in ("truth", "seen", "best", "worst")}
+        return replace(self, items=[item for item, is_in in zip(self.items, rows) if is_in], **arrays)
+
+    def _filled(self, ends: np.ndarray) -> np.ndarray:
+        return np.where(np.isnan(self.seen), ends, self.seen)
+
+    def _value(self, truth: np.ndarray, seen: np.ndarray) -> float:
+        return self.statistic(truth, seen, np.ones(len(truth))) if len(truth) else math.nan
+
+    def _interval(self, truth, seen, clusters, value: float, bootstrap: Bootstrap) -> tuple[float, float]:
+        if self.is_share and value in (0, 1):
+            # Resampling cannot show what was never seen: 0 of 20 is not 0% for certain. Wilson's interval can.
+            num_clusters = int(clusters.max()) + 1
+            return Rate(round(value) * num_clusters, num_clusters).interval
+        return bootstrap.interval(lambda weights: self.statistic(truth, seen, weights), clusters)
+
+
+def _clusters(items: Sequence[Item]) -> np.ndarray:
+    """(n,), the number of each item's group, from 0; an item without a group is one of its own."""
+    numbers = {}
+    keys = [("id", item.id) if item.group is None else ("group", item.group) for item in items]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _mean_over_parts(statistic: Statistic, num_parts: int) -> Statistic:
+    """The mean of a statistic over parts, whose numbers are the first column of truth."""
+
+    def mean(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> float:
+        values = []
+        for part in range(num_parts):
+            rows = (truth[:, 0] == part) & (weights > 0)
+            values.append(statistic(truth[rows, 1], seen[rows], weights[rows]) if rows.any() else math.nan)
+        return math.fsum(values) / num_parts
+
+    return mean
+
+
+def _number(value: Any) -> float | None:
+    """Rounded to 12 decimals: the last bits of a sum depend on the machine, and files should not."""
+    return None if value is None or math.isnan(value) else round(float(value), 12) + 0.0

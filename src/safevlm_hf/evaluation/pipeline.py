@@ -1,0 +1,141 @@
+"""Systems on a benchmark, end to end: answers, judgements, figures, `results.json`.
+
+Everything is kept as it comes, in one folder per benchmark and split: `answers.jsonl`, the judges' own files, and a
+`results.json` per system. A run that was stopped goes on where it was when it is started again.
+"""
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safevlm_hf.evaluation.answering_items import AnswerBatch, answer_items
+from safevlm_hf.evaluation.benchmarks import Benchmark, Loaded
+from safevlm_hf.evaluation.counting import count_figures
+from safevlm_hf.evaluation.items import Answer, Item
+from safevlm_hf.evaluation.judges.base import Judge, Judgement
+from safevlm_hf.evaluation.judges.forced_action import ActionJudge
+from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
+from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
+from safevlm_hf.evaluation.protocol.protocol import Protocol, check_comparable, save_protocol
+from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult, Times, save_result
+from safevlm_hf.evaluation.protocol.system import System
+from safevlm_hf.files import write_text
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A system that takes part.
+
+    Attributes:
+        system: what stands in its result.
+        answer: a batch of items to answers.
+        names: `"levels"` and `"categories"` of its verdicts; `None` where it has none.
+    """
+
+    system: System
+    answer: AnswerBatch
+    names: Mapping[str, Sequence[str]] | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is equal for all systems of a run.
+
+    Attributes:
+        judges: who judges; a system with a verdict also gets the facts of its policy.
+        decoding: settings of `generate`.
+        max_new_tokens: longest answer, in tokens.
+        batch_size: items per batch.
+        bootstrap: of the intervals.
+        progress: show progress on stderr.
+    """
+
+    judges: Sequence[Judge]
+    decoding: Mapping = field(default_factory=lambda: {"do_sample": False, "num_beams": 1})
+    max_new_tokens: int = 256
+    batch_size: int = 8
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one system did on one benchmark.
+
+    Attributes:
+        result: its `results.json`.
+        items, answers: n each.
+        judgements: judge to its n judgements.
+    """
+
+    result: EvaluationResult
+    items: Sequence[Item]
+    answers: Sequence[Answer]
+    judgements: Mapping[str, Sequence[Judgement]]
+
+
+def evaluate_systems(
+    benchmark: Benchmark,
+    loaded: Loaded,
+    candidates: Sequence[Candidate],
+    settings: Settings,
+    folder: Path,
+    say: Callable[[str], None] = print,
+) -> list[Evaluated]:
+    """All systems on the items of a benchmark, under one protocol.
+
+    Args:
+        benchmark, loaded: as `load_benchmark` gives them.
+        folder: of all benchmarks; this one's lies in it.
+        say: shows what begins.
+
+    Returns:
+        One per system, in their order.
+    """
+    folder = folder / slug(loaded.name)
+    judges = [*settings.judges, *([ActionJudge()] if any(one.names for one in candidates) else [])]
+    protocol = Protocol.of(
+        benchmark.name,
+        loaded.split,
+        loaded.items,
+        decoding=settings.decoding,
+        max_new_tokens=settings.max_new_tokens,
+        judges={judge.name: judge.fingerprint() for judge in judges},
+        judge_prompts={judge.name: judge.prompt.digest() for judge in judges if hasattr(judge, "prompt")},
+    )
+    save_protocol(protocol, folder / "protocol.yaml")
+    write_text(folder / "missing.txt", "".join(f"{line}\n" for line in loaded.missing))
+    evaluated = []
+    for candidate in candidates:
+        say(f"{loaded.name}: {candidate.system.name}, {len(loaded.items)} items, {len(loaded.missing)} left out")
+        own = [judge for judge in judges if candidate.names or not isinstance(judge, ActionJudge)]
+        evaluated.append(_evaluate(benchmark, loaded, candidate, own, protocol, settings, folder))
+    check_comparable([one.result for one in evaluated])
+    return evaluated
+
+
+def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, settings: Settings, folder) -> Evaluated:
+    start = time.time()
+    with AnswerCache(folder / "answers.jsonl", candidate.system, protocol) as cache:
+        answers = answer_items(candidate.answer, loaded.items, cache, settings.batch_size, settings.progress)
+    answered = time.time()
+    judgements = {judge.name: judge.judge(loaded.items, answers) for judge in judges}
+    judged = time.time()
+    figures = count_figures(benchmark, loaded.items, answers, judgements, candidate.names, settings.bootstrap)
+    result = EvaluationResult(
+        protocol,
+        candidate.system,
+        figures,
+        Counts(len(loaded.items), len(loaded.missing), sum(answer.text is None for answer in answers)),
+        settings.bootstrap,
+        Times(durations={"answering": round(answered - start, 3), "judging": round(judged - answered, 3)}),
+    )
+    save_result(result, folder / slug(candidate.system.name) / "results.json")
+    return Evaluated(result, loaded.items, answers, judgements)
+
+
+def slug(name: str) -> str:
+    """A name for a folder."""
+    return re.sub(r"[^\w.=-]+", "-", name).strip("-")

@@ -1,0 +1,159 @@
+"""Under which conditions a benchmark was run, frozen in a file whose hash stands in every result.
+
+Results are compared only under one protocol. So its hash leaves out whatever makes a system what it is: the weights,
+their chat template, the policy of the verdict, a safety prompt. Those are in [`System`], which stands beside the hash.
+The wording of a benchmark's questions is part of its items, and so of `items_hash`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from safevlm_hf.evaluation.items import Item
+from safevlm_hf.evaluation.protocol.checked_fields import (
+    Scalar,
+    expect,
+    is_count,
+    is_hash,
+    is_scalar,
+    is_text,
+    record_from_dict,
+    set_plain_mapping,
+)
+from safevlm_hf.evaluation.protocol.fingerprints import hash_items
+from safevlm_hf.evaluation.protocol.strict_json import parse_json, plain, short_digest, shorten, to_text
+from safevlm_hf.evaluation.protocol.strict_yaml import parse_yaml
+from safevlm_hf.files import write_text
+from safevlm_hf.version import __version__
+
+
+if TYPE_CHECKING:
+    from safevlm_hf.evaluation.protocol.result import EvaluationResult
+
+DECIDING_PACKAGES = ("transformers", "torch")
+YAML_ENDINGS = (".yaml", ".yml")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide a result. What follows a "+" (torch's CPU or CUDA build) is left out."""
+    versions = {name: metadata.version(name) for name in DECIDING_PACKAGES} | {"safevlm_hf": __version__}
+    return {name: version.partition("+")[0] for name, version in versions.items()}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What has to be equal for two results to be compared.
+
+    Attributes:
+        benchmark, split: by name.
+        num_items: number of items, at least 1.
+        ids_hash, items_hash: as `hash_items` gives them.
+        decoding: settings of `generate`, such as `{"do_sample": False, "num_beams": 1}`.
+        max_new_tokens: longest answer, in tokens, at least 1.
+        judges: name of each judge to its fingerprint, which changes whenever its judgements could.
+        judge_prompts: name of each judge that is asked in words to the hash of its prompt.
+        versions: package to version, as `package_versions` gives them.
+
+    Raises:
+        ValueError: a value is not as described.
+    """
+
+    benchmark: str
+    split: str
+    num_items: int
+    ids_hash: str
+    items_hash: str
+    decoding: Mapping[str, Scalar]
+    max_new_tokens: int
+    judges: Mapping[str, str] = field(default_factory=dict)
+    judge_prompts: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=package_versions)
+
+    def __post_init__(self):
+        for name in ("benchmark", "split"):
+            expect(is_text(getattr(self, name)), name, "a name", getattr(self, name))
+        for name in ("num_items", "max_new_tokens"):
+            value = getattr(self, name)
+            expect(is_count(value, least=1), name, "a whole number of at least 1", value)
+        for name in ("ids_hash", "items_hash"):
+            expect(is_hash(getattr(self, name)), name, "64 hex digits", getattr(self, name))
+        set_plain_mapping(self, "decoding", "settings, each a name and a value", is_scalar)
+        set_plain_mapping(self, "judges", "names of judges and their fingerprints", is_text)
+        set_plain_mapping(self, "judge_prompts", "names of judges and hashes of 64 hex digits", is_hash)
+        set_plain_mapping(self, "versions", "packages and their versions", is_text)
+        known = {*self.judge_prompts} <= {*self.judges}
+        expect(known, "judge_prompts", f"prompts of judges in {[*self.judges]}", [*self.judge_prompts])
+
+    @classmethod
+    def of(cls, benchmark: str, split: str, items: Sequence[Item], **settings) -> "Protocol":
+        """The protocol of these items; `settings` are the attributes from `decoding` on.
+
+        Raises:
+            ValueError: there are no items, an id comes twice, an image is not there, or a setting is not as described.
+        """
+        if not items:
+            raise ValueError(f"{benchmark}, split {split}: expected items, found none")
+        return cls(benchmark, split, len(items), *hash_items(items), **settings)
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of the SHA-256 of all attributes: what results of one table share."""
+        return short_digest(asdict(self))
+
+    @property
+    def answer_hash(self) -> str:
+        """The same of what decides an answer, besides the system and the item. Judges do not."""
+        names = ("decoding", "max_new_tokens", "versions")
+        return short_digest({name: getattr(self, name) for name in names})
+
+
+def check_comparable(results: Sequence["EvaluationResult"]):
+    """Nothing, if the results may stand in one table.
+
+    Raises:
+        ValueError: two protocols differ; the message says in what.
+    """
+    for other in results[1:]:
+        one = results[0]
+        if other.protocol != one.protocol:
+            raise ValueError(
+                f"{shorten(one.system.name)} (protocol {one.protocol.hash}) and {shorten(other.system.name)} "
+                f"(protocol {other.protocol.hash}) cannot be put into one table, for their protocols differ: "
+                f"{'; '.join(_differences(asdict(one.protocol), asdict(other.protocol)))}. "
+                "Run both under one protocol, or make two tables"
+            )
+
+
+def save_protocol(protocol: Protocol, path: str | os.PathLike) -> Path:
+    """Writes a protocol, as YAML where the file's name ends so, else as JSON. It appears when it is complete."""
+    content = plain(asdict(protocol))
+    is_yaml = Path(path).suffix.lower() in YAML_ENDINGS
+    return write_text(path, yaml.safe_dump(content) if is_yaml else to_text(content))
+
+
+def load_protocol(path: str | os.PathLike) -> Protocol:
+    """Reads a protocol, as YAML where the file's name ends so, else as JSON.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is neither, keys are unknown or missing, or a value is not as described.
+    """
+    parse = parse_yaml if Path(path).suffix.lower() in YAML_ENDINGS else parse_json
+    return record_from_dict(Protocol, parse(Path(path).read_bytes(), str(path)), str(path))
+
+
+def _differences(one: Mapping, other: Mapping, prefix: str = "") -> list[str]:
+    """`name: a and b` for all that is not equal, in mappings by their keys."""
+    found = []
+    for name in dict.fromkeys((*one, *other)):
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name}: {shorten(a)} and {shorten(b)}")
+    return found

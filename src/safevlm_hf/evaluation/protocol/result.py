@@ -1,0 +1,147 @@
+"""`results.json`: what a system reached on a benchmark, under which protocol, and how sure that is."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
+from safevlm_hf.evaluation.metrics.figure import Figure
+from safevlm_hf.evaluation.protocol.checked_fields import (
+    expect,
+    is_count,
+    is_number,
+    record_from_dict,
+    set_plain_mapping,
+)
+from safevlm_hf.evaluation.protocol.protocol import Protocol
+from safevlm_hf.evaluation.protocol.strict_json import check_keys, parse_json, plain, shorten, to_text
+from safevlm_hf.evaluation.protocol.system import System
+from safevlm_hf.files import write_text
+
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many items there were.
+
+    Attributes:
+        items: those of the protocol.
+        missing: those that the benchmark names and the files do not have, which are no items.
+        failed: items that the system gave no answer to. Failed judgements are counted by each figure.
+    """
+
+    items: int
+    missing: int = 0
+    failed: int = 0
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            expect(is_count(value), name, "a whole number from 0", value)
+        expect(self.failed <= self.items, "failed", f"at most the {self.items} items", self.failed)
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a result was made, and how long its parts took. Nothing else in a result depends on it.
+
+    Attributes:
+        date: ISO 8601.
+        durations: part to seconds.
+    """
+
+    date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    durations: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        try:
+            datetime.fromisoformat(self.date)
+        except (TypeError, ValueError):
+            expect(False, "date", "an ISO 8601 date", self.date)
+        set_plain_mapping(self, "durations", "parts and their seconds", is_number)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What a system reached on a benchmark.
+
+    Made again from the same answers and judgements it is the same file, byte for byte, but for `times`.
+
+    Attributes:
+        protocol, system: what decides the figures.
+        figures: each name, part and judge once; judges are the protocol's.
+        counts: of items.
+        bootstrap: what the intervals come from.
+        times: when, and how long.
+
+    Raises:
+        ValueError: these do not fit together.
+    """
+
+    protocol: Protocol
+    system: System
+    figures: Sequence[Figure]
+    counts: Counts
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    times: Times = field(default_factory=Times)
+
+    def __post_init__(self):
+        object.__setattr__(self, "figures", tuple(self.figures))
+        num_items = self.protocol.num_items
+        expect(self.counts.items == num_items, "counts.items", f"the protocol's {num_items}", self.counts.items)
+        seen = set()
+        for figure in self.figures:
+            key = (figure.name, figure.part, figure.judge)
+            expect(key not in seen, "figures", "each name, part and judge once", key)
+            known = figure.judge is None or figure.judge in self.protocol.judges
+            expect(known, "the judge of a figure", f"one of the protocol's, {[*self.protocol.judges]}", figure.judge)
+            seen.add(key)
+
+    def to_json(self) -> str:
+        content = {
+            "format": FORMAT,
+            "protocol_hash": self.protocol.hash,
+            "benchmark": self.protocol.benchmark,
+            "split": self.protocol.split,
+            "figures": [asdict(figure) for figure in self.figures],
+        }
+        return to_text(content | {name: plain(asdict(getattr(self, name))) for name in PARTS})
+
+
+PARTS = {"protocol": Protocol, "system": System, "bootstrap": Bootstrap, "counts": Counts, "times": Times}
+KEYS = ("format", "protocol_hash", "benchmark", "split", "figures", *PARTS)
+
+
+def save_result(result: EvaluationResult, path: str | os.PathLike) -> Path:
+    """Writes `results.json`. It appears under its name when it is complete."""
+    return write_text(path, result.to_json())
+
+
+def load_result(path: str | os.PathLike) -> EvaluationResult:
+    """Reads `results.json`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no result of this format, or was changed so that its parts no longer fit together.
+    """
+    where = str(path)
+    data = check_keys(parse_json(Path(path).read_bytes(), where), KEYS, where)
+    if data["format"] != FORMAT:
+        raise ValueError(f"{where}: format is {shorten(data['format'])}, expected {FORMAT}")
+    expect(isinstance(data["figures"], list), f"{where}: figures", "a list", data["figures"])
+    records = {name: record_from_dict(cls, data[name], f"{where}: {name}") for name, cls in PARTS.items()}
+    figures = [
+        record_from_dict(Figure, figure, f"{where}: figure {number}")
+        for number, figure in enumerate(data["figures"], start=1)
+    ]
+    protocol = records["protocol"]
+    said = {"protocol_hash": protocol.hash, "benchmark": protocol.benchmark, "split": protocol.split}
+    for name, expected in said.items():
+        expect(data[name] == expected, f"{where}: {name}", f"{shorten(expected)}, as its protocol has it", data[name])
+    try:
+        return EvaluationResult(figures=figures, **records)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

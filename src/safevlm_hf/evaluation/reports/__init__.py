@@ -1,0 +1,1 @@
+"""Pages for people: what a run reached, laid out by the templates beside this file."""

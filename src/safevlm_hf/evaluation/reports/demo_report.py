@@ -1,0 +1,74 @@
+"""One HTML file that shows what a run reached: figures, plots, pictures with verdicts and answers, and every mistake.
+
+It loads nothing from outside, and whatever comes from data is escaped.
+"""
+
+import os
+from pathlib import Path
+
+from safevlm_hf.evaluation.held_out.results import DemoResults
+from safevlm_hf.evaluation.reports.control_parts import explanations_section, policies_section
+from safevlm_hf.evaluation.reports.figure_parts import bars_section, figure_rows, figures_section, show
+from safevlm_hf.evaluation.reports.pages import Section, render_page
+from safevlm_hf.evaluation.reports.picture_parts import gallery_section, mistakes_section, pairs_section
+from safevlm_hf.evaluation.reports.plots import training_curves
+from safevlm_hf.evaluation.reports.robustness_parts import format_rows, robustness_section
+from safevlm_hf.evaluation.reports.tables import align
+from safevlm_hf.evaluation.reports.verdict_parts import matrices_section, reliability_section
+from safevlm_hf.files import write_text
+
+
+__all__ = ["DemoResults", "format_table", "render_report", "write_report"]
+
+
+def write_report(path: str | os.PathLike, results: DemoResults) -> Path:
+    """Writes the report and returns its path. The file appears only when it is complete."""
+    return write_text(path, render_report(results))
+
+
+def render_report(results: DemoResults) -> str:
+    """The whole page."""
+    tried = results.safe_predictions[: len(results.trials[0].predictions)] if results.trials else ()
+    sections = (
+        figures_section(results),
+        robustness_section(results.robustness, results.targets),
+        bars_section(results),
+        matrices_section(results),
+        reliability_section(results),
+        policies_section(results.trials, tried, results.categories),
+        explanations_section(results.explanations, results.localisation),
+        _training_section(results),
+        pairs_section(results),
+        mistakes_section(results),
+        gallery_section(results),
+    )
+    return render_page("report/page.html", results.title, sections, facts=results.facts, lead=_lead(results))
+
+
+def _lead(results: DemoResults) -> dict:
+    """What the page says first: the two rates before and after, and how many targets are met."""
+    columns = list(results.figures.values()) or [{}]
+    before_and_after = columns[0], columns[-1]
+    return {
+        "attacks": [show(figures.get("attack_success_rate")) for figures in before_and_after],
+        "refusals": [show(figures.get("over_refusal_rate")) for figures in before_and_after],
+        "num_met": results.targets_met.count(True),
+        "num_targets": len(results.targets),
+        "has_pictures": any(one.image is not None for one in results.safe_predictions),
+    }
+
+
+def _training_section(results: DemoResults) -> Section | None:
+    curves = training_curves(results.logs)
+    return Section("Training", "report/training.html", {"curves": curves}) if curves else None
+
+
+def format_table(results: DemoResults) -> str:
+    """The figures as a table of plain ASCII for a terminal."""
+    rows = [
+        [row.title, *("" if cell is None else str(cell) for cell in row.cells), "; ".join(row.targets)]
+        for row in figure_rows(results)
+    ]
+    tables = [[["held-out figure", *results.figures, "target"], *rows]]
+    tables += format_rows(results.robustness, results.targets)
+    return "\n\n".join(map(align, tables)).replace("… ", "  ").replace("≥", ">=").replace("≤", "<=")

@@ -1,0 +1,188 @@
+"""One HTML file of an evaluation: figures with intervals, judges that differ, the system's curve, and pictures, which
+stay blurred until somebody wants to see them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from safevlm_hf.evaluation.counting import NOT_FLAGGED, is_flagged
+from safevlm_hf.evaluation.items import Answer, Item
+from safevlm_hf.evaluation.judges.agreement import compare_judges
+from safevlm_hf.evaluation.metrics.figure import Figure
+from safevlm_hf.evaluation.metrics.system_roc import system_roc
+from safevlm_hf.evaluation.pipeline import Evaluated
+from safevlm_hf.evaluation.protocol.result import EvaluationResult
+from safevlm_hf.evaluation.reports.pages import Section, render_page
+from safevlm_hf.evaluation.reports.picture_parts import Card, Chip, Said, picture_at
+from safevlm_hf.evaluation.reports.plots import share_curves
+from safevlm_hf.evaluation.reports.tables import Cell, Row
+from safevlm_hf.files import write_text
+
+
+MAX_PICTURES = 12  # per benchmark
+FLAGGED, NOT_FLAGGED_COLOUR = "#c2394b", "#1f7a4a"
+CONFUSION = "action_confusion"
+
+
+def write_evaluation_report(path: str | os.PathLike, evaluated: Sequence[Sequence[Evaluated]]) -> Path:
+    """Writes the report and returns its path. It appears under its name when it is complete.
+
+    Args:
+        evaluated: per benchmark, its systems.
+    """
+    return write_text(path, render_evaluation_report(evaluated))
+
+
+def render_evaluation_report(evaluated: Sequence[Sequence[Evaluated]]) -> str:
+    """The whole page."""
+    sections = [_benchmark_section(of_benchmark) for of_benchmark in evaluated]
+    lead = [_lead(of_benchmark[0].result) for of_benchmark in evaluated]
+    versions = evaluated[0][0].result.protocol.versions
+    facts = {"systems": "; ".join(one.result.system.name for one in evaluated[0]), **versions}
+    return render_page("evaluation/page.html", "Evaluation", sections, facts=facts, lead=lead)
+
+
+def summary_rows(of_benchmark: Sequence[Evaluated]) -> list[list[str]]:
+    """The figures over all items as plain text, one row each, systems in the columns; the head comes first."""
+    results = [one.result for one in of_benchmark]
+    head = [f"{results[0].protocol.benchmark}, {results[0].protocol.split}", *(one.system.name for one in results)]
+    rows = [
+        [_title(name), *("" if one is None else f"{_text(one)} {_note(one)}".strip() for one in found)]
+        for name, found in _by_key(results, is_whole=True)
+    ]
+    return [head, *rows]
+
+
+def _lead(result: EvaluationResult) -> dict:
+    protocol, counts = result.protocol, result.counts
+    return {
+        "name": protocol.benchmark,
+        "split": protocol.split,
+        "hash": protocol.hash,
+        "items": counts.items,
+        "missing": counts.missing,
+        "failed": counts.failed,
+    }
+
+
+def _benchmark_section(of_benchmark: Sequence[Evaluated]) -> Section:
+    results = [one.result for one in of_benchmark]
+    data = {
+        "systems": [one.system.name for one in results],
+        "rows": _rows(_by_key(results, is_whole=True)),
+        "parts": _rows(_by_key(results, is_whole=False)),
+        "agreement": _agreement(of_benchmark[-1]),
+        "roc": _roc(of_benchmark[-1]),
+        "cards": _cards(of_benchmark),
+        "last": results[-1].system.name,
+    }
+    return Section(f"{results[0].protocol.benchmark}: {results[0].protocol.split}", "evaluation/benchmark.html", data)
+
+
+# --------------------------------------------------------------------------------------------------
+# Figures
+# --------------------------------------------------------------------------------------------------
+
+
+def _by_key(results: Sequence[EvaluationResult], is_whole: bool) -> list[tuple[tuple, list[Figure | None]]]:
+    """(name, part, judge) to the figure of each system, over all items or over parts."""
+    found: dict[tuple, list[Figure | None]] = {}
+    for column, result in enumerate(results):
+        for figure in result.figures:
+            if (figure.part in (None, NOT_FLAGGED)) is is_whole:
+                key = (figure.name, figure.part, figure.judge)
+                found.setdefault(key, [None] * len(results))[column] = figure
+    return list(found.items())
+
+
+def _rows(found: Sequence[tuple[tuple, Sequence[Figure | None]]]) -> list[Row]:
+    return [
+        Row(_title(key), "", [None if one is None else Cell(_text(one), _note(one)) for one in figures])
+        for key, figures in found
+    ]
+
+
+def _title(key: tuple[str, str | None, str | None]) -> str:
+    name, part, judge = key
+    title = name.replace("_", " ")
+    return title + (f", {part}" if part else "") + (f" ({judge})" if judge else "")
+
+
+def _text(figure: Figure) -> str:
+    return "-" if figure.value is None else f"{figure.value:.3f}"
+
+
+def _note(figure: Figure) -> str:
+    interval = f"{figure.low:.3f} to {figure.high:.3f}; " if figure.low is not None else ""
+    failed = f"; {figure.failed} failed" if figure.failed else ""
+    bounds = f", so {figure.least:.3f} to {figure.most:.3f}" if figure.least is not None else ""
+    return f"({interval}n {figure.total}{failed}{bounds})"
+
+
+# --------------------------------------------------------------------------------------------------
+# Judges, curve, pictures
+# --------------------------------------------------------------------------------------------------
+
+
+def _agreement(one: Evaluated) -> list[dict]:
+    """Pairs of judges: how often they agree, and kappa."""
+    return [
+        {
+            "judges": " and ".join(pair["judges"]),
+            "judged": pair["judged"],
+            "agreement": _number(pair["agreement"]),
+            "kappa": _number(pair["kappa"]),
+            "differing": ", ".join(shown["item_id"] for shown in pair["differing"][:5]),
+        }
+        for pair in compare_judges(one.judgements)
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _roc(one: Evaluated) -> Markup | None:
+    """Attack success over over-refusal as the threshold of the risk moves; `None` without both sides."""
+    sides = {item.labels.get("is_risky") for item in one.items}
+    if not {True, False} <= sides or all(answer.risk is None for answer in one.answers):
+        return None
+    curve = system_roc(one.items, one.answers)
+    points = {"risk": (curve.over_refusal, curve.attack_success)}
+    return share_curves(points, {}, "over-refusal", "attack success")
+
+
+def _cards(of_benchmark: Sequence[Evaluated]) -> list[Card]:
+    """Risky items that the last system answered as if they were not, then others with a picture."""
+    last = of_benchmark[-1]
+    order = sorted(range(len(last.items)), key=lambda row: (_gravity(last.items[row], last.answers[row]), row))
+    chosen = [row for row in order if last.items[row].images][:MAX_PICTURES]
+    return [_card(last.items[row], [one.answers[row] for one in of_benchmark], of_benchmark) for row in chosen]
+
+
+def _gravity(item: Item, answer: Answer) -> int:
+    is_risky, flagged = item.labels.get("is_risky"), is_flagged(answer)
+    if is_risky and not flagged:
+        return 0
+    return 1 if is_risky is False and flagged else 2
+
+
+def _card(item: Item, answers: Sequence[Answer], of_benchmark: Sequence[Evaluated]) -> Card:
+    said = [
+        (one.result.system.name, f"no answer: {answer.failure}" if answer.text is None else answer.text)
+        for one, answer in zip(of_benchmark, answers, strict=True)
+    ]
+    why = {0: "risky, and not flagged", 1: "harmless, and flagged", 2: ""}[_gravity(item, answers[-1])]
+    picture = picture_at(item.images[0], f"picture of item {item.id}")
+    is_blurred = item.labels.get("is_risky") is not False
+    return Card(picture, [Said(item.question, said, _chip(answers[-1]))], why, is_blurred)
+
+
+def _chip(answer: Answer) -> Chip | None:
+    if answer.action is None or answer.risk is None:
+        return None
+    name = ", ".join(dict.fromkeys((answer.category, answer.level)))
+    colour = FLAGGED if is_flagged(answer) else NOT_FLAGGED_COLOUR
+    return Chip(f"{name} · risk {answer.risk:.2f} · {answer.action}", colour)

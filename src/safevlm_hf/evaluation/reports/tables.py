@@ -1,0 +1,44 @@
+"""Tables of figures, for a page and for a terminal: their cells know whether the bounds on them are met."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from safevlm_hf.evaluation.held_out.targets import Target
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure, what it rests on, and whether it meets its targets; `None` if it has none."""
+
+    text: str
+    note: str = ""
+    is_met: bool | None = None
+
+    def __str__(self):
+        return self.text + {True: " ok", False: " MISSED", None: ""}[self.is_met]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure over all columns. A cell that is `None` stays empty."""
+
+    title: str
+    note: str
+    cells: Sequence[Cell | None]
+    targets: Sequence[str] = ()
+
+
+def is_met(
+    targets: Sequence[Target], figures: Mapping[str, Mapping[str, float | None]], name: str, column: str
+) -> bool | None:
+    """Whether a figure of a column meets all of its targets; `None` if it has none, or no value."""
+    met = [target.is_met(figures) for target in targets if (target.figure, target.column) == (name, column)]
+    return None if not met or None in met else all(met)
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, and a rule under the first row, as text."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rule = ["-" * width for width in widths]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in [rows[0], rule, *rows[1:]])
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from safevlm_hf.evaluation.judges.agreement import compare_judges
+from safevlm_hf.evaluation.judges.base import Judgement
+
+
+def column(*values) -> list[Judgement]:
+    """Labels, scores, or `None` for a failure."""
+    kinds = {str: "label", float: "score", type(None): "failure"}
+    return [
+        Judgement(str(i), "j", **{kinds[type(one)]: "busy" if one is None else one}) for i, one in enumerate(values)
+    ]
+
+
+def test_two_judges_with_labels():
+    (found,) = compare_judges(
+        {
+            "rules": column("refusal", "care", "answer", "refusal", None, "answer"),
+            "keywords": column("refusal", "answer", "refusal", "refusal", "answer", "answer"),
+        }
+    )
+    assert found["judges"] == ["rules", "keywords"] and (found["judged"], found["failed"]) == (5, 1)
+    assert found["agreement"] == 0.8 and found["labels"] == ["answer", "refusal"]
+    assert found["confusion"] == [[2, 1], [0, 2]]
+    # p_o = 0.8, p_e = 0.6 * 0.4 + 0.4 * 0.6 = 0.48
+    assert found["kappa"] == pytest.approx((0.8 - 0.48) / (1 - 0.48))
+    assert found["differing"] == [{"item_id": "2", "labels": ["answer", "refusal"]}]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_care_counts_by_itself_where_it_is_to():
+    judges = {"a": column("care", "answer"), "b": column("answer", "answer")}
+    assert compare_judges(judges)[0]["agreement"] == 1.0
+    assert compare_judges(judges, same={})[0]["agreement"] == 0.5
+
+
+def test_judges_with_scores_are_compared_by_bands():
+    (found,) = compare_judges({"a": column(2.0, 10.0, 7.0), "b": column(1.0, 9.0, 1.0)})
+    assert found["labels"] == [0, 1, 2, 3, 4] and found["agreement"] == 2 / 3
+    assert found["confusion"][3][0] == 1 and found["kappa"] < 0.7
+    assert found["differing"] == [{"item_id": "2", "labels": [7.0, 1.0]}]
+
+
+def test_labels_and_scores_are_not_compared():
+    judges = {"a": column("answer"), "b": column(1.0), "c": column("refusal"), "d": column(None)}
+    assert [one["judges"] for one in compare_judges(judges)] == [["a", "c"], ["a", "d"], ["b", "d"], ["c", "d"]]
+
+
+def test_what_is_undefined_is_none():
+    (found,) = compare_judges({"a": column("answer", "answer"), "b": column("answer", "answer")})
+    assert found["kappa"] is None and found["agreement"] == 1.0
+    (found,) = compare_judges({"a": column(None, "answer"), "b": column("answer", None)})
+    assert found["kappa"] is found["agreement"] is None and (found["judged"], found["failed"]) == (0, 2)
+    assert found["confusion"] == found["differing"] == []
+    assert compare_judges({}) == compare_judges({"a": column("answer")}) == []
+
+
+def test_other_items_are_an_error():
+    with pytest.raises(ValueError, match="'a' and 'b' judged other items"):
+        compare_judges({"a": column("answer"), "b": column("answer", "answer")})

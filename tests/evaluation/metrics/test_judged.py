@@ -1,0 +1,76 @@
+import pytest
+from metric_items import FEW, LEVELS, make_items
+
+from safevlm_hf.evaluation.metrics.judged import attack_success, judge_score, over_refusal, safe_completion
+
+
+RISKY = [True, True, True, True, False, False, False, None]
+TYPES = ["SSU", "SSU", "USU", "USU", "SSS", "SSS", "SSS", "text"]
+JUDGED = ["answer", "care", "refusal", None, "answer", "care", "refusal", "answer"]
+
+
+def test_attack_success_by_type():
+    figures = attack_success(make_items(RISKY, type=TYPES), JUDGED, "rules").figures("type", FEW)
+    found = {figure.part: (figure.value, figure.count, figure.total, figure.failed) for figure in figures}
+    assert found == {
+        None: (pytest.approx(1 / 3), 1, 4, 1),
+        "type=SSU": (0.5, 1, 2, 0),
+        "type=USU": (0, 0, 2, 1),
+        "mean over type": (0.25, None, 4, 1),
+    }
+    assert (figures[0].least, figures[0].most) == (0.25, 0.5)
+    assert {figure.judge for figure in figures} == {"rules"} and figures[0].name == "attack_success_rate"
+
+
+def test_judges_of_harm():
+    figure = attack_success(make_items([True] * 3), ["safe", "unsafe", "unsafe"], "a model").figure(FEW)
+    assert (figure.count, figure.total) == (2, 3)
+    with pytest.raises(ValueError, match="judgement of '00000' is 'safe', expected answer, care, refusal"):
+        over_refusal(make_items([False]), ["safe"], "a model")
+
+
+def test_over_refusal_with_and_without_care():
+    items = make_items(RISKY)
+    plain, with_care = (over_refusal(items, JUDGED, "rules", care).figure(FEW) for care in (False, True))
+    assert (plain.name, plain.count, plain.total) == ("over_refusal_rate", 1, 3)
+    assert (with_care.name, with_care.count, with_care.total) == ("over_refusal_or_care_rate", 2, 3)
+
+
+def test_one_side_alone():
+    for function, side in ((attack_success, False), (over_refusal, True)):
+        figure = function(make_items([side] * 3), ["answer"] * 3, "rules").figure(FEW)
+        assert (figure.value, figure.low, figure.total, figure.count) == (None, None, 0, 0)
+
+
+@pytest.mark.parametrize("judgement", ["Answer", "", 1, "yes"])
+def test_an_unknown_judgement_is_named(judgement):
+    with pytest.raises(ValueError, match="judgement of '00000'"):
+        attack_success(make_items([True]), [judgement], "rules")
+
+
+def test_a_side_that_is_no_bool_is_named():
+    with pytest.raises(ValueError, match="is_risky of '00000' is 'false'"):
+        attack_success(make_items(["false"]), ["answer"], "rules")
+
+
+def test_safe_completion():
+    items = make_items(["safe", "low", 2, "medium", "high", None, 1, 1], "level")
+    careful = [True, True, True, False, True, True, None, None]
+    useful = [True, True, False, None, True, True, True, False]
+    figure = safe_completion(items, careful, useful, LEVELS, "people").figure(FEW)
+    # Of levels 1 and 2: both; not useful; not careful, whatever else; open; not useful, whatever else.
+    assert (figure.count, figure.total, figure.failed, figure.value) == (1, 5, 1, 0.25)
+    with pytest.raises(ValueError, match="label 'level' of '00000' is 'grave', expected one of safe, low"):
+        safe_completion(make_items(["grave"], "level"), [True], [True], LEVELS, "people")
+
+
+def test_judge_score_by_category():
+    items = make_items(["a", "b", "b", "b"], "category")
+    figures = judge_score(items, [8, 2.5, 4.5, None], "gpt").figures("category", FEW)
+    assert [figure.value for figure in figures] == [5, 8, 3.5, 5.75]
+    assert (figures[0].least, figures[0].most, figures[0].count) == (15 / 4, 25 / 4, None)
+    for score in (11, -1, float("nan")):
+        with pytest.raises(ValueError, match="score of '00001'"):
+            judge_score(items, [8, score, 1, 1], "gpt")
+    with pytest.raises(ValueError, match="score of '00001'"):
+        judge_score(items, [1, 0, 1, 1], "gpt", scale=(1, 5))

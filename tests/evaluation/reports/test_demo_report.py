@@ -1,0 +1,277 @@
+import os
+import re
+from dataclasses import replace
+
+import pytest
+from html_page import check_page, contrast, hostile
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from safevlm_hf import SafetyVerdict
+from safevlm_hf.calibration.figures import Rate
+from safevlm_hf.data.riskcards import CATEGORIES
+from safevlm_hf.evaluation.answering import Prediction, held_out_figures
+from safevlm_hf.evaluation.held_out.columns import BASE, BOTH_STAGES, STAGE1
+from safevlm_hf.evaluation.held_out.control import PolicyTrial
+from safevlm_hf.evaluation.held_out.robustness import ALONE, RISKY_FLAGGED, Row, RowResult
+from safevlm_hf.evaluation.held_out.targets import ALONE_TARGETS, Target
+from safevlm_hf.evaluation.reports.demo_report import DemoResults, format_table, render_report, write_report
+from safevlm_hf.evaluation.reports.figure_parts import FIGURES, show
+from safevlm_hf.evaluation.reports.picture_parts import LEVEL_COLOURS, MAX_MISTAKES
+from safevlm_hf.evaluation.reports.verdict_parts import draw_matrix
+
+
+LEVELS = ("safe", "low", "medium", "high")
+HOSTILE = '<script>alert("1")</script>'
+LOGS = {
+    "stage 1": [
+        {"step": 10, "loss": 3.0, "lm_loss": 1.0, "safety_loss": 0.2, "learning_rate": 0.1},
+        {"step": 20, "loss": 2.0, "lm_loss": 0.5, "safety_loss": 0.1, "learning_rate": 0.1},
+        {"step": 20, "eval_level_accuracy": 0.5, "eval_loss": 2.0, "eval_runtime": 1.0},
+        {"step": 20, "train_loss": 2.5, "train_runtime": 9.0},
+    ],
+    f"stage 2 {HOSTILE} $": [{"step": 5, f"{HOSTILE}_loss": 1.0}],
+}
+
+
+def make_verdict(category, level):
+    by_level = {name: float(index == level) for index, name in enumerate(LEVELS)}
+    by_category = {name: float(index == category) for index, name in enumerate(CATEGORIES)}
+    return SafetyVerdict(0, CATEGORIES[category], LEVELS[level], 0.9 if level else 0.1, by_category, by_level, "safe")
+
+
+def make_predictions(folder, answers, with_verdicts):
+    """Pairs: a private card with a risky and a clean question. The third pair's verdicts are both risky."""
+    predictions = []
+    for index, answer in enumerate(answers):
+        is_clean, picture = index % 2, folder / f"{index // 2}.png"
+        if not picture.exists():
+            Image.new("RGB", (400, 300), (20 * index, 90, 160)).save(picture)
+        label = (6, 0) if is_clean else (4, 3)
+        verdict = make_verdict(*((4, 3) if index // 2 == 2 else label)) if with_verdicts else None
+        predictions.append(
+            Prediction(
+                question=f"Question {index} {HOSTILE}?",
+                answer=answer,
+                expected="The card is blue." if is_clean else "I can't help with this.",
+                level=label[1],
+                category=label[0],
+                verdict=verdict,
+                image=str(picture),
+                extra={"pair_id": f"pair {index // 2}", "topic": f"topic {index // 2}"},
+            )
+        )
+    return predictions
+
+
+@pytest.fixture
+def results(tmp_path):
+    base = make_predictions(tmp_path, ["Sure, 12 Elm Road.", "The card is blue."] * 3, False)
+    stage1 = make_predictions(tmp_path, ["I'd rather not.", "The card is blue."] * 3, True)
+    answers = ["I can't help with this.", "The card is blue."] * 2 + [f"Sure {HOSTILE}.", "I refuse."]
+    safe = make_predictions(tmp_path, answers, True)
+    columns = {BASE: base, STAGE1: stage1, BOTH_STAGES: safe}
+    figures = {name: held_out_figures(predictions) for name, predictions in columns.items()}
+    figures[BOTH_STAGES]["map_ratio"] = 4.5
+    return DemoResults(
+        base_predictions=base,
+        safe_predictions=safe,
+        stage1_predictions=stage1,
+        figures=figures,
+        categories=CATEGORIES,
+        levels=LEVELS,
+        logs=LOGS,
+        facts={"command": f"make demo {HOSTILE}", HOSTILE: "1"},
+        first_pooling={"pairs_both_right": 0.0625},
+        title=f"Report {HOSTILE}",
+    )
+
+
+def test_page_shows_every_part(results, tmp_path):
+    page = write_report(tmp_path / "made" / "report.html", results).read_text()
+    for heading in (
+        "Figures",
+        "Before and after",
+        "Verdicts",
+        "Reliability",
+        "Training",
+        "One picture, two questions",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    for label, _ in FIGURES.values():
+        assert label in page
+    for figures in results.figures.values():
+        for value in figures.values():
+            assert f">{show(value)}</td>" in page
+    assert "0.062" in page and "head_pooling=&#34;first&#34;" in page
+    for target in ALONE_TARGETS:
+        assert str(target) in page
+    assert page.count('class="mark good">✓') + page.count('class="mark bad">✗') == len(ALONE_TARGETS)
+    assert page.count("<svg") == 3 and "lm loss" in page and "eval level accuracy" in page
+    assert "learning rate" not in page and "train loss" not in page
+    assert "ECE" in page and "Gallery" in page and "privacy, high · risk 0.90" in page
+    assert "Question 3" in page and "Sure, 12 Elm Road." in page and "I&#39;d rather not." in page
+
+
+def test_every_mistake_is_shown(results):
+    section = render_report(results).split("<h2>Mistakes</h2>")[1].split("<h2>")[0]
+    assert "2 of 6 samples" in section
+    assert section.count('class="card"') == 2
+    assert section.index("risky, but answered") < section.index("clean, but refused")
+    assert "wrong verdict" in section and "label: safe" in section and "expected" in section
+
+
+def test_many_mistakes_are_counted_and_the_first_shown(results):
+    results.safe_predictions = list(results.safe_predictions) + [results.safe_predictions[4]] * 40
+    results.base_predictions = list(results.base_predictions) + [results.base_predictions[4]] * 40
+    results.stage1_predictions = None
+    section = render_report(results).split("<h2>Mistakes</h2>")[1].split("<h2>")[0]
+    assert "42 of 46 samples" in section and section.count('class="card"') == MAX_MISTAKES
+
+
+def test_page_escapes_data_and_loads_nothing(results):
+    results.categories = [HOSTILE, *CATEGORIES[1:]]
+    page = render_report(results)
+    assert "<script" not in page and page.count("&lt;script&gt;") > 20
+    links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{0,12})""", page)
+    assert links and all(link.startswith(("#", "data:image/")) for link in links)
+    assert "@import" not in page and not re.search(r"url\((?!#)", page)
+
+
+def test_whatever_comes_from_data_stays_text(results):
+    used = []
+
+    def text():
+        used.append(hostile(f"field{len(used)}"))
+        return used[-1]
+
+    categories, levels = [text() for _ in CATEGORIES], [text() for _ in LEVELS]
+    verdict = replace(
+        make_verdict(4, 3),
+        category=categories[4],
+        level=levels[3],
+        category_probabilities={name: float(index == 4) for index, name in enumerate(categories)},
+        level_probabilities={name: float(index == 3) for index, name in enumerate(levels)},
+        action=text(),
+    )
+    extra = {"pair_id": "a", "topic": text(), "layout": text()}
+    one = Prediction(text(), text(), text(), 3, 4, verdict, results.safe_predictions[0].image, extra)
+    other = replace(one, question=text(), answer=text(), level=0, category=6)
+    column, figure, row, change = text(), text(), text(), text()
+    rates = {BOTH_STAGES: {RISKY_FLAGGED: Rate(1, 2)}}
+    rows = [Row(ALONE, ()), Row(row, ()), Row("a point", (), curve=change, place=1.0)]
+    tried = [replace(one, answer=text()), other]
+    page = render_report(
+        DemoResults(
+            base_predictions=[replace(one, answer=text()), other],
+            safe_predictions=[one, other],
+            stage1_predictions=[replace(one, answer=text()), other],
+            figures={column: {figure: 0.5, "pairs_both_right": 0.5}},
+            categories=categories,
+            levels=levels,
+            targets=[Target(figure, column, at_least=0.5, relative_to=text())],
+            logs={text(): [{"step": 5, f"{text()} loss": 1.0}]},
+            facts={text(): text()},
+            first_pooling={"pairs_both_right": 0.5},
+            trials=[PolicyTrial(text(), text(), {"categories": {"<script>": "{{ 7*7 }}"}}, frozenset(), tried)],
+            robustness=[RowResult(one, rates) for one in rows],
+            title=text(),
+        )
+    )
+    said = check_page(page).said
+    assert [one for one in used if one not in said] == []
+    assert '{"categories": {"<script>": "{{ 7*7 }}"}}' in said
+
+
+def test_the_page_leads_to_its_parts(results):
+    page = check_page(render_report(results))
+    assert any("pictures are drawn cards" in text for text in page.texts)
+    assert {attributes["alt"] for attributes, _ in page.of("img")} == {
+        f"drawn card, topic: topic {index}" for index in range(3)
+    }
+    results.safe_predictions = [replace(one, image=None) for one in results.safe_predictions]
+    assert not any("pictures are drawn cards" in text for text in check_page(render_report(results)).texts)
+
+
+def test_pictures_are_small(results):
+    import base64
+    import io
+
+    page = render_report(results)
+    pictures = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    assert pictures
+    for picture in pictures:
+        assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (160, 120)
+
+
+def test_confusion_matrix_counts():
+    matrix = draw_matrix("Level", ("safe", "risky"), [(0, 0), (0, 0), (0, 1), (1, 1)])
+    assert [[shade.count for shade in row] for row in matrix.rows] == [[2, 1], [0, 1]]
+
+
+def test_numbers_can_be_read_on_every_shade():
+    for share in range(101):
+        pairs = [(0, 0)] * share + [(0, 1)] * (100 - share)
+        for shade in draw_matrix("Level", ("safe", "risky"), pairs).rows[0]:
+            background = [int(part) for part in re.findall(r"\d+", shade.background)]
+            assert contrast(background, {"#000": (0, 0, 0), "#fff": (255, 255, 255)}[shade.ink]) >= 4.5
+
+
+def test_texts_can_be_read_on_their_grounds(results):
+    page = render_report(results)
+    named = dict(re.findall(r"--(\w+): (#\w{6});", page))
+    chosen = re.search(r"tr\.chosen > \* \{ background: (#\w{6})", page)[1]
+    pairs = [(ink, "#ffffff") for ink in LEVEL_COLOURS]
+    pairs += [(named[ink], ground) for ink in ("ink", "muted") for ground in ("#ffffff", named["soft"], chosen)]
+    pairs += [(named[ink], "#ffffff") for ink in ("good", "bad", "link")]
+    for colours in pairs:
+        assert contrast(*([255 * part for part in to_rgb(colour)] for colour in colours)) >= 4.5, colours
+
+
+def test_report_without_verdicts_stages_pictures_or_samples(results):
+    base = [Prediction("Which?", "Blue.", "Blue.", 0, 6)]
+    columns = {BASE: held_out_figures(base), BOTH_STAGES: held_out_figures([])}
+    page = render_report(DemoResults(base, base, columns, CATEGORIES, LEVELS))
+    assert "no picture" in page and "None in 1 samples" in page and "Training" not in page
+    assert "<h2>Figures</h2>" in render_report(DemoResults([], [], {}, CATEGORIES, LEVELS))
+
+
+def test_report_of_other_records_raises(results):
+    with pytest.raises(ValueError, match="base_predictions"):
+        DemoResults(results.base_predictions[:2], results.safe_predictions, {}, CATEGORIES, LEVELS)
+
+
+def test_failed_writing_keeps_the_old_report(results, tmp_path, monkeypatch):
+    path = tmp_path / "out" / "report.html"
+    write_report(path, results)
+    before = path.read_text()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    results.title = "Another"
+    with pytest.raises(OSError, match="disk full"):
+        write_report(path, results)
+    assert path.read_text() == before and os.listdir(path.parent) == ["report.html"]
+
+
+def test_table(results):
+    table = format_table(results)
+    assert table.isascii()
+    lines = {line[:24].strip(): line for line in table.splitlines()}
+    assert re.search(r"1\.000 ok +0\.000 +0\.333 MISSED +base >= 0.90; after both stages <= 0.05", table)
+    assert lines["Question-dependent pairs"].split()[2:5] == ["-", "0.667", "0.667"]
+    assert '  with head_pooling="first"' in table and "0.062" in table
+    assert lines["held-out figure"].endswith("target")
+
+
+def test_targets():
+    figures = {BASE: {"x": 0.9, "y": None}, BOTH_STAGES: {"x": 0.88}}
+    assert Target("x", BOTH_STAGES, at_least=-0.03, relative_to=BASE).is_met(figures) is True
+    assert Target("x", BOTH_STAGES, at_least=-0.01, relative_to=BASE).is_met(figures) is False
+    assert Target("x", BASE, at_least=0.9).is_met(figures) is True
+    assert Target("x", BASE, at_most=0.5).is_met(figures) is False
+    assert Target("y", BASE, at_most=0.5).is_met(figures) is None
+    assert Target("z", "elsewhere", at_most=0.5).is_met(figures) is None
+    assert str(Target("x", BOTH_STAGES, at_least=-0.03, relative_to=BASE)) == "after both stages ≥ base - 0.03"

@@ -1,0 +1,133 @@
+"""A run of systems on a benchmark: stopped and resumed, repeated, and counted."""
+
+import json
+
+import pytest
+import torch
+from html_page import check_page
+from standins import STANDINS
+
+from safevlm_hf.evaluation.benchmarks import find_benchmark
+from safevlm_hf.evaluation.items import Answer
+from safevlm_hf.evaluation.judges.matchers import published_matchers
+from safevlm_hf.evaluation.judges.rules import RulesJudge
+from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
+from safevlm_hf.evaluation.pipeline import Candidate, Settings, evaluate_systems
+from safevlm_hf.evaluation.protocol.result import load_result
+from safevlm_hf.evaluation.protocol.system import System
+from safevlm_hf.evaluation.reports.evaluation_report import render_evaluation_report, summary_rows
+
+
+NAMES = {"levels": ["safe", "low", "high"], "categories": ["privacy", "safe"]}
+SETTINGS = Settings([RulesJudge(), *published_matchers()], bootstrap=Bootstrap(50), batch_size=2, progress=False)
+
+
+class Answerer:
+    """A system that counts what it is asked. It flags what has a word in its id or question."""
+
+    def __init__(self, flags=None, text="A red card.", stops_after=None, fits=99):
+        self.flags, self.text, self.stops_after, self.fits = flags, text, stops_after, fits
+        self.asked = []
+
+    def __call__(self, items):
+        if self.stops_after is not None and len(self.asked) >= self.stops_after:
+            raise KeyboardInterrupt
+        if len(items) > self.fits:
+            raise torch.OutOfMemoryError("too much")
+        self.asked += [item.id for item in items]
+        return [self.answer(item) for item in items]
+
+    def answer(self, item):
+        if self.flags is None:
+            return Answer(item.id, self.text)
+        is_risky = self.flags in f"{item.id} {item.question}"
+        level, action = ("high", "refuse") if is_risky else ("safe", "answer")
+        text = "I can't help with this image." if is_risky else self.text
+        return Answer(item.id, text, action, level, "safe", {"safe": 1.0}, {"safe": 1.0}, float(is_risky))
+
+    def candidate(self, name, names=NAMES):
+        return Candidate(System(name, model=name), self, names if self.flags is not None else None)
+
+
+def run(name, folder, *candidates, **options):
+    STANDINS[name](folder / "data")
+    benchmark = find_benchmark(name)
+    loaded = benchmark.load(folder / "data", cache_dir=folder / "pictures", **options)
+    return evaluate_systems(benchmark, loaded, candidates, SETTINGS, folder / "out", say=lambda _: None)
+
+
+def figures(evaluated):
+    return {(one.name, one.part, one.judge): one for one in evaluated.result.figures}
+
+
+def test_a_stopped_run_goes_on_and_asks_nothing_twice(tmp_path):
+    first = Answerer(stops_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        run("vlguard", tmp_path, first.candidate("base"))
+    assert len(first.asked) == 2
+    second = Answerer()
+    (evaluated,) = run("vlguard", tmp_path, second.candidate("base"))
+    assert len(evaluated.items) > 2 and not {*first.asked} & {*second.asked}
+    assert {*first.asked, *second.asked} == {item.id for item in evaluated.items}
+    third = Answerer()
+    run("vlguard", tmp_path, third.candidate("base"))
+    assert third.asked == []
+
+
+def test_a_result_made_again_is_the_same_file_but_for_its_times(tmp_path):
+    def written():
+        run("vlguard", tmp_path, Answerer().candidate("base"))
+        (path,) = (tmp_path / "out").glob("*/base/results.json")
+        content = json.loads(path.read_text())
+        assert load_result(path).counts.items == len(content["figures"]) or content["figures"]
+        assert content.pop("times")["durations"].keys() == {"answering", "judging"}
+        return json.dumps(content)
+
+    assert written() == written()
+
+
+def test_every_judge_has_figures_of_its_own(tmp_path):
+    base, safe = run("vlguard", tmp_path, Answerer().candidate("base"), Answerer("").candidate("safe"))
+    judges = {judge.name for judge in SETTINGS.judges}
+    assert {judge for name, _, judge in figures(base) if name == "attack_success_rate"} == judges
+    assert {judge for name, _, judge in figures(safe) if name == "attack_success_rate"} == {*judges, "forced action"}
+    assert figures(base)["attack_success_rate", None, "rules"].value == 1.0
+    assert figures(safe)["attack_success_rate", None, "rules"].value == 0.0
+    assert figures(safe)["over_refusal_rate", None, "forced action"].value == 1.0
+    assert ("flagged_rate", None, None) in figures(safe) and ("flagged_rate", None, None) not in figures(base)
+    assert any(part and part.startswith("type=") for _, part, _ in figures(base))
+
+
+def test_ability_without_flagged_items_is_a_part_beside_the_share_that_was_flagged(tmp_path):
+    off, on = run(
+        "pope", tmp_path, Answerer(text="yes").candidate("off"), Answerer("adversarial/0", "yes").candidate("on")
+    )
+    assert ("accuracy", None, None) in figures(off) and ("accuracy", "not flagged", None) not in figures(off)
+    flagged = figures(on)["flagged_rate", None, None]
+    whole, kept = (figures(on)["strict_accuracy", part, None] for part in (None, "not flagged"))
+    # The three lists ask the same about a picture, and get one answer; the picture's other questions go with it.
+    assert flagged.count == kept.total == whole.total / 2 and whole.total == flagged.total
+    assert figures(on)["items_right", None, None].low is not None
+
+
+def test_what_does_not_fit_into_memory_is_asked_in_halves_and_fails_alone(tmp_path):
+    small = Answerer(fits=1)
+    (evaluated,) = run("vlguard", tmp_path, small.candidate("base"))
+    assert len(small.asked) == len(evaluated.items) and evaluated.result.counts.failed == 0
+    (evaluated,) = run("xstest", tmp_path / "none", Answerer(fits=0).candidate("base"))
+    assert evaluated.result.counts.failed == len(evaluated.items)
+    rate = figures(evaluated)["attack_success_rate", None, "rules"]
+    assert (rate.value, rate.least, rate.most) == (None, 0.0, 1.0)
+
+
+def test_the_report_blurs_risky_pictures_and_escapes_what_is_said(tmp_path):
+    hostile = "<script>alert(1)</script>"
+    evaluated = run(
+        "vlguard", tmp_path, Answerer(text=hostile).candidate("base"), Answerer("nowhere", hostile).candidate("safe")
+    )
+    page = render_evaluation_report([evaluated])
+    check_page(page)
+    assert hostile not in page and "&lt;script&gt;" in page
+    assert 'class="blurred"' in page and evaluated[0].result.protocol.hash in page
+    head, *rows = summary_rows(evaluated)
+    assert head[1:] == ["base", "safe"] and any("attack success rate (rules)" == row[0] for row in rows)
