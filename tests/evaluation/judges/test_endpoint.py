@@ -225,6 +225,7 @@ fork = multiprocessing.get_context("fork")
 
 def run(cache, url: str, results):
     """Judges 40 answers, in a process of its own."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
     judge = EndpointJudge("judge", "m", PROMPT, cache, url, key_variable=None, concurrency=4)
     try:
         judgements = judge.judge(*pairs(*(f"answer {number}." for number in range(40))), progress=False)

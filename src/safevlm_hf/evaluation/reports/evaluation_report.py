@@ -7,13 +7,14 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from safevlm_hf.evaluation.counting import NOT_FLAGGED, is_flagged
+from safevlm_hf.evaluation.counting import is_flagged
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.agreement import compare_judges
 from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.metrics.system_roc import system_roc
 from safevlm_hf.evaluation.pipeline import Evaluated
 from safevlm_hf.evaluation.protocol.result import EvaluationResult
+from safevlm_hf.evaluation.reports.figure_names import figure_title, is_over_all
 from safevlm_hf.evaluation.reports.pages import Section, render_page
 from safevlm_hf.evaluation.reports.picture_parts import Card, Chip, Said, picture_at
 from safevlm_hf.evaluation.reports.plots import share_curves
@@ -61,7 +62,7 @@ def _lead(result: EvaluationResult) -> dict:
         "name": protocol.benchmark,
         "split": protocol.split,
         "hash": protocol.hash,
-        "items": counts.items,
+        "num_items": counts.items,
         "missing": counts.missing,
         "failed": counts.failed,
     }
@@ -91,7 +92,7 @@ def _by_key(results: Sequence[EvaluationResult], is_whole: bool) -> list[tuple[t
     found: dict[tuple, list[Figure | None]] = {}
     for column, result in enumerate(results):
         for figure in result.figures:
-            if (figure.part in (None, NOT_FLAGGED)) is is_whole:
+            if is_over_all(figure) is is_whole:
                 key = (figure.name, figure.part, figure.judge)
                 found.setdefault(key, [None] * len(results))[column] = figure
     return list(found.items())
@@ -99,15 +100,18 @@ def _by_key(results: Sequence[EvaluationResult], is_whole: bool) -> list[tuple[t
 
 def _rows(found: Sequence[tuple[tuple, Sequence[Figure | None]]]) -> list[Row]:
     return [
-        Row(_title(key), "", [None if one is None else Cell(_text(one), _note(one)) for one in figures])
+        Row(
+            _title((*key[:2], None)),
+            f"judge: {key[2]}" if key[2] else "",
+            [None if one is None else Cell(_text(one), _note(one)) for one in figures],
+        )
         for key, figures in found
     ]
 
 
 def _title(key: tuple[str, str | None, str | None]) -> str:
     name, part, judge = key
-    title = name.replace("_", " ")
-    return title + (f", {part}" if part else "") + (f" ({judge})" if judge else "")
+    return figure_title(name) + (f", {part}" if part else "") + (f" ({judge})" if judge else "")
 
 
 def _text(figure: Figure) -> str:
@@ -151,7 +155,7 @@ def _roc(one: Evaluated) -> Markup | None:
         return None
     curve = system_roc(one.items, one.answers)
     points = {"risk": (curve.over_refusal, curve.attack_success)}
-    return share_curves(points, {}, "over-refusal", "attack success")
+    return share_curves(points, {}, "over-refusal: harmless items flagged", "attack success: risky items not flagged")
 
 
 def _cards(of_benchmark: Sequence[Evaluated]) -> list[Card]:

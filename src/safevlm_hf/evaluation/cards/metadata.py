@@ -10,10 +10,10 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from safevlm_hf.evaluation.benchmarks import BENCHMARKS
-from safevlm_hf.evaluation.counting import NOT_FLAGGED
 from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.pipeline import slug
 from safevlm_hf.evaluation.protocol.result import EvaluationResult
+from safevlm_hf.evaluation.reports.figure_names import figure_title, is_over_all
 
 
 KEY = "model-index"
@@ -43,9 +43,10 @@ def is_eval_result_file(path: Path) -> bool:
 
 
 def shown_figures(results: Sequence[EvaluationResult]) -> Iterator[tuple[EvaluationResult, Figure]]:
-    """The figures over all items, and over those that were not flagged, each with its result."""
+    """The figures over all items, and over those that were not flagged, each with its result. Parts and tasks of a
+    benchmark stay in `results.json`."""
     for result in results:
-        yield from ((result, figure) for figure in result.figures if figure.part in (None, NOT_FLAGGED))
+        yield from ((result, figure) for figure in result.figures if is_over_all(figure))
 
 
 def _entry(result: EvaluationResult, figure: Figure) -> EvalResultEntry:
@@ -121,7 +122,7 @@ def _eval_result(result: EvaluationResult, figure: Figure) -> EvalResult:
         dataset_name=benchmark.title if benchmark else result.protocol.benchmark,
         dataset_split=result.protocol.split,
         metric_type=figure.name,
-        metric_name=f"{figure.name.replace('_', ' ')} ({'; '.join(one for one in variant if one)})",
+        metric_name=f"{figure_title(figure.name)} ({'; '.join(one for one in variant if one)})",
         metric_value=figure.value,
         metric_args={key: value for key, value in arguments.items() if value is not None},
     )

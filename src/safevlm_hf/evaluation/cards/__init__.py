@@ -1,0 +1,1 @@
+"""Results in a checkpoint's model card: text, `model-index` and `.eval_results/`."""

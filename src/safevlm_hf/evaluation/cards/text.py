@@ -1,0 +1,121 @@
+"""The section "Evaluation" of a model card: a table per benchmark, and what its training data share with it."""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+
+from safevlm_hf.evaluation.benchmarks import BENCHMARKS
+from safevlm_hf.evaluation.contamination.overlap import Overlap
+from safevlm_hf.evaluation.counting import NOT_FLAGGED
+from safevlm_hf.evaluation.metrics.figure import Figure
+from safevlm_hf.evaluation.protocol.result import EvaluationResult
+from safevlm_hf.evaluation.reports.figure_names import figure_title, is_over_all
+
+
+HEAD = ("figure", "judge", "system", "value", "95% interval", "n", "without an outcome")
+EXPLANATION = (
+    "Judges disagree: no figure is without the name of its judge, and figures of two judges are not to be compared. "
+    "Nor are results of different protocols. An answer or a judgement that failed is counted as being without an "
+    "outcome, and the range beside it is what it leaves open."
+)
+
+
+def render_section(tables: Sequence[Sequence[EvaluationResult]], overlaps: Mapping[tuple[str, str], Overlap]) -> str:
+    """The section in Markdown.
+
+    Args:
+        tables: per benchmark and split the results that stand in one table.
+        overlaps: benchmark and split to what its items share with the training records.
+    """
+    parts = ["## Evaluation", EXPLANATION]
+    for results in tables:
+        protocol = results[0].protocol
+        benchmark = BENCHMARKS.get(protocol.benchmark)
+        title = benchmark.title if benchmark else protocol.benchmark
+        parts += [f"### {escape(title)} ({escape(protocol.split)})", _facts(results), _table(results)]
+        parts += filter(None, map(_no_row_not_flagged, results))
+        parts.append(_contamination(overlaps.get((protocol.benchmark, protocol.split))))
+    return "\n\n".join(parts)
+
+
+def escape(value) -> str:
+    """Text of unknown origin as Markdown shows it: one line, no markup, no cell of its own."""
+    return re.sub(r"([\\`*_\[\]|~$!#])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
+
+
+def _facts(results: Sequence[EvaluationResult]) -> str:
+    protocol, counts = results[0].protocol, results[0].counts
+    dates = sorted(one.times.date[:10] for one in results)
+    date = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in protocol.versions.items())
+    return (
+        f"{counts.items} items, {counts.missing} more were missing in the files. Benchmark "
+        f"`{_code(protocol.benchmark)}`, protocol `{protocol.hash}`, {date}, with {versions}."
+    )
+
+
+def _table(results: Sequence[EvaluationResult]) -> str:
+    """Systems below each other for each figure and judge, and the items that were not flagged below all items."""
+    found: dict[tuple, list[tuple[str, Figure]]] = {}
+    for result in results:
+        for figure in result.figures:
+            if is_over_all(figure):
+                system = result.system.name + (f", items {NOT_FLAGGED}" if figure.part else "")
+                found.setdefault((figure.name, figure.judge), []).append((system, figure))
+    rows = [_row(*one) for same in found.values() for one in same]
+    return "\n".join([_line(HEAD), "|" + "---|" * len(HEAD), *rows])
+
+
+def _row(system: str, figure: Figure) -> str:
+    bounds = f" ({figure.least:.3f} to {figure.most:.3f})" if figure.least is not None else ""
+    return _line(
+        (
+            figure_title(figure.name),
+            figure.judge or "none",
+            system,
+            "-" if figure.value is None else f"{figure.value:.3f}",
+            "-" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}",
+            figure.total,
+            f"{figure.failed}{bounds}",
+        )
+    )
+
+
+def _line(cells: Sequence) -> str:
+    return "| " + " | ".join(map(escape, cells)) + " |"
+
+
+def _no_row_not_flagged(result: EvaluationResult) -> str | None:
+    """Why a system with a verdict has no row of items that were not flagged, where its benchmark calls for one."""
+    benchmark = BENCHMARKS.get(result.protocol.benchmark)
+    rates = [one for one in result.figures if one.name == "flagged_rate" and one.part is None]
+    is_off = (result.system.policy or {}).get("enabled") is False
+    has_row = any(one.part == NOT_FLAGGED for one in result.figures)
+    if benchmark is None or benchmark.score is None or is_off or has_row or not rates:
+        return None
+    why = "no item was flagged: its row is that of all items" if not rates[0].value else "no item was left"
+    return f"{escape(result.system.name)}, items {NOT_FLAGGED}: {why}."
+
+
+def _contamination(overlap: Overlap | None) -> str:
+    if overlap is None:
+        return "**Contamination:** not checked against the training data."
+    counts, method = overlap.counts(), overlap.method
+    return (
+        f"**Contamination:** items with something in common with the training data: {counts['any']} of "
+        f"{overlap.num_items} (a picture that looks alike: {counts['picture']}; {escape(method.get('words'))} words "
+        f"in a row: {counts['words']}; a shorter text, whole: {counts['short text']}). "
+        f"Checked against `{_code(overlap.train_file)}` (SHA-256 `{overlap.train_hash[:12]}`): "
+        f"{overlap.num_records} records, {_number(overlap.num_pictures, 'train')} pictures. Pictures of one colour "
+        f"were not compared: {_number(overlap.num_blank, 'train')} of the training data, "
+        f"{_number(overlap.num_blank, 'benchmark')} of the benchmark."
+    )
+
+
+def _number(numbers: Mapping, side: str) -> str:
+    return escape(numbers.get(side, "unknown"))
+
+
+def _code(text: str) -> str:
+    """Text between backticks, which nothing in it may close."""
+    return " ".join(text.replace("`", "'").split())

@@ -1,0 +1,1 @@
+"""Whether a benchmark's pictures and texts stand in training data."""

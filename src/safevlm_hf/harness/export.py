@@ -1,0 +1,135 @@
+"""A benchmark, read by our adapter, as a local data set that lmms-eval's tasks and geh read.
+
+python -m safevlm_hf.harness.export vlguard --data VLGuard --output examples/lmms_eval_tasks/data
+
+`OUTPUT/vlguard/` gets `test.jsonl` for the tasks of `examples/lmms_eval_tasks`, `geh.jsonl` for `examples/geh.yaml`,
+the pictures, and `missing.txt`, which names what was left out. Paths are relative, so the folder can be moved.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from safevlm_hf.evaluation.benchmarks import BENCHMARKS, BenchmarkError, Loaded, load_benchmark
+from safevlm_hf.evaluation.benchmarks.benchmark import user_turn
+from safevlm_hf.evaluation.items import Item
+from safevlm_hf.files import write_text
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: of the benchmark.
+        written: rows for lmms-eval.
+        written_for_geh: rows for geh.
+        missing: what was left out and why, one line each.
+    """
+
+    folder: Path
+    written: int
+    written_for_geh: int
+    missing: Sequence[str]
+
+
+def export_benchmark(loaded: Loaded, output) -> Exported:
+    """Write a benchmark's items with their pictures.
+
+    A row of `test.jsonl` has `benchmark`, `id`, `prompt`, `images` (paths in the folder), `is_risky` (null where the
+    benchmark does not say), `expected`, `labels` (JSON as text, so that all tables have the same columns) and `split`.
+    A row of `geh.jsonl` has `id`, `prompt`, `image` and `unsafe`: geh takes one picture per row and a label, so items
+    with another number of pictures, or without a side, are left out and named.
+
+    Args:
+        loaded: as `load_benchmark` gives it.
+        output: of all benchmarks; this one's folder lies in it.
+
+    Raises:
+        ValueError: an item is no single user turn of pictures and then a text, which is all that these tasks ask.
+    """
+    for item in loaded.items:
+        if item.messages != user_turn(item.question, len(item.images)):
+            raise ValueError(
+                f"{loaded.name}: {item.id} is no single turn of pictures and then a text, and no task asks it"
+            )
+    folder = Path(output) / loaded.benchmark
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    pictures = _copy_pictures(loaded.items, folder)
+    rows = [_row(item, pictures, loaded.benchmark, loaded.split) for item in loaded.items]
+    reasons = {row["id"]: _why_not_for_geh(row) for row in rows}
+    for_geh = [_geh_row(row) for row in rows if reasons[row["id"]] is None]
+    missing = [*loaded.missing, *(f"{id}: not in geh.jsonl, {why}" for id, why in reasons.items() if why is not None)]
+    _write_lines(folder / "test.jsonl", rows)
+    _write_lines(folder / "geh.jsonl", for_geh)
+    write_text(folder / "missing.txt", "".join(f"{line}\n" for line in missing))
+    return Exported(folder, len(rows), len(for_geh), missing)
+
+
+def _copy_pictures(items: Sequence[Item], folder: Path) -> dict[str, str]:
+    """Path to the picture's name in the folder, which is its content's: no later export puts another one there."""
+    names = {}
+    for path in dict.fromkeys(path for item in items for path in item.images):
+        content = Path(path).read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            names[path] = f"pictures/{hashlib.sha256(content).hexdigest()[:32]}.{image.format.lower()}"
+        (folder / names[path]).write_bytes(content)
+    return names
+
+
+def _row(item: Item, pictures: dict[str, str], benchmark: str, split: str) -> dict:
+    return {
+        "benchmark": benchmark,
+        "id": item.id,
+        "prompt": item.question,
+        "images": [pictures[path] for path in item.images],
+        "is_risky": item.labels.get("is_risky"),
+        "expected": item.expected,
+        "labels": json.dumps(dict(item.labels), ensure_ascii=False),
+        "split": split,
+    }
+
+
+def _why_not_for_geh(row: dict) -> str | None:
+    if len(row["images"]) != 1:
+        return f"it has {len(row['images'])} pictures"
+    return "it is neither safe nor unsafe" if row["is_risky"] is None else None
+
+
+def _geh_row(row: dict) -> dict:
+    return {"id": row["id"], "prompt": row["prompt"], "image": row["images"][0], "unsafe": row["is_risky"]}
+
+
+def _write_lines(path: Path, rows: Sequence[dict]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("--data", required=True, help="folder of the published copy")
+    parser.add_argument("--output", default="examples/lmms_eval_tasks/data")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="the benchmark's own")
+    parser.add_argument("--skip-missing", action="store_true", help="leave out items without a readable picture")
+    args = parser.parse_args(arguments)
+    for option in args.option:
+        if "=" not in option:
+            parser.error(f"--option {option}: expected NAME=VALUE")
+    options = dict(option.split("=", 1) for option in args.option)
+    try:
+        loaded = load_benchmark(args.benchmark, args.data, skip_missing=args.skip_missing, **options)
+        done = export_benchmark(loaded, args.output)
+    except (BenchmarkError, OSError, ValueError) as error:
+        parser.exit(2, f"Error: {error}\n")
+    print(f"{loaded.name}: {done.written} items, {done.written_for_geh} of them for geh; {len(done.missing)} left out")
+    print(f"written to {done.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The report of an evaluation as somebody reads it: every number under its name, on a phone too."""
+
+import pytest
+from html_page import Page, check_page
+from PIL import Image
+
+from safevlm_hf.evaluation.benchmarks.benchmark import user_turn
+from safevlm_hf.evaluation.items import Answer, Item
+from safevlm_hf.evaluation.judges.base import Judgement
+from safevlm_hf.evaluation.metrics.figure import Figure
+from safevlm_hf.evaluation.pipeline import Evaluated
+from safevlm_hf.evaluation.protocol.protocol import Protocol
+from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult
+from safevlm_hf.evaluation.protocol.system import System
+from safevlm_hf.evaluation.reports.evaluation_report import render_evaluation_report
+
+
+FIGURES = [
+    Figure("risk_auroc", 0.875, 0.5, 1.0, 2),
+    Figure("over_refusal_rate", 0.25, None, None, 1, judge="rules"),
+    Figure("score/posters", 111.0, None, None, 2),
+    Figure("over_refusal_rate", 0.125, None, None, 1, part="type=x", judge="rules"),
+]
+
+
+@pytest.fixture
+def page(tmp_path):
+    pictures = [str(tmp_path / "risky.png"), str(tmp_path / "harmless.png")]
+    for path in pictures:
+        Image.new("RGB", (20, 20), "navy").save(path)
+    items = [
+        Item(path.split("/")[-1], [path], user_turn("What?"), labels={"is_risky": path.endswith("risky.png")})
+        for path in pictures
+    ]
+    answers = [Answer(item.id, "A card.", "answer", "safe", "safe", risk=0.1) for item in items]
+    judges = {"rules": "f", "keywords": "f"}
+    protocol = Protocol("mme", "all", 2, "a" * 64, "b" * 64, {}, 9, judges)
+    judgements = {name: [Judgement(item.id, name, label="answer") for item in items] for name in judges}
+    evaluated = [
+        Evaluated(EvaluationResult(protocol, System(name, "m"), figures, Counts(2, 5, 1)), items, answers, judgements)
+        for name, figures in (("base", FIGURES[1:]), ("safe", FIGURES))
+    ]
+    html = render_evaluation_report([evaluated])
+    check_page(html)
+    return Page(html)
+
+
+def test_the_lead_counts_the_items(page):
+    assert ": 2 items, 5 left out (" in page.said and "1 without an answer" in page.said
+
+
+def test_every_figure_names_its_judge_and_every_cell_its_system(page):
+    texts = [text.strip() for text in page.texts if text.strip()]
+    rows = texts[texts.index("Figures over all items") : texts.index("Do the judges agree?")]
+    assert rows[1:5] == ["figure", "base", "safe", "over refusal rate"] and rows[5] == "judge: rules"
+    parts = rows.index("By parts and tasks (2 figures)")
+    assert rows.index("risk AUROC") < parts and rows.index("score/posters") > parts
+    # On a narrow screen the head is not seen, and a cell shows the name of its column.
+    assert {attributes.get("data-head") for attributes, _ in page.of("td")} == {
+        "base",
+        "safe",
+        "answers",
+        "agreement",
+        "kappa",
+        "they differ on",
+    }
+    assert "none" in rows and "target" not in rows
+
+
+def test_a_risky_picture_opens_by_keyboard_and_a_harmless_one_is_open(page):
+    blurred = {attributes["alt"]: "blurred" in around for attributes, around in page.of("img")}
+    assert blurred == {"picture of item risky.png": True, "picture of item harmless.png": False}
+    (box,) = (attributes for attributes, _ in page.of("input"))
+    assert box["type"] == "checkbox" and box["aria-label"] == "show: picture of item risky.png"
+
+
+def test_the_curve_has_a_caption(page):
+    assert page.of("figcaption") and "at every threshold" in page.said
