@@ -93,7 +93,7 @@ def test_what_nobody_judges_raises(served):
         (prompt({"image": [image], "video": [[image, image]]}, place + video), "no verdict on video"),
         (prompt({"audio": [embeds[0, :, 0].numpy()]}), "no verdict on video and audio"),
         (prompt({"image": embeds}), "enable-mm-embeds"),
-        (prompt({"image": {"image_embeds": embeds, "image_grid_thw": [[1, 4, 4]]}}), ""),
+        (prompt({"image": {"image_embeds": embeds, "image_grid_thw": [[1, 4, 4]]}}), "."),
         (
             prompt({"image": [image]}, mm_processor_kwargs={"images_kwargs": {"do_resize": False}}),
             "mm_processor_kwargs",
