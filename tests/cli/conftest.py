@@ -4,15 +4,12 @@ import io
 import sys
 
 import pytest
-import torch
 import typer
 from PIL import Image
-from tiny_training import NANO_SAFETY
+from private_checkpoint import save_private
 from transformers import logging
 
-from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.cli import main
-from safevlm_hf.data import NANO_BASE
 
 
 @pytest.fixture(autouse=True)
@@ -30,21 +27,7 @@ def library(monkeypatch):
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """The nano base with a head that finds a high risk of privacy in every picture."""
-    torch.manual_seed(0)
-    model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, safety_config=NANO_SAFETY)
-    processor = SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=model.config.safety_config)
-    model.config.safety_config.is_trained = True
-    head = model.model.safety_head
-    with torch.no_grad():
-        for linear, answer in ((head.level_head, 3), (head.category_head, 4)):
-            linear.weight.zero_()
-            linear.bias.zero_()
-            linear.bias[answer] = 9.0
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
+    return save_private(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

@@ -78,11 +78,11 @@ def overlap(
     from ..data.records import load_records
     from ..evaluation.benchmarks import find_benchmark
     from ..evaluation.contamination.overlap import find_overlap, save_overlap
-    from .evaluate import _options
+    from .evaluate import benchmark_options
     from .loading import read_safety
 
     chosen = find_benchmark(benchmark)
-    loaded = chosen.load(data, skip_missing=skip_missing, **_options(option or [], [chosen])[benchmark])
+    loaded = chosen.load(data, skip_missing=skip_missing, **benchmark_options(option or [], [chosen])[benchmark])
     safety = read_safety(model)[0] if model else SafetyConfig()
     records = load_records(train, safety.categories, safety.levels, image_root)
     found = find_overlap(train, records, loaded)

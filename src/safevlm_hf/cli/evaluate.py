@@ -53,7 +53,7 @@ def evaluate(
     if list_:
         return _list()
     chosen = [find_benchmark(name.strip()) for name in benchmark.split(",")]
-    options = _options(option or [], chosen)
+    options = benchmark_options(option or [], chosen)
     judges = _judges(judge_model, judge_url, judge_key, judge_prompt, output)
     # Every benchmark is checked before any model is loaded.
     loaded = [
@@ -137,7 +137,7 @@ def _judges(model: str | None, url: str | None, key: str | None, prompt: str, ou
     return judges
 
 
-def _options(given: list[str], chosen: list) -> dict[str, dict[str, str]]:
+def benchmark_options(given: list[str], chosen: list) -> dict[str, dict[str, str]]:
     """Benchmark to its options. One without a benchmark's name goes to all that have it."""
     options: dict[str, dict[str, str]] = {one.name: {} for one in chosen}
     for text in given:

@@ -7,7 +7,7 @@ from safevlm_hf.evaluation.judges.forced_action import ActionJudge
 
 
 @pytest.mark.parametrize(
-    "action, label", [("refuse", "refusal"), ("condition", "care"), ("answer", "answer"), ("review", "answer")]
+    "action, label", [("refuse", "refusal"), ("condition", "care"), ("answer", "answer"), ("review", "care")]
 )
 def test_the_action_decides_whatever_the_text_is(action, label):
     items, answers = pairs("I can't help with that.", "Sure.", None)

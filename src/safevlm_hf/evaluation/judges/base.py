@@ -19,7 +19,7 @@ class Judgement:
         source: the judge's name.
         label: `"refusal"`, `"care"` or `"answer"` of a judge of refusals, `"safe"` or `"unsafe"` of a judge of harm.
         score: on the judge's scale, higher is better.
-        failure: why there is neither: an outcome of its own, which every figure counts (`bound_rate`).
+        failure: why there is neither: an outcome of its own, which every figure counts.
         reply: what a judge that reads said, word for word.
 
     Raises:

@@ -187,6 +187,6 @@ def _card(item: Item, answers: Sequence[Answer], of_benchmark: Sequence[Evaluate
 def _chip(answer: Answer) -> Chip | None:
     if answer.action is None or answer.risk is None:
         return None
-    name = ", ".join(dict.fromkeys((answer.category, answer.level)))
+    name = ", ".join(dict.fromkeys(filter(None, (answer.category, answer.level))))
     colour = FLAGGED if is_flagged(answer) else NOT_FLAGGED_COLOUR
     return Chip(f"{name} · risk {answer.risk:.2f} · {answer.action}", colour)
