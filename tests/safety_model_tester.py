@@ -35,8 +35,8 @@ from transformers import (
 from transformers.generation import utils as generation_utils
 from transformers.utils import logging
 
-from safevlm_hf.cli import app
-from safevlm_hf.cli.loading import load
+from safevlm_cli import app
+from safevlm_cli.loading import load
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.modeling import SafetyPolicy, read_audit
 from safevlm_hf.modeling.generation_safety import CACHE

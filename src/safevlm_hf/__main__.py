@@ -1,6 +1,6 @@
-"""`python -m safevlm_hf`, as `safevlm`."""
+"""`python -m safevlm_hf`, as `safevlm`, which starts faster: it does not import the package for a help text."""
 
-from .cli import main
+from safevlm_cli import main
 
 
 main()

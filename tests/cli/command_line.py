@@ -50,7 +50,9 @@ def start(*words, **kwargs) -> subprocess.Popen:
     """`safevlm ...` in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-m", "safevlm_hf", *map(str, words)], env=environment, **pipes, **kwargs)
+    return subprocess.Popen(
+        [sys.executable, "-m", "safevlm_cli", *map(str, words)], env=environment, **pipes, **kwargs
+    )
 
 
 def rows(table: str) -> dict[str, list[str]]:

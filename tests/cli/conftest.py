@@ -9,7 +9,7 @@ from PIL import Image
 from private_checkpoint import save_private
 from transformers import logging
 
-from safevlm_hf.cli import main
+from safevlm_cli import main
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import sys
 import pytest
 from command_line import REFUSE, start, write_json
 
+from safevlm_cli.chat import CHAT_COMMANDS
 from safevlm_hf import SafeLlavaForConditionalGeneration
-from safevlm_hf.cli.chat import CHAT_COMMANDS
 from safevlm_hf.modeling.safety_refusals import REFUSALS
 
 

@@ -17,8 +17,8 @@ from loguru import logger
 from PIL import Image
 from tqdm import tqdm
 
+from safevlm_cli.loading import load, read_policy
 from safevlm_hf import SafetyPolicy
-from safevlm_hf.cli.loading import load, read_policy
 
 
 DEFAULT_UNTIL = ["\n\n"]

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from ..quiet import quiet
 from .app import app
 from .loading import read_config
 
@@ -45,8 +44,9 @@ def init(
     Example: `safevlm init runs/base runs/untrained --language-model HuggingFaceTB/SmolLM2-135M-Instruct
     --vision-tower openai/clip-vit-base-patch16`
     """
-    from ..families import find_family
-    from ..training.run import read_taxonomy
+    from safevlm_hf.families import find_family
+    from safevlm_hf.quiet import quiet
+    from safevlm_hf.training.run import read_taxonomy
 
     refuse_to_overwrite(output)
     quiet()
@@ -69,7 +69,7 @@ def init(
 
 def _assemble(base: Path, language_model: str | None, gguf_file: str | None, vision_tower: str | None):
     """A stock LLaVA, in a folder of its own."""
-    from ..assembly import assemble_llava
+    from safevlm_hf.assembly import assemble_llava
 
     if not language_model or not vision_tower:
         raise ValueError("A LLaVA is put together from two: give `--language-model` and `--vision-tower`.")

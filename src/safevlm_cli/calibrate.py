@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..files import write_text
 from .app import Model, app
 from .loading import DEFAULT_MODEL, load
 from .showing import make_console, plain
@@ -35,10 +34,11 @@ def calibrate(
 
     Example: `safevlm calibrate --data held_out.jsonl --target-false-positive-rate 0.01 -o policy.json`
     """
-    from ..calibration.calibrate import calibrate as calibrate_policy
-    from ..calibration.report import write_calibration_report
-    from ..data.records import load_records
-    from ..data.riskcards import write_riskcards
+    from safevlm_hf.calibration.calibrate import calibrate as calibrate_policy
+    from safevlm_hf.calibration.report import write_calibration_report
+    from safevlm_hf.data.records import load_records
+    from safevlm_hf.data.riskcards import write_riskcards
+    from safevlm_hf.files import write_text
 
     if (target_false_positive_rate is None) == (target_miss_rate is None):
         raise ValueError("Name one target: `--target-false-positive-rate` or `--target-miss-rate`.")

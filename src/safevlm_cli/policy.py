@@ -23,7 +23,7 @@ def show(model: Model = DEFAULT_MODEL, policy: PolicyFile = None):
 
     Example: `safevlm policy show --model runs/demo/stage2 --policy policy.json`
     """
-    from .. import SafetyPolicy
+    from safevlm_hf import SafetyPolicy
 
     safety, kept = read_safety(model)
     applied = SafetyPolicy.create(kept, safety)
@@ -68,8 +68,8 @@ def check(
 
     Example: `safevlm policy check policy.json --model runs/demo/stage2`
     """
-    from .. import SafetyConfig, SafetyPolicy
-    from ..evaluation.judges.unknown_refusals import unknown_refusals
+    from safevlm_hf import SafetyConfig, SafetyPolicy
+    from safevlm_hf.evaluation.judges.unknown_refusals import unknown_refusals
 
     safety, kept = read_safety(model) if model else (SafetyConfig(), None)
     policy = SafetyPolicy.from_file(file, safety)

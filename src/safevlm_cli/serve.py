@@ -36,8 +36,8 @@ def serve(
 
     Example: `safevlm serve --model runs/demo/stage2 --policy policy.json --system-prompt prompt.txt`
     """
-    from .. import serving
-    from ..operator_prompt import read_system_prompt
+    from safevlm_hf import serving
+    from safevlm_hf.operator_prompt import read_system_prompt
 
     loaded, processor = load(model)
     overriding, limits = read_policy(policy, loaded), serving.Limits(new_tokens=max_new_tokens)

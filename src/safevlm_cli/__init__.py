@@ -1,4 +1,8 @@
-"""The command line, `safevlm`, a file per command: they parse, call the library, and show what came back."""
+"""The command line, `safevlm`, a file per command: they parse, call the library, and show what came back.
+
+It stands beside the library, because importing `safevlm_hf` registers all models, which takes seconds. A help text
+must not wait for that, so commands import the library where they call it.
+"""
 
 # In the order in which `safevlm --help` lists them.
 from . import init, data, train, assess, chat, calibrate, evaluate, card, demo, serve, policy  # isort: skip

@@ -24,7 +24,7 @@ def demo(
 
     Example: `safevlm demo --full --seed 1`
     """
-    from ..demo import main as run_demo
+    from safevlm_hf.demo import main as run_demo
 
     options = ["--seed", str(seed), "--output_dir", str(output_dir), "--report", str(report)]
     raise typer.Exit(run_demo(options + ["--full"] * full))

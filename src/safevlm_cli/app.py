@@ -4,6 +4,7 @@ import os
 import sys
 import textwrap
 import traceback
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +30,17 @@ PolicyFile = Annotated[
 ]
 
 
+def _show_version(wanted: bool):
+    if wanted:
+        print(version("safevlm_hf"))
+        raise typer.Exit()
+
+
 @app.callback()
 def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error. Stands in front of the command.")
     ] = False,

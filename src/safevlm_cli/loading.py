@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from ..quiet import quiet
-
 
 DEFAULT_MODEL = "runs/demo/stage2"
 
 
 def load(model: str):
     """Model and processor, checked: an untrained head judges nothing."""
-    from ..families import find_family
+    from safevlm_hf.families import find_family
+    from safevlm_hf.quiet import quiet
 
     quiet()
     if not read_config(model).safety_config.is_trained:
@@ -28,7 +27,7 @@ def device():
 
 def read_config(model: str):
     """Config of a checkpoint, without its weights. What can only be a folder is not looked for on the Hub."""
-    from ..families import find_family
+    from safevlm_hf.families import find_family
 
     if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
         raise ValueError(f"there is no checkpoint {model} (`safevlm demo` makes {DEFAULT_MODEL}).")
@@ -47,7 +46,7 @@ def read_safety(model: str):
 
 
 def read_policy(path: Path | None, model):
-    from .. import SafetyPolicy
+    from safevlm_hf import SafetyPolicy
 
     return None if path is None else SafetyPolicy.from_file(path, model.config.safety_config)
 
@@ -61,7 +60,7 @@ def text_content(text: str) -> list[dict]:
 
 
 def open_picture(path: Path):
-    from ..modeling.image_loading import open_image
+    from safevlm_hf.modeling.image_loading import open_image
 
     if not path.is_file():  # a name is a file here, never an address or base64
         raise FileNotFoundError(f"image not found: {path}")

@@ -36,7 +36,7 @@ def mix(
 
     Example: `safevlm data mix runs/mix --stage 1 --vlguard VLGuard --rtvlm RedTeamingVLM --llava LLaVA --coco COCO`
     """
-    from ..data.mixing import mix_records
+    from safevlm_hf.data.mixing import mix_records
 
     done = mix_records(output_dir, stage, vlguard, rtvlm, llava, coco, size, seed)
     console = make_console()
@@ -74,10 +74,11 @@ def overlap(
 
     Example: `safevlm data overlap runs/mix/stage1.jsonl --benchmark vlguard --data VLGuard`
     """
-    from .. import SafetyConfig
-    from ..data.records import load_records
-    from ..evaluation.benchmarks import find_benchmark
-    from ..evaluation.contamination.overlap import find_overlap, save_overlap
+    from safevlm_hf import SafetyConfig
+    from safevlm_hf.data.records import load_records
+    from safevlm_hf.evaluation.benchmarks import find_benchmark
+    from safevlm_hf.evaluation.contamination.overlap import find_overlap, save_overlap
+
     from .evaluate import benchmark_options
     from .loading import read_safety
 

@@ -48,7 +48,7 @@ def evaluate(
 
     Example: `safevlm evaluate --benchmark vlguard,mmbench --data benchmarks --base llava-hf/llava-1.5-7b-hf`
     """
-    from ..evaluation.benchmarks import find_benchmark
+    from safevlm_hf.evaluation.benchmarks import find_benchmark
 
     if list_:
         return _list()
@@ -66,9 +66,9 @@ def evaluate(
 def _run(chosen, loaded, judges, model, base, policy, output: Path, max_new_tokens: int, batch_size: int, seed: int):
     import sys
 
-    from ..evaluation.metrics.bootstrap import Bootstrap
-    from ..evaluation.pipeline import Settings, evaluate_systems
-    from ..evaluation.reports.evaluation_report import summary_rows, write_evaluation_report
+    from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
+    from safevlm_hf.evaluation.pipeline import Settings, evaluate_systems
+    from safevlm_hf.evaluation.reports.evaluation_report import summary_rows, write_evaluation_report
 
     settings = Settings(
         judges,
@@ -97,7 +97,8 @@ VERDICT_OFF_NAME = "verdict off"
 def _candidates(model: str, base: str | None, policy: Path | None, settings) -> list:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from ..evaluation.candidates import VERDICT_OFF, safe_candidate, stock_candidate
+    from safevlm_hf.evaluation.candidates import VERDICT_OFF, safe_candidate, stock_candidate
+
     from .loading import device, load, read_policy
 
     loaded, processor = load(model)
@@ -116,11 +117,11 @@ def _candidates(model: str, base: str | None, policy: Path | None, settings) -> 
 
 
 def _judges(model: str | None, url: str | None, key: str | None, prompt: str, output: Path) -> list:
-    from ..evaluation.judges.endpoint import EndpointJudge
-    from ..evaluation.judges.local_model import LocalJudge
-    from ..evaluation.judges.matchers import published_matchers
-    from ..evaluation.judges.rubrics import PROMPTS
-    from ..evaluation.judges.rules import RulesJudge
+    from safevlm_hf.evaluation.judges.endpoint import EndpointJudge
+    from safevlm_hf.evaluation.judges.local_model import LocalJudge
+    from safevlm_hf.evaluation.judges.matchers import published_matchers
+    from safevlm_hf.evaluation.judges.rubrics import PROMPTS
+    from safevlm_hf.evaluation.judges.rules import RulesJudge
 
     judges = [RulesJudge(), *published_matchers()]
     if prompt not in PROMPTS:
@@ -158,7 +159,7 @@ def _folder(data: Path, name: str, number: int) -> Path:
 
 def _list():
     """A few lines per benchmark: a table of all this fits into no terminal."""
-    from ..evaluation.benchmarks import describe_benchmarks
+    from safevlm_hf.evaluation.benchmarks import describe_benchmarks
 
     console = make_console()
     for one in describe_benchmarks():

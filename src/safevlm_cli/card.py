@@ -29,7 +29,7 @@ def card(
 
     Example: `safevlm card --model runs/demo/stage2 --results runs/evaluation`
     """
-    from ..evaluation.cards.card import write_evaluation_card
+    from safevlm_hf.evaluation.cards.card import write_evaluation_card
 
     if not Path(model).is_dir():
         raise ValueError(f"`--model` is {model!r}, expected the folder of a checkpoint, where its card lies.")

@@ -27,7 +27,7 @@ def train(
 
     Example: `safevlm train --model_name_or_path llava-hf/llava-1.5-7b-hf --train_file records.jsonl --bf16 true`
     """
-    from ..training.run import run_stage1, run_stage2
+    from safevlm_hf.training.run import run_stage1, run_stage2
 
     if stage not in ("1", "2", "both"):
         raise ValueError(f"`--stage` must be 1, 2 or both, got {stage!r}.")
@@ -41,7 +41,7 @@ def train(
 
 def _stage_arguments(number: int, are_both: bool, given: list[str], output_dir: Path) -> list[str]:
     """A stage's arguments, as its example script takes them."""
-    from ..training.arguments import nano_config, write_nano_config
+    from safevlm_hf.training.arguments import nano_config, write_nano_config
 
     folder, first = output_dir / f"stage{number}", output_dir / "stage1"
     if not given:
@@ -60,7 +60,7 @@ def _options_of_stage(number: int, given: list[str]) -> list[str]:
     """Without those of the other stage: stage 1 has no adapters, stage 2 takes the safety modules as they are."""
     from transformers import HfArgumentParser
 
-    from ..training.arguments import LoraArguments, ModelArguments
+    from safevlm_hf.training.arguments import LoraArguments, ModelArguments
 
     others = LoraArguments if number == 1 else ModelArguments
     with _argparse_errors():
@@ -70,7 +70,7 @@ def _options_of_stage(number: int, given: list[str]) -> list[str]:
 
 def _check_arguments(planned: dict[int, list[str]]):
     """Those of stage 2 as well, before hours of stage 1."""
-    from ..training.arguments import parse_arguments
+    from safevlm_hf.training.arguments import parse_arguments
 
     for number, arguments in planned.items():
         with _argparse_errors():

@@ -1,0 +1,6 @@
+"""`python -m safevlm_cli`, as `safevlm`."""
+
+from . import main
+
+
+main()
