@@ -14,7 +14,7 @@ from typer import rich_utils
 from .showing import make_console, no_color, plain
 
 
-FLAGGED, ERROR, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141  # exit codes, beside 0
+FLAGGED, ERROR, UNREADABLE, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141  # exit codes, beside 0
 LONGEST_ERROR = 1000  # characters
 
 app = typer.Typer(

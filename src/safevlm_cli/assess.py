@@ -2,50 +2,70 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .app import ERROR, FLAGGED, Model, PolicyFile, app, print_error
-from .loading import DEFAULT_MODEL, load, open_picture, prepare, read_policy, user_message
+from .app import FLAGGED, UNREADABLE, Model, PolicyFile, app, print_error
+from .loading import DEFAULT_MODEL, load, prepare, read_policy, user_message
+from .pictures import find_pictures, open_named
 from .showing import make_console, progress, verdict_table
 
 
 @app.command()
 def assess(
-    images: Annotated[list[Path], typer.Argument(help="Pictures, each judged by itself.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Pictures, each judged by itself: files, folders, patterns as '*.png', http(s) addresses, "
+            "or - for standard input with one of these per line."
+        ),
+    ],
     model: Model = DEFAULT_MODEL,
     question: Annotated[str, typer.Option("--question", "-q", help="What is asked.")] = "What is in this picture?",
     policy: PolicyFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per picture.")] = False,
 ):
     """
-    Judge pictures, without answering. Exit code 0: all may be answered; 1: some are flagged; 2: an error, as a picture
-    that cannot be read (the others are judged).
+    Judge pictures, without answering. Exit code 0: all may be answered; 1: some are flagged; 2: an error, as of the
+    command line or the checkpoint; 3: some pictures cannot be read, and the others were judged.
+
+    With `--json` a picture that cannot be read has a line with `image` and `error`. Addresses in this machine's own
+    network are refused.
 
     Example: `safevlm assess photo.jpg card.png --question "What is the address?" --json`
     """
-    from tqdm import tqdm
-
     loaded, processor = load(model)
     overriding = read_policy(policy, loaded)
     judged, errors = [], []
-    for path in progress(images, "assessing"):
+    for name in progress(find_pictures(images), "assessing"):
         try:
-            picture = open_picture(path)
+            picture = open_named(name)
         except (OSError, ValueError) as error:
             errors.append(error)
+            if as_json:
+                _print_json(image=name, error=str(error))
             continue
         inputs = prepare(processor, loaded, [user_message(question, picture)])
         (verdict,) = processor.post_process_safety(loaded.assess(**inputs, safety_policy=overriding))
-        judged.append((path, verdict))
+        judged.append((name, verdict))
         if as_json:
-            with tqdm.external_write_mode():
-                print(json.dumps({"image": str(path), **asdict(verdict)}), flush=True)
-    if judged and not as_json:
+            _print_json(image=name, **asdict(verdict))
+    if not as_json:
+        _show(judged, errors)
+    flagged = any(verdict.action != "answer" for _, verdict in judged)
+    raise typer.Exit(UNREADABLE if errors else FLAGGED if flagged else 0)
+
+
+def _print_json(**values):
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode():  # the progress bar makes room
+        print(json.dumps(values), flush=True)
+
+
+def _show(judged: list[tuple], errors: list[Exception]):
+    if judged:
         make_console().print(verdict_table(judged))
     for error in errors:
         print_error(error)
-    flagged = any(verdict.action != "answer" for _, verdict in judged)
-    raise typer.Exit(ERROR if errors else FLAGGED if flagged else 0)

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 
 from .app import Model, PolicyFile, app, print_error
-from .loading import DEFAULT_MODEL, load, open_picture, prepare, read_policy, text_content, user_message
+from .loading import DEFAULT_MODEL, load, prepare, read_policy, text_content, user_message
+from .pictures import open_picture
 from .showing import make_console, verdict_line
 
 

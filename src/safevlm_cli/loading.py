@@ -1,4 +1,4 @@
-"""Checkpoints, policies and pictures, as the commands take them."""
+"""Checkpoints, policies and messages, as the commands take them."""
 
 from pathlib import Path
 
@@ -57,14 +57,6 @@ def user_message(text: str, *pictures) -> dict:
 
 def text_content(text: str) -> list[dict]:
     return [{"type": "text", "text": text}]
-
-
-def open_picture(path: Path):
-    from safevlm_hf.modeling.image_loading import open_image
-
-    if not path.is_file():  # a name is a file here, never an address or base64
-        raise FileNotFoundError(f"image not found: {path}")
-    return open_image(path)
 
 
 def prepare(processor, model, messages: list[dict]):

@@ -1,9 +1,16 @@
 """`safevlm assess` as a user types it: what is shown, where, and the exit code."""
 
 import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from command_line import HOSTILE, SHOWN, write_json
+import pytest
+from command_line import HOSTILE, SHOWN, start, write_json
+
+from safevlm_cli import addresses
+from safevlm_cli.pictures import open_named
 
 
 def test_assess_shows_a_table(call, checkpoint, picture, monkeypatch):
@@ -27,7 +34,7 @@ def test_a_narrow_table_cuts_nothing(call, checkpoint, picture, monkeypatch):
 def test_assess_in_json(call, checkpoint, picture, tmp_path):
     code, out, err = call("assess", picture, picture, "--model", checkpoint, "--json", "--question", "Whose is it?")
     assert (code, err) == (1, "")
-    first, second = map(json.loads, out.splitlines())
+    first, second = lines(out)
     assert first == second and first["image"] == str(picture)
     assert (first["category"], first["level"], first["action"]) == ("privacy", "high", "condition")
     assert first["flagged_categories"] == ["privacy"] and first["risk"] > 0.99
@@ -36,16 +43,155 @@ def test_assess_in_json(call, checkpoint, picture, tmp_path):
     assert (code, err, json.loads(out)["action"]) == (0, "", "answer")
 
 
+def lines(out: str) -> list[dict]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
 def test_pictures_that_cannot_be_read(call, checkpoint, picture, tmp_path):
-    broken, missing = tmp_path / "[red]broken.png", tmp_path / "missing.png"
+    broken, missing, empty = tmp_path / "[red]broken.png", tmp_path / "missing.png", tmp_path / "empty"
     broken.write_bytes(picture.read_bytes()[:60])
-    words = ["assess", picture, broken, missing, picture, tmp_path, "--model", checkpoint]
+    empty.mkdir()
+    words = ["assess", picture, broken, missing, picture, empty, "--model", checkpoint]
     code, out, err = call(*words, "--json")
-    assert code == 2
-    assert [json.loads(line)["image"] for line in out.splitlines()] == [str(picture)] * 2
-    errors = err.splitlines()
-    assert len(errors) == 3 and all(line.startswith("Error: ") for line in errors)
-    assert f"unreadable image: {broken}" in errors[0] and f"image not found: {missing}" in errors[1]
-    code, out, _ = call(*words)
-    assert code == 2 and out.count("privacy") == 4  # category and flagged
-    assert call("assess", missing, "--model", checkpoint)[:2] == (2, "")
+    assert (code, err) == (3, "")
+    found = lines(out)
+    assert [line["image"] for line in found] == list(map(str, [picture, broken, missing, picture, empty]))
+    assert [list(line) == ["image", "error"] for line in found] == [False, True, True, False, True]
+    assert f"unreadable image: {broken}" in found[1]["error"] and found[2]["error"] == f"image not found: {missing}"
+    assert found[4]["error"] == f"no pictures in the folder: {empty}"
+    code, out, err = call(*words)
+    assert code == 3 and out.count("privacy") == 4  # category and flagged
+    assert len(err.splitlines()) == 3 and all(line.startswith("Error: ") for line in err.splitlines())
+    assert call("assess", missing, "--model", checkpoint)[:2] == (3, "")
+
+
+# --------------------------------------------------------------------------------------------------
+# Folders, patterns, standard input
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(picture, tmp_path, monkeypatch):
+    """A working directory with pictures in and below a folder, and a name that looks like a pattern."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/b.PNG", "photos/deep/a.png", "photos/notes.txt", "[ab].png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(picture.read_bytes())
+    return tmp_path
+
+
+BELOW = ["photos/b.PNG", "photos/deep/a.png"]
+
+
+@pytest.mark.parametrize(
+    "words, stdin, expected",
+    [
+        (["photos"], "", BELOW),
+        (["photos/*/*.png"], "", ["photos/deep/a.png"]),
+        (["ph*s"], "", BELOW),
+        (["[ab].png"], "", ["[ab].png"]),
+        (["-"], "card.png\r\n\nphotos\n[ab].png", ["card.png", *BELOW, "[ab].png"]),
+        (["photos/b.PNG", "-"], "card.png\n", ["photos/b.PNG", "card.png"]),
+    ],
+)
+def test_assess_takes_folders_patterns_and_standard_input(call, checkpoint, photos, words, stdin, expected):
+    code, out, err = call("assess", *words, "--model", checkpoint, "--json", stdin=stdin)
+    assert (code, err) == (1, "")
+    assert [line["image"] for line in lines(out)] == expected and "error" not in out
+
+
+@pytest.mark.parametrize("words, stdin", [(["*.gif"], ""), (["-"], "*.png\n-\n"), (["file:///card.png"], "")])
+def test_what_stands_for_no_picture(call, checkpoint, photos, words, stdin):
+    """Lines of standard input are no patterns: who wrote them may not be who reads the verdicts."""
+    code, out, _ = call("assess", *words, "--model", checkpoint, "--json", stdin=stdin)
+    assert code == 3 and {line["error"].partition(":")[0] for line in lines(out)} == {"image not found"}
+
+
+def test_a_file_whose_name_is_no_text(checkpoint, picture):
+    odd = os.fsencode(picture.parent) + b"/\xff.png"
+    Path(os.fsdecode(odd)).write_bytes(picture.read_bytes())
+    process = start("assess", "-", "--model", checkpoint, "--json", errors="surrogateescape")
+    out, err = process.communicate(os.fsdecode(odd))
+    assert process.returncode == 1, err
+    assert os.fsencode(lines(out)[0]["image"]) == odd
+
+
+# --------------------------------------------------------------------------------------------------
+# Addresses
+# --------------------------------------------------------------------------------------------------
+
+
+class Site(BaseHTTPRequestHandler):
+    """/card.png is a picture, /moved redirects to `target`; what was asked for is in `asked`."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        self.send_response(302 if self.path == "/moved" else 200)
+        if self.path == "/moved":
+            self.send_header("Location", self.server.target)
+        self.end_headers()
+        if self.path == "/card.png":
+            self.wfile.write(self.server.content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def site(picture, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    server = HTTPServer(("127.0.0.1", 0), Site)
+    server.content, server.asked, server.target = picture.read_bytes(), [], "/card.png"
+    server.root = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_assess_takes_addresses(call, checkpoint, site, monkeypatch):
+    monkeypatch.setattr(addresses, "is_public", lambda host, port: True)  # the test's own site is not
+    names = [f"{site.root}/{name}" for name in ("card.png", "moved", "page.html")]
+    code, out, _ = call("assess", *names[:2], "-", "--model", checkpoint, "--json", stdin=names[2])
+    assert code == 3
+    first, moved, page = lines(out)
+    assert (first["image"], first["category"]) == (names[0], "privacy") and moved == first | {"image": names[1]}
+    assert page["error"].startswith(f"unreadable image: {names[2]} (")
+
+
+def test_nothing_in_the_local_network_is_asked(site):
+    with pytest.raises(ValueError, match="127.0.0.1 is in the network of this machine"):
+        open_named(f"{site.root}/card.png")
+    with pytest.raises(ValueError, match="is in the network of this machine"):
+        open_named(f"http://localhost:{site.server_port}/card.png")
+    assert site.asked == []
+
+
+def test_no_redirect_leads_into_the_local_network(site, monkeypatch):
+    inner = HTTPServer(("127.0.0.1", 0), Site)
+    monkeypatch.setattr(addresses, "is_public", lambda host, port: port == site.server_port)
+    try:
+        for target, problem in ((f"http://127.0.0.1:{inner.server_port}/card.png", "network"), ("ftp://a/b", "ftp")):
+            site.target = target
+            with pytest.raises(ValueError, match=f"unreadable image: {site.root}/moved .*{problem}"):
+                open_named(f"{site.root}/moved")
+    finally:
+        inner.server_close()
+
+
+def test_a_proxy_decides_by_its_own_rules(site, monkeypatch):
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", site.root)
+    with pytest.raises(ValueError, match="cannot identify"):
+        open_named("http://a.example/b.png")
+    assert site.asked == ["http://a.example/b.png"]
+
+
+@pytest.mark.parametrize(
+    "host, expected",
+    [("93.184.215.14", True), ("2606:2800:21f::1", True)]
+    + [(host, False) for host in ("127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1")]
+    + [(host, False) for host in ("::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1")],
+)
+def test_public_addresses(host, expected):
+    assert addresses.is_public(host, 80) is expected

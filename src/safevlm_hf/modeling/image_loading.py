@@ -7,7 +7,9 @@ import base64
 import binascii
 import io
 import os
+import time
 import urllib.request
+from collections.abc import Callable
 
 import torch
 from PIL import Image, ImageOps
@@ -17,6 +19,7 @@ from transformers.utils import is_numpy_array
 MAX_ASPECT_RATIO = 200  # a longer strip takes gigabytes once its short side is as long as the model's
 MAX_DOWNLOAD = 64 * 2**20  # bytes
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
+MAX_DOWNLOAD_TIME = 300.0  # seconds in all
 LARGEST_16_BIT = 2**16 - 1
 
 
@@ -32,12 +35,15 @@ def load_images(images):
     return _to_bytes(images)
 
 
-def open_image(source: str | os.PathLike, draft_size: tuple[int, int] | None = None) -> Image.Image:
+def open_image(
+    source: str | os.PathLike, draft_size: tuple[int, int] | None = None, urlopen: Callable = urllib.request.urlopen
+) -> Image.Image:
     """The RGB image of a path, an http(s) URL, a data URL or a base64 text.
 
     Args:
         source: where the image is.
         draft_size: a JPEG may be decoded at a fraction of its size, no smaller than this.
+        urlopen: what opens a URL, as `urllib.request.urlopen` does.
 
     Raises:
         ValueError: it is not there, is no image, is cut off, is a bomb, or has pixels without a meaning.
@@ -45,7 +51,7 @@ def open_image(source: str | os.PathLike, draft_size: tuple[int, int] | None = N
     source = os.fspath(source)
     name = source if len(source) <= 200 else f"{source[:200]}..."
     try:
-        with Image.open(_find(source)) as image:
+        with Image.open(_find(source, urlopen)) as image:
             _check_size(image)
             if draft_size:
                 image.draft("RGB", draft_size)
@@ -63,9 +69,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError(f"unreadable image: {getattr(image, 'filename', '') or 'a PIL image'} ({error})") from error
 
 
-def _find(source: str) -> str | io.BytesIO:
+def _find(source: str, urlopen: Callable) -> str | io.BytesIO:
     if source.startswith(("http://", "https://")):
-        return _download(source)
+        return _download(source, urlopen)
     if os.path.isfile(source):
         return source
     text = source.partition(",")[2] if source.startswith("data:image/") else source
@@ -75,11 +81,15 @@ def _find(source: str) -> str | io.BytesIO:
         raise ValueError("neither a file, an http(s) URL nor base64") from None
 
 
-def _download(url: str) -> io.BytesIO:
-    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
-        content = response.read(MAX_DOWNLOAD + 1)
-    if len(content) > MAX_DOWNLOAD:
-        raise ValueError(f"more than {MAX_DOWNLOAD} bytes")
+def _download(url: str, urlopen: Callable) -> io.BytesIO:
+    content, end = bytearray(), time.monotonic() + MAX_DOWNLOAD_TIME
+    with urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
+        while part := response.read1(2**16):
+            content += part
+            if len(content) > MAX_DOWNLOAD:
+                raise ValueError(f"more than {MAX_DOWNLOAD} bytes")
+            if time.monotonic() > end:
+                raise ValueError(f"not there after {MAX_DOWNLOAD_TIME:.0f} seconds")
     return io.BytesIO(content)
 
 

@@ -1,0 +1,67 @@
+"""The pictures that a command line names."""
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .addresses import is_address, open_public
+
+
+def find_pictures(names: Iterable[str]) -> list[str]:
+    """Files and addresses behind the names, in their order.
+
+    A name is a file, a folder (all pictures below it, by their endings), a pattern, an http(s) address, or "-" for
+    standard input with one file, folder or address per line. A name that stands for nothing stays as it is, and
+    [`open_named`] raises for it.
+    """
+    found = []
+    for name in names:
+        for each in _read_lines() if name == "-" else _match(name):
+            found += _pictures_below(each) if os.path.isdir(each) else [each]
+    return found
+
+
+def open_named(name: str):
+    """The RGB image of a file or of an http(s) address on the public network.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no readable picture, or too large (see `modeling/image_loading.py`).
+    """
+    from safevlm_hf.modeling.image_loading import open_image
+
+    return open_image(name, urlopen=open_public) if is_address(name) else open_picture(Path(name))
+
+
+def open_picture(path: Path):
+    """The RGB image of a file. A name is never an address or base64 here."""
+    from safevlm_hf.modeling.image_loading import open_image
+
+    if path.is_dir():
+        raise FileNotFoundError(f"no pictures in the folder: {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"image not found: {path}")
+    return open_image(path)
+
+
+def _read_lines() -> Iterator[str]:
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a file's name may be any bytes
+    return filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+
+
+def _match(name: str) -> list[str]:
+    """What a pattern matches; any other name alone, also where it looks like a pattern."""
+    is_pattern = glob.has_magic(name) and not os.path.lexists(name) and not is_address(name)
+    return (sorted(glob.glob(name, recursive=True)) if is_pattern else []) or [name]
+
+
+def _pictures_below(folder: str) -> list[str]:
+    from PIL import Image
+
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files = (os.path.join(root, file) for root, _, inside in os.walk(folder) for file in inside)
+    found = sorted(file for file in files if os.path.splitext(file)[1].lower() in endings)
+    return found or [folder]
