@@ -1,4 +1,4 @@
-"""`safevlm data`: training data from published files."""
+"""`safevlm data`: training data, made from published files, checked, and compared with benchmarks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from .app import app
 from .showing import borderless_table, make_console, plain
 
 
-data_app = typer.Typer(help="Make training data.", no_args_is_help=True)
+data_app = typer.Typer(help="Make and check training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 Copy = Annotated[Path | None, typer.Option(help="Folder of the published copy.")]
@@ -48,6 +48,43 @@ def mix(
         for reason, names in reasons.items():
             console.print(plain(f"left out of {source}: {reason}: {names}"), soft_wrap=True)
     print(f"records: {done.path}   counts: {done.path.with_suffix('.json')}")
+
+
+@data_app.command("check")
+def check(
+    files: Annotated[list[Path], typer.Argument(help="Training records, JSON lines.")],
+    taxonomy_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--taxonomy-file",
+            "--taxonomy_file",
+            help="YAML or JSON with `categories` and `levels` of your own; the default ones if unset.",
+        ),
+    ] = None,
+    image_root: Annotated[
+        Path | None,
+        typer.Option("--image-root", "--image_root", help="Folder of the pictures; each file's own if unset."),
+    ] = None,
+):
+    """
+    Find all bad records, as training would: one line each with file, line and reason. No model is loaded. Exit code 0:
+    all are good; 1: some are bad.
+
+    Example: `safevlm data check train.jsonl held_out.jsonl --taxonomy_file taxonomy.yaml`
+    """
+    from safevlm_hf import SafetyConfig
+    from safevlm_hf.data.records import read_records
+    from safevlm_hf.training.run import read_taxonomy
+
+    safety = SafetyConfig(**read_taxonomy(taxonomy_file))
+    console, num_good, num_bad = make_console(), 0, 0
+    for file in files:
+        records, problems = read_records(file, safety.categories, safety.levels, image_root)
+        num_good, num_bad = num_good + len(records), num_bad + len(problems)
+        for problem in problems:
+            console.print(plain(problem), soft_wrap=True)
+    print(f"{num_bad} bad, {num_good} good")
+    raise typer.Exit(1 if num_bad else 0)
 
 
 @data_app.command("overlap")

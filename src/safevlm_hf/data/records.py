@@ -25,6 +25,7 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Value
 from PIL import Image
+from tqdm.auto import tqdm
 
 from ..modeling.configuration_safety import SAFE
 from ..modeling.image_loading import open_image
@@ -94,6 +95,26 @@ def load_records(
         RecordError: there are bad records (all of them are listed), or none is left after skipping.
         FileNotFoundError: the file does not exist.
     """
+    records, problems = read_records(path, categories, levels, image_root)
+    if problems and not (skip_bad_records and records):
+        raise RecordError(problems)
+    if problems:
+        # Every one is named: a skipped record must not go unnoticed.
+        total = len(records) + len(problems)
+        logger.warning(
+            "Skipped %d of %d records:\n%s", len(problems), total, "\n".join(f"- {one}" for one in problems)
+        )
+    return Dataset.from_list(records, features=FEATURES)
+
+
+def read_records(
+    path: str | os.PathLike,
+    categories: Sequence[str],
+    levels: Sequence[str],
+    image_root: str | os.PathLike | None = None,
+) -> tuple[list[dict], list[str]]:
+    """The good records of a file, and what is wrong with the others as "file:line: reason"; arguments as for
+    [`load_records`]. Every image is decoded once."""
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
     parsed = [
@@ -109,17 +130,7 @@ def load_records(
             records.append({**record, "source": source})
         else:
             problems.append(f"{source}: {reason}")
-
-    if not parsed:
-        raise RecordError([f"{path}: no records"])
-    if problems and not (skip_bad_records and records):
-        raise RecordError(problems)
-    if problems:
-        # Every one is named: a skipped record must not go unnoticed.
-        logger.warning(
-            "Skipped %d of %d records:\n%s", len(problems), len(parsed), "\n".join(f"- {line}" for line in problems)
-        )
-    return Dataset.from_list(records, features=FEATURES)
+    return records, problems if parsed else [f"{path}: no records"]
 
 
 def load_image(reference: str | os.PathLike) -> Image.Image:
@@ -156,7 +167,9 @@ def _find_image_problems(records: Iterable[dict]) -> dict[str, str | None]:
     """Decodes every image once; what is wrong with it, by reference."""
     references = list(dict.fromkeys(reference for record in records for reference in record["images"]))
     with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        return dict(zip(references, pool.map(_image_problem, references), strict=True))
+        problems = pool.map(_image_problem, references)
+        shown = tqdm(problems, "checking pictures", len(references), unit="picture", disable=None, leave=False)
+        return dict(zip(references, shown, strict=True))
 
 
 def _image_problem(reference: str) -> str | None:
