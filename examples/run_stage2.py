@@ -5,8 +5,9 @@ python examples/run_stage2.py my_run.yaml           # all arguments in one file
 python examples/run_stage2.py --model_name_or_path runs/stage1 --train_file records.jsonl
 """
 
+from safevlm_hf.training.figures import show_figures
 from safevlm_hf.training.run import run_stage2
 
 
 if __name__ == "__main__":
-    run_stage2()
+    show_figures(run_stage2())

@@ -24,36 +24,43 @@ def train(
     Every other option goes to the stages that have it: `--model_name_or_path`, `--train_file`, `--validation_file`,
     `--lora_r`, and all of `TrainingArguments` (`python examples/run_stage1.py --help` lists them). Stage 2 starts from
     stage 1's result, `OUTPUT_DIR/stage1`. In place of options one stage takes a YAML file, with its own `output_dir`.
+    A model that is there already is replaced only with `--overwrite_output_dir`.
 
     Example: `safevlm train --model_name_or_path llava-hf/llava-1.5-7b-hf --train_file records.jsonl --bf16 true`
     """
+    from safevlm_hf.training.figures import show_figures
     from safevlm_hf.training.run import run_stage1, run_stage2
 
     if stage not in ("1", "2", "both"):
         raise ValueError(f"`--stage` must be 1, 2 or both, got {stage!r}.")
     numbers = [1, 2] if stage == "both" else [int(stage)]
-    planned = {number: _stage_arguments(number, stage == "both", context.args, output_dir) for number in numbers}
+    with _argparse_errors():
+        planned = {number: _stage_arguments(number, stage == "both", context.args, output_dir) for number in numbers}
     _check_arguments(planned)
     for number, arguments in planned.items():
         trainer = (run_stage1, run_stage2)[number - 1](arguments)
+        show_figures(trainer)
         print(f"stage {number} is done: {trainer.args.output_dir}")
 
 
 def _stage_arguments(number: int, are_both: bool, given: list[str], output_dir: Path) -> list[str]:
     """A stage's arguments, as its example script takes them."""
-    from safevlm_hf.training.arguments import nano_config, write_nano_config
+    from safevlm_hf.training.arguments import nano_config, take_overwrite, write_nano_config
 
     folder, first = output_dir / f"stage{number}", output_dir / "stage1"
+    overwrite, given = take_overwrite(given)
+    replacing = ["--overwrite_output_dir"] if overwrite else []
     if not given:
-        start_from = {"model_name_or_path": str(first)} if number == 2 else {}
-        return [write_nano_config(number, folder / nano_config(number).name, output_dir=str(folder), **start_from)]
+        values = {"output_dir": str(folder), "overwrite_output_dir": overwrite}
+        values |= {"model_name_or_path": str(first)} if number == 2 else {}
+        return [write_nano_config(number, folder / nano_config(number).name, **values)]
     if any(word.endswith((".yaml", ".yml")) and not word.startswith("-") for word in given[:1]):
         if are_both or len(given) > 1:
             raise ValueError("A YAML file is for one stage, and stands alone: `safevlm train --stage 1 run.yaml`.")
-        return given
+        return [*given, *replacing]
     options = _options_of_stage(number, given) if are_both else given
     start = ["--model_name_or_path", str(first)] if number == 2 else []
-    return [*start, *options, "--output_dir", str(folder)]
+    return [*start, *options, "--output_dir", str(folder), *replacing]
 
 
 def _options_of_stage(number: int, given: list[str]) -> list[str]:
@@ -74,7 +81,8 @@ def _check_arguments(planned: dict[int, list[str]]):
 
     for number, arguments in planned.items():
         with _argparse_errors():
-            parse_arguments(number, arguments)
+            _, _, training_args, *_ = parse_arguments(number, arguments)
+        training_args.refuse_to_overwrite()
 
 
 @contextlib.contextmanager

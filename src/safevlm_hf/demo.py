@@ -187,6 +187,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def write_config(stage: int, folder: Path, seed: int, **overrides) -> str:
     """The embedded default's YAML with this run's seed and folders, kept beside the results."""
     values = {"seed": seed, "output_dir": str(folder / f"stage{stage}"), "riskcards_dir": str(folder / "riskcards")}
+    values["overwrite_output_dir"] = True  # the same command may run again
     if stage == 2:
         values["model_name_or_path"] = str(folder / "stage1")
     values |= overrides

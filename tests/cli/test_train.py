@@ -1,6 +1,7 @@
 """`safevlm train` as a user types it: what is shown, where, and the exit code."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,10 @@ def runs(monkeypatch):
 
         def run(arguments, number=number):
             called.append((number, arguments))
-            return SimpleNamespace(args=parse_arguments(number, arguments)[2])
+            stage = {"stage": number, "metrics": {}}
+            model = SimpleNamespace(config=SimpleNamespace(training_record={"stages": [stage]}))
+            args = parse_arguments(number, arguments)[2]
+            return SimpleNamespace(args=args, model=model, is_world_process_zero=lambda: True)
 
         monkeypatch.setattr(safevlm_hf.training.run, f"run_stage{number}", run)
     return called
@@ -34,7 +38,7 @@ def test_train_without_options_is_the_embedded_default(call, runs, tmp_path):
     assert code == 0 and out.splitlines() == [f"stage {one} is done: {tmp_path}/stage{one}" for one in (1, 2)]
     assert [number for number, _ in runs] == [1, 2]
     for number, (config,) in runs:
-        ours = {"output_dir": f"{tmp_path}/stage{number}"}
+        ours = {"output_dir": f"{tmp_path}/stage{number}", "overwrite_output_dir": False}
         ours |= {"model_name_or_path": f"{tmp_path}/stage1"} if number == 2 else {}
         assert yaml.safe_load(Path(config).read_text()) == yaml.safe_load(nano_config(number).read_text()) | ours
 
@@ -78,10 +82,34 @@ def test_train_checks_the_options_of_both_stages_first(fails, runs):
     assert not runs
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_result_is_replaced_only_where_that_is_said(call, fails, runs, tmp_path, stage):
+    (tmp_path / f"stage{stage}").mkdir()
+    (tmp_path / f"stage{stage}" / "config.json").write_text("{}")
+    config = tmp_path / "run.yaml"
+    config.write_text(f"output_dir: {tmp_path}/stage{stage}\n")
+    for words in ([], ["--seed", 3], ["--stage", stage], ["--stage", stage, config]):
+        line = fails("train", *words, "--output-dir", tmp_path)
+        assert f"{tmp_path}/stage{stage} holds a model: `--overwrite_output_dir` replaces it" in line
+        assert not runs  # not even stage 1, where stage 2's result is there
+        for replacing in (["--overwrite_output_dir"], ["--overwrite-output-dir", "true"]):
+            assert call("train", *words, *replacing, "--output-dir", tmp_path)[0] == 0
+            parsed = [parse_arguments(*run)[2] for run in runs]
+            assert all(args.overwrite_output_dir for args in parsed) and parsed[-1].seed == (3 if 3 in words else 42)
+            # Alone, it does not change what is trained.
+            assert words in ([], ["--stage", stage]) or parsed[-1].learning_rate == 1e-5
+            assert words not in ([], ["--stage", stage]) or parsed[-1].learning_rate > 1e-5
+            runs.clear()
+    assert "yes/no" in fails("train", "--overwrite_output_dir", "perhaps", "--output-dir", tmp_path)
+
+
 def test_train_both_stages_and_assess(call, tmp_path, picture):
     options = flags(**SAFETY_FLAGS, **SHORT, lora_r=4, riskcards_dir=tmp_path / "riskcards")
     code, out, err = call("train", "--output-dir", tmp_path, *options)
     assert code == 0 and "Traceback" not in err
+    for stage in (1, 2):  # validation figures, in a table
+        table = out[out.index(f"stage {stage}, validation data") : out.index(f"stage {stage} is done")]
+        assert re.search(r"right levels +\d\.\d{3} +0\.500\n", table) and "risky prompts answered" in table
     record = AutoModel.from_pretrained(tmp_path / "stage2").config.training_record
     assert [stage["stage"] for stage in record["stages"]] == [1, 2]
     code, out, _ = call("assess", picture, "--model", tmp_path / "stage2", "--json")

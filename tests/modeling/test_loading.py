@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -112,6 +113,14 @@ def add_weights(folder, *keys):
     """Weights of one number under further keys."""
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {key: torch.zeros(1) for key in keys}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def drop_weights(folder, part):
+    """Without the weights that have `part` in their names."""
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if part not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("number", [1, 10, 12])
@@ -233,11 +242,36 @@ def test_warning_names_exactly_the_new_modules(stock, tmp_path, caplog):
     assert "mean nothing before stage 1" in message
 
 
+def test_a_stock_base_is_one_line(stock, tmp_path, caplog):
+    stock.save_pretrained(tmp_path)
+    with caplog.at_level("WARNING"):
+        load(tmp_path)
+    (record,) = caplog.records
+    assert record.name == LOGGER and "\n" not in record.message
+
+
+def test_anything_else_is_reported_by_the_library_as_ever(tiny_config, tiny_model, tmp_path, caplog):
+    """Weights that are lost, a part of the safety modules alone, and a base without some of its own."""
+    stock = LlavaForConditionalGeneration(stock_config(tiny_config))
+    stock.save_pretrained(tmp_path / "more")
+    add_weights(tmp_path / "more", "model.vision_tower.head.weight")
+    tiny_model.save_pretrained(tmp_path / "part")
+    drop_weights(tmp_path / "part", "safety_conditions")
+    stock.save_pretrained(tmp_path / "less")
+    drop_weights(tmp_path / "less", "multi_modal_projector.linear_2")
+    for name, key in (("more", "head.weight"), ("part", "safety_conditions"), ("less", "multi_modal_projector")):
+        caplog.clear()
+        with caplog.at_level("WARNING"), pytest.raises(ValueError) if name != "part" else nullcontext():
+            SafeLlavaForConditionalGeneration.from_pretrained(
+                tmp_path / name, **({} if name == "part" else {"safety_config": SAFETY})
+            )
+        (report,) = [record.getMessage() for record in caplog.records if "LOAD REPORT" in record.getMessage()]
+        assert key in report
+
+
 def test_warning_names_a_part_that_is_missing(tiny_model, tmp_path, caplog):
     tiny_model.save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    kept = {name: weight for name, weight in weights.items() if "safety_conditions" not in name}
-    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    drop_weights(tmp_path, "safety_conditions")
     with caplog.at_level("WARNING", LOGGER):
         SafeLlavaForConditionalGeneration.from_pretrained(tmp_path)
     (message,) = (record.message for record in caplog.records if record.name == LOGGER)

@@ -2,6 +2,7 @@
 
 import logging
 
+import datasets
 import pytest
 from tiny_training import messages, plain_text, published, write
 
@@ -37,7 +38,7 @@ def test_the_share_of_clean_records(tiny_config, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         paper = load(1, tiny_config, data)
     assert sorted(paper["safety_level"]) == [0] * 3 + [3] * 11  # 3,000 clean beside 11,000 risky
-    assert "Left out 8 of 11 clean records to keep their share at 0.214." in caplog.text
+    assert "Left out 8 of 11 clean records to keep their share at 0.214 (`--clean_share 1` keeps all)." in caplog.text
     assert load(1, tiny_config, data)["source"] == paper["source"]
     assert len(load(2, tiny_config, data)) == 22
     for share, clean in ((0.0, 0), (0.5, 11), (0.9, 11), (1.0, 11)):
@@ -45,6 +46,18 @@ def test_the_share_of_clean_records(tiny_config, tmp_path, caplog):
     assert len(load(1, tiny_config, write(tmp_path / "clean.jsonl", messages(), messages()))) == 2
     with pytest.raises(ValueError, match=r"`clean_share` must be in \[0, 1\], got 1.5"):
         load(1, tiny_config, data, clean_share=1.5)
+
+
+def test_data_sets_with_splits(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder, image = tmp_path / "set", str(tmp_path / "set" / "a.png")
+    folder.mkdir()
+    for split, number in (("train", 3), ("validation", 2), ("test", 1)):
+        write(folder / f"{split}.jsonl", *[published(image=image) for _ in range(number)])
+    options = {"validation_file": str(folder), "replay_file": f"{folder}:test", "replay_share": 0.25}
+    data_args = DataArguments(train_file=str(folder), **options)
+    train, held_out = load_data(2, data_args, tiny_config.safety_config, seed=0)
+    assert (len(train), len(held_out)) == (4, 2) and train["images"] == [[image]] * 4
 
 
 def test_drawn_records_of_several_shapes(tiny_config, tmp_path):

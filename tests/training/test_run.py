@@ -19,6 +19,7 @@ from PIL import Image
 from tiny_training import NANO_SAFETY, messages, plain_text, published, read_records, write
 from transformers import AutoModel, AutoProcessor
 
+import safevlm_hf.training.run
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.records import RecordError
@@ -31,6 +32,7 @@ from safevlm_hf.training.trainer import SafetyTrainer
 
 ROOT = Path(__file__).parents[2]
 CODE = {"safe_llava.py", "modeling_safety.py", "configuration_safety.py", "processing_safety.py"}
+LABELS = ("safety_category", "safety_level")
 STAGE1 = {
     "num_safety_tokens": 4,
     "num_condition_tokens": 4,
@@ -145,6 +147,24 @@ def test_flags_and_yaml_give_the_same(tmp_path):
     assert by_yaml[2].learning_rate == 1e-4 and by_yaml[2].gradient_accumulation_steps == 8
 
 
+def test_the_option_to_overwrite_changes_nothing_else(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 3\noutput_dir: runs/own\n")
+    for words in ([], [str(path)], ["--seed", "3"]):
+        without, overwriting = parse_arguments(1, words), parse_arguments(1, [*words, "--overwrite_output_dir"])
+        assert not without[2].overwrite_output_dir and overwriting[2].overwrite_output_dir
+        changed = {name for name, value in values_of(without).items() if value != values_of(overwriting)[name]}
+        assert changed == {"overwrite_output_dir"}
+
+
+def test_a_warm_up_that_is_longer_than_the_training_is_shortened(caplog):
+    args = parse_arguments(2, ["--warmup_steps", "300"])[2]
+    with caplog.at_level("WARNING"):
+        assert args.get_warmup_steps(300) == 300 and not caplog.records
+        assert args.get_warmup_steps(50) == 5
+    assert "`warmup_steps` is 300, and the training has 50 steps: its warm-up is shortened to 5." in caplog.text
+
+
 def test_unknown_arguments_are_errors_that_name_them(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("learning_rate: 1.0e-4\nlora_rank: 8\n")
@@ -172,6 +192,8 @@ def test_stage1_leaves_a_checkpoint_that_knows_what_made_it(stage1, drawn):
     assert stage["learning_rate"] == 1e-3 and stage["epochs"] == pytest.approx(0.67)
     assert stage["command"] == "run_stage1.py tiny.yaml" or stage["command"] == "examples/run_stage1.py tiny.yaml"
     assert {"eval_loss", "eval_lm_loss", "eval_safety_loss", "eval_level_accuracy"} <= stage["metrics"].keys()
+    shares = [drawn[column].count(max(drawn[column], key=drawn[column].count)) / 4 for column in LABELS]
+    assert [stage["metrics"][f"eval_most_frequent_{name}"] for name in ("category", "level")] == shares
     assert record["figures"]["attack_success_rate"] == stage["metrics"]["eval_attack_success_rate"]
     assert verdicts(stage1, drawn).safety_level_logits.shape == (4, 4)
 
@@ -242,6 +264,42 @@ def test_a_checkpoint_on_the_way_is_a_result_of_stage1(stage1, drawn, tmp_path):
     with pytest.raises(ValueError, match="No valid checkpoint"):
         values["output_dir"] = tmp_path / "empty"
         run_stage1(flags(**values, train_file=train_file, resume_from_checkpoint="true"))
+
+
+@pytest.mark.parametrize("run, start", [(run_stage1, NANO_BASE), (run_stage2, "stage1")])
+def test_a_result_is_not_overwritten_unasked(stage1, monkeypatch, run, start):
+    monkeypatch.setattr(safevlm_hf.training.run, "find_family", lambda *_: pytest.fail("something is loaded"))
+    before = (stage1 / "model.safetensors").stat().st_mtime_ns
+    words = flags(**SHORT, model_name_or_path=stage1 if start == "stage1" else start, output_dir=stage1)
+    with pytest.raises(ValueError, match=f"{stage1} holds a model: `--overwrite_output_dir` replaces it"):
+        run(words)
+    assert (stage1 / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(pytest.fail.Exception, match="something is loaded"):
+        run([*words, "--overwrite_output_dir"])
+
+
+@pytest.mark.parametrize("level_accuracy, category_accuracy, named", [(0.5, 0.9, "level"), (0.6, 0.2, "category")])
+def test_verdicts_at_chance_are_a_warning_before_stage2(
+    stage1, tmp_path, caplog, level_accuracy, category_accuracy, named
+):
+    config = json.loads((stage1 / "config.json").read_text())
+    figures = {"eval_level_accuracy": level_accuracy, "eval_category_accuracy": category_accuracy}
+    figures |= {"eval_most_frequent_level": 0.5, "eval_most_frequent_category": 0.5}
+    config["training_record"]["stages"][0]["metrics"] |= figures
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="`risk_prior` is learned in stage 1"):
+        run_stage2(flags(**SHORT, model_name_or_path=tmp_path, output_dir=tmp_path / "out", risk_prior=0.2))
+    (message,) = (record.getMessage() for record in caplog.records if "stage 1 longer" in record.getMessage())
+    assert f"{tmp_path} has learned nothing about the {named} yet: " in message and "0.500" in message
+
+
+def test_sizes_that_a_checkpoint_does_not_have_are_errors(stage1, tmp_path):
+    """Also where the option equals a default."""
+    default = SafetyConfig().num_safety_tokens
+    words = flags(**SHORT, model_name_or_path=stage1, output_dir=tmp_path, num_safety_tokens=default)
+    for run in (run_stage1, run_stage2):
+        with pytest.raises(ValueError, match=f"with {{'num_safety_tokens': 4}}, and .*{default}}} was asked for"):
+            run(words)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """What a checkpoint must hold to be loaded, and the policy that is kept with it."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -58,9 +60,15 @@ class SafeCheckpointMixin:
         if cls.can_generate() and kwargs.get("generation_config") is None:
             _check_generation_config(pretrained_model_name_or_path, kwargs)
         # The library names the sizes in its log alone.
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
+        with _loading_report_held_back() as report:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
+            of_safety = {name for name, _ in model.named_parameters() if _is_of_safety(name)}
+            is_stock = of_safety.issubset(info["missing_keys"])
+            other = info["unexpected_keys"] | info["mismatched_keys"]
+            if is_stock and not other and all(map(_is_of_safety, info["missing_keys"])):
+                report.clear()  # as it should be, and a line below says so
         mismatched = sorted(info["mismatched_keys"])
         if mismatched and not ignore_mismatched_sizes:
             sizes = "; ".join(f"{key}: {tuple(found)}, not {tuple(by_config)}" for key, found, by_config in mismatched)
@@ -70,8 +78,6 @@ class SafeCheckpointMixin:
         missing = {*info["missing_keys"], *(key for key, _, _ in mismatched)}
         _check_safety_weights(pretrained_model_name_or_path, model.config.safety_config, missing)
         _check_base_weights(pretrained_model_name_or_path, info["missing_keys"])
-        of_safety = {name for name, _ in model.named_parameters() if _is_of_safety(name)}
-        is_stock = of_safety.issubset(info["missing_keys"])
         if is_stock and cls.can_generate():  # the base model alone has no place for the output layer
             _check_that_nothing_is_lost(pretrained_model_name_or_path, cls.__name__, info["unexpected_keys"])
         for config in (getattr(model, "generation_config", None), model.config):
@@ -99,6 +105,26 @@ class SafeCheckpointMixin:
             )
             return copied
         return kept
+
+
+@contextmanager
+def _loading_report_held_back():
+    """A list of the library's reports (its table of missing weights and the like), which are logged at the end."""
+    library, thread, held = logging.get_logger("transformers.modeling_utils"), get_ident(), []
+
+    def passes(record) -> bool:
+        is_report = record.thread == thread and "LOAD REPORT" in record.getMessage()
+        if is_report:
+            held.append(record)
+        return not is_report
+
+    library.addFilter(passes)
+    try:
+        yield held
+    finally:
+        library.removeFilter(passes)
+        for record in held:
+            library.handle(record)
 
 
 def _check_safety_weights(checkpoint, safety_config, missing: set[str]):

@@ -1,5 +1,7 @@
 """Arguments of both stages. Defaults are the paper's (arXiv 2405.13581, section 4), configs/ holds the demo's."""
 
+import argparse
+import logging
 import re
 import sys
 from dataclasses import dataclass, field
@@ -7,10 +9,13 @@ from pathlib import Path
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from ..data import NANO_BASE
 from ..files import write_text
 
+
+logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parent / "configs"
 PAPER_CLEAN_SHARE = 3 / 14  # about 3,000 clean beside 11,000 risky pairs
@@ -59,8 +64,15 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    train_file: str | None = field(default=None, metadata={"help": "JSON lines; RiskCards are drawn if unset."})
-    validation_file: str | None = field(default=None, metadata={"help": "JSON lines, judged during training."})
+    train_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON lines, or a data set as org/name or org/name:split (a folder, too); RiskCards if unset."
+        },
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "As train_file, judged during training. A data set's split is validation."}
+    )
     image_root: str | None = field(default=None, metadata={"help": "Folder of the images; each file's own if unset."})
     clean_share: float | None = field(
         default=None,
@@ -70,7 +82,7 @@ class DataArguments:
     )
     skip_bad_records: bool = field(default=False, metadata={"help": "Count and name bad records instead of stopping."})
     replay_file: str | None = field(
-        default=None, metadata={"help": "JSON lines of old records, mixed in so that nothing is forgotten."}
+        default=None, metadata={"help": "As train_file: old records, mixed in so that nothing is forgotten."}
     )
     replay_share: float = field(default=0.5, metadata={"help": "Share of old records in the whole, below 1."})
     max_eval_samples: int = field(default=128, metadata={"help": "Validation records judged at an evaluation."})
@@ -98,6 +110,9 @@ class SafetyTrainingArguments(TrainingArguments):
     """`TrainingArguments` with the paper's defaults, and the share of head-chosen conditions."""
 
     output_dir: str = field(default="runs/stage", metadata={"help": "Where checkpoints and the result go."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Replace the model that output_dir holds; without it that is an error."}
+    )
     learning_rate: float = field(default=1e-5)
     num_train_epochs: float = field(default=3.0)
     per_device_train_batch_size: int = field(default=2)
@@ -134,6 +149,30 @@ class SafetyTrainingArguments(TrainingArguments):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
 
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """As [`TrainingArguments.get_warmup_steps`]; a tenth of a training that is shorter than its warm-up."""
+        wanted = super().get_warmup_steps(num_training_steps)
+        if wanted <= num_training_steps:
+            return wanted
+        shortened = num_training_steps // 10
+        logger.warning(
+            "`warmup_steps` is %d, and the training has %d steps: its warm-up is shortened to %d.",
+            wanted,
+            num_training_steps,
+            shortened,
+        )
+        return shortened
+
+    def refuse_to_overwrite(self):
+        """Raise `ValueError` where `output_dir` holds a model, unless it is to be replaced, or a run to be resumed."""
+        if self.overwrite_output_dir or self.resume_from_checkpoint is not None:
+            return
+        if any((Path(self.output_dir) / name).exists() for name in ("config.json", "adapter_config.json")):
+            raise ValueError(
+                f"{self.output_dir} holds a model: `--overwrite_output_dir` replaces it, and another `output_dir` "
+                "keeps it."
+            )
+
 
 class _YamlLoader(yaml.SafeLoader):
     """Reads 1e-5 as a number, which YAML 1.1 takes for text."""
@@ -160,20 +199,33 @@ def parse_arguments(stage: int, args: list[str] | None = None):
 
     Args:
         stage: 1 or 2.
-        args: as `sys.argv[1:]`. Empty: the embedded default, configs/nano_stage{1,2}.yaml.
+        args: as `sys.argv[1:]`. Empty: the embedded default, configs/nano_stage{1,2}.yaml. `--overwrite_output_dir`
+            may stand beside the YAML file.
 
     Returns:
         (`ModelArguments`, `DataArguments`, `SafetyTrainingArguments`), and `LoraArguments` fourth in stage 2.
     """
-    args = sys.argv[1:] if args is None else args
+    overwrite, args = take_overwrite(sys.argv[1:] if args is None else args)
     classes = [ModelArguments, DataArguments, SafetyTrainingArguments] + ([LoraArguments] if stage == 2 else [])
     parser = HfArgumentParser(classes, description=f"Stage {stage} of SafeVLM's training.")
     args = args or [str(nano_config(stage))]
     if len(args) == 1 and args[0].endswith((".yaml", ".yml")):
         values = yaml.load(Path(args[0]).read_text(), _YamlLoader) or {}
-        return parser.parse_dict({**STAGE_DEFAULTS[stage], **values})
-    parser.set_defaults(**STAGE_DEFAULTS[stage])
-    return parser.parse_args_into_dataclasses(args)
+        parsed = parser.parse_dict({**STAGE_DEFAULTS[stage], **values})
+    else:
+        parser.set_defaults(**STAGE_DEFAULTS[stage])
+        parsed = parser.parse_args_into_dataclasses(args)
+    parsed[2].overwrite_output_dir |= overwrite
+    return parsed
+
+
+def take_overwrite(args: list[str]) -> tuple[bool, list[str]]:
+    """Whether `--overwrite_output_dir` is said, and the other arguments, which alone tell what is trained."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    names = ("--overwrite_output_dir", "--overwrite-output-dir")
+    parser.add_argument(*names, nargs="?", const=True, default=False, type=string_to_bool)
+    found, others = parser.parse_known_args(args)
+    return found.overwrite_output_dir, others
 
 
 def write_nano_config(stage: int, path: Path, **overrides) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets import concatenate_datasets
 
+from ..data.hub import find_records
 from ..data.records import load_records
 from ..data.riskcards import NEW_CATEGORY, write_riskcards
 from .arguments import PAPER_CLEAN_SHARE
@@ -27,18 +28,18 @@ def load_data(stage: int, data_args, safety_config, seed: int):
     train_file, validation_file, replay_file = files
     names = {"categories": safety_config.categories, "levels": safety_config.levels}
     options = {"image_root": data_args.image_root, "skip_bad_records": data_args.skip_bad_records}
-    records = load_records(train_file, **names, **options)
+    records = load_records(find_records(train_file), **names, **options)
     if stage == 1:
         records = with_images(records)
     if data_args.train_file is not None and clean_share is not None:
         records = with_clean_share(records, clean_share, seed)
     if replay_file is not None:
-        replay = load_records(replay_file, **names, **options)
+        replay = load_records(find_records(replay_file), **names, **options)
         records = with_replay(records, with_images(replay) if stage == 1 else replay, data_args.replay_share, seed)
     records = with_lengths(records)
     if validation_file is None:
         return records, None
-    held_out = load_records(validation_file, **names, **options)
+    held_out = load_records(find_records(validation_file, split="validation"), **names, **options)
     if len(held_out) > data_args.max_eval_samples:
         logger.warning(
             "Judging %d of %d validation records (--max_eval_samples).", data_args.max_eval_samples, len(held_out)
@@ -106,7 +107,7 @@ def with_clean_share(records, clean_share: float, seed: int):
         )
     if len(kept) < len(clean):
         logger.warning(
-            "Left out %d of %d clean records to keep their share at %.3f.",
+            "Left out %d of %d clean records to keep their share at %.3f (`--clean_share 1` keeps all).",
             len(clean) - len(kept),
             len(clean),
             clean_share,

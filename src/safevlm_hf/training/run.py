@@ -18,19 +18,20 @@ from ..families import find_family
 from .arguments import parse_arguments
 from .collator import SafetyCollator
 from .data import load_data
+from .figures import FIGURES, most_frequent_shares, warn_at_chance
 from .stages import SAFETY_PREFIX, count_parameters, prepare_stage1, prepare_stage2
 from .trainer import SafetyTrainer
 
 
 logger = logging.getLogger(__name__)
 
-FIGURES = ("attack_success_rate", "over_refusal_rate", "category_accuracy", "level_accuracy")  # on the model card
 SPEED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
 
 def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
     """Stage 1: a stock checkpoint to one with a trained head. `args` as `sys.argv[1:]`, which is the default."""
     model_args, data_args, training_args = parse_arguments(1, args)
+    training_args.refuse_to_overwrite()
     set_seed(training_args.seed)
     config_class = find_family(model_args.model_name_or_path, model_args.revision).config
     config = config_class.from_pretrained(model_args.model_name_or_path, revision=model_args.revision)
@@ -94,17 +95,19 @@ def _refuse_other_sizes(model_args, safety_config):
             f"{model_args.model_name_or_path} already has safety modules with categories and levels of their own: "
             "leave `taxonomy_file` out, and add categories with `new_categories`."
         )
-    other = {name: value for name, value in safety_sizes(model_args).items() if value != getattr(safety_config, name)}
-    if other:
+    asked = safety_sizes(model_args)
+    there = {name: getattr(safety_config, name) for name in asked}
+    if asked != there:
         raise ValueError(
-            f"{model_args.model_name_or_path} already has safety modules, which {other} do not fit: start from a "
-            "stock checkpoint, or leave these options out."
+            f"{model_args.model_name_or_path} already has safety modules, with {there}, and {asked} was asked for: "
+            "start from a stock checkpoint, or leave these options out."
         )
 
 
 def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
     """Stage 2: the language model learns to answer under the conditions. `args` as in [`run_stage1`]."""
     model_args, data_args, training_args, lora_args = parse_arguments(2, args)
+    training_args.refuse_to_overwrite()
     if training_args.lm_loss_every != 1:
         raise ValueError(
             f"Stage 2 trains the language model: `lm_loss_every` must be 1, got {training_args.lm_loss_every}."
@@ -117,6 +120,7 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
             "(examples/run_stage1.py)."
         )
     _refuse_other_sizes(model_args, config.safety_config)
+    warn_at_chance(model_args.model_name_or_path, config.training_record)
     if model_args.new_categories:
         raise ValueError("`new_categories` are learned in stage 1 (examples/run_stage1.py), not in stage 2.")
     if model_args.risk_prior is not None:
@@ -197,6 +201,7 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=
     metrics = {
         name: round(value, 4) for name, value in metrics.items() if name.startswith("eval_") and name not in SPEED
     }
+    metrics |= most_frequent_shares(trainer.eval_dataset)
     if _uses_lora(lora_args) and lora_args.merge_adapter:
         trainer.merge_adapter()
     record = dict(config.training_record or {"base_model": str(model_args.model_name_or_path), "stages": []})

@@ -1,0 +1,107 @@
+"""Data sets of the Hub, and folders of the same kind, as files of records: a row is a record (see records.py)."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import datasets
+from tqdm.auto import tqdm
+
+
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+IMAGE_KEYS = ("image", "images")
+LABEL_KEYS = {"safe_type", "safe_level", "safety_category", "safety_level"}
+
+
+def find_records(name: str | os.PathLike, split: str = "train") -> Path:
+    """
+    The file of records behind a name.
+
+    Args:
+        name: a file; or a data set, `org/name` on the Hub or a folder, with `:split` behind it if it is another one.
+            Its columns are the keys of a record. Pictures may be in it, and labels may be names or `ClassLabel`s.
+        split: of a data set whose name has none.
+
+    Returns:
+        The file itself, or one in the cache of `datasets` with the rows as JSON lines, beside the pictures.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such data set, or no such split.
+    """
+    path, _, named = os.fspath(name).partition(":")
+    is_on_hub = REPO_ID.fullmatch(path) and not path.endswith((".json", ".jsonl"))
+    if os.path.isfile(name) or not (os.path.isdir(path) or is_on_hub):
+        return Path(name)
+    return _write_records(path, named or split)
+
+
+def _write_records(path: str, split: str) -> Path:
+    dataset = datasets.load_dataset(path, split=split)
+    name = re.sub(r"[^\w.-]+", "-", "-".join([*Path(path).parts[-2:], split, dataset._fingerprint]))
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "safevlm_hf" / name.strip("-")
+    file = folder / "records.jsonl"
+    if file.exists():
+        return file
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        with (temporary / file.name).open("w", encoding="utf-8") as lines:
+            for index, row in enumerate(_rows(dataset)):
+                record = _record(index, row, dataset.features, temporary, folder)
+                lines.write(json.dumps(record, default=_as_text) + "\n")
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(folder)
+        except OSError:  # another process has written the same
+            if not file.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return file
+
+
+def _rows(dataset):
+    """As they are stored: pictures are not decoded, and labels are ids."""
+    with tqdm(desc="reading records", total=len(dataset), unit="record", disable=None, leave=False) as bar:
+        for table in dataset.with_format("arrow").iter(batch_size=32):
+            for row in table.to_pylist():
+                yield row
+                bar.update()
+
+
+def _record(index: int, row: dict, features, temporary: Path, folder: Path) -> dict:
+    """The row without empty cells; its pictures are written, and named as they will be found."""
+    record = {key: value for key, value in row.items() if value is not None}
+    for key in filter(record.get, IMAGE_KEYS):
+        cells = record[key] if isinstance(record[key], list) else [record[key]]
+        record[key] = [_reference(cell, f"{index:06d}-{place}", temporary, folder) for place, cell in enumerate(cells)]
+    for key in record.keys() & LABEL_KEYS:
+        record[key] = _label(record[key], features[key])
+    return record
+
+
+def _reference(cell, name: str, temporary: Path, folder: Path):
+    """Where the picture of a cell is."""
+    if not isinstance(cell, dict):
+        return cell
+    if cell.get("bytes") is None:
+        return cell.get("path")
+    name += Path(cell.get("path") or "").suffix
+    (temporary / name).write_bytes(cell["bytes"])
+    return str((folder / name).absolute())
+
+
+def _label(value, feature):
+    """Names of a `ClassLabel`, whose ids are the data set's own; other labels as they are."""
+    if isinstance(value, list):
+        inner = feature[0] if isinstance(feature, list) else feature.feature
+        return [_label(each, inner) for each in value]
+    return feature.int2str(value) if isinstance(feature, datasets.ClassLabel) else value
+
+
+def _as_text(value) -> str | None:
+    """For a column that is none of ours, as a date."""
+    return None if isinstance(value, bytes) else str(value)
