@@ -10,10 +10,10 @@ import time
 
 import pytest
 import torch
-from rigged import BOS, IMAGE, RISKY, Texts, batch, bright, dark, generate, prompt, request, rig
+from rigged import BOS, GREEDY, IMAGE, RISKY, Texts, batch, bright, dark, generate, prompt, request, rig
 
-from safevlm_hf import SafetyPolicy
-from safevlm_hf.modeling.safety_audit import SafetyAudit, read_audit
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyPolicy
+from safevlm_hf.modeling.safety_audit import SafetyAudit, decode_logits, read_audit
 
 
 @pytest.fixture(autouse=True)
@@ -125,10 +125,67 @@ def test_no_answer_without_its_line(model, tmp_path):
         generate(model, **request(bright()), safety_audit=tmp_path)
 
 
-@pytest.mark.parametrize("audit", [5, {"file": "a"}, {"path": "a", "contents": "yes"}, {"path": 7}])
+@pytest.mark.parametrize(
+    "audit", [5, [], {"file": "a"}, {"path": "a", "contents": "yes"}, {"path": "a", "windows": 1}, {"path": 7}]
+)
 def test_malformed_audits_raise(model, audit):
     with pytest.raises(ValueError, match="path"):
         generate(model, **request(bright()), safety_audit=audit)
+
+
+def test_a_line_holds_the_logits_that_the_verdict_rests_on(tiny_config, trail):
+    """By default those of the window that decided; of all windows where they are asked for."""
+    tiny_config.safety_config.is_trained = True
+    model = SafeLlavaForConditionalGeneration(tiny_config).eval()
+    inputs = {
+        **batch(prompt(5, 6), prompt(*range(30, 40), images=2)),
+        "pixel_values": torch.cat([dark(), *[bright()] * 2]),
+    }
+    outputs = model.generate(**inputs, **GREEDY, safety_audit=trail, return_dict_in_generate=True)
+    model.generate(**inputs, **GREEDY, safety_audit={"path": trail, "windows": True})
+    expected = torch.cat([outputs.safety_level_logits, outputs.safety_category_logits], dim=1)
+    lines, _ = read_audit(trail)
+    alone, whole = ([verdict for line in pair for verdict in line["verdicts"]] for pair in (lines[:2], lines[2:]))
+    for row, (one, all_windows) in enumerate(zip(alone, whole, strict=True)):
+        assert torch.equal(decode_logits(one.pop("logits"), 11), expected[[row]])
+        windows = decode_logits(all_windows.pop("logits"), 11)
+        # Two tokens and BOS are one short run; ten and BOS have 8 runs of four and 4 of eight.
+        assert len(windows) == one["num_windows"] == [1, 12, 12][row]
+        assert (windows == expected[row]).all(dim=1).any()
+        assert one == all_windows
+
+
+@pytest.mark.parametrize("encoded", ["", "!!!", "AAAA", None, 7, ["a"]])
+def test_logits_that_are_none_raise(encoded):
+    with pytest.raises(ValueError, match="logits"):
+        decode_logits(encoded, 11)
+
+
+def test_assess_writes_where_it_is_told_to(model, trail, monkeypatch):
+    monkeypatch.setenv("SAFEVLM_AUDIT", str(trail))
+    inputs = {**batch(prompt(5, images=2), prompt(RISKY)), "pixel_values": torch.cat([dark(1), bright(2), dark(3)])}
+    model.assess(**inputs)
+    assert not trail.exists()  # the variable asks for answers
+    model.assess(**inputs, safety_audit=trail)
+    generate(model, **inputs)
+    lines, _ = read_audit(trail)
+    assert [line.pop("call") for line in lines] == ["assess"] * 2 + ["generate"] * 2
+    for line in lines:
+        line.pop("time")
+    assert lines[:2] == lines[2:]
+
+
+def test_a_sink_of_the_callers_own(model):
+    class Sink:
+        contents = windows = digests = False
+        lines = []
+
+        def append(self, lines):
+            self.lines.extend(lines)
+
+    generate(model, **request(bright()), safety_audit=Sink())
+    (line,) = Sink.lines
+    assert line["action"] == "condition" and line["prompt_sha256"] is None and line["image_sha256"] == [None]
 
 
 def test_half_a_line_spoils_no_other(trail):

@@ -35,6 +35,7 @@ class SafetyGenerationMixin:
         *args,
         safety_policy=None,
         safety_audit=None,
+        safety_shadow: bool = False,
         question_mask: torch.Tensor | None = None,
         **kwargs,
     ):
@@ -44,8 +45,11 @@ class SafetyGenerationMixin:
         Args:
             safety_policy ([`SafetyPolicy`] or `dict`, *optional*): overrides, name by name, the policy in
                 `generation_config`. Without either, every category is on and a risk over 0.5 is conditioned.
-            safety_audit ([`SafetyAudit`] or path, *optional*): where to write a line a sample, before its first token.
-                By default the file that the environment variable `SAFEVLM_AUDIT` names, or none.
+            safety_audit ([`SafetyAudit`] or path, *optional*): where to write a line per sample, before its first
+                token. By default the file that the environment variable `SAFEVLM_AUDIT` names, or none.
+            safety_shadow (`bool`, *optional*): the policy decides, and nothing follows from it: the audit says what
+                would have been done, and every image is answered as if it were safe. It needs an audit. Neither a
+                policy nor a checkpoint can ask for it, only the call.
             question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said, as the
                 processor gives it: the users' turn counted from the last one, 1. Without it, all text is the question.
             tokenizer (*optional*): for a policy that refuses; by default the checkpoint's own is loaded.
@@ -69,7 +73,9 @@ class SafetyGenerationMixin:
             return super().generate(inputs, **kwargs)
 
         policy = self._policy(safety_policy, kwargs.get("generation_config"))
-        call = SafetyCall(self, inputs, kwargs, policy, SafetyAudit.create(_audit(safety_audit)))
+        audit = SafetyAudit.create(_audit(safety_audit))
+        _check_shadow(safety_shadow, audit)
+        call = SafetyCall(self, inputs, kwargs, policy, audit, safety_shadow)
         call.begin(question_mask)
         with generating():
             outputs = super().generate(inputs, **call.kwargs)
@@ -122,6 +128,16 @@ class SafetyGenerationMixin:
         is_eos = pad in eos if isinstance(eos, (list, tuple)) else pad == eos
         return None if pad is None or is_eos else input_ids != pad
 
+    def _prompts(self, input_ids, inputs_embeds, attention_mask, generation_config=None) -> list[torch.Tensor]:
+        """What each sample's prompt holds, ids or embeddings, without padding."""
+        prompts = input_ids if input_ids is not None else inputs_embeds
+        if attention_mask is None and inputs_embeds is None:
+            attention_mask = self._mask_padding(prompts, generation_config)
+        if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
+            return list(prompts)
+        kept = attention_mask[:, -prompts.shape[1] :].bool().to(prompts.device)
+        return [prompt[is_kept] for prompt, is_kept in zip(prompts, kept)]
+
     def _end_token_id(self, kwargs: dict) -> int:
         """EOS, the first of several; padding where there is none; 0 where there is neither."""
         text_config = self.config.get_text_config()
@@ -171,6 +187,20 @@ class SafetyGenerationMixin:
 
 def _audit(safety_audit):
     return os.environ.get(AUDIT_VARIABLE) or None if safety_audit is None else safety_audit
+
+
+def _check_shadow(is_shadow: bool, audit: SafetyAudit | None):
+    if not isinstance(is_shadow, bool):
+        raise ValueError(f"`safety_shadow` must be true or false, got {is_shadow!r}.")
+    if is_shadow and audit is None:
+        raise ValueError(
+            "`safety_shadow=True` does nothing with a verdict but write it down: pass `safety_audit`, too, or the "
+            "images would be answered without a trace of it."
+        )
+    if is_shadow:
+        logger.warning_once(
+            "Shadow mode (`safety_shadow=True`): verdicts are written down, and every image is answered."
+        )
 
 
 @lru_cache(maxsize=4)

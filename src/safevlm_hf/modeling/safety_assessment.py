@@ -2,9 +2,10 @@
 
 import torch
 
+from .safety_audit import SafetyAudit, audit_lines
 from .safety_explanation import SafetyExplanation, explain_head
-from .safety_inputs import SafetyOutput, verdict_output
-from .safety_policy import SafetyPolicy
+from .safety_inputs import SafetyInputs, SafetyOutput, decide_samples, verdict_output
+from .safety_policy import ACTIONS, SafetyPolicy
 
 
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # what a processor gives and a verdict does not need
@@ -22,6 +23,7 @@ class SafetyAssessmentMixin:
         inputs_embeds: torch.Tensor | None = None,
         safety_policy: SafetyPolicy | dict | None = None,
         question_mask: torch.Tensor | None = None,
+        safety_audit=None,
         **image_inputs,
     ) -> SafetyOutput:
         """
@@ -30,13 +32,24 @@ class SafetyAssessmentMixin:
         Args:
             input_ids, pixel_values, attention_mask, inputs_embeds, question_mask, image_inputs: as for `generate`.
             safety_policy: as for `generate`.
+            safety_audit: as for `generate`, for this call alone: the environment variable asks for answers.
 
         Returns:
             [`SafetyOutput`]; `processor.post_process_safety` gives it by name.
         """
         prompt = (input_ids, inputs_embeds, attention_mask, question_mask)
-        outputs, _, policy = self._judge(prompt, pixel_values, image_inputs, safety_policy)
+        outputs, safety_inputs, policy = self._judge(prompt, pixel_values, image_inputs, safety_policy)
+        audit = SafetyAudit.create(safety_audit)
+        if audit is not None:
+            of_images = {name: image_inputs[name] for name in self.model.image_arguments if name in image_inputs}
+            pixels = self.model.split_pixels(pixel_values, **of_images)
+            prompts = self._prompts(input_ids, inputs_embeds, attention_mask)
+            self._append_lines(audit, policy, safety_inputs, prompts, pixels)
         return verdict_output(outputs, policy)
+
+    def _append_lines(self, audit: SafetyAudit, policy: SafetyPolicy, safety_inputs: SafetyInputs, prompts, pixels):
+        actions = [ACTIONS[action] for action, _, _ in decide_samples(safety_inputs, self.config.safety_config)]
+        audit.append(audit_lines(audit, self, policy, actions, safety_inputs.record, prompts, pixels, call="assess"))
 
     @torch.no_grad()
     def explain(

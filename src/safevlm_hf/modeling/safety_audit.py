@@ -1,8 +1,11 @@
-"""An audit trail: one JSON line a sample, on disk before the first token of its answer leaves."""
+"""An audit trail: one JSON line per sample, on disk before the first token of its answer leaves."""
 
+import base64
+import binascii
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -16,43 +19,53 @@ try:
 except ImportError:  # Windows; appending alone is safe for one process
     fcntl = None
 
-from .safety_policy import SafetyPolicy, SafetyVerdict
+from .configuration_safety import SafetyConfig
+from .safety_inputs import SafetyImageOutput
+from .safety_policy import SafetyPolicy, verdicts_from_logits
 
 
 @dataclass(frozen=True)
 class SafetyAudit:
-    """Where `generate` writes what it saw and did.
+    """Where `generate` writes what it saw and did, and `assess` what it saw.
 
     Args:
         path: a file of JSON lines; it is appended to, by any number of processes.
         contents: also write the token ids of the prompt. Without it a line holds digests alone.
+        windows: write the logits of every window of the question, some 60 bytes each, so that `safevlm policy replay`
+            is exact. Without it a line holds those of the window that decided.
 
-    A line has `time` (UTC), `model`, `revision`, `policy` (its digest), `action`, `verdicts`, `prompt_sha256` and
-    `image_sha256` (one an image, of the processed pixels; `null` where they were encoded before the call).
+    A line has `time` (UTC), `call` (`"generate"` or `"assess"`), `model`, `revision`, `policy` (its digest), `action`
+    (what was done; in shadow mode also `shadow_action`, what the policy would have done), `verdicts`, `prompt_sha256`
+    and `image_sha256` (one per image, of the processed pixels; `null` where they were encoded before the call).
     """
 
     path: str
     contents: bool = False
+    windows: bool = False
+    digests = True  # of prompt and pixels; a sink that keeps no lines needs none
 
     def __post_init__(self):
-        if not isinstance(self.path, (str, os.PathLike)) or not isinstance(self.contents, bool):
+        is_path = isinstance(self.path, (str, os.PathLike))
+        if not is_path or not isinstance(self.contents, bool) or not isinstance(self.windows, bool):
             raise ValueError(
-                "A safety audit takes the `path` of a file and `contents` as true or false, got "
-                f"path={self.path!r} and contents={self.contents!r}."
+                "A safety audit takes the `path` of a file, and `contents` and `windows` as true or false, got "
+                f"path={self.path!r}, contents={self.contents!r} and windows={self.windows!r}."
             )
         object.__setattr__(self, "path", str(self.path))
 
     @classmethod
-    def create(cls, audit: "SafetyAudit | dict | str | os.PathLike | None") -> "SafetyAudit | None":
-        """An audit from a path, a dict of its arguments, or nothing."""
-        if audit is None:
-            return None
+    def create(cls, audit) -> "SafetyAudit | None":
+        """An audit from a path, a dict of its arguments, or nothing. An object with `append`, `contents`, `windows`
+        and `digests`, as this class has them, stays as it is."""
+        if audit is None or all(hasattr(audit, name) for name in ("append", "contents", "windows", "digests")):
+            return audit
         if isinstance(audit, (str, os.PathLike)):
             return cls(audit)
-        values = asdict(audit) if type(audit).__name__ == cls.__name__ else audit
-        if not isinstance(values, dict) or not {"path"} <= set(values) <= {"path", "contents"}:
-            raise ValueError(f"`safety_audit` must be a path, or have `path` and `contents`, got {audit!r}.")
-        return cls(**values)
+        if not isinstance(audit, dict) or not {"path"} <= set(audit) <= {"path", "contents", "windows"}:
+            raise ValueError(
+                f"`safety_audit` must be a path, or have `path`, `contents` and `windows`, got {audit!r}."
+            )
+        return cls(**audit)
 
     def append(self, lines: list[dict]):
         """Write whole lines, all or none of them. Raises `OSError` where that cannot be done."""
@@ -82,48 +95,66 @@ def _locked(path: str):
         yield file
 
 
+def iter_audit(path) -> Iterator[dict | None]:
+    """The lines of an audit trail, one by one; `None` for one that was cut off by a crash and cannot be read."""
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError):
+                if line.strip():
+                    yield None
+
+
 def read_audit(path) -> tuple[list[dict], int]:
     """The lines of an audit trail, and how many were cut off by a crash and cannot be read."""
-    lines, broken = [], 0
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            broken += bool(line.strip())
-    return lines, broken
+    found = list(iter_audit(path))
+    lines = [line for line in found if line is not None]
+    return lines, len(found) - len(lines)
 
 
 def audit_lines(
     audit: SafetyAudit,
-    model: str,
-    revision: str | None,
+    model,
     policy: SafetyPolicy,
     actions: list[str],
-    verdicts: list[SafetyVerdict],
+    record: list[SafetyImageOutput],
     prompts: list[torch.Tensor],
-    images: list[torch.Tensor] | None,
+    pixels: list[torch.Tensor] | None,
+    call: str = "generate",
+    is_shadow: bool = False,
 ) -> list[dict]:
-    """One line a sample.
+    """One line per sample.
 
     Args:
-        actions: what each sample's strictest image led to; `"answer"` without an image.
-        verdicts: of all images; each names its sample.
+        model: whose `config`, `name_or_path` and revision are written.
+        actions: what the policy decided on each sample; `"answer"` without an image.
+        record: the judged images of the call.
         prompts: ids (length,) or embeddings (length, hidden) of each sample, without padding.
-        images: pixels of each image, in the order of the verdicts.
+        pixels: of each image, in the order of the record.
+        call: what was called.
+        is_shadow: whether every sample was answered, whatever the policy decided.
     """
-    time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    image_digests = [None] * len(verdicts) if images is None else [_digest(pixels) for pixels in images]
+    verdicts = _verdict_lines(record, model.config.safety_config, policy, audit.windows)
+    if pixels is None or len(pixels) != len(verdicts) or not audit.digests:
+        pixels = [None] * len(verdicts)
+    image_digests = [None if image is None else _digest(image) for image in pixels]
+    shared = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "call": call,
+        "model": model.name_or_path,
+        "revision": getattr(model.config, "_commit_hash", None),
+        "policy": policy.digest(),
+    }
     lines = []
     for sample, (action, prompt) in enumerate(zip(actions, prompts, strict=True)):
-        own = [index for index, verdict in enumerate(verdicts) if verdict.sample == sample]
+        own = [index for index, (owner, _) in enumerate(verdicts) if owner == sample]
+        done = {"action": "answer", "shadow_action": action} if is_shadow else {"action": action}
         line = {
-            "time": time,
-            "model": model,
-            "revision": revision,
-            "policy": policy.digest(),
-            "action": action,
-            "verdicts": [_as_line(verdicts[index]) for index in own],
-            "prompt_sha256": _digest(prompt),
+            **shared,
+            **done,
+            "verdicts": [verdicts[index][1] for index in own],
+            "prompt_sha256": _digest(prompt) if audit.digests else None,
             "image_sha256": [image_digests[index] for index in own],
         }
         if audit.contents and not prompt.is_floating_point():
@@ -132,17 +163,51 @@ def audit_lines(
     return lines
 
 
-def _as_line(verdict: SafetyVerdict) -> dict:
-    def rounded(value):
-        if isinstance(value, dict):
-            return {name: rounded(item) for name, item in value.items()}
-        return round(value, 6) if isinstance(value, float) else value
+def _verdict_lines(
+    record: list[SafetyImageOutput], config: SafetyConfig, policy: SafetyPolicy, all_windows: bool
+) -> list[tuple[int, dict]]:
+    """For each image the sample that it belongs to, and its verdict with the logits that it rests on."""
+    found = []
+    for encoded in record:
+        level_logits, category_logits = encoded.safety_level_logits, encoded.safety_category_logits
+        rows = encoded.safety_image_rows.tolist()
+        conditions = encoded.safety_condition_ids.tolist()
+        verdicts = verdicts_from_logits(level_logits, category_logits, rows, config, policy, conditions)
+        for image, verdict in enumerate(verdicts):
+            is_window = encoded.safety_is_window[image]
+            of_windows = encoded.safety_window_logits[image][is_window]
+            deciding = torch.cat([level_logits[image], category_logits[image]])[None]
+            line = _as_line(asdict(verdict))
+            line["num_windows"] = len(of_windows)
+            line["logits"] = encode_logits(of_windows if all_windows else deciding)
+            found.append((line.pop("sample"), line))
+    return found
 
-    return {name: rounded(value) for name, value in asdict(verdict).items() if name != "sample"}
+
+def _as_line(value):
+    if isinstance(value, dict):
+        return {name: _as_line(item) for name, item in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def encode_logits(logits: torch.Tensor) -> str:
+    """Logits (windows, levels + categories) as base64 of float32, bit for bit."""
+    return base64.b64encode(logits.detach().float().cpu().contiguous().numpy().astype("<f4").tobytes()).decode()
+
+
+def decode_logits(encoded: str, columns: int) -> torch.Tensor:
+    """What `encode_logits` was given. Raises `ValueError` where it is no table of so many columns."""
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, TypeError) as error:
+        raise ValueError(f"`logits` must be base64: {error}.") from None
+    if not data or len(data) % (4 * columns):
+        raise ValueError(f"`logits` must hold float32 numbers in {columns} columns, got {len(data)} bytes.")
+    return torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, columns)
 
 
 def _digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-__all__ = ["SafetyAudit", "audit_lines", "read_audit"]
+__all__ = ["SafetyAudit", "audit_lines", "decode_logits", "encode_logits", "iter_audit", "read_audit"]

@@ -1,5 +1,7 @@
 """One call of `generate`: what has to be right before its first token, and what is written down after its last."""
 
+from dataclasses import replace
+
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache
@@ -26,7 +28,7 @@ from .safety_checks import (
     check_vocabulary,
 )
 from .safety_inputs import SafetyImageOutput, decide_samples, verdict_output
-from .safety_policy import ACTIONS, DEFAULT_POLICY, SafetyPolicy, verdicts_from_logits
+from .safety_policy import ACTIONS, DEFAULT_POLICY, SafetyPolicy
 from .safety_refusals import ForcedRefusal, refusal_ids
 
 
@@ -45,10 +47,20 @@ class SafetyCall:
         inputs, kwargs: the arguments of the call; `kwargs` are changed to those that the library gets.
         policy: in force in this call.
         audit: where to write its lines, if anywhere.
+        is_shadow: whether the decisions go to the audit alone: every image is answered as if it were safe.
     """
 
-    def __init__(self, model, inputs, kwargs: dict, policy: SafetyPolicy, audit: SafetyAudit | None):
+    def __init__(
+        self,
+        model,
+        inputs,
+        kwargs: dict,
+        policy: SafetyPolicy,
+        audit: SafetyAudit | None,
+        is_shadow: bool = False,
+    ):
         self.model, self.kwargs, self.policy, self.audit = model, kwargs, policy, audit
+        self.is_shadow = is_shadow
         self.input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         self.inputs_embeds = kwargs.get("inputs_embeds")
         self.cache = take_cache(kwargs)
@@ -125,6 +137,8 @@ class SafetyCall:
         cached = self._join_cache(record) if self.past_length else None
         if self.conversation is not None:
             self.safety_inputs = self.model._judged(self.conversation, self.policy, self.safety_inputs)
+        if self.is_shadow:
+            self.safety_inputs = replace(self.safety_inputs, condition_ids=torch.zeros(1, dtype=torch.long))
         if self.has_images or cached is not None:
             check_blocks_are_seen(self.kwargs, self.conversation.is_image)
         if cached is not None:
@@ -224,7 +238,7 @@ class SafetyCall:
 
     def _act_on_verdicts(self):
         """Add the processors that keep image tokens out of the answer, write the audit trail and force refusals."""
-        may_refuse = self.has_images and self.policy.refuses(self.model.config.safety_config)
+        may_refuse = self.has_images and self.policy.refuses(self.model.config.safety_config) and not self.is_shadow
         is_certain = self.audit is not None or may_refuse
         has_policy = self.has_images and self.policy != DEFAULT_POLICY
         check_loop(self.model, self.kwargs, is_certain, has_policy)
@@ -247,10 +261,11 @@ class SafetyCall:
                 raise RuntimeError("The images of this call were not judged before its first token.")
             decisions = decide_samples(self.safety_inputs, self.model.config.safety_config)
             if self.audit is not None:
-                self.audit.append(self._audit_lines(decisions))
+                self.audit.append(self._audit_lines([ACTIONS[action] for action, _, _ in decisions]))
+            is_refused = [may_refuse and ACTIONS[action] == "refuse" for action, _, _ in decisions]
             return [
-                refusal_ids(tokenizer, self.policy.refusal(category)) if ACTIONS[action] == "refuse" else None
-                for action, _, category in decisions
+                refusal_ids(tokenizer, self.policy.refusal(category)) if refused else None
+                for refused, (_, _, category) in zip(is_refused, decisions)
             ]
 
         return ForcedRefusal(
@@ -262,43 +277,19 @@ class SafetyCall:
             has_draft=self.kwargs.get("assistant_model") is not None,
         )
 
-    def _audit_lines(self, decisions) -> list[dict]:
-        verdicts = []
-        for encoded in self.safety_inputs.record:
-            verdicts += verdicts_from_logits(
-                encoded.safety_level_logits,
-                encoded.safety_category_logits,
-                encoded.safety_image_rows.tolist(),
-                self.model.config.safety_config,
-                self.policy,
-                encoded.safety_condition_ids.tolist(),
-            )
-        images, pixel_values = None, self.kwargs.get("pixel_values")
+    def _audit_lines(self, actions: list[str]) -> list[dict]:
+        pixels, pixel_values = None, self.kwargs.get("pixel_values")
         if pixel_values is not None:
             names = self.model.model.image_arguments
-            images = self.model.model.split_pixels(
-                pixel_values, **{name: self.kwargs[name] for name in names if name in self.kwargs}
-            )
-        return audit_lines(
-            self.audit,
-            model=self.model.name_or_path,
-            revision=getattr(self.model.config, "_commit_hash", None),
-            policy=self.policy,
-            actions=[ACTIONS[action] for action, _, _ in decisions],
-            verdicts=verdicts,
-            prompts=self._prompts(),
-            images=images if images is not None and len(images) == len(verdicts) else None,
+            arguments = {name: self.kwargs[name] for name in names if name in self.kwargs}
+            pixels = self.model.model.split_pixels(pixel_values, **arguments)
+        prompts = self.model._prompts(
+            self.input_ids, self.inputs_embeds, self.kwargs.get("attention_mask"), self.kwargs.get("generation_config")
         )
-
-    def _prompts(self) -> list[torch.Tensor]:
-        """What each sample's prompt holds, ids or embeddings, without padding."""
-        prompts = self.input_ids if self.input_ids is not None else self.inputs_embeds
-        mask = self.kwargs.get("attention_mask")
-        if mask is None and self.inputs_embeds is None:
-            mask = self.model._mask_padding(prompts, self.kwargs.get("generation_config"))
-        if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
-            return list(prompts)
-        return [prompt[kept] for prompt, kept in zip(prompts, mask[:, -prompts.shape[1] :].bool().to(prompts.device))]
+        record = self.safety_inputs.record
+        return audit_lines(
+            self.audit, self.model, self.policy, actions, record, prompts, pixels, is_shadow=self.is_shadow
+        )
 
     # -- after the last token -------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ class SafetyInputs:
         text_mask: (batch, length), true on the question's own tokens.
         image_token_counts: (batch,), image positions in each sample.
         policy: what to do with a verdict; the default one if unset.
-        condition_ids: (images,), rows of the condition table to use in place of the verdict's where not negative.
+        condition_ids: (images,), rows of the condition table to use in place of the verdict's where not negative; or
+            (1,), one row for all of them.
         record: receives the conditioned image output of the call, for the caller to read.
         image_mask: (batch, length), true on image positions.
     """
@@ -76,6 +77,8 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     safety_level_ids (`torch.LongTensor` of shape `(images,)`): level of each image's own decision, 0 if answered.
     safety_window_ids (`torch.LongTensor` of shape `(images,)`): the head's window that decided, its first token (of
         the question's, joined) times the number of window sizes, plus the index of its size.
+    safety_window_logits (`torch.Tensor` of shape `(images, windows, levels + categories)`): float32, of all windows.
+    safety_is_window (`torch.BoolTensor` of shape `(images, windows)`): which of them there are.
     safety_clean_losses (`torch.Tensor` of shape `(images, 2)`):
         CE(level) and CE(category) against "safe", means over the image's worst windows: for the training of clean
         images.
@@ -93,6 +96,8 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     safety_action_ids: torch.LongTensor | None = None
     safety_level_ids: torch.LongTensor | None = None
     safety_window_ids: torch.LongTensor | None = None
+    safety_window_logits: torch.Tensor | None = None
+    safety_is_window: torch.BoolTensor | None = None
     safety_clean_losses: torch.Tensor | None = None
     safety_image_rows: torch.LongTensor | None = None
 

@@ -163,6 +163,8 @@ class JudgesImagesMixin:
             "safety_action_ids": decision.action_ids,
             "safety_level_ids": decision.level_ids,
             "safety_window_ids": window_ids,
+            "safety_window_logits": torch.cat(of_windows[:2], dim=-1),
+            "safety_is_window": of_windows[2],
             "safety_clean_losses": clean_losses(*of_windows, self.config.safety_config),
             "safety_image_rows": rows,
         }
