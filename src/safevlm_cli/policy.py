@@ -1,5 +1,6 @@
 """`safevlm policy`: look at safety policies."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -78,3 +79,81 @@ def check(
     for category, text in unknown_refusals(applied, safety):
         warning = f"Warning: no published keyword judge takes the refusal of {category!r} for one: {text!r}"
         make_console(stderr=True).print(plain(warning, "yellow"), soft_wrap=True)
+
+
+@policy_app.command("replay")
+def replay(
+    audit: Annotated[Path, typer.Argument(help="An audit trail: JSON lines of `--audit`.")],
+    policy: Annotated[Path, typer.Option("--policy", "-p", help="JSON file: the policy to try.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Lay the policy over this checkpoint's own, as `serve` does.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+):
+    """
+    What another policy would have done with the samples of an audit trail.
+
+    Exact where the audit holds all windows (`--audit-windows`); elsewhere the least that the policy would do.
+
+    Example: `safevlm policy replay audit.jsonl --policy new.json --model runs/demo/stage2`
+    """
+    from ..policy_replay import replay_audit
+
+    settings = _read_settings(policy, model)
+    report = replay_audit(audit, settings)
+    if as_json:
+        print(json.dumps(report.to_dict(), indent=2))
+        return
+    console = make_console()
+    over = "the default policy" if model is None else f"the policy of {model}"
+    title = f"{report.samples} samples of {audit}, had they been decided by {policy}, laid over {over}"
+    console.print(plain(title), soft_wrap=True)
+    console.print(_action_table(report), _change_table(report))
+    for note in _replay_notes(report, settings):
+        console.print(plain(note), soft_wrap=True)
+
+
+def _read_settings(policy: Path, model: str | None) -> dict:
+    """The policy to replay. Without a checkpoint its names are checked against those of the audit trail."""
+    from .. import SafetyPolicy
+
+    if model is not None:
+        safety, kept = read_safety(model)
+        own = SafetyPolicy.create(kept, safety)
+        return own.override(SafetyPolicy.from_file(policy, safety), safety).to_dict()
+    try:
+        return json.loads(policy.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{policy}: {error}") from None
+
+
+def _action_table(report) -> Table:
+    totals = report.by_actions()
+    table = borderless_table("was, and would be", *ACTION_STYLES)
+    for before in ACTION_STYLES:
+        table.add_row(Text(before, ACTION_STYLES[before]), *(str(totals[before, after]) for after in ACTION_STYLES))
+    return table
+
+
+def _change_table(report) -> Table:
+    table = borderless_table("category", "was", "would be", "samples", "of these at least")
+    for category, before, after, number, at_least in report.changes():
+        words = [Text(action, ACTION_STYLES[action]) for action in (before, after)]
+        table.add_row(plain(category), *words, str(number), str(at_least))
+    return table
+
+
+def _replay_notes(report, settings: dict) -> list[str]:
+    notes = {
+        "{} samples: at least this strict. The audit holds one window of their question, and another may be stricter "
+        "under this policy; `safevlm serve --audit-windows` writes all.": report.at_least.total(),
+        "{} samples were judged under other temperatures than this policy's: is `--model` missing?": (
+            report.recalibrated
+        ),
+        "{} samples hold no logits (an older version wrote them) and are in no count.": report.without_logits,
+        "{} lines were cut off by a crash and cannot be read.": report.cut_off,
+    }
+    found = [note.format(number) for note, number in notes.items() if number]
+    if settings.get("remembered_turns") is not None:
+        found.append("`remembered_turns` is not replayed: the audit holds the turns that were judged.")
+    return found

@@ -77,3 +77,30 @@ def test_policy_check_warns_of_our_refusals_in_a_language_that_no_published_judg
         policy = {"language": language, "actions": {"privacy": {"high": "refuse"}}}
         code, _, err = call("policy", "check", write_json(tmp_path / "policy.json", policy))
         assert code == 0 and len(err.splitlines()) == warnings
+
+
+def test_policy_replay(call, fails, checkpoint, picture, tmp_path):
+    """What `chat` wrote down, under a policy that refuses, and under the checkpoint's own."""
+    audit, policy = tmp_path / "[red]audit.jsonl", write_json(tmp_path / "new.json", {"risk_threshold": 0.0, **REFUSE})
+    chat = ["chat", "--model", checkpoint, "--image", picture, "--audit", audit, "--max-new-tokens", 1]
+    assert call(*chat, stdin="What does the card say?\n")[0] == 0
+    for options in ([], ["--model", checkpoint]):
+        code, out, err = call("policy", "replay", audit, "--policy", policy, *options)
+        assert (code, err) == (0, "") and out.startswith(f"1 samples of {audit}, had they been decided by {policy}")
+        assert ("the default policy" in out) != bool(options)
+        assert sum(int(cell) for action in ("answer", "condition", "refuse") for cell in rows(out)[action][:4]) == 1
+        found = json.loads(call("policy", "replay", audit, "--policy", policy, "--json", *options)[1])
+        assert found["samples"] == 1 and found["cut_off"] == 0
+    assert "new.json" in fails("policy", "replay", audit, "--policy", tmp_path / "missing" / "new.json")
+    broken = write_json(tmp_path / "broken.json", {"categories": {"gambling": False}})
+    assert "gambling" in fails("policy", "replay", audit, "--policy", broken)
+    assert "missing.jsonl" in fails("policy", "replay", tmp_path / "missing.jsonl", "--policy", policy)
+
+
+def test_policy_replay_says_what_it_does_not_know(call, tmp_path):
+    audit = tmp_path / "audit.jsonl"
+    audit.write_text('{"action": "answer", "verdicts": [{"action": "answer"}]}\n{"half')
+    policy = write_json(tmp_path / "new.json", {"remembered_turns": 2})
+    out = call("policy", "replay", audit, "--policy", policy)[1]
+    for note in ("1 samples hold no logits", "1 lines were cut off", "`remembered_turns` is not replayed"):
+        assert note in out

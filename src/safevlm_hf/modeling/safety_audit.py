@@ -95,20 +95,20 @@ def _locked(path: str):
         yield file
 
 
-def iter_audit(path) -> Iterator[dict | None]:
-    """The lines of an audit trail, one by one; `None` for one that was cut off by a crash and cannot be read."""
+def iter_audit(path) -> Iterator[tuple[int, dict | None]]:
+    """The lines of an audit trail with their numbers; `None` for one that a crash cut off, which cannot be read."""
     with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             try:
-                yield json.loads(line)
+                yield number, json.loads(line)
             except (ValueError, RecursionError):
                 if line.strip():
-                    yield None
+                    yield number, None
 
 
 def read_audit(path) -> tuple[list[dict], int]:
     """The lines of an audit trail, and how many were cut off by a crash and cannot be read."""
-    found = list(iter_audit(path))
+    found = [line for _, line in iter_audit(path)]
     lines = [line for line in found if line is not None]
     return lines, len(found) - len(lines)
 

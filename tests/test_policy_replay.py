@@ -1,0 +1,208 @@
+"""Replay of an audit trail: what another policy would have done, exactly where the trail holds all windows."""
+
+import json
+import random
+
+import pytest
+import torch
+from rigged import BOS, GREEDY, batch, prompt
+
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyConfig, SafetyPolicy
+from safevlm_hf.modeling.safety_audit import encode_logits, iter_audit, read_audit
+from safevlm_hf.modeling.safety_policy import ACTIONS
+from safevlm_hf.policy_replay import PolicyReplay, replay_audit
+
+
+CONFIG = SafetyConfig()
+REFUSE = {"actions": {"*": {"high": "refuse"}}}
+
+
+def drawn_policy(number: int) -> dict:
+    """A policy that nobody would write."""
+    chance = random.Random(number)
+    risky = [name for name in CONFIG.categories if name != "safe"]
+    off = chance.sample(risky, chance.randrange(3))
+    on = [name for name in risky if name not in off]
+    ladder = [("answer", "condition", "refuse"), ("answer", "answer", "refuse"), ("condition", "refuse", "refuse")]
+    return {
+        "categories": dict.fromkeys(off, False),
+        "risk_threshold": chance.random(),
+        "thresholds": {name: chance.uniform(0.1, 0.4) for name in chance.sample(on, 2)},
+        "actions": {name: dict(zip(CONFIG.levels[1:], chance.choice(ladder))) for name in chance.sample(on, 3)},
+        "temperatures": {"level": chance.uniform(0.2, 2.0), "category": chance.uniform(0.2, 2.0)},
+    }
+
+
+@pytest.fixture
+def judged(tiny_config):
+    """A model whose windows disagree, and inputs of several samples: one with two pictures, and one with none."""
+    tiny_config.safety_config.is_trained = True
+    model = SafeLlavaForConditionalGeneration(tiny_config).eval()
+    model.generation_config.update(pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    head = model.model.safety_head
+    with torch.no_grad():
+        model.get_input_embeddings().weight.normal_(std=1.0)
+        head.q_proj.weight.normal_(std=1.0)  # so that each word looks elsewhere
+        head.level_head.weight.normal_(std=1.0)
+        head.category_head.weight.normal_(std=1.0)
+    rows = [prompt(*range(10 + 7 * row, 30 + 9 * row)) for row in range(5)] + [prompt(5, 6, 8, images=2), [BOS, 7]]
+    return model, {**batch(*rows), "pixel_values": torch.randn(7, 3, 56, 56)}
+
+
+def trail(judged, folder, windows: bool, policy=None):
+    model, inputs = judged
+    path = folder / f"{windows}.jsonl"
+    model.assess(**inputs, safety_policy=policy, safety_audit={"path": path, "windows": windows})
+    return path
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_with_all_windows_it_is_what_the_model_decides(judged, tmp_path, number):
+    """Whatever policy wrote the trail, temperatures and switched-off categories included."""
+    path, policy = trail(judged, tmp_path, True, drawn_policy(100 + number)), drawn_policy(number)
+    model, inputs = judged
+    model.assess(**inputs, safety_policy=policy, safety_audit=tmp_path / "expected.jsonl")
+    before, expected = (read_audit(file)[0] for file in (path, tmp_path / "expected.jsonl"))
+    replayed = [PolicyReplay(policy).decide(line) for line in before]
+    assert [sample.after for sample in replayed] == [line["action"] for line in expected]
+    assert [sample.before for sample in replayed] == [line["action"] for line in before]
+    assert all(sample.is_exact for sample in replayed)
+
+
+def test_with_the_deciding_window_alone_it_is_a_lower_bound(judged, tmp_path):
+    """Never stricter than what the model decides, and where it calls itself exact, just that."""
+    model, inputs = judged
+    inexact = softer = 0
+    for number in range(12):
+        policy = drawn_policy(number)
+        lines, _ = read_audit(trail(judged, tmp_path / str(number), False, drawn_policy(100 + number)))
+        model.assess(**inputs, safety_policy=policy, safety_audit=tmp_path / f"{number}.jsonl")
+        for line, expected in zip(lines, read_audit(tmp_path / f"{number}.jsonl")[0]):
+            sample = PolicyReplay(policy).decide(line)
+            found, right = ACTIONS.index(sample.after), ACTIONS.index(expected["action"])
+            assert found == right if sample.is_exact else found <= right
+            inexact += not sample.is_exact
+            softer += found < right
+    assert inexact and softer  # the bound is one, and is said to be one
+
+
+def test_under_its_own_policy_nothing_changes(judged, tmp_path):
+    for windows in (True, False):
+        path = trail(judged, tmp_path, windows, REFUSE)
+        report = replay_audit(path, REFUSE)
+        assert report.samples == 7 and not report.changes() and not report.recalibrated
+        assert report.to_dict()["cut_off"] == 0
+
+
+def test_a_shadow_trail_is_compared_with_what_would_have_been_done(judged, tmp_path):
+    model, inputs = judged
+    path = tmp_path / "audit.jsonl"
+    options = {"safety_policy": REFUSE, "safety_audit": {"path": path, "windows": True}, "safety_shadow": True}
+    model.generate(**inputs, **GREEDY, **options)
+    assert {line["action"] for line in read_audit(path)[0]} == {"answer"}
+    assert not replay_audit(path, REFUSE).changes()
+    changes = replay_audit(path, {"enabled": False}).changes()
+    assert changes and {after for _, _, after, _, _ in changes} == {"answer"}
+
+
+def line_of(level, category, action="answer", num_windows=1, config=CONFIG, **fields):
+    """An audit line with one picture and one window of these logits."""
+    logits = torch.tensor([[*level, *category]], dtype=torch.float32)
+    levels, categories = logits[0, : len(level)].softmax(0), logits[0, len(level) :].softmax(0)
+    verdict = {
+        "category": "safe",
+        "risk": 1 - float(levels[0]),
+        "level_probabilities": dict(zip(config.levels, levels.tolist())),
+        "category_probabilities": dict(zip(config.categories, categories.tolist())),
+        "action": action,
+        "flagged_categories": [],
+        "review_categories": [],
+        "num_windows": num_windows,
+        "logits": encode_logits(logits),
+    }
+    return {"action": action, "verdicts": [verdict], **fields}
+
+
+HIGH_PRIVACY = ([0, 0, 0, 9.0], [0, 0, 0, 0, 9.0, 0, 0])
+
+
+def test_a_change_is_counted_under_the_category_of_the_stricter_side(tmp_path):
+    softer = line_of(*HIGH_PRIVACY, action="refuse")
+    softer["verdicts"][0]["flagged_categories"] = ["privacy"]
+    path = tmp_path / "audit.jsonl"
+    stricter = [line_of(*HIGH_PRIVACY, num_windows=1 + count % 2) for count in range(3)]
+    path.write_text("\n".join(map(json.dumps, [softer, *stricter])) + '\n{"half a li')
+    report = replay_audit(path, {"actions": {"*": {"low": "answer", "high": "condition"}}})
+    assert report.changes() == [("privacy", "answer", "condition", 3, 0), ("privacy", "refuse", "condition", 1, 0)]
+    assert report.cut_off == 1 and report.by_actions()["answer", "condition"] == 3
+    report = replay_audit(
+        path, {"actions": {"*": {"low": "answer", "high": "condition"}, "fairness": {"high": "refuse"}}}
+    )
+    assert report.changes()[0] == ("privacy", "answer", "condition", 3, 1)  # a window that was left out may be refused
+
+
+def test_pictures_that_could_not_be_read(tmp_path):
+    line = line_of(*HIGH_PRIVACY)
+    line["verdicts"][0]["logits"] = encode_logits(torch.full((1, 11), torch.nan))
+    (change,) = replay_audit(write(tmp_path, line), REFUSE).changes()
+    assert change[:3] == ("unreadable picture", "answer", "refuse")
+
+
+def test_another_calibration_is_noticed(tmp_path):
+    path = write(tmp_path, line_of([0.3, 0.1, 0.2, 0.6], [0.1, 0.2, 0.3, 0.4, 0.9, 0.0, 0.5]))
+    assert replay_audit(path, None).recalibrated == 0
+    assert replay_audit(path, {"temperatures": {"level": 2.0}}).recalibrated == 1
+    assert replay_audit(path, {"temperatures": {"category": 0.5}}).recalibrated == 1
+
+
+def test_each_line_has_its_own_taxonomy(tmp_path):
+    own = SafetyConfig(categories=["spam", "safe"], levels=["safe", "bad"])
+    lines = [line_of([0, 9.0], [9.0, 0], config=own), line_of(*HIGH_PRIVACY)]
+    assert len(replay_audit(write(tmp_path, *lines), {}).changes()) == 2
+    with pytest.raises(ValueError, match=r"line 1: the policy does not fit.*privacy.*Valid names.*spam"):
+        replay_audit(write(tmp_path, *lines), {"categories": {"privacy": False}})
+
+
+def write(folder, *lines):
+    path = folder / "audit.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def broken_lines():
+    good = line_of(*HIGH_PRIVACY)
+    for name in ("action", "verdicts"):
+        yield name, {key: value for key, value in good.items() if key != name}
+    for name in ("level_probabilities", "num_windows", "risk"):
+        without = {key: value for key, value in good["verdicts"][0].items() if key != name}
+        yield name, {**good, "verdicts": [without]}
+    yield "action", {**good, "action": "shout"}
+    yield "logits", {**good, "verdicts": [{**good["verdicts"][0], "logits": "AAAA"}]}
+    yield "", [1]
+    yield "", 5
+    yield "", {**good, "verdicts": 7}
+    yield "", {**good, "verdicts": [{**good["verdicts"][0], "level_probabilities": {"bad": 1.0, "good": 0.0}}]}
+
+
+@pytest.mark.parametrize("name, line", broken_lines())
+def test_what_is_no_audit_line_is_named_by_its_number(tmp_path, name, line):
+    with pytest.raises(ValueError, match=f"line 2.*{name}"):
+        replay_audit(write(tmp_path, line_of(*HIGH_PRIVACY), line), {"enabled": False})
+
+
+def test_lines_without_logits_are_counted_apart(tmp_path):
+    old = line_of(*HIGH_PRIVACY)
+    del old["verdicts"][0]["logits"]
+    report = replay_audit(write(tmp_path, old, {"action": "answer", "verdicts": []}), REFUSE)
+    assert (report.samples, report.without_logits) == (1, 1)
+
+
+def test_lines_are_read_one_by_one(tmp_path):
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(b'{"a": 1}\n\n{"b"\n' + b"[" * 100_000 + b"\n\xff\n7")
+    assert list(iter_audit(path)) == [(1, {"a": 1}), (3, None), (4, None), (5, None), (6, 7)]
+
+
+def test_a_policy_is_a_policy_or_its_dict(tmp_path):
+    path = write(tmp_path, line_of(*HIGH_PRIVACY))
+    assert replay_audit(path, SafetyPolicy(**REFUSE)).changes() == replay_audit(path, REFUSE).changes()
