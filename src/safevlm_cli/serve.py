@@ -9,26 +9,52 @@ from .app import Model, PolicyFile, app
 from .loading import DEFAULT_MODEL, load, read_policy
 
 
+def _switch(name: str, text: str):
+    return Annotated[bool, typer.Option(name, help=text)]
+
+
 @app.command()
 def serve(
     model: Model = DEFAULT_MODEL,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    served_model_name: Annotated[
+        str | None, typer.Option(help="Name of the model in requests and answers; `--model` if unset.")
+    ] = None,
     policy: PolicyFile = None,
-    audit: Annotated[Path | None, typer.Option(help="JSON lines: what was seen and done.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
     system_prompt: Annotated[
         str | None,
         typer.Option(help="A text file, or the text: it stands in front of every conversation and is not judged."),
     ] = None,
-    trust_client_roles: Annotated[
-        bool,
-        typer.Option(
-            "--trust-client-roles",
-            help="Believe clients about who said what: their system prompts and the answers that they send are not "
-            "judged. Only where every client is a program of yours.",
-        ),
-    ] = False,
+    trust_client_roles: _switch(
+        "--trust-client-roles",
+        "Believe clients about who said what: their system prompts and the answers that they send are not judged. "
+        "Only where every client is a program of yours.",
+    ) = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the API keys, one a line; or one key in the variable SAFEVLM_API_KEY."),
+    ] = None,
+    moderations: Annotated[
+        bool, typer.Option(help="Whether there is /v1/moderations, which tells clients the verdict.")
+    ] = True,
+    expose_verdict: _switch(
+        "--expose-verdict", "Send the verdict with each answer. Whoever reads it can search for a way around it."
+    ) = False,
+    audit: Annotated[Path | None, typer.Option(help="JSON lines: what was seen and done.")] = None,
+    audit_windows: _switch(
+        "--audit-windows", "Write the logits of all windows, so that `safevlm policy replay` is exact."
+    ) = False,
+    audit_moderations: _switch("--audit-moderations", "Write a line for each moderation, too.") = False,
+    shadow: _switch(
+        "--shadow", "Decide, write it down (`--audit`), and ANSWER EVERYTHING: for the time before a policy acts."
+    ) = False,
+    metrics_host: Annotated[str, typer.Option(help="Address of the metrics.")] = "127.0.0.1",
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of /metrics, for Prometheus and not for clients.")
+    ] = None,
+    access_log: Annotated[bool, typer.Option(help="Whether each request has a line in the log.")] = True,
 ):
     """
     Serve a checkpoint: OpenAI's chat completions, with pictures and streams, and moderations. No request can change
@@ -38,10 +64,28 @@ def serve(
     """
     from safevlm_hf import serving
     from safevlm_hf.operator_prompt import read_system_prompt
+    from safevlm_hf.serving.keys import read_api_keys
 
+    api_keys = read_api_keys(api_key_file)
     loaded, processor = load(model)
-    overriding, limits = read_policy(policy, loaded), serving.Limits(new_tokens=max_new_tokens)
-    prompt = None if system_prompt is None else read_system_prompt(system_prompt)
     serving.serve(
-        loaded, processor, model, host, port, overriding, audit, limits, prompt, trust_client_roles=trust_client_roles
+        loaded,
+        processor,
+        served_model_name or model,
+        host,
+        port,
+        policy=read_policy(policy, loaded),
+        limits=serving.Limits(new_tokens=max_new_tokens),
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
+        system_prompt=None if system_prompt is None else read_system_prompt(system_prompt),
+        trust_client_roles=trust_client_roles,
+        api_keys=api_keys,
+        moderations=moderations,
+        expose_verdict=expose_verdict,
+        audit=audit,
+        audit_windows=audit_windows,
+        audit_moderations=audit_moderations,
+        shadow=shadow,
+        access_log=access_log,
     )

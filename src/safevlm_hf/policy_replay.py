@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from .modeling.configuration_safety import SAFE, SafetyConfig
-from .modeling.safety_audit import decode_logits, iter_audit
+from .modeling.safety_audit import deciding_category, decode_logits, iter_audit
 from .modeling.safety_policy import ACTIONS, SafetyPolicy, condition_category, is_readable
 
 
@@ -212,7 +212,7 @@ def _category_before(verdicts: list[dict]) -> str:
     if not verdicts:
         return SAFE
     strictest = max(verdicts, key=lambda verdict: (ACTIONS.index(verdict["action"]), verdict["risk"]))
-    return (strictest["flagged_categories"] or strictest["review_categories"] or [strictest["category"]])[0]
+    return deciding_category(strictest)
 
 
 __all__ = ["PolicyReplay", "ReplayReport", "ReplayedSample", "replay_audit"]

@@ -184,6 +184,11 @@ def _verdict_lines(
     return found
 
 
+def deciding_category(verdict: dict) -> str:
+    """The category, by name, that a line's verdict was decided on; its most probable one where nothing was flagged."""
+    return (verdict["flagged_categories"] or verdict["review_categories"] or [verdict["category"]])[0]
+
+
 def _as_line(value):
     if isinstance(value, dict):
         return {name: _as_line(item) for name, item in value.items()}
@@ -210,4 +215,12 @@ def _digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-__all__ = ["SafetyAudit", "audit_lines", "decode_logits", "encode_logits", "iter_audit", "read_audit"]
+__all__ = [
+    "SafetyAudit",
+    "audit_lines",
+    "deciding_category",
+    "decode_logits",
+    "encode_logits",
+    "iter_audit",
+    "read_audit",
+]

@@ -1,0 +1,93 @@
+"""`POST /v1/chat/completions`: transformers' handler, with a request that was read by us."""
+
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from fastapi.responses import JSONResponse
+from transformers.cli.serving.chat_completion import ChatCompletionHandler
+
+from .errors import error_body
+from .metrics import CHAT, Metrics
+from .observation import Observation
+from .requests import ChatRequest, read_request
+from .served_model import ServedModel
+
+
+STREAM_ERROR = 'data: {"error": '  # how transformers' stream begins an error
+DATA = "data: "
+
+logger = logging.getLogger("uvicorn.error")
+
+
+class SafeChatHandler(ChatCompletionHandler):
+    """A verdict is made in `generate`, so every answer is under it; a client learns of it what the operator says."""
+
+    def __init__(self, served: ServedModel, metrics: Metrics):
+        super().__init__(served, served.generation_state)
+        self.served, self.metrics = served, metrics
+
+    async def handle_request(self, body: dict, request_id: str):
+        served, request = self.served, read_request(ChatRequest, body)
+        served.check_name(request.model)
+        inputs = await served.prepare(request.messages)
+        config = self._config(request, served.room(inputs, request.max_completion_tokens or request.max_tokens))
+        observation = Observation(request_id, CHAT, served.settings, self.metrics)
+        inputs = {**inputs, "safety_audit": observation, "safety_shadow": served.settings.shadow}
+        # The tokenizer, not the processor: a refusal is a text, which a processor would take for an image.
+        arguments = (request_id, served.model, served.processor.tokenizer, served.name, inputs, config)
+        if not request.stream:
+            response = await self._non_streaming(*arguments, gen_manager=served.generate_manager)
+            return JSONResponse(self._tell(json.loads(response.body), observation))
+        response = self._streaming(*arguments, gen_manager=served.generate_manager)
+        response.body_iterator = self._finish_stream(response.body_iterator, observation)
+        return response
+
+    def _config(self, request: ChatRequest, max_tokens: int):
+        options = request.model_dump(include={"top_p", "seed", "stop"})
+        if request.temperature:
+            options["temperature"] = request.temperature
+        options["max_tokens"] = max_tokens
+        config = self._build_generation_config(options, self.served.model.generation_config)
+        if request.temperature is not None:
+            config.do_sample = request.temperature > 0
+        return config
+
+    def _tell(self, body: dict, observation: Observation) -> dict:
+        """An answer, or a part of a stream, with what the client is to know of the decision.
+
+        A forced refusal stays in `content`, where every client looks, and is in `refusal`, too, as OpenAI has it."""
+        (choice,) = body["choices"]
+        said = choice.get("message") or choice["delta"]
+        if observation.is_refused:
+            if said.get("content"):
+                said["refusal"] = said["content"]
+            if choice.get("finish_reason"):
+                choice["finish_reason"] = "content_filter"
+        if choice.get("finish_reason") and self.served.settings.expose_verdict:
+            body["safety"] = observation.verdict()
+        return body
+
+    async def _finish_stream(self, chunks: AsyncGenerator[str], observation: Observation) -> AsyncGenerator[str]:
+        """The stream with OpenAI's last line. An error is logged; the client learns that there was one."""
+        async with aclosing(chunks):  # where the client has gone, transformers' stream stops the model
+            async for chunk in chunks:
+                sent, found, reason = chunk.partition(STREAM_ERROR)
+                if sent:
+                    yield _map_events(sent, lambda body: self._tell(body, observation))
+                if found:
+                    self.metrics.broken_streams.inc()
+                    logger.error("A stream ended with an error: %r", reason.strip())
+                    yield _event(error_body(500, "The answer could not be finished."))
+                    return
+        yield f"{DATA}[DONE]\n\n"
+
+
+def _map_events(sent: str, change: Callable[[dict], dict]) -> str:
+    bodies = [json.loads(event.removeprefix(DATA)) for event in sent.split("\n\n") if event]
+    return "".join(_event(change(body)) for body in bodies)
+
+
+def _event(body: dict) -> str:
+    return f"{DATA}{json.dumps(body, ensure_ascii=False)}\n\n"

@@ -1,0 +1,123 @@
+"""What every request passes before transformers' app: an id, the key, the size of its body; and what is seen of it."""
+
+import logging
+import re
+import time
+import uuid
+from collections import deque
+
+from .errors import REQUEST_ID, error_response
+from .keys import ApiKeys
+from .metrics import HEALTH, OTHER, ROUTES, Metrics
+
+
+REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
+LEFT = 499  # as nginx counts a client that left before the end of its answer
+
+logger = logging.getLogger("uvicorn.error")
+
+
+class Watch:
+    """Gives each request an id, counts and times it, and logs it.
+
+    A client's own id is kept where it is short and plain, so that an operator can follow a request through a proxy;
+    anything else is replaced before anybody reads it. Neither the log nor a metric holds a path, a header or an
+    address that a client has written.
+    """
+
+    def __init__(self, app, metrics: Metrics, access_log: bool):
+        self.app, self.metrics, self.access_log = app, metrics, access_log
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request_id = _request_id(scope)
+        state = {"status": 500, "is_done": False}
+
+        async def watched_send(message):
+            if message["type"] == "http.response.start":
+                state["status"] = message["status"]
+                message = {**message, "headers": _with_id(message.get("headers", ()), request_id)}
+            else:
+                state["is_done"] = not message.get("more_body", False)
+            await send(message)
+
+        start = time.perf_counter()
+        with self.metrics.in_flight.track_inprogress():
+            try:
+                await self.app(scope, receive, watched_send)
+            except BaseException:
+                state["is_done"] = True  # the status is that of what has failed
+                raise
+            finally:
+                status = state["status"] if state["is_done"] else LEFT
+                self._note(scope, status, time.perf_counter() - start, request_id)
+
+    def _note(self, scope, status: int, seconds: float, request_id: bytes):
+        route = scope["path"] if scope["path"] in ROUTES else OTHER
+        self.metrics.requests.labels(route, status).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        if self.access_log:
+            method = scope["method"] if scope["method"] in METHODS else OTHER
+            logger.info("%s %s %d %.3f s %s", method, route, status, seconds, request_id.decode())
+
+
+def _request_id(scope) -> bytes:
+    """The request's id, which is in its headers from now on, once."""
+    name = REQUEST_ID.encode()
+    given = [value for key, value in scope["headers"] if key == name]
+    is_plain = len(given) == 1 and REQUEST_ID_PATTERN.fullmatch(given[0])
+    request_id = given[0] if is_plain else str(uuid.uuid4()).encode()
+    scope["headers"] = [header for header in scope["headers"] if header[0] != name] + [(name, request_id)]
+    return request_id
+
+
+def _with_id(headers, request_id: bytes) -> list:
+    name = REQUEST_ID.encode()
+    return [header for header in headers if header[0].lower() != name] + [(name, request_id)]
+
+
+class AskForKey:
+    """Lets nobody in without a key, except to `/health`. What others send is not kept."""
+
+    def __init__(self, app, keys: ApiKeys):
+        self.app, self.keys = app, keys
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http" or scope["path"] == HEALTH or not self.keys:
+            return await self.app(scope, receive, send)
+        given = [value for key, value in scope["headers"] if key == b"authorization"]
+        if self.keys.admit(given[0] if len(given) == 1 else None):
+            return await self.app(scope, receive, send)
+        while (await receive()).get("more_body", False):
+            pass  # to the end, or the client would not hear the answer
+        answer = error_response(
+            401, "This server needs an API key: `Authorization: Bearer ...`.", {"WWW-Authenticate": "Bearer"}
+        )
+        await answer(scope, receive, send)
+
+
+class LimitBody:
+    """Hands on a body that is not longer than the limit; of a longer one nothing is kept."""
+
+    def __init__(self, app, limit: int):
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        messages, length, more = deque(), 0, True
+        while more:  # to the end, or the client would not hear the answer
+            message = await receive()
+            length += len(message.get("body", b""))
+            messages.append(message) if length <= self.limit else messages.clear()
+            more = message.get("more_body", False)
+        if length > self.limit:
+            return await error_response(413, f"The request has more than {self.limit} bytes.")(scope, receive, send)
+
+        async def replay():
+            return messages.popleft() if messages else await receive()
+
+        await self.app(scope, replay, send)

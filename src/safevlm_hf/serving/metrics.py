@@ -1,0 +1,64 @@
+"""What the operator's Prometheus sees. No label has a value that a client can choose."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+
+from ..modeling.safety_audit import deciding_category
+from ..version import __version__
+
+
+BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)  # seconds
+CHAT, MODERATIONS, MODELS, HEALTH, VERSION = ROUTES = (
+    "/v1/chat/completions",
+    "/v1/moderations",
+    "/v1/models",
+    "/health",
+    "/version",
+)
+OTHER = "other"  # every other path
+
+
+class Metrics:
+    """The metrics of one app, in a registry of its own.
+
+    Args:
+        model: the name that is served.
+        policy: digest of the policy in force.
+        is_shadow: whether the policy decides and nothing follows.
+    """
+
+    def __init__(self, model: str, policy: str, is_shadow: bool):
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        Info("safevlm_server", "What is served", registry=registry).info(
+            {"version": __version__, "model": model, "policy": policy}
+        )
+        Gauge("safevlm_shadow_mode", "1 where the policy decides and nothing follows", registry=registry).set(
+            is_shadow
+        )
+        self.in_flight = Gauge("safevlm_requests_in_flight", "Requests that are not answered yet", registry=registry)
+        self.requests = Counter(
+            "safevlm_requests", "Requests; 499: the client left before the end", ["route", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "safevlm_request_seconds",
+            "From a request to the end of its answer",
+            ["route"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self.answers = Counter("safevlm_answers", "Answers, by what was done", ["action"], registry=registry)
+        self.verdicts = Counter(
+            "safevlm_verdicts",
+            "Verdicts on pictures, by what the policy decided",
+            ["route", "category", "action"],
+            registry=registry,
+        )
+        self.broken_streams = Counter("safevlm_broken_streams", "Streams that ended with an error", registry=registry)
+        self.audit_failures = Counter("safevlm_audit_failures", "Lines that could not be written", registry=registry)
+
+    def count_line(self, line: dict, route: str):
+        """Count what an audit line says."""
+        for verdict in line["verdicts"]:
+            self.verdicts.labels(route, deciding_category(verdict), verdict["action"]).inc()
+        if line["call"] == "generate":
+            self.answers.labels(line["action"]).inc()

@@ -1,0 +1,43 @@
+"""`POST /v1/moderations`: the verdict alone, in OpenAI's shape, with our level and action."""
+
+from ..modeling.configuration_safety import SAFE
+from ..modeling.safety_policy import ACTIONS, SafetyVerdict
+from .errors import BadRequest
+from .metrics import MODERATIONS, Metrics
+from .observation import Observation
+from .requests import ImagePart, ModerationRequest, TextPart, UserMessage, read_request
+from .served_model import ServedModel
+
+
+async def moderate(served: ServedModel, metrics: Metrics, body: dict, request_id: str) -> dict:
+    request = read_request(ModerationRequest, body)
+    served.check_name(request.model)
+    parts = [] if isinstance(request.input, str) else request.input
+    if not any(isinstance(part, ImagePart) for part in parts):
+        raise BadRequest(
+            "A text without a picture has no verdict here. `input` must be a list with an `image_url` part, and "
+            "`text` parts with what is asked about it.",
+            "input",
+        )
+    observation = Observation(request_id, MODERATIONS, served.settings, metrics)
+    verdicts = await served.assess([UserMessage(role="user", content=parts)], observation)
+    has_text = any(isinstance(part, TextPart) and part.text.strip() for part in parts)
+    result = _result(verdicts, ["image", "text"] if has_text else ["image"])
+    return {"id": f"modr-{request_id}", "model": served.name, "results": [result]}
+
+
+def _result(verdicts: list[SafetyVerdict], input_types: list[str]) -> dict:
+    """Of several pictures each category has its highest score, and the strictest one gives level and action."""
+    strictest = max(verdicts, key=lambda verdict: (ACTIONS.index(verdict.action), verdict.risk))
+    flagged = {name for verdict in verdicts for name in verdict.flagged_categories}
+    names = [name for name in strictest.category_probabilities if name != SAFE]
+    return {
+        # A picture that the model cannot read is acted on without a category.
+        "flagged": bool(flagged) or strictest.action in ("condition", "refuse"),
+        "categories": {name: name in flagged for name in names},
+        "category_scores": {name: max(one.category_probabilities[name] for one in verdicts) for name in names},
+        "category_applied_input_types": dict.fromkeys(names, input_types),
+        "level": strictest.level,
+        "level_scores": strictest.level_probabilities,
+        "action": strictest.action,
+    }

@@ -1,0 +1,58 @@
+"""What was decided on one request, before its first token: for the audit trail, the metrics and the answer."""
+
+from ..modeling import SafetyAudit
+from .metrics import MODERATIONS, Metrics
+from .settings import Settings
+
+
+class Observation:
+    """Takes the place of the audit in one call of `generate` or `assess`.
+
+    Args:
+        request_id: that the response carries, too.
+        route: where the request came in.
+        settings: whether and where lines are written.
+        metrics: what counts them.
+
+    `line` is the line of the request's sample, once its pictures have been judged.
+    """
+
+    contents = False
+
+    def __init__(self, request_id: str, route: str, settings: Settings, metrics: Metrics):
+        self.request_id, self.route, self.metrics = request_id, route, metrics
+        is_written = settings.audit_path and (route != MODERATIONS or settings.audit_moderations)
+        self.file = SafetyAudit(settings.audit_path, windows=settings.audit_windows) if is_written else None
+        self.line: dict | None = None
+
+    @property
+    def windows(self) -> bool:
+        return self.file is not None and self.file.windows
+
+    @property
+    def digests(self) -> bool:
+        return self.file is not None
+
+    def append(self, lines: list[dict]):
+        """The one line of the call. Raises `OSError` where it cannot be written: nothing is answered then."""
+        (line,) = lines
+        if self.file is not None:
+            try:
+                self.file.append([{**line, "request_id": self.request_id}])
+            except OSError:
+                self.metrics.audit_failures.inc()
+                raise
+        self.metrics.count_line(line, self.route)
+        self.line = line
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the answer is the policy's fixed text."""
+        return self.line is not None and self.line["action"] == "refuse"
+
+    def verdict(self) -> dict:
+        """What was decided, for clients that the operator tells it."""
+        told = {name: self.line[name] for name in ("action", "shadow_action") if name in self.line}
+        hidden = ("logits", "num_windows")
+        verdicts = [{name: one[name] for name in one if name not in hidden} for one in self.line["verdicts"]]
+        return {**told, "verdicts": verdicts}

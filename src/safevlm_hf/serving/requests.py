@@ -1,0 +1,144 @@
+"""What a request may say: OpenAI's fields that mean something here, and the others as long as they ask for nothing."""
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import reasons_of
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def read_request(schema: type[Strict], body: dict):
+    """The request, checked. Raises `BadRequest` with the field and the reason."""
+    try:
+        return schema.model_validate(body)
+    except ValidationError as error:
+        raise reasons_of(error.errors()) from None
+
+
+def _check_unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair is no character") from None
+    return text
+
+
+def _only(*values) -> AfterValidator:
+    """A field that clients send with its default, and that would change something with any other value."""
+
+    def check(value):
+        if value not in values:
+            raise ValueError(f"this server supports only {' or '.join(map(json.dumps, values))}")
+        return value
+
+    return AfterValidator(check)
+
+
+Text = Annotated[str, AfterValidator(_check_unicode)]
+Label = Annotated[str, Field(max_length=512)]  # about the caller; it is read by nobody
+
+
+class TextPart(Strict):
+    type: Literal["text"]
+    text: Text
+
+
+class ImageUrl(Strict):
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None  # the model has one size
+
+
+class ImagePart(Strict):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Parts = Annotated[list[Part], Field(min_length=1)]
+TextParts = Annotated[list[TextPart], Field(min_length=1)]
+
+
+class UserMessage(Strict):
+    role: Literal["user"]
+    content: Text | Parts
+
+
+class SystemMessage(Strict):
+    role: Literal["system"]
+    content: Text | TextParts
+
+
+class AssistantMessage(Strict):
+    """An answer, as a client got it. A refusal says the same as the content, and may take its place."""
+
+    role: Literal["assistant"]
+    content: Text | TextParts | None = None
+    refusal: Text | None = None
+    annotations: Annotated[list, _only([])] | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list, _only([])] | None = None
+
+    @model_validator(mode="after")
+    def _check_content(self):
+        if self.content is None and self.refusal is None:
+            raise ValueError("an answer needs a `content`")
+        return self
+
+
+Message = Annotated[UserMessage | SystemMessage | AssistantMessage, Field(discriminator="role")]
+StopString = Annotated[Text, Field(min_length=1, max_length=64)]
+
+
+class ResponseFormat(Strict):
+    type: Annotated[str, _only("text")]
+
+
+class ChatRequest(Strict):
+    """Any field that is not here is refused, not ignored."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    model: str | None = None
+    stream: bool | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(min_length=1, max_length=4)] | None = None
+    stream_options: dict[Literal["include_usage"], bool] | None = None  # a stream always ends with its usage
+
+    # About the caller: taken, and neither used nor kept.
+    user: Label | None = None
+    safety_identifier: Label | None = None
+    metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)] | None = None
+
+    # What clients send with its default.
+    n: Annotated[int, _only(1)] | None = None
+    presence_penalty: Annotated[float, _only(0)] | None = None
+    frequency_penalty: Annotated[float, _only(0)] | None = None
+    logit_bias: Annotated[dict, _only({})] | None = None
+    logprobs: Annotated[bool, _only(False)] | None = None
+    top_logprobs: Annotated[int, _only(0)] | None = None
+    response_format: ResponseFormat | None = None
+    modalities: Annotated[list, _only(["text"])] | None = None
+    tools: Annotated[list, _only([])] | None = None
+    tool_choice: Annotated[str, _only("none", "auto")] | None = None
+    parallel_tool_calls: bool | None = None
+    store: Annotated[bool, _only(False)] | None = None
+    service_tier: Annotated[str, _only("auto", "default")] | None = None
+
+
+class ModerationRequest(Strict):
+    input: str | Annotated[list[str], Field(min_length=1)] | Parts
+    model: str | None = None
+
+
+def parts_of(message: Message) -> list[TextPart | ImagePart]:
+    content = message.refusal if message.content is None else message.content
+    return [TextPart(type="text", text=content)] if isinstance(content, str) else content

@@ -1,0 +1,177 @@
+"""The app, and the process that serves it."""
+
+import copy
+import inspect
+import ipaddress
+import logging
+import socket
+
+import uvicorn
+from fastapi import FastAPI, Request
+from prometheus_client import start_http_server
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.cli.serving.server import build_server
+
+from ..modeling import SafetyAudit, SafetyPolicy
+from ..version import __version__
+from .chat import SafeChatHandler
+from .door import AskForKey, LimitBody, Watch
+from .errors import HANDLERS
+from .keys import KEY_VARIABLE, ApiKeys
+from .metrics import CHAT, HEALTH, MODELS, MODERATIONS, VERSION, Metrics
+from .moderation import moderate
+from .served_model import ServedModel
+from .settings import Limits, Settings
+
+
+KEPT = (CHAT, MODELS, HEALTH)  # of transformers' routes; its others load and unload models
+GRACE = 30  # seconds that open requests have when the server is asked to stop
+
+logger = logging.getLogger("uvicorn.error")
+
+
+def create_app(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    name: str,
+    policy: SafetyPolicy | dict | None = None,
+    limits: Limits | None = None,
+    **settings,
+) -> FastAPI:
+    """
+    The server's app.
+
+    Args:
+        model: a trained checkpoint; its policy becomes the one that is served.
+        name: of the model, in requests and answers.
+        policy: laid over the checkpoint's own. No request can change it.
+        limits: the default ones if unset.
+        settings: those of [`Settings`].
+
+    Returns:
+        The app; `app.state.metrics` has its metrics, and `app.state.settings` the settings.
+
+    Raises:
+        `ValueError`: for an untrained head, a policy that does not fit, settings that contradict each other, or a
+            system prompt that the template does not take.
+    """
+    if not model.config.safety_config.is_trained:
+        raise ValueError(f"{name} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
+    limits, settings = limits or Limits(), Settings(**settings)
+    own = SafetyPolicy.create(model.kept_policy(), model.config.safety_config)
+    policy = own.override(policy, model.config.safety_config)
+    model.generation_config.safety_policy = policy.to_dict()
+    served = ServedModel(model.eval(), processor, name, limits, settings)
+    metrics = Metrics(name, policy.digest(), settings.shadow)
+
+    given = {"model_manager": served, "chat_handler": SafeChatHandler(served, metrics)}
+    others = dict.fromkeys(inspect.signature(build_server).parameters)
+    app = build_server(**{**others, **given, "generation_state": served.generation_state, "enable_cors": False})
+    app.router.routes[:] = [route for route in app.router.routes if route.path in KEPT]
+    app.state.metrics, app.state.settings = metrics, settings
+    _add_routes(app, served, metrics)
+    # The last one is the outermost.
+    app.add_middleware(LimitBody, limit=limits.body)
+    app.add_middleware(AskForKey, keys=ApiKeys(settings.api_keys))
+    app.add_middleware(Watch, metrics=metrics, access_log=settings.access_log)
+    for error, handler in HANDLERS.items():
+        app.add_exception_handler(error, handler)
+    return app
+
+
+def _add_routes(app: FastAPI, served: ServedModel, metrics: Metrics):
+    @app.get(VERSION)
+    async def version():
+        return {"version": __version__}
+
+    if served.settings.moderations:
+
+        @app.post(MODERATIONS)
+        async def moderations(request: Request, body: dict):
+            return await moderate(served, metrics, body, request.state.request_id)
+
+
+def serve(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    name: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    policy: SafetyPolicy | dict | None = None,
+    limits: Limits | None = None,
+    metrics_host: str = "127.0.0.1",
+    metrics_port: int | None = None,
+    **settings,
+):
+    """
+    Serve until interrupted.
+
+    Args:
+        model, processor, name, policy, limits, settings: as for [`create_app`].
+        port: 0 takes a free one.
+        metrics_host, metrics_port: a second address, for Prometheus alone; none by default. Clients must not reach it:
+            whoever reads the counts before and after a request knows the verdict on it.
+
+    Raises:
+        `OSError`: where a port is taken, or the audit cannot be written.
+    """
+    limits = limits or Limits()
+    app = create_app(model, processor, name, policy, limits, **settings)
+    if app.state.settings.audit_path is not None:
+        SafetyAudit(app.state.settings.audit_path).append([])  # fails now, and ends a line that a killed server left
+    with socket.create_server((host, port), family=_family(host)) as listener:
+        print(f"{name} on {_url(host, listener.getsockname()[1])}", flush=True)
+        if metrics_port is not None:
+            server, _ = start_http_server(metrics_port, metrics_host, app.state.metrics.registry)
+            print(f"metrics on {_url(metrics_host, server.server_port)}/metrics", flush=True)
+        config = uvicorn.Config(
+            app,
+            limit_concurrency=limits.connections,
+            timeout_graceful_shutdown=GRACE,
+            access_log=False,  # `Watch` has one that holds nothing of a client's own
+            log_config=_log_config(),
+        )
+        for warning in warnings_of(app.state.settings, host, model.generation_config.safety_policy):
+            logger.warning(warning)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def warnings_of(settings: Settings, host: str, policy: dict) -> list[str]:
+    """What an operator must not overlook when the server starts."""
+    cases = {
+        "SHADOW MODE: verdicts go to the audit, and EVERY PICTURE IS ANSWERED, whatever the policy decides.": (
+            settings.shadow
+        ),
+        "THE POLICY IS DISABLED (`enabled`: false): every picture is answered.": policy.get("enabled") is False,
+        "Verdicts are exposed to clients (--expose-verdict): whoever reads them can search for a way around them.": (
+            settings.expose_verdict
+        ),
+        f"Open to everybody who reaches {host}: there is no API key (--api-key-file, or {KEY_VARIABLE}).": (
+            not settings.api_keys and not _is_loopback(host)
+        ),
+    }
+    return [warning for warning, is_so in cases.items() if is_so]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _log_config() -> dict:
+    config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    config["formatters"]["default"]["fmt"] = "%(asctime)s %(levelprefix)s %(message)s"
+    return config
+
+
+__all__ = ["create_app", "serve", "warnings_of"]

@@ -1,0 +1,163 @@
+"""Many clients at once, and a real server that is killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import openai
+import pytest
+import uvicorn
+from serving_client import (
+    CHAT,
+    CLEAN,
+    NAME,
+    QUESTION,
+    REFUSAL,
+    REFUSE,
+    RISKY,
+    answer_of,
+    ask,
+    image_url,
+    load,
+    moderate,
+    picture,
+    streamed,
+    text,
+)
+
+from safevlm_hf import read_audit, serving
+
+
+def test_many_clients(client, expected):
+    """Nobody gets what was meant for another."""
+
+    def send(number):
+        image = RISKY if number % 2 else CLEAN
+        kind = number // 2 % 4
+        if kind == 0:
+            return streamed(client.post(CHAT, json=ask(picture(image), text(QUESTION), stream=True))), number
+        if kind == 1:
+            return answer_of(client.post(CHAT, json=ask(picture(image), text(QUESTION)))), number
+        if kind == 2:
+            return moderate(client, picture(image), text(QUESTION))["flagged"], number
+        return client.post(CHAT, json=ask(image_url("nothing"), text(QUESTION))).status_code, number
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(send, range(32)))
+    for answer, number in answers:
+        said = REFUSAL if number % 2 else expected
+        assert answer == [said, said, bool(number % 2), 400][number // 2 % 4]
+
+
+def open_api(url):
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+
+
+@contextmanager
+def listening(app):
+    """The app on a port of the loopback address."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_a_client_that_leaves_stops_the_model(checkpoint):
+    model, processor = load(checkpoint)
+    model.generation_config.suppress_tokens = [2]  # no end
+    steps = []
+
+    def step(*args):
+        steps.append(time.sleep(0.01))
+
+    model.model.language_model.register_forward_pre_hook(step)
+    with listening(serving.create_app(model, processor, NAME)) as url, open_api(url) as api:
+        messages = [{"role": "user", "content": "Hello"}]
+        with api.chat.completions.create(model=NAME, messages=messages, stream=True, max_tokens=1000) as stream:
+            next(iter(stream))
+        answer = api.chat.completions.create(model=NAME, messages=messages, max_tokens=3)
+    assert answer.usage.completion_tokens == 3
+    assert 0 < len(steps) < 500
+
+
+class Server:
+    """`safevlm serve` in a process of its own."""
+
+    def __init__(self, checkpoint, policy, audit):
+        arguments = ["--model", checkpoint, "--port", "0", "--policy", policy, "--audit", audit]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "safevlm_hf", "serve", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        line = self.process.stdout.readline()
+        assert " on http://" in line, line
+        self.url = line.split()[-1]
+
+    def stop(self, number):
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=30)
+        self.process.stdout.close()
+        return code
+
+
+def test_a_killed_server_starts_again(checkpoint, tmp_path, expected):
+    """OpenAI's own client talks to it; SIGKILL in the middle of a stream leaves nothing behind."""
+    policy, audit = tmp_path / "policy.json", tmp_path / "audit.jsonl"
+    policy.write_text(json.dumps(REFUSE))
+    name = str(checkpoint)
+
+    def messages(image):
+        return [{"role": "user", "content": [picture(image), text(QUESTION)]}]
+
+    for start in range(2):
+        server = Server(checkpoint, policy, audit)
+        try:
+            with open_api(f"{server.url}/v1") as api:
+                answer = api.chat.completions.create(model=name, messages=messages(RISKY))
+                assert answer.choices[0].message.content.strip() == REFUSAL
+                stream = api.chat.completions.create(model=name, messages=messages(CLEAN), stream=True)
+                said = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+                assert said.strip() == expected
+                (result,) = api.moderations.create(model=name, input=messages(RISKY)[0]["content"]).results
+                assert result.flagged
+                with pytest.raises(openai.NotFoundError):
+                    api.moderations.create(model="omni-moderation-latest", input=messages(RISKY)[0]["content"])
+                with pytest.raises(openai.BadRequestError):
+                    api.chat.completions.create(
+                        model=name, messages=messages(RISKY), extra_body={"safety_policy": {"enabled": False}}
+                    )
+                if start == 0:
+                    stream = api.chat.completions.create(model=name, messages=messages(CLEAN), stream=True)
+                    next(iter(stream))
+                    assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+                    with open(audit, "a") as file:
+                        file.write('{"time": "half a li')
+                else:
+                    with api.chat.completions.create(model=name, messages=messages(CLEAN), stream=True) as stream:
+                        next(iter(stream))  # and goes away
+                    before = time.monotonic()
+                    assert api.models.list().data[0].id == name
+                    assert time.monotonic() - before < 30
+                    assert server.stop(signal.SIGTERM) in (0, -signal.SIGTERM)
+        finally:
+            server.process.kill()
+    lines, broken = read_audit(audit)
+    assert broken == 1
+    assert [line["action"] for line in lines if line["action"] == "refuse"] == ["refuse"] * 2
+    assert len(lines) >= 4

@@ -1,0 +1,229 @@
+"""What a request may not say or bring."""
+
+import base64
+import io
+import json
+
+import pytest
+from PIL import Image
+from serving_client import (
+    CHAT,
+    CLEAN,
+    MODERATION,
+    NAME,
+    QUESTION,
+    REFUSAL,
+    RISKY,
+    answer_of,
+    ask,
+    encoded,
+    error_of,
+    image_url,
+    open_client,
+    picture,
+    text,
+)
+
+from safevlm_hf import serving
+
+
+def broken_pictures():
+    whole = encoded(Image.effect_noise((60, 60), 50).convert("RGB"))
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "EPS")
+    return {
+        "an address": "http://127.0.0.1:9/a.png",
+        "an address, encrypted": "https://127.0.0.1:9/a.png",
+        "a file": __file__,
+        "a file's address": f"file://{__file__}",
+        "base64 alone": whole,
+        "no base64": "data:image/png;base64,!!!",
+        "no ASCII": "data:image/png;base64,äöü",
+        "not encoded": "data:image/png,hello",
+        "another type": f"data:text/plain;base64,{whole}",
+        "no picture": "data:image/png;base64,aGVsbG8=",
+        "empty": "data:image/png;base64,",
+        "cut off": f"data:image/png;base64,{whole[: len(whole) // 2 // 4 * 4]}",
+        "a program": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}",
+        "another format": f"data:image/tiff;base64,{encoded(Image.new('RGB', (60, 60)), 'TIFF')}",
+        "a bomb": f"data:image/png;base64,{encoded(Image.new('1', (20000, 20000)))}",
+        "too many pixels": f"data:image/png;base64,{encoded(Image.new('1', (6000, 6000)))}",
+        "a long strip": f"data:image/png;base64,{encoded(Image.new('1', (2000, 1)))}",
+    }
+
+
+@pytest.mark.parametrize("url", broken_pictures().values(), ids=broken_pictures())
+def test_broken_pictures(client, url):
+    for response in (
+        client.post(CHAT, json=ask(image_url(url), text(QUESTION))),
+        client.post(CHAT, json=ask(image_url(url), text(QUESTION), stream=True)),
+        client.post(MODERATION, json={"input": [text(QUESTION), image_url(url)]}),
+        client.post(MODERATION, json={"input": [picture(CLEAN), image_url(url)]}),
+    ):
+        assert response.status_code == 400
+        assert "icture" in error_of(response)
+        assert "object at 0x" not in response.text and "flagged" not in response.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"safety_policy": {"enabled": False}},
+        {"generation_config": json.dumps({"safety_policy": {"enabled": False}})},
+        {"chat_template_kwargs": {"chat_template": "{{ messages }}"}},
+        {"safety_audit": "/tmp/audit.jsonl"},
+        {"expose_verdict": True},
+        {"safety_shadow": True},
+        {"extra_body": {"safety_policy": {"enabled": False}}},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"tool_choice": "required"},
+        {"logit_bias": {"2": 100}},
+        {"presence_penalty": 0.1},
+        {"frequency_penalty": -2},
+        {"logprobs": True},
+        {"top_logprobs": 5},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "text", "json_schema": {}}},
+        {"modalities": ["text", "audio"]},
+        {"store": True},
+        {"service_tier": "flex"},
+        {"user": "u" * 10_000_000},
+        {"user": 7},
+        {"metadata": {"k": "v" * 513}},
+        {"metadata": {"k" * 65: "v"}},
+        {"metadata": {str(number): "v" for number in range(17)}},
+        {"metadata": {"k": {"safety_policy": {"enabled": False}}}},
+        {"max_tokens": 0},
+        {"max_tokens": "9"},
+        {"n": 2},
+        {"n": True},
+        {"temperature": -1},
+        {"seed": "x"},
+        {"stop": [""]},
+        {"stream": "yes"},
+        {"messages": []},
+        {"messages": "Hello"},
+        {"messages": [{"role": "tool", "content": "x"}]},
+        {"messages": [{"role": "assistant", "content": [picture(CLEAN)]}]},
+        {"messages": [{"role": "user", "content": []}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "path": __file__}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "x"}}]}]},
+        {"messages": [{"role": "user", "content": [{**picture(CLEAN), "text": "<image>"}]}]},
+    ],
+    ids=lambda fields: str(fields)[:60],
+)
+def test_fields_that_are_not_ours(client, fields):
+    response = client.post(CHAT, json={**ask(picture(RISKY), text(QUESTION)), **fields})
+    assert response.status_code == 400
+    name = next(iter(fields))
+    assert name in error_of(response) and response.json()["error"]["param"].startswith(name)
+    assert answer_of(client.post(CHAT, json=ask(picture(RISKY), text(QUESTION)))) == REFUSAL
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"messages": NaN}',
+        b'{"input": NaN}',
+        b'{"\\ud800": 1}',
+        b"[" * 100_000,
+        b'{"model": ' + b"9" * 10_000 + b"}",
+        b"\xff\xfe",
+    ],
+    ids=lambda body: str(body)[:30],
+)
+def test_bodies_that_are_no_request(client, body):
+    for path in (CHAT, MODERATION):
+        assert error_of(client.post(path, content=body, headers={"content-type": "application/json"}))
+
+
+def test_half_a_character_is_no_text(client):
+    half = text("half \ud800")
+    for path, body in ((CHAT, ask(half)), (CHAT, ask(text("a"), stop="\ud800")), (MODERATION, {"input": [half]})):
+        response = client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+        assert response.status_code == 400 and "surrogate" in error_of(response)
+
+
+def test_other_models_are_not_found(client, checkpoint):
+    for name in ("gpt-4o", f"{NAME}@main", str(checkpoint), f"{NAME}:x.gguf", ""):
+        for path, body in ((CHAT, ask(text("Hello"))), (MODERATION, {"input": [picture(CLEAN)]})):
+            response = client.post(path, json={**body, "model": name})
+            assert response.status_code == 404 and repr(NAME) in error_of(response)
+
+
+def test_routes(client):
+    """Those of transformers' server that load, unload or answer without us are gone."""
+    paths = ["load_model", "reset", "v1/responses", "v1/completions", "v1/systemone", "v1/audio/transcriptions"]
+    for path in paths:
+        assert client.post(f"/{path}", json={"model": "gpt2"}).status_code == 404
+    assert client.get("/docs").status_code == 404
+    assert client.get("/health").json() == {"status": "ok"}
+    (listed,) = client.get("/v1/models").json()["data"]
+    assert listed["id"] == NAME
+
+
+def test_limits(checkpoint):
+    limits = serving.Limits(body=50_000, images=2, pixels=200_000, characters=1000, new_tokens=20)
+    with open_client(checkpoint, limits=limits) as client:
+        many = [picture(CLEAN.resize((60, 60)))] * 3
+        for body, reason in (
+            (ask(*many), "3 pictures"),
+            (ask(picture(CLEAN), picture(CLEAN)), "pixels"),
+            (ask(text("a" * 1001)), "characters"),
+            (ask(text("Hello"), max_tokens=21), "max_tokens"),
+        ):
+            response = client.post(CHAT, json=body)
+            assert response.status_code == 400 and reason in error_of(response)
+        for path in (CHAT, MODERATION):
+            response = client.post(path, json=ask(text("a" * 50_000)))
+            assert response.status_code == 413 and "bytes" in error_of(response)
+        response = client.post(CHAT, json=ask(text("Hello"), temperature=2.0))
+        assert response.json()["usage"]["completion_tokens"] <= 20
+
+
+def test_the_context_has_an_end(client):
+    response = client.post(CHAT, json=ask(text("zq " * 3000)))
+    assert response.status_code == 400 and "context" in error_of(response)
+
+
+def test_an_error_repeats_little_of_what_was_sent(client):
+    long = "x" * 1_000_000
+    for body in ({**ask(text("Hi")), long: 1}, {**ask(text("Hi")), "model": long}, ask({"type": "text", long: "Hi"})):
+        response = client.post(CHAT, json=body)
+        assert response.status_code in (400, 404) and len(response.content) < 1000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"presence_penalty": 0, "frequency_penalty": 0.0},
+        {"response_format": {"type": "text"}, "modalities": ["text"]},
+        {"tools": [], "tool_choice": "none", "parallel_tool_calls": True},
+        {"tool_choice": "auto"},
+        {"n": 1, "logprobs": False, "top_logprobs": 0, "logit_bias": {}},
+        {"user": "me", "safety_identifier": "7f3a", "metadata": {"team": "red"}, "store": False},
+        {"service_tier": "auto"},
+        dict.fromkeys(("user", "metadata", "store", "n", "tools", "stop", "seed", "response_format", "logprobs")),
+    ],
+    ids=str,
+)
+def test_fields_that_ask_for_nothing_change_nothing(client, expected, fields):
+    """OpenAI's clients and frameworks send them with their defaults."""
+    assert answer_of(client.post(CHAT, json=ask(picture(CLEAN), text(QUESTION), **fields))) == expected
+    assert answer_of(client.post(CHAT, json=ask(picture(RISKY), text(QUESTION), **fields))) == REFUSAL
+
+
+def test_a_conversation_goes_on_with_the_message_that_came_back(client):
+    """As OpenAI's client dumps it: with `refusal`, and with fields that are null."""
+    question = ask(picture(RISKY), text(QUESTION))["messages"][0]
+    message = client.post(CHAT, json={"messages": [question]}).json()["choices"][0]["message"]
+    rest = dict.fromkeys(("annotations", "audio", "function_call", "tool_calls"))
+    for answer in ({**message, **rest}, {**message, "content": None}, {"role": "assistant", "content": "No."}):
+        messages = [question, answer, {"role": "user", "content": "Go on."}]
+        assert answer_of(client.post(CHAT, json={"messages": messages})) == REFUSAL
+    response = client.post(CHAT, json={"messages": [question, {"role": "assistant"}]})
+    assert response.status_code == 400 and "content" in error_of(response)

@@ -1,0 +1,83 @@
+"""The operator's side of the app."""
+
+import importlib
+import os
+import re
+import socket
+import sys
+
+import pytest
+from fastapi.testclient import TestClient
+from serving_client import (
+    CHAT,
+    CLEAN,
+    NAME,
+    QUESTION,
+    REFUSE,
+    RISKY,
+    answer_of,
+    ask,
+    events,
+    load,
+    picture,
+    streamed,
+    text,
+)
+
+from safevlm_hf import SafetyPolicy, read_audit, serving
+
+
+def test_the_operators_policy_is_laid_over_the_checkpoints(checkpoint):
+    model, processor = load(checkpoint)
+    model.generation_config.safety_policy = {"refusals": {"privacy": "Not here."}, **REFUSE}
+    policy = {"categories": {"politics": False}}
+    with TestClient(serving.create_app(model, processor, NAME, policy)) as client:
+        assert answer_of(client.post(CHAT, json=ask(picture(RISKY), text(QUESTION)))) == "Not here."
+    kept = SafetyPolicy.create(model.generation_config.safety_policy)
+    assert not kept.is_on("politics") and kept.is_on("privacy")
+
+
+def test_what_cannot_be_served(checkpoint):
+    model, processor = load(checkpoint)
+    with pytest.raises(ValueError, match="unknown categories"):
+        serving.create_app(model, processor, NAME, {"categories": {"gambling": False}})
+    model.config.safety_config.is_trained = False
+    with pytest.raises(ValueError, match="untrained"):
+        serving.create_app(model, processor, NAME)
+
+
+def test_audit(client, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEVLM_AUDIT", str(tmp_path / "audit.jsonl"))
+    client.post(CHAT, json=ask(picture(RISKY), text(QUESTION)))
+    streamed(client.post(CHAT, json=ask(picture(CLEAN), text(QUESTION), stream=True)))
+    client.post(CHAT, json=ask(text(QUESTION), max_tokens=2))
+    lines, broken = read_audit(tmp_path / "audit.jsonl")
+    assert ([line["action"] for line in lines], broken) == (["refuse", "answer", "answer"], 0)
+
+
+def test_nothing_is_answered_that_cannot_be_audited(client, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SAFEVLM_AUDIT", str(tmp_path))
+    response = client.post(CHAT, json=ask(picture(CLEAN), text(QUESTION)))
+    assert response.status_code == 500 and str(tmp_path) not in response.text
+    *chunks, error = events(client.post(CHAT, json=ask(picture(CLEAN), text(QUESTION), stream=True)))
+    assert error["error"]["type"] == "server_error" and str(tmp_path) not in str(error)
+    assert not any(chunk["choices"][0]["delta"].get("content") for chunk in chunks)
+    assert str(tmp_path) in caplog.text
+
+
+def test_what_would_fail_later_fails_at_the_start(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.delenv("SAFEVLM_AUDIT", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=re.escape(str(tmp_path))):
+            serving.serve(*load(checkpoint), NAME, port=port, audit=tmp_path)
+        with pytest.raises(OSError, match=str(port)):
+            serving.serve(*load(checkpoint), NAME, port=port)
+    assert "SAFEVLM_AUDIT" not in os.environ
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "safevlm_hf.serving")
+    with pytest.raises(ImportError, match=r"uvicorn.*safevlm_hf\[serve\]"):
+        importlib.import_module("safevlm_hf.serving")
