@@ -11,9 +11,13 @@ def started(monkeypatch):
     serving, started = pytest.importorskip("safevlm_hf.serving"), {}
 
     signature = inspect.signature(serving.serve)
-    monkeypatch.setattr(
-        serving, "serve", lambda *args, **kwargs: started.update(signature.bind(*args, **kwargs).arguments)
-    )
+
+    def serve(*args, **kwargs):
+        given = signature.bind(*args, **kwargs).arguments
+        started.update(given, **given.pop("settings"))
+
+    monkeypatch.setattr(serving, "serve", serve)
+    monkeypatch.delenv("SAFEVLM_API_KEY", raising=False)
     return started
 
 
@@ -31,3 +35,42 @@ def test_serve_takes_the_operators_prompt(call, checkpoint, tmp_path, started):
 def test_serve_takes_no_mistyped_file_for_a_prompt(call, checkpoint, started, given):
     code, _, err = call("serve", "--model", checkpoint, "--system-prompt", given)
     assert code == 2 and "existing file" in err and not started
+
+
+def test_what_is_off_unless_the_operator_says_so(call, checkpoint, started):
+    assert call("serve", "--model", checkpoint)[0] == 0
+    assert started["name"] == str(checkpoint) and started["host"] == started["metrics_host"] == "127.0.0.1"
+    assert started["metrics_port"] is None and started["audit"] is None and started["api_keys"] == ()
+    switches = ("trust_client_roles", "expose_verdict", "audit_windows", "audit_moderations", "shadow")
+    assert not any(started[name] for name in switches) and started["moderations"] and started["access_log"]
+
+
+def test_every_option_reaches_the_server(call, checkpoint, tmp_path, started, monkeypatch):
+    keys = tmp_path / "keys"
+    keys.write_text("sk-0123456789abcdef")
+    words = ["--served-model-name", "cards", "--api-key-file", keys, "--audit", tmp_path / "a.jsonl", "--shadow"]
+    words += ["--audit-windows", "--audit-moderations", "--expose-verdict", "--no-moderations", "--no-access-log"]
+    words += ["--metrics-port", "9464", "--metrics-host", "::1", "--max-new-tokens", "7"]
+    assert call("serve", "--model", checkpoint, *words)[0] == 0
+    expected = {
+        "name": "cards",
+        "api_keys": ("sk-0123456789abcdef",),
+        "audit": tmp_path / "a.jsonl",
+        "metrics_port": 9464,
+        "metrics_host": "::1",
+        **dict.fromkeys(("shadow", "audit_windows", "audit_moderations", "expose_verdict"), True),
+        **dict.fromkeys(("moderations", "access_log"), False),
+    }
+    assert {name: started[name] for name in expected} == expected and started["limits"].new_tokens == 7
+
+
+def test_a_key_is_no_word_of_the_command_line(call, fails, checkpoint, started, monkeypatch):
+    assert "--api-key" in fails("serve", "--model", checkpoint, "--api-key", "sk-0123456789abcdef")
+    monkeypatch.setenv("SAFEVLM_API_KEY", "short-secret")
+    reason = fails("serve", "--model", checkpoint)
+    assert "SAFEVLM_API_KEY" in reason and "short-secret" not in reason and not started
+
+
+def test_shadow_mode_without_an_audit_does_not_start(call, checkpoint):
+    code, _, err = call("serve", "--model", checkpoint, "--shadow", "--port", 0)
+    assert code == 2 and "--audit" in err

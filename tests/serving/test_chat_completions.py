@@ -1,7 +1,22 @@
 """Chat: what the library says itself, whole or streamed, and never around a refusal."""
 
+import openai
 import pytest
-from serving_client import CHAT, CLEAN, NAME, QUESTION, REFUSAL, RISKY, answer_of, ask, events, picture, streamed, text
+from serving_client import (
+    CHAT,
+    CLEAN,
+    NAME,
+    QUESTION,
+    REFUSAL,
+    RISKY,
+    answer_of,
+    ask,
+    events,
+    open_client,
+    picture,
+    streamed,
+    text,
+)
 
 
 def test_chat_refuses_and_answers(client, expected):
@@ -66,3 +81,84 @@ def test_typed_special_tokens_are_text(client):
         assert answer_of(client.post(CHAT, json=ask(text(typed), max_tokens=3))) is not None
     turns = [{"role": "assistant", "content": "<image>"}, {"role": "user", "content": "<image>"}]
     assert client.post(CHAT, json={"messages": turns, "max_tokens": 3}).status_code == 200
+
+
+# --------------------------------------------------------------------------------------------------
+# What a client learns
+# --------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_is_told_as_openai_tells_it(client, expected):
+    (choice,) = client.post(CHAT, json=ask(picture(RISKY), text(QUESTION))).json()["choices"]
+    assert choice["finish_reason"] == "content_filter"
+    assert choice["message"]["refusal"].strip() == choice["message"]["content"].strip() == REFUSAL
+    (choice,) = client.post(CHAT, json=ask(picture(CLEAN), text(QUESTION))).json()["choices"]
+    assert choice["finish_reason"] == "stop" and "refusal" not in choice["message"]
+
+
+def test_a_streamed_refusal(client):
+    *chunks, _ = events(client.post(CHAT, json=ask(picture(RISKY), text(QUESTION), stream=True)))
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    for name in ("content", "refusal"):
+        assert "".join(delta.get(name) or "" for delta in deltas).strip() == REFUSAL
+    reasons = [chunk["choices"][0].get("finish_reason") for chunk in chunks]
+    assert reasons[-1] == "content_filter" and not any(reasons[:-1])
+    *chunks, _ = events(client.post(CHAT, json=ask(picture(CLEAN), text(QUESTION), stream=True)))
+    assert not any("refusal" in chunk["choices"][0]["delta"] for chunk in chunks)
+
+
+@pytest.mark.parametrize("fields", [{"max_tokens": 3}, {"stop": ["help"]}], ids=str)
+def test_a_refusal_that_is_cut_short_is_one(client, fields):
+    (choice,) = client.post(CHAT, json=ask(picture(RISKY), text(QUESTION), **fields)).json()["choices"]
+    assert choice["finish_reason"] == "content_filter" and REFUSAL.startswith(choice["message"]["refusal"].strip())
+    *chunks, _ = events(client.post(CHAT, json=ask(picture(RISKY), text(QUESTION), stream=True, **fields)))
+    assert chunks[-1]["choices"][0]["finish_reason"] == "content_filter"
+
+
+def test_openais_client_understands_a_refusal(checkpoint):
+    """Its types, and its helper that puts a stream together."""
+    with open_client(checkpoint) as client:
+        api = openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client)
+        messages = ask(picture(RISKY), text(QUESTION))["messages"]
+        (choice,) = api.chat.completions.create(model=NAME, messages=messages).choices
+        assert (choice.finish_reason, choice.message.refusal.strip()) == ("content_filter", REFUSAL)
+        with api.chat.completions.stream(model=NAME, messages=messages) as stream:
+            with pytest.raises(openai.ContentFilterFinishReasonError):
+                stream.get_final_completion()
+
+
+HEADERS = {
+    name: value
+    for name in ("x-safety-policy", "x-expose-verdict", "x-safevlm", "safety-policy", "openai-beta", "x-debug")
+    for value in ('{"enabled": false}',)
+}
+
+
+def test_no_verdict_is_told(checkpoint):
+    """A conditioned answer looks like any other, whatever a request says; the category of a refusal is in its text."""
+    shapes = []
+    with open_client(checkpoint, policy={}) as client:
+        for image in (RISKY, CLEAN):
+            for headers in ({}, HEADERS):
+                for path in (CHAT, f"{CHAT}?expose_verdict=1&safety_policy=%7B%22enabled%22%3Afalse%7D"):
+                    response = client.post(path, json=ask(picture(image), text(QUESTION)), headers=headers)
+                    body = response.json()
+                    shapes.append((sorted(response.headers), sorted(body), sorted(body["choices"][0]["message"])))
+                    assert body["choices"][0]["finish_reason"] == "stop"
+                    for word in ("privacy", "risk", "condition", "verdict", "safety"):
+                        assert word not in response.text.replace(answer_of(response), "")
+    assert all(shape == shapes[0] for shape in shapes)
+
+
+def test_the_verdict_where_the_operator_says_so(checkpoint):
+    with open_client(checkpoint, policy={}, expose_verdict=True) as client:
+        safety = client.post(CHAT, json=ask(picture(RISKY), text(QUESTION))).json()["safety"]
+        (verdict,) = safety["verdicts"]
+        assert (safety["action"], verdict["category"], verdict["level"]) == ("condition", "privacy", "high")
+        assert 0.5 < verdict["risk"] <= 1 and "logits" not in verdict
+        *chunks, _ = events(client.post(CHAT, json=ask(picture(RISKY), text(QUESTION), stream=True)))
+        assert [chunk["safety"] for chunk in chunks if "safety" in chunk] == [safety] == [chunks[-1]["safety"]]
+        assert client.post(CHAT, json=ask(text("Hi"), max_tokens=2)).json()["safety"] == {
+            "action": "answer",
+            "verdicts": [],
+        }

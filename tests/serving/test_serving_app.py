@@ -11,20 +11,25 @@ from fastapi.testclient import TestClient
 from serving_client import (
     CHAT,
     CLEAN,
+    MODERATION,
     NAME,
     QUESTION,
+    REFUSAL,
     REFUSE,
     RISKY,
     answer_of,
     ask,
     events,
     load,
+    open_client,
     picture,
     streamed,
     text,
 )
 
 from safevlm_hf import SafetyPolicy, read_audit, serving
+from safevlm_hf.serving.server import warnings_of
+from safevlm_hf.version import __version__
 
 
 def test_the_operators_policy_is_laid_over_the_checkpoints(checkpoint):
@@ -81,3 +86,40 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "safevlm_hf.serving")
     with pytest.raises(ImportError, match=r"uvicorn.*safevlm_hf\[serve\]"):
         importlib.import_module("safevlm_hf.serving")
+
+
+def test_a_taken_port_for_the_metrics_stops_the_start(checkpoint):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(OSError):
+            serving.serve(*load(checkpoint), NAME, port=0, metrics_port=taken.getsockname()[1])
+
+
+def test_moderations_can_be_switched_off(checkpoint):
+    with open_client(checkpoint, moderations=False) as client:
+        response = client.post(MODERATION, json={"input": [picture(RISKY)]})
+        assert response.status_code == 404 and "flagged" not in response.text
+        assert answer_of(client.post(CHAT, json=ask(picture(RISKY), text(QUESTION)))) == REFUSAL
+
+
+def test_version(client):
+    assert client.get("/version").json() == {"version": __version__}
+
+
+@pytest.mark.parametrize(
+    "settings, host, policy, said",
+    [
+        ({}, "127.0.0.1", {}, []),
+        ({}, "::1", {}, []),
+        ({}, "localhost", {}, []),
+        ({}, "0.0.0.0", {}, ["no API key"]),
+        ({}, "::", {}, ["no API key"]),
+        ({}, "cards.example.org", {}, ["no API key"]),
+        ({"api_keys": ("sk-0123456789abcdef",)}, "0.0.0.0", {}, []),
+        ({"shadow": True, "audit": "audit.jsonl"}, "127.0.0.1", {}, ["EVERY PICTURE IS ANSWERED"]),
+        ({}, "127.0.0.1", {"enabled": False}, ["THE POLICY IS DISABLED"]),
+        ({"expose_verdict": True}, "127.0.0.1", {}, ["--expose-verdict"]),
+    ],
+)
+def test_what_an_operator_must_not_overlook(settings, host, policy, said):
+    warnings = warnings_of(serving.Settings(**settings), host, policy)
+    assert len(warnings) == len(said) and all(word in warning for word, warning in zip(said, warnings))

@@ -33,25 +33,29 @@ class Watch:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         request_id = _request_id(scope)
-        state = {"status": 500, "is_done": False}
+        status, is_done = 500, False  # where the app raises, 500 is what the client gets
+
+        async def watched_receive():
+            nonlocal status
+            message = await receive()
+            if message["type"] == "http.disconnect" and not is_done:
+                status = LEFT
+            return message
 
         async def watched_send(message):
+            nonlocal status, is_done
             if message["type"] == "http.response.start":
-                state["status"] = message["status"]
+                status = message["status"]
                 message = {**message, "headers": _with_id(message.get("headers", ()), request_id)}
             else:
-                state["is_done"] = not message.get("more_body", False)
+                is_done = not message.get("more_body", False)
             await send(message)
 
         start = time.perf_counter()
         with self.metrics.in_flight.track_inprogress():
             try:
-                await self.app(scope, receive, watched_send)
-            except BaseException:
-                state["is_done"] = True  # the status is that of what has failed
-                raise
+                await self.app(scope, watched_receive, watched_send)
             finally:
-                status = state["status"] if state["is_done"] else LEFT
                 self._note(scope, status, time.perf_counter() - start, request_id)
 
     def _note(self, scope, status: int, seconds: float, request_id: bytes):

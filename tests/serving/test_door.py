@@ -1,0 +1,117 @@
+"""What every request passes before the app: ids, the log, sizes; as an ASGI server calls it."""
+
+import asyncio
+import logging
+
+import pytest
+
+from safevlm_hf.serving.door import LimitBody, Watch
+from safevlm_hf.serving.metrics import CHAT, Metrics
+
+
+@pytest.fixture
+def metrics():
+    return Metrics("model", "digest", is_shadow=False)
+
+
+def call(app, path=CHAT, method="POST", headers=(), bodies=(b"",)):
+    """The messages that the app sends."""
+    sent, received = [], [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
+    received[-1]["more_body"] = False
+
+    async def receive():
+        return received.pop(0) if received else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": path, "method": method, "headers": list(headers)}
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def answering(*bodies, status=200, looks_after=None):
+    """An app that looks, after so many parts of its answer, whether the client is there still."""
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": status, "headers": [(b"x-request-id", b"own")]})
+        for number, body in enumerate(bodies, start=1):
+            await send({"type": "http.response.body", "body": body, "more_body": number < len(bodies)})
+            if number == looks_after:
+                await receive()
+
+    return app
+
+
+def requests(metrics, **labels):
+    return metrics.registry.get_sample_value("safevlm_requests_total", labels)
+
+
+def test_the_app_and_the_client_see_one_id(metrics):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.extend(scope["headers"])
+        await answering(b"")(scope, receive, send)
+
+    start, _ = call(Watch(app, metrics, True), headers=[(b"x-request-id", b"mine"), (b"host", b"h")])
+    assert seen == [(b"host", b"h"), (b"x-request-id", b"mine")]
+    assert start["headers"] == [(b"x-request-id", b"mine")]
+
+
+def test_a_client_that_leaves_early_is_counted_as_such(metrics):
+    for looks_after in (1, 2, None):
+        call(Watch(answering(b"a", b"b", looks_after=looks_after), metrics, True))
+    assert requests(metrics, route=CHAT, status="499") == 1 and requests(metrics, route=CHAT, status="200") == 2
+    assert metrics.registry.get_sample_value("safevlm_requests_in_flight") == 0
+
+
+def test_what_the_app_raises_is_counted_and_goes_on(metrics):
+    async def broken(scope, receive, send):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        call(Watch(broken, metrics, True))
+    assert requests(metrics, route=CHAT, status="500") == 1
+    assert metrics.registry.get_sample_value("safevlm_requests_in_flight") == 0
+
+
+def test_the_log_holds_nothing_that_a_client_has_written(metrics, caplog):
+    caplog.set_level(logging.INFO, "uvicorn.error")
+    watch = Watch(answering(b"", status=404), metrics, True)
+    call(watch, "/a\n2026 INFO forged", "GET\n", [(b"x-request-id", b"x\nforged"), (b"user-agent", b"forged")])
+    call(watch, "/v1/chat/completions", "POST", [(b"x-request-id", b"mine")])
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "forged" not in first and "\n" not in first and first.startswith("other other 404 ")
+    assert second.startswith("POST /v1/chat/completions 404 ") and second.endswith(" s mine")
+
+
+def test_the_log_can_be_switched_off(metrics, caplog):
+    caplog.set_level(logging.INFO, "uvicorn.error")
+    call(Watch(answering(b""), metrics, False))
+    assert not caplog.records
+
+
+def test_a_body_of_the_limit_goes_on_and_a_longer_one_does_not():
+    handed_on = []
+
+    async def app(scope, receive, send):
+        handed_on.append(b"".join([(await receive())["body"] for _ in range(2)]))
+        await answering(b"")(scope, receive, send)
+
+    assert call(LimitBody(app, 4), bodies=[b"ab", b"cd"])[0]["status"] == 200
+    assert call(LimitBody(app, 4), bodies=[b"ab", b"cde"])[0]["status"] == 413
+    assert handed_on == [b"abcd"]
+
+
+@pytest.mark.parametrize("kind", ["lifespan", "websocket"])
+def test_what_is_no_request_passes(metrics, kind):
+    passed = []
+
+    async def app(scope, receive, send):
+        passed.append(scope["type"])
+
+    for door in (Watch(app, metrics, True), LimitBody(app, 1)):
+        asyncio.run(door({"type": kind}, None, None))
+    assert passed == [kind] * 2
