@@ -65,7 +65,7 @@ class SafeChatHandler(ChatCompletionHandler):
                 said["refusal"] = said["content"]
             if choice.get("finish_reason"):
                 choice["finish_reason"] = "content_filter"
-        if choice.get("finish_reason") and self.served.settings.expose_verdict:
+        if choice.get("finish_reason") and self.served.settings.expose_verdict and observation.line is not None:
             body["safety"] = observation.verdict()
         return body
 
