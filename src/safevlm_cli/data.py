@@ -74,7 +74,7 @@ def check(
     """
     from safevlm_hf import SafetyConfig
     from safevlm_hf.data.records import read_records
-    from safevlm_hf.training.run import read_taxonomy
+    from safevlm_hf.training.arguments import read_taxonomy
 
     safety = SafetyConfig(**read_taxonomy(taxonomy_file))
     console, num_good, num_bad = make_console(), 0, 0

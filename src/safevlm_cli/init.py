@@ -46,7 +46,7 @@ def init(
     """
     from safevlm_hf.families import find_family
     from safevlm_hf.quiet import quiet
-    from safevlm_hf.training.run import read_taxonomy
+    from safevlm_hf.training.arguments import read_taxonomy
 
     refuse_to_overwrite(output)
     quiet()

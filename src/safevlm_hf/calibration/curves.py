@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
+
+from safevlm_hf.extras import needs_extra
+
+
+with needs_extra("eval"):
+    from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,26 @@ Categories and levels are names or indices in either form: one for the record, o
 without an image is plain text: it has no verdict, and its labels are -100.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from datasets import Dataset, Features, Value
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..extras import needs_extra
 from ..modeling.configuration_safety import SAFE
 from ..modeling.image_loading import open_image
+
+
+if TYPE_CHECKING:
+    import datasets
 
 
 logger = logging.getLogger(__name__)
@@ -40,18 +47,6 @@ MAX_LISTED_PROBLEMS = 50
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 PUBLISHED_KEYS = ("image", "safe_type", "safe_level", "conversations")
 MESSAGES_KEYS = ("images", "safety_category", "safety_level", "messages")
-FEATURES = Features(
-    {
-        "messages": [{"role": Value("string"), "content": [{"type": Value("string"), "text": Value("string")}]}],
-        "images": [Value("string")],
-        "safety_category": Value("int64"),
-        "safety_level": Value("int64"),
-        "image_categories": [Value("int64")],
-        "image_levels": [Value("int64")],
-        "source": Value("string"),
-        "extra": Value("string"),
-    }
-)
 
 
 class RecordError(ValueError):
@@ -75,7 +70,7 @@ def load_records(
     levels: Sequence[str],
     image_root: str | os.PathLike | None = None,
     skip_bad_records: bool = False,
-) -> Dataset:
+) -> datasets.Dataset:
     """Reads a JSON lines file and checks every record and image before anything is trained on it.
 
     Args:
@@ -95,6 +90,9 @@ def load_records(
         RecordError: there are bad records (all of them are listed), or none is left after skipping.
         FileNotFoundError: the file does not exist.
     """
+    with needs_extra("eval"):
+        import datasets
+
     records, problems = read_records(path, categories, levels, image_root)
     if problems and not (skip_bad_records and records):
         raise RecordError(problems)
@@ -104,7 +102,18 @@ def load_records(
         logger.warning(
             "Skipped %d of %d records:\n%s", len(problems), total, "\n".join(f"- {one}" for one in problems)
         )
-    return Dataset.from_list(records, features=FEATURES)
+    text, number = datasets.Value("string"), datasets.Value("int64")
+    features = datasets.Features(
+        messages=[{"role": text, "content": [{"type": text, "text": text}]}],
+        images=[text],
+        safety_category=number,
+        safety_level=number,
+        image_categories=[number],
+        image_levels=[number],
+        source=text,
+        extra=text,
+    )
+    return datasets.Dataset.from_list(records, features=features)
 
 
 def read_records(

@@ -4,12 +4,16 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgba
-from matplotlib.figure import Figure
 from PIL import Image
 
 from safevlm_hf.evaluation.reports.plots import INK, MUTED
+from safevlm_hf.extras import needs_extra
+
+
+with needs_extra("eval"):
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+    from matplotlib.figure import Figure
 
 
 FLAGGED, REVIEW, OTHER, CALM = "#c2394b", "#d9822b", "#9dbbdb", "#2563a8"

@@ -4,12 +4,15 @@ import logging
 import random
 from pathlib import Path
 
-from datasets import concatenate_datasets
-
 from ..data.hub import find_records
 from ..data.records import load_records
 from ..data.riskcards import NEW_CATEGORY, write_riskcards
+from ..extras import needs_extra
 from .arguments import PAPER_CLEAN_SHARE
+
+
+with needs_extra("train"):
+    from datasets import concatenate_datasets
 
 
 logger = logging.getLogger(__name__)

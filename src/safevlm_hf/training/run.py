@@ -10,12 +10,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-import yaml
 from transformers import PreTrainedConfig, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from ..extras import needs_extra
 from ..families import find_family
-from .arguments import parse_arguments
+from .arguments import parse_arguments, read_taxonomy
 from .collator import SafetyCollator
 from .data import load_data
 from .figures import FIGURES, most_frequent_shares, warn_at_chance
@@ -59,20 +59,6 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
         processor.categories = model.config.safety_config.categories
     trainer = train(1, prepare_stage1(model), processor, data_args, training_args, model_args.risk_prior)
     return finish(1, trainer, model_args, data_args)
-
-
-def read_taxonomy(path: str | None) -> dict[str, list[str]]:
-    """`categories` and `levels`, either or both, from a YAML or JSON file; nothing from no file."""
-    if path is None:
-        return {}
-    try:
-        taxonomy = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from None
-    is_valid = isinstance(taxonomy, dict) and set(taxonomy) <= {"categories", "levels"} and taxonomy
-    if not is_valid or not all(isinstance(names, list) for names in taxonomy.values()):
-        raise ValueError(f"{path} must hold lists of names under `categories` and `levels`, got {taxonomy!r}.")
-    return {name: [str(item) for item in names] for name, names in taxonomy.items()}
 
 
 def safety_sizes(model_args) -> dict:
@@ -145,7 +131,8 @@ def whole_weights(model):
     DeepSpeed's ZeRO-3 shards all weights as they are loaded."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
-    import deepspeed
+    with needs_extra("deepspeed"):
+        import deepspeed
 
     weights = [weight for name, weight in model.named_parameters() if name.startswith(SAFETY_PREFIX)]
     return deepspeed.zero.GatheredParameters([*weights, model.get_input_embeddings().weight], modifier_rank=0)

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..extras import needs_extra
 from .arguments import LoraArguments
 
 
@@ -41,7 +42,8 @@ def language_prefix(model: nn.Module) -> str:
 
 
 def _add_lora(model: nn.Module, lora: LoraArguments) -> nn.Module:
-    from peft import LoraConfig, get_peft_model
+    with needs_extra("train"):
+        from peft import LoraConfig, get_peft_model
 
     prefix = language_prefix(model)
     linears = [
@@ -74,7 +76,8 @@ def merge(model: nn.Module) -> nn.Module:
 def with_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
     """A copy of a model with adapters, whose own weights are sharded, with `weights` under the same names. It is for
     merging and saving: what is not saved with a model, it lacks."""
-    from peft import get_peft_model
+    with needs_extra("train"):
+        from peft import get_peft_model
 
     base = unwrap(model)
     with torch.device("meta"):

@@ -1,15 +1,19 @@
 """The Trainer of both stages: logs the parts of the loss, judges verdicts and answers, and saves what travels."""
 
 import torch
-from accelerate.utils import gather_object
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 
 from ..evaluation.answering import Prediction, answer_records
 from ..evaluation.metrics import load_metric
+from ..extras import needs_extra
 from ..modeling.model_card import write_model_card
 from ..modeling.safety_policy import predicted_ids
 from .stages import merge, unwrap, with_weights
+
+
+with needs_extra("train"):
+    from accelerate.utils import gather_object
 
 
 LOSS_PARTS = ("lm_loss", "safety_loss")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
+from ...extras import needs_extra
 from .changes import LARGE_SHAPES, change_at_random, change_picture, give_shape
 from .tables import (
     ADDRESSES,
@@ -78,7 +79,8 @@ def _choose_look(topic: Topic, split: str, rng: random.Random) -> dict:
 
 @cache
 def _font_path(name: str) -> str:
-    import matplotlib
+    with needs_extra("eval"):
+        import matplotlib
 
     return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from safevlm_hf.extras import needs_extra
+
 from ..items import Item
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
@@ -48,7 +50,8 @@ def read(data: DataFolder, part: str) -> Loaded:
 
 def render(instruction: str) -> Image.Image:
     """The picture of an instruction with its empty list, RGB of 760 x 760 pixels; lines below its edge are cut off."""
-    import matplotlib
+    with needs_extra("eval"):
+        import matplotlib
 
     text = "\n".join([*textwrap.wrap(instruction.strip(), LINE_WIDTH), "1. ", "2. ", "3. "])
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono-Bold.ttf"

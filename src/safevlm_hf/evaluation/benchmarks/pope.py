@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 
+from safevlm_hf.extras import needs_extra
+
 from ..items import Item
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
@@ -65,7 +67,8 @@ def score(items, answers) -> dict[str, float]:
 
 
 def _score_list(asked: list[tuple[str, str | None]]) -> dict[str, float]:
-    from sklearn.metrics import precision_recall_fscore_support
+    with needs_extra("eval"):
+        from sklearn.metrics import precision_recall_fscore_support
 
     labels = [label for label, _ in asked]
     read_as = [read_first_sentence(text) for _, text in asked]

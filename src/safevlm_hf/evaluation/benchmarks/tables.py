@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from safevlm_hf.extras import needs_extra
+
 from .folder import BenchmarkError, DataFolder, list_names
 from .pictures import Pictures
 
@@ -196,7 +198,8 @@ def read_parquet(
         columns: those that must be there.
         optional: those that may be there; the others stay unread.
     """
-    from pyarrow import parquet
+    with needs_extra("eval"):
+        from pyarrow import parquet
 
     number = 0
     for path in data.files(*patterns):

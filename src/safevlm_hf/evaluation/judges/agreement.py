@@ -6,9 +6,14 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import cohen_kappa_score
+
+from safevlm_hf.extras import needs_extra
 
 from .base import Judgement
+
+
+with needs_extra("eval"):
+    from sklearn.metrics import cohen_kappa_score
 
 
 SAME = {"care": "answer"}

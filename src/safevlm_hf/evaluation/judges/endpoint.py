@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from safevlm_hf.data.records import load_image
+from safevlm_hf.extras import needs_extra
 
 from .prompts import JudgePrompt
 from .reading_judge import ReadingJudge, Reply, Request
@@ -82,7 +83,8 @@ class EndpointJudge(ReadingJudge):
             pool.shutdown(cancel_futures=True)
 
     def _ask_one(self, request: Request, keep: Callable[[Request, str], Any]) -> Reply:
-        import openai
+        with needs_extra("judge"):
+            import openai
 
         try:
             content = [{"type": "text", "text": request.text}]
@@ -114,10 +116,8 @@ def data_url(image: str) -> str:
 
 
 def _client(name: str, base_url: str | None, key_variable: str | None, timeout: float, max_retries: int):
-    try:
+    with needs_extra("judge"):
         import openai
-    except ModuleNotFoundError:
-        raise ImportError(f"judge {name!r} needs the openai client: pip install 'safevlm_hf[judge]'") from None
     key = "none" if key_variable is None else os.environ.get(key_variable)
     if not key:
         raise ValueError(

@@ -1,8 +1,15 @@
 """`evaluate` modules, one folder each: loaded by path, offline, never from the Hub."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import evaluate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safevlm_hf.extras import needs_extra
+
+
+if TYPE_CHECKING:
+    import evaluate
 
 
 METRICS = ("refusal_rate", "safety_verdict")
@@ -17,8 +24,11 @@ def load_metric(name: str, **kwargs) -> evaluate.Metric:
 
     Raises:
         ValueError: there is no such metric.
+        ImportError: the package `evaluate` is not installed.
     """
     if name not in METRICS:
         raise ValueError(f"unknown metric {name!r}, expected one of {', '.join(METRICS)}")
+    with needs_extra("eval"):
+        import evaluate
     kwargs.setdefault("keep_in_memory", kwargs.get("num_process", 1) == 1)
     return evaluate.load(str(Path(__file__).parent / name), **kwargs)

@@ -4,12 +4,16 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import cohen_kappa_score
 
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.metrics.labels import labelled_ids
 from safevlm_hf.evaluation.metrics.measurement import Measurement
 from safevlm_hf.evaluation.metrics.shares import mean_of
+from safevlm_hf.extras import needs_extra
+
+
+with needs_extra("eval"):
+    from sklearn.metrics import cohen_kappa_score
 
 
 def level_kappa(items: Sequence[Item], answers: Sequence[Answer], levels: Sequence[str]) -> Measurement:

@@ -4,12 +4,16 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import f1_score, roc_auc_score
 
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.metrics.labels import is_risky, known_risk, labelled_ids
 from safevlm_hf.evaluation.metrics.measurement import Measurement, align
 from safevlm_hf.evaluation.protocol.strict_json import shorten
+from safevlm_hf.extras import needs_extra
+
+
+with needs_extra("eval"):
+    from sklearn.metrics import f1_score, roc_auc_score
 
 
 NO_CLASS = -1.0  # what a verdict that failed is taken for at worst: it is right nowhere, and wrong at no other class

@@ -5,12 +5,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from safevlm_hf.calibration.figures import Rate
 from safevlm_hf.calibration.reliability import ReliabilityBin
+from safevlm_hf.extras import needs_extra
+
+
+with needs_extra("eval"):
+    from matplotlib import rc_context
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e7eb"

