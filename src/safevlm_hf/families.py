@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from .modeling import FAMILIES
 
@@ -11,9 +11,9 @@ from .modeling import FAMILIES
 class Family:
     """The safe classes of one backbone."""
 
-    config: type
-    model: type
-    processor: type
+    config: type[PreTrainedConfig]
+    model: type[PreTrainedModel]
+    processor: type[ProcessorMixin]
 
 
 def _family(module) -> Family:
@@ -37,7 +37,7 @@ def find_family(checkpoint: str, revision: str | None = None) -> Family:
     """
     config, _ = PreTrainedConfig.get_config_dict(checkpoint, revision=revision)
     model_type = config.get("model_type")
-    family = BY_MODEL_TYPE.get(model_type) or BY_MODEL_TYPE.get(f"safe_{model_type}")
+    family = BY_MODEL_TYPE.get(f"{model_type}") or BY_MODEL_TYPE.get(f"safe_{model_type}")
     if family is None:
         supported = ", ".join(name.removeprefix("safe_") for name in BY_MODEL_TYPE)
         raise ValueError(

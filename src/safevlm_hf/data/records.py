@@ -135,10 +135,10 @@ def read_records(
     records, problems = [], []
     for source, record in parsed:
         reason = record if isinstance(record, str) else _first(map(image_problems.get, record["images"]))
-        if reason is None:
-            records.append({**record, "source": source})
-        else:
+        if isinstance(record, str) or reason is not None:
             problems.append(f"{source}: {reason}")
+        else:
+            records.append({**record, "source": source})
     return records, problems if parsed else [f"{path}: no records"]
 
 

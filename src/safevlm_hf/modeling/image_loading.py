@@ -10,6 +10,7 @@ import os
 import time
 import urllib.request
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from PIL import Image, ImageOps
@@ -117,7 +118,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         return image
     is_16_bit = image.mode != "I"  # which holds either
     image = image.convert("I")
-    low, high = image.getextrema()
+    low, high = cast(tuple[int, int], image.getextrema())  # of one band
     if low < 0 or high > LARGEST_16_BIT:
         raise ValueError(f"its pixels go from {low} to {high}: save it with 8 or 16 bits")
     if is_16_bit or high > 255:

@@ -52,7 +52,7 @@ def write_model_card(save_directory, config, repo_id: str | None = None):
         repo_id (`str`, *optional*): where the checkpoint goes on the Hub.
     """
     path = Path(save_directory) / "README.md"
-    tags = []
+    tags: list[str] = []
     if path.exists():
         text = path.read_text(encoding="utf-8", errors="replace")
         if not is_generated_card(text):

@@ -56,7 +56,7 @@ class SafePreTrainedModelMixin(SparesVerdictMixin, SafeCheckpointMixin, CarriesC
     def post_init(self):
         super().post_init()
         # CLIP names a module that only its text side has, and FSDP's wrapping stops at one that it does not find.
-        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}  # type: ignore[operator]
         if getattr(self.config, "quantization_config", None) is not None:
             self._keep_in_fp32_modules.add(self.vision_modules)
 
@@ -100,11 +100,12 @@ class SafeModelMixin(JudgesImagesMixin):
         if stock is not None:
             known = inspect.signature(stock).parameters
             cls.own_image_arguments = tuple(name for name in cls.image_arguments if name not in known)
-            cls.forward = with_signature_of(stock, SafeModelMixin.__dict__["forward"], cls.image_arguments)
+            forward = with_signature_of(stock, SafeModelMixin.__dict__["forward"], cls.image_arguments)
+            cls.forward = forward  # type: ignore[method-assign]
             cls.output_class = with_fields(stock, SafetyFields, cls.__module__)
 
     def __init__(self, config):
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]
         config.check_safety()
         safety, hidden_size = config.safety_config, config.get_text_config().hidden_size
         self.safety_projector = SafetyProjector(
@@ -277,11 +278,12 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin, SafetyAssessmentM
         stock = forward_of_backbone(cls)
         if stock is not None:
             names = cls.safe_model_class.image_arguments
-            cls.forward = with_signature_of(stock, SafeForConditionalGenerationMixin.__dict__["forward"], names)
+            forward = with_signature_of(stock, SafeForConditionalGenerationMixin.__dict__["forward"], names)
+            cls.forward = forward  # type: ignore[method-assign]
             cls.output_class = with_fields(stock, SafetyLossFields, cls.__module__)
 
     def __init__(self, config):
-        PreTrainedModel.__init__(self, config)
+        PreTrainedModel.__init__(self, config)  # type: ignore[arg-type]
         text_config = config.get_text_config()
         self.model = self.safe_model_class(config)
         self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=False)

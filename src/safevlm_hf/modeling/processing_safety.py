@@ -143,12 +143,14 @@ class SafeProcessorMixin(CarriesCodeMixin):
         if text is None or not all(isinstance(sample, str) for sample in text):
             return
         text = [text] if isinstance(text, str) else text
-        in_text = [sample.count(self.image_token) for sample in text]
+        counts = [sample.count(self.image_token) for sample in text]
+        in_text: list[int] | int = counts
         nested = isinstance(images, (list, tuple)) and len(images) == len(text)
         if nested and all(isinstance(of_sample, (list, tuple)) for of_sample in images):
-            given = [len(of_sample) for of_sample in images]
+            given: list[int] | int = [len(of_sample) for of_sample in images]
         else:
-            in_text, given = sum(in_text), len(make_flat_list_of_images(images)) if images is not None else 0
+            in_text = sum(counts)
+            given = 0 if images is None else len(make_flat_list_of_images(images))  # type: ignore[arg-type]
         if in_text != given:
             raise ValueError(
                 f"The number of {self.image_token} tokens in the prompts should be the same as the number of images "
@@ -201,7 +203,7 @@ class SafeProcessorMixin(CarriesCodeMixin):
         conversations = conversation if _is_batch(conversation) else [conversation]
         rendering = {name: value for name, value in options.items() if name not in TOKENIZING_OPTIONS}
         if operator_messages is not None and has_texts({**rendering, "chat_template": None}):
-            spans = [None] * len(conversations)
+            spans: list[QuestionSpans | None] = [None] * len(conversations)
         else:
             render = partial(super().apply_chat_template, **rendering)
             is_continued = bool(kwargs.get("continue_final_message"))

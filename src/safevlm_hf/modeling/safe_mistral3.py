@@ -69,7 +69,7 @@ class SafeMistral3Model(SafeModelMixin, SafePreTrainedModelMixin, Mistral3Model)
         ]
         return self.judge_images(outputs, maps, self.split_pixels(pixel_values, image_sizes), safety_inputs)
 
-    def split_pixels(self, pixel_values: torch.Tensor, image_sizes: torch.LongTensor, **image_inputs):
+    def split_pixels(self, pixel_values, image_sizes: torch.LongTensor, **image_inputs):  # type: ignore[override]
         return [image[:, :height, :width] for image, (height, width) in zip(pixel_values, image_sizes.tolist())]
 
 

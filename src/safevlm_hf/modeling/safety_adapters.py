@@ -47,7 +47,8 @@ class SparesVerdictMixin:
 
     def _verdict_adapters(self) -> dict[str, nn.Module]:
         """Adapter layers on what the verdict rests on; of nested ones the outermost."""
-        pattern, found = re.compile(self.verdict_modules), {}
+        pattern = re.compile(self.verdict_modules)
+        found: dict[str, nn.Module] = {}
         for name, module in self.named_modules():
             inner = any(name.startswith(f"{outer}.") for outer in found)
             if _is_adapter(module) and pattern.fullmatch(name) and not inner:
@@ -58,7 +59,8 @@ class SparesVerdictMixin:
         adapters = self._verdict_adapters()
         for name, module in adapters.items():
             parent, _, child = name.rpartition(".")
-            layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module.original_module
+            base_layer = getattr(module, "get_base_layer", None)
+            layer = module.original_module if base_layer is None else base_layer()
             setattr(self.get_submodule(parent), child, layer)
         return list(adapters)
 

@@ -1,5 +1,7 @@
 """Verdicts without an answer: `assess` gives them, `explain` also says what they rest on."""
 
+from typing import Any
+
 import torch
 
 from .safety_audit import SafetyAudit, audit_lines
@@ -77,7 +79,7 @@ class SafetyAssessmentMixin:
         prompt = (input_ids, inputs_embeds, attention_mask, question_mask)
         outputs, safety_inputs, policy = self._judge(prompt, pixel_values, image_inputs, safety_policy)
         rows, block_lengths = outputs.safety_image_rows, [len(block) for block in outputs.pooler_output]
-        explained = explain_head(
+        explained: dict[str, Any] = explain_head(
             self.model.safety_head,
             safety_inputs.text_embeds.to(rows.device)[rows],
             self.model.question_mask_of(safety_inputs, block_lengths).to(rows.device)[rows],

@@ -60,7 +60,7 @@ class SafetyAudit:
         if audit is None or all(hasattr(audit, name) for name in ("append", "contents", "windows", "digests")):
             return audit
         if isinstance(audit, (str, os.PathLike)):
-            return cls(audit)
+            return cls(str(audit))
         if not isinstance(audit, dict) or not {"path"} <= set(audit) <= {"path", "contents", "windows"}:
             raise ValueError(
                 f"`safety_audit` must be a path, or have `path`, `contents` and `windows`, got {audit!r}."

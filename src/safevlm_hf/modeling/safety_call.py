@@ -27,7 +27,7 @@ from .safety_checks import (
     check_modalities,
     check_vocabulary,
 )
-from .safety_inputs import SafetyImageOutput, decide_samples, verdict_output
+from .safety_inputs import SafetyImageOutput, SafetyInputs, decide_samples, verdict_output
 from .safety_policy import ACTIONS, DEFAULT_POLICY, SafetyPolicy
 from .safety_refusals import ForcedRefusal, refusal_ids
 
@@ -67,7 +67,7 @@ class SafetyCall:
         self.past_length = 0 if self.cache is None else int(self.cache.get_seq_length())
         # Of prompt and cache; unknown where neither has images and the cache is a foreign one.
         self.conversation: Conversation | None = None
-        self.safety_inputs = None
+        self.safety_inputs: SafetyInputs | None = None
         self.cached_images: SafetyImageOutput | None = None  # that stay in the cache as they are
 
     @property

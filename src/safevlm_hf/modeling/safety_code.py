@@ -35,14 +35,14 @@ def save_code(save_directory, family: str):
 class CarriesCodeMixin(PushToHubMixin):
     """For what is saved by [`save_code`]: code and card reach the Hub, too."""
 
-    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, *args, **kwargs):
         # By now `push_to_hub` has written a card of its own, and `save_pretrained` has taken the time stamps after the
         # code was copied.
         config = self if isinstance(self, PreTrainedConfig) else getattr(self, "config", None)
         if config is not None:
             write_model_card(working_dir, config, repo_id)
         stamps = {file: stamp for file, stamp in files_timestamps.items() if not file.endswith(".py")}
-        return super()._upload_modified_files(working_dir, repo_id, stamps, **kwargs)
+        return super()._upload_modified_files(working_dir, repo_id, stamps, *args, **kwargs)
 
 
 __all__ = ["CarriesCodeMixin", "auto_map", "save_code"]

@@ -151,7 +151,7 @@ def verdict_output(encoded: SafetyImageOutput, policy: SafetyPolicy) -> SafetyOu
 def decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tuple[int, float, str | None]]:
     """Action id, risk and category of each sample's strictest image, by action, then by level, then by risk; no
     category where the image cannot be read."""
-    strictest = [((0, 0, 0.0), None)] * len(safety_inputs.text_mask)
+    strictest: list[tuple[tuple, str | None]] = [((0, 0, 0.0), None)] * len(safety_inputs.text_mask)
     for encoded in safety_inputs.record:
         level_logits, category_logits = encoded.safety_level_logits, encoded.safety_category_logits
         readable = is_readable(level_logits, category_logits)

@@ -100,7 +100,7 @@ class JudgesImagesMixin:
     def judge_images(
         self,
         outputs: BaseModelOutputWithPooling,
-        maps: Sequence[torch.Tensor],
+        maps: Sequence[torch.Tensor] | torch.Tensor,
         pixels: list[torch.Tensor],
         safety_inputs: SafetyInputs | None,
         tiles: Sequence[Sequence[torch.Tensor]] | None = None,

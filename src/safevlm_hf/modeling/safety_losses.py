@@ -30,7 +30,7 @@ def head_loss(
     Raises:
         `ValueError`: for other numbers of labels than of images.
     """
-    loss = 0.0
+    loss = encoded.safety_level_logits.new_zeros(())
     columns = (
         (encoded.safety_level_logits, levels, 0),
         (encoded.safety_category_logits, categories, config.safe_category),

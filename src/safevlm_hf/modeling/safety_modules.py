@@ -70,19 +70,19 @@ class SafetyProjector(nn.Module):
         self.grid_size = grid_size
         self.stage1 = _stage(depth, vision_hidden_size, hidden_size)
         self.stage2 = _stage(depth, hidden_size if depth else vision_hidden_size, hidden_size)
-        layers = [FanInLinear(hidden_size if depth else vision_hidden_size, output_size)]
+        layers: list[nn.Module] = [FanInLinear(hidden_size if depth else vision_hidden_size, output_size)]
         for _ in range(mlp_depth - 1):
             layers += [nn.SiLU(), FanInLinear(output_size, output_size)]
         self.readout = nn.Sequential(*layers)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Features of images, each (rows, columns, vision width), to h_s (images, grid * grid, output size)."""
-        by_shape = {}
+        by_shape: dict[torch.Size, list[int]] = {}
         for place, features in enumerate(maps):
             by_shape.setdefault(features.shape, []).append(place)
         if len(by_shape) == 1:
             return self._abstract(torch.stack(list(maps)))
-        abstracted = [None] * len(maps)
+        abstracted: list[torch.Tensor | None] = [None] * len(maps)
         for places in by_shape.values():
             for place, features in zip(places, self._abstract(torch.stack([maps[place] for place in places]))):
                 abstracted[place] = features
@@ -285,7 +285,8 @@ class SafetyGate(nn.Module):
             # A word that is missing now and then: unknown words, names and misspellings change less.
             joined = joined * (torch.rand_like(joined[..., :1]) >= self.dropout)
         parts = F.pad(self.up(joined), (0, 0, 0, self.run_length - 1)).chunk(self.run_length, dim=-1)
-        read = sum(part[:, place : place + length] for place, part in enumerate(parts)) / math.sqrt(self.run_length)
+        read: torch.Tensor = sum(part[:, place : place + length] for place, part in enumerate(parts))  # type: ignore[assignment]
+        read = read / math.sqrt(self.run_length)
         return self.down(F.silu(read)).float() * (count >= self.run_length)[..., None]
 
 

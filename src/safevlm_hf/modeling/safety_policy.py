@@ -3,8 +3,9 @@
 import hashlib
 import json
 import math
-from dataclasses import InitVar, asdict, dataclass, field, fields
+from dataclasses import InitVar, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -198,7 +199,7 @@ class SafetyPolicy:
         if policy is None:
             return cls(config=config)
         # By name, not by class: the package's and a checkpoint's own copy of this file may meet in one process.
-        if type(policy).__name__ == cls.__name__:
+        if is_dataclass(policy) and type(policy).__name__ == cls.__name__:
             policy = asdict(policy)
         if not isinstance(policy, dict):
             raise ValueError(f"A safety policy must be a SafetyPolicy or a dict, got {type(policy).__name__}.")
@@ -222,7 +223,7 @@ class SafetyPolicy:
 
         What `other` sets for `"*"` holds for every category that it does not name, also where this policy does."""
         other = SafetyPolicy.create(other, config)
-        values = {}
+        values: dict[str, Any] = {}
         for name, own in asdict(self).items():
             given = getattr(other, name)
             if name == "actions":

@@ -89,7 +89,7 @@ class ForcedRefusal(LogitsProcessor):
 
     def __init__(
         self,
-        find_refusals: Callable[[], list[Sequence[int] | None]],
+        find_refusals: Callable[[], Sequence[Sequence[int] | None]],
         batch_size: int,
         prompt_length: int,
         end_token_id: int,
@@ -102,7 +102,7 @@ class ForcedRefusal(LogitsProcessor):
         self.end_token_id = end_token_id
         self.vocab_size = vocab_size
         self.has_draft = has_draft
-        self.refusals = None
+        self.refusals: Sequence[Sequence[int] | None] | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if self.refusals is None:
