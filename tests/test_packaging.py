@@ -67,6 +67,13 @@ def test_every_import_is_of_a_package_that_setup_cfg_names():
     assert len(found) > 100 and {path: names for path, names in found.items() if names} == {}
 
 
+def test_what_travels_with_a_checkpoint_imports_what_transformers_needs_anyway():
+    found = {name for path in (SOURCE / "modeling").glob("*.py") for name, _ in imports(ast.parse(path.read_text()))}
+    allowed = {"torch", "transformers", "timm", "numpy", "PIL", "huggingface_hub"}
+    assert found - set(sys.stdlib_module_names) == allowed
+    assert not [path for path in (SOURCE / "modeling").iterdir() if path.is_dir() and path.name != "__pycache__"]
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """Built from a copy without git, as from a source tarball."""
