@@ -5,7 +5,7 @@ must not wait for that, so commands import the library where they call it.
 """
 
 # In the order in which `safevlm --help` lists them.
-from . import init, data, train, assess, chat, calibrate, evaluate, card, demo, serve, policy  # isort: skip
+from . import init, data, train, assess, chat, calibrate, evaluate, card, demo, serve, app_command, policy  # isort: skip
 from .app import app, main
 
 
@@ -22,5 +22,6 @@ __all__ = [
     "card",
     "demo",
     "serve",
+    "app_command",
     "policy",
 ]

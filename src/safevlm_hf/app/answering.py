@@ -1,0 +1,101 @@
+"""Both answers to a conversation, streamed at the same time."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+from threading import Event
+
+import torch
+from transformers import BatchFeature, StoppingCriteria, TextStreamer
+
+from .conversation import FREE_SIDE, SAFE_SIDE, SIDES
+
+
+POLICY_OFF = {"enabled": False}
+
+
+class TwoAnswers:
+    """One checkpoint that answers twice at a time: under its verdict, and with its policy off.
+
+    Args:
+        model, processor: a trained checkpoint's.
+        max_new_tokens: longest answer.
+    """
+
+    def __init__(self, model, processor, max_new_tokens: int = 256):
+        self.model, self.processor, self.max_new_tokens = model.eval(), processor, max_new_tokens
+        # Backbones keep positions on the model while they answer, and tokenizers their settings.
+        self._models = {SAFE_SIDE: self.model, FREE_SIDE: _second_view(self.model)}
+        self._tokenizers = {side: copy.deepcopy(processor.tokenizer) for side in SIDES}
+
+    def stream(self, inputs: Mapping[str, BatchFeature], policy: dict) -> Iterator[dict[str, str]]:
+        """Side to its answer so far, after each piece of either.
+
+        Whoever stops to read stops both answers.
+
+        Args:
+            inputs: side to the model's inputs, each one conversation.
+            policy: of the safe side, laid over the checkpoint's own.
+        """
+        policies = {SAFE_SIDE: policy, FREE_SIDE: POLICY_OFF}
+        pieces, is_left, texts = Queue(), Event(), dict.fromkeys(SIDES, "")
+        with ThreadPoolExecutor(len(SIDES)) as pool:
+            futures = [
+                pool.submit(self._answer, side, inputs[side], policies[side], pieces, is_left) for side in SIDES
+            ]
+            try:
+                num_running = len(SIDES)
+                while num_running:
+                    side, text = pieces.get()
+                    if text is None:
+                        num_running -= 1
+                    else:
+                        texts[side] += text
+                        yield dict(texts)
+                for future in futures:
+                    future.result()  # raises what went wrong there
+            finally:
+                is_left.set()
+
+    def _answer(self, side: str, inputs: BatchFeature, policy: dict, pieces: Queue, is_left: Event):
+        """Generate one answer; at its end, and where it fails, `None` is the last piece."""
+        try:
+            self._models[side].generate(
+                **inputs,
+                safety_policy=policy,
+                max_new_tokens=self.max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                streamer=_Pieces(self._tokenizers[side], side, pieces),
+                stopping_criteria=[_Left(is_left)],
+                tokenizer=self._tokenizers[side],
+            )
+        finally:
+            pieces.put((side, None))
+
+
+def _second_view(model):
+    """Another model on the same weights: nothing is copied but the modules around them."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+class _Pieces(TextStreamer):
+    """Words of one side's answer, put into a queue as they come."""
+
+    def __init__(self, tokenizer, side: str, pieces: Queue):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.side, self.pieces = side, pieces
+
+    def on_finalized_text(self, text: str, stream_end: bool = False):
+        self.pieces.put((self.side, text))
+
+
+class _Left(StoppingCriteria):
+    """Ends an answer that nobody reads any more."""
+
+    def __init__(self, is_left: Event):
+        self.is_left = is_left
+
+    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
+        return torch.full((len(input_ids),), self.is_left.is_set(), device=input_ids.device)

@@ -1,0 +1,114 @@
+"""What a browser may ask of the page's server: the routes that the page needs, bodies up to a limit, and no file but
+those that visitors have uploaded.
+
+Gradio's server has many more routes. Among others it fetches addresses that a request names in place of an upload.
+"""
+
+import json
+from collections import deque
+from pathlib import Path
+from urllib.parse import unquote
+
+from starlette.responses import PlainTextResponse
+
+
+MAX_BODY = 16 * 2**20  # bytes, an upload's too
+API = "/gradio_api"
+FILE = f"{API}/file="
+EVENTS = f"{API}/queue/join"
+READ = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", f"{API}/queue/data", f"{API}/upload_progress")
+READ_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/info", f"{API}/startup-events", FILE)
+WRITE = (EVENTS, f"{API}/upload", f"{API}/cancel", f"{API}/reset")
+CONTENT_POLICY = "; ".join(
+    (
+        "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+    )
+)
+"""Whatever got into the page could load nothing and send nothing elsewhere."""
+
+
+class Door:
+    """ASGI middleware in front of the page.
+
+    Args:
+        app: the page's server.
+        uploads: the folder that gradio puts uploaded pictures into.
+    """
+
+    def __init__(self, app, uploads: str):
+        self.app, self.uploads = app, Path(uploads).resolve()
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http" or not self._is_open(scope["method"], scope["path"]):
+            return await _refuse(404, "There is nothing here.", scope, receive, send)
+        body = deque()
+        if not await _read(receive, body):
+            return await _refuse(413, f"The request has more than {MAX_BODY} bytes.", scope, receive, send)
+        if scope["path"] == EVENTS and not self._names_uploads_alone(body):
+            return await _refuse(400, "A picture must be uploaded: no address and no file.", scope, receive, send)
+
+        async def replay():
+            return body.popleft() if body else await receive()
+
+        async def send_with_policy(message):
+            if message["type"] == "http.response.start":
+                headers = [*message["headers"], (b"content-security-policy", CONTENT_POLICY.encode())]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self.app(scope, replay, send_with_policy)
+
+    def _is_open(self, method: str, path: str) -> bool:
+        if method == "POST":
+            return path in WRITE
+        if method not in ("GET", "HEAD"):
+            return False
+        if path.startswith(FILE):
+            return self._is_upload(unquote(path.removeprefix(FILE)))
+        return path in READ or path.startswith(READ_BELOW)
+
+    def _is_upload(self, path: str) -> bool:
+        try:
+            return Path(path).resolve().is_relative_to(self.uploads)
+        except (OSError, ValueError):  # too long, a loop of links, a NUL
+            return False
+
+    def _names_uploads_alone(self, body: deque) -> bool:
+        """Whether every file that an event's data name lies among the uploads."""
+        try:
+            left = [json.loads(b"".join(message.get("body", b"") for message in body))]
+        except (ValueError, RecursionError):
+            return False
+        while left:
+            value = left.pop()
+            if isinstance(value, dict):
+                path = value.get("path")
+                if isinstance(path, str) and not self._is_upload(path):
+                    return False
+                left += value.values()
+            elif isinstance(value, list):
+                left += value
+        return True
+
+
+async def _read(receive, body: deque) -> bool:
+    """Reads a request's body to its end. False where it is longer than the limit; then nothing is kept."""
+    length, more = 0, True
+    while more:  # to the end, or the browser would not hear the answer
+        message = await receive()
+        length += len(message.get("body", b""))
+        body.append(message) if length <= MAX_BODY else body.clear()
+        more = message.get("more_body", False)
+    return length <= MAX_BODY
+
+
+async def _refuse(status: int, reason: str, scope, receive, send):
+    if scope["type"] == "http":
+        await PlainTextResponse(reason, status)(scope, receive, send)
+    else:  # a websocket: the page has none
+        await send({"type": "websocket.close", "code": 1000})

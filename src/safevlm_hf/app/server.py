@@ -1,0 +1,87 @@
+"""The page behind a server of its own."""
+
+import os
+import socket
+import tempfile
+
+from .showing import read_style
+
+
+try:
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+    from gradio.utils import get_upload_folder
+except ImportError as error:
+    raise ImportError(f"The page needs more packages ({error}): pip install 'safevlm_hf[app]'.") from error
+
+from .door import MAX_BODY, Door
+from .page import Page
+
+
+MAX_CONNECTIONS = 256
+THEME = gr.themes.Default(
+    primary_hue="blue",
+    secondary_hue="blue",
+    neutral_hue="slate",
+    font=["system-ui", "sans-serif"],  # the default ones come from elsewhere
+    font_mono=["ui-monospace", "monospace"],
+).set(button_primary_background_fill="*primary_700", input_placeholder_color="*neutral_500")
+GRACE = 5  # seconds that open requests have when the server is asked to stop
+
+
+def create_app(model, processor, name: str, max_new_tokens: int = 256):
+    """
+    The page's server as an ASGI app.
+
+    Args:
+        model, processor: a trained checkpoint's.
+        name: of the checkpoint, as the page shows it.
+        max_new_tokens: longest answer.
+
+    Raises:
+        `ValueError`: for an untrained head.
+    """
+    if not model.config.safety_config.is_trained:
+        raise ValueError(f"{name} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
+    blocks = Page(model, processor, name, max_new_tokens).build()
+    app = gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        blocks,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=MAX_BODY,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        theme=THEME,
+        css=read_style(),
+    )
+    return Door(app, get_upload_folder())
+
+
+def serve(model, processor, name: str, host: str = "127.0.0.1", port: int = 7860, max_new_tokens: int = 256):
+    """
+    Serve the page until interrupted. Pictures lie in a folder of their own, which goes with the server.
+
+    Args:
+        model, processor, name, max_new_tokens: as for [`create_app`].
+        port: 0 takes a free one.
+
+    Raises:
+        `OSError`: where the port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="safevlm-app-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # its default is shared with every other page on the machine
+        app = create_app(model, processor, name, max_new_tokens)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family) as listener:
+            address = f"[{host}]" if family == socket.AF_INET6 else host
+            print(f"{name} on http://{address}:{listener.getsockname()[1]}", flush=True)
+            config = uvicorn.Config(
+                app, limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=GRACE, access_log=False
+            )
+            uvicorn.Server(config).run(sockets=[listener])
