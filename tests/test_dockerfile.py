@@ -103,11 +103,11 @@ def test_no_secret_is_built_in():
 
 
 def test_the_entry_point_is_a_command_that_takes_its_options(setup):
-    from safevlm_hf.cli import app
+    from safevlm_cli import app
 
     program, command, *options = [word for name in ("ENTRYPOINT", "CMD") for word in json.loads(named(name)[0])]
     scripts = setup["options.entry_points"]["console_scripts"]
-    assert re.search(rf"^{program} = safevlm_hf.cli:main$", scripts, re.MULTILINE)
+    assert re.search(rf"^{program} = safevlm_cli:main$", scripts, re.MULTILINE)
     context = typer.main.get_command(app).commands[command].make_context(command, options)
     given = context.params
     assert (given["host"], given["model"]) == ("0.0.0.0", "/model")

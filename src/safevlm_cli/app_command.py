@@ -26,7 +26,7 @@ def app_command(
     """
     if model == DEFAULT_MODEL and not Path(model).is_dir():
         raise ValueError(f"there is no checkpoint {model} yet: `make demo` makes it, or name another with --model.")
-    from ..app.server import serve
+    from safevlm_hf.app.server import serve
 
     loaded, processor = load(model)
     serve(loaded, processor, model, host, port, max_new_tokens)

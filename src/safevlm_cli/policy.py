@@ -97,7 +97,7 @@ def replay(
 
     Example: `safevlm policy replay audit.jsonl --policy new.json --model runs/demo/stage2`
     """
-    from ..policy_replay import replay_audit
+    from safevlm_hf.policy_replay import replay_audit
 
     settings = _read_settings(policy, model)
     report = replay_audit(audit, settings)
@@ -115,7 +115,7 @@ def replay(
 
 def _read_settings(policy: Path, model: str | None) -> dict:
     """The policy to replay. Without a checkpoint its names are checked against those of the audit trail."""
-    from .. import SafetyPolicy
+    from safevlm_hf import SafetyPolicy
 
     if model is not None:
         safety, kept = read_safety(model)

@@ -7,8 +7,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import datasets
 from tqdm.auto import tqdm
+
+from ..extras import needs_extra
+
+
+with needs_extra("train"):
+    import datasets
 
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
