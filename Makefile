@@ -29,7 +29,7 @@ $(HARNESS_INSTALLED): setup.cfg pyproject.toml
 
 # Both stages on the embedded default, base and safe model on the held-out split: a table and report.html.
 demo: $(INSTALLED)
-	.venv/bin/python -m safevlm_hf.demo
+	.venv/bin/safevlm demo
 
 # The tests, with LLaVA and two other families of backbones.
 test: $(INSTALLED)

@@ -151,7 +151,7 @@ def train(args, stage: int, name: str, **overrides) -> Path:
             raise ValueError(f"{final} was trained with other settings, see {settings}: take another --output_dir.")
         return final
     print(f"training: {name}", flush=True)
-    (run_stage1 if stage == 1 else run_stage2)([written])
+    (run_stage1 if stage == 1 else run_stage2)([written, "--overwrite_output_dir"])  # what was left unfinished
     os.replace(written, settings)
     os.replace(unfinished, final)  # last: what has this name is whole
     return final

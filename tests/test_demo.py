@@ -1,5 +1,7 @@
-"""The real main of the demo, in its short form: everything runs, and nothing is learned."""
+"""The real main of the demo, in its fast form: everything runs, and nothing is learned."""
 
+import contextlib
+import io
 import json
 import logging
 import re
@@ -15,14 +17,15 @@ from safevlm_hf.evaluation.held_out.robustness import PAIRS, QUICK_ROWS, RISKY_A
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     report = folder / "report.html"
-    code = demo.main(["--short", "--seed", "3", "--output_dir", str(folder / "run"), "--report", str(report)])
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = demo.main(["--fast", "--seed", "3", "--output_dir", str(folder / "run"), "--report", str(report)])
     logging.getLogger("safevlm_hf").setLevel(logging.NOTSET)  # the demo is quiet, other tests read what is said
-    return code, folder / "run", report.read_text()
+    return code, folder / "run", report.read_text(), out.getvalue()
 
 
 def test_every_figure_is_kept(run):
-    code, folder, _ = run
-    assert code == 0  # the short form has no targets
+    code, folder, *_ = run
+    assert code == 0  # the fast form has no targets
     figures = json.loads((folder / "figures.json").read_text())
     assert {BASE, STAGE1, BOTH_STAGES, "localisation", "rows"} == set(figures)
     assert figures[BASE]["attack_success_rate"] is not None and figures[BOTH_STAGES]["level_accuracy"] is not None
@@ -39,14 +42,36 @@ def test_the_report_shows_every_part(run):
     for heading in ("Figures", "Around the question", "Policies at work", "Training"):
         assert f"<h2>{heading}</h2>" in page
     assert all(row.name in page for row in QUICK_ROWS)
-    assert "demo --seed 3" in page and re.search(r"\(\d+; 0\.\d\d to [01]\.\d\d\)", page)
+    assert "demo --fast --seed 3" in page and re.search(r"\(\d+; 0\.\d\d to [01]\.\d\d\)", page)
+
+
+def test_the_terminal_is_calm(run):
+    """What is done, one table, and where things are: no dictionaries of logs."""
+    out = run[3]
+    assert out.startswith("Both stages on the embedded default: about 1 minute on two quiet cores.\n")
+    assert out.count(demo.FAST_NOTE) == 2 and out.count("Risky prompts answered ") == 1
+    assert "{" not in out and "step" not in out
+    for heading in ("Stage 1: the safety modules", "Stage 2: the language model", "after both stages: 16 held-out"):
+        assert f"\n\n{heading}" in out
+
+
+def test_a_fast_demo_replaces_no_other(monkeypatch):
+    """By its folder: a checkpoint that has learned nothing must not be taken for the demo's."""
+    written = []
+    monkeypatch.setattr(demo, "run_stage1", lambda _: pytest.fail("far enough"))
+    monkeypatch.setattr(demo, "write_config", lambda stage, folder, *_, **__: written.append(str(folder)))
+    monkeypatch.setattr(demo, "quiet", lambda *_: None)
+    for words in ([], ["--full"], ["--fast"]):
+        with pytest.raises(pytest.fail.Exception, match="far enough"):
+            demo.main(words)
+    assert written == ["runs/demo", "runs/demo", "runs/demo_fast"]
 
 
 def test_the_checkpoints_load(run):
     folder = run[1]
     assert {"stage1", "stage2", "first"} <= {path.name for path in folder.iterdir()}
     model, processor = demo.reload(folder / "stage2")
-    assert model.config.training_record["figures"]["num_samples"] == demo.SHORT.num_test_samples
+    assert model.config.training_record["figures"]["num_samples"] == demo.FAST.num_test_samples
     assert demo.reload(folder / "first")[0].config.safety_config.head_pooling == "first"
 
 

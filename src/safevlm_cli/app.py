@@ -1,9 +1,11 @@
 """`safevlm`, the program: its options, its errors and its exit codes."""
 
+import logging
 import os
 import sys
 import textwrap
 import traceback
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +18,8 @@ from .showing import make_console, no_color, plain
 
 FLAGGED, ERROR, UNREADABLE, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141  # exit codes, beside 0
 LONGEST_ERROR = 1000  # characters
+NOISY = ("bitsandbytes", "timm", "torch.utils._pytree", "torchao")
+"""Loggers of libraries that note, as they are imported, what nobody has asked for."""
 
 app = typer.Typer(
     help="SafeVLM: vision language models with a safety verdict of their own.",
@@ -54,6 +58,8 @@ def main():
         stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is no error
     if no_color():
         rich_utils.COLOR_SYSTEM = None  # of the help
+    if not is_debugging():
+        silence_libraries()
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
@@ -65,12 +71,24 @@ def main():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = CLOSED_PIPE
     except Exception as error:
-        if sys.argv[1:2] == ["--debug"]:
+        if is_debugging():
             traceback.print_exc()  # raised, it would give exit code 1
         else:
             print_error(error)
         code = ERROR
     sys.exit(code)
+
+
+def is_debugging() -> bool:
+    return sys.argv[1:2] == ["--debug"]
+
+
+def silence_libraries():
+    """What commands say is theirs. It goes before the libraries are imported, for some speak then."""
+    if not sys.warnoptions:  # of `python -W`
+        warnings.simplefilter("ignore")
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def print_error(error: Exception):

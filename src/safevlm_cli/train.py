@@ -28,6 +28,7 @@ def train(
 
     Example: `safevlm train --model_name_or_path llava-hf/llava-1.5-7b-hf --train_file records.jsonl --bf16 true`
     """
+    from safevlm_hf.quiet import quiet
     from safevlm_hf.training.figures import show_figures
     from safevlm_hf.training.run import run_stage1, run_stage2
 
@@ -37,6 +38,7 @@ def train(
     with _argparse_errors():
         planned = {number: _stage_arguments(number, stage == "both", context.args, output_dir) for number in numbers}
     _check_arguments(planned)
+    quiet()
     for number, arguments in planned.items():
         trainer = (run_stage1, run_stage2)[number - 1](arguments)
         show_figures(trainer)

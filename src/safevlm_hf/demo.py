@@ -1,6 +1,8 @@
 """The main job on the embedded default: both stages on the nano base and RiskCards, then base against safe model.
 
-python -m safevlm_hf.demo [--full] [--seed 0] [--output_dir runs/demo] [--report report.html]
+safevlm demo [--full | --fast] [--seed 0] [--output_dir runs/demo] [--report report.html]
+
+It is `python -m safevlm_hf.demo`, too.
 
 With `--base FOLDER --varied_shapes` it runs on another nano base, which sees pictures of any shape as tiles
 (`examples/train_nano_base.py --family idefics3`), and measures small print, too.
@@ -45,6 +47,7 @@ class Extent:
     """How much a run of the demo trains and measures.
 
     Attributes:
+        minutes: what it takes on two quiet cores of a CPU, about.
         num_test_samples: held-out questions that stand alone.
         rows, num_row_samples: with surroundings and changed pictures, and the questions of each row.
         num_tried, num_explained: questions under other policies, and verdicts that are drawn.
@@ -53,6 +56,7 @@ class Extent:
         targets: bounds on the figures.
     """
 
+    minutes: int
     rows: tuple[Row, ...]
     num_row_samples: int
     targets: tuple[Target, ...]
@@ -64,17 +68,16 @@ class Extent:
     stage2: dict = field(default_factory=dict)
 
 
-_SHORT_TRAINING = {
-    "num_riskcards": 32,
+_FAST_TRAINING = {
+    "num_riskcards": 64,
     "max_eval_samples": 4,
-    "max_steps": 2,
-    "eval_steps": 2,
     "logging_steps": 1,
     "warmup_steps": 1,
     "per_device_train_batch_size": 8,
 }
-QUICK = Extent(QUICK_ROWS, 200, QUICK_TARGETS)
+QUICK = Extent(9, QUICK_ROWS, 200, QUICK_TARGETS)
 FULL = Extent(
+    40,
     FULL_ROWS,
     num_row_samples=400,
     targets=FULL_TARGETS,
@@ -96,31 +99,38 @@ FULL = Extent(
         "eval_steps": 280,
     },
 )
-SHORT = Extent(
+FAST = Extent(
+    1,
     QUICK_ROWS,
     num_row_samples=8,
     targets=(),
     num_test_samples=16,
     num_tried=4,
     num_explained=1,
-    stage1=_SHORT_TRAINING,
-    stage2=_SHORT_TRAINING,
+    stage1={**_FAST_TRAINING, "max_steps": 16, "eval_steps": 16},
+    stage2={**_FAST_TRAINING, "max_steps": 4, "eval_steps": 4},
 )
-"""Of tests: everything runs, and nothing is learned."""
+"""Everything runs, and nothing is learned: for a first look, and for tests."""
+FAST_NOTE = "It shows the machinery. Its figures mean nothing, for it hardly trains."
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; the exit code is 0 when every target is met."""
     args = parse_args(argv)
-    extent = SHORT if args.short else FULL if args.full else QUICK
+    extent = FAST if args.fast else FULL if args.full else QUICK
     start = time.time()
     quiet("timm", "safevlm_hf")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # unset, it would warn in every fork
-    folder = Path(args.output_dir)
+    folder = Path(args.output_dir or ("runs/demo_fast" if args.fast else "runs/demo"))
     drawn = {"varied_shapes": args.varied_shapes}
     on_base = {"model_name_or_path": args.base, **drawn}
+    say(f"Both stages on the embedded default: about {minutes(extent.minutes)} on two quiet cores.")
+    if args.fast:
+        say(FAST_NOTE)
+    say("\nStage 1: the safety modules")
     stage1 = run_stage1([write_config(1, folder, args.seed, **extent.stage1, **on_base)])
     stage1_model = reload(folder / "stage1")
+    say("\nStage 2: the language model")
     stage2 = run_stage2([write_config(2, folder, args.seed, **extent.stage2, **drawn)])
     compared = {
         column: train_pooling(pooling, folder, args.seed, extent.stage1 | on_base)
@@ -135,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     control = show_control(*models[BOTH_STAGES], records, extent)
     figures[BOTH_STAGES]["map_ratio"] = control["localisation"]["pictogram_region"]["mass_ratio"]
     rows = (*extent.rows, *(SMALL_PRINT_ROWS if args.varied_shapes else ()))
-    print(f"\nWords, turns and prompts around the question, and changed pictures: {len(rows)} rows", flush=True)
+    say(f"\nWords, turns and prompts around the question, and changed pictures: {len(rows)} rows")
     results = DemoResults(
         base_predictions=predictions[BASE],
         stage1_predictions=predictions[STAGE1],
@@ -152,18 +162,29 @@ def main(argv: list[str] | None = None) -> int:
         facts=facts(args, start),
         **control,
     )
-    return finish(folder, args.report, results)
+    code = finish(folder, args.report or (folder / "report.html" if args.fast else "report.html"), results)
+    if args.fast:
+        say(FAST_NOTE)
+    return code
+
+
+def say(line: str):
+    print(line, flush=True)
+
+
+def minutes(number: int) -> str:
+    return f"{number} minute{'s' * (number != 1)}"
 
 
 def answer(name: str, model, processor, records, **options):
-    print(f"\n{name}: {len(records)} held-out questions", flush=True)
+    say(f"\n{name}: {len(records)} held-out questions")
     return answer_records(model, processor, records, batch_size=32, **options)
 
 
 def show_control(model, processor, records, extent: Extent) -> dict:
     """Other policies on the first records, and why the head judged as it did."""
     tried = records.select(range(min(extent.num_tried, len(records))))
-    print(f"\n{len(POLICIES)} other policies: {len(tried)} held-out questions each", flush=True)
+    say(f"\n{len(POLICIES)} other policies: {len(tried)} held-out questions each")
     risky = [record for record in tried if record["safety_level"] > 0]
     return {
         "trials": try_policies(model, processor, tried),
@@ -175,12 +196,13 @@ def show_control(model, processor, records, extent: Extent) -> dict:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output_dir", default="runs/demo")
-    parser.add_argument("--report", default="report.html")
+    parser.add_argument("--output_dir", help="default: runs/demo, or runs/demo_fast with --fast")
+    parser.add_argument("--report", help="default: report.html, or in output_dir with --fast")
     parser.add_argument("--base", default=str(NANO_BASE), help="a nano base, made by examples/train_nano_base.py")
     parser.add_argument("--varied_shapes", action="store_true", help="pictures of several sizes and shapes")
-    parser.add_argument("--full", action="store_true", help="every row, with at least 200 questions of each kind")
-    parser.add_argument("--short", action="store_true", help=argparse.SUPPRESS)
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--full", action="store_true", help="every row, with at least 200 questions of each kind")
+    extent.add_argument("--fast", action="store_true", help="a minute: everything runs, and nothing is learned")
     return parser.parse_args(argv)
 
 
@@ -205,6 +227,7 @@ def train_pooling(pooling: str, folder: Path, seed: int, overrides: dict):
     "mean" reads all words at once, so that harmless ones thin out a risky one. "first" reads the first token, as
     published: that is always BOS, so both questions of a pair get one verdict, however long it trains."""
     set_seed(seed)
+    say(f"\nFor comparison: a head with head_pooling={pooling!r}")
     options = {
         "output_dir": str(folder / pooling),
         "head_pooling": pooling,
@@ -217,7 +240,8 @@ def train_pooling(pooling: str, folder: Path, seed: int, overrides: dict):
 
 
 def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
-    options = [*(["--full"] if args.full else []), *(["--seed", str(args.seed)] if args.seed else [])]
+    options = [f"--{name}" for name in ("full", "fast") if getattr(args, name)]
+    options += ["--seed", str(args.seed)] if args.seed else []
     command = shlex.join(["safevlm", "demo", *options]) if options else "make demo"
     return {
         "command": command,
@@ -229,7 +253,7 @@ def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
     }
 
 
-def finish(folder: Path, report: str, results: DemoResults) -> int:
+def finish(folder: Path, report: str | Path, results: DemoResults) -> int:
     """Write figures, card and report; print the table."""
     figures = {**results.figures, "localisation": results.localisation, "rows": _rates(results)}
     write_text(folder / "figures.json", json.dumps(figures, indent=2) + "\n")

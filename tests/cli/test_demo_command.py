@@ -1,12 +1,32 @@
 """`safevlm demo` as a user types it: what is shown, where, and the exit code."""
 
+import os
+
+import pytest
+
 import safevlm_hf.demo
-import safevlm_hf.training.run
 
 
-def test_demo(call, monkeypatch, tmp_path):
+@pytest.fixture
+def called(monkeypatch):
+    """What the demo is called with, and how threads wait then."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
     called = []
-    monkeypatch.setattr(safevlm_hf.demo, "main", lambda words: called.append(words) or 1)
+    monkeypatch.setattr(
+        safevlm_hf.demo, "main", lambda words: called.append((words, os.environ["OMP_WAIT_POLICY"])) or 1
+    )
+    return called
+
+
+def test_demo(call, called, tmp_path):
     code, out, err = call("demo", "--seed", 2, "--output_dir", tmp_path, "--report", "r.html")
     assert (code, out, err) == (1, "", "")
-    assert called == [["--seed", "2", "--output_dir", str(tmp_path), "--report", "r.html"]]
+    assert called == [(["--seed", "2", "--output_dir", str(tmp_path), "--report", "r.html"], "PASSIVE")]
+
+
+def test_demos_of_other_extents(call, fails, called, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # a user's own choice
+    assert call("demo", "--fast")[0] == call("demo", "--full")[0] == 1
+    assert called == [(["--seed", "0", option], "ACTIVE") for option in ("--fast", "--full")]
+    assert "name one" in fails("demo", "--fast", "--full")

@@ -134,14 +134,16 @@ def judge_records(
 
 
 def _predict(predict, model, records: Sequence[dict], batch_size: int, title: str | None) -> list[Prediction]:
-    """`predict` on batches of records of like length, in the records' order. Without a title no progress is shown."""
+    """`predict` on batches of records of like length, in the records' order. A title is shown on a terminal, with the
+    progress; below another bar it goes again."""
     records = list(records)
     order = longest_first(records)
     predictions: list = [None] * len(records)
     was_training = model.training
     model.eval()
     try:
-        with tqdm(total=len(records), desc=title, unit="record", disable=title is None) as bar:
+        hidden = True if title is None else None  # None: where nobody watches a terminal
+        with tqdm(total=len(records), desc=title, unit="record", disable=hidden, leave=None) as bar:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
                 for row, prediction in zip(rows, predict([records[row] for row in rows]), strict=True):

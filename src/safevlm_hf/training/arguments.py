@@ -142,6 +142,8 @@ class SafetyTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.disable_tqdm is None:
+            self.disable_tqdm = not sys.stderr.isatty()  # in a log file lines are read, see terminal.py
         super().__post_init__()
         if self.lm_loss_every < 0:
             raise ValueError(f"`lm_loss_every` must be 0 or more, got {self.lm_loss_every}.")

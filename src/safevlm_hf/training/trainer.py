@@ -10,6 +10,7 @@ from ..extras import needs_extra
 from ..modeling.model_card import write_model_card
 from ..modeling.safety_policy import predicted_ids
 from .stages import merge, unwrap, with_weights
+from .terminal import replace_progress
 
 
 with needs_extra("train"):
@@ -27,6 +28,7 @@ class SafetyTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        replace_progress(self)
         self._parts = {"train": {}, "eval": {}}
         if is_deepspeed_zero3_enabled():
             # Loading for ZeRO-3 keeps all renamings there are, not only those it made, and saving would undo all.
@@ -97,15 +99,16 @@ class SafetyTrainer(Trainer):
         Each process answers its share; where the weights are sharded, all answer all, in step."""
         model, state = self.accelerator.unwrap_model(self.model), self.accelerator.state
         safety_config = unwrap(model).config.safety_config
+        options = {"progress": self.is_world_process_zero() and not self.args.disable_tqdm}
         if self.is_sharded:
             if self.is_fsdp_enabled:
                 # The Trainer's wrapper around `generate` rebuilds what it returns in bfloat16, and drops the verdicts.
                 vars(model).pop("generate", None)
                 model.unshard()  # what lies in no layer; the layers see to themselves
-            predictions = answer_records(model, self.processing_class, records, progress=False)
+            predictions = answer_records(model, self.processing_class, records, **options)
         else:
             share = list(records)[state.process_index :: state.num_processes]
-            predictions = gather_object(answer_records(unwrap(model), self.processing_class, share, progress=False))
+            predictions = gather_object(answer_records(unwrap(model), self.processing_class, share, **options))
         return judge_predictions(predictions, safety_config)
 
     def save_model(self, output_dir=None, _internal_call: bool = False):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import PIL
+from tqdm.auto import tqdm
 
 from safevlm_hf.files import write_text
 
@@ -74,7 +75,8 @@ def write_riskcards(
     output_dir.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=output_dir))
     try:
-        lines = _write_pictures(cards, temporary, images.name, answer)
+        shown = tqdm(cards, f"drawing {name}", num_samples, unit="card", disable=None, leave=False)
+        lines = _write_pictures(shown, temporary, images.name, answer)
         temporary.chmod(0o755)
         _move_folder(temporary, images)
     finally:

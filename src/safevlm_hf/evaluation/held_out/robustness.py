@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from safevlm_hf.calibration.figures import Rate
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import CHANGES, NOUNS, SMALL_PRINT, TWO_CARDS, draw_fillers, write_riskcards
@@ -277,7 +279,9 @@ def measure_rows(
         One result per row, and one of the question pairs in all rows with words around, if there are any.
     """
     results, pairs = [], {}
-    for row in rows:
+    bar = tqdm(rows, "measuring", unit="row", disable=None)
+    for row in bar:
+        bar.set_postfix_str(row.name)
         start = time.time()
         records = row_records(row, folder, num_samples, seed, varied_shapes)
         found = {name: _predict(row, *models[name], records) for name in row.columns if name in models}
@@ -285,7 +289,8 @@ def measure_rows(
         if row.curve == "words":
             for name, predictions in found.items():
                 pairs.setdefault(name, []).extend(_pairs_right(predictions))
-        print(f"{row.name}: {len(records)} questions, {time.time() - start:.0f} s", flush=True)
+        if bar.disable:  # nobody watches it
+            print(f"{row.name}: {len(records)} questions, {time.time() - start:.0f} s", flush=True)
     if pairs:
         row = Row(PAIRS, (), tuple(pairs))
         results.append(RowResult(row, {name: {PAIRS_RIGHT: _rate(right)} for name, right in pairs.items()}))

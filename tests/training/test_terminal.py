@@ -1,0 +1,60 @@
+"""What a terminal, or a log file, shows of a training."""
+
+import re
+
+import pytest
+from tiny_training import create_arguments, create_trainer
+
+from safevlm_hf.training import terminal
+from safevlm_hf.training.stages import prepare_stage1
+
+
+FIGURE = r"\d+\.\d{3}"
+EVALUATED = rf"evaluated: risky prompts answered {FIGURE}, clean prompts refused {FIGURE}, right categories {FIGURE}"
+
+
+@pytest.fixture
+def train(nano_model, nano_processor, riskcards, tmp_path, capsys):
+    """Two steps, each evaluated, and once more at the end; gives what was written to stderr, in lines."""
+
+    def train(**arguments):
+        options = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 12}
+        trainer = create_trainer(
+            prepare_stage1(nano_model), nano_processor, riskcards, tmp_path, riskcards, **options, **arguments
+        )
+        capsys.readouterr()
+        trainer.train()
+        trainer.evaluate()
+        out, err = capsys.readouterr()
+        assert out == "" and "{" not in err  # none of the Trainer's dictionaries
+        return [line for line in re.split("[\r\n]+", err) if line.strip()]
+
+    return train
+
+
+def test_a_bar_with_the_time_left_and_a_line_per_evaluation(train):
+    lines = train(disable_tqdm=False)
+    bars = [line for line in lines if line.startswith("training:")]
+    assert re.search(rf"1/2 \[\d\d:\d\d<\d\d:\d\d.*, loss {FIGURE}, right levels {FIGURE}\]", "\n".join(bars))
+    evaluated = [line for line in lines if line.startswith("step ")]
+    assert [re.match(rf"step (\d) of 2, {EVALUATED}", line)[1] for line in evaluated] == ["1", "2"]
+
+
+def test_lines_where_there_is_no_terminal(train, monkeypatch):
+    monkeypatch.setattr(terminal, "INTERVAL", 0.0)
+    patterns = [f"loss {FIGURE}, right levels {FIGURE}", EVALUATED] * 2
+    lines = train(disable_tqdm=True)
+    assert len(lines) == 4
+    for line, step, pattern in zip(lines, "1122", patterns):
+        left = "" if pattern == EVALUATED else r"\d\d:\d\d left: "
+        assert re.match(f"step {step} of 2, {left}{pattern}", line), line
+
+
+def test_lines_are_far_between(train):
+    assert [line.split(":")[0] for line in train()] == ["step 1 of 2, evaluated", "step 2 of 2, evaluated"]
+
+
+def test_a_bar_is_for_terminals(tmp_path, monkeypatch):
+    for is_terminal in (True, False):
+        monkeypatch.setattr("sys.stderr.isatty", lambda shown=is_terminal: shown, raising=False)
+        assert create_arguments(tmp_path, disable_tqdm=None).disable_tqdm is not is_terminal
