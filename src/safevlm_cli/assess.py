@@ -40,13 +40,12 @@ def assess(
     judged, errors = [], []
     for name in progress(find_pictures(images), "assessing"):
         try:
-            picture = open_named(name)
+            inputs = prepare(processor, loaded, [user_message(question, open_named(name))])
         except (OSError, ValueError) as error:
             errors.append(error)
             if as_json:
                 _print_json(image=name, error=str(error))
             continue
-        inputs = prepare(processor, loaded, [user_message(question, picture)])
         (verdict,) = processor.post_process_safety(loaded.assess(**inputs, safety_policy=overriding))
         judged.append((name, verdict))
         if as_json:

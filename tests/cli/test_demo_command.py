@@ -5,13 +5,15 @@ import os
 import pytest
 
 import safevlm_hf.demo
+from safevlm_cli.demo import WAITING
 
 
 @pytest.fixture
 def called(monkeypatch):
     """What the demo is called with, and how threads wait then."""
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")
-    monkeypatch.delenv("OMP_WAIT_POLICY")
+    for name in WAITING:
+        monkeypatch.setenv(name, "")  # so that it is set back
+        monkeypatch.delenv(name)
     called = []
     monkeypatch.setattr(
         safevlm_hf.demo, "main", lambda words: called.append((words, os.environ["OMP_WAIT_POLICY"])) or 1
