@@ -1,12 +1,18 @@
 """The documents: their links, and the site that `make docs` builds of them."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
+import safevlm_hf
+
 
 ROOT = Path(__file__).parents[1]
+API = ROOT / "docs" / "api"
 
 
 def documents() -> list[Path]:
@@ -32,3 +38,36 @@ def test_links_lead_somewhere(path):
         linked = (path.parent / file).resolve() if file else path
         assert linked.exists() and linked.is_relative_to(ROOT), target
         assert not anchor or anchor in anchors(linked), target
+
+
+def test_every_document_has_its_place_in_the_site():
+    placed = re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert sorted(placed) == sorted({"index.md", "contributing.md", "changelog.md", "security.md"} | pages)
+
+
+def api_names() -> list[str]:
+    return [name for path in sorted(API.glob("*.md")) for name in re.findall(r"^::: (\S+)$", path.read_text(), re.M)]
+
+
+def test_the_api_pages_name_what_exists():
+    assert len(api_names()) > 40
+    for name in api_names():
+        assert resolve_name(name).__doc__, name
+
+
+def test_the_api_pages_have_what_the_package_exports_beside_the_families():
+    of_families = {name for family in safevlm_hf.FAMILIES for name in family.__all__}
+    exported = set(safevlm_hf.modeling.__all__) - of_families - {"FAMILIES"}
+    assert exported <= {name.rpartition(".")[2] for name in api_names()}
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocstrings", reason="needs the extra `docs`: pip install 'safevlm_hf[docs]'")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    index, contributing = (tmp_path / "index.html").read_text(), (tmp_path / "contributing" / "index.html").read_text()
+    assert 'href="design/"' in index and 'href="../design/"' in contributing and "docs/design.md)" not in index
+    policy = (tmp_path / "api" / "policy" / "index.html").read_text()
+    assert "risk_threshold" in policy and "[<code>" not in policy
