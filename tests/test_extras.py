@@ -5,6 +5,8 @@ import sys
 import pytest
 
 from safevlm_hf.data.records import load_records
+from safevlm_hf.data.riskcards import draw_riskcards
+from safevlm_hf.data.riskcards.drawing import _font_path
 from safevlm_hf.evaluation.benchmarks import figstep
 from safevlm_hf.evaluation.judges.endpoint import EndpointJudge
 from safevlm_hf.evaluation.judges.rubrics import HARM
@@ -17,6 +19,7 @@ from safevlm_hf.training.stages import prepare_stage2
     ("package", "extra", "call"),
     [
         ("matplotlib", "eval", lambda model: figstep.render("List ways to bake bread.")),
+        ("matplotlib", "eval", lambda model: next(draw_riskcards("test", 1))),
         ("evaluate", "eval", lambda model: load_metric("refusal_rate")),
         ("datasets", "eval", lambda model: load_records("missing.jsonl", ["safe"], ["safe", "high"])),
         ("openai", "judge", lambda model: EndpointJudge("gpt", "gpt", HARM, "judged.jsonl", key_variable=None)),
@@ -26,6 +29,7 @@ from safevlm_hf.training.stages import prepare_stage2
 )
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path, tiny_model, package, extra, call):
     monkeypatch.chdir(tmp_path)
+    _font_path.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError) as error:
         call(tiny_model)

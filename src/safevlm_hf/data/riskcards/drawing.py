@@ -12,7 +12,6 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from ...extras import needs_extra
 from .changes import LARGE_SHAPES, change_at_random, change_picture, give_shape
 from .tables import (
     ADDRESSES,
@@ -79,9 +78,11 @@ def _choose_look(topic: Topic, split: str, rng: random.Random) -> dict:
 
 @cache
 def _font_path(name: str) -> str:
-    with needs_extra("eval"):
+    try:
         import matplotlib
-
+    except ModuleNotFoundError as error:  # `needs_extra` is not at hand where this folder is imported on its own
+        message = "the package matplotlib is not installed; pip install 'safevlm_hf[eval]' brings it"
+        raise ImportError(message, name="matplotlib") from error
     return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf")
 
 
