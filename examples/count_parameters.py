@@ -4,6 +4,8 @@ that people use.
 python examples/count_parameters.py
 """
 
+import argparse
+
 import torch
 
 from safevlm_hf.families import BY_MODEL_TYPE
@@ -27,6 +29,7 @@ CHECKPOINTS = {
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| backbone | counted at | parameters of the safety layer | extra positions per image |")
     print("|---|---|---|---|")
     for model_type, (checkpoint, hidden_size) in CHECKPOINTS.items():
