@@ -33,7 +33,8 @@ def test_the_notebook_runs_without_a_demo(tmp_path, monkeypatch):
     nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     assert "stage1" in shown["checkpoint"][-1].data["text/plain"]
-    assert "risk 0." in shown["inputs"][-1].text and shown["inputs"][-1].text.count("\n") > 6
+    answers = "".join(output.get("text", "") for output in shown["inputs"])
+    assert answers.count("risk 0.") == 2
     assert shown["policy"][-1].data["text/plain"] == "'I do not talk about this picture.'"
     assert shown["off"][-1].data["text/plain"] != "'I do not talk about this picture.'"
     assert "image/png" in shown["question"][-1].data and "image/png" in shown["why"][-1].data
