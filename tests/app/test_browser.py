@@ -89,6 +89,8 @@ def test_everything_works_from_the_keyboard(page):
     assert answers(page) == [REFUSALS["en"]["privacy"], first[1]]
     page.get_by_role("button", name="Each category").press("Enter")
     page.get_by_label("privacy: flagged").wait_for()
+    page.emulate_media(color_scheme="dark")
+    page.locator("body.dark").wait_for()
     check_readable(page)
 
 

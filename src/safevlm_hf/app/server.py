@@ -26,7 +26,12 @@ THEME = gr.themes.Default(
     neutral_hue="slate",
     font=["system-ui", "sans-serif"],  # the default ones come from elsewhere
     font_mono=["ui-monospace", "monospace"],
-).set(button_primary_background_fill="*primary_700", input_placeholder_color="*neutral_500")
+).set(
+    button_primary_background_fill="*primary_700",
+    input_placeholder_color="*neutral_500",
+    input_placeholder_color_dark="*neutral_400",
+    button_primary_background_fill_dark="*primary_700",
+)
 GRACE = 5  # seconds that open requests have when the server is asked to stop
 
 
