@@ -57,6 +57,8 @@ def check_page(html):
     assert all(attributes["aria-label"] and "scroll" in around for attributes, around in page.of("table"))
     assert all("plot" in around for _, around in page.of("svg"))
     assert all(attributes["aria-label"] for attributes, _ in page.of("div") if attributes.get("class") == "plot")
+    num_shown = len(page.of("img")) + len([1 for attributes, _ in page.of("div") if attributes.get("class") == "plot"])
+    assert len(page.of("figcaption")) == num_shown  # each has a caption
     anchors = [attributes["id"] for attributes, _ in page.of("section")]
     assert [attributes["href"] for attributes, around in page.of("a") if "contents" in around] == [
         f"#{anchor}" for anchor in anchors

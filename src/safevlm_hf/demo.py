@@ -27,7 +27,7 @@ from safevlm_hf.calibration.figures import Rate
 from .data import NANO_BASE
 from .data.records import load_records
 from .data.riskcards import write_riskcards
-from .evaluation.answering import answer_records, held_out_figures, judge_records
+from .evaluation.answering import answer_records, held_out_figures, held_out_rates, judge_records
 from .evaluation.held_out.columns import BASE, BOTH_STAGES, FIRST, MEAN, STAGE1
 from .evaluation.held_out.control import POLICIES, draw_explanations, try_policies
 from .evaluation.held_out.localisation import riskcards_localisation
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
         levels=DEFAULT_LEVELS,
         targets=(*extent.targets, *(SMALL_PRINT_TARGETS if args.varied_shapes else ())),
         logs={"stage 1": stage1.state.log_history, "stage 2": stage2.state.log_history},
-        first_pooling=held_out_figures(judge_records(*compared[FIRST], records)),
+        first_pooling=held_out_rates(judge_records(*compared[FIRST], records)),
         robustness=measure_rows(
             rows, models | compared, folder / "riskcards", extent.num_row_samples, args.seed, **drawn
         ),

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.safety_policy import TEMPERATURES, SafetyPolicy
 
-from .figures import Z95, PolicyFigures, Rate, evaluate_policy
+from .figures import PolicyFigures, evaluate_policy
 from .logits import LabelledLogits, collect_verdict_logits, split
+from .rates import Z95, Rate
 from .temperatures import fit_temperatures
 from .thresholds import FALSE_POSITIVE_RATE, _check_target, categories_to_calibrate, choose_thresholds
 

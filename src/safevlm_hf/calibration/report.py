@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from safevlm_hf.calibration.calibrate import CalibrationResult
 from safevlm_hf.calibration.curves import Curve, precision_over_recall, roc
-from safevlm_hf.calibration.figures import PolicyFigures, Rate, category_scores, confidences, flagged_categories
+from safevlm_hf.calibration.figures import PolicyFigures, category_scores, confidences, flagged_categories
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.calibration.reliability import reliability_bins
 from safevlm_hf.calibration.thresholds import FALSE_POSITIVE_RATE, MISS_RATE
 from safevlm_hf.evaluation.reports.pages import Section, render_page

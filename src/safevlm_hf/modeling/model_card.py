@@ -151,8 +151,8 @@ def _usage(config, repo_id: str | None) -> str:
         "**Policy.** What a verdict does is data, and needs no training. Pass it to one call, or keep it in "
         "`generation_config.json`:\n\n"
         f'```python\nmodel.generate(**inputs, safety_policy={{"categories": {{"{risky[0]}": False}}}})\n```\n\n'
-        "Without a policy every category is on, and an image is flagged where its risk is over 0.5. A text without an image has no "
-        "verdict, and is answered as the base model answers it."
+        "Without a policy every category is on, and an image is flagged where its risk is over 0.5. A text without an "
+        "image has no verdict, and is answered as the base model answers it."
     )
 
 

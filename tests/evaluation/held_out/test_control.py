@@ -33,9 +33,16 @@ def test_policies_at_work(high_privacy, nano_processor, riskcards):
     assert all(forced.is_fixed(one) for one in forced.predictions)
     assert not any(off.is_fixed(one) for one in off.predictions)
     page = render_section(policies_section([off, moved, forced], defaults, DEFAULT_CATEGORIES))
-    assert page.count("<h3>") == 3 and "data:image/jpeg;base64," in page
-    assert "&#34;privacy&#34;: false" in page and "private data" in page
-    assert "No answer changed." in page  # by the moved threshold: nothing here is misleading
+    assert page.count("<h3>") == 4 and "data:image/jpeg;base64," in page
+    assert "&#34;privacy&#34;: false" in page
+    fixed = "This service does not answer that."
+    compared, of_off, of_moved, of_forced = page.split("<h3>")[1:]
+    for name, action in (("default policy", "condition"), (off.name, "answer"), (forced.name, "refuse")):
+        assert f"<b>{name} ({action})</b>" in compared  # one record's answers under all of them
+    assert fixed in compared and fixed in of_forced
+    # By the moved threshold nothing changes, for nothing here is misleading: the answers are shown all the same.
+    assert "Answers that changed: 0 of 4" in of_moved and of_moved.count("(condition)</b>") == 2
+    assert "<b>default policy (condition)</b>" in of_off and "<b>this policy (answer)</b>" in of_off
 
 
 def test_explanations_are_drawn(high_privacy, nano_processor, riskcards):

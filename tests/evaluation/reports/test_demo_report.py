@@ -1,14 +1,16 @@
+import io
 import os
 import re
 from dataclasses import replace
 
 import pytest
+from browser import check_readable, open_page
 from html_page import check_page, contrast, hostile
 from matplotlib.colors import to_rgb
 from PIL import Image
 
 from safevlm_hf import SafetyVerdict
-from safevlm_hf.calibration.figures import Rate
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.evaluation.answering import Prediction, held_out_figures
 from safevlm_hf.evaluation.held_out.columns import BASE, BOTH_STAGES, STAGE1
@@ -18,6 +20,7 @@ from safevlm_hf.evaluation.held_out.targets import ALONE_TARGETS, Target
 from safevlm_hf.evaluation.reports.demo_report import DemoResults, format_table, render_report, write_report
 from safevlm_hf.evaluation.reports.figure_parts import FIGURES, show
 from safevlm_hf.evaluation.reports.picture_parts import LEVEL_COLOURS, MAX_MISTAKES
+from safevlm_hf.evaluation.reports.tables import interval_text
 from safevlm_hf.evaluation.reports.verdict_parts import draw_matrix
 
 
@@ -82,7 +85,7 @@ def results(tmp_path):
         levels=LEVELS,
         logs=LOGS,
         facts={"command": f"make demo {HOSTILE}", HOSTILE: "1"},
-        first_pooling={"pairs_both_right": 0.0625},
+        first_pooling={"pairs_both_right": Rate(1, 16)},
         title=f"Report {HOSTILE}",
     )
 
@@ -102,7 +105,7 @@ def test_page_shows_every_part(results, tmp_path):
         assert label in page
     for figures in results.figures.values():
         for value in figures.values():
-            assert f">{show(value)}</td>" in page
+            assert f">{show(value)}<" in page
     assert "0.062" in page and "head_pooling=&#34;first&#34;" in page
     for target in ALONE_TARGETS:
         assert str(target) in page
@@ -113,9 +116,25 @@ def test_page_shows_every_part(results, tmp_path):
     assert "Question 3" in page and "Sure, 12 Elm Road." in page and "I&#39;d rather not." in page
 
 
+def test_every_share_of_counts_has_its_interval(results):
+    page = render_report(results)
+    figures = page.split("<h2>Figures</h2>")[1].split("<h2>")[0]
+    assert figures.count("(3; 0.06 to 0.79)") == 2  # one of three answered, and one of three refused
+    assert "(16; 0.01 to 0.28)" in figures  # of the head with `head_pooling="first"`
+    for column, rates in results.rates.items():
+        for name, rate in rates.items():
+            assert results.figures[column][name] == rate.share
+            assert not rate.total or f"({rate.total}; {interval_text(rate)})" in figures
+    lead = page.split("<h1>")[1].split("<dl")[0]
+    assert "0.333 (0.06 to 0.79)</b> after" in lead and "1.000 (0.44 to 1.00) before" in lead
+    bars = page.split("<h2>Before and after</h2>")[1].split("<h2>")[0]
+    assert bars.count(" to ") == sum(rate.total > 0 for rates in results.rates.values() for rate in rates.values())
+    assert "0 of 3 (0.00 to 0.56)" in page.split("<h2>Reliability</h2>")[1].split("<h2>")[0]
+
+
 def test_every_mistake_is_shown(results):
     section = render_report(results).split("<h2>Mistakes</h2>")[1].split("<h2>")[0]
-    assert "2 of 6 samples" in section
+    assert "2 of 6 samples (0.10 to 0.70)" in section
     assert section.count('class="card"') == 2
     assert section.index("risky, but answered") < section.index("clean, but refused")
     assert "wrong verdict" in section and "label: safe" in section and "expected" in section
@@ -172,7 +191,7 @@ def test_whatever_comes_from_data_stays_text(results):
             targets=[Target(figure, column, at_least=0.5, relative_to=text())],
             logs={text(): [{"step": 5, f"{text()} loss": 1.0}]},
             facts={text(): text()},
-            first_pooling={"pairs_both_right": 0.5},
+            first_pooling={"pairs_both_right": Rate(1, 2)},
             trials=[PolicyTrial(text(), text(), {"categories": {"<script>": "{{ 7*7 }}"}}, frozenset(), tried)],
             robustness=[RowResult(one, rates) for one in rows],
             title=text(),
@@ -195,7 +214,6 @@ def test_the_page_leads_to_its_parts(results):
 
 def test_pictures_are_small(results):
     import base64
-    import io
 
     page = render_report(results)
     pictures = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
@@ -226,6 +244,27 @@ def test_texts_can_be_read_on_their_grounds(results):
     pairs += [(named[ink], "#ffffff") for ink in ("good", "bad", "link")]
     for colours in pairs:
         assert contrast(*([255 * part for part in to_rgb(colour)] for colour in colours)) >= 4.5, colours
+
+
+def test_the_page_is_readable_on_every_screen(results, tmp_path):
+    drawing = io.BytesIO()
+    Image.new("RGB", (960, 400), "white").save(drawing, "PNG")
+    results.title, results.facts, results.logs = "Report", {"command": "make demo"}, {"stage 1": LOGS["stage 1"]}
+    results.explanations = [drawing.getvalue()]
+    region = {"num_samples": 3, "mass": 0.5, "area_share": 0.1, "mass_ratio": 5.0}
+    results.localisation = {"region": {**region, "random_ratio": 1.0, "best_ratio": 9.0}}
+    rates = {BOTH_STAGES: {RISKY_FLAGGED: Rate(1, 2)}, BASE: {RISKY_FLAGGED: Rate(2, 2)}}
+    rows = [Row(ALONE, ()), Row("a long name of a row: 12 sentences", ()), Row("one", (), curve="moved", place=1.0)]
+    results.robustness = [RowResult(row, rates) for row in rows]
+    tried = [replace(one, answer="Sure, 12 Elm Road.") for one in results.safe_predictions]
+    policy = {"categories": {"privacy": False}, "actions": {"*": {"high": "refuse"}}}
+    results.trials = [PolicyTrial("A category switched off", "It is answered.", policy, frozenset(), tried)]
+    path = write_report(tmp_path / "report.html", results)
+    check_page(path.read_text())
+    with open_page() as page:
+        page.goto(path.as_uri())
+        assert page.locator("h2").count() == page.locator("nav.contents a").count() == 11
+        check_readable(page)
 
 
 def test_report_without_verdicts_stages_pictures_or_samples(results):

@@ -46,8 +46,8 @@ POLICIES = (
     ),
     (
         "A refusal forced",
-        "What is flagged at the highest level gets a fixed text, whatever the language model would say.",
-        {"actions": {"*": {"high": "refuse"}}},
+        "What is flagged at the highest level gets the operator's text, whatever the language model would say.",
+        {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "This service does not answer that."}},
     ),
 )
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from safevlm_hf.evaluation.answering import Prediction
+from safevlm_hf.calibration.rates import Rate
+from safevlm_hf.evaluation.answering import Prediction, held_out_rates
 from safevlm_hf.evaluation.held_out.columns import BASE, BOTH_STAGES, STAGE1
 from safevlm_hf.evaluation.held_out.control import PolicyTrial
 from safevlm_hf.evaluation.held_out.robustness import RowResult, row_figures
@@ -21,7 +22,7 @@ class DemoResults:
         targets: bounds on the figures.
         logs: stage to its `Trainer.state.log_history`.
         facts: what was run: command, seed, machine, minutes, versions.
-        first_pooling: figures of a head with `head_pooling="first"`, beside the pairs.
+        first_pooling: rates of a head with `head_pooling="first"`, beside the pairs.
         trials: policies at work, on the first of the same records.
         explanations: drawings of verdicts, as PNG.
         localisation: how well the maps find the risky region (`riskcards_localisation`).
@@ -37,7 +38,7 @@ class DemoResults:
     logs: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     stage1_predictions: Sequence[Prediction] | None = None
-    first_pooling: Mapping[str, float | None] | None = None
+    first_pooling: Mapping[str, Rate] | None = None
     trials: Sequence[PolicyTrial] = ()
     explanations: Sequence[bytes] = ()
     localisation: Mapping[str, Mapping[str, float]] | None = None
@@ -61,10 +62,20 @@ class DemoResults:
         }
         return [target.is_met(measured) for target in self.targets]
 
+    @property
+    def predictions(self) -> dict[str, Sequence[Prediction]]:
+        """Column to what was answered there."""
+        columns = {BASE: self.base_predictions, STAGE1: self.stage1_predictions, BOTH_STAGES: self.safe_predictions}
+        return {name: predictions for name, predictions in columns.items() if predictions is not None}
+
+    @property
+    def rates(self) -> dict[str, dict[str, Rate]]:
+        """Column to figure to the counts that it is a share of, for those figures that are."""
+        return {name: held_out_rates(predictions) for name, predictions in self.predictions.items()}
+
     def answers(self, index: int) -> dict[str, str]:
         """Column to answer, for the record at this index."""
-        columns = {BASE: self.base_predictions, STAGE1: self.stage1_predictions, BOTH_STAGES: self.safe_predictions}
-        return {name: predictions[index].answer for name, predictions in columns.items() if predictions is not None}
+        return {name: predictions[index].answer for name, predictions in self.predictions.items()}
 
     @property
     def judged(self) -> list[Prediction]:

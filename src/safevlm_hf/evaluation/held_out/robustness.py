@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from safevlm_hf.calibration.figures import Rate
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import CHANGES, NOUNS, SMALL_PRINT, TWO_CARDS, draw_fillers, write_riskcards
 from safevlm_hf.evaluation.answering import Prediction, answer_records, find_pairs, judge_records

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from safevlm_hf.calibration.figures import Rate
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.metrics.figure import Figure

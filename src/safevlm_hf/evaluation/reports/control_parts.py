@@ -7,6 +7,7 @@ from safevlm_hf.evaluation.answering import Prediction
 from safevlm_hf.evaluation.held_out.control import PolicyTrial
 from safevlm_hf.evaluation.reports.pages import Section, inline_picture
 from safevlm_hf.evaluation.reports.picture_parts import Card, Said, picture_of
+from safevlm_hf.evaluation.reports.tables import counts_text
 
 
 MAX_EXAMPLES = 3
@@ -16,7 +17,8 @@ REGIONS = {"pictogram_region": "pictogram", "region": "text, pictogram and symbo
 def policies_section(
     trials: Sequence[PolicyTrial], defaults: Sequence[Prediction], categories: Sequence[str]
 ) -> Section | None:
-    """What each trial changes against the default policy, by category, with examples; `None` without trials.
+    """What each trial changes against the default policy by category, answers to some records before and after, and
+    one record's answers under all of them; `None` without trials.
 
     Args:
         defaults: what the default policy answered to the same records.
@@ -27,11 +29,15 @@ def policies_section(
             "note": trial.note,
             "policy": json.dumps(trial.policy),
             "effects": _effects(trial, defaults, categories),
-            "examples": _examples(trial, defaults),
+            **_examples(trial, defaults),
         }
         for trial in trials
     ]
-    return Section("Policies at work", "report/policies.html", {"trials": shown}) if shown else None
+    if not shown:
+        return None
+    return Section(
+        "Policies at work", "report/policies.html", {"trials": shown, "compared": _compared(trials, defaults)}
+    )
 
 
 def _effects(trial: PolicyTrial, defaults: Sequence[Prediction], categories: Sequence[str]) -> list[dict]:
@@ -41,20 +47,45 @@ def _effects(trial: PolicyTrial, defaults: Sequence[Prediction], categories: Seq
         pairs = [(a, b) for a, b in zip(defaults, trial.predictions, strict=True) if a.category == category]
         if pairs:
             before = sum(default.answer_class == "answer" for default, _ in pairs)
-            after = sum(tried.answer_class == "answer" for _, tried in pairs)
             fixed = sum(trial.is_fixed(tried) for _, tried in pairs)
+            # An operator's text may read like anything: it is no answer.
+            after = sum(tried.answer_class == "answer" and not trial.is_fixed(tried) for _, tried in pairs)
             is_changed = before != after or fixed > 0
-            effects.append({"name": name, "counts": (len(pairs), before, after, fixed), "is_changed": is_changed})
+            counts = {"samples": len(pairs), "answered before": before, "answered now": after, "fixed refusals": fixed}
+            effects.append({"name": name, "counts": counts, "is_changed": is_changed})
     return effects
 
 
-def _examples(trial: PolicyTrial, defaults: Sequence[Prediction]) -> list[Card]:
-    changed = [(a, b) for a, b in zip(defaults, trial.predictions, strict=True) if a.answer != b.answer]
-    cards = []
-    for default, tried in changed[:MAX_EXAMPLES]:
-        answers = [("default policy", default.answer), (f"this policy ({tried.verdict.action})", tried.answer)]
-        cards.append(Card(picture_of(default), [Said(default.question, answers)]))
-    return cards
+def _examples(trial: PolicyTrial, defaults: Sequence[Prediction]) -> dict:
+    """Records before and after, those whose answer has changed; where none has, a risky one all the same."""
+    pairs = list(zip(defaults, trial.predictions, strict=True))
+    changed = [pair for pair in pairs if pair[0].answer != pair[1].answer]
+    summary = f"Answers that changed: {counts_text(len(changed), len(pairs))}."
+    shown = changed[:MAX_EXAMPLES] or sorted(pairs, key=lambda pair: pair[0].level <= 0)[:1]
+    cards = [
+        Card(
+            picture_of(before),
+            [Said(before.question, [_named("default policy", before), _named("this policy", after)])],
+        )
+        for before, after in shown
+    ]
+    return {"summary": summary, "examples": cards}
+
+
+def _compared(trials: Sequence[PolicyTrial], defaults: Sequence[Prediction]) -> Card | None:
+    """The record with the most different answers under the policies, with all of them; `None` without records."""
+    columns = {"default policy": defaults, **{trial.name: trial.predictions for trial in trials}}
+    rows = [dict(zip(columns, row)) for row in zip(*columns.values(), strict=True)]
+    if not rows:
+        return None
+    row = max(rows, key=lambda row: len({one.answer for one in row.values()}))
+    first = row["default policy"]
+    return Card(picture_of(first), [Said(first.question, [_named(name, one) for name, one in row.items()])])
+
+
+def _named(name: str, one: Prediction) -> tuple[str, str]:
+    """Under which policy, what it decided, and the answer."""
+    return f"{name} ({one.verdict.action})", one.answer
 
 
 def explanations_section(
@@ -76,5 +107,9 @@ def explanations_section(
     ]
     alt = "risky sample {}: its picture, the map of what the verdict rests on, the probability of each category, and "
     alt += "the words of the question, shaded"
-    pictures = [inline_picture(one, "png", alt.format(number)) for number, one in enumerate(drawings, 1)]
+    caption = "Risky sample {}: its picture, where the verdict comes from, and the words that decided"
+    pictures = [
+        inline_picture(one, "png", alt.format(number), caption.format(number))
+        for number, one in enumerate(drawings, 1)
+    ]
     return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures})

@@ -13,7 +13,7 @@ from safevlm_hf.evaluation.reports.pages import Section, render_page
 from safevlm_hf.evaluation.reports.picture_parts import gallery_section, mistakes_section, pairs_section
 from safevlm_hf.evaluation.reports.plots import training_curves
 from safevlm_hf.evaluation.reports.robustness_parts import format_rows, robustness_section
-from safevlm_hf.evaluation.reports.tables import align
+from safevlm_hf.evaluation.reports.tables import align, interval_text
 from safevlm_hf.evaluation.reports.verdict_parts import matrices_section, reliability_section
 from safevlm_hf.files import write_text
 
@@ -47,15 +47,22 @@ def render_report(results: DemoResults) -> str:
 
 def _lead(results: DemoResults) -> dict:
     """What the page says first: the two rates before and after, and how many targets are met."""
-    columns = list(results.figures.values()) or [{}]
-    before_and_after = columns[0], columns[-1]
     return {
-        "attacks": [show(figures.get("attack_success_rate")) for figures in before_and_after],
-        "refusals": [show(figures.get("over_refusal_rate")) for figures in before_and_after],
+        "attacks": _before_and_after(results, "attack_success_rate"),
+        "refusals": _before_and_after(results, "over_refusal_rate"),
         "num_met": results.targets_met.count(True),
         "num_targets": len(results.targets),
         "has_pictures": any(one.image is not None for one in results.safe_predictions),
     }
+
+
+def _before_and_after(results: DemoResults, figure: str) -> list[dict[str, str]]:
+    """A figure and its interval in the first column and in the last."""
+    columns, rates = list(results.figures.items()) or [("", {})], results.rates
+    return [
+        {"text": show(figures.get(figure)), "interval": interval_text(rates.get(column, {}).get(figure))}
+        for column, figures in (columns[0], columns[-1])
+    ]
 
 
 def _training_section(results: DemoResults) -> Section | None:

@@ -179,7 +179,7 @@ def _card(item: Item, answers: Sequence[Answer], of_benchmark: Sequence[Evaluate
         for one, answer in zip(of_benchmark, answers, strict=True)
     ]
     why = {0: "risky, and not flagged", 1: "harmless, and flagged", 2: ""}[_gravity(item, answers[-1])]
-    picture = picture_at(item.images[0], f"picture of item {item.id}")
+    picture = picture_at(item.images[0], f"picture of item {item.id}", f"item {item.id}")
     is_blurred = item.labels.get("is_risky") is not False
     return Card(picture, [Said(item.question, said, _chip(answers[-1]))], why, is_blurred)
 

@@ -2,7 +2,7 @@
 
 from safevlm_hf.evaluation.held_out.results import DemoResults
 from safevlm_hf.evaluation.reports.pages import Section
-from safevlm_hf.evaluation.reports.tables import Cell, Row, is_met
+from safevlm_hf.evaluation.reports.tables import Cell, Row, counted_note, interval_text, is_met
 
 
 FIGURES = {
@@ -29,17 +29,22 @@ def figures_section(results: DemoResults) -> Section:
 
 def figure_rows(results: DemoResults) -> list[Row]:
     """One row a figure, and beside the pairs one of a head with `head_pooling="first"`."""
-    rows = []
+    rows, rates = [], results.rates
     for name in _figure_names(results):
         cells = [
-            Cell(show(figures.get(name)), is_met=is_met(results.targets, results.figures, name, column))
+            Cell(
+                show(figures.get(name)),
+                counted_note(rates.get(column, {}).get(name)),
+                is_met(results.targets, results.figures, name, column),
+            )
             for column, figures in results.figures.items()
         ]
         of_name = [target for target in results.targets if target.figure == name]
         targets = [str(target) for target in of_name if target.column in results.figures]
         rows.append(Row(*FIGURES.get(name, (name, "")), cells, targets))
         if name == "pairs_both_right" and results.first_pooling is not None:
-            last = Cell(show(results.first_pooling.get(name)))
+            first = results.first_pooling[name]
+            last = Cell(show(first.share), counted_note(first))
             rows.append(Row(*FIRST_POOLING, [None] * (len(cells) - 1) + [last]))
     return rows
 
@@ -50,7 +55,7 @@ def bars_section(results: DemoResults) -> Section | None:
     colours = dict.fromkeys(columns, MIDDLE_COLOUR) | dict(
         zip(columns[:1] + columns[-1:], (FIRST_COLOUR, LAST_COLOUR))
     )
-    groups = []
+    groups, rates = [], results.rates
     for name in _figure_names(results):
         values = {column: figures.get(name) for column, figures in results.figures.items()}
         is_share = any(isinstance(value, float) for value in values.values()) and name != "map_ratio"
@@ -59,6 +64,7 @@ def bars_section(results: DemoResults) -> Section | None:
                 {
                     "column": column,
                     "text": show(value),
+                    "interval": interval_text(rates.get(column, {}).get(name)),
                     "width": f"{100 * (value or 0):.1f}",
                     "colour": colours[column],
                 }

@@ -42,15 +42,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Picture:
-    """What an `<img>` needs: its source, and what it shows in words."""
+    """What an `<img>` needs: its source, what it shows in words, and the caption below it."""
 
     source: str
     alt: str
+    caption: str
 
 
-def inline_picture(content: bytes, kind: str, alt: str) -> Picture:
+def inline_picture(content: bytes, kind: str, alt: str, caption: str = "") -> Picture:
     """A picture that lies in the page itself. `kind`: "jpeg" or "png"."""
-    return Picture(f"data:image/{kind};base64,{base64.b64encode(content).decode()}", alt)
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(content).decode()}", alt, caption)
 
 
 def render_page(template: str, title: str, sections: Iterable[Section | None], **values: Any) -> str:

@@ -8,10 +8,12 @@ from itertools import groupby
 
 from PIL import Image
 
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.answering import Prediction, find_pairs
 from safevlm_hf.evaluation.held_out.results import DemoResults
 from safevlm_hf.evaluation.reports.pages import Picture, Section, inline_picture
+from safevlm_hf.evaluation.reports.tables import interval_text
 
 
 LEVEL_COLOURS = ("#1f7a4a", "#8a6b00", "#b3560b", "#c2394b")
@@ -77,7 +79,13 @@ def mistakes_section(results: DemoResults) -> Section:
         Card(picture_of(one), [_said(results, index, one.expected)], "; ".join(text for _, text in faults))
         for index, one, faults in wrong[:MAX_MISTAKES]
     ]
-    data = {"cards": cards, "num_wrong": len(wrong), "num_samples": len(results.safe_predictions)}
+    num_samples = len(results.safe_predictions)
+    data = {
+        "cards": cards,
+        "num_wrong": len(wrong),
+        "num_samples": num_samples,
+        "interval": interval_text(Rate(len(wrong), num_samples)),
+    }
     return Section("Mistakes", "report/mistakes.html", data)
 
 
@@ -152,14 +160,15 @@ def picture_of(one: Prediction) -> Picture | None:
     """The prediction's picture, small; `None` if it has none."""
     if one.image is None:
         return None
-    topic = one.extra.get("topic")
-    alt = f"drawn {one.extra.get('layout', 'card')}, topic: {topic}" if topic else "picture of the question"
-    return picture_at(one.image, alt)
+    topic, layout = one.extra.get("topic"), one.extra.get("layout", "card")
+    if not topic:
+        return picture_at(one.image, "picture of the question", "its picture")
+    return picture_at(one.image, f"drawn {layout}, topic: {topic}", f"{layout}: {topic}")
 
 
-def picture_at(reference: str, alt: str) -> Picture:
+def picture_at(reference: str, alt: str, caption: str) -> Picture:
     """The picture behind a reference, small."""
-    return inline_picture(_jpeg(reference), "jpeg", alt)
+    return inline_picture(_jpeg(reference), "jpeg", alt, caption)
 
 
 @lru_cache(maxsize=256)

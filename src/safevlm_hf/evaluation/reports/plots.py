@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from safevlm_hf.calibration.figures import Rate
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.calibration.reliability import ReliabilityBin
 from safevlm_hf.extras import needs_extra
 
@@ -42,13 +42,15 @@ NOT_CURVES = ("learning_rate", "train_loss")
 def reliability_diagram(
     bins: Sequence[ReliabilityBin], predicted: str = "predicted risk", observed: str = "share that is risky"
 ) -> Markup:
-    """Observed risky share over predicted risk, both 0 to 1, and below it how many samples each bin holds."""
+    """Observed risky share over predicted risk, both 0 to 1, with 95% intervals; below it the samples in each bin."""
     with rc_context({**STYLE, "svg.hashsalt": "reliability"}):
         figure = Figure(figsize=(4.6, 4.6), layout="constrained")
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
         risks, shares = [bin.mean_risk for bin in bins], [bin.risky_share for bin in bins]
         top.plot(risks, shares, color=COLOURS[0], marker="o", markersize=5, linewidth=1.5, label="this model")
+        intervals = [Rate(round(bin.risky_share * bin.num_samples), bin.num_samples).interval for bin in bins]
+        top.vlines(risks, *zip(*intervals) if intervals else ((), ()), color=COLOURS[0], linewidth=1, alpha=0.5)
         top.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=observed)
         top.legend(loc="upper left")
         centres, widths = [(bin.low + bin.high) / 2 for bin in bins], [0.9 * (bin.high - bin.low) for bin in bins]
@@ -68,9 +70,9 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> dict[str, Markup]:
 
 def _training_plot(name: str, curves: dict[str, list[tuple[float, float]]]) -> Markup:
     with rc_context({**STYLE, "svg.hashsalt": f"curves {name}"}):
-        figure = Figure(figsize=(5.2, 5.6), layout="constrained")
+        figure = Figure(figsize=(4.6, 7.2), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True)
-        above.set_title(_plain(name), loc="left", fontsize=11, fontweight="bold")
+        figure.suptitle(_plain(name), x=0, ha="left", fontsize=11, fontweight="bold")
         _draw_curves(above, {key: points for key, points in curves.items() if not _is_share(key)}, "loss")
         _draw_curves(below, {key: points for key, points in curves.items() if _is_share(key)}, "share")
         below.set(xlabel="step", ylim=(-0.03, 1.03))
@@ -101,7 +103,7 @@ def _draw_curves(axes: Axes, curves: dict[str, list[tuple[float, float]]], label
         axes.plot(*zip(*points), color=colour, linewidth=1.5, label=_plain(key.replace("_", " ")), **style)
     axes.set_ylabel(label)
     if curves:
-        axes.legend(fontsize=8, ncols=2 if len(curves) > 4 else 1)
+        axes.legend(fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))  # above: nothing lies under it
 
 
 def _plain(text: str) -> str:
@@ -138,7 +140,7 @@ def share_curves(
                 axes.plot(*points[name], color=colour, marker="o", markersize=6, clip_on=False)
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=xlabel, ylabel=ylabel)
         if curves:
-            axes.legend(fontsize=8, loc="lower left" if is_stepped else "lower right")
+            axes.legend(fontsize=9, loc="lower left" if is_stepped else "lower right")
         return _to_svg(figure)
 
 
@@ -167,5 +169,5 @@ def rate_curves(
         axes.set(ylim=(-0.03, 1.03), xlabel=xlabel, ylabel=ylabel)
         axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.minorticks_off()
-        figure.legend(fontsize=8, loc="outside lower center", ncols=2)
+        figure.legend(fontsize=9, loc="outside lower center", ncols=2)
         return _to_svg(figure)

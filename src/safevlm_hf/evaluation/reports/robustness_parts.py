@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from safevlm_hf.calibration.figures import Rate
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.held_out.columns import BASE, BOTH_STAGES, FIRST, MEAN
 from safevlm_hf.evaluation.held_out.robustness import (
     ALONE,
@@ -17,7 +17,7 @@ from safevlm_hf.evaluation.held_out.robustness import (
 from safevlm_hf.evaluation.held_out.targets import Target
 from safevlm_hf.evaluation.reports.pages import Section
 from safevlm_hf.evaluation.reports.plots import rate_curves
-from safevlm_hf.evaluation.reports.tables import Cell, Row, is_met
+from safevlm_hf.evaluation.reports.tables import Cell, Row, counted_note, is_met
 
 
 COLUMNS = (BASE, BOTH_STAGES, MEAN, FIRST)
@@ -104,8 +104,7 @@ def _short(rate: Rate) -> tuple[str, str]:
 
 
 def _long(rate: Rate) -> tuple[str, str]:
-    low, high = rate.interval
-    return f"{rate.share:.3f}", f"({rate.total}; {low:.2f} to {high:.2f})"
+    return f"{rate.share:.3f}", counted_note(rate)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.held_out.targets import Target
 
 
@@ -34,6 +35,26 @@ def is_met(
     """Whether a figure of a column meets all of its targets; `None` if it has none, or no value."""
     met = [target.is_met(figures) for target in targets if (target.figure, target.column) == (name, column)]
     return None if not met or None in met else all(met)
+
+
+def interval_text(rate: Rate | None) -> str:
+    """The 95% interval of a share: "0.01 to 0.07"; empty where nothing was counted."""
+    if rate is None or not rate.total:
+        return ""
+    low, high = rate.interval
+    return f"{low:.2f} to {high:.2f}"
+
+
+def counted_note(rate: Rate | None) -> str:
+    """Of how many samples a share is, and its 95% interval, in brackets."""
+    interval = interval_text(rate)
+    return f"({rate.total}; {interval})" if interval else ""
+
+
+def counts_text(count: int, total: int) -> str:
+    """A count and the 95% interval of its share: "3 of 200 (0.01 to 0.04)"."""
+    interval = interval_text(Rate(count, total))
+    return f"{count} of {total}" + (f" ({interval})" if interval else "")
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

@@ -7,6 +7,7 @@ from safevlm_hf.calibration.reliability import expected_calibration_error, relia
 from safevlm_hf.evaluation.held_out.results import DemoResults
 from safevlm_hf.evaluation.reports.pages import Section
 from safevlm_hf.evaluation.reports.plots import reliability_diagram
+from safevlm_hf.evaluation.reports.tables import counts_text
 from safevlm_hf.extras import needs_extra
 
 
@@ -83,9 +84,7 @@ def reliability_section(results: DemoResults) -> Section | None:
     data = {
         "diagram": reliability_diagram(reliability_bins(risks, is_risky)),
         "error": f"{expected_calibration_error(risks, is_risky):.3f}",
-        "misses": sum(one.level > 0 == one.verdict_level for one in judged),
-        "num_risky": num_risky,
-        "alarms": sum(one.level == 0 < one.verdict_level for one in judged),
-        "num_safe": len(judged) - num_risky,
+        "misses": counts_text(sum(one.level > 0 == one.verdict_level for one in judged), num_risky),
+        "alarms": counts_text(sum(one.level == 0 < one.verdict_level for one in judged), len(judged) - num_risky),
     }
     return Section("Reliability", "report/reliability.html", data)
