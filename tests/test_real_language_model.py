@@ -31,7 +31,8 @@ from transformers import (
     pipeline,
 )
 
-from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, cli
+import safevlm_cli
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.assembly import assemble_llava, multimodal_chat_template
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.modeling.safety_policy import condition_text
@@ -57,7 +58,7 @@ def one_thread(seed):
 
 
 def init(base, output, *options):
-    cli.app(["init", str(base), str(output), *options], standalone_mode=False)
+    safevlm_cli.app(["init", str(base), str(output), *options], standalone_mode=False)
     return output
 
 

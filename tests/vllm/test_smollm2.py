@@ -7,7 +7,8 @@ import pytest
 from engine import ask, compare, start_engine
 from served import CAREFUL, CLEAN, POLICY, REFUSED, Chat, answer, picture, save_rigged
 
-from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, cli
+import safevlm_cli
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE
 
 
@@ -26,7 +27,7 @@ def test_as_transformers(tmp_path):
     package = Path(PACKAGE.origin).parent
     source = ["--language-model", str(package), "--gguf-file", next(package.glob("*.gguf")).name]
     options = ["--vision-tower", str(NANO_BASE), "--num-safety-tokens", "4"]
-    cli.app(["init", str(tmp_path / "base"), str(tmp_path / "safe"), *source, *options], standalone_mode=False)
+    safevlm_cli.app(["init", str(tmp_path / "base"), str(tmp_path / "safe"), *source, *options], standalone_mode=False)
     model = SafeLlavaForConditionalGeneration.from_pretrained(tmp_path / "safe").eval()
     processor = SafeLlavaProcessor.from_pretrained(tmp_path / "safe")
     model = save_rigged(model, processor, tmp_path / "rigged")
