@@ -86,7 +86,7 @@ def replay(
     audit: Annotated[Path, typer.Argument(help="An audit trail: JSON lines of `--audit`.")],
     policy: Annotated[Path, typer.Option("--policy", "-p", help="JSON file: the policy to try.")],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Lay the policy over this checkpoint's own, as `serve` does.")
+        str | None, typer.Option("--model", "-m", help="Let the policy override this checkpoint's own, as in `serve`.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ):
@@ -106,7 +106,7 @@ def replay(
         return
     console = make_console()
     over = "the default policy" if model is None else f"the policy of {model}"
-    title = f"{report.samples} samples of {audit}, had they been decided by {policy}, laid over {over}"
+    title = f"{report.samples} samples of {audit}, had they been decided by {policy}, which overrides {over}"
     console.print(plain(title), soft_wrap=True)
     console.print(_action_table(report), _change_table(report))
     for note in _replay_notes(report, settings):

@@ -34,7 +34,7 @@ def serve(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help="File with the API keys, one a line; or one key in the variable SAFEVLM_API_KEY."),
+        typer.Option(help="File with the API keys, one per line; or one key in the variable SAFEVLM_API_KEY."),
     ] = None,
     moderations: Annotated[
         bool, typer.Option(help="Whether there is /v1/moderations, which tells clients the verdict.")

@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture
 def started(monkeypatch):
     """What the server is started with."""
-    serving, started = pytest.importorskip("safevlm_hf.serving"), {}
+    serving, started = pytest.importorskip("safevlm_hf.serving", exc_type=ImportError), {}
 
     signature = inspect.signature(serving.serve)
 

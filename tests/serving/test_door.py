@@ -6,7 +6,8 @@ import logging
 import pytest
 
 from safevlm_hf.serving.door import LimitBody, Watch
-from safevlm_hf.serving.metrics import CHAT, Metrics
+from safevlm_hf.serving.metrics import Metrics
+from safevlm_hf.serving.routes import CHAT
 
 
 @pytest.fixture

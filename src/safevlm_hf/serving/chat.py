@@ -9,9 +9,10 @@ from fastapi.responses import JSONResponse
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 
 from .errors import error_body
-from .metrics import CHAT, Metrics
+from .metrics import Metrics
 from .observation import Observation
 from .requests import ChatRequest, read_request
+from .routes import CHAT
 from .served_model import ServedModel
 
 

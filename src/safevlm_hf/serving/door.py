@@ -6,13 +6,15 @@ import time
 import uuid
 from collections import deque
 
-from .errors import REQUEST_ID, error_response
+from .errors import error_response
 from .keys import ApiKeys
-from .metrics import HEALTH, OTHER, ROUTES, Metrics
+from .metrics import Metrics
+from .routes import HEALTH, REQUEST_ID, ROUTES
 
 
 REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
+OTHER = "other"  # every other path or method
 LEFT = 499  # as nginx counts a client that left before the end of its answer
 
 logger = logging.getLogger("uvicorn.error")

@@ -5,8 +5,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from .routes import REQUEST_ID
 
-REQUEST_ID = "x-request-id"
+
 LONGEST_NAME = 100  # characters of a client's own that an error repeats
 
 

@@ -13,7 +13,7 @@ SHORTEST_KEY = 16  # characters
 
 def read_api_keys(file: str | os.PathLike | None = None) -> tuple[str, ...]:
     """
-    The keys in a file, one a line, or the one in the environment variable `SAFEVLM_API_KEY`; none without both.
+    The keys in a file, one per line, or the one in the environment variable `SAFEVLM_API_KEY`; none without both.
 
     Never from the command line: every user of the machine can read that. The variable is taken out of the environment.
 

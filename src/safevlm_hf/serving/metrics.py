@@ -7,14 +7,6 @@ from ..version import __version__
 
 
 BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)  # seconds
-CHAT, MODERATIONS, MODELS, HEALTH, VERSION = ROUTES = (
-    "/v1/chat/completions",
-    "/v1/moderations",
-    "/v1/models",
-    "/health",
-    "/version",
-)
-OTHER = "other"  # every other path
 
 
 class Metrics:

@@ -3,9 +3,10 @@
 from ..modeling.configuration_safety import SAFE
 from ..modeling.safety_policy import ACTIONS, SafetyVerdict
 from .errors import BadRequest
-from .metrics import MODERATIONS, Metrics
+from .metrics import Metrics
 from .observation import Observation
 from .requests import ImagePart, ModerationRequest, TextPart, UserMessage, read_request
+from .routes import MODERATIONS
 from .served_model import ServedModel
 
 

@@ -1,7 +1,8 @@
 """What was decided on one request, before its first token: for the audit trail, the metrics and the answer."""
 
 from ..modeling import SafetyAudit
-from .metrics import MODERATIONS, Metrics
+from .metrics import Metrics
+from .routes import MODERATIONS
 from .settings import Settings
 
 

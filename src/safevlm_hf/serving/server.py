@@ -18,8 +18,9 @@ from .chat import SafeChatHandler
 from .door import AskForKey, LimitBody, Watch
 from .errors import HANDLERS
 from .keys import KEY_VARIABLE, ApiKeys
-from .metrics import CHAT, HEALTH, MODELS, MODERATIONS, VERSION, Metrics
+from .metrics import Metrics
 from .moderation import moderate
+from .routes import CHAT, HEALTH, MODELS, MODERATIONS, VERSION
 from .served_model import ServedModel
 from .settings import Limits, Settings
 
@@ -44,7 +45,7 @@ def create_app(
     Args:
         model: a trained checkpoint; its policy becomes the one that is served.
         name: of the model, in requests and answers.
-        policy: laid over the checkpoint's own. No request can change it.
+        policy: overrides the checkpoint's own. No request can change it.
         limits: the default ones if unset.
         settings: those of [`Settings`].
 
