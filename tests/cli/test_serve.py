@@ -72,5 +72,6 @@ def test_a_key_is_no_word_of_the_command_line(call, fails, checkpoint, started, 
 
 
 def test_shadow_mode_without_an_audit_does_not_start(call, checkpoint):
+    pytest.importorskip("safevlm_hf.serving", exc_type=ImportError)
     code, _, err = call("serve", "--model", checkpoint, "--shadow", "--port", 0)
     assert code == 2 and "--audit" in err
