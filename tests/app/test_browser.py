@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -43,12 +44,12 @@ def page(loaded, tmp_path, monkeypatch):
         page.set_default_timeout(TIMEOUT)
         page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        with listening(create_app(*loaded, "a checkpoint", max_new_tokens=40)) as address:
+        with listening(create_app(*loaded, "a checkpoint", max_new_tokens=1000)) as address:
             page.on("request", lambda sent: sent.url.startswith((address, "data:", "blob:")) or wrong.append(sent.url))
             page.goto(address)
             page.get_by_text("Nothing has been asked yet.").wait_for()
             yield page
-            page.goto("about:blank")  # or the server would wait for its streams
+            page.close()  # or the server would wait for its streams
     assert wrong == []
 
 
@@ -113,6 +114,34 @@ def test_hostile_text_and_files_stay_what_they_are(page, tmp_path):
     question.press("Enter")
     page.get_by_role("alert").get_by_text("or it is broken").wait_for()
     assert page.title() != "taken"
+
+
+@pytest.mark.parametrize("leave", ["closes the page", "begins a new conversation"])
+def test_an_answer_stops_when_its_visitor(leave, loaded, page):
+    model, _ = loaded
+    steps, ends = [], model.generation_config.eos_token_id
+    hook = model.model.language_model.register_forward_pre_hook(lambda *_: steps.append(time.sleep(0.02)))
+    model.generation_config.eos_token_id = None  # it would go on for 1000 tokens
+    try:
+        page.get_by_label("Question").fill("What is two plus two?")
+        page.keyboard.press("Enter")
+        page.get_by_text("Answering.").wait_for()
+        if leave == "closes the page":
+            page.close()
+        else:
+            page.get_by_role("button", name="New conversation").click()
+            page.get_by_text("Nothing has been asked yet.").wait_for()
+        for _ in range(200):
+            before = len(steps)
+            time.sleep(0.3)
+            if before == len(steps):
+                break
+        assert 0 < before == len(steps) < 900
+    finally:
+        model.generation_config.eos_token_id = ends
+        hook.remove()
+    if leave != "closes the page":
+        page.get_by_text("Nothing has been asked yet.").wait_for()
 
 
 def test_a_picture_of_ones_own_is_asked_about_in_several_turns(page, tmp_path):

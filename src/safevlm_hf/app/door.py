@@ -17,7 +17,7 @@ API = "/gradio_api"
 FILE = f"{API}/file="
 EVENTS = f"{API}/queue/join"
 READ = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", f"{API}/queue/data", f"{API}/upload_progress")
-READ_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/info", f"{API}/startup-events", FILE)
+READ_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", FILE)
 WRITE = (EVENTS, f"{API}/upload", f"{API}/cancel", f"{API}/reset")
 CONTENT_POLICY = "; ".join(
     (

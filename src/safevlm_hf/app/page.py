@@ -125,7 +125,7 @@ class Page:
     def _wire(self, asking: dict, shown: dict, turns: gr.State, controls: list, policy_json: gr.HTML):
         outputs = [*shown.values(), turns, asking["question"]]
         inputs = [turns, asking["question"], asking["picture"], *controls]
-        gr.on(
+        asked = gr.on(
             [asking["send"].click, asking["question"].submit],
             self.answer,
             inputs,
@@ -134,7 +134,7 @@ class Page:
             **RAW,
             **ON_MODEL,
         )
-        asking["again"].click(
+        asked_again = asking["again"].click(
             self.answer_again,
             [turns, *controls],
             outputs,
@@ -142,7 +142,10 @@ class Page:
             **RAW,
             **ON_MODEL,
         )
-        asking["new"].click(self.start_again, None, [*outputs, asking["picture"]], show_progress="hidden", **PRIVATE)
+        # One after the other: an answer that still comes would overwrite the new conversation.
+        asking["new"].click(None, cancels=[asked, asked_again]).then(
+            self.start_again, None, [*outputs, asking["picture"]], show_progress="hidden", **PRIVATE
+        )
         asking["draw"].click(
             self.draw,
             [asking["topic"], asking["question"]],
