@@ -2,6 +2,7 @@ PYTHON ?= python3
 INSTALLED = .venv/.installed
 VLLM_INSTALLED = .venv-vllm/.installed
 HARNESS_INSTALLED = .venv-harness/.installed
+APP_INSTALLED = .venv-app/.installed
 .DEFAULT_GOAL = help
 
 # What each target does.
@@ -26,6 +27,11 @@ $(HARNESS_INSTALLED): setup.cfg pyproject.toml
 	.venv-harness/bin/pip install --quiet --editable '.[eval,serve]'
 	.venv-harness/bin/pip install --quiet geh lmms-eval 'filelock<4' pytest
 	touch $(HARNESS_INSTALLED)
+
+$(APP_INSTALLED): setup.cfg pyproject.toml
+	test -d .venv-app || $(PYTHON) -m venv .venv-app
+	.venv-app/bin/pip install --quiet --editable '.[eval,app]' playwright pytest
+	touch $(APP_INSTALLED)
 
 # Both stages on the embedded default, base and safe model on the held-out split: a table and report.html.
 demo: $(INSTALLED)
@@ -59,6 +65,10 @@ test-vllm-all: $(VLLM_INSTALLED)
 test-harness: $(HARNESS_INSTALLED)
 	.venv-harness/bin/python -m pytest -q tests/harness
 
+# The page of `safevlm app` and the demo's report, in Chromium where it is installed.
+test-app: $(APP_INSTALLED)
+	.venv-app/bin/python -m pytest -q tests/app tests/cli/test_app_command.py tests/evaluation/reports/test_demo_report.py
+
 # Style and order of the code, by ruff.
 lint: $(INSTALLED)
 	.venv/bin/ruff check .
@@ -82,4 +92,4 @@ check-tag:
 	grep -qx '__version__ = "$(TAG:v%=%)"' src/safevlm_hf/version.py
 	grep -q '^## \[$(TAG:v%=%)\]' CHANGELOG.md
 
-.PHONY: help demo test test-all test-families test-vllm test-vllm-all test-harness lint types docs build check-tag
+.PHONY: help demo test test-all test-families test-vllm test-vllm-all test-harness test-app lint types docs build check-tag
