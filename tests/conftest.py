@@ -6,6 +6,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import logging  # noqa: E402
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from tiny_training import NANO_SAFETY, draw_records  # noqa: E402
@@ -15,11 +17,22 @@ from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeL
 from safevlm_hf.data import NANO_BASE  # noqa: E402
 
 
+LEVELS = {name: logging.getLogger(name).level for name in ("transformers", "safevlm_hf", "timm")}
+
+
 @pytest.fixture(autouse=True)
 def seed():
     set_seed(0)
     # Threads that wait for a busy core spin: beside other work a run takes `OMP_NUM_THREADS=1`.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_at_the_start():
+    """Commands silence libraries for the whole process."""
+    yield
+    for name, level in LEVELS.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import sys
 import pytest
 
 from safevlm_hf.data.records import load_records
-from safevlm_hf.data.riskcards import draw_riskcards
-from safevlm_hf.data.riskcards.drawing import _font_path
+from safevlm_hf.data.riskcards import draw_riskcards, drawing
 from safevlm_hf.evaluation.benchmarks import figstep
 from safevlm_hf.evaluation.judges.endpoint import EndpointJudge
 from safevlm_hf.evaluation.judges.rubrics import HARM
@@ -29,7 +28,8 @@ from safevlm_hf.training.stages import prepare_stage2
 )
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path, tiny_model, package, extra, call):
     monkeypatch.chdir(tmp_path)
-    _font_path.cache_clear()
+    for cached in filter(lambda one: hasattr(one, "cache_clear"), vars(drawing).values()):
+        cached.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError) as error:
         call(tiny_model)

