@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from logging import Filter
 from pathlib import Path
 from threading import get_ident
 
@@ -107,23 +108,30 @@ class SafeCheckpointMixin:
         return kept
 
 
-@contextmanager
-def _loading_report_held_back():
-    """A list of the library's reports (its table of missing weights and the like), which are logged at the end."""
-    library, thread, held = logging.get_logger("transformers.modeling_utils"), get_ident(), []
+class _ReportFilter(Filter):
+    """Holds back the library's reports on loading (its table of missing weights and the like) in this thread."""
 
-    def passes(record) -> bool:
-        is_report = record.thread == thread and "LOAD REPORT" in record.getMessage()
+    def __init__(self):
+        super().__init__()
+        self.thread, self.held = get_ident(), []
+
+    def filter(self, record) -> bool:
+        is_report = record.thread == self.thread and "LOAD REPORT" in record.getMessage()
         if is_report:
-            held.append(record)
+            self.held.append(record)
         return not is_report
 
-    library.addFilter(passes)
+
+@contextmanager
+def _loading_report_held_back():
+    """A list of the library's reports, which are logged at the end."""
+    library, reports = logging.get_logger("transformers.modeling_utils"), _ReportFilter()
+    library.addFilter(reports)
     try:
-        yield held
+        yield reports.held
     finally:
-        library.removeFilter(passes)
-        for record in held:
+        library.removeFilter(reports)
+        for record in reports.held:
             library.handle(record)
 
 
