@@ -77,7 +77,7 @@ _FAST_TRAINING = {
 }
 QUICK = Extent(9, QUICK_ROWS, 200, QUICK_TARGETS)
 FULL = Extent(
-    40,
+    45,
     FULL_ROWS,
     num_row_samples=400,
     targets=FULL_TARGETS,
