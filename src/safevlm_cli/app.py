@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 Model = Annotated[str, typer.Option("--model", "-m", help="A safe checkpoint: folder or Hub id.")]
 PolicyFile = Annotated[
-    Path | None, typer.Option("--policy", "-p", help="JSON file, laid over the checkpoint's own policy.")
+    Path | None, typer.Option("--policy", "-p", help="JSON file that overrides the checkpoint's own policy.")
 ]
 
 

@@ -9,8 +9,8 @@ import typer
 from .app import app
 
 
-# Threads of OpenMP spin where they wait for each other: where another process has their core, nearly all of the time,
-# and everything takes four times as long. So they sleep at once; libgomp, which torch brings, first waits a moment.
+# Threads of OpenMP spin where they wait for each other: where another process has their core, nearly all of the time.
+# So they sleep at once; libgomp, which torch brings, first waits a moment.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 

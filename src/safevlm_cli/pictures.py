@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .addresses import is_address, open_public
+from .showing import make_console, plain
 
 
 def find_pictures(names: Iterable[str]) -> list[str]:
     """Files and addresses behind the names, in their order.
 
-    A name is a file, a folder (all pictures below it, by their endings), a pattern, an http(s) address, or "-" for
-    standard input with one file, folder or address per line. A name that stands for nothing stays as it is, and
-    [`open_named`] raises for it.
+    A name is a file, a folder (all pictures below it, by their endings; a line on stderr names what is left out), a
+    pattern, an http(s) address, or "-" for standard input with one file, folder or address per line. A name that
+    stands for nothing stays as it is, and [`open_named`] raises for it.
     """
     found = []
     for name in names:
@@ -62,6 +63,18 @@ def _pictures_below(folder: str) -> list[str]:
     from PIL import Image
 
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = (os.path.join(root, file) for root, _, inside in os.walk(folder) for file in inside)
-    found = sorted(file for file in files if os.path.splitext(file)[1].lower() in endings)
-    return found or [folder]
+    found, left_out = [], []
+    for root, folders, files in os.walk(folder, onerror=_fail):
+        left_out += [path for name in folders if os.path.islink(path := os.path.join(root, name))]
+        for name in files:
+            is_picture = os.path.splitext(name)[1].lower() in endings
+            (found if is_picture else left_out).append(os.path.join(root, name))
+    if left_out:
+        # Somebody may hide a picture behind another name.
+        note = f"Left out, without a picture's ending or as links to folders: {len(left_out)} below {folder}"
+        make_console(stderr=True).print(plain(f"{note}: {', '.join(sorted(left_out))}"), soft_wrap=True)
+    return sorted(found) or [folder]
+
+
+def _fail(error: OSError):
+    raise error

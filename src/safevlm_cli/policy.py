@@ -20,7 +20,7 @@ app.add_typer(policy_app, name="policy")
 @policy_app.command("show")
 def show(model: Model = DEFAULT_MODEL, policy: PolicyFile = None):
     """
-    What a checkpoint does with each category and level, with a policy file laid over it.
+    What a checkpoint does with each category and level, with a policy file that overrides it.
 
     Example: `safevlm policy show --model runs/demo/stage2 --policy policy.json`
     """
@@ -33,7 +33,7 @@ def show(model: Model = DEFAULT_MODEL, policy: PolicyFile = None):
     console = make_console()
     console.print(_policy_table(applied, safety))
     sources = [f"the policy of {model}" if kept else f"{model} has no policy of its own, these are the defaults"]
-    sources += [] if policy is None else [f"{policy} laid over it"]
+    sources += [] if policy is None else [f"overridden by {policy}"]
     console.print(plain("; ".join(sources)), plain(f"digest {applied.digest()}"), sep="\n", soft_wrap=True)
 
 
@@ -49,7 +49,7 @@ def _policy_table(policy, safety) -> Table:
             plain(name),
             "yes" if is_on else "no",
             "-" if review is None else f"{review:.4g}",
-            "most probable" if threshold is None else f"{threshold:.4g}",
+            "by the risk" if threshold is None else f"{threshold:.4g}",
             *(Text(action, ACTION_STYLES[action]) for action in actions),
         )
     return table

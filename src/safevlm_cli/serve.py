@@ -13,48 +13,60 @@ def _switch(name: str, text: str):
     return Annotated[bool, typer.Option(name, help=text)]
 
 
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+ServedName = Annotated[str | None, typer.Option(help="Name of the model in requests and answers; `--model` if unset.")]
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option(help="A text file, or the text: it stands in front of every conversation and is not judged."),
+]
+TrustClientRoles = _switch(
+    "--trust-client-roles",
+    "Believe clients about who said what: their system prompts and the answers that they send are not judged. "
+    "Only where every client is a program of yours.",
+)
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the API keys, one per line; or one key in the variable SAFEVLM_API_KEY."),
+]
+Moderations = Annotated[bool, typer.Option(help="Whether there is /v1/moderations, which tells clients the verdict.")]
+ExposeVerdict = _switch(
+    "--expose-verdict", "Send the verdict with each answer. Whoever reads it can search for a way around it."
+)
+Audit = Annotated[Path | None, typer.Option(help="JSON lines: what was seen and done.")]
+AuditWindows = _switch("--audit-windows", "Write the logits of all windows, so that `safevlm policy replay` is exact.")
+AuditModerations = _switch("--audit-moderations", "Write a line for each moderation, too.")
+Shadow = _switch(
+    "--shadow", "Decide, write it down (`--audit`), and ANSWER EVERYTHING: for the time before a policy acts."
+)
+MetricsHost = Annotated[str, typer.Option(help="Address of the metrics.")]
+MetricsPort = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Port of /metrics, for Prometheus and not for clients.")
+]
+AccessLog = Annotated[bool, typer.Option(help="Whether each request has a line in the log.")]
+
+
 @app.command()
 def serve(
     model: Model = DEFAULT_MODEL,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    served_model_name: Annotated[
-        str | None, typer.Option(help="Name of the model in requests and answers; `--model` if unset.")
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    served_model_name: ServedName = None,
     policy: PolicyFile = None,
-    system_prompt: Annotated[
-        str | None,
-        typer.Option(help="A text file, or the text: it stands in front of every conversation and is not judged."),
-    ] = None,
-    trust_client_roles: _switch(
-        "--trust-client-roles",
-        "Believe clients about who said what: their system prompts and the answers that they send are not judged. "
-        "Only where every client is a program of yours.",
-    ) = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(help="File with the API keys, one per line; or one key in the variable SAFEVLM_API_KEY."),
-    ] = None,
-    moderations: Annotated[
-        bool, typer.Option(help="Whether there is /v1/moderations, which tells clients the verdict.")
-    ] = True,
-    expose_verdict: _switch(
-        "--expose-verdict", "Send the verdict with each answer. Whoever reads it can search for a way around it."
-    ) = False,
-    audit: Annotated[Path | None, typer.Option(help="JSON lines: what was seen and done.")] = None,
-    audit_windows: _switch(
-        "--audit-windows", "Write the logits of all windows, so that `safevlm policy replay` is exact."
-    ) = False,
-    audit_moderations: _switch("--audit-moderations", "Write a line for each moderation, too.") = False,
-    shadow: _switch(
-        "--shadow", "Decide, write it down (`--audit`), and ANSWER EVERYTHING: for the time before a policy acts."
-    ) = False,
-    metrics_host: Annotated[str, typer.Option(help="Address of the metrics.")] = "127.0.0.1",
-    metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of /metrics, for Prometheus and not for clients.")
-    ] = None,
-    access_log: Annotated[bool, typer.Option(help="Whether each request has a line in the log.")] = True,
+    system_prompt: SystemPrompt = None,
+    trust_client_roles: TrustClientRoles = False,
+    max_new_tokens: MaxNewTokens = 1024,
+    api_key_file: ApiKeyFile = None,
+    moderations: Moderations = True,
+    expose_verdict: ExposeVerdict = False,
+    audit: Audit = None,
+    audit_windows: AuditWindows = False,
+    audit_moderations: AuditModerations = False,
+    shadow: Shadow = False,
+    metrics_host: MetricsHost = "127.0.0.1",
+    metrics_port: MetricsPort = None,
+    access_log: AccessLog = True,
 ):
     """
     Serve a checkpoint: OpenAI's chat completions, with pictures and streams, and moderations. No request can change

@@ -22,7 +22,7 @@ import torch
 import transformers
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
-from safevlm_hf.calibration.figures import Rate
+from safevlm_hf.calibration.rates import Rate
 
 from .data import NANO_BASE
 from .data.records import load_records

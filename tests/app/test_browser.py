@@ -1,9 +1,6 @@
 """The page in Chromium, from the keyboard: ask, see verdict and answers, change the policy, and ask again."""
 
-import socket
-import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 from browser import check_readable, open_page
@@ -14,25 +11,12 @@ from safevlm_hf.modeling.safety_refusals import REFUSALS
 
 
 pytest.importorskip("gradio")
-import uvicorn  # noqa: E402
+from listening import listening  # noqa: E402
 
 from safevlm_hf.app.server import create_app  # noqa: E402
 
 
 TIMEOUT = 60_000  # milliseconds: this machine may be doing other work
-
-
-@contextmanager
-def listening(app):
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from html_page import check_page, hostile
 from safevlm_hf import SafetyPolicy
 from safevlm_hf.calibration.calibrate import calibrate, calibrate_logits
 from safevlm_hf.calibration.curves import precision_over_recall, roc
-from safevlm_hf.calibration.figures import Rate, evaluate_policy
+from safevlm_hf.calibration.figures import evaluate_policy
 from safevlm_hf.calibration.logits import LabelledLogits, collect_verdict_logits, split
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.calibration.reliability import expected_calibration_error, reliability_bins
 from safevlm_hf.calibration.report import render_calibration_report, write_calibration_report
 from safevlm_hf.calibration.temperatures import fit_temperatures

@@ -96,8 +96,18 @@ BELOW = ["photos/b.PNG", "photos/deep/a.png"]
 )
 def test_assess_takes_folders_patterns_and_standard_input(call, checkpoint, photos, words, stdin, expected):
     code, out, err = call("assess", *words, "--model", checkpoint, "--json", stdin=stdin)
-    assert (code, err) == (1, "")
+    assert code == 1
     assert [line["image"] for line in lines(out)] == expected and "error" not in out
+    assert ("photos/notes.txt" in err) == (BELOW[0] in expected and BELOW[1] in expected)
+
+
+def test_what_a_folder_leaves_out_is_counted_and_named(call, checkpoint, photos):
+    Path("elsewhere").mkdir()
+    Path("photos/more").symlink_to(Path("elsewhere").absolute())
+    code, _, err = call("assess", "photos", "--model", checkpoint, "--json")
+    assert code == 1 and err.splitlines() == [
+        "Left out, without a picture's ending or as links to folders: 2 below photos: photos/more, photos/notes.txt"
+    ]
 
 
 @pytest.mark.parametrize("words, stdin", [(["*.gif"], ""), (["-"], "*.png\n-\n"), (["file:///card.png"], "")])

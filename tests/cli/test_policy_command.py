@@ -27,16 +27,16 @@ def test_policy_show(call, checkpoint, tmp_path):
     code, out, err = call("policy", "show", "--model", checkpoint)
     assert (code, err) == (0, "") and f"{checkpoint} has no policy of its own" in out
     assert SafetyPolicy().digest() in out
-    assert rows(out)["privacy"] == ["yes", "-", "most probable", *["condition"] * 3] and "safe" not in rows(out)
+    assert rows(out)["privacy"] == ["yes", "-", "by the risk", *["condition"] * 3] and "safe" not in rows(out)
 
     over = {"categories": {"politics": False}, "thresholds": {"privacy": 0.5}, "review_thresholds": {"privacy": 0.1}}
     code, out, _ = call("policy", "show", "--model", checkpoint, "--policy", write_json(tmp_path / "a.json", over))
-    assert code == 0 and f"{tmp_path}/a.json laid over it" in out and SafetyPolicy(**over).digest() in out
+    assert code == 0 and f"overridden by {tmp_path}/a.json" in out and SafetyPolicy(**over).digest() in out
     assert rows(out)["privacy"][:3] == ["yes", "0.1", "0.5"]
-    assert rows(out)["politics"] == ["no", "-", "most probable", *["answer"] * 3]
+    assert rows(out)["politics"] == ["no", "-", "by the risk", *["answer"] * 3]
     disabled = write_json(tmp_path / "b.json", {"enabled": False, **REFUSE})
     found = rows(call("policy", "show", "--model", checkpoint, "--policy", disabled)[1])
-    assert found["privacy"] == ["no", "-", "most probable", *["answer"] * 3]
+    assert found["privacy"] == ["no", "-", "by the risk", *["answer"] * 3]
 
 
 def test_policy_of_the_checkpoint(call, checkpoint, picture, tmp_path):

@@ -103,17 +103,49 @@ def test_splits(tmp_path):
         find_records(f"{folder}:dev")
 
 
-def test_a_name_on_the_hub_is_loaded_from_there(monkeypatch, tmp_path):
-    asked, local = [], save(tmp_path / "set", [chat_rows()], CHAT)
-    load = datasets.load_dataset
+@pytest.fixture
+def hub(monkeypatch):
+    """Puts rows in the place of the Hub, and lists what is asked of it."""
 
-    def load_local(path, split):
-        asked.append((path, split))
-        return load(str(local), split="train")
+    def put(rows: list[dict], features: Features) -> list[tuple]:
+        asked, dataset = [], Dataset.from_list(rows, features=features)
+        monkeypatch.setattr(datasets, "load_dataset", lambda path, split: asked.append((path, split)) or dataset)
+        return asked
 
-    monkeypatch.setattr(datasets, "load_dataset", load_local)
+    return put
+
+
+@pytest.fixture
+def cached(tmp_path) -> Path:
+    """A picture as a data set of the Hub brings it beside its rows."""
+    file = tmp_path / "cache" / "a.png"
+    file.parent.mkdir()
+    Picture.new("RGB", (16, 8)).save(file)
+    return file
+
+
+def test_a_name_on_the_hub_is_loaded_from_there(hub):
+    asked = hub([chat_rows()], CHAT)
     assert len(read_records(find_records("org/name"))) == len(read_records(find_records("org/name:dev"))) == 1
     assert asked == [("org/name", "train"), ("org/name", "dev")]
+
+
+def test_pictures_beside_the_rows(hub, cached):
+    hub([chat_rows(images=[{"bytes": None, "path": str(cached)}])], CHAT)
+    (record,) = read_records(find_records("org/name"))
+    assert record["images"] == [str(cached)]
+
+
+@pytest.mark.parametrize("name", ["{own}", "../own.png", "{cached}/../../own.png", "{cached}<split>{own}"])
+@pytest.mark.parametrize("feature", [Image(), Value("string")], ids=["picture", "name"])
+def test_rows_of_strangers_name_no_file_of_this_machine(hub, cached, tmp_path, name, feature):
+    own = tmp_path / "own.png"
+    Picture.new("RGB", (8, 8)).save(own)
+    name = name.format(own=own, cached=cached)
+    images = [name if feature == Value("string") else {"bytes": None, "path": name}]
+    hub([chat_rows(images=images)], Features(CHAT | {"images": [feature]}))
+    with pytest.raises(ValueError, match="org/name, row 0: the picture .* is not in the data set"):
+        find_records("org/name")
 
 
 def test_files_stay_files(tmp_path, monkeypatch):

@@ -586,7 +586,7 @@ def test_policy_of_the_generation_config(model):
     expected = generate(model, **asked, **UNCONDITIONED)
     model.generation_config.safety_policy = {"categories": {"privacy": False}}
     assert torch.equal(generate(model, **asked), expected)
-    assert torch.equal(generate(model, **asked, safety_policy={}), expected)  # the call's is laid over it
+    assert torch.equal(generate(model, **asked, safety_policy={}), expected)  # the call's overrides it
     conditioned = generate(model, **asked, safety_policy={"categories": {"privacy": True}})
     assert not torch.equal(conditioned, expected)
     own = GenerationConfig(**GREEDY, pad_token_id=PAD, safety_policy={"categories": {"privacy": True}})

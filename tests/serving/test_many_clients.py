@@ -3,18 +3,15 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import openai
 import pytest
-import uvicorn
+from listening import listening
 from serving_client import (
     CHAT,
     CLEAN,
@@ -64,20 +61,6 @@ def open_api(url, key="none"):
     return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60)
 
 
-@contextmanager
-def listening(app):
-    """The app on a port of the loopback address."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 def test_a_client_that_leaves_stops_the_model(checkpoint):
     model, processor = load(checkpoint)
     model.generation_config.suppress_tokens = [2]  # no end
@@ -88,7 +71,7 @@ def test_a_client_that_leaves_stops_the_model(checkpoint):
 
     model.model.language_model.register_forward_pre_hook(step)
     app = serving.create_app(model, processor, NAME)
-    with listening(app) as url, open_api(url) as api:
+    with listening(app, "/v1") as url, open_api(url) as api:
         messages = [{"role": "user", "content": "Hello"}]
         with api.chat.completions.create(model=NAME, messages=messages, stream=True, max_tokens=1000) as stream:
             next(iter(stream))

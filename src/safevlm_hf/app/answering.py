@@ -36,7 +36,7 @@ class TwoAnswers:
 
         Args:
             inputs: side to the model's inputs, each one conversation.
-            policy: of the safe side, laid over the checkpoint's own.
+            policy: of the safe side; it overrides the checkpoint's own.
         """
         policies = {SAFE_SIDE: policy, FREE_SIDE: POLICY_OFF}
         pieces, is_left, texts = Queue(), Event(), dict.fromkeys(SIDES, "")

@@ -82,7 +82,7 @@ class Controls:
         """What the visitor has moved, as the JSON that `--policy` takes: empty where nothing has been moved.
 
         Args:
-            own: the checkpoint's policy, over which the result is laid.
+            own: the checkpoint's policy, which the result overrides.
 
         Raises:
             ValueError: a value that no control can have, or a contradiction between the controls.

@@ -11,6 +11,8 @@ from urllib.parse import unquote
 
 from starlette.responses import PlainTextResponse
 
+from ..request_body import read_body, replaying
+
 
 MAX_BODY = 16 * 2**20  # bytes, an upload's too
 API = "/gradio_api"
@@ -46,14 +48,11 @@ class Door:
             return await self.app(scope, receive, send)
         if scope["type"] != "http" or not self._is_open(scope["method"], scope["path"]):
             return await _refuse(404, "There is nothing here.", scope, receive, send)
-        body = deque()
-        if not await _read(receive, body):
+        body = await read_body(receive, MAX_BODY)
+        if body is None:
             return await _refuse(413, f"The request has more than {MAX_BODY} bytes.", scope, receive, send)
         if scope["path"] == EVENTS and not self._names_uploads_alone(body):
             return await _refuse(400, "A picture must be uploaded: no address and no file.", scope, receive, send)
-
-        async def replay():
-            return body.popleft() if body else await receive()
 
         async def send_with_policy(message):
             if message["type"] == "http.response.start":
@@ -61,7 +60,7 @@ class Door:
                 message = {**message, "headers": headers}
             await send(message)
 
-        await self.app(scope, replay, send_with_policy)
+        await self.app(scope, replaying(body, receive), send_with_policy)
 
     def _is_open(self, method: str, path: str) -> bool:
         if method == "POST":
@@ -94,17 +93,6 @@ class Door:
             elif isinstance(value, list):
                 left += value
         return True
-
-
-async def _read(receive, body: deque) -> bool:
-    """Reads a request's body to its end. False where it is longer than the limit; then nothing is kept."""
-    length, more = 0, True
-    while more:  # to the end, or the browser would not hear the answer
-        message = await receive()
-        length += len(message.get("body", b""))
-        body.append(message) if length <= MAX_BODY else body.clear()
-        more = message.get("more_body", False)
-    return length <= MAX_BODY
 
 
 async def _refuse(status: int, reason: str, scope, receive, send):

@@ -33,7 +33,7 @@ class Page:
     """The page of one checkpoint.
 
     Args:
-        model, processor: a trained checkpoint's. Visitors lay their policies over its own.
+        model, processor: a trained checkpoint's. Visitors' policies override its own.
         name: of the checkpoint, as the page shows it.
         max_new_tokens: longest answer.
     """

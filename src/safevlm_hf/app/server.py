@@ -4,16 +4,15 @@ import os
 import socket
 import tempfile
 
+from ..extras import needs_extra
 from .showing import read_style
 
 
-try:
+with needs_extra("app"):
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI
     from gradio.utils import get_upload_folder
-except ImportError as error:
-    raise ImportError(f"The page needs more packages ({error}): pip install 'safevlm_hf[app]'.") from error
 
 from .door import MAX_BODY, Door
 from .page import Page

@@ -7,19 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from ..evaluation.reports.pages import Picture, inline_picture
+from ..evaluation.reports.pages import Picture, inline_picture, templates_of
 
 
-_TEMPLATES = Environment(
-    loader=PackageLoader(__package__),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = templates_of(__package__)
 SHOWN_SIZE, SMALL_SIZE = 480, 112  # pixels, of the longer side
 RAISES, LOWERS = (194, 57, 75), (37, 99, 168)
 STRONGEST = 0.45  # opacity of the strongest word: dark text can still be read on it
@@ -95,16 +88,14 @@ def make_panels(explanation, inputs, processor, images: Sequence[Image.Image]) -
             finding=finding,
             risk=f"{verdict.risk:.2f}",
             levels=[_bar(name, value) for name, value in verdict.level_probabilities.items()],
-            categories=[_bar(name, value, _note(verdict, name)) for name, value in _categories(verdict)],
+            categories=[
+                _bar(name, value, _note(verdict, name)) for name, value in verdict.category_probabilities.items()
+            ],
             words=_words(processor.tokenizer, ids, mask, weights, parts),
             picture=draw_map(image, explanation.map[index].float().cpu()),
         )
         panels.append(panel)
     return panels
-
-
-def _categories(verdict) -> list[tuple[str, float]]:
-    return list(verdict.category_probabilities.items())
 
 
 def _bar(name: str, value: float, note: str = "") -> Bar:

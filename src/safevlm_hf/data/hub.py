@@ -7,9 +7,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from huggingface_hub.constants import HF_HUB_CACHE
 from tqdm.auto import tqdm
 
 from ..extras import needs_extra
+from .records import JOIN_MARK
 
 
 with needs_extra("train"):
@@ -35,15 +37,17 @@ def find_records(name: str | os.PathLike, split: str = "train") -> Path:
 
     Raises:
         FileNotFoundError, ValueError: there is no such data set, or no such split.
+        ValueError: a row of a data set on the Hub names a picture that is not in it.
     """
     path, _, named = os.fspath(name).partition(":")
-    is_on_hub = REPO_ID.fullmatch(path) and not path.endswith((".json", ".jsonl"))
-    if os.path.isfile(name) or not (os.path.isdir(path) or is_on_hub):
+    is_folder = os.path.isdir(path)
+    is_on_hub = not is_folder and REPO_ID.fullmatch(path) and not path.endswith((".json", ".jsonl"))
+    if os.path.isfile(name) or not (is_folder or is_on_hub):
         return Path(name)
-    return _write_records(path, named or split)
+    return _write_records(path, named or split, bool(is_on_hub))
 
 
-def _write_records(path: str, split: str) -> Path:
+def _write_records(path: str, split: str, is_on_hub: bool) -> Path:
     dataset = datasets.load_dataset(path, split=split)
     name = re.sub(r"[^\w.-]+", "-", "-".join([*Path(path).parts[-2:], split, dataset._fingerprint]))
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "safevlm_hf" / name.strip("-")
@@ -56,6 +60,8 @@ def _write_records(path: str, split: str) -> Path:
         with (temporary / file.name).open("w", encoding="utf-8") as lines:
             for index, row in enumerate(_rows(dataset)):
                 record = _record(index, row, dataset.features, temporary, folder)
+                if is_on_hub:
+                    _check_pictures(record, f"{path}, row {index}")
                 lines.write(json.dumps(record, default=_as_text) + "\n")
         temporary.chmod(0o755)
         try:
@@ -94,9 +100,17 @@ def _reference(cell, name: str, temporary: Path, folder: Path):
         return cell
     if cell.get("bytes") is None:
         return cell.get("path")
-    name += Path(cell.get("path") or "").suffix
     (temporary / name).write_bytes(cell["bytes"])
     return str((folder / name).absolute())
+
+
+def _check_pictures(record: dict, place: str):
+    """Rows from a stranger name no file of this machine but those that were downloaded with them."""
+    caches = [Path(cache).resolve() for cache in (datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)]
+    for reference in (reference for key in filter(record.get, IMAGE_KEYS) for reference in record[key]):
+        found = Path(str(reference)).resolve()
+        if JOIN_MARK in str(reference) or not any(found.is_relative_to(cache) for cache in caches):
+            raise ValueError(f"{place}: the picture {reference!r} is not in the data set, expected its bytes.")
 
 
 def _label(value, feature):

@@ -7,15 +7,16 @@ client believed about who said what: all of its texts, in any role, are the ques
 operator's own system prompt is not.
 """
 
-try:
+from ..extras import needs_extra
+
+
+with needs_extra("serve"):
     # transformers' server needs openai, and says so late.
     import fastapi  # noqa: F401
     import openai  # noqa: F401
     import prometheus_client  # noqa: F401
     import transformers.cli.serving.server  # noqa: F401
     import uvicorn  # noqa: F401
-except ImportError as error:
-    raise ImportError(f"Serving needs more packages ({error}): pip install 'safevlm_hf[serve]'.") from error
 
 from .server import create_app, serve
 from .settings import Limits, Settings

@@ -4,8 +4,8 @@ import logging
 import re
 import time
 import uuid
-from collections import deque
 
+from ..request_body import read_body, replaying
 from .errors import error_response
 from .keys import ApiKeys
 from .metrics import Metrics
@@ -96,8 +96,7 @@ class AskForKey:
         given = [value for key, value in scope["headers"] if key == b"authorization"]
         if self.keys.admit(given[0] if len(given) == 1 else None):
             return await self.app(scope, receive, send)
-        while (await receive()).get("more_body", False):
-            pass  # to the end, or the client would not hear the answer
+        await read_body(receive, limit=0)
         answer = error_response(
             401, "This server needs an API key: `Authorization: Bearer ...`.", {"WWW-Authenticate": "Bearer"}
         )
@@ -114,16 +113,7 @@ class LimitBody:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        messages, length, more = deque(), 0, True
-        while more:  # to the end, or the client would not hear the answer
-            message = await receive()
-            length += len(message.get("body", b""))
-            messages.append(message) if length <= self.limit else messages.clear()
-            more = message.get("more_body", False)
-        if length > self.limit:
+        body = await read_body(receive, self.limit)
+        if body is None:
             return await error_response(413, f"The request has more than {self.limit} bytes.")(scope, receive, send)
-
-        async def replay():
-            return messages.popleft() if messages else await receive()
-
-        await self.app(scope, replay, send)
+        await self.app(scope, replaying(body, receive), send)

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from safevlm_hf import SafetyVerdict
-from safevlm_hf.calibration.figures import Rate
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.evaluation.answering import Prediction, answer_records, judge_records
 from safevlm_hf.evaluation.held_out.columns import BASE, BOTH_STAGES, FIRST, MEAN

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from metric_items import FEW, make_answers, make_items
 from sklearn.metrics import roc_auc_score
 
-from safevlm_hf.calibration.figures import Rate
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.metrics.measurement import align
 from safevlm_hf.evaluation.metrics.shares import share

@@ -18,7 +18,7 @@ class PolicyTrial:
 
     Attributes:
         name, note: what is turned, and what it should lead to.
-        policy: laid over the checkpoint's own.
+        policy: overrides the checkpoint's own.
         refusals: the fixed texts that it can lead to.
     """
 
