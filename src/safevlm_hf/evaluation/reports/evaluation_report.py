@@ -24,7 +24,6 @@ from safevlm_hf.files import write_text
 
 MAX_PICTURES = 12  # per benchmark
 FLAGGED, NOT_FLAGGED_COLOUR = "#c2394b", "#1f7a4a"
-CONFUSION = "action_confusion"
 
 
 def write_evaluation_report(path: str | os.PathLike, evaluated: Sequence[Sequence[Evaluated]]) -> Path:
