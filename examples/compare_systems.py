@@ -84,7 +84,6 @@ SHORT_TRAINING = {
     "num_riskcards": 32,
     "max_eval_samples": 4,
     "max_steps": 2,
-    "eval_strategy": "no",
     "logging_steps": 1,
     "warmup_steps": 1,
     "per_device_train_batch_size": 4,
@@ -181,7 +180,7 @@ def train_fine_tuned(args) -> Path:
     final = args.output_dir / "checkpoints/fine-tuned"
     if not final.is_dir():
         sizes = {"num_safety_tokens": 0, "num_condition_tokens": 0, "max_steps": 1, "num_riskcards": 64}
-        model, _ = load(train_both(args, "fine-tuning", **{**sizes, "eval_strategy": "no"}))
+        model, _ = load(train_both(args, "fine-tuning", **sizes))
         save(final, as_stock_model(model, args.base), AutoProcessor.from_pretrained(args.base))
     return final
 

@@ -51,7 +51,7 @@ class Extent:
         num_test_samples: held-out questions that stand alone.
         rows, num_row_samples: with surroundings and changed pictures, and the questions of each row.
         num_tried, num_explained: questions under other policies, and verdicts that are drawn.
-        poolings: column to `head_pooling` of the heads that are trained for comparison.
+        poolings, pooling_epochs: column to `head_pooling` of the heads that are trained for comparison, and how long.
         stage1, stage2: overrides of the stages' configs.
         targets: bounds on the figures.
     """
@@ -64,6 +64,7 @@ class Extent:
     num_tried: int = 200
     num_explained: int = 4
     poolings: dict[str, str] = field(default_factory=lambda: {FIRST: "first"})
+    pooling_epochs: float = 0.5
     stage1: dict = field(default_factory=dict)
     stage2: dict = field(default_factory=dict)
 
@@ -75,7 +76,7 @@ _FAST_TRAINING = {
     "warmup_steps": 1,
     "per_device_train_batch_size": 8,
 }
-QUICK = Extent(9, QUICK_ROWS, 200, QUICK_TARGETS)
+QUICK = Extent(8, QUICK_ROWS, 200, QUICK_TARGETS, pooling_epochs=0.25)
 FULL = Extent(
     45,
     FULL_ROWS,
@@ -89,14 +90,12 @@ FULL = Extent(
         "head_gate_size": 128,
         "lm_loss_every": 64,
         "risk_prior": 0.06,
-        "eval_steps": 1275,
     },
     stage2={
         "num_riskcards": 6000,
         "num_train_epochs": 1.5,
         "per_device_train_batch_size": 16,
         "learning_rate": 1e-3,
-        "eval_steps": 280,
     },
 )
 FAST = Extent(
@@ -107,8 +106,8 @@ FAST = Extent(
     num_test_samples=16,
     num_tried=4,
     num_explained=1,
-    stage1={**_FAST_TRAINING, "max_steps": 16, "eval_steps": 16},
-    stage2={**_FAST_TRAINING, "max_steps": 4, "eval_steps": 4},
+    stage1={**_FAST_TRAINING, "max_steps": 16},
+    stage2={**_FAST_TRAINING, "max_steps": 4},
 )
 """Everything runs, and nothing is learned: for a first look, and for tests."""
 FAST_NOTE = "It shows the machinery. Its figures mean nothing, for it hardly trains."
@@ -133,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     say("\nStage 2: the language model")
     stage2 = run_stage2([write_config(2, folder, args.seed, **extent.stage2, **drawn)])
     compared = {
-        column: train_pooling(pooling, folder, args.seed, extent.stage1 | on_base)
+        column: train_pooling(pooling, folder, args.seed, extent.pooling_epochs, extent.stage1 | on_base)
         for column, pooling in extent.poolings.items()
     }
 
@@ -221,8 +220,8 @@ def reload(checkpoint: str | Path):
     return AutoModelForImageTextToText.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
 
 
-def train_pooling(pooling: str, folder: Path, seed: int, overrides: dict):
-    """A head with another `head_pooling`, for comparison: half an epoch of the same data, the head's loss alone.
+def train_pooling(pooling: str, folder: Path, seed: int, epochs: float, overrides: dict):
+    """A head with another `head_pooling`, for comparison: shortly, on the same data, with the head's loss alone.
 
     "mean" reads all words at once, so that harmless ones thin out a risky one. "first" reads the first token, as
     published: that is always BOS, so both questions of a pair get one verdict, however long it trains."""
@@ -231,8 +230,7 @@ def train_pooling(pooling: str, folder: Path, seed: int, overrides: dict):
     options = {
         "output_dir": str(folder / pooling),
         "head_pooling": pooling,
-        "eval_strategy": "no",
-        "num_train_epochs": 0.5,
+        "num_train_epochs": epochs,
         "lm_loss_every": 0,
     }
     run_stage1([write_config(1, folder, seed, **overrides | options)])

@@ -23,7 +23,7 @@ def labelled(tmp_path_factory):
         "riskcards_dir": str(folder),
         "output_dir": str(folder / "run"),
     }
-    values |= {"num_riskcards": 250, "num_train_epochs": 40, "lm_loss_every": 0, "eval_strategy": "no"}
+    values |= {"num_riskcards": 250, "num_train_epochs": 40, "lm_loss_every": 0}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(values | {"disable_tqdm": True}))
     run_stage1([str(path)])

@@ -201,6 +201,16 @@ def test_records_are_unmasked_independently_of_the_heads_choice(processor, confi
     assert len(counts) == 4 and min(counts.values()) > 25
 
 
+def test_the_same_records_in_another_folder_are_chosen(processor, config, photo):
+    collator = SafetyCollator(processor, config.safety_config, head_condition_share=0.5, unmasked_share=0.5)
+    here, there = (
+        collator([ask(photo, level=3, category=1, source=f"{folder}/records.jsonl:{line}") for line in range(40)])
+        for folder in ("data", "/home/somebody else/data")
+    )
+    for name in ("question_mask", "safety_conditions"):
+        assert len(here[name].unique()) > 1 and torch.equal(here[name], there[name])
+
+
 # --------------------------------------------------------------------------------------------------
 # Images and labels
 # --------------------------------------------------------------------------------------------------

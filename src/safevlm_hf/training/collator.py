@@ -2,6 +2,7 @@
 
 import hashlib
 import zlib
+from pathlib import PurePath
 
 import torch
 from transformers import BatchFeature
@@ -20,9 +21,9 @@ class SafetyCollator:
         processor: a safe model's.
         safety_config: names and sizes of the model.
         head_condition_share: share of records, in [0, 1], that are answered under the head's own verdict; the rest
-            under the label's. Chosen by the record's source, so that a resumed run sees the same.
+            under the label's. Chosen by the record's file and line, so that a resumed run sees the same.
         unmasked_share: share of records, in [0, 1], whose whole prompt counts as the question, as it does where a
-            caller hands over no question mask. Chosen by the source, too, and independently of the other share.
+            caller hands over no question mask. Chosen by file and line, too, and independently of the other share.
     """
 
     def __init__(
@@ -64,11 +65,11 @@ class SafetyCollator:
         return torch.where(by_head | (levels < 0) | (categories < 0), -1, by_label)
 
     def _head_chooses(self, record: dict) -> bool:
-        return zlib.crc32(record["source"].encode()) < self.head_condition_share * 2**32
+        return zlib.crc32(_line(record)) < self.head_condition_share * 2**32
 
     def _is_unmasked(self, record: dict) -> bool:
         # A second CRC would choose records that depend on the first one's.
-        digest = hashlib.sha256(record["source"].encode()).digest()
+        digest = hashlib.sha256(_line(record)).digest()
         return int.from_bytes(digest[:4], "big") < self.unmasked_share * 2**32
 
     def _encode(self, records: list[dict]) -> dict[str, torch.Tensor]:
@@ -137,6 +138,11 @@ class SafetyCollator:
             if whole not in answers and shorter in answers:
                 mask[run.stop - 1] = 0
         return mask
+
+
+def _line(record: dict) -> bytes:
+    """File and line of the record, without the folder: the same run in another folder chooses the same records."""
+    return PurePath(record["source"]).name.encode()
 
 
 def _runs(mask: list[int]) -> list[slice]:

@@ -41,7 +41,7 @@ class SafetyTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         every = self.args.lm_loss_every if model.training else 1
-        if every == 0 or self.state.global_step % every:
+        if every == 0 or (self.state.global_step + 1) % every:
             outputs = model(**inputs, safety_only=True)
             loss = outputs.loss
         else:
@@ -99,7 +99,10 @@ class SafetyTrainer(Trainer):
         Each process answers its share; where the weights are sharded, all answer all, in step."""
         model, state = self.accelerator.unwrap_model(self.model), self.accelerator.state
         safety_config = unwrap(model).config.safety_config
-        options = {"progress": self.is_world_process_zero() and not self.args.disable_tqdm}
+        options = {
+            "batch_size": self.args.per_device_eval_batch_size,
+            "progress": self.is_world_process_zero() and not self.args.disable_tqdm,
+        }
         if self.is_sharded:
             if self.is_fsdp_enabled:
                 # The Trainer's wrapper around `generate` rebuilds what it returns in bfloat16, and drops the verdicts.
