@@ -10,7 +10,10 @@ import pytest
 
 from safevlm_hf import demo
 from safevlm_hf.evaluation.held_out.columns import BASE, BOTH_STAGES, FIRST, STAGE1
-from safevlm_hf.evaluation.held_out.robustness import PAIRS, QUICK_ROWS, RISKY_ANSWERED, RISKY_FLAGGED
+from safevlm_hf.evaluation.held_out.robustness import PAIRS, QUICK_ROWS, RISKY_ANSWERED, RISKY_FLAGGED, row_records
+from safevlm_hf.modeling.configuration_safety import SafetyConfig
+from safevlm_hf.training.arguments import parse_arguments
+from safevlm_hf.training.data import load_data
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def test_the_report_shows_every_part(run):
 def test_the_terminal_is_calm(run):
     """What is done, one table, and where things are: no dictionaries of logs."""
     out = run[3]
-    assert out.startswith("Both stages on the embedded default: about 1 minute on two quiet cores.\n")
+    assert out.startswith("Both stages on the embedded llava base: about 1 minute on two quiet cores.\n")
     assert out.count(demo.FAST_NOTE) == 2 and out.count("Risky prompts answered ") == 1
     assert "{" not in out and "step" not in out
     for heading in ("Stage 1: the safety modules", "Stage 2: the language model", "after both stages: 16 held-out"):
@@ -58,13 +61,19 @@ def test_the_terminal_is_calm(run):
 def test_a_fast_demo_replaces_no_other(monkeypatch):
     """By its folder: a checkpoint that has learned nothing must not be taken for the demo's."""
     written = []
-    monkeypatch.setattr(demo, "run_stage1", lambda _: pytest.fail("far enough"))
-    monkeypatch.setattr(demo, "write_config", lambda stage, folder, *_, **__: written.append(str(folder)))
+
+    def write_config(stage, folder, *_, **__):
+        written.append(str(folder))
+        pytest.fail("far enough")
+
+    monkeypatch.setattr(demo, "write_config", write_config)
     monkeypatch.setattr(demo, "quiet", lambda *_: None)
-    for words in ([], ["--full"], ["--fast"]):
+    idefics3 = ["--family", "idefics3"]
+    for words in ([], ["--full"], ["--fast"], idefics3, [*idefics3, "--fast"]):
         with pytest.raises(pytest.fail.Exception, match="far enough"):
             demo.main(words)
-    assert written == ["runs/demo", "runs/demo", "runs/demo_fast"]
+    folders = ("demo", "demo", "demo_fast", "demo_idefics3", "demo_idefics3_fast")
+    assert written == [f"runs/{name}" for name in folders]
 
 
 def test_the_checkpoints_load(run):
@@ -73,6 +82,21 @@ def test_the_checkpoints_load(run):
     model, processor = demo.reload(folder / "stage2")
     assert model.config.training_record["figures"]["num_samples"] == demo.FAST.num_test_samples
     assert demo.reload(folder / "first")[0].config.safety_config.head_pooling == "first"
+
+
+def test_what_comes_later_is_drawn_beside_stage_1(tmp_path):
+    """The same files as the demo itself asks for, or it would draw them again."""
+    config = demo.write_config(2, tmp_path, seed=3, **demo.FAST.stage2)
+    folder, drawn = tmp_path / "riskcards", {"varied_shapes": False}
+    process = demo.start_drawing(config, folder, QUICK_ROWS[:1], demo.FAST, 3, drawn)
+    process.join(120)
+    assert process.exitcode == 0
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
+    assert len(files) == 4  # training and validation of stage 2, and two test sets
+    _, data_args, training_args, _ = parse_arguments(2, [config])
+    load_data(2, data_args, SafetyConfig(), training_args.seed)
+    row_records(QUICK_ROWS[0], folder, demo.FAST.num_row_samples, 3)
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
 
 
 def test_a_full_run_measures_what_its_targets_need():

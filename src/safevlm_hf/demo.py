@@ -1,20 +1,22 @@
 """The main job on the embedded default: both stages on the nano base and RiskCards, then base against safe model.
 
-safevlm demo [--full | --fast] [--seed 0] [--output_dir runs/demo] [--report report.html]
+safevlm demo [--full | --fast] [--family idefics3] [--seed 0] [--output_dir runs/demo] [--report report.html]
 
 It is `python -m safevlm_hf.demo`, too.
 
-With `--base FOLDER --varied_shapes` it runs on another nano base, which sees pictures of any shape as tiles
-(`examples/train_nano_base.py --family idefics3`), and measures small print, too.
+With `--family idefics3` it runs on the second nano base, which sees pictures of several sizes and shapes as tiles, and
+measures small print, too.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,21 +26,22 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from safevlm_hf.calibration.rates import Rate
 
-from .data import NANO_BASE
+from .data import NANO_BASE, NANO_BASES
 from .data.records import load_records
 from .data.riskcards import write_riskcards
 from .evaluation.answering import answer_records, held_out_figures, held_out_rates, judge_records
 from .evaluation.held_out.columns import BASE, BOTH_STAGES, FIRST, MEAN, STAGE1
 from .evaluation.held_out.control import POLICIES, draw_explanations, try_policies
 from .evaluation.held_out.localisation import riskcards_localisation
-from .evaluation.held_out.robustness import FULL_ROWS, QUICK_ROWS, SMALL_PRINT_ROWS, Row, measure_rows
+from .evaluation.held_out.robustness import FULL_ROWS, QUICK_ROWS, SMALL_PRINT_ROWS, Row, draw_row, measure_rows
 from .evaluation.held_out.targets import FULL_TARGETS, QUICK_TARGETS, SMALL_PRINT_TARGETS, Target
 from .evaluation.reports.demo_report import DemoResults, format_table, write_report
 from .files import write_text
-from .modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+from .modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SafetyConfig
 from .modeling.model_card import write_model_card
 from .quiet import quiet
-from .training.arguments import write_nano_config
+from .training.arguments import parse_arguments, write_nano_config
+from .training.data import draw_files
 from .training.run import run_stage1, run_stage2
 
 
@@ -120,17 +123,25 @@ def main(argv: list[str] | None = None) -> int:
     start = time.time()
     quiet("timm", "safevlm_hf")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # unset, it would warn in every fork
-    folder = Path(args.output_dir or ("runs/demo_fast" if args.fast else "runs/demo"))
-    drawn = {"varied_shapes": args.varied_shapes}
-    on_base = {"model_name_or_path": args.base, **drawn}
-    say(f"Both stages on the embedded default: about {minutes(extent.minutes)} on two quiet cores.")
+    base = NANO_BASES[args.family]
+    folder = Path(args.output_dir or default_folder(args))
+    sees_tiles = base != NANO_BASE
+    drawn = {"varied_shapes": sees_tiles}
+    on_base = {"model_name_or_path": str(base), **drawn}
+    say(f"Both stages on the embedded {args.family} base: about {minutes(extent.minutes)} on two quiet cores.")
     if args.fast:
         say(FAST_NOTE)
+    rows = (*extent.rows, *(SMALL_PRINT_ROWS if sees_tiles else ()))
+    configs = (
+        write_config(1, folder, args.seed, **extent.stage1, **on_base),
+        write_config(2, folder, args.seed, **extent.stage2, **drawn),
+    )
+    start_drawing(configs[1], folder / "riskcards", rows, extent, args.seed, drawn)
     say("\nStage 1: the safety modules")
-    stage1 = run_stage1([write_config(1, folder, args.seed, **extent.stage1, **on_base)])
+    stage1 = run_stage1([configs[0]])
     stage1_model = reload(folder / "stage1")
     say("\nStage 2: the language model")
-    stage2 = run_stage2([write_config(2, folder, args.seed, **extent.stage2, **drawn)])
+    stage2 = run_stage2([configs[1]])
     compared = {
         column: train_pooling(pooling, folder, args.seed, extent.pooling_epochs, extent.stage1 | on_base)
         for column, pooling in extent.poolings.items()
@@ -138,12 +149,11 @@ def main(argv: list[str] | None = None) -> int:
 
     records_file = write_riskcards(folder / "riskcards", "test", extent.num_test_samples, args.seed, **drawn)
     records = load_records(records_file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
-    models = {BASE: reload(args.base), STAGE1: stage1_model, BOTH_STAGES: reload(folder / "stage2")}
+    models = {BASE: reload(base), STAGE1: stage1_model, BOTH_STAGES: reload(folder / "stage2")}
     predictions = {name: answer(name, *model, records) for name, model in models.items()}
     figures = {name: held_out_figures(found) for name, found in predictions.items()}
     control = show_control(*models[BOTH_STAGES], records, extent)
     figures[BOTH_STAGES]["map_ratio"] = control["localisation"]["pictogram_region"]["mass_ratio"]
-    rows = (*extent.rows, *(SMALL_PRINT_ROWS if args.varied_shapes else ()))
     say(f"\nWords, turns and prompts around the question, and changed pictures: {len(rows)} rows")
     results = DemoResults(
         base_predictions=predictions[BASE],
@@ -152,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         figures=figures,
         categories=DEFAULT_CATEGORIES,
         levels=DEFAULT_LEVELS,
-        targets=(*extent.targets, *(SMALL_PRINT_TARGETS if args.varied_shapes else ())),
+        targets=(*extent.targets, *(SMALL_PRINT_TARGETS if sees_tiles else ())),
         logs={"stage 1": stage1.state.log_history, "stage 2": stage2.state.log_history},
         first_pooling=held_out_rates(judge_records(*compared[FIRST], records)),
         robustness=measure_rows(
@@ -165,6 +175,30 @@ def main(argv: list[str] | None = None) -> int:
     if args.fast:
         say(FAST_NOTE)
     return code
+
+
+def default_folder(args: argparse.Namespace) -> str:
+    parts = ["demo", *([args.family] if args.family != "llava" else []), *(["fast"] if args.fast else [])]
+    return f"runs/{'_'.join(parts)}"
+
+
+def start_drawing(*args):
+    """Draws what is needed after stage 1, in a process of its own: training leaves some of two cores idle. What is not
+    there yet when it is needed is drawn then."""
+    process = multiprocessing.get_context("spawn").Process(target=_draw_ahead, args=args, daemon=True)
+    process.start()
+    return process
+
+
+def _draw_ahead(stage2_config: str, folder: Path, rows: Sequence[Row], extent: Extent, seed: int, drawn: dict):
+    sys.stderr = open(os.devnull, "w")  # for no progress bar stands beside another
+    if hasattr(os, "nice"):
+        os.nice(19)
+    _, data_args, training_args, _ = parse_arguments(2, [stage2_config])
+    draw_files(2, data_args, SafetyConfig(), training_args.seed)
+    write_riskcards(folder, "test", extent.num_test_samples, seed, **drawn)
+    for row in rows:
+        draw_row(row, folder, extent.num_row_samples, seed, **drawn)
 
 
 def say(line: str):
@@ -195,10 +229,9 @@ def show_control(model, processor, records, extent: Extent) -> dict:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output_dir", help="default: runs/demo, or runs/demo_fast with --fast")
+    parser.add_argument("--family", choices=NANO_BASES, default="llava", help="whose nano base; default: llava")
+    parser.add_argument("--output_dir", help="default: runs/demo, runs/demo_idefics3, and with --fast runs/demo_fast")
     parser.add_argument("--report", help="default: report.html, or in output_dir with --fast")
-    parser.add_argument("--base", default=str(NANO_BASE), help="a nano base, made by examples/train_nano_base.py")
-    parser.add_argument("--varied_shapes", action="store_true", help="pictures of several sizes and shapes")
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--full", action="store_true", help="every row, with at least 200 questions of each kind")
     extent.add_argument("--fast", action="store_true", help="a minute: everything runs, and nothing is learned")
@@ -239,6 +272,7 @@ def train_pooling(pooling: str, folder: Path, seed: int, epochs: float, override
 
 def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
     options = [f"--{name}" for name in ("full", "fast") if getattr(args, name)]
+    options += ["--family", args.family] if args.family != "llava" else []
     options += ["--seed", str(args.seed)] if args.seed else []
     command = shlex.join(["safevlm", "demo", *options]) if options else "make demo"
     return {

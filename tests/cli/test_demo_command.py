@@ -24,11 +24,15 @@ def called(monkeypatch):
 def test_demo(call, called, tmp_path):
     code, out, err = call("demo", "--seed", 2, "--output_dir", tmp_path, "--report", "r.html")
     assert (code, out, err) == (1, "", "")
-    assert called == [(["--seed", "2", "--output_dir", str(tmp_path), "--report", "r.html"], "PASSIVE")]
+    assert called == [
+        (["--seed", "2", "--family", "llava", "--output_dir", str(tmp_path), "--report", "r.html"], "PASSIVE")
+    ]
 
 
 def test_demos_of_other_extents(call, fails, called, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # a user's own choice
     assert call("demo", "--fast")[0] == call("demo", "--full")[0] == 1
-    assert called == [(["--seed", "0", option], "ACTIVE") for option in ("--fast", "--full")]
+    assert call("demo", "--family", "idefics3")[0] == 1
+    asked = [["--family", "llava", "--fast"], ["--family", "llava", "--full"], ["--family", "idefics3"]]
+    assert called == [(["--seed", "0", *words], "ACTIVE") for words in asked]
     assert "name one" in fails("demo", "--fast", "--full")

@@ -1,4 +1,4 @@
-"""Data sets: the embedded RiskCards, the nano base that was trained on them, and records on disk.
+"""Data sets: the embedded RiskCards, the nano bases that were trained on them, and records on disk.
 
 Nothing heavy is imported here: import `safevlm_hf.data.records` and `safevlm_hf.data.riskcards` by their own names.
 """
@@ -9,4 +9,7 @@ from pathlib import Path
 NANO_BASE = Path(__file__).parent / "nano_base"
 """The embedded base: a stock LLaVA of under four million parameters, made by examples/train_nano_base.py."""
 
-__all__ = ["NANO_BASE"]
+NANO_BASES = {"llava": NANO_BASE, "idefics3": NANO_BASE.with_name("nano_idefics3")}
+"""Backbone to its embedded base. The second one sees pictures of any shape, as tiles."""
+
+__all__ = ["NANO_BASE", "NANO_BASES"]

@@ -27,7 +27,7 @@ def load_data(stage: int, data_args, safety_config, seed: int):
         clean_share = PAPER_CLEAN_SHARE
     files = [data_args.train_file, data_args.validation_file, data_args.replay_file]
     if data_args.train_file is None:
-        files = draw_files(stage, data_args, safety_config, seed, 0.5 if clean_share is None else clean_share)
+        files = draw_files(stage, data_args, safety_config, seed)
     train_file, validation_file, replay_file = files
     names = {"categories": safety_config.categories, "levels": safety_config.levels}
     options = {"image_root": data_args.image_root, "skip_bad_records": data_args.skip_bad_records}
@@ -51,8 +51,11 @@ def load_data(stage: int, data_args, safety_config, seed: int):
     return records, with_lengths(held_out)
 
 
-def draw_files(stage: int, data_args, safety_config, seed: int, clean_share: float) -> list[Path | None]:
+def draw_files(stage: int, data_args, safety_config, seed: int) -> list[Path | None]:
     """RiskCards to train on, to judge, and to replay where there is a new category; those that are named stay."""
+    clean_share = data_args.clean_share
+    if clean_share is None:
+        clean_share = PAPER_CLEAN_SHARE if stage == 1 else 0.5
     has_new = NEW_CATEGORY in safety_config.categories
     folder = Path(data_args.riskcards_dir) / f"seed{seed}"
     new = folder.with_name(f"{folder.name}-{NEW_CATEGORY}") if has_new else folder

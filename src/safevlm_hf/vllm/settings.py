@@ -24,7 +24,7 @@ RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 
 
 def read_policy(model_config) -> SafetyPolicy:
-    """The checkpoint's policy (`generation_config.json`), with the operator's laid over it. Never a request's.
+    """The checkpoint's policy (`generation_config.json`), overridden by the operator's. Never a request's.
 
     Raises `ValueError` where either cannot be read or does not fit the model."""
     safety_config = model_config.hf_config.safety_config

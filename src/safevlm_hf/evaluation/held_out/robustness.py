@@ -300,8 +300,15 @@ def measure_rows(
 def row_records(row: Row, folder: Path, num_samples: int, seed: int, varied_shapes: bool = False) -> list[dict]:
     """The questions of a row."""
     records = []
-    for part in row.parts:
-        file = write_riskcards(
+    for file in draw_row(row, folder, num_samples, seed, varied_shapes):
+        records += load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
+    return records if row.convert is None else row.convert(records)
+
+
+def draw_row(row: Row, folder: Path, num_samples: int, seed: int, varied_shapes: bool = False) -> list[Path]:
+    """Files with the row's RiskCards, one per part."""
+    return [
+        write_riskcards(
             folder,
             "test",
             -(-num_samples // len(row.parts)),
@@ -311,8 +318,8 @@ def row_records(row: Row, folder: Path, num_samples: int, seed: int, varied_shap
             strength=part.strength,
             varied_shapes=varied_shapes,
         )
-        records += load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
-    return records if row.convert is None else row.convert(records)
+        for part in row.parts
+    ]
 
 
 def _predict(row: Row, model, processor, records: list[dict]) -> list[Prediction]:

@@ -9,7 +9,7 @@ from .matchers import published_matchers
 def unknown_refusals(policy: SafetyPolicy | dict | None, config: SafetyConfig | None = None) -> list[tuple[str, str]]:
     """The fixed texts of a policy's refusals that no published keyword judge takes for a refusal, as (category, text).
 
-    Texts of the policy's own are looked at whatever its actions are, for a file may be laid over another policy that
+    Texts of the policy's own are looked at whatever its actions are, for a file may override another policy that
     refuses. Our texts, in the policy's language, are looked at where the policy refuses their category. The category
     `"*"` stands for an image that cannot be read, and for every category that has no text of its own.
 
