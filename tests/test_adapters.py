@@ -371,6 +371,24 @@ def test_plain_weights_in_an_adapter_are_refused(create, tmp_path, name, loader)
 
 
 @pytest.mark.parametrize("loader", LOADERS)
+def test_statistics_of_the_tower_are_refused_too(create, tmp_path, loader):
+    """Buffers, as those of a batch norm."""
+
+    def with_buffer():
+        model = create()
+        model.model.vision_tower.register_buffer("running_mean", torch.zeros(4))
+        return model
+
+    folder, model = saved(with_buffer, tmp_path), with_buffer()
+    weights = load_file(folder / "adapter_model.safetensors")
+    weights["base_model.model.model.vision_tower.running_mean"] = torch.ones(4)
+    save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="holds weights for model.vision_tower.running_mean.*refused"):
+        loader(model, folder)
+    assert not model.model.vision_tower.running_mean.any()
+
+
+@pytest.mark.parametrize("loader", LOADERS)
 def test_tied_output_layer_is_no_way_round(tiny_config, tmp_path, loader):
     tiny_config.tie_word_embeddings = tiny_config.text_config.tie_word_embeddings = True
     model = SafeLlavaForConditionalGeneration(tiny_config).eval()

@@ -36,13 +36,10 @@ def read_config(model: str):
 
 def read_safety(model: str):
     """Safety config and the policy of a checkpoint, without its weights."""
-    from transformers import GenerationConfig
+    from safevlm_hf.modeling.safety_checkpoint import stored_policy
 
-    safety = read_config(model).safety_config
-    try:
-        return safety, getattr(GenerationConfig.from_pretrained(model), "safety_policy", None)
-    except OSError:  # a checkpoint without one
-        return safety, None
+    config, kept = read_config(model), stored_policy(model)
+    return config.safety_config, config.safety_policy if kept is None else kept
 
 
 def read_policy(path: Path | None, model):

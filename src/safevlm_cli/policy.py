@@ -32,9 +32,17 @@ def show(model: Model = DEFAULT_MODEL, policy: PolicyFile = None):
         applied = applied.override(SafetyPolicy.from_file(policy, safety), safety)
     console = make_console()
     console.print(_policy_table(applied, safety))
+    for line in _settings_for_all(applied):
+        console.print(plain(line), soft_wrap=True)
     sources = [f"the policy of {model}" if kept else f"{model} has no policy of its own, these are the defaults"]
     sources += [] if policy is None else [f"overridden by {policy}"]
     console.print(plain("; ".join(sources)), plain(f"digest {applied.digest()}"), sep="\n", soft_wrap=True)
+
+
+def _settings_for_all(policy) -> list[str]:
+    """What the policy sets for all categories at once."""
+    names = ("enabled", "risk_threshold", "temperatures", "remembered_turns", "language")
+    return [f"{name}: {json.dumps(value)}" for name, value in policy.to_dict().items() if name in names]
 
 
 def _policy_table(policy, safety) -> Table:

@@ -34,6 +34,9 @@ def test_policy_show(call, checkpoint, tmp_path):
     assert code == 0 and f"overridden by {tmp_path}/a.json" in out and SafetyPolicy(**over).digest() in out
     assert rows(out)["privacy"][:3] == ["yes", "0.1", "0.5"]
     assert rows(out)["politics"] == ["no", "-", "by the risk", *["answer"] * 3]
+    all_at_once = write_json(tmp_path / "c.json", {"risk_threshold": 1.0, "remembered_turns": 2})
+    out = call("policy", "show", "--model", checkpoint, "--policy", all_at_once)[1]
+    assert "risk_threshold: 1.0\nremembered_turns: 2\n" in out
     disabled = write_json(tmp_path / "b.json", {"enabled": False, **REFUSE})
     found = rows(call("policy", "show", "--model", checkpoint, "--policy", disabled)[1])
     assert found["privacy"] == ["no", "-", "by the risk", *["answer"] * 3]

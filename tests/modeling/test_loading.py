@@ -16,6 +16,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaPreTrainedModel,
 )
+from transformers.utils import logging
 
 from safevlm_hf import (
     SafeLlavaConfig,
@@ -327,6 +328,39 @@ def test_verdict_and_policy_survive_saving(tiny_model, tmp_path, form):
     assert loaded.generation_config.safety_policy == {"categories": {"privacy": False}}
     inputs = {"input_ids": torch.tensor([[1] + [150] * 23 + [5]]), "pixel_values": random_image()}
     torch.testing.assert_close(dict(loaded.assess(**inputs)), dict(tiny_model.assess(**inputs)))
+
+
+def edit_generation_config(folder, **values):
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_a_policy_written_into_the_file_is_in_force(tiny_model, tmp_path):
+    """Of a file that it derived from a config the library drops all keys but its own."""
+    tiny_model.save_pretrained(tmp_path)
+    edit_generation_config(tmp_path, _from_model_config=True, safety_policy={"risk_threshold": 0.25})
+    assert load(tmp_path)._policy(None) == SafetyPolicy(risk_threshold=0.25)
+    edit_generation_config(tmp_path, safety_policy={"categories": {"weather": False}})
+    with pytest.raises(ValueError, match="weather"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "policy, said",
+    [
+        ({"risk_threshold": 1.0}, "risk_threshold: 1"),
+        ({"categories": {"*": False}}, "* is switched off"),
+        ({"enabled": False}, "enabled: false"),
+        ({"risk_threshold": 0.4, "actions": {"*": {"high": "refuse"}}}, None),
+    ],
+)
+def test_a_checkpoint_cannot_weaken_the_verdict_unseen(tiny_model, tmp_path, caplog, policy, said):
+    tiny_model.generation_config.safety_policy = policy
+    tiny_model.save_pretrained(tmp_path)
+    logging.enable_propagation()
+    caplog.clear()
+    load(tmp_path)
+    assert ("brings a policy of its own" in caplog.text) == (said is not None) and (said or "") in caplog.text
 
 
 def test_saved_keys_are_those_of_the_modules(tiny_model, tmp_path):

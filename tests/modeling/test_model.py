@@ -227,6 +227,19 @@ def test_first_pooling_reads_the_first_text_token_alone(model):
     torch.testing.assert_close(both, first.repeat(2, 1), rtol=0, atol=1e-4)
 
 
+def test_many_pictures_hold_their_question_once_at_a_time(model):
+    """Or a long question under sixteen small pictures would take gigabytes."""
+    held = []
+    model.model.safety_head.register_forward_pre_hook(lambda _, args: held.append(len(args[0])))
+    given = {**batch(prompt(5, 6, 7, 8, 9, images=3)), "pixel_values": pictures(3)}
+    apart = verdict(model, **given)
+    assert held == [1, 1, 1]
+    outputs = model(**given)
+    together = torch.cat([outputs.safety_level_logits, outputs.safety_category_logits], dim=-1)
+    assert held[3:] == [3]
+    torch.testing.assert_close(apart, together.detach(), rtol=0, atol=1e-4)
+
+
 def test_mean_pooling_reads_all_text_in_any_order(model):
     given, model = {"pixel_values": pictures()}, pooled(model, "mean")
     torch.testing.assert_close(

@@ -379,6 +379,22 @@ def test_contradictions_between_two_policies_raise():
         SafetyPolicy(review_thresholds={"*": 0.5}).override({"thresholds": {"*": 0.4}})
 
 
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({}, []),
+        ({"risk_threshold": 0.5, "thresholds": {"*": 0.4}, "actions": {"*": {"high": "refuse"}}}, []),
+        ({"enabled": False}, ["enabled: false"]),
+        ({"categories": {"politics": False}}, ["politics is switched off"]),
+        ({"risk_threshold": 0.9, "remembered_turns": 2}, ["risk_threshold: 0.9", "remembered_turns: 2"]),
+        ({"thresholds": {"privacy": 0.75, "*": None}}, ["threshold of privacy: 0.75"]),
+        ({"actions": {"politics": {"low": "answer", "high": "refuse"}}}, ["politics, low: answer"]),
+    ],
+)
+def test_what_does_less_than_the_default_is_named(settings, expected):
+    assert SafetyPolicy(**settings).lax_settings() == expected
+
+
 def test_digest_of_one_is_that_of_one_point_nought():
     assert SafetyPolicy(thresholds={"*": 1}).digest() == SafetyPolicy(thresholds={"*": 1.0}).digest()
 

@@ -15,6 +15,7 @@ from transformers.utils.chat_template_utils import Chat
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaProcessor, SafetyConfig
 from safevlm_hf.data import NANO_BASE
+from safevlm_hf.modeling.plain_text import PlainText
 from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 
 
@@ -342,10 +343,19 @@ def test_verdicts_of_another_model_raise(processor):
         processor.post_process_safety(outputs([3], [4]))
 
 
+def test_tokens_are_collected_once_per_conversation(processor, monkeypatch):
+    """There may be thousands: for each text anew they would take minutes."""
+    made, create = [], PlainText.__init__
+    monkeypatch.setattr(PlainText, "__init__", lambda self, tokens: made.append(self) or create(self, tokens))
+    talk = [{"role": role, "content": [{"type": "text", "text": "Hi."}]} for role in ("user", "assistant") * 20]
+    processor.apply_chat_template(talk, tokenize=True, return_dict=True)
+    assert len(made) == 1
+
+
 def test_typed_tokens_are_broken_in_linear_time_and_always_end(processor):
     processor.tokenizer.add_tokens(["  "])  # a run of blanks stays one however it is broken
     start = time.perf_counter()
-    text = processor._neutralise_text("<image>" * 100_000 + "a  b")
+    text = processor.plain_text().text("<image>" * 100_000 + "a  b")
     assert "<image>" not in text and time.perf_counter() - start < 5
 
 
@@ -366,11 +376,11 @@ def test_typed_tokens_are_broken_wherever_a_message_holds_them(processor):
         {"role": "assistant", "content": iter([{"type": "text", "text": text}]), "tool_calls": iter([{"id": text}])},
     ]
     iterators = messages.pop()
-    assert "</s>" not in str(processor._neutralise_conversation([iterators]))
+    assert "</s>" not in str(processor.plain_text().conversation([iterators]))
     for conversation in (messages, tuple(messages), deque(messages), Chat(messages[2:])):
-        broken = str([{**message, "image": ""} for message in processor._neutralise_conversation(conversation)])
+        broken = str([{**message, "image": ""} for message in processor.plain_text().conversation(conversation)])
         assert "</s>" not in broken.replace(str(part), "")
-    (kept,) = processor._neutralise_conversation([{"role": "user", "content": [part]}])
+    (kept,) = processor.plain_text().conversation([{"role": "user", "content": [part]}])
     assert kept["content"] == [part]
 
 

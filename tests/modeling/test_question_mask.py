@@ -306,7 +306,7 @@ def test_typed_turns_and_marks_are_question(processor, text, is_continued):
         options = {"add_generation_prompt": False, "continue_final_message": True}
     inputs = encode(processor, chat, **options)
     neutral = processor.tokenizer.decode(
-        processor.tokenizer(processor._neutralise_text(text), add_special_tokens=False)["input_ids"]
+        processor.tokenizer(processor.plain_text().text(text), add_special_tokens=False)["input_ids"]
     )
     assert words(processor, inputs, turn=1) == neutral.replace(" ", "") * (1 + is_continued)
 
@@ -334,7 +334,7 @@ def test_no_text_of_random_pieces_leaves_the_mask(processor):
         chat = [said("system", SYSTEM), user(first, images=1), said("assistant", "Hello."), user(second)]
         inputs = encode(processor, chat)
         for turn, text in ((2, first), (1, second)):
-            assert words(processor, inputs, turn) == processor._neutralise_text(text).replace(" ", "")
+            assert words(processor, inputs, turn) == processor.plain_text().text(text).replace(" ", "")
         rest = processor.tokenizer.decode(inputs["input_ids"][0][inputs["question_mask"][0] == 0])
         assert rest.split("<image>")[-1].split() == rest_of_plain, (first, second)
 

@@ -247,7 +247,8 @@ def test_the_positions_of_images_are_left_out_and_change_nothing(lively_model):
 
     head.forward = spy
     verdicts = lively_model.explain(**batch, pixel_values=pixels)
-    torch.testing.assert_close(*seen)
+    for whole, found in zip(seen[::2], seen[1::2], strict=True):
+        torch.testing.assert_close(whole, found)
     margins = verdicts.question_contributions.sum(dim=1) + verdicts.bias_contributions
     torch.testing.assert_close(margins, verdicts.risk_margin, rtol=0, atol=1e-3)
 
@@ -290,3 +291,17 @@ def test_a_mean_says_at_load_that_words_talk_its_verdict_away(tiny_config, tmp_p
         caplog.clear()
         SafeLlavaForConditionalGeneration.from_pretrained(tmp_path / pooling)
         assert ("talk its verdict away" in caplog.text) == (pooling != "windows")
+
+
+def test_long_windows_alone_say_so_at_load_too(tiny_config, tmp_path, caplog):
+    from transformers.utils import logging
+
+    from safevlm_hf import SafeLlavaForConditionalGeneration
+
+    logging.enable_propagation()
+    for sizes in ([4, 8], [16], [1024]):
+        tiny_config.safety_config.head_window_sizes = sizes
+        SafeLlavaForConditionalGeneration(tiny_config).save_pretrained(tmp_path / str(sizes[0]))
+        caplog.clear()
+        SafeLlavaForConditionalGeneration.from_pretrained(tmp_path / str(sizes[0]))
+        assert (f"runs of {sizes[0]} tokens" in caplog.text) == (sizes[0] > 4)

@@ -124,8 +124,7 @@ class SafeVlm(lmms):
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
         raise NotImplementedError(
-            "safevlm has no tasks of several rounds (output_type: generate_until_multi_round): leave them out, or run "
-            "them through `safevlm serve` with lmms-eval's model `openai`."
+            "safevlm has no tasks of several rounds (output_type: generate_until_multi_round): leave them out."
         )
 
     # -- likelihoods ----------------------------------------------------------------------------------------------

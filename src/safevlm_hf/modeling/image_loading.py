@@ -17,6 +17,11 @@ from PIL import Image, ImageOps
 from transformers.utils import is_numpy_array
 
 
+Image.init()
+# Of what Pillow reads: it runs some of the others (EPS) as programs, whatever the name of the file says.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)
+PROGRAMS = ("EPS", "WMF")
 MAX_ASPECT_RATIO = 200  # a longer strip takes gigabytes once its short side is as long as the model's
 MAX_DOWNLOAD = 64 * 2**20  # bytes
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
@@ -52,7 +57,7 @@ def open_image(
     source = os.fspath(source)
     name = source if len(source) <= 200 else f"{source[:200]}..."
     try:
-        with Image.open(_find(source, urlopen)) as image:
+        with Image.open(_find(source, urlopen), formats=FORMATS) as image:
             _check_size(image)
             if draft_size:
                 image.draft("RGB", draft_size)
@@ -95,6 +100,8 @@ def _download(url: str, urlopen: Callable) -> io.BytesIO:
 
 
 def _check_size(image: Image.Image):
+    if image.format in PROGRAMS:
+        raise ValueError(f"{image.format} files are programs, which are not run: save it as PNG or JPEG")
     width, height = image.size
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
         raise ValueError(f"{width} x {height} pixels, more than {Image.MAX_IMAGE_PIXELS}")

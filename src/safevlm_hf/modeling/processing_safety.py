@@ -1,8 +1,6 @@
 """Processor of a safe model, for any backbone: room for the image block in the prompt, and verdicts by name."""
 
-import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 
@@ -14,15 +12,14 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs, Text
 
 from .configuration_safety import SafetyConfig
 from .image_loading import load_images
+from .plain_text import PlainText, is_batch
 from .question_mask import (
     CHANGED_BY_TEMPLATE,
-    IMAGE_LOCATIONS,
     QuestionSpans,
     expand_spans,
     find_answers,
     find_question,
     has_texts,
-    is_image_part,
     token_turns,
     warn_that_all_counts,
 )
@@ -191,16 +188,17 @@ class SafeProcessorMixin(CarriesCodeMixin):
         if operator_messages is not None and (type(operator_messages) is not int or operator_messages < 0):
             raise ValueError(f"operator_messages must be a count of messages, 0 or more, got {operator_messages!r}.")
         kwargs.pop("sanitize_control_tokens", None)  # done here for every conversation, in every supported version
-        conversation = self._neutralise_conversation(conversation)
+        plain = self.plain_text()
+        conversation = plain.conversation(conversation)
         options = {
             **kwargs,
             "chat_template": chat_template,
-            "tools": self._neutralise(tools),
-            "documents": self._neutralise(documents),
+            "tools": plain.value(tools),
+            "documents": plain.value(documents),
         }
         if not (kwargs.get("tokenize") and kwargs.get("return_dict")):
             return super().apply_chat_template(conversation, **options)
-        conversations = conversation if _is_batch(conversation) else [conversation]
+        conversations = conversation if is_batch(conversation) else [conversation]
         rendering = {name: value for name, value in options.items() if name not in TOKENIZING_OPTIONS}
         if operator_messages is not None and has_texts({**rendering, "chat_template": None}):
             spans: list[QuestionSpans | None] = [None] * len(conversations)
@@ -289,59 +287,10 @@ class SafeProcessorMixin(CarriesCodeMixin):
         # A picture without words, a question that was cut off, wrong offsets: what text there is, is judged.
         return turns if any(turns) else None
 
-    def _neutralise_conversation(self, conversation) -> list:
-        """One conversation, or several, as lists of dicts without special tokens in their texts."""
-        messages = getattr(conversation, "messages", conversation)
-        if not _is_sequence(messages) or not len(messages):
-            raise ValueError(
-                f"A conversation must be a list with at least one message, got {type(messages).__name__} "
-                f"{str(messages)[:100]!r}. A finished prompt goes to `processor(text=...)`."
-            )
-        if _is_batch(messages):
-            return [self._neutralise_conversation(one) for one in messages]
-        return [self._neutralise_message(_as_plain(message)) for message in messages]
-
-    def _neutralise_message(self, message: Mapping) -> dict:
-        if not isinstance(message, Mapping):
-            raise ValueError(f"A message must be a dict with `role` and `content`, got {type(message).__name__}.")
-        content = _as_plain(message.get("content"))
-        neutral = self._neutralise({name: value for name, value in message.items() if name != "content"})
-        if "content" in message:
-            parts = _is_sequence(content)
-            neutral["content"] = (
-                [self._neutralise_part(part) for part in content] if parts else self._neutralise(content)
-            )
-        return neutral
-
-    def _neutralise_part(self, part):
-        part = _as_plain(part)
-        if not isinstance(part, Mapping) or not is_image_part(part):
-            return self._neutralise(part)
-        # What says where the pixels are may hold a token, as a file's name does; templates print none of it.
-        locations = {name: part[name] for name in IMAGE_LOCATIONS if name in part}
-        return {**self._neutralise({name: item for name, item in part.items() if name not in locations}), **locations}
-
-    def _neutralise(self, value):
-        value = _as_plain(value)
-        if isinstance(value, str):
-            return self._neutralise_text(value)
-        if isinstance(value, Mapping):
-            return {self._neutralise(name): self._neutralise(item) for name, item in value.items()}
-        if _is_sequence(value):
-            return [self._neutralise(item) for item in value]
-        return value
-
-    def _neutralise_text(self, text: str) -> str:
-        added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
-        tokens = {token for token in [self.image_token, *self.tokenizer.all_special_tokens, *added] if len(token) > 1}
-        # A run of blanks stays one however it is broken, and means nothing to a prompt.
-        tokens = {token for token in tokens if token not in f"{token[0]} {token[1:]}"}
-        pattern = re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
-        # A space after the first character breaks a token; broken ones may leave another to find.
-        broken = pattern.sub(_break, text)
-        while broken != text:
-            text, broken = broken, pattern.sub(_break, broken)
-        return text
+    def plain_text(self) -> PlainText:
+        """What makes texts plain, for the tokens that the tokenizer has now."""
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
+        return PlainText([self.image_token, *self.tokenizer.all_special_tokens, *added])
 
     def post_process_safety(self, outputs) -> list[SafetyVerdict]:
         """
@@ -373,28 +322,6 @@ class SafeProcessorMixin(CarriesCodeMixin):
             policy=getattr(outputs, "safety_policy", None),
             condition_ids=None if conditions is None else conditions.tolist(),
         )
-
-
-def _break(match: re.Match) -> str:
-    return f"{match[0][0]} {match[0][1:]}"
-
-
-def _as_plain(value):
-    """Objects of a client library, as the library's own rendering takes them, as dicts and lists to look into."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if callable(getattr(value, "model_dump", None)):
-        return value.model_dump()
-    # pydantic gives what a schema calls an iterable as an iterator that checks each item when it is read.
-    return list(value) if isinstance(value, Iterator) else value
-
-
-def _is_sequence(value) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-
-
-def _is_batch(conversations: Sequence) -> bool:
-    return _is_sequence(conversations[0]) or hasattr(conversations[0], "messages")
 
 
 def _as_lists(value) -> list | None:

@@ -39,10 +39,11 @@ class SparesVerdictMixin:
         children = "|".join(self.base_model.verdict_children)
         return rf"(?:(?:.*\.)?(?:{children}|safety_\w+)|{'|'.join(names)})(?:\..*)?"
 
-    def _verdict_parameters(self) -> dict[str, nn.Parameter]:
+    def _verdict_weights(self) -> dict[str, torch.Tensor]:
+        """Parameters, and buffers, as a batch norm's statistics."""
         pattern, embeddings = re.compile(self.verdict_modules), self.get_input_embeddings()
         shared = set(map(id, embeddings.parameters()))  # with an output layer that is tied to them
-        named = self.named_parameters(remove_duplicate=False)
+        named = [*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)]
         return {name: weight for name, weight in named if pattern.fullmatch(name) or id(weight) in shared}
 
     def _verdict_adapters(self) -> dict[str, nn.Module]:
@@ -112,10 +113,10 @@ class SparesVerdictMixin:
         leaves the weights as they were."""
         if self._adapters_may_change_verdict:
             return super().load_adapter(*args, **kwargs)
-        kept = {name: weight.detach().clone() for name, weight in self._verdict_parameters().items()}
+        kept = {name: weight.detach().clone() for name, weight in self._verdict_weights().items()}
         info = super().load_adapter(*args, **kwargs)
         refused = self._take_out_adapters()
-        for name, weight in self._verdict_parameters().items():
+        for name, weight in self._verdict_weights().items():
             if not torch.equal(weight, kept[name]):
                 weight.data.copy_(kept[name])
                 refused.append(name)
@@ -125,7 +126,7 @@ class SparesVerdictMixin:
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         if prefix.startswith(PEFT_PREFIX) and not self._adapters_may_change_verdict:
-            weights = self._verdict_parameters().items()
+            weights = self._verdict_weights().items()
             given = [
                 (name, weight, state_dict[prefix + name]) for name, weight in weights if prefix + name in state_dict
             ]

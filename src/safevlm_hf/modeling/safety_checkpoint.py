@@ -18,6 +18,8 @@ from .safety_policy import SafetyPolicy
 logger = logging.get_logger(__name__)
 
 MAX_NAMES = 10  # of weights in an error
+PROMISED_WINDOW = 4  # tokens of a question that no words around it talk away
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 def register_key_conversions(family: str, prefix: str):
@@ -58,8 +60,9 @@ class SafeCheckpointMixin:
                 read, or a policy that does not fit.
             `RuntimeError`: for weights of another size than the config says.
         """
+        stored = None
         if cls.can_generate() and kwargs.get("generation_config") is None:
-            _check_generation_config(pretrained_model_name_or_path, kwargs)
+            stored = stored_policy(pretrained_model_name_or_path, **kwargs)
         # The library names the sizes in its log alone.
         with _loading_report_held_back() as report:
             model, info = super().from_pretrained(
@@ -81,8 +84,9 @@ class SafeCheckpointMixin:
         _check_base_weights(pretrained_model_name_or_path, info["missing_keys"])
         if is_stock and cls.can_generate():  # the base model alone has no place for the output layer
             _check_that_nothing_is_lost(pretrained_model_name_or_path, cls.__name__, info["unexpected_keys"])
-        for config in (getattr(model, "generation_config", None), model.config):
-            SafetyPolicy.create(getattr(config, "safety_policy", None), model.config.safety_config)
+        if stored is not None:
+            model.generation_config.safety_policy = stored
+        _check_policies(pretrained_model_name_or_path, model)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -148,10 +152,28 @@ def _check_safety_weights(checkpoint, safety_config, missing: set[str]):
             f"Newly initialised: {', '.join(new)}. The safety verdicts of this model mean nothing before stage 1 "
             "(examples/run_stage1.py)."
         )
+    smallest = safety_config.head_window_sizes[0]
+    if safety_config.head_pooling == "windows" and smallest > PROMISED_WINDOW:
+        logger.warning(
+            f"The safety head of this model judges runs of {smallest} tokens and more (`head_window_sizes`): words "
+            "around a shorter question can talk its verdict away."
+        )
     if safety_config.head_pooling != "windows":
         logger.warning(
             f'The safety head of this model pools by "{safety_config.head_pooling}": words around a question can talk '
             'its verdict away. Train one with `head_pooling="windows"` for use.'
+        )
+
+
+def _check_policies(checkpoint, model):
+    """Raise for a policy that does not fit, and warn of one that does less than the default."""
+    configs = (getattr(model, "generation_config", None), model.config)
+    kept = [policy for policy in (getattr(config, "safety_policy", None) for config in configs) if policy is not None]
+    lax = [SafetyPolicy.create(policy, model.config.safety_config).lax_settings() for policy in kept]
+    if lax and lax[0]:
+        logger.warning(
+            f"{checkpoint} brings a policy of its own, with which the verdict does less than with the default one: "
+            f"{', '.join(lax[0])}. Where a call or an operator's policy says nothing else, it holds."
         )
 
 
@@ -182,15 +204,17 @@ def _check_that_nothing_is_lost(checkpoint, name: str, unexpected: set[str]):
         )
 
 
-def _check_generation_config(checkpoint, kwargs: dict):
-    """Raise where the library would drop a broken file without a word, and the safety policy in it."""
+def stored_policy(checkpoint, **kwargs) -> dict | None:
+    """The policy in a checkpoint's `generation_config.json`; `kwargs` as those of `from_pretrained`.
+
+    The library drops a broken file without a word, and of a file that it once derived from a config
+    (`_from_model_config`) every key that is not its own. Raises `ValueError` for a file that cannot be read."""
     if checkpoint is None:
-        return
-    hub_kwargs = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+        return None
     file = cached_file(
         checkpoint,
         "generation_config.json",
-        **{name: kwargs[name] for name in hub_kwargs if kwargs.get(name) is not None},
+        **{name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None},
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
     )
@@ -200,6 +224,7 @@ def _check_generation_config(checkpoint, kwargs: dict):
         raise ValueError(f"{file} holds the safety policy, and is no JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds the safety policy, and must be a JSON object, got {type(values).__name__}.")
+    return values.get("safety_policy")
 
 
-__all__ = ["SafeCheckpointMixin", "register_key_conversions"]
+__all__ = ["SafeCheckpointMixin", "register_key_conversions", "stored_policy"]

@@ -245,6 +245,19 @@ class SafetyPolicy:
         """The policy as JSON-able data, for `generation_config.safety_policy`. What is not set is left out."""
         return {name: value for name, value in asdict(self).items() if value is not None and value != {}}
 
+    def lax_settings(self) -> list[str]:
+        """What makes a verdict do less than under the default policy, as words for a warning."""
+        found = ["enabled: false"] if self.enabled is False else []
+        found += [f"{name} is switched off" for name, is_on in self.categories.items() if not is_on]
+        if self.risk_threshold is not None and self.risk_threshold > RISK_THRESHOLD:
+            found.append(f"risk_threshold: {self.risk_threshold:g}")
+        for name, threshold in self.thresholds.items():
+            if threshold is not None and threshold > RISK_THRESHOLD:
+                found.append(f"threshold of {name}: {threshold:g}")
+        for name, actions in self.actions.items():
+            found += [f"{name}, {level}: answer" for level, action in actions.items() if action == ACTIONS[ANSWER]]
+        return found + ([] if self.remembered_turns is None else [f"remembered_turns: {self.remembered_turns}"])
+
     def digest(self) -> str:
         """SHA-256 of the policy, in hex: two policies with equal settings share it."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()

@@ -15,7 +15,7 @@ from vllm.multimodal.parse import ImageProcessorItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 
 from safevlm_hf.families import BY_MODEL_TYPE
-from safevlm_hf.modeling.image_loading import to_rgb
+from safevlm_hf.modeling.image_loading import FORMATS, to_rgb
 
 from .keys import write_key, zero_token_id
 
@@ -159,4 +159,6 @@ def _digest(sample: dict[str, torch.Tensor]) -> bytes:
 
 def _as_judged(image):
     """The image as transformers would read it, from the bytes that were sent."""
-    return to_rgb(Image.open(io.BytesIO(image.original_bytes))) if isinstance(image, MediaWithBytes) else image
+    if not isinstance(image, MediaWithBytes):
+        return image
+    return to_rgb(Image.open(io.BytesIO(image.original_bytes), formats=FORMATS))

@@ -48,10 +48,11 @@ class SafeRenderer(HfRenderer):
 
     def _prepare(self, messages, params):
         processor = cached_processor_from_config(self.model_config)
-        kwargs = {**processor._neutralise(params.chat_template_kwargs), "tokenize": False}
+        plain = processor.plain_text()
+        kwargs = {**plain.value(params.chat_template_kwargs), "tokenize": False}
         # As parts, not as one string: where the images go is the template's business.
         params = replace(params, chat_template_kwargs=kwargs, chat_template_content_format="openai")
-        return processor._neutralise_conversation([*self.operator.messages, *messages]), params
+        return plain.conversation([*self.operator.messages, *messages]), params
 
     def _find_question(self, conversation, params) -> QuestionSpans | None:
         """Where the question stands in a conversation's prompt; nothing where all of its text is the question."""

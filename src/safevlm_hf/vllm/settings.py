@@ -1,17 +1,15 @@
 """How the engine must be set for a safe model, and which policy it serves."""
 
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from transformers.utils import cached_file
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.transformers_utils.processor import cached_processor_from_config
 
 from safevlm_hf import SafetyPolicy
 from safevlm_hf.families import BY_MODEL_TYPE
 from safevlm_hf.modeling.generation_safety import AUDIT_VARIABLE
+from safevlm_hf.modeling.safety_checkpoint import stored_policy
 from safevlm_hf.operator_prompt import read_system_prompt, system_message
 
 from . import RENDERER
@@ -28,20 +26,13 @@ def read_policy(model_config) -> SafetyPolicy:
 
     Raises `ValueError` where either cannot be read or does not fit the model."""
     safety_config = model_config.hf_config.safety_config
-    file = cached_file(
-        model_config.model,
-        "generation_config.json",
-        revision=model_config.revision,
-        _raise_exceptions_for_missing_entries=False,
-    )
+    kept = stored_policy(model_config.model, revision=model_config.revision)
+    # The config keeps a copy, for where that file is lost.
+    kept = getattr(model_config.hf_config, "safety_policy", None) if kept is None else kept
     try:
-        own = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-        kept = own.get("safety_policy")
-        # The config keeps a copy, for where that file is lost.
-        kept = getattr(model_config.hf_config, "safety_policy", None) if kept is None else kept
         policy = SafetyPolicy.create(kept, safety_config)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file} holds the safety policy, and cannot be used: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{model_config.model} holds a safety policy that cannot be used: {error}") from None
     path = os.environ.get(POLICY_VARIABLE)
     return policy.override(SafetyPolicy.from_file(path, safety_config), safety_config) if path else policy
 

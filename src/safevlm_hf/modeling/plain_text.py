@@ -1,0 +1,95 @@
+"""Texts without special tokens, wherever they stand in a conversation."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from .question_mask import IMAGE_LOCATIONS, is_image_part
+
+
+class PlainText:
+    """
+    Breaks the tokens in users' texts, so that none adds an image position, moves one, or ends a turn.
+
+    Args:
+        tokens (`Iterable[str]`): a tokenizer's special and added tokens, and the image's. There may be thousands:
+            make one of these per prompt, not per text.
+    """
+
+    def __init__(self, tokens: Iterable[str]):
+        # A run of blanks stays one however it is broken, and means nothing to a prompt.
+        tokens = {token for token in tokens if len(token) > 1 and token not in f"{token[0]} {token[1:]}"}
+        self.pattern = re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+
+    def conversation(self, conversation) -> list:
+        """One conversation, or several, as lists of dicts with plain texts."""
+        messages = getattr(conversation, "messages", conversation)
+        if not _is_sequence(messages) or not len(messages):
+            raise ValueError(
+                f"A conversation must be a list with at least one message, got {type(messages).__name__} "
+                f"{str(messages)[:100]!r}. A finished prompt goes to `processor(text=...)`."
+            )
+        if is_batch(messages):
+            return [self.conversation(one) for one in messages]
+        return [self._message(_as_plain(message)) for message in messages]
+
+    def _message(self, message: Mapping) -> dict:
+        if not isinstance(message, Mapping):
+            raise ValueError(f"A message must be a dict with `role` and `content`, got {type(message).__name__}.")
+        content = _as_plain(message.get("content"))
+        plain = self.value({name: value for name, value in message.items() if name != "content"})
+        if "content" in message:
+            plain["content"] = [self._part(part) for part in content] if _is_sequence(content) else self.value(content)
+        return plain
+
+    def _part(self, part):
+        part = _as_plain(part)
+        if not isinstance(part, Mapping) or not is_image_part(part):
+            return self.value(part)
+        # What says where the pixels are may hold a token, as a file's name does; templates print none of it.
+        locations = {name: part[name] for name in IMAGE_LOCATIONS if name in part}
+        return {**self.value({name: item for name, item in part.items() if name not in locations}), **locations}
+
+    def value(self, value):
+        """Any data of a client's, as tools are: all texts in it, the names, too."""
+        value = _as_plain(value)
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {self.value(name): self.value(item) for name, item in value.items()}
+        if _is_sequence(value):
+            return [self.value(item) for item in value]
+        return value
+
+    def text(self, text: str) -> str:
+        # A space after the first character breaks a token; broken ones may leave another to find.
+        broken = self.pattern.sub(_break, text)
+        while broken != text:
+            text, broken = broken, self.pattern.sub(_break, broken)
+        return text
+
+
+def _break(match: re.Match) -> str:
+    return f"{match[0][0]} {match[0][1:]}"
+
+
+def _as_plain(value):
+    """Objects of a client library, as the library's own rendering takes them, as dicts and lists to look into."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if callable(getattr(value, "model_dump", None)):
+        return value.model_dump()
+    # pydantic gives what a schema calls an iterable as an iterator that checks each item when it is read.
+    return list(value) if isinstance(value, Iterator) else value
+
+
+def _is_sequence(value) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def is_batch(conversations: Sequence) -> bool:
+    """Whether these are conversations, and not the messages of one."""
+    return _is_sequence(conversations[0]) or hasattr(conversations[0], "messages")
+
+
+__all__ = ["PlainText", "is_batch"]
