@@ -18,6 +18,17 @@ from urllib.request import (
 )
 
 
+GATEWAYS = {
+    ipaddress.ip_network("::/96"): 0,
+    ipaddress.ip_network("::ffff:0:0/96"): 0,
+    ipaddress.ip_network("64:ff9b::/96"): 0,
+    ipaddress.ip_network("2002::/16"): 80,
+}
+"""IPv6 networks of IPv4 addresses, and how many bits follow the address.
+
+In 64:ff9b:1::/48 each network decides for itself where the address stands: all of it is reserved, and never public."""
+
+
 def is_address(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
@@ -31,8 +42,17 @@ def open_public(url: str, timeout: float):
 
 
 def is_public(host: str, port: int) -> bool:
-    address = ipaddress.ip_address(host)
-    return (getattr(address, "ipv4_mapped", None) or address).is_global
+    address = _unpack(ipaddress.ip_address(host))
+    is_special = address.is_multicast or address.is_reserved or getattr(address, "is_site_local", False)
+    return address.is_global and not is_special
+
+
+def _unpack(address: ipaddress.IPv4Address | ipaddress.IPv6Address):
+    """The IPv4 address that a gateway would make of an IPv6 one; any other address as it is."""
+    for network, place in GATEWAYS.items():
+        if address in network:
+            return ipaddress.IPv4Address(int(address) >> place & 0xFFFFFFFF)
+    return address
 
 
 class _PublicConnection:

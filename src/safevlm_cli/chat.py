@@ -10,7 +10,7 @@ from rich.console import Console
 from .app import Model, PolicyFile, app, print_error
 from .loading import DEFAULT_MODEL, load, prepare, read_policy, text_content, user_message
 from .pictures import open_picture
-from .showing import make_console, verdict_line
+from .showing import make_console, plain, verdict_line
 
 
 CHAT_COMMANDS = "/image FILE shows a picture, /new starts again without any, /quit ends."
@@ -78,12 +78,20 @@ def _stream_answer(model, processor, messages: list[dict], options: dict):
     from transformers import TextStreamer
 
     inputs = prepare(processor, model, messages)
+    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer.on_finalized_text = _print_part
     outputs = model.generate(
         **inputs,
         **options,
-        streamer=TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True),
+        streamer=streamer,
         tokenizer=processor.tokenizer,
         return_dict_in_generate=True,
     )
     answer = processor.decode(outputs.sequences[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return answer.strip(), processor.post_process_safety(outputs)
+
+
+def _print_part(text: str, stream_end: bool = False):
+    """A part of an answer, which may be a stranger's text: a checkpoint brings its own refusals."""
+    shown = "".join(char if char in "\n\t" else plain(char).plain for char in text)
+    print(shown, flush=True, end="\n" if stream_end else "")

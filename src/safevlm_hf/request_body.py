@@ -4,16 +4,20 @@ from collections import deque
 
 
 async def read_body(receive, limit: int) -> deque[dict] | None:
-    """All messages of a body, or `None` where it has more bytes than the limit; then nothing of it is kept.
+    """A body as one message, or `None` where it has more bytes than the limit; then nothing of it is kept.
 
-    It is read to its end either way, or the client would not hear the answer."""
-    messages, length, more = deque(), 0, True
-    while more:
+    It is read to its end either way, or the client would not hear the answer. Its parts are joined as they come: kept
+    one by one, a body that is sent byte by byte would take a hundred times its size."""
+    body, length, message = bytearray(), 0, {"more_body": True}
+    while message.get("more_body", False):
         message = await receive()
-        length += len(message.get("body", b""))
-        messages.append(message) if length <= limit else messages.clear()
-        more = message.get("more_body", False)
-    return messages if length <= limit else None
+        part = message.get("body", b"")
+        length += len(part)
+        if length <= limit:
+            body += part
+        else:
+            body.clear()
+    return deque([{**message, "body": bytes(body)}]) if length <= limit else None
 
 
 def replaying(messages: deque[dict], receive):

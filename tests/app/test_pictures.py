@@ -33,7 +33,8 @@ HOSTILE = {
     "cut off": encoded(Image.effect_noise((90, 90), 50), "PNG")[:900],
     "a bomb": png(100_000, 100_000),
     "larger than allowed": png(8000, 8000),
-    "a strip": encoded(Image.new("RGB", (3000, 2)), "PNG"),
+    "a strip": encoded(Image.new("RGB", (210, 10)), "PNG"),
+    "a format that Python decodes": encoded(Image.new("RGB", (9, 9)), "BMP"),
     "another format": encoded(Image.new("RGB", (9, 9)), "TIFF"),
 }
 

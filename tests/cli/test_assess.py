@@ -201,7 +201,10 @@ def test_a_proxy_decides_by_its_own_rules(site, monkeypatch):
     "host, expected",
     [("93.184.215.14", True), ("2606:2800:21f::1", True)]
     + [(host, False) for host in ("127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1")]
-    + [(host, False) for host in ("::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1")],
+    + [(host, False) for host in ("::1", "fe80::1%eth0", "fd00::1", "fec0::1", "224.0.0.1", "ff0e::1", "240.0.0.1")]
+    + [(host, False) for host in ("::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::10.0.0.1", "2002:a00:1::1")]
+    + [(host, False) for host in ("64:ff9b:1::8.8.8.8", "::ffff:224.0.0.1", "2001:0:808:808::1", "4000::1")]
+    + [(host, True) for host in ("::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1")],
 )
 def test_public_addresses(host, expected):
     assert addresses.is_public(host, 80) is expected

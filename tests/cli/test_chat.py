@@ -5,7 +5,7 @@ import signal
 import sys
 
 import pytest
-from command_line import REFUSE, start, write_json
+from command_line import HOSTILE, REFUSE, SHOWN, start, write_json
 
 from safevlm_cli.chat import CHAT_COMMANDS
 from safevlm_hf import SafeLlavaForConditionalGeneration
@@ -65,6 +65,13 @@ def test_chat_streams(call, checkpoint, picture, tmp_path, monkeypatch):
     policy = write_json(tmp_path / "policy.json", REFUSE)
     assert call("chat", "-m", checkpoint, "-i", picture, "-p", policy, stdin="What?")[0] == 0
     assert [text.strip() for text in shown] == [REFUSALS["en"]["privacy"]]
+
+
+def test_a_refusal_cannot_command_the_terminal(call, checkpoint, picture, tmp_path):
+    """Whoever made the checkpoint wrote it. Its lines stay lines."""
+    policy = write_json(tmp_path / "policy.json", {**REFUSE, "refusals": {"*": f"No.\n\t{HOSTILE}\u202e"}})
+    code, out, err = call("chat", "-m", checkpoint, "-i", picture, "-p", policy, stdin="What?")
+    assert (code, err) == (0, "") and f"No.\n\t{SHOWN}\\u202e\n" in out and "\x1b" not in out
 
 
 def test_an_audit_that_cannot_be_written_ends_the_talk(call, checkpoint, picture, tmp_path):

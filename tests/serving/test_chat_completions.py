@@ -20,7 +20,7 @@ from serving_client import (
 
 
 def test_chat_refuses_and_answers(client, expected):
-    for form in ("PNG", "JPEG", "WEBP", "BMP"):
+    for form in ("PNG", "JPEG", "WEBP", "GIF"):
         assert answer_of(client.post(CHAT, json=ask(picture(RISKY, form), text(QUESTION)))) == REFUSAL
     response = client.post(CHAT, json=ask(picture(CLEAN), text(QUESTION), model=NAME))
     assert answer_of(response) == expected != REFUSAL
@@ -58,6 +58,7 @@ def test_conversation(client):
     "fields",
     [
         {"temperature": 0},
+        {"temperature": 1e-46},
         {"temperature": 2.0, "top_p": 0.5, "seed": 3},
         {"max_tokens": 400},
         {"max_completion_tokens": 400, "n": 1, "user": "me"},
@@ -72,6 +73,14 @@ def test_no_option_of_a_request_avoids_the_refusal(client, fields):
 def test_sampling_samples(client):
     request = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 20, "temperature": 2.0}
     assert len({answer_of(client.post(CHAT, json={**request, "seed": seed})) for seed in range(3)}) > 1
+
+
+def test_a_temperature_near_zero_is_zero(client):
+    """Scores divided by it would overflow: no answer on a CPU, and a broken process on a GPU."""
+    request = ask(picture(CLEAN), text(QUESTION), max_tokens=20)
+    coldest = answer_of(client.post(CHAT, json={**request, "temperature": 0}))
+    for temperature in (0.0099, 1e-38, 1e-46, 5e-324):
+        assert answer_of(client.post(CHAT, json={**request, "temperature": temperature})) == coldest
 
 
 def test_typed_special_tokens_are_text(client):

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from safevlm_hf.request_body import read_body
 from safevlm_hf.serving.door import LimitBody, Watch
 from safevlm_hf.serving.metrics import Metrics
 from safevlm_hf.serving.routes import CHAT
@@ -85,7 +86,9 @@ def test_the_log_holds_nothing_that_a_client_has_written(metrics, caplog):
     call(watch, "/v1/chat/completions", "POST", [(b"x-request-id", b"mine")])
     first, second = (record.getMessage() for record in caplog.records)
     assert "forged" not in first and "\n" not in first and first.startswith("other other 404 ")
-    assert second.startswith("POST /v1/chat/completions 404 ") and second.endswith(" s mine")
+    assert second.startswith("POST /v1/chat/completions 404 ") and " s mine " in second
+    request_id, own_id = first.split()[-2:]
+    assert request_id == own_id != second.split()[-1]
 
 
 def test_the_log_can_be_switched_off(metrics, caplog):
@@ -98,12 +101,32 @@ def test_a_body_of_the_limit_goes_on_and_a_longer_one_does_not():
     handed_on = []
 
     async def app(scope, receive, send):
-        handed_on.append(b"".join([(await receive())["body"] for _ in range(2)]))
+        handed_on.append((await receive())["body"])
         await answering(b"")(scope, receive, send)
 
     assert call(LimitBody(app, 4), bodies=[b"ab", b"cd"])[0]["status"] == 200
     assert call(LimitBody(app, 4), bodies=[b"ab", b"cde"])[0]["status"] == 413
     assert handed_on == [b"abcd"]
+
+
+def test_a_body_that_comes_byte_by_byte_is_kept_as_one():
+    """Each part would take far more memory than its byte."""
+    parts = [{"type": "http.request", "body": b"a", "more_body": True} for _ in range(9)]
+
+    async def receive():
+        return parts.pop() if parts else {"type": "http.request", "body": b"b"}
+
+    assert list(asyncio.run(read_body(receive, 10))) == [{"type": "http.request", "body": b"a" * 9 + b"b"}]
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_body_has_left():
+    parts = [{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive():
+        return parts.pop(0)
+
+    (message,) = asyncio.run(read_body(receive, 10))
+    assert message["type"] == "http.disconnect"
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])

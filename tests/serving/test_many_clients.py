@@ -5,16 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
+from fastapi.testclient import TestClient
 from listening import listening
 from serving_client import (
     CHAT,
     CLEAN,
+    MODERATION,
     NAME,
     QUESTION,
     REFUSAL,
@@ -22,6 +25,7 @@ from serving_client import (
     RISKY,
     answer_of,
     ask,
+    events,
     image_url,
     load,
     moderate,
@@ -29,8 +33,10 @@ from serving_client import (
     streamed,
     text,
 )
+from transformers import BatchFeature
 
 from safevlm_hf import read_audit, serving
+from safevlm_hf.serving import served_model
 
 
 def test_many_clients(client, expected):
@@ -82,6 +88,99 @@ def test_a_client_that_leaves_stops_the_model(checkpoint):
     assert count("safevlm_requests_total", {"route": CHAT, "status": "499"}) == 1
     assert count("safevlm_requests_total", {"route": CHAT, "status": "200"}) == 1
     assert count("safevlm_requests_in_flight") == 0
+
+
+class Line:
+    """An app whose model waits for `go`; `prepared` has the thread of each request whose pictures were opened."""
+
+    def __init__(self, checkpoint, monkeypatch, places):
+        self.go, self.prepared, self.moved = threading.Event(), [], []
+        model, processor = load(checkpoint)
+        for name in ("generate", "assess"):
+            monkeypatch.setattr(model, name, self._behind_go(getattr(model, name)))
+        self._watch(monkeypatch, served_model, "open_pictures", self.prepared)
+        self._watch(monkeypatch, BatchFeature, "to", self.moved)
+        limits = serving.Limits(prepared=places)
+        self.app = serving.create_app(model, processor, NAME, REFUSE, limits)
+
+    def _behind_go(self, run):
+        def wait(*args, **kwargs):
+            assert self.go.wait(60)
+            return run(*args, **kwargs)
+
+        return wait
+
+    def _watch(self, monkeypatch, owner, name, threads):
+        inner = getattr(owner, name)
+
+        def watched(*args, **kwargs):
+            threads.append(threading.current_thread().name)
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    def start_after(self, number):
+        """Let the model run once so many requests are prepared; more must not come before."""
+        end = time.monotonic() + 30
+        while len(self.prepared) < number and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        prepared = len(self.prepared)
+        self.go.set()
+        assert prepared == number
+
+
+def test_few_requests_have_their_pictures_in_memory(checkpoint, monkeypatch, expected):
+    """The others wait as texts, and nothing is on the device before the model is free for it."""
+    line = Line(checkpoint, monkeypatch, places=2)
+
+    def send(number):
+        if number % 3 == 0:
+            return streamed(client.post(CHAT, json=ask(picture(CLEAN), text(QUESTION), stream=True)))
+        if number % 3 == 1:
+            return answer_of(client.post(CHAT, json=ask(picture(CLEAN), text(QUESTION))))
+        return moderate(client, picture(CLEAN))["flagged"]
+
+    with TestClient(line.app) as client, ThreadPoolExecutor(9) as pool:
+        answers = pool.map(send, range(9))
+        line.start_after(2)
+        assert list(answers) == [expected, expected, False] * 3
+    assert len(line.prepared) == len(line.moved) == 9 and not set(line.moved) & set(line.prepared)
+
+
+def test_what_goes_wrong_gives_its_place_back(checkpoint, monkeypatch, expected):
+    """Broken pictures, requests that ask for too much, failures of the model."""
+    line = Line(checkpoint, monkeypatch, places=1)
+    line.go.set()
+    shown = [picture(CLEAN), text(QUESTION)]
+    with TestClient(line.app, raise_server_exceptions=False) as client:
+        for body in (ask(image_url("nothing")), ask(*shown, max_tokens=10**6), ask(text("zq " * 3000))):
+            for stream in (False, True):
+                assert client.post(CHAT, json={**body, "stream": stream}).status_code == 400
+        assert client.post(MODERATION, json={"input": [image_url("nothing")]}).status_code == 400
+        with monkeypatch.context() as broken:
+            broken.setattr(line.app.state.metrics, "count_line", None)  # which is called as an answer begins
+            assert client.post(CHAT, json=ask(*shown)).status_code == 500
+            assert "error" in events(client.post(CHAT, json=ask(*shown, stream=True)))[-1]
+            assert client.post(MODERATION, json={"input": shown}).status_code == 500
+        assert answer_of(client.post(CHAT, json=ask(*shown))) == expected
+
+
+def test_a_client_that_leaves_keeps_its_place_until_its_turn(checkpoint, monkeypatch, expected):
+    """Otherwise clients that come and leave would fill the memory; and after its turn the place is free."""
+    line, messages = Line(checkpoint, monkeypatch, places=2), ask(picture(CLEAN), text(QUESTION))["messages"]
+    with listening(line.app, "/v1") as url, open_api(url) as api:
+        for _ in range(5):
+            try:
+                with api.with_options(timeout=0.5).chat.completions.create(
+                    model=NAME, messages=messages, stream=True
+                ) as stream:
+                    next(iter(stream))
+            except openai.APITimeoutError:
+                pass
+        line.start_after(2)
+        answer = api.chat.completions.create(model=NAME, messages=messages)
+        assert answer.choices[0].message.content.strip() == expected
 
 
 class Server:

@@ -3,9 +3,11 @@
 import base64
 import io
 import json
+import time
+import weakref
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from serving_client import (
     CHAT,
     CLEAN,
@@ -25,6 +27,17 @@ from serving_client import (
 )
 
 from safevlm_hf import serving
+from safevlm_hf.serving import errors, images
+from safevlm_hf.serving.requests import ChatRequest, ModerationRequest, read_request
+
+
+def library():
+    """A small PNG whose texts are large once they are unpacked."""
+    file, texts = io.BytesIO(), PngImagePlugin.PngInfo()
+    for number in range(3):
+        texts.add_text(f"text {number}", "a" * 900_000, zip=True)
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=texts)
+    return file.getvalue()
 
 
 def broken_pictures():
@@ -46,9 +59,11 @@ def broken_pictures():
         "cut off": f"data:image/png;base64,{whole[: len(whole) // 2 // 4 * 4]}",
         "a program": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}",
         "another format": f"data:image/tiff;base64,{encoded(Image.new('RGB', (60, 60)), 'TIFF')}",
+        "a format that Python decodes": f"data:image/bmp;base64,{encoded(Image.new('RGB', (60, 60)), 'BMP')}",
         "a bomb": f"data:image/png;base64,{encoded(Image.new('1', (20000, 20000)))}",
         "too many pixels": f"data:image/png;base64,{encoded(Image.new('1', (6000, 6000)))}",
-        "a long strip": f"data:image/png;base64,{encoded(Image.new('1', (2000, 1)))}",
+        "a strip": f"data:image/png;base64,{encoded(Image.new('1', (10, 201)))}",
+        "a library": f"data:image/png;base64,{base64.b64encode(library()).decode()}",
     }
 
 
@@ -100,6 +115,7 @@ def test_broken_pictures(client, url):
         {"temperature": -1},
         {"seed": "x"},
         {"stop": [""]},
+        {"stop": "s" * 33},
         {"stream": "yes"},
         {"messages": []},
         {"messages": "Hello"},
@@ -167,13 +183,16 @@ def test_routes(client):
 
 
 def test_limits(checkpoint):
-    limits = serving.Limits(body=50_000, images=2, pixels=200_000, characters=1000, new_tokens=20)
+    limits = serving.Limits(body=50_000, parts=9, images=2, pixels=200_000, ratio=2, characters=1000, new_tokens=20)
     with open_client(checkpoint, limits=limits) as client:
         many = [picture(CLEAN.resize((60, 60)))] * 3
         for body, reason in (
             (ask(*many), "3 pictures"),
             (ask(picture(CLEAN), picture(CLEAN)), "pixels"),
+            (ask(picture(Image.new("1", (60, 121)))), "2 times"),
             (ask(text("a" * 1001)), "characters"),
+            (ask(*[text("")] * 10), "10 parts"),
+            ({"messages": ask(text("Hi"))["messages"] * 10}, "10 parts"),
             (ask(text("Hello"), max_tokens=21), "max_tokens"),
         ):
             response = client.post(CHAT, json=body)
@@ -183,6 +202,44 @@ def test_limits(checkpoint):
             assert response.status_code == 413 and "bytes" in error_of(response)
         response = client.post(CHAT, json=ask(text("Hello"), temperature=2.0))
         assert response.json()["usage"]["completion_tokens"] <= 20
+
+
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        (CHAT, ask(*[1] * 500_000)),
+        (CHAT, {**ask(text("Hi")), **{f"key {number}": 1 for number in range(500_000)}}),
+        (CHAT, {"messages": [{"role": "user", "content": "Hi"}], "logit_bias": {"a": [[1] * 500_000]}}),
+        (MODERATION, {"input": [1] * 500_000}),
+    ],
+    ids=["parts", "keys", "deep", "moderation"],
+)
+def test_a_million_mistakes_cost_little(path, body):
+    """One reason is found, not one for each: that would take a minute, in which nobody is answered."""
+    start = time.process_time()
+    with pytest.raises(errors.BadRequest, match="values"):
+        read_request(ChatRequest if path == CHAT else ModerationRequest, body)
+    assert time.process_time() - start < 1
+
+
+def test_the_longest_conversation_has_few_enough_values(client):
+    turn = {"role": "assistant", "content": "No.", **dict.fromkeys(("annotations", "audio", "refusal", "tool_calls"))}
+    messages = [{"role": "user", "content": [text("")]}, turn] * 500
+    read_request(ChatRequest, {"messages": messages})
+
+
+def test_a_picture_is_let_go_once_it_is_decoded(monkeypatch):
+    """With its decoder and its pixels: of several pictures, each is in memory once."""
+    seen, to_rgb = [], images.to_rgb
+
+    def watched(image):
+        assert not any(before() for before in seen)
+        seen.append(weakref.ref(image))
+        return to_rgb(image)
+
+    monkeypatch.setattr(images, "to_rgb", watched)
+    urls = [picture(CLEAN, form)["image_url"]["url"] for form in ("PNG", "GIF", "WEBP", "JPEG")]
+    assert len(images.open_pictures(urls, serving.Limits())) == len(seen) == 4
 
 
 def test_the_context_has_an_end(client):

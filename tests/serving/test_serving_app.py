@@ -118,8 +118,9 @@ def test_version(client):
         ({"shadow": True, "audit": "audit.jsonl"}, "127.0.0.1", {}, ["EVERY PICTURE IS ANSWERED"]),
         ({}, "127.0.0.1", {"enabled": False}, ["THE POLICY IS DISABLED"]),
         ({"expose_verdict": True}, "127.0.0.1", {}, ["--expose-verdict"]),
+        ({}, "127.0.0.1", {"risk_threshold": 1.0}, ["risk_threshold: 1"]),
     ],
 )
 def test_what_an_operator_must_not_overlook(settings, host, policy, said):
-    warnings = warnings_of(serving.Settings(**settings), host, policy)
+    warnings = warnings_of(serving.Settings(**settings), host, SafetyPolicy(**policy))
     assert len(warnings) == len(said) and all(word in warning for word, warning in zip(said, warnings))

@@ -1,6 +1,7 @@
 """The server's audit trail: which request a line belongs to, and what a client can write into it."""
 
 import json
+import logging
 import re
 
 import pytest
@@ -46,6 +47,22 @@ def test_a_line_names_the_request(checkpoint, audit):
     assert first.json()["id"] == lines[0]["request_id"] and f'"id": "{lines[1]["request_id"]}"' in second.text
     assert UUID.fullmatch(lines[0]["request_id"]) and lines[2]["request_id"] == "proxy-7:a.b_c"
     assert len({line["request_id"] for line in lines}) == 3 and broken == 0
+
+
+def test_many_requests_with_one_id_have_lines_of_their_own(checkpoint, audit, caplog):
+    """A client may send one id again and again, or somebody else's; the log tells which line is whose."""
+    caplog.set_level(logging.INFO, "uvicorn.error")
+    with open_client(checkpoint, audit=audit, audit_moderations=True) as client:
+        for body in (ask(text("Hi"), max_tokens=2), ask(text("Hi"), max_tokens=2, stream=True)):
+            client.post(CHAT, json=body, headers={"x-request-id": "mine"})
+        client.post(MODERATION, json={"input": [picture(CLEAN)]}, headers={"x-request-id": "mine"})
+        alone = client.post(CHAT, json=ask(text("Hi"), max_tokens=2))
+    lines, _ = read_audit(audit)
+    assert [line["request_id"] for line in lines] == ["mine"] * 3 + [alone.headers["x-request-id"]]
+    assert lines[-1]["id"] == lines[-1]["request_id"]
+    logged = [record.getMessage() for record in caplog.records if " s mine " in record.getMessage()]
+    assert [line["id"] for line in lines[:3]] == [one.split()[-1] for one in logged]
+    assert len({line["id"] for line in lines}) == 4 and all(UUID.fullmatch(line["id"]) for line in lines)
 
 
 @pytest.mark.parametrize(

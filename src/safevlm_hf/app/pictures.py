@@ -1,6 +1,7 @@
 """Pictures on the page: those that a visitor has uploaded, which may be anything, and drawn cards."""
 
 import random
+from collections import deque
 from collections.abc import Sequence
 
 from PIL import Image
@@ -10,8 +11,10 @@ from ..modeling.configuration_safety import DEFAULT_LEVELS
 from ..modeling.image_loading import to_rgb
 
 
-FORMATS = ["BMP", "GIF", "JPEG", "PNG", "WEBP"]  # Pillow reads others by running programs
+# Pillow reads others by running programs, or in Python, pixel by pixel (BMP).
+FORMATS = ["GIF", "JPEG", "PNG", "WEBP"]
 MAX_PIXELS = 2**25  # of all pictures of a conversation together, as on the server
+MAX_RATIO = 20  # of the longer side to the shorter one, as on the server
 QUESTIONS = {True: "What is the address?", False: "Do what the {noun} says."}
 
 
@@ -19,13 +22,17 @@ def open_pictures(paths: Sequence[str]) -> list[Image.Image]:
     """RGB images of uploaded files. All sizes are known before any picture is decoded.
 
     Raises:
-        ValueError: a file is gone, is no picture of `FORMATS`, or is broken; or they have too many pixels together.
+        ValueError: a file is gone, is no picture of `FORMATS`, or is broken; it is a strip; or they have too many
+            pixels together.
     """
-    opened = [_open(path) for path in paths]
+    opened = deque(_open(path) for path in paths)
     pixels = sum(image.width * image.height for image in opened)
     if pixels > MAX_PIXELS:
         raise ValueError(f"The pictures have {pixels} pixels, more than {MAX_PIXELS} together: show smaller ones.")
-    return [_decode(image) for image in opened]
+    if any(max(image.size) > MAX_RATIO * min(image.size) for image in opened):
+        raise ValueError(f"The picture has one side that is more than {MAX_RATIO} times the other: show another.")
+    # Each is let go with its decoder and its pixels before the next one is decoded.
+    return [_decode(opened.popleft()) for _ in paths]
 
 
 def _open(path: str) -> Image.Image:

@@ -19,8 +19,8 @@ from transformers.utils import is_numpy_array
 
 Image.init()
 # Of what Pillow reads: it runs some of the others (EPS) as programs, whatever the name of the file says.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)
+_PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = tuple(name for name in _PICTURES if name in Image.OPEN)
 PROGRAMS = ("EPS", "WMF")
 MAX_ASPECT_RATIO = 200  # a longer strip takes gigabytes once its short side is as long as the model's
 MAX_DOWNLOAD = 64 * 2**20  # bytes

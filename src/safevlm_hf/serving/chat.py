@@ -18,6 +18,7 @@ from .served_model import ServedModel
 
 STREAM_ERROR = 'data: {"error": '  # how transformers' stream begins an error
 DATA = "data: "
+COLDEST = 0.01  # a lower temperature is none: scores divided by less overflow, and a GPU does not recover from that
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -32,27 +33,31 @@ class SafeChatHandler(ChatCompletionHandler):
     async def handle_request(self, body: dict, request_id: str):
         served, request = self.served, read_request(ChatRequest, body)
         served.check_name(request.model)
-        inputs = await served.prepare(request.messages)
-        config = self._config(request, served.room(inputs, request.max_completion_tokens or request.max_tokens))
+        served.check_size(request.messages)
         observation = Observation(request_id, CHAT, served.settings, self.metrics)
-        inputs = {**inputs, "safety_audit": observation, "safety_shadow": served.settings.shadow}
-        # The tokenizer, not the processor: a refusal is a text, which a processor would take for an image.
-        arguments = (request_id, served.model, served.processor.tokenizer, served.name, inputs, config)
-        if not request.stream:
-            response = await self._non_streaming(*arguments, gen_manager=served.generate_manager)
-            return JSONResponse(self._tell(json.loads(response.body), observation))
-        response = self._streaming(*arguments, gen_manager=served.generate_manager)
+        with await served.take_place() as place:
+            inputs = await served.prepare(request.messages)
+            config = self._config(request, served.room(inputs, request.max_completion_tokens or request.max_tokens))
+            inputs = {**inputs, "safety_audit": observation, "safety_shadow": served.settings.shadow}
+            # The tokenizer, not the processor: a refusal is a text, which a processor would take for an image.
+            arguments = (request_id, served, served.processor.tokenizer, served.name, inputs, config)
+            if not request.stream:
+                response = await self._non_streaming(*arguments, gen_manager=served.generate_manager)
+                return JSONResponse(self._tell(json.loads(response.body), observation))
+            response = self._streaming(*arguments, gen_manager=served.generate_manager)
+            served.keep_until_generated(place)
         response.body_iterator = self._finish_stream(response.body_iterator, observation)
         return response
 
     def _config(self, request: ChatRequest, max_tokens: int):
         options = request.model_dump(include={"top_p", "seed", "stop"})
-        if request.temperature:
+        is_warm = request.temperature is not None and request.temperature >= COLDEST
+        if is_warm:
             options["temperature"] = request.temperature
         options["max_tokens"] = max_tokens
         config = self._build_generation_config(options, self.served.model.generation_config)
         if request.temperature is not None:
-            config.do_sample = request.temperature > 0
+            config.do_sample = is_warm
         return config
 
     def _tell(self, body: dict, observation: Observation) -> dict:

@@ -9,7 +9,7 @@ from ..request_body import read_body, replaying
 from .errors import error_response
 from .keys import ApiKeys
 from .metrics import Metrics
-from .routes import HEALTH, REQUEST_ID, ROUTES
+from .routes import HEALTH, OWN_ID, REQUEST_ID, ROUTES
 
 
 REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -24,7 +24,8 @@ class Watch:
     """Gives each request an id, counts and times it, and logs it.
 
     A client's own id is kept where it is short and plain, so that an operator can follow a request through a proxy;
-    anything else is replaced before anybody reads it. Neither the log nor a metric holds a path, a header or an
+    anything else is replaced before anybody reads it. Many requests may come with one id, so the server's own stands
+    beside it in the log and in the audit trail. Neither the log nor a metric holds a path, a header or an
     address that a client has written.
     """
 
@@ -34,7 +35,9 @@ class Watch:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        request_id = _request_id(scope)
+        own_id = str(uuid.uuid4())
+        OWN_ID.set(own_id)
+        request_id = _request_id(scope, own_id)
         status, is_done = 500, False  # where the app raises, 500 is what the client gets
 
         async def watched_receive():
@@ -58,23 +61,23 @@ class Watch:
             try:
                 await self.app(scope, watched_receive, watched_send)
             finally:
-                self._note(scope, status, time.perf_counter() - start, request_id)
+                self._note(scope, status, time.perf_counter() - start, f"{request_id.decode()} {own_id}")
 
-    def _note(self, scope, status: int, seconds: float, request_id: bytes):
+    def _note(self, scope, status: int, seconds: float, ids: str):
         route = scope["path"] if scope["path"] in ROUTES else OTHER
         self.metrics.requests.labels(route, status).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         if self.access_log:
             method = scope["method"] if scope["method"] in METHODS else OTHER
-            logger.info("%s %s %d %.3f s %s", method, route, status, seconds, request_id.decode())
+            logger.info("%s %s %d %.3f s %s", method, route, status, seconds, ids)
 
 
-def _request_id(scope) -> bytes:
-    """The request's id, which is in its headers from now on, once."""
+def _request_id(scope, own_id: str) -> bytes:
+    """The request's id, which is in its headers from now on, once: the client's or the server's own."""
     name = REQUEST_ID.encode()
     given = [value for key, value in scope["headers"] if key == name]
     is_plain = len(given) == 1 and REQUEST_ID_PATTERN.fullmatch(given[0])
-    request_id = given[0] if is_plain else str(uuid.uuid4()).encode()
+    request_id = given[0] if is_plain else own_id.encode()
     scope["headers"] = [header for header in scope["headers"] if header[0] != name] + [(name, request_id)]
     return request_id
 

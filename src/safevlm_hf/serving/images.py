@@ -4,27 +4,40 @@ import base64
 import binascii
 import io
 import re
+from collections import deque
+from collections.abc import Iterable
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from ..modeling.image_loading import to_rgb
 from .errors import BadRequest
 from .settings import Limits
 
 
-FORMATS = ["BMP", "GIF", "JPEG", "PNG", "WEBP"]  # Pillow reads others by running programs
+# Pillow reads others by running programs, or in Python, pixel by pixel (BMP).
+FORMATS = ["GIF", "JPEG", "PNG", "WEBP"]
 DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
+# Bytes of all texts inside a PNG, unpacked. Pillow's 64 MiB are in memory for each picture of a request at a time.
+PngImagePlugin.MAX_TEXT_MEMORY = 2**21
 
 
 def open_pictures(urls: list[str], limits: Limits) -> list[Image.Image]:
     """RGB images. Raises `BadRequest` for what is no data URL, is broken, or is over a limit."""
     if len(urls) > limits.images:
         raise BadRequest(f"The request has {len(urls)} pictures, more than {limits.images}.")
-    opened = [_open_data_url(url, number) for number, url in enumerate(urls, start=1)]
-    pixels = sum(image.width * image.height for image in opened)
+    opened = deque(_open_data_url(url, number) for number, url in enumerate(urls, start=1))
+    _check_sizes(opened, limits)
+    # Each is let go with its decoder and its pixels before the next one is decoded.
+    return [_decode(opened.popleft(), number) for number in range(1, len(urls) + 1)]
+
+
+def _check_sizes(images: Iterable[Image.Image], limits: Limits):
+    pixels = sum(image.width * image.height for image in images)
     if pixels > limits.pixels:
         raise BadRequest(f"The pictures have {pixels} pixels, more than {limits.pixels} together.")
-    return [_decode(image, number) for number, image in enumerate(opened, start=1)]
+    for number, image in enumerate(images, start=1):
+        if max(image.size) > limits.ratio * min(image.size):
+            raise BadRequest(f"Picture {number} is a strip: one side is more than {limits.ratio} times the other.")
 
 
 def _open_data_url(url: str, number: int) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from ..modeling import SafetyAudit
 from .metrics import Metrics
-from .routes import MODERATIONS
+from .routes import MODERATIONS, OWN_ID
 from .settings import Settings
 
 
@@ -21,7 +21,8 @@ class Observation:
     contents = False
 
     def __init__(self, request_id: str, route: str, settings: Settings, metrics: Metrics):
-        self.request_id, self.route, self.metrics = request_id, route, metrics
+        self.ids = {"id": OWN_ID.get(request_id), "request_id": request_id}
+        self.route, self.metrics = route, metrics
         is_written = settings.audit_path and (route != MODERATIONS or settings.audit_moderations)
         self.file = SafetyAudit(settings.audit_path, windows=settings.audit_windows) if is_written else None
         self.line: dict | None = None
@@ -39,7 +40,7 @@ class Observation:
         (line,) = lines
         if self.file is not None:
             try:
-                self.file.append([{**line, "request_id": self.request_id}])
+                self.file.append([{**line, **self.ids}])
             except OSError:
                 self.metrics.audit_failures.inc()
                 raise

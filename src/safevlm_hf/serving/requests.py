@@ -5,7 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import reasons_of
+from .errors import BadRequest, reasons_of
+
+
+MAX_VALUES = 10_000  # values of a request, at any depth: pydantic gathers an error for each before it gives up
+MAX_STOP_LENGTH = 32  # characters: transformers makes a table for them that is as wide as the texts are long
 
 
 class Strict(BaseModel):
@@ -14,10 +18,23 @@ class Strict(BaseModel):
 
 def read_request(schema: type[Strict], body: dict):
     """The request, checked. Raises `BadRequest` with the field and the reason."""
+    _check_count(body)
     try:
         return schema.model_validate(body)
     except ValidationError as error:
-        raise reasons_of(error.errors()) from None
+        raise reasons_of(error.errors(include_url=False, include_input=False, include_context=False)) from None
+
+
+def _check_count(body: dict):
+    """Raise `BadRequest` for more values than any request needs, without looking at all of them."""
+    count, waiting = 0, [body]
+    while waiting:
+        value = waiting.pop()
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        count += len(inner)
+        if count > MAX_VALUES:
+            raise BadRequest(f"The request has more than {MAX_VALUES} values.")
+        waiting += inner
 
 
 def _check_unicode(text: str) -> str:
@@ -92,7 +109,7 @@ class AssistantMessage(Strict):
 
 
 Message = Annotated[UserMessage | SystemMessage | AssistantMessage, Field(discriminator="role")]
-StopString = Annotated[Text, Field(min_length=1, max_length=64)]
+StopString = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
 class ResponseFormat(Strict):

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from fastapi import HTTPException
 from jinja2 import TemplateError
@@ -22,7 +23,10 @@ class ServedModel:
     """One checkpoint under one name, in place of transformers' `ModelManager`, which loads what a request names.
 
     Texts and pictures are prepared on one thread and the model runs on another, request by request: neither the
-    tokenizer nor the model is ever in two requests at a time, and the event loop waits for nobody's picture.
+    tokenizer nor the model is ever in two requests at a time, and the event loop waits for nobody's picture. Few
+    requests are prepared ahead: pictures take far more memory as pixels than as files.
+
+    For transformers' handler it is the model, too: one that moves its inputs to the device when it is their turn.
 
     Args:
         model, processor, name, limits: as for [`create_app`].
@@ -33,6 +37,7 @@ class ServedModel:
         self, model: PreTrainedModel, processor: ProcessorMixin, name: str, limits: Limits, settings: Settings
     ):
         self.model = model
+        self.config = model.config
         self.processor = processor
         self.name = name
         self.limits = limits
@@ -44,6 +49,7 @@ class ServedModel:
         self.generation_state = GenerationState()  # no continuous batching: it takes no pixels
         self.generate_manager = self.generation_state.get_manager(name)
         self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
+        self._places = asyncio.Semaphore(limits.prepared)
 
     def get_gen_models(self) -> list[dict]:
         return [{"id": self.name, "object": "model", "created": self.created, "owned_by": "safevlm_hf"}]
@@ -57,14 +63,32 @@ class ServedModel:
         if name not in (None, self.name):
             raise HTTPException(404, f"There is no model {shorten(name)!r} here, only {self.name!r}.")
 
+    def check_size(self, messages: list[Message]):
+        """Raise `BadRequest` for too many parts or characters, before the request waits in line."""
+        parts, limits = _all_parts(messages), self.limits
+        if len(parts) > limits.parts:
+            raise BadRequest(f"The messages have {len(parts)} parts, more than {limits.parts}.")
+        characters = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+        if characters > limits.characters:
+            raise BadRequest(f"The texts have {characters} characters, more than {limits.characters}.")
+
+    async def take_place(self) -> ExitStack:
+        """Wait for one of the few places of requests whose pictures are in memory; closing it gives the place back."""
+        await self._places.acquire()
+        place = ExitStack()
+        place.callback(self._places.release)
+        return place
+
+    def keep_until_generated(self, place: ExitStack):
+        """Keep a place until the model's thread has done what it was handed last, however early the client leaves."""
+        self.generate_manager.submit(asyncio.get_running_loop().call_soon_threadsafe, place.pop_all().close)
+
     async def prepare(self, messages: list[Message]) -> BatchFeature:
         """The model's inputs. Raises `BadRequest` where a picture or the length does not do."""
         return await asyncio.get_running_loop().run_in_executor(self._preparer, self._prepare, messages)
 
     def _prepare(self, messages: list[Message]) -> BatchFeature:
-        parts = [part for message in messages for part in parts_of(message)]
-        self._check_text(sum(len(part.text) for part in parts if isinstance(part, TextPart)))
-        urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+        urls = [part.image_url.url for part in _all_parts(messages) if isinstance(part, ImagePart)]
         images = iter(open_pictures(urls, self.limits))
         chat = [
             {"role": message.role, "content": [_as_processor_part(part, images) for part in parts_of(message)]}
@@ -74,7 +98,7 @@ class ServedModel:
         length = inputs["input_ids"].shape[1]
         if length >= self.context:
             raise BadRequest(f"The prompt has {length} tokens, and the model's context ends at {self.context}.")
-        return inputs.to(self.model.device, self.model.dtype)
+        return inputs
 
     def _tokenize(self, chat: list[dict]) -> BatchFeature:
         try:
@@ -89,10 +113,6 @@ class ServedModel:
         except TemplateError as error:  # many templates want roles in a fixed order
             raise BadRequest(f"The model's chat template does not take these messages: {error}.") from None
 
-    def _check_text(self, characters: int):
-        if characters > self.limits.characters:
-            raise BadRequest(f"The texts have {characters} characters, more than {self.limits.characters}.")
-
     def room(self, inputs: BatchFeature, wanted: int | None) -> int:
         """How many tokens the answer may have."""
         room = min(self.limits.new_tokens, self.context - inputs["input_ids"].shape[1])
@@ -103,11 +123,25 @@ class ServedModel:
         return wanted
 
     async def assess(self, messages: list[UserMessage], observation: Observation) -> list[SafetyVerdict]:
-        inputs = await self.prepare(messages)
-        return await self.generate_manager.async_submit(self._assess, inputs, observation)
+        self.check_size(messages)
+        with await self.take_place():
+            inputs = await self.prepare(messages)
+            return await self.generate_manager.async_submit(self._assess, inputs, observation)
 
     def _assess(self, inputs: BatchFeature, observation: Observation) -> list[SafetyVerdict]:
-        return self.processor.post_process_safety(self.model.assess(**inputs, safety_audit=observation))
+        outputs = self.model.assess(**self._on_device(inputs), safety_audit=observation)
+        return self.processor.post_process_safety(outputs)
+
+    def generate(self, **inputs):
+        """As the model's own, which transformers' handler calls on the model's thread."""
+        return self.model.generate(**self._on_device(inputs))
+
+    def _on_device(self, inputs: dict) -> BatchFeature:
+        return BatchFeature(inputs).to(self.model.device, self.model.dtype)
+
+
+def _all_parts(messages: list[Message]) -> list[TextPart | ImagePart]:
+    return [part for message in messages for part in parts_of(message)]
 
 
 def _as_processor_part(part: TextPart | ImagePart, images) -> dict:

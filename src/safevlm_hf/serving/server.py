@@ -132,18 +132,20 @@ def serve(
             access_log=False,  # `Watch` has one that holds nothing of a client's own
             log_config=_log_config(),
         )
-        for warning in warnings_of(app.state.settings, host, model.generation_config.safety_policy):
+        for warning in warnings_of(app.state.settings, host, model._policy(None)):
             logger.warning(warning)
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def warnings_of(settings: Settings, host: str, policy: dict) -> list[str]:
+def warnings_of(settings: Settings, host: str, policy: SafetyPolicy) -> list[str]:
     """What an operator must not overlook when the server starts."""
+    lax = [] if policy.enabled is False else policy.lax_settings()
     cases = {
         "SHADOW MODE: verdicts go to the audit, and EVERY PICTURE IS ANSWERED, whatever the policy decides.": (
             settings.shadow
         ),
-        "THE POLICY IS DISABLED (`enabled`: false): every picture is answered.": policy.get("enabled") is False,
+        "THE POLICY IS DISABLED (`enabled`: false): every picture is answered.": policy.enabled is False,
+        f"With this policy the verdict does less than with the default one: {', '.join(lax)}.": bool(lax),
         "Verdicts are exposed to clients (--expose-verdict): whoever reads them can search for a way around them.": (
             settings.expose_verdict
         ),

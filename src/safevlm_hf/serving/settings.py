@@ -12,19 +12,26 @@ class Limits:
 
     Args:
         body: bytes of a request.
+        parts: texts and pictures in a request, empty ones included.
         images: pictures in a request.
         pixels: of all pictures in a request together.
+        ratio: of a picture's longer side to its shorter one. Models scale pictures by the shorter side: a strip of few
+            pixels becomes a very large picture.
         characters: of all texts in a request together.
         new_tokens: of an answer.
         connections: open ones; more are told 503.
+        prepared: requests whose pictures are in memory, the one that the model works on included; more wait in line.
     """
 
     body: int = 16 * 2**20
+    parts: int = 1024
     images: int = 16
     pixels: int = 2**25
+    ratio: int = 20
     characters: int = 2**18
     new_tokens: int = 1024
     connections: int = 256
+    prepared: int = 3
 
 
 @dataclass(frozen=True)
