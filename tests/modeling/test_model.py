@@ -230,7 +230,7 @@ def test_first_pooling_reads_the_first_text_token_alone(model):
 def test_many_pictures_hold_their_question_once_at_a_time(model):
     """Or a long question under sixteen small pictures would take gigabytes."""
     held = []
-    model.model.safety_head.register_forward_pre_hook(lambda _, args: held.append(len(args[0])))
+    model.model.safety_head.q_proj.register_forward_pre_hook(lambda _, args: held.append(len(args[0])))
     given = {**batch(prompt(5, 6, 7, 8, 9, images=3)), "pixel_values": pictures(3)}
     apart = verdict(model, **given)
     assert held == [1, 1, 1]

@@ -238,17 +238,16 @@ def test_the_positions_of_images_are_left_out_and_change_nothing(lively_model):
     batch["attention_mask"] = (batch["input_ids"] != 0).long()
     pixels = torch.randn(5, 3, 56, 56)
 
-    def spy(text_embeds, text_mask, keys, max_tokens, feature_mask):
-        whole, _, are_windows = SafetyHead.forward(head, text_embeds, text_mask, keys)
-        found = SafetyHead.forward(head, text_embeds, text_mask, keys, max_tokens)
+    def spy(text_embeds, text_mask, keys, max_tokens, feature_mask, rows):
+        whole, _, are_windows = SafetyHead.forward(head, text_embeds, text_mask, keys, rows=rows)
+        found = SafetyHead.forward(head, text_embeds, text_mask, keys, max_tokens, rows=rows)
         seen.extend([whole[are_windows], found[0][found[2]]])
         assert found[0].shape[1] == max(1, max_tokens) * len(SIZES) < (1 + length) * len(SIZES)
         return found
 
     head.forward = spy
     verdicts = lively_model.explain(**batch, pixel_values=pixels)
-    for whole, found in zip(seen[::2], seen[1::2], strict=True):
-        torch.testing.assert_close(whole, found)
+    torch.testing.assert_close(*seen)
     margins = verdicts.question_contributions.sum(dim=1) + verdicts.bias_contributions
     torch.testing.assert_close(margins, verdicts.risk_margin, rtol=0, atol=1e-3)
 

@@ -196,17 +196,7 @@ class JudgesImagesMixin:
         keys = torch.cat([head_tokens, encoded.safety_features], dim=1)
         # The positions of an image are no question, and how many they are is known without asking the device.
         max_tokens = None if safety_inputs.image_mask is None else text_mask.shape[1] - min(block_lengths)
-        # A long question under many pictures is held once per sample at a time, not once per picture.
-        step = len(rows) if torch.is_grad_enabled() else len(text_embeds)
-        parts = []
-        for part in (slice(start, start + step) for start in range(0, len(rows), step)):
-            of_images = rows[part]
-            key_mask = None if encoded.safety_key_mask is None else encoded.safety_key_mask[part]
-            parts.append(
-                self.safety_head(text_embeds[of_images], text_mask[of_images], keys[part], max_tokens, key_mask)
-            )
-        level_logits, category_logits, is_window = (torch.cat(of_parts) for of_parts in zip(*parts))
-        return level_logits, category_logits, is_window
+        return self.safety_head(text_embeds, text_mask, keys, max_tokens, encoded.safety_key_mask, rows)
 
     def _judge_windows(
         self,

@@ -163,19 +163,42 @@ class SafetyHead(nn.Module):
         keys: torch.Tensor,
         max_tokens: int | None = None,
         feature_mask: torch.BoolTensor | None = None,
+        rows: torch.LongTensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
         """
         Args:
-            text_embeds: (images, tokens, hidden), the prompt of each image's sample.
-            text_mask: (images, tokens), true on the question's own tokens.
+            text_embeds: (samples, tokens, hidden), the prompt of each sample.
+            text_mask: (samples, tokens), true on the question's own tokens.
             keys: (images, safety tokens + features, hidden).
             max_tokens: no question has more tokens. What is known not to be one then takes no time.
             feature_mask: (images, features), which of the last keys there are, the image's; all of them if unset.
+            rows: (images,), the sample of each image; if unset, there is one image per sample.
 
         Returns:
             level logits (images, windows, levels) and category logits (images, windows, categories), float32, and
             which windows there are, (images, windows).
         """
+        if rows is None:
+            return self._judge(text_embeds, text_mask, keys, max_tokens, feature_mask)
+        # A long question under many pictures is held once per sample at a time, not once per picture.
+        step = len(rows) if torch.is_grad_enabled() else len(text_embeds)
+        parts = []
+        for part in (slice(start, start + step) for start in range(0, len(rows), step)):
+            own = rows[part]
+            own_mask = None if feature_mask is None else feature_mask[part]
+            parts.append(self._judge(text_embeds[own], text_mask[own], keys[part], max_tokens, own_mask))
+        level_logits, category_logits, is_window = (torch.cat(of_parts) for of_parts in zip(*parts))
+        return level_logits, category_logits, is_window
+
+    def _judge(
+        self,
+        text_embeds: torch.Tensor,
+        text_mask: torch.Tensor,
+        keys: torch.Tensor,
+        max_tokens: int | None,
+        feature_mask: torch.BoolTensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
+        """As `forward`, with the prompt of each image."""
         text_embeds, is_token = F.pad(text_embeds, (0, 0, 1, 0)), with_empty_query(text_mask)
         if self.pooling == "windows":
             max_tokens = None if max_tokens is None else max(1, max_tokens)  # the empty query is one
