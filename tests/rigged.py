@@ -27,11 +27,12 @@ class RiggedHead(nn.Module):
         self.middle, self.direction, self.word = middle, direction, word
         self.num_safety_tokens = num_safety_tokens
 
-    def forward(self, text_embeds, text_mask, keys, max_tokens=None, feature_mask=None):
+    def forward(self, text_embeds, text_mask, keys, max_tokens=None, feature_mask=None, rows=None):
         features = keys[:, self.num_safety_tokens :].mean(dim=1)
         unreadable = 0 * features.sum(dim=-1, keepdim=True)  # NaN where the pixels are
         bright = (features - self.middle) @ self.direction > 0
         asked = ((text_embeds == self.word).all(dim=-1) & text_mask).any(dim=1)
+        asked = asked if rows is None else asked[rows]
         level = torch.where(bright, 3, torch.where(asked, 2, 0))
         category = torch.where(bright, 1, torch.where(asked, 4, 6))
         one_hot, is_window = nn.functional.one_hot, torch.ones_like(bright)[:, None]

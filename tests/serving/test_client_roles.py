@@ -37,8 +37,8 @@ class WordHead(nn.Module):
         (word,) = processor.tokenizer(" address", add_special_tokens=False)["input_ids"]
         self.word = model.get_input_embeddings().weight[word].detach().clone()
 
-    def forward(self, text_embeds, text_mask, keys, max_tokens=None, feature_mask=None):
-        is_asked = ((text_embeds == self.word).all(dim=-1) & text_mask).any(dim=1)
+    def forward(self, text_embeds, text_mask, keys, max_tokens, feature_mask, rows):
+        is_asked = ((text_embeds == self.word).all(dim=-1) & text_mask).any(dim=1)[rows]
         level, category = torch.where(is_asked, 3, 0), torch.where(is_asked, 4, 6)
         logits = (9.0 * nn.functional.one_hot(found, size)[:, None] for found, size in ((level, 4), (category, 7)))
         return *logits, torch.ones_like(is_asked)[:, None]
