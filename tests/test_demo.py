@@ -58,7 +58,13 @@ def test_the_terminal_is_calm(run):
         assert f"\n\n{heading}" in out
 
 
-def test_a_fast_demo_replaces_no_other(monkeypatch):
+def test_a_base_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(demo.NANO_BASES, "idefics3", tmp_path / "none")
+    with pytest.raises(ValueError, match="train_nano_base.py --family idefics3 --output_dir .*none"):
+        demo.main(["--family", "idefics3"])
+
+
+def test_a_fast_demo_replaces_no_other(monkeypatch, tmp_path):
     """By its folder: a checkpoint that has learned nothing must not be taken for the demo's."""
     written = []
 
@@ -68,6 +74,7 @@ def test_a_fast_demo_replaces_no_other(monkeypatch):
 
     monkeypatch.setattr(demo, "write_config", write_config)
     monkeypatch.setattr(demo, "quiet", lambda *_: None)
+    monkeypatch.setitem(demo.NANO_BASES, "idefics3", tmp_path)
     idefics3 = ["--family", "idefics3"]
     for words in ([], ["--full"], ["--fast"], idefics3, [*idefics3, "--fast"]):
         with pytest.raises(pytest.fail.Exception, match="far enough"):

@@ -124,6 +124,9 @@ def main(argv: list[str] | None = None) -> int:
     quiet("timm", "safevlm_hf")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # unset, it would warn in every fork
     base = NANO_BASES[args.family]
+    if not base.is_dir():
+        making = f"`python examples/train_nano_base.py --family {args.family} --output_dir {base}`"
+        raise ValueError(f"the nano {args.family} is not part of this package yet; {making} makes it, in an hour")
     folder = Path(args.output_dir or default_folder(args))
     sees_tiles = base != NANO_BASE
     drawn = {"varied_shapes": sees_tiles}
