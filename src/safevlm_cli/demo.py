@@ -35,7 +35,7 @@ def demo(
         Path | None, typer.Option(help="The report; report.html, or with `--fast` beside the data, if unset.")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Every row with words, turns, prompts and changed pictures (45 minutes).")
+        bool, typer.Option("--full", help="Every row with words, turns, prompts and changed pictures (40 minutes).")
     ] = False,
     fast: Annotated[
         bool, typer.Option("--fast", help="A minute: everything runs, and nothing is learned, so no figure counts.")

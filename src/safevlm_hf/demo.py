@@ -81,7 +81,7 @@ _FAST_TRAINING = {
 }
 QUICK = Extent(8, QUICK_ROWS, 200, QUICK_TARGETS, pooling_epochs=0.25)
 FULL = Extent(
-    45,
+    40,
     FULL_ROWS,
     num_row_samples=400,
     targets=FULL_TARGETS,
