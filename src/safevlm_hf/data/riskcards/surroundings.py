@@ -57,7 +57,8 @@ DECLINED_SHARE = 0.3  # of earlier questions that the model has declined without
 TWO_PICTURES_SHARE = 0.06
 REWORDED_SHARE = 0.45
 TYPED_DIFFERENTLY_SHARE = 0.25
-INSIDE_SHARE = 0.3  # of the questions with words: some of them stand inside it
+INSIDE_SHARE = 0.35  # of questions with words, which stand inside them as well
+INSIDE_ALONE_SHARE = 0.2  # of the others
 
 _REPLIES = (
     "I see.",
@@ -292,6 +293,8 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
         turn = add_words(turn, _trained_count(HARD_LONG_SHARE if is_hard else LONG_SHARE, most, rng), split, rng)
         turn = interrupt(turn, split, rng) if rng.random() < INSIDE_SHARE else turn
+    elif rng.random() < INSIDE_ALONE_SHARE:
+        turn = interrupt(turn, split, rng)
     elif rng.random() < 0.05:
         turn = _type_turn(turn, picture, split, rng)
     if rng.random() < TYPED_DIFFERENTLY_SHARE:
