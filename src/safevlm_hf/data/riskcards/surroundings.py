@@ -56,7 +56,7 @@ CLEAN_ALONE_AND_WORDS = {40: (44, 17), 12: (25, 36)}  # weights, by the most sen
 DECLINED_SHARE = 0.3  # of earlier questions that the model has declined without need
 TWO_PICTURES_SHARE = 0.06
 REWORDED_SHARE = 0.45
-TYPED_DIFFERENTLY_SHARE = 0.25
+TYPED_DIFFERENTLY_SHARE = 0.3
 INSIDE_SHARE = 0.35  # of questions with words, which stand inside them as well
 INSIDE_ALONE_SHARE = 0.2  # of the others
 
