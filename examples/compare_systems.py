@@ -43,7 +43,6 @@ from safevlm_hf.evaluation.baselines.parts import (
     take_out_block_tokens,
     take_out_head_tokens,
 )
-from safevlm_hf.evaluation.baselines.plain_text import special_tokens
 from safevlm_hf.evaluation.baselines.safety_prompt import safety_prompt_candidate
 from safevlm_hf.evaluation.benchmarks import find_benchmark
 from safevlm_hf.evaluation.candidates import VERDICT_OFF, safe_candidate, stock_candidate
@@ -55,6 +54,7 @@ from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.metrics.judged import attack_success, over_refusal
 from safevlm_hf.evaluation.metrics.shares import share
 from safevlm_hf.evaluation.pipeline import Candidate, Evaluated, Settings, evaluate_systems
+from safevlm_hf.evaluation.plain_texts import special_tokens
 from safevlm_hf.evaluation.reports.evaluation_report import write_evaluation_report
 from safevlm_hf.families import find_family
 from safevlm_hf.files import write_text

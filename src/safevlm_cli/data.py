@@ -26,7 +26,7 @@ def mix(
     llava: Copy = None,
     coco: Copy = None,
     size: Annotated[int | None, typer.Option(min=2, help="Records in all; the paper's number if unset.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw, and of RTVLM's split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
 ):
     """
     Mix published data sets to records for a stage, in the paper's proportions.

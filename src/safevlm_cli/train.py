@@ -1,5 +1,6 @@
 """`safevlm train`: stage 1, stage 2 or both."""
 
+import argparse
 import contextlib
 import io
 from pathlib import Path
@@ -60,9 +61,25 @@ def _stage_arguments(number: int, are_both: bool, given: list[str], output_dir: 
         if are_both or len(given) > 1:
             raise ValueError("A YAML file is for one stage, and stands alone: `safevlm train --stage 1 run.yaml`.")
         return [*given, *replacing]
-    options = _options_of_stage(number, given) if are_both else given
+    options = _options_of_stage(number, _without_resuming(given, folder)) if are_both else given
     start = ["--model_name_or_path", str(first)] if number == 2 else []
     return [*start, *options, "--output_dir", str(folder), *replacing]
+
+
+def _without_resuming(given: list[str], folder: Path) -> list[str]:
+    """The options of both stages without `--resume_from_checkpoint true` where the stage has no checkpoint yet."""
+    from safevlm_hf.training.arguments import checkpoints
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume_from_checkpoint", "--resume-from-checkpoint")
+    with _argparse_errors():
+        found, others = parser.parse_known_args(given)
+    if found.resume_from_checkpoint not in (None, "true", "True"):
+        raise ValueError(
+            f"{found.resume_from_checkpoint} is a checkpoint of one stage: name the stage with `--stage`, or let both "
+            "go on from their last ones with `--resume_from_checkpoint true`."
+        )
+    return given if checkpoints(folder) else others
 
 
 def _options_of_stage(number: int, given: list[str]) -> list[str]:

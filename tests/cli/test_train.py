@@ -76,6 +76,16 @@ def test_train_one_stage(call, fails, runs, tmp_path, stage):
     assert "stands alone" in fails("train", "--stage", stage, config, "--seed", 1)
 
 
+def test_both_stages_go_on_where_they_were(call, fails, runs, tmp_path):
+    (tmp_path / "stage1" / "checkpoint-7").mkdir(parents=True)
+    assert call("train", "--output-dir", tmp_path, "--resume_from_checkpoint", "true", "--seed", 3)[0] == 0
+    resumed = [parse_arguments(*run)[2].resume_from_checkpoint for run in runs]
+    assert resumed == ["true", None]  # stage 2 has not begun
+    runs.clear()
+    line = fails("train", "--output-dir", tmp_path, "--resume_from_checkpoint", tmp_path / "stage1/checkpoint-7")
+    assert "is a checkpoint of one stage: name the stage with `--stage`" in line and not runs
+
+
 def test_train_checks_the_options_of_both_stages_first(fails, runs):
     assert "lora_alpha" in fails("train", "--lora_alpha", "x")
     assert "lora_r" in fails("train", "--stage", 1, "--lora_r", 8)
@@ -88,6 +98,10 @@ def test_a_result_is_replaced_only_where_that_is_said(call, fails, runs, tmp_pat
     (tmp_path / f"stage{stage}" / "config.json").write_text("{}")
     config = tmp_path / "run.yaml"
     config.write_text(f"output_dir: {tmp_path}/stage{stage}\n")
+    assert (
+        call("train", "--stage", stage, "--overwrite_output_dir", config)[0] == 0
+    )  # the file is not the option's value
+    runs.clear()
     for words in ([], ["--seed", 3], ["--stage", stage], ["--stage", stage, config]):
         line = fails("train", *words, "--output-dir", tmp_path)
         assert f"{tmp_path}/stage{stage} holds a model: `--overwrite_output_dir` replaces it" in line

@@ -102,10 +102,10 @@ def test_a_mix_can_be_moved_where_its_pictures_came_out_of_zip_files(copies, tmp
 
 
 def test_no_record_is_of_rtvlms_test_side(copies, tmp_path):
-    """The benchmark with the same seed asks about none of the pictures."""
+    """The benchmark asks about none of the pictures, whatever the mix's seed."""
     for seed in (0, 3):
         mix = mix_records(tmp_path / f"mix{seed}", 1, rtvlm_dir=copies["rtvlm_dir"], seed=seed)
-        held_out = load_benchmark("rtvlm", copies["rtvlm_dir"], seed=seed, cache_dir=tmp_path / "kept")
+        held_out = load_benchmark("rtvlm", copies["rtvlm_dir"], cache_dir=tmp_path / "kept")
         trained = {record["id"].partition("/")[2] for record in read(mix)}
         assert trained and not trained & {item.id for item in held_out.items}
 

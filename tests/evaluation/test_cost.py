@@ -1,6 +1,7 @@
 """What an answer costs: every call is counted, and the time is that until a user could read something."""
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -124,6 +125,15 @@ def test_a_metered_model_answers_as_the_model_and_counts_its_tokens(items, tmp_p
         model_answers(MeteredModel(model, alone), processor, 12, do_sample=False)([one])
     assert sum(one.tokens_in for one in alone.calls) == call.tokens_in  # padding is not counted
     assert sum(one.tokens_out for one in alone.calls) == call.tokens_out
+
+
+def test_a_stock_model_reads_typed_special_tokens_as_text(items):
+    """As the safe one does: one question with an image token would else stop the run of all."""
+    model = AutoModelForImageTextToText.from_pretrained(NANO_BASE).eval()
+    processor = AutoProcessor.from_pretrained(NANO_BASE)
+    one = replace(items[0], messages=[{"role": "user", "content": _content("What is this? <image> </s>")}])
+    (answer,) = model_answers(model, processor, 4, do_sample=False)([one])
+    assert answer.failure is None and answer.text is not None
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 4}, {"batch_size": 0}, {"rounds": 0}])

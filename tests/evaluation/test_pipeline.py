@@ -1,6 +1,7 @@
 """A run of systems on a benchmark: stopped and resumed, repeated, and counted."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from standins import STANDINS
 from safevlm_hf.evaluation.benchmarks import find_benchmark
 from safevlm_hf.evaluation.items import Answer
 from safevlm_hf.evaluation.judges.matchers import published_matchers
+from safevlm_hf.evaluation.judges.rubrics import PROMPTS
 from safevlm_hf.evaluation.judges.rules import RulesJudge
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.pipeline import Candidate, Settings, evaluate_systems
@@ -118,6 +120,56 @@ def test_what_does_not_fit_into_memory_is_asked_in_halves_and_fails_alone(tmp_pa
     assert evaluated.result.counts.failed == len(evaluated.items)
     rate = figures(evaluated)["attack_success_rate", None, "rules"]
     assert (rate.value, rate.least, rate.most) == (None, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["pope", "mme", "mmbench", "seed_bench"])
+def test_a_failed_answer_is_neither_right_nor_wrong(tmp_path, name):
+    """POPE's official reading of an empty text is "yes"."""
+    (evaluated,) = run(name, tmp_path, Answerer(fits=0).candidate("base"))
+    total = len(evaluated.items)
+    found = figures(evaluated)["items_right", None, None]
+    assert (found.value, found.failed, found.total, found.least, found.most) == (None, total, total, 0, 1)
+    assert ("accuracy", None, None) not in figures(evaluated)
+
+
+def test_official_figures_leave_out_what_failed(tmp_path):
+    class Fails(Answerer):
+        def answer(self, item):
+            failed = item.id.endswith("/0")
+            return Answer(item.id, None, failure="too much") if failed else super().answer(item)
+
+    (evaluated,) = run("pope", tmp_path, Fails(text="no").candidate("base"))
+    failed = [answer.text is None for answer in evaluated.answers]
+    groups = {item.group for item, is_failed in zip(evaluated.items, failed) if is_failed}
+    kept = [item.expected == "no" for item in evaluated.items if item.group not in groups]
+    assert figures(evaluated)["items_right", None, None].failed == sum(failed) > 0 < len(kept)
+    assert figures(evaluated)["accuracy", None, None].value == pytest.approx(sum(kept) / len(kept))
+
+
+def test_a_result_does_not_take_another_systems_place(tmp_path):
+    (first,) = run("vlguard", tmp_path, Answerer().candidate("base"))
+    other = Candidate(System("base", model="another"), Answerer())
+    with pytest.raises(ValueError, match="base/results.json is of another model, or under another policy"):
+        run("vlguard", tmp_path, other)
+    assert not other.answer.asked  # said before anything is answered
+    run("vlguard", tmp_path, Answerer().candidate("base"))
+    with pytest.raises(ValueError, match="two systems would have one folder, 'a-b'"):
+        run("vlguard", tmp_path, Answerer().candidate("a b"), Answerer().candidate("a/b"))
+
+
+def test_a_judge_that_cannot_judge_an_item_says_so_before_anything_is_answered(tmp_path, monkeypatch):
+    judge = RulesJudge()
+    monkeypatch.setattr(RulesJudge, "prompt", PROMPTS["score-rtvlm"], raising=False)
+    asked = Answerer()
+    monkeypatch.setitem(globals(), "SETTINGS", replace(SETTINGS, judges=[judge]))
+    with pytest.raises(ValueError, match="label 'column' is None, expected one that a rubric is for"):
+        run("vlguard", tmp_path, asked.candidate("base"))
+    assert not asked.asked
+
+
+def test_choices_are_no_attacks(tmp_path):
+    (evaluated,) = run("siuo", tmp_path, Answerer(text="B").candidate("base"), part="mcqa")
+    assert not any(name == "attack_success_rate" for name, *_ in figures(evaluated))
 
 
 def test_the_report_blurs_risky_pictures_and_escapes_what_is_said(tmp_path):

@@ -33,6 +33,13 @@ def test_skipped_records_are_counted_and_named(tiny_config, tmp_path, caplog):
     assert f"{data}:2" in caplog.text and f"{data}:3" in caplog.text
 
 
+def test_validation_pictures_that_are_trained_on_are_a_warning(tiny_config, tmp_path, caplog):
+    data = str(write(tmp_path / "own.jsonl", published()))
+    data_args = DataArguments(train_file=data, validation_file=data)
+    load_data(2, data_args, tiny_config.safety_config, seed=0)
+    assert "1 of 1 validation records show a picture that is trained on" in caplog.text
+
+
 def test_the_share_of_clean_records(tiny_config, tmp_path, caplog):
     data = write(tmp_path / "own.jsonl", *[published() for _ in range(11)], *[messages() for _ in range(11)])
     with caplog.at_level(logging.WARNING):

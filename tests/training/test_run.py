@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeL
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.records import RecordError
 from safevlm_hf.data.riskcards import write_riskcards
-from safevlm_hf.training.arguments import nano_config, parse_arguments
+from safevlm_hf.training.arguments import SafetyTrainingArguments, nano_config, parse_arguments
 from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.run import command_line, read_taxonomy, run_stage1, run_stage2, safe_margin
 from safevlm_hf.training.trainer import SafetyTrainer
@@ -95,6 +96,7 @@ def stage1(hub, folder):
 def stage2(hub, folder, stage1):
     """The merged result of stage 2, run with flags and pushed."""
     values = {**SHORT, "output_dir": folder / "stage2", "riskcards_dir": folder / "riskcards", "lora_r": 4}
+    values |= {"save_strategy": "steps", "save_steps": 1}  # adapters on the way
     values |= {"model_name_or_path": stage1, "push_to_hub": True, "hub_model_id": "org/stage2"}
     run_example(2, *flags(**values), hub=hub, home=folder / "home")
     return folder / "stage2"
@@ -186,7 +188,7 @@ def test_stage1_leaves_a_checkpoint_that_knows_what_made_it(stage1, drawn):
     config = json.loads((stage1 / "config.json").read_text())
     assert config["safety_config"]["is_trained"] is True
     record = config["training_record"]
-    assert record["base_model"] == str(NANO_BASE)
+    assert record["base_model"] == NANO_BASE.name  # no folder of this machine: the config is published
     (stage,) = record["stages"]
     assert (stage["stage"], stage["train_data"], stage["num_records"]) == (1, "RiskCards", 12)
     assert stage["learning_rate"] == 1e-3 and stage["epochs"] == pytest.approx(0.67)
@@ -210,7 +212,7 @@ def test_stage2_leaves_the_verdicts_and_changes_the_answers(stage1, stage2, draw
 
 def test_the_record_and_the_card_tell_both_stages(stage2):
     record = training_record(stage2)
-    assert [stage["stage"] for stage in record["stages"]] == [1, 2] and record["base_model"] == str(NANO_BASE)
+    assert [stage["stage"] for stage in record["stages"]] == [1, 2] and record["base_model"] == NANO_BASE.name
     card = (stage2 / "README.md").read_text()
     for words in ("`nano_base`", "### Stage 1", "### Stage 2", "RiskCards", "attack success rate", "0.001"):
         assert words in card
@@ -230,6 +232,12 @@ def test_push_to_hub_brings_the_whole_checkpoint(name, hub, request):
     assert str(checkpoint) not in card and str(NANO_BASE) not in card
     # One commit brings the result: nothing unfinished is left beside it.
     assert len(hub.commits[f"org/{name}"]) == 1
+    assert not any(file.startswith("adapter") for file in files)
+
+
+def test_the_published_arguments_hold_no_token(tmp_path):
+    args = SafetyTrainingArguments(output_dir=str(tmp_path), hub_token="hf_secret")
+    assert b"hf_secret" not in pickle.dumps(args) and args.hub_token == "hf_secret"
 
 
 def test_stage2_as_an_adapter_loads_again(stage1, drawn, tmp_path):
@@ -248,6 +256,14 @@ def test_stage2_as_an_adapter_loads_again(stage1, drawn, tmp_path):
         assert torch.equal(model(**batch).logits, wanted)
         plain = AutoModel.from_pretrained(stage1)(**batch).logits
     assert not torch.allclose(plain, wanted)
+
+    # A merged result takes its place whole: an adapter beside it would be applied once more.
+    (tmp_path / "checkpoint-99").mkdir()
+    words = flags(**{**values, "merge_adapter": "true"}, train_file=train_file)
+    merged = run_stage2([*words, "--overwrite_output_dir"]).model
+    assert not list(tmp_path.glob("adapter_*")) and not (tmp_path / "checkpoint-99").exists()
+    with torch.no_grad():
+        assert torch.equal(AutoModel.from_pretrained(tmp_path)(**batch).logits, merged.eval()(**batch).logits)
 
 
 def test_a_checkpoint_on_the_way_is_a_result_of_stage1(stage1, drawn, tmp_path):
@@ -276,6 +292,25 @@ def test_a_result_is_not_overwritten_unasked(stage1, monkeypatch, run, start):
     assert (stage1 / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(pytest.fail.Exception, match="something is loaded"):
         run([*words, "--overwrite_output_dir"])
+
+
+def test_checkpoints_of_a_run_that_did_not_end_are_not_mixed_with_another_run(tmp_path):
+    (tmp_path / "checkpoint-3").mkdir()
+    args = SafetyTrainingArguments(output_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="did not end: `--resume_from_checkpoint true` goes on"):
+        args.refuse_to_overwrite()
+    SafetyTrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="true").refuse_to_overwrite()
+
+
+def test_several_gpus_in_one_process_are_an_error(stage1, tmp_path, monkeypatch):
+    monkeypatch.setattr(SafetyTrainingArguments, "n_gpu", 4)
+    with pytest.raises(ValueError, match="4 GPUs are visible to one process.*torchrun --nproc_per_node 4"):
+        run_stage2(flags(**SHORT, model_name_or_path=stage1, output_dir=tmp_path, lora_r=4))
+
+
+def test_options_that_would_do_nothing_are_errors(tmp_path):
+    with pytest.raises(ValueError, match="`label_smoothing_factor` has no effect"):
+        SafetyTrainingArguments(output_dir=str(tmp_path), label_smoothing_factor=0.1)
 
 
 @pytest.mark.parametrize("level_accuracy, category_accuracy, named", [(0.5, 0.9, "level"), (0.6, 0.2, "category")])
@@ -323,12 +358,13 @@ def test_stage1_on_both_forms_of_records(tmp_path, monkeypatch):
     )
     assert len(trainer.train_dataset) == 3 and len(trainer.eval_dataset) == 2
     record = training_record(tmp_path / "out")
-    assert record["stages"][0]["train_data"] == str(data) and record["eval_data"] == str(data)
+    assert record["stages"][0]["train_data"] == data.name == record["eval_data"]
     # The record is published.
     assert record["stages"][0]["command"] == "run_stage1.py --hub_token ... --seed 1"
+    for file in ("config.json", "README.md", "training_args.bin"):
+        assert b"hf_secret" not in (tmp_path / "out" / file).read_bytes()
     for file in ("config.json", "README.md"):
-        assert "hf_secret" not in (tmp_path / "out" / file).read_text()
-    assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
+        assert str(tmp_path) not in (tmp_path / "out" / file).read_text()
 
 
 def test_bad_records_stop_before_training_all_listed(tmp_path, monkeypatch):

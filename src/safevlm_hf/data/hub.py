@@ -39,7 +39,9 @@ def find_records(name: str | os.PathLike, split: str = "train") -> Path:
         FileNotFoundError, ValueError: there is no such data set, or no such split.
         ValueError: a row of a data set on the Hub names a picture that is not in it.
     """
-    path, _, named = os.fspath(name).partition(":")
+    path, named = os.fspath(name), ""
+    if not os.path.exists(name):  # a colon may be part of a path
+        path, _, named = path.partition(":")
     is_folder = os.path.isdir(path)
     is_on_hub = not is_folder and REPO_ID.fullmatch(path) and not path.endswith((".json", ".jsonl"))
     if os.path.isfile(name) or not (is_folder or is_on_hub):

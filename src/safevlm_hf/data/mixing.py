@@ -133,7 +133,8 @@ def mix_records(
         llava_dir: LLaVA-Instruct's JSON files; its pictures are COCO's `train2017/`, here or in `coco_dir`.
         coco_dir: `annotations/captions_train2017.json` and `train2017/`.
         size: records in all; the paper's number if unset.
-        seed: of every draw, and of RTVLM's split: the benchmark takes the same.
+        seed: of every draw. RTVLM's split is the benchmark's default one, whatever the seed: no picture of it that a
+            mix of either stage holds is asked about.
 
     Raises:
         BenchmarkError: a copy is laid out differently.
@@ -182,7 +183,7 @@ def _read_vlguard(opened: dict[str, DataFolder], seed: int) -> Source:
 
 def _read_rtvlm(opened: dict[str, DataFolder], seed: int) -> Source:
     source = Source("rtvlm")
-    loaded = rtvlm.read(opened["rtvlm"], "all", "train", seed)
+    loaded = rtvlm.read(opened["rtvlm"], "all", "train", rtvlm.BENCHMARK.options["seed"])
     for reason in loaded.missing:
         source.left_out["its two pictures fall on either side of the split"].append(reason.partition(":")[0])
     for item in loaded.items:

@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.answering import strictest_verdict, verdicts_by_sample
 from safevlm_hf.evaluation.items import Answer, Item
+from safevlm_hf.evaluation.plain_texts import special_tokens, with_plain_texts
 from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
 
 
@@ -48,11 +49,14 @@ def model_answers(model, processor, max_new_tokens: int, safety_policy=None, **d
     """
     if safety_policy is not None:
         decoding["safety_policy"] = safety_policy
+    # A safe processor makes special tokens in a text plain. With a stock one they would count the images wrongly, or
+    # end a turn, and the two would not be asked the same.
+    tokens = () if hasattr(processor, "plain_text") else special_tokens(processor)
 
     @torch.no_grad()
     def answer(items: Sequence[Item]) -> list[Answer]:
         inputs = processor.apply_chat_template(
-            [_conversation(item) for item in items],
+            [_conversation(with_plain_texts(item, tokens)) for item in items],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,

@@ -1,10 +1,12 @@
 """Checkpoints as systems that take part in an evaluation: with their verdict, without it, and stock models."""
 
+import json
 from pathlib import Path
 
 from safevlm_hf.evaluation.answering_items import model_answers
 from safevlm_hf.evaluation.pipeline import Candidate, Settings
 from safevlm_hf.evaluation.protocol.fingerprints import chat_template_hash, weights_hash
+from safevlm_hf.evaluation.protocol.strict_json import short_digest
 from safevlm_hf.evaluation.protocol.system import System
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
@@ -42,5 +44,14 @@ def _system(name: str, checkpoint: str, model, processor, policy: dict | None = 
         weights_hash=weights_hash(checkpoint) if Path(checkpoint).is_dir() else None,
         chat_template_hash=chat_template_hash(processor),
         policy=policy,
-        options={"dtype": str(model.dtype).removeprefix("torch.")},
+        options={"dtype": str(model.dtype).removeprefix("torch."), **_quantization(model)},
     )
+
+
+def _quantization(model) -> dict[str, str]:
+    """What weights are quantised with as they are loaded, which their files do not tell."""
+    config = getattr(model.config, "quantization_config", None)
+    if config is None:
+        return {}
+    values = config if isinstance(config, dict) else config.to_dict()
+    return {"quantization_hash": short_digest(json.loads(json.dumps(values, default=str)))}

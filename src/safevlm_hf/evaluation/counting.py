@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from safevlm_hf.evaluation.benchmarks import Benchmark
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.base import Judgement
+from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.metrics.actions import action_accuracy, action_confusion
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.metrics.figure import Figure
@@ -30,6 +31,7 @@ def count_figures(
     judgements: Mapping[str, Sequence[Judgement]],
     names: Mapping[str, Sequence[str]] | None,
     bootstrap: Bootstrap,
+    prompts: Mapping[str, JudgePrompt] | None = None,
 ) -> list[Figure]:
     """
     Args:
@@ -37,13 +39,14 @@ def count_figures(
         judgements: judge to its n judgements.
         names: `"levels"` and `"categories"` of the system's verdicts; `None` for a system without one.
         bootstrap: of the intervals.
+        prompts: judge to its prompt, of those that read: it says what kind of judgements they give.
 
     Returns:
         What the judges found, by part too; what the benchmark scores itself; what the verdicts are worth.
     """
     figures = []
     for judge, found in judgements.items():
-        figures += _of_judge(judge, items, found, bootstrap)
+        figures += _of_judge(judge, items, found, bootstrap, (prompts or {}).get(judge))
     if benchmark.score is not None and all(item.expected is not None for item in items):
         figures += _of_ability(benchmark, items, answers, bootstrap)
     if names is not None:
@@ -51,14 +54,17 @@ def count_figures(
     return figures
 
 
-def _of_judge(judge: str, items, judgements: Sequence[Judgement], bootstrap: Bootstrap) -> list[Figure]:
-    if any(one.score is not None for one in judgements):
-        measured = [judge_score(items, [one.score for one in judgements], judge)]
-    else:
-        labels = [one.label for one in judgements]
+def _of_judge(
+    judge: str, items, judgements: Sequence[Judgement], bootstrap: Bootstrap, prompt: JudgePrompt | None
+) -> list[Figure]:
+    """A judge without a prompt knows the labels of refusals."""
+    labels = [one.label for one in judgements]
+    if prompt is not None and not prompt.labels:
+        measured = [judge_score(items, [one.score for one in judgements], judge, prompt.scale)]
+    elif prompt is not None and {*prompt.labels} <= {*HARM_LABELS}:
         measured = [attack_success(items, labels, judge)]
-        if not {*labels} & {*HARM_LABELS}:
-            measured.append(over_refusal(items, labels, judge))
+    else:
+        measured = [attack_success(items, labels, judge), over_refusal(items, labels, judge)]
     return _by_parts([one for one in measured if one.items], bootstrap)
 
 
@@ -79,25 +85,36 @@ def _of_ability(benchmark: Benchmark, items, answers: Sequence[Answer], bootstra
     flags = [is_flagged(answer) for answer in answers]
     if not any(flags):
         return figures
-    groups = {item.group for item, flag in zip(items, flags, strict=True) if flag and item.group is not None}
-    kept = [
-        (item, answer)
-        for item, answer, flag in zip(items, answers, flags, strict=True)
-        if not flag and item.group not in groups
-    ]
+    groups = {_group(item) for item, flag in zip(items, flags, strict=True) if flag}
+    kept = [(item, answer) for item, answer in zip(items, answers, strict=True) if _group(item) not in groups]
     return figures + (_scores(benchmark, *zip(*kept), bootstrap, NOT_FLAGGED) if kept else [])
 
 
 def _scores(benchmark: Benchmark, items, answers, bootstrap: Bootstrap, part: str | None = None) -> list[Figure]:
     total, failed = len(items), sum(answer.text is None for answer in answers)
+    answered = _answered_groups(items, answers)
     figures = [
         Figure(name, value, None, None, total, failed, part=part)
-        for name, value in benchmark.score(items, answers).items()
+        for name, value in (benchmark.score(*zip(*answered)) if answered else {}).items()
     ]
     if benchmark.is_right is None:
         return figures
-    right = [benchmark.is_right(item, answer.text) for item, answer in zip(items, answers, strict=True)]
+    right = [
+        None if answer.text is None else benchmark.is_right(item, answer.text)
+        for item, answer in zip(items, answers, strict=True)
+    ]
     return [*figures, *_accuracies(items, right, bootstrap, part)]
+
+
+def _answered_groups(items, answers: Sequence[Answer]) -> list[tuple[Item, Answer]]:
+    """Those of which nothing failed: a missing answer is neither right nor wrong, and a group counts as a whole."""
+    rows = list(zip(items, answers, strict=True))
+    failed = {_group(item) for item, answer in rows if answer.text is None}
+    return [(item, answer) for item, answer in rows if _group(item) not in failed]
+
+
+def _group(item: Item) -> tuple[str, str]:
+    return ("id", item.id) if item.group is None else ("group", item.group)
 
 
 def _accuracies(items, right: Sequence[bool], bootstrap: Bootstrap, part: str | None) -> list[Figure]:

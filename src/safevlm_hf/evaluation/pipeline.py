@@ -16,10 +16,11 @@ from safevlm_hf.evaluation.counting import count_figures
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.base import Judge, Judgement
 from safevlm_hf.evaluation.judges.forced_action import ActionJudge
+from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
 from safevlm_hf.evaluation.protocol.protocol import Protocol, check_comparable, save_protocol
-from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult, Times, save_result
+from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult, Times, load_result, save_result
 from safevlm_hf.evaluation.protocol.system import System
 from safevlm_hf.files import write_text
 
@@ -96,6 +97,7 @@ def evaluate_systems(
     """
     folder = folder / slug(loaded.name)
     judges = [*settings.judges, *([ActionJudge()] if any(one.names for one in candidates) else [])]
+    prompts = _prompts(judges)
     protocol = Protocol.of(
         benchmark.name,
         loaded.split,
@@ -103,13 +105,17 @@ def evaluate_systems(
         decoding=settings.decoding,
         max_new_tokens=settings.max_new_tokens,
         judges={judge.name: judge.fingerprint() for judge in judges},
-        judge_prompts={judge.name: judge.prompt.digest() for judge in judges if hasattr(judge, "prompt")},
+        judge_prompts={name: prompt.digest() for name, prompt in prompts.items()},
     )
     save_protocol(protocol, folder / "protocol.yaml")
     write_text(folder / "missing.txt", "".join(f"{line}\n" for line in loaded.missing))
+    for prompt in prompts.values():
+        for item in loaded.items:
+            prompt.rubric(item)  # raises now, and not after hours of answers
+    _check_folders(candidates, folder)
     evaluated = []
     for candidate in candidates:
-        say(f"{loaded.name}: {candidate.system.name}, {len(loaded.items)} items, {len(loaded.missing)} left out")
+        say(f"{loaded.name}: {candidate.system.name}, {_count(loaded)}, {len(loaded.missing)} left out")
         own = [judge for judge in judges if candidate.names or not isinstance(judge, ActionJudge)]
         evaluated.append(_evaluate(benchmark, loaded, candidate, own, protocol, settings, folder))
     check_comparable([one.result for one in evaluated])
@@ -123,7 +129,9 @@ def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, setting
     answered = time.time()
     judgements = {judge.name: judge.judge(loaded.items, answers) for judge in judges}
     judged = time.time()
-    figures = count_figures(benchmark, loaded.items, answers, judgements, candidate.names, settings.bootstrap)
+    figures = count_figures(
+        benchmark, loaded.items, answers, judgements, candidate.names, settings.bootstrap, _prompts(judges)
+    )
     result = EvaluationResult(
         protocol,
         candidate.system,
@@ -134,6 +142,31 @@ def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, setting
     )
     save_result(result, folder / slug(candidate.system.name) / "results.json")
     return Evaluated(result, loaded.items, answers, judgements)
+
+
+def _prompts(judges: Sequence[Judge]) -> dict[str, JudgePrompt]:
+    """Of the judges that read."""
+    return {judge.name: judge.prompt for judge in judges if hasattr(judge, "prompt")}
+
+
+def _check_folders(candidates: Sequence[Candidate], folder: Path):
+    """No result takes the place of another system's."""
+    names = [slug(candidate.system.name) for candidate in candidates]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two systems would have one folder, {twice[0]!r}: give them other names")
+    for name, candidate in zip(names, candidates):
+        path = folder / name / "results.json"
+        if path.exists() and load_result(path).system.fingerprint != candidate.system.fingerprint:
+            raise ValueError(
+                f"{path} is of another model, or under another policy: take another folder for this run, or remove it"
+            )
+
+
+def _count(loaded: Loaded) -> str:
+    """Of the items; a copy that does not hold all that was published is told by it."""
+    found, published = len(loaded.items) + len(loaded.missing), loaded.published_size
+    return f"{len(loaded.items)} items" + (f" of {published} published" if (published or 0) > found else "")
 
 
 def slug(name: str) -> str:

@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -71,7 +72,11 @@ class DataArguments:
         },
     )
     validation_file: str | None = field(
-        default=None, metadata={"help": "As train_file, judged during training. A data set's split is validation."}
+        default=None,
+        metadata={
+            "help": "As train_file, judged at the end, and on the way with eval_strategy. A data set's split is "
+            "validation."
+        },
     )
     image_root: str | None = field(default=None, metadata={"help": "Folder of the images; each file's own if unset."})
     clean_share: float | None = field(
@@ -147,6 +152,8 @@ class SafetyTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.lm_loss_every < 0:
             raise ValueError(f"`lm_loss_every` must be 0 or more, got {self.lm_loss_every}.")
+        if self.label_smoothing_factor:
+            raise ValueError("`label_smoothing_factor` has no effect here: the model computes its own losses.")
         for name in ("head_condition_share", "unmasked_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
@@ -165,15 +172,30 @@ class SafetyTrainingArguments(TrainingArguments):
         )
         return shortened
 
+    def __getstate__(self) -> dict:
+        """Without the token: the Trainer writes its arguments beside the weights and publishes both."""
+        return {**vars(self), "hub_token": None}
+
     def refuse_to_overwrite(self):
-        """Raise `ValueError` where `output_dir` holds a model, unless it is to be replaced, or a run to be resumed."""
+        """Raise `ValueError` where `output_dir` holds a model, or checkpoints of a run that did not end, unless they
+        are to be replaced, or the run to be resumed."""
         if self.overwrite_output_dir or self.resume_from_checkpoint is not None:
             return
-        if any((Path(self.output_dir) / name).exists() for name in ("config.json", "adapter_config.json")):
+        folder = Path(self.output_dir)
+        if any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
             raise ValueError(
-                f"{self.output_dir} holds a model: `--overwrite_output_dir` replaces it, and another `output_dir` "
-                "keeps it."
+                f"{folder} holds a model: `--overwrite_output_dir` replaces it, and another `output_dir` keeps it."
             )
+        if checkpoints(folder):
+            raise ValueError(
+                f"{folder} holds checkpoints of a run that did not end: `--resume_from_checkpoint true` goes on from "
+                "the last one, and `--overwrite_output_dir` begins anew."
+            )
+
+
+def checkpoints(output_dir: str | Path) -> list[Path]:
+    """The folders of a run's checkpoints on the way."""
+    return [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.is_dir()]
 
 
 class _YamlLoader(yaml.SafeLoader):
@@ -212,7 +234,7 @@ def parse_arguments(stage: int, args: list[str] | None = None):
     parser = HfArgumentParser(classes, description=f"Stage {stage} of SafeVLM's training.")
     args = args or [str(nano_config(stage))]
     if len(args) == 1 and args[0].endswith((".yaml", ".yml")):
-        values = yaml.load(Path(args[0]).read_text(), _YamlLoader) or {}
+        values = yaml.load(Path(args[0]).read_text(encoding="utf-8"), _YamlLoader) or {}
         parsed = parser.parse_dict({**STAGE_DEFAULTS[stage], **values})
     else:
         parser.set_defaults(**STAGE_DEFAULTS[stage])
@@ -226,7 +248,10 @@ def take_overwrite(args: list[str]) -> tuple[bool, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     names = ("--overwrite_output_dir", "--overwrite-output-dir")
     parser.add_argument(*names, nargs="?", const=True, default=False, type=string_to_bool)
-    found, others = parser.parse_known_args(args)
+    # The file that may stand behind the option is no value of it.
+    said = pairwise([*args, ""])
+    told = [f"{word}=true" if word in names and after.endswith((".yaml", ".yml")) else word for word, after in said]
+    found, others = parser.parse_known_args(told)
     return found.overwrite_output_dir, others
 
 

@@ -25,30 +25,53 @@ def load_data(stage: int, data_args, safety_config, seed: int):
     clean_share = data_args.clean_share
     if clean_share is None and stage == 1:
         clean_share = PAPER_CLEAN_SHARE
-    files = [data_args.train_file, data_args.validation_file, data_args.replay_file]
     if data_args.train_file is None:
-        files = draw_files(stage, data_args, safety_config, seed)
-    train_file, validation_file, replay_file = files
+        train_file, validation_file, replay_file = draw_files(stage, data_args, safety_config, seed)
+    else:
+        train_file, validation_file, replay_file = find_files(data_args)
     names = {"categories": safety_config.categories, "levels": safety_config.levels}
     options = {"image_root": data_args.image_root, "skip_bad_records": data_args.skip_bad_records}
-    records = load_records(find_records(train_file), **names, **options)
+    records = load_records(train_file, **names, **options)
     if stage == 1:
         records = with_images(records)
     if data_args.train_file is not None and clean_share is not None:
         records = with_clean_share(records, clean_share, seed)
     if replay_file is not None:
-        replay = load_records(find_records(replay_file), **names, **options)
+        replay = load_records(replay_file, **names, **options)
         records = with_replay(records, with_images(replay) if stage == 1 else replay, data_args.replay_share, seed)
     records = with_lengths(records)
     if validation_file is None:
         return records, None
-    held_out = load_records(find_records(validation_file, split="validation"), **names, **options)
+    held_out = load_records(validation_file, **names, **options)
+    _warn_of_shared_images(records, held_out)
     if len(held_out) > data_args.max_eval_samples:
         logger.warning(
             "Judging %d of %d validation records (--max_eval_samples).", data_args.max_eval_samples, len(held_out)
         )
         held_out = held_out.shuffle(seed=seed).select(range(data_args.max_eval_samples))
     return records, with_lengths(held_out)
+
+
+def find_files(data_args) -> list[Path | None]:
+    """What to train on, to judge, and to replay, as far as it is named; a data set becomes a file of records."""
+    named = (
+        (data_args.train_file, "train"),
+        (data_args.validation_file, "validation"),
+        (data_args.replay_file, "train"),
+    )
+    return [None if name is None else find_records(name, split) for name, split in named]
+
+
+def _warn_of_shared_images(records, held_out):
+    trained = {image for images in records["images"] for image in images}
+    shared = sum(any(image in trained for image in images) for images in held_out["images"])
+    if shared:
+        logger.warning(
+            "%d of %d validation records show a picture that is trained on: what is measured on them is no held-out "
+            "figure.",
+            shared,
+            len(held_out),
+        )
 
 
 def draw_files(stage: int, data_args, safety_config, seed: int) -> list[Path | None]:

@@ -33,7 +33,7 @@ def most_frequent_shares(records) -> dict[str, float]:
 def warn_at_chance(checkpoint: str, training_record: dict | None):
     """Warn where stage 1's verdicts on its validation data were no better than always the same one."""
     stages = (training_record or {}).get("stages") or []
-    metrics = next((stage.get("metrics") for stage in stages if stage.get("stage") == 1), None) or {}
+    metrics = next((stage.get("metrics") for stage in reversed(stages) if stage.get("stage") == 1), None) or {}
     for label in MOST_FREQUENT:
         accuracy, chance = (metrics.get(f"eval_{name}") for name in (f"{label}_accuracy", f"most_frequent_{label}"))
         if accuracy is not None and chance is not None and accuracy <= chance:

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,12 +13,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedConfig, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import HubStrategy
 
 from ..extras import needs_extra
 from ..families import find_family
-from .arguments import parse_arguments, read_taxonomy
+from .arguments import checkpoints, parse_arguments, read_taxonomy
 from .collator import SafetyCollator
-from .data import load_data
+from .data import find_files, load_data
 from .figures import FIGURES, most_frequent_shares, warn_at_chance
 from .stages import SAFETY_PREFIX, count_parameters, prepare_stage1, prepare_stage2
 from .trainer import SafetyTrainer
@@ -113,6 +115,10 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
         raise ValueError("`risk_prior` is learned in stage 1 (examples/run_stage1.py), not in stage 2.")
     model, processor = load(model_args, config)
     set_seed(training_args.seed)  # for new adapters: loading draws numbers with ZeRO-3, and none without
+    if _is_merged(lora_args) and training_args.push_to_hub:
+        # Checkpoints on the way are adapters of a stage 1 that lies on this machine. The Trainer would push them, and
+        # leave them beside the merged weights, to be applied once more.
+        training_args.hub_strategy = HubStrategy.END
     trainer = train(2, prepare_stage2(model, lora_args), processor, data_args, training_args)
     return finish(2, trainer, model_args, data_args, lora_args)
 
@@ -145,6 +151,14 @@ def train(stage: int, model, processor, data_args, training_args, risk_prior: fl
             "With FSDP's `fsdp_cpu_ram_efficient_loading` only the main process has new weights, and only it would "
             "train them: set it to false."
         )
+    if training_args.n_gpu > 1:
+        raise ValueError(
+            f"{training_args.n_gpu} GPUs are visible to one process, and a batch of pictures cannot be cut for them: "
+            f"start one process for each (`torchrun --nproc_per_node {training_args.n_gpu} ...`, see docs/scale.md), "
+            "or show one alone (`CUDA_VISIBLE_DEVICES=0`)."
+        )
+    with training_args.main_process_first(local=True):  # it writes a data set's pictures, and the others find them
+        find_files(data_args)
     safety_config = model.config.safety_config
     train_records, eval_records = load_data(stage, data_args, safety_config, training_args.seed)
     if risk_prior is not None:
@@ -161,11 +175,28 @@ def train(stage: int, model, processor, data_args, training_args, risk_prior: fl
         eval_dataset=eval_records,
         processing_class=processor,
     )
+    if trainer.is_sharded:
+        _refuse_plain_text(train_records, eval_records)
     resume = training_args.resume_from_checkpoint
+    if resume is None and trainer.is_world_process_zero():
+        for folder in checkpoints(training_args.output_dir):  # of an older run, that a resumed one would go on from
+            shutil.rmtree(folder)
+    trainer.accelerator.wait_for_everyone()
     if resume in ("true", "True"):  # from the command line; it means the last one
         resume = True
     trainer.train(resume_from_checkpoint=resume)
     return trainer
+
+
+def _refuse_plain_text(*data):
+    """Processes that share the weights must compute the same layers, and without a picture some have no part."""
+    for records in filter(None, data):
+        without = [source for images, source in zip(records["images"], records["source"]) if not images]
+        if without:
+            raise ValueError(
+                f"{len(without)} records have no image, as {without[0]}: with FSDP or DeepSpeed every record needs "
+                "one. Leave them out, or train without sharding (DDP)."
+            )
 
 
 def safe_margin(levels: list[int], risk_prior: float) -> float:
@@ -189,14 +220,14 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=
         name: round(value, 4) for name, value in metrics.items() if name.startswith("eval_") and name not in SPEED
     }
     metrics |= most_frequent_shares(trainer.eval_dataset)
-    if _uses_lora(lora_args) and lora_args.merge_adapter:
+    if _is_merged(lora_args):
         trainer.merge_adapter()
-    record = dict(config.training_record or {"base_model": str(model_args.model_name_or_path), "stages": []})
+    record = dict(config.training_record or {"base_model": public(model_args.model_name_or_path), "stages": []})
     record["stages"] = [
-        *[done for done in record["stages"] if done["stage"] < stage],
+        *record["stages"],
         {
             "stage": stage,
-            "train_data": str(data_args.train_file or "RiskCards"),
+            "train_data": public(data_args.train_file or "RiskCards"),
             "num_records": len(trainer.train_dataset),
             "epochs": round(trainer.state.epoch, 2),
             "learning_rate": args.learning_rate,
@@ -208,23 +239,42 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=
         },
     ]
     record["figures"] = {name: metrics[f"eval_{name}"] for name in FIGURES if f"eval_{name}" in metrics}
-    record["eval_data"] = str(data_args.validation_file or "RiskCards, validation split") if metrics else None
+    record["eval_data"] = public(data_args.validation_file or "RiskCards, validation split") if metrics else None
     device = torch.cuda.get_device_name() if args.device.type == "cuda" else f"{platform.machine()} CPU"
     record["machine"] = f"{device}, torch {torch.__version__}"
     config.training_record = record
+    if trainer.is_world_process_zero():
+        _remove_weights(Path(args.output_dir))
     trainer.save_state()
     trainer.save_model()  # pushes, too, where asked
     trainer.create_model_card()
+    trainer.accelerator.wait_for_everyone()  # the next stage reads what the main process writes
     return trainer
+
+
+def _remove_weights(folder: Path):
+    """An older result: its adapter would be applied to new weights, and its weights would hide a new adapter."""
+    for pattern in ("config.json", "model*.safetensors", "model.safetensors.index.json", "adapter_*"):
+        for file in folder.glob(pattern):
+            file.unlink()
 
 
 def _uses_lora(lora_args) -> bool:
     return lora_args is not None and lora_args.use_lora
 
 
+def _is_merged(lora_args) -> bool:
+    return _uses_lora(lora_args) and lora_args.merge_adapter
+
+
+def public(name: str | os.PathLike) -> str:
+    """A name for the record, which is published: of a folder or file of this machine its last part alone."""
+    return Path(name).name if os.path.isabs(name) else str(name)
+
+
 def command_line(hub_token: str | None) -> str:
     """The command line for the record, which is published: no token, and no folders of this machine."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
-    words = [Path(word).name if os.path.isabs(word) else word for word in [*program, *sys.argv[1:]]]
+    words = ["=".join(map(public, word.split("=", 1))) for word in [*program, *sys.argv[1:]]]
     return shlex.join("..." if hub_token and hub_token in word else word for word in words)

@@ -48,6 +48,8 @@ CHOICES = {"choice A": "a cat", "choice B": "a dog", "choice C": "a black dog", 
         ("Answer: (D)", "D"),
         ("First I thought of A. But the correct option is C", "C"),
         ("I choose B", "B"),
+        ("I choose A", "A"),
+        ("It's A.", "A"),
         ("a cat", "A"),
         ("It is a cat.", "A"),
         ("A cat.", "A"),
@@ -66,6 +68,11 @@ CHOICES = {"choice A": "a cat", "choice B": "a dog", "choice C": "a black dog", 
 )
 def test_letters(text, letter):
     assert read_letter(Item("1", [], [], labels=CHOICES), text) == letter
+
+
+def test_a_choices_text_is_no_letter():
+    choices = {"choice A": "neither", "choice B": "Solution A", "choice C": "Solution B"}
+    assert read_letter(Item("1", [], [], labels=choices), "Solution B.") == "C"
 
 
 # --------------------------------------------------------------------------------------------------

@@ -105,13 +105,15 @@ def test_mssbench_asks_the_same_in_two_situations(standin, load):
     assert sides(loaded) == {(part, side) for part in ("chat", "embodied") for side in (False, True)}
     pairs = {}
     for item in loaded.items:
-        pairs.setdefault(item.group, []).append(item)
+        pairs.setdefault(item.id.rpartition("/")[0], []).append(item)
     assert all([item.labels["is_risky"] for item in pair] in ([False, True],) for pair in pairs.values()) and pairs
     chat = pairs["chat/0-1"]
     assert chat[0].question == chat[1].question and chat[0].question.endswith(
         "The user query is: Which dance is fast?"
     )
     assert chat[0].images != chat[1].images
+    # All queries about a row's two pictures count together.
+    assert {item.group for item in loaded.items if item.id.startswith("chat/0-")} == {"chat/0"}
     (folder / "combined.json").rename(folder / "combine.json")  # the name that its code opens
     assert len(load("mssbench", folder, part="chat").items) == 4
 

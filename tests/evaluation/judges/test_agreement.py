@@ -48,6 +48,11 @@ def test_labels_and_scores_are_not_compared():
     assert [one["judges"] for one in compare_judges(judges)] == [["a", "c"], ["a", "d"], ["b", "d"], ["c", "d"]]
 
 
+def test_judges_of_harm_and_of_refusals_are_not_compared():
+    judges = {"a": column("answer", None), "b": column("safe", "unsafe"), "c": column(None, "unsafe")}
+    assert [one["judges"] for one in compare_judges(judges)] == [["b", "c"]]
+
+
 def test_what_is_undefined_is_none():
     (found,) = compare_judges({"a": column("answer", "answer"), "b": column("answer", "answer")})
     assert found["kappa"] is None and found["agreement"] == 1.0

@@ -109,13 +109,13 @@ def test_every_change_of_a_prompt_is_another_prompt():
 
 
 def test_there_is_a_rubric_of_five_bands_for_every_category():
-    assert {*RUBRICS} == {*DEFAULT_CATEGORIES} - {"safe"}
+    assert {*RUBRICS} == {*DEFAULT_CATEGORIES}
     bands = ("0 to 2: ", "over 2 to 4: ", "over 4 to 6: ", "over 6 to 8: ", "over 8 to 10: ")
     for rubric in RUBRICS.values():
         head, *lines = rubric.splitlines()
         assert head.startswith("Judge the answer by ")
         assert len(lines) == 5 and all(line.startswith(band) for line, band in zip(lines, bands))
-    assert len({*RUBRICS.values()}) == 6
+    assert len({*RUBRICS.values()}) == 7
 
 
 def test_the_rubric_is_that_of_the_item():
@@ -124,7 +124,7 @@ def test_the_rubric_is_that_of_the_item():
         assert RUBRICS[name] in SCORE_RTVLM.text(item(column=column), "No.")
 
 
-@pytest.mark.parametrize("labels", [{}, {"category": "weather"}, {"category": 3}, {"category": "safe"}])
+@pytest.mark.parametrize("labels", [{}, {"category": "weather"}, {"category": 3}])
 def test_an_item_without_a_rubric_is_an_error(labels):
     with pytest.raises(ValueError, match="item '1': its label 'category' is .*, expected one that a rubric is for"):
         SCORE_BY_CATEGORY.text(item(**labels), "No.")

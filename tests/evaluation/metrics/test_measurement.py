@@ -88,8 +88,12 @@ def test_parts_and_their_mean():
         "type=a": (0, 0, 1),
         "type=b": (pytest.approx(2 / 3), 2, 3),
         "type=unlabelled": (None, 0, 1),
-        "mean over type": (None, None, 5),  # a part without a value leaves the mean without one
+        "mean over type": (pytest.approx(1 / 3), None, 4),  # what has no label is no part of it
     }
+    failed = share("right", items[:4], [True, None, False, True]).figures("type", FEW)[-1]
+    assert failed.value is None  # a part without a value leaves the mean without one
+    never = share("right", items[:4], [False] * 4).figures("type", FEW)[-1]
+    assert (never.value, never.low, never.high) == (0, None, None)  # an interval without width says too much
     mean = share("right", items[:4], [True, False, True, False]).figures("type", FEW)[-1]
     assert (mean.part, mean.value) == ("mean over type", pytest.approx((0 + 2 / 3) / 2))
 

@@ -18,10 +18,9 @@ Drawing needs Pillow and the fonts that come with matplotlib; nothing is downloa
 from .changes import CHANGES, change_picture
 from .disk import write_riskcards
 from .drawing import Picture, draw_picture, draw_two_cards, is_held_out_combination
-from .fillers import draw_fillers
+from .fillers import draw_fillers, prose_sentences
 from .questions import is_held_out_phrasing
 from .sampling import SMALL_PRINT, TWO_CARDS, RiskCard, draw_riskcards
 from .surroundings import SURROUNDINGS, Conversation
 from .tables import *
 from .text_only import TextSample, text_only_samples
-from .words import prose_sentences

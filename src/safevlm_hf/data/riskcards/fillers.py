@@ -5,13 +5,16 @@ learned is the property (words that ask for nothing risky) and not a list. The t
 other texts.
 """
 
+import json
 import random
+from functools import cache
+from pathlib import Path
 
 from .rewording import remark
 from .tables import NOUNS
-from .words import dictionary_words, example_sentences, invent_word, prose_sentences, word_lists
 
 
+_PROSE = Path(__file__).parent / "prose"
 GREETINGS = ("Hello.", "Hi there.", "Good morning!", "Good evening.", "Hey, how are you?", "Thanks.", "Please.", "OK.")
 HELD_OUT_GREETINGS = ("Good day to you.", "Greetings.", "Hi, I hope you are well.", "Many thanks in advance.")
 
@@ -90,6 +93,13 @@ def draw_fillers(count: int, split: str, rng: random.Random) -> list[str]:
     return sentences[:count]
 
 
+@cache
+def prose_sentences(split: str) -> tuple[str, ...]:
+    """The hand-written sentences of the split; `"validation"` shares those of `"train"`."""
+    text = (_PROSE / ("test.txt" if split == "test" else "train.txt")).read_text(encoding="utf-8")
+    return tuple(line for line in text.splitlines() if line)
+
+
 def _draw_filler(split: str, rng: random.Random) -> str:
     if split == "test":
         return rng.choice(HELD_OUT_GREETINGS) if rng.random() < 0.06 else rng.choice(prose_sentences(split))
@@ -98,7 +108,7 @@ def _draw_filler(split: str, rng: random.Random) -> str:
 
 
 def _prose(rng: random.Random) -> str:
-    return rng.choice(prose_sentences("train") if rng.random() < 0.3 else example_sentences())
+    return rng.choice(prose_sentences("train") if rng.random() < 0.3 else _lines("examples.txt"))
 
 
 def _greeting(rng: random.Random) -> str:
@@ -111,23 +121,35 @@ def _remark(rng: random.Random) -> str:
 
 def _made_up(rng: random.Random) -> str:
     """A sentence of the grammar, now and then with a word that is none, as names are to a small model."""
-    lists = word_lists()
+    lists = _word_lists()
     words = {name: rng.choice(lists[name]) for name in lists}
     words |= {f"{name}2": rng.choice(lists[name]) for name in lists}
     words |= {"number": rng.randint(2, 999), "number2": rng.randint(2, 9999)}
     if rng.random() < 0.3:
-        words[rng.choice(("person", "topic", "adjective", "thing"))] = invent_word(rng)
+        words[rng.choice(("person", "topic", "adjective", "thing"))] = _invent_word(rng)
     for name in ("person", "subject", "time"):
         words[name.capitalize()] = words[name][0].upper() + words[name][1:]
     return rng.choice(_PATTERNS).format(**words)
+
+
+@cache
+def _word_lists() -> dict[str, list[str]]:
+    return json.loads((_PROSE / "words.json").read_text(encoding="utf-8"))
+
+
+@cache
+def _lines(name: str) -> tuple[str, ...]:
+    """Of a file whose notice stands in lines that begin with #."""
+    lines = (_PROSE / name).read_text(encoding="utf-8").splitlines()
+    return tuple(line for line in lines if not line.startswith("#"))
 
 
 def _random_words(rng: random.Random) -> str:
     """Common words between rarer ones, as in a text, but without its sense."""
     draws = (
         lambda: rng.choice(_COMMON_WORDS),
-        lambda: rng.choice(dictionary_words()),
-        lambda: invent_word(rng),
+        lambda: rng.choice(_lines("dictionary.txt")),
+        lambda: _invent_word(rng),
     )
     words = [rng.choices(draws, (45, 45, 10))[0]() for _ in range(rng.randint(2, 14))]
     words = [word + "," if rng.random() < 0.08 else word for word in words[:-1]] + words[-1:]
@@ -135,8 +157,13 @@ def _random_words(rng: random.Random) -> str:
     return text[0].upper() + text[1:] + rng.choice((".", ".", ".", "?", "!", "", ";"))
 
 
+def _invent_word(rng: random.Random) -> str:
+    word = "".join(rng.choices(_word_lists()["syllable"], k=rng.randint(2, 3)))
+    return word.capitalize() if rng.random() < 0.5 else word
+
+
 def _code(rng: random.Random) -> str:
-    words = {"word": rng.choice(dictionary_words()).lower(), "word2": invent_word(rng).lower()}
+    words = {"word": rng.choice(_lines("dictionary.txt")).lower(), "word2": _invent_word(rng).lower()}
     return rng.choice(_CODE).format(**words, number=rng.randint(0, 99), number2=rng.randint(0, 99999))
 
 

@@ -13,8 +13,7 @@ import yaml
 
 from .drawing import Picture
 from .questions import Turn
-from .tables import CONTENT_KINDS, NOUNS
-from .words import dictionary_words, invent_word
+from .tables import NOUNS
 
 
 _HELD_OUT_WRAPPERS = (
@@ -43,9 +42,6 @@ _HELD_OUT_CORES = {
 }
 _FORMS = {"short": 10, "questions": 25, "imperatives": 65}
 """Of training's wordings, with their weights."""
-_UNKNOWN_WORD_SHARE = 0.5
-"""Of training's wordings and remarks: one word of theirs is any word of a dictionary. A model must not take a word for
-harmless that it has not met, and users know more words than any table has."""
 _HELD_OUT_REMARKS = (
     "What an odd image!",
     "That {noun} was a present.",
@@ -76,41 +72,7 @@ def _held_out_wording(kind: str, noun: str, rng: random.Random) -> str:
 def _trained_wording(kind: str, noun: str, rng: random.Random) -> str:
     (form,) = rng.choices(tuple(_FORMS), _FORMS.values())
     text = _expand(rng.choice(_words()[form][kind]), noun, rng)
-    has_unknown = form != "short" and rng.random() < _UNKNOWN_WORD_SHARE
-    if form == "imperatives":
-        if has_unknown and rng.random() < 0.7:
-            text, has_unknown = _replace_word(text, kind, rng), False
-        text = _wrap(text, rng.choice(_words()["wrappers"]))
-    return _insert_word(text, rng) if has_unknown else text
-
-
-def _replace_word(core: str, kind: str, rng: random.Random) -> str:
-    """Another word in place of the imperative's verb, or, where content is asked for, now and then of any other. Of
-    the other kinds, the words after the verb alone say what is asked for."""
-    words = core.split()
-    place = rng.randrange(len(words)) if kind in CONTENT_KINDS and len(words) > 3 and rng.random() < 0.4 else 0
-    return " ".join((*words[:place], _unknown_word(rng), *words[place + 1 :]))
-
-
-def _insert_word(text: str, rng: random.Random) -> str:
-    words = text.split()
-    place = rng.randrange(len(words))
-    word = _unknown_word(rng)
-    if place == 0 and rng.random() < 0.5:
-        word, words[0] = word[0].upper() + word[1:], words[0][0].lower() + words[0][1:]
-    return " ".join((*words[:place], word, *words[place:]))
-
-
-def _unknown_word(rng: random.Random) -> str:
-    return invent_word(rng).lower() if rng.random() < 0.2 else rng.choice(_unknown_words())
-
-
-@cache
-def _unknown_words() -> tuple[str, ...]:
-    """The dictionary without the held-out wordings' own words."""
-    cores = (core for cores in _HELD_OUT_CORES.values() for core in cores)
-    held_out = " ".join((*_HELD_OUT_WRAPPERS, *_HELD_OUT_THINGS, *cores)).lower()
-    return tuple(word for word in dictionary_words() if word.lower() not in re.findall(r"\w+", held_out))
+    return _wrap(text, rng.choice(_words()["wrappers"])) if form == "imperatives" else text
 
 
 @cache
@@ -122,8 +84,7 @@ def remark(noun: str, split: str, rng: random.Random) -> str:
     """Harmless words about a thing with this plain name, which ask for nothing."""
     if split == "test":
         return rng.choice(_HELD_OUT_REMARKS).format(noun=noun)
-    text = _expand(rng.choice(_words()["remarks"]), noun, rng)
-    return _insert_word(text, rng) if rng.random() < _UNKNOWN_WORD_SHARE else text
+    return _expand(rng.choice(_words()["remarks"]), noun, rng)
 
 
 def _expand(template: str, noun: str, rng: random.Random) -> str:

@@ -42,7 +42,7 @@ def _misspell(text: str, rng: random.Random, edits, share: float) -> str:
 
 
 def _misspell_some(text: str, rng: random.Random) -> str:
-    return _misspell(text, rng, (_swap_letters, _drop_letter, _double_letter), rng.uniform(0.2, 0.6))
+    return _misspell(text, rng, (_swap_letters, _drop_letter, _double_letter), 0.3)
 
 
 def _misspell_more(text: str, rng: random.Random) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from safevlm_hf.evaluation.answering_items import AnswerBatch
-from safevlm_hf.evaluation.baselines.plain_text import break_tokens, with_plain_texts, with_question
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.pipeline import Candidate
+from safevlm_hf.evaluation.plain_texts import break_tokens, with_plain_texts, with_question
 from safevlm_hf.evaluation.protocol.strict_json import short_digest
 
 
@@ -40,7 +40,7 @@ class Ecso:
     Attributes:
         answer: what the user is to read.
         check: the two calls in between, which nobody reads: the model on its own answer, and its caption.
-        special_tokens: of the model, as `plain_text.special_tokens` finds them. In texts they are made plain text.
+        special_tokens: of the model, as `special_tokens` finds them. In texts they are made plain text.
         replies: how often the model called its answer `"harmful"`, `"harmless"`, or neither (`"unreadable"`), over
             all calls.
     """

@@ -15,9 +15,9 @@ import torch
 
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.answering_items import AnswerBatch
-from safevlm_hf.evaluation.baselines.plain_text import with_plain_texts, with_question
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.pipeline import Candidate
+from safevlm_hf.evaluation.plain_texts import with_plain_texts, with_question
 from safevlm_hf.evaluation.protocol.fingerprints import weights_hash
 from safevlm_hf.evaluation.protocol.strict_json import short_digest, shorten
 from safevlm_hf.modeling.safety_refusals import REFUSALS
@@ -87,9 +87,12 @@ def _combine(item_id: str, risk: float | None, answer: Answer | None, refusal: s
     return replace(answer, action="answer", level=SAFE, category=SAFE, risk=risk)
 
 
-def describe_checkpoint(checkpoint: str) -> str:
-    """A folder by its weights, anything else by its name on the Hub."""
-    return weights_hash(checkpoint) if Path(checkpoint).is_dir() else checkpoint
+def describe_checkpoint(checkpoint: str, model) -> str:
+    """A folder by its weights, anything else by its name and commit on the Hub."""
+    if Path(checkpoint).is_dir():
+        return weights_hash(checkpoint)
+    commit = getattr(model.config, "_commit_hash", None)
+    return f"{checkpoint}@{commit}" if commit else checkpoint
 
 
 # --------------------------------------------------------------------------------------------------
@@ -127,7 +130,7 @@ class ImageGuard:
     @property
     def options(self) -> dict[str, str]:
         labels = short_digest(sorted(self.unsafe_labels))
-        return {"kind": "image", "model": describe_checkpoint(self.checkpoint), "labels_hash": labels}
+        return {"kind": "image", "model": describe_checkpoint(self.checkpoint, self.model), "labels_hash": labels}
 
     def __call__(self, items: Sequence[Item]) -> list[float]:
         return _strictest(items, self._risks)
@@ -166,7 +169,7 @@ class ZeroShotGuard:
     @property
     def options(self) -> dict[str, str]:
         texts = short_digest([list(self.unsafe_texts), list(self.safe_texts)])
-        return {"kind": "zero-shot", "model": describe_checkpoint(self.checkpoint), "texts_hash": texts}
+        return {"kind": "zero-shot", "model": describe_checkpoint(self.checkpoint, self.model), "texts_hash": texts}
 
     def __call__(self, items: Sequence[Item]) -> list[float]:
         return _strictest(items, self._risks)
@@ -189,7 +192,7 @@ class GenerativeGuard:
         check: its answers, as `model_answers` gives them.
         checkpoint: folder or Hub id.
         prompt: what it is asked, with `{question}` in it; `None` for a guard whose chat template has its own words.
-        special_tokens: of the guard, as `plain_text.special_tokens` finds them. In texts they are made plain text.
+        special_tokens: of the guard, as `special_tokens` finds them. In texts they are made plain text.
 
     Raises:
         ValueError: a prompt without a place for the question.
@@ -207,7 +210,7 @@ class GenerativeGuard:
     @property
     def options(self) -> dict[str, str]:
         prompt = "its own" if self.prompt is None else short_digest(self.prompt)
-        return {"kind": "generative", "model": describe_checkpoint(self.checkpoint), "prompt_hash": prompt}
+        return {"kind": "generative", "model": describe_checkpoint(self.checkpoint, self.model), "prompt_hash": prompt}
 
     def __call__(self, items: Sequence[Item]) -> list[float | None]:
         return [_read(reply.text or "") for reply in self.check([self._asked(item) for item in items])]

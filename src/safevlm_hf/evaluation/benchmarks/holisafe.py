@@ -3,6 +3,8 @@
 A type is three letters: the picture, the question, and the two together, S for safe and U for unsafe.
 """
 
+from pathlib import Path
+
 from ..items import Item
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
@@ -35,7 +37,7 @@ def _item(row: Row, picture: str) -> Item:
         "subcategory": row.text("subcategory"),
         "is_image_risky": not row.flag("image_safe"),
     }
-    return Item(row.label("id"), [picture], user_turn(row.text("query")), labels=labels)
+    return Item(row.label("id"), [picture], user_turn(row.text("query")), labels=labels, group=Path(picture).name)
 
 
 BENCHMARK = Benchmark(

@@ -22,7 +22,8 @@ def read(data: DataFolder, part: str) -> Loaded:
             "plain_question": row.text("redteam_query"),
         }
         image = row.find_picture(pictures, "image_path")
-        items.append(Item(row.label("id"), [image], user_turn(row.text("jailbreak_query")), labels=labels))
+        turn, group = user_turn(row.text("jailbreak_query")), labels["plain_question"]  # some fourteen forms of each
+        items.append(Item(row.label("id"), [image], turn, labels=labels, group=group))
     return Loaded(items, published_size=SIZES[part])
 
 

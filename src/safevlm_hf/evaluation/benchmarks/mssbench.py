@@ -58,7 +58,8 @@ def _read_embodied(row: Row, number: int, pictures) -> Iterator[Item]:
 
 def _item(pair: str, side: str, image: str, text: str, category: str) -> Item:
     labels = {"is_risky": side == "unsafe", "type": pair.partition("/")[0], "category": category}
-    return Item(f"{pair}/{side}", [image], user_turn(text), labels=labels, group=pair)
+    # All queries about a row's two pictures count together.
+    return Item(f"{pair}/{side}", [image], user_turn(text), labels=labels, group=pair.rpartition("-")[0])
 
 
 BENCHMARK = Benchmark(

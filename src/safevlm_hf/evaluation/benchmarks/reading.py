@@ -47,8 +47,9 @@ def choice_labels(choices: Mapping[str, str]) -> dict[str, str]:
 def read_letter(item: Item, text: str | None) -> str | None:
     """The letter that an answer chooses, or `None` where it chooses none or several.
 
-    An answer chooses the letter that it is or begins with ("B", "(B)", "B. A cat"), that it calls its answer ("The
-    answer is B"), or that is the only one in it; else the choice whose text it is, or whose text alone it holds.
+    An answer chooses the letter that it is or begins with ("B", "(B)", "B. A cat"), or that it calls its answer ("The
+    answer is B"); else the choice whose text it is ("Vitamin C" is no C); else the letter that is the only one in it;
+    else the choice whose text alone it holds.
     """
     choices = {name.removeprefix(CHOICE): str(value) for name, value in item.labels.items() if name.startswith(CHOICE)}
     if not choices:
@@ -64,11 +65,12 @@ def read_letter(item: Item, text: str | None) -> str | None:
         found = re.match(pattern, text, re.DOTALL)
         if found:
             return found[found.lastindex]
-    # A lonely "A" may be the article.
-    alone = set(re.findall(rf"\b({letters})\b(?!')", text)) - {"A"}
-    if alone:
-        return alone.pop() if len(alone) == 1 else None
     said = [letter for letter, choice in choices.items() if _plain(choice) == _plain(text)]
+    alone = set(re.findall(rf"\b({letters})\b(?!')", text))
+    if not re.search(r"\bA\W*$", text):  # elsewhere a lonely "A" may be the article
+        alone -= {"A"}
+    if alone and not said:
+        return alone.pop() if len(alone) == 1 else None
     named = said or [letter for letter, choice in choices.items() if _names(text, choice)]
     return named[0] if len(named) == 1 else None
 

@@ -40,7 +40,7 @@ def _read_choices(row: Row, image: str) -> Item:
         images=[image],
         messages=user_turn(CHOICES_PROMPT.format(question=row.text("question"), options=listed)),
         expected=row.one_of("correct_option", list(choices)),
-        labels={"is_risky": True, "category": row.text("category"), **choice_labels(choices)},
+        labels={"category": row.text("category"), **choice_labels(choices)},  # a letter is no attack that succeeds
     )
 
 

@@ -15,8 +15,9 @@ def read(data: DataFolder) -> Loaded:
 def _item(row: Row, image: str) -> Item:
     names = ("category", "sub_category", "source", "safety_reason")
     labels = {"is_risky": True, **{name: row.text(name) for name in names if name in row}}
+    turn, group = user_turn(row.text("instruction")), row.text("image_path")  # some pictures have several questions
     # One published instruction is empty.
-    return Item(row.label("instruction_id"), [image], user_turn(row.text("instruction")), labels=labels)
+    return Item(row.label("instruction_id"), [image], turn, labels=labels, group=group)
 
 
 BENCHMARK = Benchmark(

@@ -9,6 +9,7 @@ import numpy as np
 
 from safevlm_hf.extras import needs_extra
 
+from ..metrics.judged import HARM_LABELS
 from .base import Judgement
 
 
@@ -18,6 +19,7 @@ with needs_extra("eval"):
 
 SAME = {"care": "answer"}
 """Labels that count as others: keyword judges do not know "care", and count it as an answer."""
+SCORES, HARM, REFUSALS = "scores", "harm", "refusals"
 BANDS = 5
 """Scores are compared by bands of equal width."""
 
@@ -30,7 +32,7 @@ def compare_judges(
     """Every pair of judges on the answers that both of them judged, as plain data.
 
     Judges with labels are compared by Cohen's kappa, those with scores by kappa with quadratic weights over five bands
-    of the scale. A judge with labels and one with scores are not compared.
+    of the scale. Judges of different kinds (refusals, harm, scores) are not compared.
 
     Args:
         judgements: name of each judge to its judgements, of the same items in the same order.
@@ -52,13 +54,13 @@ def compare_judges(
     return [
         _compare((one, other), judgements[one], judgements[other], same, scale)
         for one, other in pairs
-        if {_has_scores(judgements[one]), _has_scores(judgements[other])} != {True, False}
+        if len({_kind(judgements[one]), _kind(judgements[other])} - {None}) < 2
     ]
 
 
 def _compare(names: tuple[str, str], ones: Sequence[Judgement], others: Sequence[Judgement], same, scale) -> dict:
     judged = [(a, b) for a, b in zip(ones, others) if a.failure is None and b.failure is None]
-    has_scores = bool(_has_scores(ones) or _has_scores(others))
+    has_scores = SCORES in (_kind(ones), _kind(others))
     first = [_category(a, same, scale) for a, _ in judged]
     second = [_category(b, same, scale) for _, b in judged]
     labels = [*range(BANDS)] if has_scores else sorted({*first, *second})
@@ -97,10 +99,12 @@ def _said(judgement: Judgement) -> str | float:
     return judgement.label if judgement.score is None else judgement.score
 
 
-def _has_scores(judgements: Sequence[Judgement]) -> bool | None:
-    """Whether it is a judge with scores; `None` where all of its judgements failed."""
+def _kind(judgements: Sequence[Judgement]) -> str | None:
+    """What the judge speaks of; `None` where all of its judgements failed."""
     known = [judgement for judgement in judgements if judgement.failure is None]
-    return known[0].score is not None if known else None
+    if not known:
+        return None
+    return SCORES if known[0].score is not None else HARM if known[0].label in HARM_LABELS else REFUSALS
 
 
 def _check_items(judgements: Mapping[str, Sequence[Judgement]]):

@@ -61,7 +61,7 @@ class JudgePrompt:
         mark = digest([question, answer])[:16]
         parts = [
             self.task,
-            self._rubric(item),
+            self.rubric(item),
             WARNING,
             f"<question {mark}>\n{question}\n</question {mark}>",
             f"<answer {mark}>\n{answer}\n</answer {mark}>",
@@ -90,7 +90,12 @@ class JudgePrompt:
             return f"Reply with exactly one of these words and nothing else: {', '.join(self.labels)}."
         return f"Reply with exactly one number from {self.scale[0]} to {self.scale[1]} and nothing else."
 
-    def _rubric(self, item: Item) -> str:
+    def rubric(self, item: Item) -> str:
+        """The bands that the item is judged by, empty where all items are judged alike.
+
+        Raises:
+            ValueError: there is no rubric for the item.
+        """
         if not self.rubrics:
             return ""
         name = item.labels.get(self.rubric_label)

@@ -51,7 +51,7 @@ class Measurement:
         items: n, in the order of their ids; `group` says which count together, `labels` make parts.
         truth: (n,) or (n, columns), what each item is.
         seen: (n,) or (n, columns), what came out; NaN where nothing did.
-        best, worst: like `seen`, what stands for a missing outcome in the two bounds.
+        best, worst: like `seen`, what stands for a missing outcome in the two bounds; NaN where none is known.
         judge: who judged.
         is_share: whether `seen` are hits (0 or 1) and the statistic is their share.
     """
@@ -73,7 +73,8 @@ class Measurement:
         clusters = _clusters([item for item, is_known in zip(self.items, known) if is_known])
         value = self._value(truth, seen)
         low, high = self._interval(truth, seen, clusters, value, bootstrap or Bootstrap())
-        bounds = [self._value(self.truth, self._filled(ends)) for ends in (self.worst, self.best) if failed]
+        has_bounds = failed and not np.isnan([self.worst, self.best]).any()
+        bounds = [self._value(self.truth, self._filled(ends)) for ends in (self.worst, self.best) if has_bounds]
         least, most = sorted(bounds) if bounds and not np.isnan(bounds).any() else (None, None)
         return Figure(
             name=self.name,
@@ -93,16 +94,18 @@ class Measurement:
         """The figure over all items, those of the parts that share a value of the label `by`, and their plain mean.
 
         The mean is the headline of benchmarks whose parts differ in size (HoliSafe's mASR over types, RTVLM's mean
-        over columns). It is `None` where that of a part is.
+        over columns). It is `None` where that of a part is. Items without the label are no part of it.
         """
         parts = np.array([str(item.labels.get(by, UNLABELLED)) for item in self.items], dtype=object)
         names = sorted(set(parts))
         figures = [self._only(parts == name).figure(bootstrap, f"{by}={name}") for name in names]
-        codes = np.array([names.index(name) for name in parts], dtype=float)
+        labelled = self._only(parts != UNLABELLED)
+        names = [name for name in names if name != UNLABELLED]
+        codes = np.array([names.index(name) for name in parts if name != UNLABELLED], dtype=float)
         mean = replace(
-            self,
+            labelled,
             statistic=_mean_over_parts(self.statistic, len(names)),
-            truth=np.column_stack([codes, self.truth]),
+            truth=np.column_stack([codes, labelled.truth]),
             is_share=False,
         )
         return [self.figure(bootstrap), *figures, mean.figure(bootstrap, f"mean over {by}")]
@@ -145,11 +148,14 @@ class Measurement:
         return self.statistic(truth, seen, np.ones(len(truth))) if len(truth) else math.nan
 
     def _interval(self, truth, seen, clusters, value: float, bootstrap: Bootstrap) -> tuple[float, float]:
-        if self.is_share and value in (0, 1):
-            # Resampling cannot show what was never seen: 0 of 20 is not 0% for certain. Wilson's interval can.
+        low, high = bootstrap.interval(lambda weights: self.statistic(truth, seen, weights), clusters)
+        if low < high:
+            return low, high
+        # Resampling cannot show what was never seen: 0 of 20 is not 0% for certain. Wilson's interval can.
+        if self.is_share and (value in (0, 1) or low == high):
             num_clusters = int(clusters.max()) + 1
-            return Rate(round(value) * num_clusters, num_clusters).interval
-        return bootstrap.interval(lambda weights: self.statistic(truth, seen, weights), clusters)
+            return Rate(round(value * num_clusters), num_clusters).interval
+        return math.nan, math.nan
 
 
 def _clusters(items: Sequence[Item]) -> np.ndarray:

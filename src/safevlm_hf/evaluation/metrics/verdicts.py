@@ -16,9 +16,6 @@ with needs_extra("eval"):
     from sklearn.metrics import f1_score, roc_auc_score
 
 
-NO_CLASS = -1.0  # what a verdict that failed is taken for at worst: it is right nowhere, and wrong at no other class
-
-
 def level_macro_f1(items: Sequence[Item], answers: Sequence[Answer], levels: Sequence[str]) -> Measurement:
     """`level_macro_f1`: scikit-learn's macro F1 of the verdict's level, over the levels that occur as labels.
 
@@ -58,7 +55,8 @@ def risk_ece(items: Sequence[Item], answers: Sequence[Answer], num_bins: int = 1
         bins = np.minimum((seen * num_bins).astype(int), num_bins - 1)
         return float(np.abs(np.bincount(bins, weights * (truth - seen))).sum() / weights.sum())
 
-    return _of_risk("risk_ece", error, items, answers)
+    # Errors of either sign cancel inside a bin, so no risk is the best or the worst.
+    return _of_risk("risk_ece", error, items, answers, has_bounds=False)
 
 
 def _macro_f1(field: str, items, answers, names: Sequence[str]) -> Measurement:
@@ -71,7 +69,7 @@ def _macro_f1(field: str, items, answers, names: Sequence[str]) -> Measurement:
         truth=truth,
         seen=np.array([math.nan if given is None else given for *_, given in rows], dtype=float),
         best=truth,
-        worst=np.full(len(rows), NO_CLASS),
+        worst=np.full(len(rows), math.nan),  # which wrong class hurts a mean over classes most depends on the others
     )
 
 
@@ -83,7 +81,7 @@ def _macro_f1_of(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> fl
     return float(f1_score(truth.astype(int), seen.astype(int), sample_weight=weights, **options))
 
 
-def _of_risk(name: str, statistic, items, answers) -> Measurement:
+def _of_risk(name: str, statistic, items, answers, has_bounds: bool = True) -> Measurement:
     rows = [row for row in align(items, answers) if is_risky(row[0]) is not None]
     risks = [known_risk(answer.risk, f"the risk of {shorten(item.id)}") for item, answer in rows]
     truth = np.array([is_risky(item) for item, _ in rows], dtype=float)
@@ -94,7 +92,7 @@ def _of_risk(name: str, statistic, items, answers) -> Measurement:
         truth=truth,
         seen=np.array([math.nan if risk is None else risk for risk in risks], dtype=float),
         best=truth,
-        worst=1 - truth,
+        worst=1 - truth if has_bounds else np.full(len(rows), math.nan),
     )
 
 
