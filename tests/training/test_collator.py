@@ -156,6 +156,14 @@ def test_a_template_that_repeats_answers_is_an_error_that_names_the_record(colla
         collator([tell()])
 
 
+def test_a_record_that_the_template_refuses_is_named(collator, processor):
+    processor.chat_template = "{% if messages|length > 2 %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    processor.chat_template += LLAVA_TEMPLATE
+    refused = record(turn("user", "One."), turn("user", "Two."), turn("assistant", "Three."), source="own.jsonl:7")
+    with pytest.raises(ValueError, match="own.jsonl:7: the processor refuses it: .*roles must alternate"):
+        collator([tell(), refused, tell()])
+
+
 # --------------------------------------------------------------------------------------------------
 # The question
 # --------------------------------------------------------------------------------------------------

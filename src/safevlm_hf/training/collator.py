@@ -73,14 +73,7 @@ class SafetyCollator:
         return int.from_bytes(digest[:4], "big") < self.unmasked_share * 2**32
 
     def _encode(self, records: list[dict]) -> dict[str, torch.Tensor]:
-        encoded = self.processor.apply_chat_template(
-            [_with_images(record) for record in records],
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-            return_tensors=None,
-            processor_kwargs={"text_kwargs": {"padding": False}},
-        )
+        encoded = self._apply_template(records)
         question_masks = encoded.get("question_mask") or [None] * len(records)
         names = [name for name in TOKEN_TYPES if name in encoded]
         token_types = [{name: encoded[name][row] for name in names} for row in range(len(records))]
@@ -95,6 +88,23 @@ class SafetyCollator:
         }
         of_images = {name: value for name, value in encoded.items() if name not in (*batch, "assistant_masks")}
         return batch | BatchFeature(of_images, tensor_type="pt")
+
+    def _apply_template(self, records: list[dict]):
+        try:
+            return self.processor.apply_chat_template(
+                [_with_images(record) for record in records],
+                tokenize=True,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+                return_tensors=None,
+                processor_kwargs={"text_kwargs": {"padding": False}},
+            )
+        except Exception as error:
+            if len(records) == 1:
+                raise ValueError(f"{records[0]['source']}: the processor refuses it: {error}") from error
+            for record in records:  # which one it is
+                self._apply_template([record])
+            raise
 
     def _encode_row(self, record: dict, ids, answer_mask, question_mask, token_types: dict) -> dict[str, list[int]]:
         if not any(answer_mask):
