@@ -20,5 +20,20 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     assert path.read_text() == "one\n" and os.listdir(path.parent) == ["file.txt"]
 
 
+def test_what_is_no_plain_file_is_not_replaced_by_one(tmp_path):
+    (tmp_path / "policy.json").write_text("old")
+    (tmp_path / "policy.json").chmod(0o600)
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "policy.json")
+    assert write_text(link, "new") == link and link.is_symlink()
+    assert (tmp_path / "policy.json").read_text() == "new"
+    assert (tmp_path / "policy.json").stat().st_mode & 0o777 == 0o600
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "told")
+    assert os.read(reader, 9) == b"told" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+
+
 def _fail(*_):
     raise OSError("disk full")

@@ -141,6 +141,14 @@ def test_a_change_is_counted_under_the_category_of_the_stricter_side(tmp_path):
     assert report.changes()[0] == ("privacy", "answer", "condition", 3, 1)  # a window that was left out may be refused
 
 
+def test_the_category_is_the_one_that_was_decided_on(tmp_path):
+    """Another one that is flagged, too, may be the more probable."""
+    line = line_of(*HIGH_PRIVACY, action="refuse")
+    line["verdicts"][0] |= {"flagged_categories": ["politics", "privacy"], "decided": "privacy"}
+    report = replay_audit(write(tmp_path, line), {"actions": {"*": {"high": "condition"}}})
+    assert [change[:3] for change in report.changes()] == [("privacy", "refuse", "condition")]
+
+
 def test_pictures_that_could_not_be_read(tmp_path):
     line = line_of(*HIGH_PRIVACY)
     line["verdicts"][0]["logits"] = encode_logits(torch.full((1, 11), torch.nan))

@@ -50,6 +50,8 @@ def assess(
         judged.append((name, verdict))
         if as_json:
             _print_json(image=name, **asdict(verdict))
+    if not judged and not errors:
+        raise ValueError("There is no picture to judge: none was named.")
     if not as_json:
         _show(judged, errors)
     flagged = any(verdict.action != "answer" for _, verdict in judged)

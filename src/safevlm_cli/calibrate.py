@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from .app import Model, app
-from .loading import DEFAULT_MODEL, load
+from .app import Model, PolicyFile, app
+from .loading import DEFAULT_MODEL, load, read_policy
 from .showing import make_console, plain
 
 
@@ -24,6 +24,7 @@ def calibrate(
     target_miss_rate: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of risky samples that may pass.")
     ] = None,
+    policy: PolicyFile = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The policy.")] = Path("policy.json"),
     report: Annotated[Path, typer.Option(help="The report.")] = Path("calibration.html"),
     seed: Annotated[int, typer.Option(help="Of the split, half to choose and half to check.")] = 0,
@@ -32,8 +33,12 @@ def calibrate(
     """
     Fit the temperatures and choose the thresholds for a target; writes a policy and a report.
 
+    The policy is the checkpoint's own, with that of `--policy` over it and with the thresholds found. A policy that is
+    there already is replaced only where it is the one named by `--policy`.
+
     Example: `safevlm calibrate --data held_out.jsonl --target-false-positive-rate 0.01 -o policy.json`
     """
+    from safevlm_hf import SafetyPolicy
     from safevlm_hf.calibration.calibrate import calibrate as calibrate_policy
     from safevlm_hf.calibration.report import write_calibration_report
     from safevlm_hf.data.records import load_records
@@ -42,6 +47,10 @@ def calibrate(
 
     if (target_false_positive_rate is None) == (target_miss_rate is None):
         raise ValueError("Name one target: `--target-false-positive-rate` or `--target-miss-rate`.")
+    if output.is_file() and (policy is None or not output.samefile(policy)):
+        raise ValueError(
+            f"{output} is there already: `--policy {output}` starts from it and replaces it, another `-o` keeps it."
+        )
     loaded, processor = load(model)
     safety = loaded.config.safety_config
     # Other cards than the demo's held-out ones, whose figures shall stay those of a head that has not seen them.
@@ -54,6 +63,7 @@ def calibrate(
         records,
         target_false_positive_rate=target_false_positive_rate,
         target_miss_rate=target_miss_rate,
+        base_policy=SafetyPolicy.create(loaded.kept_policy(), safety).override(read_policy(policy, loaded), safety),
         seed=seed,
         progress=sys.stderr.isatty(),
     )

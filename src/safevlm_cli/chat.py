@@ -44,7 +44,7 @@ def chat(
         if command == "/new":
             messages, pictures = [], []
         elif command == "/image":
-            pictures += _try_open(Path(rest.strip()).expanduser())
+            pictures += _try_open(rest.strip())
         elif command.startswith("/"):
             print(CHAT_COMMANDS)
         elif line:
@@ -64,11 +64,11 @@ def _read_line(console: Console) -> str | None:
         return None
 
 
-def _try_open(path: Path) -> list:
+def _try_open(name: str) -> list:
     """The picture; one that cannot be read does not end the talk."""
     try:
-        return [open_picture(path)]
-    except (OSError, ValueError) as error:
+        return [open_picture(Path(name).expanduser())]
+    except (OSError, ValueError, RuntimeError) as error:  # the last where there is no such home
         print_error(error)
         return []
 

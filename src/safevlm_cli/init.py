@@ -49,6 +49,7 @@ def init(
     from safevlm_hf.training.arguments import read_taxonomy
 
     refuse_to_overwrite(output)
+    names = read_taxonomy(taxonomy)
     quiet()
     if language_model or vision_tower or gguf_file:
         _assemble(Path(base), language_model, gguf_file, vision_tower)
@@ -58,7 +59,7 @@ def init(
     family = find_family(base)
     sizes = {"num_safety_tokens": num_safety_tokens, "num_condition_tokens": num_condition_tokens}
     sizes = {name: size for name, size in sizes.items() if size is not None}
-    config = family.config.from_base_config(base_config, **sizes, **read_taxonomy(taxonomy))
+    config = family.config.from_base_config(base_config, **sizes, **names)
     model = family.model.from_pretrained(base, config=config)
     processor = family.processor.from_pretrained(base, safety_config=config.safety_config)
     model.initialize_from_embeddings(processor.tokenizer)

@@ -77,12 +77,17 @@ def check(
 
     Example: `safevlm policy check policy.json --model runs/demo/stage2`
     """
+    from transformers import AutoTokenizer
+
     from safevlm_hf import SafetyConfig, SafetyPolicy
     from safevlm_hf.evaluation.judges.unknown_refusals import unknown_refusals
+    from safevlm_hf.modeling.safety_refusals import all_refusal_ids
 
     safety, kept = read_safety(model) if model else (SafetyConfig(), None)
     policy = SafetyPolicy.from_file(file, safety)
     applied = SafetyPolicy.create(kept, safety).override(policy, safety)
+    if model and applied.refuses(safety):
+        all_refusal_ids(AutoTokenizer.from_pretrained(model), applied, safety.categories)
     print(f"{file}: a sound policy for {model or 'the default categories'}, digest {policy.digest()}")
     for category, text in unknown_refusals(applied, safety):
         warning = f"Warning: no published keyword judge takes the refusal of {category!r} for one: {text!r}"

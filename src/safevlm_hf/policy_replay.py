@@ -8,11 +8,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from .modeling.configuration_safety import SAFE, SafetyConfig
-from .modeling.safety_audit import deciding_category, decode_logits, iter_audit
+from .modeling.safety_audit import UNREADABLE, deciding_category, decode_logits, iter_audit
 from .modeling.safety_policy import ACTIONS, SafetyPolicy, condition_category, is_readable
-
-
-UNREADABLE = "unreadable picture"  # in place of a category, where the pixels gave no verdict
 
 
 @dataclass(frozen=True)

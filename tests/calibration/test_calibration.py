@@ -13,7 +13,7 @@ from safevlm_hf import SafetyPolicy
 from safevlm_hf.calibration.calibrate import calibrate, calibrate_logits
 from safevlm_hf.calibration.curves import precision_over_recall, roc
 from safevlm_hf.calibration.figures import evaluate_policy
-from safevlm_hf.calibration.logits import LabelledLogits, collect_verdict_logits, split
+from safevlm_hf.calibration.logits import LabelledLogits, _groups, collect_verdict_logits, split
 from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.calibration.reliability import expected_calibration_error, reliability_bins
 from safevlm_hf.calibration.report import render_calibration_report, write_calibration_report
@@ -154,6 +154,11 @@ def test_questions_about_one_picture_stay_together():
         split(labelled, 1)
     with pytest.raises(ValueError, match="two pictures or more"):
         split(labelled.select([0, 1]))
+
+
+def test_samples_that_share_any_picture_are_one_group():
+    groups = _groups([["a", "b"], ["c"], ["b"], ["d<split>c"], ["e", "d"], ["f"]])
+    assert groups[0] == groups[2] and groups[1] == groups[3] == groups[4] and len(set(groups)) == 3
 
 
 # --------------------------------------------------------------------------------------------------
@@ -371,6 +376,17 @@ def test_the_base_policy_is_kept():
     assert result.after.misses.total == int(is_missable.sum()) and result.is_on_target
     with pytest.raises(ValueError, match="flags nothing"):
         calibrate_logits(draw(100, 0), CONFIG, target_miss_rate=0.1, base_policy={"enabled": False})
+
+
+def test_a_review_band_that_a_threshold_comes_under_is_left_out_and_named():
+    base = {"review_thresholds": {"*": 0.6, "privacy": 0.01}}
+    result = calibrate_logits(draw(1200, 0), CONFIG, target_miss_rate=0.05, base_policy=base)
+    low = {name for name, threshold in result.thresholds.items() if threshold <= 0.6} - {"privacy"}
+    assert low and set(result.covered_bands) == low
+    for name in result.thresholds:
+        begin = result.policy.review_threshold(name)
+        assert begin is None if name in low else begin < result.policy.threshold(name)
+    assert any("review band is left out, for it began at 0.6" in remark for remark in result.remarks)
 
 
 def test_calibrating_a_model_starts_from_its_policy(nano_model, nano_processor, riskcards, monkeypatch):

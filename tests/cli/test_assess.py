@@ -117,6 +117,11 @@ def test_what_stands_for_no_picture(call, checkpoint, photos, words, stdin):
     assert code == 3 and {line["error"].partition(":")[0] for line in lines(out)} == {"image not found"}
 
 
+def test_judging_nothing_is_no_all_clear(call, checkpoint):
+    code, out, err = call("assess", "-", "--model", checkpoint, stdin="\n")
+    assert (code, out) == (2, "") and "There is no picture to judge" in err
+
+
 def test_a_file_whose_name_is_no_text(checkpoint, picture):
     odd = os.fsencode(picture.parent) + b"/\xff.png"
     Path(os.fsdecode(odd)).write_bytes(picture.read_bytes())

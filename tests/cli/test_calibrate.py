@@ -38,6 +38,15 @@ def test_calibrate(call, fails, unsure, picture, tmp_path, monkeypatch):
     assert call("assess", picture, "--model", unsure, "--policy", "made/policy.json")[0] in (0, 1)
     assert not list(Path("made").glob(".*"))
 
+    # An operator's policy is started from where it is named, and never replaced unasked.
+    words = ["calibrate", "--model", unsure, "--data", data, "--target-false-positive-rate", 0.4, *files]
+    assert "made/policy.json is there already: `--policy made/policy.json` starts from it" in fails(*words)
+    Path("made/policy.json").write_text('{"language": "de", "review_thresholds": {"*": 0.9}}')
+    code, out, _ = call(*words, "--policy", "made/policy.json")
+    policy = json.loads(Path("made/policy.json").read_text())
+    assert code == 0 and policy["language"] == "de" and len(policy["thresholds"]) == 6
+    assert "its review band is left out" in out
+
     record = json.loads(data.read_text().splitlines()[0])
     (data.parent / "bad.jsonl").write_text(json.dumps(record | {"safety_category": "[red]x", "safe_type": "[red]x"}))
     words = ["calibrate", "--model", unsure, "--target-miss-rate", 0.4]

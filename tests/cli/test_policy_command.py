@@ -61,6 +61,9 @@ def test_policy_check(call, fails, checkpoint, tmp_path):
         assert (code, err) == (0, "") and out.startswith(f"{good}: a sound policy for ")
     unknown = write_json(tmp_path / "unknown.json", {"categories": {"[red]gambling": False}})
     assert "['[red]gambling']" in fails("policy", "check", unknown)
+    # A refusal that could not be given is found here, and not at the first picture.
+    cut = write_json(tmp_path / "cut.json", REFUSE | {"refusals": {"*": "I can't help.</s>"}})
+    assert "holds special tokens" in fails("policy", "check", cut, "--model", checkpoint)
 
 
 def test_policy_check_warns_of_refusals_that_no_published_judge_knows(call, checkpoint, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from rigged import BOS, GREEDY, IMAGE, RISKY, Texts, batch, bright, dark, generate, prompt, request, rig
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyPolicy
-from safevlm_hf.modeling.safety_audit import SafetyAudit, decode_logits, read_audit
+from safevlm_hf.modeling.safety_audit import SafetyAudit, deciding_category, decode_logits, read_audit
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +80,35 @@ def test_refusals_and_policy_are_in_the_line(model, trail):
     (line,), _ = read_audit(trail)
     assert line["action"] == line["verdicts"][0]["action"] == "refuse"
     assert line["policy"] == SafetyPolicy.create(policy).digest()
+
+
+def test_the_line_names_the_category_that_was_decided_on(model, trail):
+    generate(model, **request(bright()), safety_audit=trail)
+    generate(model, **request(dark()), safety_audit=trail)
+    generate(model, **request(torch.full_like(bright(), torch.nan)), safety_audit=trail)
+    lines, _ = read_audit(trail)
+    (risky,), (clean,), (broken,) = (line["verdicts"] for line in lines)
+    assert risky["decided"] == deciding_category(risky) == "illegal risk"
+    assert "decided" not in clean and deciding_category(broken) == "unreadable picture"
+
+
+def test_a_refusal_that_cannot_be_given_leaves_no_line(model, trail):
+    class Special(Texts):
+        all_special_ids = (20,)
+
+        def convert_ids_to_tokens(self, ids):
+            return [f"<{token}>" for token in ids]
+
+    policy = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "no"}}
+    with pytest.raises(ValueError, match="holds special tokens"):
+        generate(
+            model,
+            **request(bright()),
+            safety_policy=policy,
+            safety_audit=trail,
+            tokenizer=Special({"no": [20]}),
+        )
+    assert not trail.exists()
 
 
 def test_environment_variable_asks_for_every_call(model, trail, monkeypatch):

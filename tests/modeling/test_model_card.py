@@ -51,6 +51,12 @@ def test_card_of_an_untrained_checkpoint(tiny_config):
     assert "its verdicts mean nothing" in card.text and "No training is on record" in card.text
 
 
+@pytest.mark.parametrize("base, license", [("llava-1.5-7b-hf", None), ("nano_base", "apache-2.0")])
+def test_a_base_from_a_folder_keeps_its_own_license(tiny_config, base, license):
+    tiny_config.training_record = {"base_model": base}
+    assert create_model_card(tiny_config).data.license == license
+
+
 @pytest.mark.parametrize("record", [{}, {"stages": [{}]}, {"stages": None, "figures": None}, {"figures": {"a": "b"}}])
 def test_any_part_of_the_record_may_be_missing(tiny_config, record):
     tiny_config.training_record = record

@@ -12,7 +12,13 @@ from .figures import PolicyFigures, evaluate_policy
 from .logits import LabelledLogits, collect_verdict_logits, split
 from .rates import Z95, Rate
 from .temperatures import fit_temperatures
-from .thresholds import FALSE_POSITIVE_RATE, _check_target, categories_to_calibrate, choose_thresholds
+from .thresholds import (
+    FALSE_POSITIVE_RATE,
+    _check_target,
+    categories_to_calibrate,
+    choose_thresholds,
+    covered_bands,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class CalibrationResult:
         temperatures: of `"level"` and `"category"`; one that the samples do not tell is missing.
         thresholds: category to threshold; those that are off or left alone are missing.
         undetermined: category to the reason why the samples do not determine its threshold (`ThresholdChoice`).
+        covered_bands: category to the beginning of its review band, of those that a threshold has come under.
         target_kind: `"false_positive_rate"` or `"miss_rate"`.
         target: the rate aimed at, in (0, 1).
         before, after: figures of both policies on `check`.
@@ -38,6 +45,7 @@ class CalibrationResult:
     temperatures: dict[str, float]
     thresholds: dict[str, float]
     undetermined: dict[str, str]
+    covered_bands: dict[str, float]
     target_kind: str
     target: float
     before: PolicyFigures
@@ -68,11 +76,18 @@ class CalibrationResult:
     def remarks(self) -> list[str]:
         """What the samples did not determine, one sentence each; empty where they determined everything."""
         remarks = [f"{name}: threshold not determined, {reason}" for name, reason in self.undetermined.items()]
-        return remarks + [
-            f"temperature of the {part}: not determined, left at {self.policy.temperatures.get(part, 1.0):g}"
-            for part in TEMPERATURES
-            if part not in self.temperatures
-        ]
+        return (
+            remarks
+            + [
+                f"temperature of the {part}: not determined, left at {self.policy.temperatures.get(part, 1.0):g}"
+                for part in TEMPERATURES
+                if part not in self.temperatures
+            ]
+            + [
+                f"{name}: its review band is left out, for it began at {begin:g}, at or over the threshold"
+                for name, begin in self.covered_bands.items()
+            ]
+        )
 
     def _aimed_at(self, figures: PolicyFigures) -> Rate:
         return figures.false_positives if self.target_kind == FALSE_POSITIVE_RATE else figures.misses
@@ -160,13 +175,16 @@ def calibrate_logits(
     choose, check = split(labelled, holdout_share, seed)
     temperatures = fit_temperatures(choose)
     choice = choose_thresholds(choose, temperatures, config, target_false_positive_rate, target_miss_rate, base_policy)
-    policy = base_policy.override({"thresholds": choice.thresholds, "temperatures": temperatures}, config)
+    found = {"thresholds": choice.thresholds, "temperatures": temperatures}
+    covered = covered_bands(base_policy, choice.thresholds)
+    policy = base_policy.override(found | {"review_thresholds": dict.fromkeys(covered)}, config)
     return CalibrationResult(
         policy=policy,
         base_policy=base_policy,
         temperatures=temperatures,
         thresholds=choice.thresholds,
         undetermined=choice.undetermined,
+        covered_bands=covered,
         target_kind=kind,
         target=target,
         before=evaluate_policy(base_policy, check, config),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from tqdm.auto import tqdm
 
+from safevlm_hf.data.records import JOIN_MARK
 from safevlm_hf.evaluation.answering import judge_batch, longest_first
 from safevlm_hf.modeling.safety_policy import is_readable
 
@@ -102,9 +103,26 @@ def collect_verdict_logits(
         category_logits=torch.stack([found[1] for _, found in kept]),
         level=torch.tensor([record["safety_level"] for record, _ in kept]),
         category=torch.tensor([record["safety_category"] for record, _ in kept]),
-        groups=tuple(record["images"][0] for record, _ in kept),
+        groups=_groups([record["images"] for record, _ in kept]),
         windows=tuple(found[2] for _, found in kept),
     )
+
+
+def _groups(images: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """A name for each sample, equal for those that share a picture, directly or through others."""
+    parent: dict[str, str] = {}
+
+    def root(picture: str) -> str:
+        parent.setdefault(picture, picture)
+        while parent[picture] != picture:
+            parent[picture] = picture = parent[parent[picture]]
+        return picture
+
+    pictures = [[path for reference in references for path in reference.split(JOIN_MARK)] for references in images]
+    for first, *others in pictures:
+        for other in others:
+            parent[root(other)] = root(first)
+    return tuple(root(first) for first, *_ in pictures)
 
 
 def _unusable(record: dict, model) -> str | None:

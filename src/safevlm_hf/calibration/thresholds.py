@@ -79,7 +79,8 @@ def choose_thresholds(
     chosen = [name for name in names if name not in undetermined]
     if not chosen:
         return ThresholdChoice(fixed, undetermined)
-    flagged = flagged_categories(policy.override({"thresholds": fixed}, config), labelled, config)[:, columns]
+    without_bands = {"thresholds": fixed, "review_thresholds": dict.fromkeys(covered_bands(policy, fixed))}
+    flagged = flagged_categories(policy.override(without_bands, config), labelled, config)[:, columns]
     is_chosen = torch.tensor([name in chosen for name in names])
     elsewhere = (flagged & ~is_chosen).any(dim=1)
     if kind == FALSE_POSITIVE_RATE:
@@ -130,6 +131,12 @@ def _ranked(scores: torch.Tensor, bound: float, largest: bool) -> torch.Tensor:
         return torch.tensor(bound)
     ranked = scores.topk(MIN_SAMPLES, largest=largest).values[-1]
     return ranked.clamp(min=bound) if largest else ranked.clamp(max=bound)
+
+
+def covered_bands(policy: SafetyPolicy, thresholds: dict[str, float]) -> dict[str, float]:
+    """The categories whose review band would begin at or over these thresholds, and where it begins."""
+    begins = {name: policy.review_threshold(name) for name in thresholds}
+    return {name: begin for name, begin in begins.items() if begin is not None and begin >= thresholds[name]}
 
 
 def _undetermined_thresholds(samples: _Scores) -> tuple[dict[str, float], dict[str, str]]:

@@ -23,8 +23,7 @@ def safe_candidate(name: str, checkpoint: str, model, processor, settings: Setti
         policy: a mapping over the checkpoint's own; `None` leaves the checkpoint's in force.
     """
     safety = model.config.safety_config
-    own = getattr(model.generation_config, "safety_policy", None)
-    in_force = SafetyPolicy.create(own, safety).override(policy, safety)
+    in_force = SafetyPolicy.create(model.kept_policy(), safety).override(policy, safety)
     names = {"levels": safety.levels, "categories": safety.categories}
     answer = model_answers(model, processor, settings.max_new_tokens, policy, **settings.decoding)
     return Candidate(_system(name, checkpoint, model, processor, in_force.to_dict()), answer, names)

@@ -171,7 +171,7 @@ class SafeConfigMixin(CarriesCodeMixin):
         if self.safety_config is None:
             self.safety_config = SafetyConfig(**self.default_safety)
         elif isinstance(self.safety_config, dict):
-            self.safety_config = SafetyConfig(**self.safety_config)
+            self.safety_config = SafetyConfig(**{**self.default_safety, **self.safety_config})
         super().__post_init__(**kwargs)
         self.check_safety()
 

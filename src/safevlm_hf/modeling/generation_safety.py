@@ -118,21 +118,21 @@ class SafetyGenerationMixin:
                 f"({self.name_or_path!r}): pass `generate(..., tokenizer=processor.tokenizer)`."
             ) from error
 
-    def _mask_padding(self, input_ids, generation_config) -> torch.Tensor | None:
+    def _mask_padding(self, input_ids, settings: dict) -> torch.Tensor | None:
         # As the library infers it, or the head would read padding that the language model does not.
-        sources = [generation_config, self.generation_config, self.config.get_text_config()]
+        text_config = self.config.get_text_config()
         pad, eos = (
-            next((found for source in sources if (found := getattr(source, name, None)) is not None), None)
+            getattr(text_config, name, None) if (found := self._setting(name, settings)) is None else found
             for name in ("pad_token_id", "eos_token_id")
         )
         is_eos = pad in eos if isinstance(eos, (list, tuple)) else pad == eos
         return None if pad is None or is_eos else input_ids != pad
 
-    def _prompts(self, input_ids, inputs_embeds, attention_mask, generation_config=None) -> list[torch.Tensor]:
-        """What each sample's prompt holds, ids or embeddings, without padding."""
+    def _prompts(self, input_ids, inputs_embeds, attention_mask, settings: dict | None = None) -> list[torch.Tensor]:
+        """What each sample's prompt holds, ids or embeddings, without padding; `settings` are the call's arguments."""
         prompts = input_ids if input_ids is not None else inputs_embeds
         if attention_mask is None and inputs_embeds is None:
-            attention_mask = self._mask_padding(prompts, generation_config)
+            attention_mask = self._mask_padding(prompts, settings or {})
         if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
             return list(prompts)
         kept = attention_mask[:, -prompts.shape[1] :].bool().to(prompts.device)
@@ -148,11 +148,11 @@ class SafetyGenerationMixin:
         return 0
 
     def _conversation(
-        self, input_ids, inputs_embeds, attention_mask, question_mask=None, generation_config=None
+        self, input_ids, inputs_embeds, attention_mask, question_mask=None, settings: dict | None = None
     ) -> tuple[Conversation, SafetyInputs]:
         """What the prompt says, and the inputs of its verdict without a policy."""
         if attention_mask is None and inputs_embeds is None:
-            attention_mask = self._mask_padding(input_ids, generation_config)
+            attention_mask = self._mask_padding(input_ids, settings or {})
         if question_mask is not None:
             prompt = input_ids if inputs_embeds is None else inputs_embeds
             check_question_mask(question_mask, tuple(prompt.shape[:2]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 
+OURS = (None, "nano_base", "nano_idefics3")  # bases whose license is this package's
 MARKER = "<!-- Written from config.training_record at each save. Remove this line to keep your own edits. -->"
 TRAINER_COMMENT = "<!-- This model card has been generated automatically"
 PLACEHOLDER = "[More Information Needed]"
@@ -118,7 +119,7 @@ def _metadata(record: dict, name: str, tags) -> ModelCardData:
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         # Weights derived from a base on the Hub come under its license, which is not ours to name.
-        license=record.get("license") or (None if _is_repo_id(base_model) else "apache-2.0"),
+        license=record.get("license") or ("apache-2.0" if base_model in OURS else None),
         base_model=base_model if _is_repo_id(base_model) else None,
         datasets=record.get("datasets"),
         tags=["safevlm", "safety", "vision-language-model", *tags],

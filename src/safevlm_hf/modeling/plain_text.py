@@ -2,9 +2,14 @@
 
 import dataclasses
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from .question_mask import IMAGE_LOCATIONS, is_image_part
+
+
+SEAM = "\u00b7"  # ends a text that would form a token with the next one; unlike a blank, no template strips it
 
 
 class PlainText:
@@ -17,9 +22,12 @@ class PlainText:
     """
 
     def __init__(self, tokens: Iterable[str]):
-        # A run of blanks stays one however it is broken, and means nothing to a prompt.
-        tokens = {token for token in tokens if len(token) > 1 and token not in f"{token[0]} {token[1:]}"}
-        self.pattern = re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+        # Blanks mean nothing to a prompt.
+        tokens = {token for token in tokens if len(token) > 1 and not token.isspace()}
+        # A run of one character stays one however it is broken.
+        tokens = {token for token in tokens if token not in f"{token[0]} {token[1:]}"}
+        longest_first = sorted(tokens, key=len, reverse=True)
+        self.pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")  # without tokens it finds none
 
     def conversation(self, conversation) -> list:
         """One conversation, or several, as lists of dicts with plain texts."""
@@ -39,8 +47,29 @@ class PlainText:
         content = _as_plain(message.get("content"))
         plain = self.value({name: value for name, value in message.items() if name != "content"})
         if "content" in message:
-            plain["content"] = [self._part(part) for part in content] if _is_sequence(content) else self.value(content)
+            plain["content"] = self._parts(content) if _is_sequence(content) else self.value(content)
         return plain
+
+    def _parts(self, content: Sequence) -> list:
+        """Plain parts that form no token together either: templates print texts one after the other, some of them
+        stripped, and leave out what they do not know between them."""
+        parts = [self._part(part) for part in content]
+        texts = [part for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+        while seams := self._crossed_seams([part["text"] for part in texts]):
+            for seam in seams:
+                texts[seam]["text"] += SEAM
+        return parts
+
+    def _crossed_seams(self, texts: list[str]) -> set[int]:
+        """The texts at whose end a token goes on into the next one."""
+        seams = set()
+        for pieces in (texts, [text.strip() for text in texts]):
+            ends = list(accumulate(map(len, pieces)))
+            for match in self.pattern.finditer("".join(pieces)):
+                seam = bisect_right(ends, match.start())
+                if ends[seam] < match.end():
+                    seams.add(seam)
+        return seams
 
     def _part(self, part):
         part = _as_plain(part)

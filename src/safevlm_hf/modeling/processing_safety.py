@@ -85,12 +85,11 @@ class SafeProcessorMixin(CarriesCodeMixin):
 
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        source = {name: kwargs[name] for name in names if name in kwargs}  # the library takes them out
         processor_dict, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
-        hub_kwargs = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
         try:
-            config, _ = PreTrainedConfig.get_config_dict(
-                pretrained_model_name_or_path, **{name: kwargs[name] for name in hub_kwargs if name in kwargs}
-            )
+            config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **source)
         except OSError:  # a folder that holds a processor alone
             config = {}
         safety_config = config.get("safety_config") or {}

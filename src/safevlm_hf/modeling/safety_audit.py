@@ -21,7 +21,10 @@ except ImportError:  # Windows; appending alone is safe for one process
 
 from .configuration_safety import SafetyConfig
 from .safety_inputs import SafetyImageOutput
-from .safety_policy import SafetyPolicy, verdicts_from_logits
+from .safety_policy import SafetyPolicy, condition_category, is_readable, verdicts_from_logits
+
+
+UNREADABLE = "unreadable picture"  # in place of a category, where the pixels gave no verdict
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,9 @@ class SafetyAudit:
         with _locked(self.path) as file:
             end = file.seek(0, os.SEEK_END)
             # A writer that was killed may have left half a line: end it, so that it spoils no other.
-            if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
-                data = b"\n" + data
+            if end:
+                file.seek(end - 1)
+                data = data if file.read(1) == b"\n" else b"\n" + data
             try:
                 written = os.write(file.fileno(), data)
             except OSError:
@@ -173,11 +177,15 @@ def _verdict_lines(
         rows = encoded.safety_image_rows.tolist()
         conditions = encoded.safety_condition_ids.tolist()
         verdicts = verdicts_from_logits(level_logits, category_logits, rows, config, policy, conditions)
+        decided = policy.decide(level_logits, category_logits, config).condition_ids.tolist()
+        readable = is_readable(level_logits, category_logits).tolist()
         for image, verdict in enumerate(verdicts):
             is_window = encoded.safety_is_window[image]
             of_windows = encoded.safety_window_logits[image][is_window]
             deciding = torch.cat([level_logits[image], category_logits[image]])[None]
             line = _as_line(asdict(verdict))
+            if decided[image]:
+                line["decided"] = condition_category(decided[image], config) if readable[image] else UNREADABLE
             line["num_windows"] = len(of_windows)
             line["logits"] = encode_logits(of_windows if all_windows else deciding)
             found.append((line.pop("sample"), line))
@@ -185,8 +193,16 @@ def _verdict_lines(
 
 
 def deciding_category(verdict: dict) -> str:
-    """The category, by name, that a line's verdict was decided on; its most probable one where nothing was flagged."""
-    return (verdict["flagged_categories"] or verdict["review_categories"] or [verdict["category"]])[0]
+    """The category, by name, that a line's verdict was decided on; its most probable one where the picture is
+    answered, and `UNREADABLE` where it cannot be read."""
+    return (
+        verdict.get("decided")
+        or [
+            *verdict["flagged_categories"],
+            *verdict["review_categories"],
+            verdict["category"],
+        ][0]
+    )
 
 
 def _as_line(value):

@@ -29,7 +29,7 @@ from .safety_checks import (
 )
 from .safety_inputs import SafetyImageOutput, SafetyInputs, decide_samples, verdict_output
 from .safety_policy import ACTIONS, DEFAULT_POLICY, SafetyPolicy
-from .safety_refusals import ForcedRefusal, refusal_ids
+from .safety_refusals import ForcedRefusal, all_refusal_ids
 
 
 ALL_AGAIN = "pass the `pixel_values` of all images again together with the `input_ids` of the whole conversation"
@@ -131,7 +131,7 @@ class SafetyCall:
             self.inputs_embeds,
             self._readable_mask(),
             question_mask,
-            self.kwargs.get("generation_config"),
+            self.kwargs,
         )
         encoded = self.encoded_images
         cached = self._join_cache(record) if self.past_length else None
@@ -251,10 +251,12 @@ class SafetyCall:
             self.kwargs["logits_processor"] = LogitsProcessorList(processors)
 
     def _forced_refusal(self, may_refuse: bool) -> ForcedRefusal:
-        tokenizer = None
+        refusals = {}
         if may_refuse:
             check_vocabulary(self.model)
             tokenizer = self.kwargs.get("tokenizer") or self.model._tokenizer()
+            # All of them, and now: the audit must not tell of a refusal that then cannot be given.
+            refusals = all_refusal_ids(tokenizer, self.policy, self.model.config.safety_config.categories)
 
         def at_first_step() -> list[list[int] | None]:
             if self.has_images and not self.safety_inputs.record:
@@ -264,8 +266,7 @@ class SafetyCall:
                 self.audit.append(self._audit_lines([ACTIONS[action] for action, _, _ in decisions]))
             is_refused = [may_refuse and ACTIONS[action] == "refuse" for action, _, _ in decisions]
             return [
-                refusal_ids(tokenizer, self.policy.refusal(category)) if refused else None
-                for refused, (_, _, category) in zip(is_refused, decisions)
+                refusals[category] if refused else None for refused, (_, _, category) in zip(is_refused, decisions)
             ]
 
         return ForcedRefusal(
@@ -284,7 +285,7 @@ class SafetyCall:
             arguments = {name: self.kwargs[name] for name in names if name in self.kwargs}
             pixels = self.model.model.split_pixels(pixel_values, **arguments)
         prompts = self.model._prompts(
-            self.input_ids, self.inputs_embeds, self.kwargs.get("attention_mask"), self.kwargs.get("generation_config")
+            self.input_ids, self.inputs_embeds, self.kwargs.get("attention_mask"), self.kwargs
         )
         record = self.safety_inputs.record
         return audit_lines(

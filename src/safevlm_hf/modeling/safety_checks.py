@@ -60,6 +60,8 @@ def check_question_mask(question_mask: torch.Tensor, shape: tuple[int, int]):
 
 def check_embeds(inputs_embeds: torch.Tensor, safety_tokens: torch.Tensor):
     """Raise where image blocks stand in the embeddings already; s(2), which begins each of them, tells."""
+    if not len(safety_tokens):
+        return  # then blocks have no beginning of their own
     first = safety_tokens[0].to(inputs_embeds)
     if bool((inputs_embeds == first).all(dim=-1).any()):
         raise ValueError(

@@ -152,6 +152,7 @@ class JudgesImagesMixin:
         of_windows = self._read_windows(encoded, safety_inputs, block_lengths, rows)
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
         level_logits, category_logits, decision, window_ids = self._judge_windows(*of_windows, policy)
+        rows = rows.to(level_logits.device)  # the head may lie on another device than the projector
         condition_ids = _condition_ids(decision, rows, safety_inputs)
         is_seen = is_readable(level_logits, category_logits)
         judged = {

@@ -143,6 +143,8 @@ class SafetyPolicy:
     def __post_init__(self, config: SafetyConfig | None):
         _expect(self.enabled is None or isinstance(self.enabled, bool), "enabled", "true or false", self.enabled)
         _expect(_is_threshold(self.risk_threshold), "risk_threshold", "a probability in [0, 1]", self.risk_threshold)
+        if self.risk_threshold is not None:
+            object.__setattr__(self, "risk_threshold", float(self.risk_threshold))
         is_count = self.remembered_turns is None or (_is_number(self.remembered_turns) and self.remembered_turns >= 1)
         is_count = is_count and isinstance(self.remembered_turns, int | None)
         _expect(is_count, "remembered_turns", "a whole number of at least 1", self.remembered_turns)

@@ -69,6 +69,12 @@ def refusal_ids(tokenizer, text: str) -> list[int]:
     return ids
 
 
+def all_refusal_ids(tokenizer, policy, categories: Sequence[str]) -> dict[str | None, list[int]]:
+    """Category, or `None` for a picture that cannot be read, to the token ids of the policy's fixed text; raises as
+    [`refusal_ids`]."""
+    return {name: refusal_ids(tokenizer, policy.refusal(name)) for name in (*categories, None)}
+
+
 class ForcedRefusal(LogitsProcessor):
     """
     Leaves one token possible at each step of a refused sample: its fixed text, then the end.

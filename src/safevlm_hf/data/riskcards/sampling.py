@@ -27,7 +27,7 @@ from .tables import (
 
 
 TWO_CARDS, SMALL_PRINT = "two-cards", "small-print"
-TWO_CARDS_SHARE = 0.1
+TWO_CARDS_SHARE = 0.06
 """Of the pictures that training sees."""
 
 

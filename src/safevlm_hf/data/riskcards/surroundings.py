@@ -44,7 +44,7 @@ SURROUNDINGS = (
     "no-mask",
     "two-pictures",
 )
-"""`"mixed"` is what stage 1 sees, a third of it alone, and `"mixed-short"` what stage 2 does, whose language model
+"""`"mixed"` is what stage 1 sees, four in ten of it alone, and `"mixed-short"` what stage 2 does, whose language model
 would spend its time on long texts; the others are parts of the held-out split. `words-n` and
 `prompt-n` count sentences and words, `turn-n` has the question in the n-th turn, `earlier-turn` has harmless turns
 after it. `typed-turn` has a turn that the user has typed, with an answer of the model, `remark` words about the
@@ -57,8 +57,7 @@ DECLINED_SHARE = 0.3  # of earlier questions that the model has declined without
 TWO_PICTURES_SHARE = 0.06
 REWORDED_SHARE = 0.45
 TYPED_DIFFERENTLY_SHARE = 0.25
-INSIDE_SHARE = 0.35  # of questions with words, which stand inside them as well
-INSIDE_ALONE_SHARE = 0.2  # of the others
+INSIDE_SHARE = 0.3  # of the questions with words: some of them stand inside it
 
 _REPLIES = (
     "I see.",
@@ -277,8 +276,8 @@ def _decline_too_much(turn: Turn, share: float, rng: random.Random) -> str:
 
 
 def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictures: int, most: int) -> Conversation:
-    """Surroundings as training has them: a third of the questions alone, the others with one kind or two, and at most
-    so many sentences in a message."""
+    """Surroundings as training has them: four in ten questions alone, the others with one kind or two, and at most so
+    many sentences in a message."""
     if rng.random() < REWORDED_SHARE and num_pictures == 1:
         turn = reword(turn, picture, split, rng)
     question = turn
@@ -293,8 +292,6 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
         turn = add_words(turn, _trained_count(HARD_LONG_SHARE if is_hard else LONG_SHARE, most, rng), split, rng)
         turn = interrupt(turn, split, rng) if rng.random() < INSIDE_SHARE else turn
-    elif rng.random() < INSIDE_ALONE_SHARE:
-        turn = interrupt(turn, split, rng)
     elif rng.random() < 0.05:
         turn = _type_turn(turn, picture, split, rng)
     if rng.random() < TYPED_DIFFERENTLY_SHARE:

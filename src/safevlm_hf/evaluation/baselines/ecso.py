@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from safevlm_hf.evaluation.answering_items import AnswerBatch
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.pipeline import Candidate
-from safevlm_hf.evaluation.plain_texts import break_tokens, with_plain_texts, with_question
+from safevlm_hf.evaluation.plain_texts import with_plain_texts, with_question
 from safevlm_hf.evaluation.protocol.strict_json import short_digest
+from safevlm_hf.modeling.plain_text import PlainText
 
 
 HARM_PROMPT = (
@@ -73,7 +74,7 @@ class Ecso:
         """The item with a prompt in place of its question. The prompt quotes it and, by `name`, what is known."""
         said = known[item.id].text if item.id in known else ""
         return with_question(
-            item, prompt.format(**{"question": item.question, name: break_tokens(said or "", self.special_tokens)})
+            item, prompt.format(**{"question": item.question, name: PlainText(self.special_tokens).text(said or "")})
         )
 
     def _note(self, reply: Answer) -> str:

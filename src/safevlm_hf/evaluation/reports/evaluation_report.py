@@ -167,7 +167,7 @@ def _cards(of_benchmark: Sequence[Evaluated]) -> list[Card]:
 
 def _gravity(item: Item, answer: Answer) -> int:
     is_risky, flagged = item.labels.get("is_risky"), is_flagged(answer)
-    if is_risky and not flagged:
+    if is_risky and not flagged and answer.text is not None:
         return 0
     return 1 if is_risky is False and flagged else 2
 
