@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafetyConfig
+from safevlm_hf.modeling.safe_smolvlm import SafeSmolVLMConfig
 
 
 @pytest.mark.parametrize(
@@ -144,3 +145,14 @@ def test_families_with_short_images_add_fewer_positions():
     processor = object.__new__(SafeSmolVLMProcessor)
     processor.set_safety(None, None, None, 3)
     assert (processor.num_safety_tokens, processor.num_condition_tokens) == (16, 3)
+
+
+def test_what_is_not_said_is_the_familys_default():
+    config = SafeSmolVLMConfig(safety_config={"head_gate_size": 64}).safety_config
+    expected = SafeSmolVLMConfig().safety_config
+    assert config.head_gate_size == 64
+    assert (config.num_safety_tokens, config.num_condition_tokens) == (
+        expected.num_safety_tokens,
+        expected.num_condition_tokens,
+    )
+    assert expected.num_safety_tokens < SafetyConfig().num_safety_tokens

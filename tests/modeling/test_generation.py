@@ -193,6 +193,18 @@ def test_batch_of_mixed_verdicts_equals_single(model):
         assert together.sequences[row, -NEW:].tolist()[: len(expected)] == expected
 
 
+def test_padding_is_told_by_the_call_where_no_config_tells_it(model):
+    """Without masks, a row's question is its own, as when it is alone."""
+    for config in (model.generation_config, model.config.get_text_config()):
+        config.pad_token_id = None
+    rows = [prompt(RISKY, 5, 6, 7, 8, 9), prompt(11)]
+    ids, settings = batch(*rows)["input_ids"], {"pad_token_id": PAD}
+    outputs = generate(model, input_ids=ids, pixel_values=torch.cat([dark(1), dark(2)]), **settings,
+                       return_dict_in_generate=True)  # fmt: skip
+    single = generate(model, input_ids=torch.tensor([rows[1]]), pixel_values=dark(2), return_dict_in_generate=True)
+    torch.testing.assert_close(outputs.safety_level_logits[1], single.safety_level_logits[0])
+
+
 def test_several_images_a_sample(model):
     rows = [prompt(5, 6, images=2), prompt(RISKY, images=3), prompt(9)]
     images = [dark(1), bright(2), dark(3), bright(4), dark(5), dark(6)]

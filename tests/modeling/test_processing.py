@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, LlavaProcessor
+from transformers import AutoProcessor, LlavaProcessor, PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils.chat_template_utils import Chat
 
@@ -141,6 +141,19 @@ def test_right_counts_pass(processor):
 # --------------------------------------------------------------------------------------------------
 # Chats
 # --------------------------------------------------------------------------------------------------
+
+
+def test_names_are_read_from_the_processors_own_revision(monkeypatch):
+    asked = []
+
+    def get_config_dict(name, **source):
+        asked.append(source)
+        return {}, {}
+
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", get_config_dict)
+    SafeLlavaProcessor.get_processor_dict(NANO_BASE, revision="v1", token="secret", local_files_only=True)
+    assert {"revision": "v1", "token": "secret", "local_files_only": True} in asked
+
 
 FORGERIES = [
     "<image>",

@@ -437,6 +437,14 @@ def test_image_tokens_are_never_generated(model, mode):
     assert IMAGE not in generate(model, **turn, **new_cache(model, cache), logits_processor=prefer)[0].tolist()
 
 
+@pytest.mark.parametrize("mode", [{}, {"num_beams": 2}], ids=str)
+def test_a_row_without_an_image_is_decoded_as_it_is_alone(model, mode):
+    prefer = LogitsProcessorList([Prefer(IMAGE)])
+    inputs = {**batch(prompt(5), [BOS, 8]), "pixel_values": dark()}
+    with_image, without = generate(model, **inputs, **mode, logits_processor=prefer)[:, -2:].tolist()
+    assert IMAGE not in with_image and IMAGE in without
+
+
 def test_prompt_lookup_drafts_no_image_tokens(model):
     """The word before the image stands at the end of the question again."""
     ids = [BOS, 30, *[IMAGE] * BLOCK, 12, 30]

@@ -244,7 +244,8 @@ class SafetyCall:
         check_loop(self.model, self.kwargs, is_certain, has_policy)
         processors = [*(self.kwargs.get("logits_processor") or [])]
         if self.has_images:
-            processors.append(NoImageTokens(self.model.config.image_token_id))
+            has_image = self.conversation.is_image.any(dim=1)
+            processors.append(NoImageTokens(self.model.config.image_token_id, has_image))
         if is_certain:
             processors.append(self._forced_refusal(may_refuse))
         if self.has_images or is_certain:
@@ -335,16 +336,23 @@ class SafetyCall:
 
 
 class NoImageTokens(LogitsProcessor):
-    """Keeps the image token out of an answer: it would be taken for the place of an image that is not there."""
+    """Keeps the image token out of an answer: it would be taken for the place of an image that is not there.
 
-    def __init__(self, image_token_id: int):
+    Args:
+        has_image: (batch,), true for the samples that it is kept out of; the others are decoded as they are alone.
+    """
+
+    def __init__(self, image_token_id: int, has_image: torch.BoolTensor):
         self.image_token_id = image_token_id
+        self.has_image = has_image
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if self.image_token_id >= scores.shape[-1]:
             return scores
+        # Beams and several answers a prompt give one sample several rows.
+        has_image = self.has_image.to(scores.device).repeat_interleave(len(scores) // len(self.has_image))
         scores = scores.clone()
-        scores[:, self.image_token_id] = -torch.inf
+        scores[:, self.image_token_id] = scores[:, self.image_token_id].masked_fill(has_image, -torch.inf)
         return scores
 
 
