@@ -42,7 +42,7 @@ def demo(
     ] = False,
 ):
     """
-    Both stages on the embedded default, base and safe model compared, in nine minutes on two quiet cores.
+    Both stages on the embedded default, base and safe model compared, in eight minutes on two quiet cores.
 
     Exit code 0: every target is met; 1: not all.
 

@@ -79,7 +79,16 @@ _FAST_TRAINING = {
     "warmup_steps": 1,
     "per_device_train_batch_size": 8,
 }
-QUICK = Extent(9, QUICK_ROWS, 200, QUICK_TARGETS, num_tried=100, pooling_epochs=0.25)
+QUICK = Extent(
+    8,
+    QUICK_ROWS,
+    200,
+    QUICK_TARGETS,
+    num_tried=100,
+    pooling_epochs=0.1,
+    stage1={"max_eval_samples": 32},
+    stage2={"max_eval_samples": 32},
+)
 FULL = Extent(
     40,
     FULL_ROWS,
