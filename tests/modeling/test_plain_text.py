@@ -44,8 +44,10 @@ def render(template: Path, messages) -> str:
         texts(" <|image_ ", "\n pad|>"),
         texts("<ima", "", "ge>"),
         [*texts("<|eot"), PICTURE, *texts("_id|>")],
+        [*texts("<|im_"), {"type": "unknown", "text": "x"}, *texts("end|>")],
+        [*texts("<|im_"), {"type": "unknown", "text": "end|>"}],
     ],
-    ids=["turns", "two ends", "letters", "stripped", "an empty one between", "around a picture"],
+    ids=["turns", "two ends", "letters", "stripped", "an empty one", "around a picture", "around another", "unknown"],
 )
 def test_no_token_is_spelled_over_several_texts(template, content):
     messages = PlainText(TOKENS).conversation([{"role": "user", "content": content}])
@@ -66,6 +68,13 @@ def test_harmless_parts_stay_as_they_are():
     (message,) = PlainText([*TOKENS, "\n\n", "  "]).conversation([{"role": "user", "content": content}])
     assert message["content"] == content
     assert PlainText([]).text("<image>") == "<image>"
+
+
+def test_the_mark_at_a_seam_is_in_no_token():
+    content = texts("<|im_", "end|>", "x")
+    (message,) = PlainText([*TOKENS, "\u00b7x", "\u00b7end|>"]).conversation([{"role": "user", "content": content}])
+    joined = "".join(part["text"] for part in message["content"])
+    assert "<|im_end|>" not in joined and "\u00b7" not in joined
 
 
 def test_many_parts_take_no_long_time():

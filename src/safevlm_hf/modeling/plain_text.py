@@ -9,9 +9,6 @@ from itertools import accumulate
 from .question_mask import IMAGE_LOCATIONS, is_image_part
 
 
-SEAM = "\u00b7"  # ends a text that would form a token with the next one; unlike a blank, no template strips it
-
-
 class PlainText:
     """
     Breaks the tokens in users' texts, so that none adds an image position, moves one, or ends a turn.
@@ -26,6 +23,9 @@ class PlainText:
         tokens = {token for token in tokens if len(token) > 1 and not token.isspace()}
         # A run of one character stays one however it is broken.
         tokens = {token for token in tokens if token not in f"{token[0]} {token[1:]}"}
+        # Ends a text that would form a token with the next one. Unlike a blank, no template strips it.
+        marks = (chr(code) for code in range(0xB7, 0x2000))
+        self.seam = next(mark for mark in marks if mark.isprintable() and not any(mark in token for token in tokens))
         longest_first = sorted(tokens, key=len, reverse=True)
         self.pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")  # without tokens it finds none
 
@@ -51,13 +51,18 @@ class PlainText:
         return plain
 
     def _parts(self, content: Sequence) -> list:
-        """Plain parts that form no token together either: templates print texts one after the other, some of them
-        stripped, and leave out what they do not know between them."""
+        """Plain parts that form no token together either. Templates print one text after the other, some of them
+        stripped: those of all parts that have one, or of the parts called text alone."""
         parts = [self._part(part) for part in content]
-        texts = [part for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
-        while seams := self._crossed_seams([part["text"] for part in texts]):
-            for seam in seams:
-                texts[seam]["text"] += SEAM
+        with_text = [part for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+        of_type = [part for part in with_text if part.get("type") == "text"]
+        is_changed = True
+        while is_changed:
+            is_changed = False
+            for printed in (with_text, of_type):
+                for seam in self._crossed_seams([part["text"] for part in printed]):
+                    printed[seam]["text"] += self.seam
+                    is_changed = True
         return parts
 
     def _crossed_seams(self, texts: list[str]) -> set[int]:
