@@ -65,7 +65,7 @@ from safevlm_hf.training.run import run_stage1, run_stage2
 
 
 NOTE = (
-    "A base of 2.9 to 3.7 million parameters follows no prompt. So the rows of the static safety prompt and of ECSO "
+    "A base of 3.7 million parameters follows no prompt. So the rows of the static safety prompt and of ECSO "
     "show that the machinery runs, never a win over these methods: they are made for models that follow instructions. "
     "The classifier in front of the model reads the picture and not the question. Times are medians, in milliseconds, "
     "until the first token of the answer can be shown."

@@ -58,6 +58,12 @@ def test_the_terminal_is_calm(run):
         assert f"\n\n{heading}" in out
 
 
+def test_what_draws_beside_training_says_nothing(capfd, tmp_path):
+    process = demo.start_drawing(str(tmp_path / "none.yaml"), tmp_path, (), demo.FAST, 0, {})
+    process.join()
+    assert process.exitcode == 1 and capfd.readouterr().err == ""
+
+
 def test_a_base_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path):
     monkeypatch.setitem(demo.NANO_BASES, "idefics3", tmp_path / "none")
     with pytest.raises(ValueError, match="train_nano_base.py --family idefics3 --output_dir .*none"):

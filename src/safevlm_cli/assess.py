@@ -27,8 +27,9 @@ def assess(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per picture.")] = False,
 ):
     """
-    Judge pictures, without answering. Exit code 0: all may be answered; 1: some are flagged; 2: an error, as of the
-    command line or the checkpoint; 3: some pictures cannot be read, and the others were judged.
+    Judge pictures, without answering. Exit code 0: all are simply answered; 1: some are not (the policy says review,
+    condition or refuse); 2: an error, as of the command line or the checkpoint; 3: some pictures cannot be read, and
+    the others were judged.
 
     With `--json` a picture that cannot be read has a line with `image` and `error`. Addresses in this machine's own
     network are refused.

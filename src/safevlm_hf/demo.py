@@ -9,6 +9,7 @@ measures small print, too.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -198,12 +199,25 @@ def start_drawing(*args):
     """Draws what is needed after stage 1, in a process of its own: training leaves some of two cores idle. What is not
     there yet when it is needed is drawn then."""
     process = multiprocessing.get_context("spawn").Process(target=_draw_ahead, args=args, daemon=True)
-    process.start()
+    with _no_stderr():
+        process.start()
     return process
 
 
+@contextlib.contextmanager
+def _no_stderr():
+    """For processes that start here: no progress bar stands beside another, nor what libraries note at import."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
 def _draw_ahead(stage2_config: str, folder: Path, rows: Sequence[Row], extent: Extent, seed: int, drawn: dict):
-    sys.stderr = open(os.devnull, "w")  # for no progress bar stands beside another
     if hasattr(os, "nice"):
         os.nice(19)
     _, data_args, training_args, _ = parse_arguments(2, [stage2_config])

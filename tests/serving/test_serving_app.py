@@ -1,12 +1,16 @@
 """The operator's side of the app."""
 
+import http.client
 import importlib
 import os
 import re
 import socket
 import sys
+import threading
+import time
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from serving_client import (
     CHAT,
@@ -124,3 +128,47 @@ def test_version(client):
 def test_what_an_operator_must_not_overlook(settings, host, policy, said):
     warnings = warnings_of(serving.Settings(**settings), host, SafetyPolicy(**policy))
     assert len(warnings) == len(said) and all(word in warning for word, warning in zip(said, warnings))
+
+
+def test_as_many_connections_as_the_limit_says_are_served(checkpoint, monkeypatch):
+    """Idle ones count; the next one is told so, and once one has gone there is room again."""
+    servers = []
+    monkeypatch.setattr(uvicorn.Server, "startup", _keep(servers, uvicorn.Server.startup))
+    arguments = (*load(checkpoint), NAME)
+    thread = threading.Thread(
+        target=serving.serve, args=arguments, kwargs={"port": 0, "limits": serving.Limits(connections=2)}
+    )
+    thread.start()
+    try:
+        port = _wait_for_port(servers)
+        first, second, third = (http.client.HTTPConnection("127.0.0.1", port, timeout=20) for _ in range(3))
+        assert [_status(one) for one in (first, second, third)] == [200, 200, 503]
+        third.close()
+        second.close()
+        assert _status(first) == 200
+    finally:
+        servers[0].should_exit = True
+        thread.join()
+
+
+def _keep(servers: list, startup):
+    async def kept(self, *args, **kwargs):
+        await startup(self, *args, **kwargs)
+        servers.append(self)
+
+    return kept
+
+
+def _wait_for_port(servers: list) -> int:
+    for _ in range(600):
+        if servers:
+            return servers[0].servers[0].sockets[0].getsockname()[1]
+        time.sleep(0.05)
+    pytest.fail("the server did not start")
+
+
+def _status(connection: http.client.HTTPConnection) -> int:
+    connection.request("GET", "/health")
+    response = connection.getresponse()
+    response.read()
+    return response.status

@@ -30,8 +30,9 @@ GRID_SIZE = 24  # of LLaVA-1.5, the paper's backbone
 @strict
 class SafetyConfig(PreTrainedConfig):
     r"""
-    The safety modules, for any vision language backbone. Defaults are the paper's (arXiv 2405.13581, section 3;
-    sizes from the published code).
+    The safety modules, for any vision language backbone. The projector's and the head's sizes are the published
+    ones by default (arXiv 2405.13581, section 3). The windows, their gate and the condition tokens are ours:
+    `head_pooling="first"` with `num_condition_tokens=0` is the published layout.
 
     Args:
         categories (`list[str]`, *optional*): names of the risk categories; exactly one is `"safe"`.

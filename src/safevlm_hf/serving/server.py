@@ -130,7 +130,7 @@ def serve(
             print(f"metrics on {_url(metrics_host, server.server_port)}/metrics", flush=True)
         config = uvicorn.Config(
             app,
-            limit_concurrency=limits.connections,
+            limit_concurrency=limits.connections + 1,  # uvicorn turns away the one that reaches it
             timeout_graceful_shutdown=GRACE,
             access_log=False,  # `Watch` has one that holds nothing of a client's own
             log_config=_log_config(),

@@ -1,4 +1,5 @@
-"""Arguments of both stages. Defaults are the paper's (arXiv 2405.13581, section 4), configs/ holds the demo's."""
+"""Arguments of both stages. Learning rate, epochs, batch sizes and LoRA are the paper's by default (arXiv 2405.13581,
+section 4); configs/ holds the demo's."""
 
 import argparse
 import logging

@@ -17,7 +17,7 @@ with needs_extra("train"):
 
 logger = logging.getLogger(__name__)
 
-NUM_REPLAYED_RISKCARDS = 3600  # as many as the embedded default's stage 1 has seen
+NUM_REPLAYED_RISKCARDS = 3600  # at most; `replay_share` says how many of them
 
 
 def load_data(stage: int, data_args, safety_config, seed: int):

@@ -149,7 +149,7 @@ def _leave_out_unreadable(items: Sequence[Item]) -> tuple[list[Item], list[str]]
 def _describe_unreadable(unreadable: Sequence[str], total: int) -> str:
     return (
         f"{len(unreadable)} of {total} items have a picture that is missing or cannot be read ({_first(unreadable)}); "
-        "`skip_missing` leaves such items out and names them in the result"
+        "`--skip-missing` (`skip_missing=True`) leaves such items out and names them in the result"
     )
 
 
