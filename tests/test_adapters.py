@@ -265,6 +265,36 @@ def test_base_model_alone_is_spared_too(create):
     assert type(base) is SafeLlavaModel and base.get_image_features(bright()).safety_level_logits is not None
 
 
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_start_that_changes_the_layers_below_is_refused(create, start):
+    """They have changed by then, so nothing is judged any more; a start that changes the language model alone is none
+    of the verdict's business."""
+    model = create()
+    with pytest.raises(ValueError, match=f"{start}.*load the model again"):
+        peft.get_peft_model(model, lora(target_modules="all-linear", init_lora_weights=start))
+    with pytest.raises(ValueError, match="load the model again"):
+        verdict(model)
+    spared = create()
+    peft.get_peft_model(spared, lora(init_lora_weights=start))
+    assert torch.equal(verdict(spared), verdict(create()))
+
+
+@pytest.mark.parametrize("start", [True, "pissa"])
+def test_an_output_layer_that_is_tied_to_the_words_is_kept_as_it_is(tiny_config, start):
+    tiny_config.tie_word_embeddings = tiny_config.text_config.tie_word_embeddings = True
+    model = SafeLlavaForConditionalGeneration(tiny_config).eval()
+    kept = model.get_input_embeddings().weight.clone()
+    config = lora(target_modules=["lm_head", "o_proj"], init_lora_weights=start)
+    if start == "pissa":
+        with pytest.raises(ValueError, match="load the model again"):
+            peft.get_peft_model(model, config)
+        return
+    wrapped = peft.get_peft_model(model, config)
+    assert not [name for name in adapter_names(wrapped) if "lm_head" in name]
+    train_by_hand(model)
+    assert torch.equal(wrapped.merge_and_unload().get_input_embeddings().weight, kept)
+
+
 def test_own_exclusion_stays(create):
     wrapped = peft.get_peft_model(create(), lora(**PLAIN["an exclusion of one's own"]))
     assert not [name for name in adapter_names(wrapped) if "layers.1.self_attn.o_proj" in name]

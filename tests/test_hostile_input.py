@@ -840,3 +840,57 @@ def test_untrained_checkpoint_may_lack_weights(checkpoint):
     (checkpoint / "config.json").write_text(json.dumps(config))
     change_weights(checkpoint, lambda weights: weights.pop("model.safety_conditions.weight"))
     assert torch.isfinite(load(checkpoint).model.safety_conditions.weight).all()
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures of few pixels whose parts take minutes to read
+# --------------------------------------------------------------------------------------------------
+
+
+def _saved(**options) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(file, **options)
+    return file.getvalue()
+
+
+def _chunk(name: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _with_scans() -> bytes:
+    picture = _saved(format="JPEG", progressive=True)
+    last = picture.rindex(b"\xff\xda")
+    return picture[:last] + picture[last:-2] * 2000 + picture[-2:]
+
+
+def _with_markers() -> bytes:
+    picture = _saved(format="JPEG")
+    return picture[:2] + b"\xff\xfe\x00\x02" * 2**15 + picture[2:]
+
+
+def _with_chunks(chunk: bytes, count: int) -> bytes:
+    picture = _saved(format="PNG")
+    return picture[:33] + chunk * count + picture[33:]
+
+
+SLOW_PICTURES = {
+    "scans": _with_scans,
+    "markers": _with_markers,
+    "colour profiles": lambda: _with_chunks(_chunk(b"iCCP", b"p\x00\x00" + zlib.compress(bytes(2**20))), 64),
+    "chunks": lambda: _with_chunks(_chunk(b"teSt"), 2**15),
+}
+
+
+@pytest.mark.parametrize("part", SLOW_PICTURES)
+def test_a_picture_of_too_many_parts_is_not_decoded(part, tmp_path):
+    content = SLOW_PICTURES[part]()
+    (tmp_path / "slow").write_bytes(content)
+    for source in (tmp_path / "slow", base64.b64encode(content).decode()):
+        with pytest.raises(ValueError, match=f"more than [0-9]+ {part}"):
+            image_loading.open_image(source)
+
+
+@pytest.mark.parametrize("options", [{"format": "JPEG", "progressive": True}, {"format": "PNG"}, {"format": "JPEG"}])
+def test_an_ordinary_picture_has_few_parts(options, tmp_path):
+    (tmp_path / "picture").write_bytes(_saved(**options))
+    assert image_loading.open_image(tmp_path / "picture").size == (64, 64)

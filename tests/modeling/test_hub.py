@@ -32,6 +32,7 @@ REPO = "org/safevlm-nano"
 
 PUSH = """
 import json, sys, time
+from pathlib import Path
 from huggingface_hub import HfApi
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 
@@ -51,7 +52,10 @@ for _ in range(3):
     pushes.append([error, HfApi().list_repo_files(repo)])
 processor.push_to_hub(repo)
 model.push_to_hub(repo)
-processor.save_pretrained(f"{checkpoint}-processor", push_to_hub=True, repo_id="org/processor")
+own = Path(f"{checkpoint}-processor") / "own.py"  # of the user, and nothing of it is meant for the Hub
+own.parent.mkdir()
+own.write_text("SECRET = 1")
+processor.save_pretrained(str(own.parent), push_to_hub=True, repo_id="org/processor")
 json.dump(pushes, open(report, "w"))
 """
 
@@ -248,7 +252,8 @@ def test_a_push_brings_weights_configs_code_and_our_card(hub, checkpoint):
     assert f'from_pretrained("{REPO}", trust_remote_code=True)' in card.text
     assert str(NANO_BASE) not in card.text
     # `save_pretrained(push_to_hub=True)` of a processor sends its code along.
-    assert {"safe_llava.py", "processor_config.json"} <= set(hub.files("org/processor"))
+    sent = set(hub.files("org/processor"))
+    assert {"safe_llava.py", "processor_config.json"} <= sent and "own.py" not in sent
 
 
 def test_loads_from_the_hub_without_the_package(hub, photo, expected, tmp_path):

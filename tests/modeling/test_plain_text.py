@@ -83,3 +83,17 @@ def test_many_parts_take_no_long_time():
     (message,) = PlainText(TOKENS).conversation([{"role": "user", "content": content}])
     assert time.perf_counter() - start < 5
     assert "<|im_end|>" not in "".join(part["text"] for part in message["content"])
+
+
+def test_of_tokens_that_begin_alike_the_longest_is_found():
+    tokens = ["<a>", "<a>b", "<ab", "<a", "[x]", "[x]y", "|.*|"]
+    found = PlainText(tokens).pattern.findall("<a>b <a> <ab <aX [x]y [x] |.*| |..|")
+    assert found == ["<a>b", "<a>", "<ab", "<a", "[x]y", "[x]", "|.*|"]
+
+
+def test_thousands_of_tokens_that_begin_alike_cost_no_time():
+    """Gemma's tokenizer has `<unused0>` to `<unused6241>`, and a user may type nothing but `<`."""
+    plain = PlainText([f"<unused{number}>" for number in range(6242)])
+    start = time.perf_counter()
+    assert plain.pattern.search("<" * 2**18) is None
+    assert time.perf_counter() - start < 1

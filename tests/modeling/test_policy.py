@@ -389,10 +389,20 @@ def test_contradictions_between_two_policies_raise():
         ({"risk_threshold": 0.9, "remembered_turns": 2}, ["risk_threshold: 0.9", "remembered_turns: 2"]),
         ({"thresholds": {"privacy": 0.75, "*": None}}, ["threshold of privacy: 0.75"]),
         ({"actions": {"politics": {"low": "answer", "high": "refuse"}}}, ["politics, low: answer"]),
+        ({"temperatures": {"level": 1.7, "category": 4.0}}, []),
+        ({"thresholds": {"*": 0.5}, "temperatures": {"category": 100.0}}, ["temperature of the category: 100"]),
+        ({"temperatures": {"level": 0.05}}, ["temperature of the level: 0.05"]),
     ],
 )
 def test_what_does_less_than_the_default_is_named(settings, expected):
     assert SafetyPolicy(**settings).lax_settings() == expected
+
+
+@pytest.mark.parametrize("text", ['{"thresholds": {"*": 1%s}}' % ("0" * 400), "[" * 100_000])
+def test_a_file_of_monstrous_numbers_or_depth_is_named(tmp_path, text):
+    (tmp_path / "policy.json").write_text(text)
+    with pytest.raises(ValueError, match="policy.json: "):
+        SafetyPolicy.from_file(tmp_path / "policy.json")
 
 
 def test_digest_of_one_is_that_of_one_point_nought():

@@ -687,6 +687,20 @@ def test_a_callers_own_draft_does_not_open_the_target(model):
     assert sequences[0, inputs["input_ids"].shape[1] :].tolist()[:4] == [*TEXTS["never"], EOS]
 
 
+@pytest.mark.parametrize("way", ["argument", "generation config"])
+def test_a_draft_that_mixes_in_is_refused(model, way):
+    """`assistant_ensemble_weight` accepts tokens that the target alone would not: past a condition, and past a refusal
+    where the draft has a tokenizer of its own."""
+    draft, inputs = rig(copy.deepcopy(model.config)), request(bright())
+    if way == "generation config":
+        model.generation_config.assistant_ensemble_weight = 0.001
+        given = {}
+    else:
+        given = {"assistant_ensemble_weight": 0.001}
+    with pytest.raises(ValueError, match="assistant_ensemble_weight.*knows of no verdict"):
+        generate(model, **inputs, assistant_model=draft, **given)
+
+
 def test_a_thread_beside_a_running_generate_makes_no_draft(model):
     """`is_assistant` is believed inside a target's own call alone, and a call in another thread is not inside it."""
     import threading

@@ -104,8 +104,8 @@ def test_a_body_of_the_limit_goes_on_and_a_longer_one_does_not():
         handed_on.append((await receive())["body"])
         await answering(b"")(scope, receive, send)
 
-    assert call(LimitBody(app, 4), bodies=[b"ab", b"cd"])[0]["status"] == 200
-    assert call(LimitBody(app, 4), bodies=[b"ab", b"cde"])[0]["status"] == 413
+    assert call(LimitBody(app, 4, 8), bodies=[b"ab", b"cd"])[0]["status"] == 200
+    assert call(LimitBody(app, 4, 8), bodies=[b"ab", b"cde"])[0]["status"] == 413
     assert handed_on == [b"abcd"]
 
 
@@ -136,6 +136,36 @@ def test_what_is_no_request_passes(metrics, kind):
     async def app(scope, receive, send):
         passed.append(scope["type"])
 
-    for door in (Watch(app, metrics, True), LimitBody(app, 1)):
+    for door in (Watch(app, metrics, True), LimitBody(app, 1, 1)):
         asyncio.run(door({"type": kind}, None, None))
     assert passed == [kind] * 2
+
+
+def test_bodies_that_wait_have_room_together_or_are_sent_away():
+    """And once a request is answered, its room is free again."""
+    statuses = []
+
+    async def app(scope, receive, send):
+        await receive()
+        if scope["path"] == "/first":
+            statuses.append((await _call(door, "/second", b"abc"))[0]["status"])
+            statuses.append((await _call(door, "/second", b"ab"))[0]["status"])
+        await answering(b"")(scope, receive, send)
+
+    door = LimitBody(app, 4, 6)
+    for _ in range(2):
+        assert asyncio.run(_call(door, "/first", b"abcd"))[0]["status"] == 200
+    assert statuses == [503, 200] * 2 and door.held == 0
+
+
+async def _call(door, path: str, body: bytes) -> list[dict]:
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    async def send(message):
+        sent.append(message)
+
+    await door({"type": "http", "path": path, "headers": []}, receive, send)
+    return sent

@@ -3,12 +3,13 @@
 import random
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image
 
 from ..data.riskcards import CATEGORIES, TOPICS, Picture, Topic, draw_picture
 from ..modeling.configuration_safety import DEFAULT_LEVELS
-from ..modeling.image_loading import to_rgb
+from ..modeling.image_loading import check_structure, to_rgb
 
 
 # Pillow reads others by running programs, or in Python, pixel by pixel (BMP).
@@ -37,9 +38,15 @@ def open_pictures(paths: Sequence[str]) -> list[Image.Image]:
 
 def _open(path: str) -> Image.Image:
     try:
-        return Image.open(path, formats=FORMATS)
+        content = Path(path).read_bytes()
     except FileNotFoundError:
         raise ValueError("The picture is no longer here: show it again.") from None
+    try:
+        check_structure(content)
+    except ValueError as error:
+        raise ValueError(f"The picture has {error}.") from None
+    try:
+        return Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError:
         raise ValueError("The picture has too many pixels: show a smaller one.") from None
     except Exception:  # Pillow's errors are of many types, and name the file

@@ -47,7 +47,7 @@ class SafetyConfig(PreTrainedConfig):
         projector_hidden_size (`int`, *optional*): width of the stages; if unset the family's, at most 1,088 in all but
             LLaVA, where it is the published one: tower's width + `num_safety_tokens`.
         projector_grid_size (`int`, *optional*): side of the square of safety features; 24 if unset, or LLaVA's own
-            patch grid.
+            patch grid, or that of a tile in SmolVLM and Idefics3 (at most 24).
         num_attention_heads (`int`, defaults to 8): heads of the safety head's cross-attention.
         head_pooling (`str`, defaults to `"windows"`): `"windows"` judges every run of consecutive question tokens, and
             the strictest one decides. `"mean"` judges the mean over the question, so harmless words around a risky

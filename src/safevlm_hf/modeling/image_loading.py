@@ -7,9 +7,11 @@ import base64
 import binascii
 import io
 import os
+import re
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -23,6 +25,9 @@ _PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIF
 FORMATS = tuple(name for name in _PICTURES if name in Image.OPEN)
 PROGRAMS = ("EPS", "WMF")
 MAX_ASPECT_RATIO = 200  # a longer strip takes gigabytes once its short side is as long as the model's
+MAX_SCANS = 100  # of a progressive JPEG: encoders write about ten, and each costs a pass over all pixels
+MAX_MARKERS = 2**14  # of a JPEG, and chunks of a PNG: Pillow reads them one by one
+MAX_PROFILES = 8  # of a PNG, each of which is unpacked
 MAX_DOWNLOAD = 64 * 2**20  # bytes
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
 MAX_DOWNLOAD_TIME = 300.0  # seconds in all
@@ -57,7 +62,9 @@ def open_image(
     source = os.fspath(source)
     name = source if len(source) <= 200 else f"{source[:200]}..."
     try:
-        with Image.open(_find(source, urlopen), formats=FORMATS) as image:
+        found = _find(source, urlopen)
+        check_structure(Path(found).read_bytes() if isinstance(found, str) else found.getbuffer())
+        with Image.open(found, formats=FORMATS) as image:
             _check_size(image)
             if draft_size:
                 image.draft("RGB", draft_size)
@@ -73,6 +80,33 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _to_rgb(image)
     except Exception as error:
         raise ValueError(f"unreadable image: {getattr(image, 'filename', '') or 'a PIL image'} ({error})") from error
+
+
+def check_structure(content: bytes | memoryview):
+    """Raise `ValueError` for a file whose parts would take minutes to read, however few pixels it has. Call it before
+    Pillow opens the file."""
+    content = bytes(content)
+    if content.startswith(b"\xff\xd8"):
+        # Among coded pixels a zero follows each 0xFF, or a restart mark.
+        counts = {"scans": (content.count(b"\xff\xda"), MAX_SCANS)}
+        counts["markers"] = (len(re.findall(rb"\xff[^\x00\xd0-\xd7\xff]", content)), MAX_MARKERS)
+    elif content.startswith(b"\x89PNG"):
+        counts = {"colour profiles": (content.count(b"iCCP"), MAX_PROFILES)}
+        counts["chunks"] = (_count_chunks(content), MAX_MARKERS)
+    else:
+        return
+    for name, (count, most) in counts.items():
+        if count > most:
+            raise ValueError(f"more than {most} {name}, as no picture needs: save it anew")
+
+
+def _count_chunks(content: bytes) -> int:
+    """Of a PNG, up to its end or the limit."""
+    place, count = 8, 0
+    while place + 8 <= len(content) and count <= MAX_MARKERS:
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+        count += 1
+    return count
 
 
 def _find(source: str, urlopen: Callable) -> str | io.BytesIO:

@@ -1,12 +1,26 @@
 """Texts without special tokens, wherever they stand in a conversation."""
 
 import dataclasses
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 from .question_mask import IMAGE_LOCATIONS, is_image_part
+
+
+def _any_of(words: Sequence[str]) -> str:
+    """A regular expression for the longest of these words, which are sorted. What words begin with in common is read
+    once: thousands of alternatives in a row would each be tried at every place."""
+    parts, is_end = [], False
+    for first, group in groupby(words, key=lambda word: word[:1]):
+        if not first:
+            is_end = True
+            continue
+        begin = os.path.commonprefix(same := list(group))
+        parts.append(re.escape(begin) + _any_of([word[len(begin) :] for word in same]))
+    return f"(?:{'|'.join(parts)}){'?' * is_end}" if parts else ""
 
 
 class PlainText:
@@ -26,8 +40,7 @@ class PlainText:
         # Ends a text that would form a token with the next one. Unlike a blank, no template strips it.
         marks = (chr(code) for code in range(0xB7, 0x2000))
         self.seam = next(mark for mark in marks if mark.isprintable() and not any(mark in token for token in tokens))
-        longest_first = sorted(tokens, key=len, reverse=True)
-        self.pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")  # without tokens it finds none
+        self.pattern = re.compile(_any_of(sorted(tokens)) or r"(?!)")  # without tokens it finds none
 
     def conversation(self, conversation) -> list:
         """One conversation, or several, as lists of dicts with plain texts."""

@@ -7,14 +7,14 @@ from .configuration_safety import SHORT_BLOCK, SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
 from .safety_checkpoint import register_key_conversions
-from .safety_tiles import LastTileMixin, TiledProcessorMixin
+from .safety_tiles import LastTileConfigMixin, LastTileMixin, TiledProcessorMixin
 
 
 register_key_conversions("safe_idefics3", "SafeIdefics3")
 
 
 @strict
-class SafeIdefics3Config(SafeConfigMixin, Idefics3Config):
+class SafeIdefics3Config(LastTileConfigMixin, SafeConfigMixin, Idefics3Config):
     """A [`Idefics3Config`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_idefics3"

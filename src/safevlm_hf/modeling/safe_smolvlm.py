@@ -8,14 +8,14 @@ from .configuration_safety import SHORT_BLOCK, SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
 from .safety_checkpoint import register_key_conversions
-from .safety_tiles import LastTileMixin, TiledProcessorMixin
+from .safety_tiles import LastTileConfigMixin, LastTileMixin, TiledProcessorMixin
 
 
 register_key_conversions("safe_smolvlm", "SafeSmolVLM")
 
 
 @strict
-class SafeSmolVLMConfig(SafeConfigMixin, SmolVLMConfig):
+class SafeSmolVLMConfig(LastTileConfigMixin, SafeConfigMixin, SmolVLMConfig):
     """A [`SmolVLMConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_smolvlm"

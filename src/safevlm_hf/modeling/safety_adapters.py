@@ -16,6 +16,8 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 PEFT_PREFIX = "base_model."  # in front of every weight that peft's wrapper loads
+# Ways in which peft starts an adapter without changing the layer below it, as "pissa" and "olora" do.
+HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 class SparesVerdictMixin:
@@ -23,6 +25,7 @@ class SparesVerdictMixin:
     [`PreTrainedModel`]."""
 
     _adapters_may_change_verdict = False
+    _changed_by_adapter: str | None = None
 
     def let_adapters_change_verdict(self):
         """Allow adapters on the vision tower, the safety modules and the word embeddings. Call it before adding one;
@@ -35,7 +38,12 @@ class SparesVerdictMixin:
     def verdict_modules(self) -> str:
         """What the verdict rests on, as a regular expression: for `exclude_modules` of an adapter's config."""
         embeddings = self.get_input_embeddings()
-        names = [re.escape(name) for name, module in self.named_modules() if module is embeddings]
+        # An output layer that is tied to them is the same weight under another name.
+        names = [
+            re.escape(name)
+            for name, module in self.named_modules()
+            if module is embeddings or getattr(module, "weight", None) is embeddings.weight
+        ]
         children = "|".join(self.base_model.verdict_children)
         return rf"(?:(?:.*\.)?(?:{children}|safety_\w+)|{'|'.join(names)})(?:\..*)?"
 
@@ -67,6 +75,8 @@ class SparesVerdictMixin:
 
     def check_adapters(self):
         """Raise `ValueError` where an adapter would change the verdict unasked."""
+        if self._changed_by_adapter is not None:
+            raise ValueError(self._changed_by_adapter)
         adapters = {} if self._adapters_may_change_verdict else self._verdict_adapters()
         if adapters:
             raise ValueError(
@@ -101,6 +111,17 @@ class SparesVerdictMixin:
                 f"All modules that this adapter names, {_names(spared)}, are those that the safety verdict rests on: "
                 "call `model.let_adapters_change_verdict()` before, if this is meant."
             )
+        start = getattr(config, "init_lora_weights", True)
+        if start not in HARMLESS_STARTS:
+            reason = (
+                f"With `init_lora_weights={start!r}` peft has already changed the weights of {_names(spared)}, which "
+                "the safety verdict rests on: load the model again, and give the adapter's config "
+                "`exclude_modules=model.verdict_modules`."
+            )
+            for module in self.modules():
+                if isinstance(module, SparesVerdictMixin):
+                    module._changed_by_adapter = reason
+            raise ValueError(reason)
         if hasattr(config, "exclude_modules"):  # saved with the adapter
             config.exclude_modules = _either(config.exclude_modules, excluded)
         logger.warning(

@@ -21,6 +21,7 @@ from .safety_cache import (
 )
 from .safety_checks import (
     check_blocks_are_seen,
+    check_drafts,
     check_embeds,
     check_images_are_seen,
     check_loop,
@@ -242,6 +243,8 @@ class SafetyCall:
         is_certain = self.audit is not None or may_refuse
         has_policy = self.has_images and self.policy != DEFAULT_POLICY
         check_loop(self.model, self.kwargs, is_certain, has_policy)
+        if self.has_images or is_certain:
+            check_drafts(self.model, self.kwargs)
         processors = [*(self.kwargs.get("logits_processor") or [])]
         if self.has_images:
             has_image = self.conversation.is_image.any(dim=1)

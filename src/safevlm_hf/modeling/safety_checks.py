@@ -126,6 +126,20 @@ def check_images_are_seen(model, arguments: dict, has_new_images: bool):
         )
 
 
+def check_drafts(model, arguments: dict):
+    """Raise where a draft would do more than propose: it sees neither the images nor their conditions.
+
+    Args:
+        model, arguments: as for [`check_images_are_seen`].
+    """
+    weight = model._setting("assistant_ensemble_weight", arguments)
+    if weight is not None:
+        raise ValueError(
+            f"`assistant_ensemble_weight={weight}` mixes in tokens of a draft model, which knows of no verdict: with "
+            "images, an audit or a policy that refuses, generate without it."
+        )
+
+
 def check_loop(model, arguments: dict, is_certain: bool, has_policy: bool):
     """Raise for a decoding loop of somebody else's in which it is not certain what the policy asks for.
 
@@ -169,6 +183,7 @@ def check_vocabulary(model):
 __all__ = [
     "GENERATE_ARGUMENTS",
     "check_embeds",
+    "check_drafts",
     "check_loop",
     "check_modalities",
     "check_question_mask",

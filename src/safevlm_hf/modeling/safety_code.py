@@ -25,11 +25,15 @@ def auto_map(family: str, prefix: str) -> dict[str, str]:
 def save_code(save_directory, family: str):
     """Copy a family's file, and those of this folder that it imports, next to a checkpoint."""
     Path(save_directory).mkdir(parents=True, exist_ok=True)
-    family_file = Path(__file__).parent / f"{family}.py"
-    for file in (family_file, *map(Path, get_relative_import_files(family_file))):
+    for file in _code_files(family):
         target = Path(save_directory) / file.name
         if file.resolve() != target.resolve():
             shutil.copyfile(file, target)
+
+
+def _code_files(family: str) -> list[Path]:
+    family_file = Path(__file__).parent / f"{family}.py"
+    return [family_file, *map(Path, get_relative_import_files(family_file))]
 
 
 class CarriesCodeMixin(PushToHubMixin):
@@ -41,7 +45,9 @@ class CarriesCodeMixin(PushToHubMixin):
         config = self if isinstance(self, PreTrainedConfig) else getattr(self, "config", None)
         if config is not None:
             write_model_card(working_dir, config, repo_id)
-        stamps = {file: stamp for file, stamp in files_timestamps.items() if not file.endswith(".py")}
+        family = self.family if config is None else config.model_type
+        code = {file.name for file in _code_files(family)}  # and no other file of the folder
+        stamps = {file: stamp for file, stamp in files_timestamps.items() if file not in code}
         return super()._upload_modified_files(working_dir, repo_id, stamps, *args, **kwargs)
 
 

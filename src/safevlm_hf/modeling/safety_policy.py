@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import sys
 from dataclasses import InitVar, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ SETTABLE_ACTIONS = ("answer", "condition", "refuse")
 EVERY = "*"  # in a policy: every category that is not named
 BY_CATEGORY = ("thresholds", "review_thresholds", "actions", "refusals")
 RISK_THRESHOLD = 0.5  # of 1 - p(level is safe)
+# A temperature beyond makes all probabilities alike, so that no category reaches its threshold, or turns a risk over.
+LEAST_USUAL, MOST_USUAL = 0.2, 5.0
 TEMPERATURES = {"level": (0.05, 100.0), "category": (0.05, 100.0)}
 
 
@@ -219,6 +222,8 @@ class SafetyPolicy:
             return cls.create(json.loads(Path(path).read_text(encoding="utf-8")), config)
         except ValueError as error:  # broken JSON and wrong encodings, too
             raise ValueError(f"{path}: {error}") from None
+        except RecursionError:
+            raise ValueError(f"{path}: expected a policy, got lists or objects nested too deep to read.") from None
 
     def override(self, other: "SafetyPolicy | dict | None", config: SafetyConfig | None = None) -> "SafetyPolicy":
         """This policy with what `other` sets in place of its own, name by name: a deployment's over a checkpoint's.
@@ -256,6 +261,9 @@ class SafetyPolicy:
         for name, threshold in self.thresholds.items():
             if threshold is not None and threshold > RISK_THRESHOLD:
                 found.append(f"threshold of {name}: {threshold:g}")
+        for part, temperature in self.temperatures.items():
+            if not LEAST_USUAL <= temperature <= MOST_USUAL:
+                found.append(f"temperature of the {part}: {temperature:g}")
         for name, actions in self.actions.items():
             found += [f"{name}, {level}: answer" for level, action in actions.items() if action == ACTIONS[ANSWER]]
         return found + ([] if self.remembered_turns is None else [f"remembered_turns: {self.remembered_turns}"])
@@ -407,7 +415,7 @@ def _expect(is_valid: bool, name: str, expected: str, got):
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_threshold(value) -> bool:

@@ -5,6 +5,7 @@ import math
 import torch
 from transformers.utils.generic import can_return_tuple
 
+from .configuration_safety import GRID_SIZE
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 
 
@@ -39,6 +40,16 @@ class FirstTileMixin:
     def split_pixels(self, pixel_values: torch.Tensor, **image_inputs) -> list[torch.Tensor]:
         # What a picture has in a batch, where it gets tiles of zeros up to the number of the others', it has alone.
         return [tiles[(tiles != 0).flatten(1).any(dim=1)] for tiles in pixel_values]
+
+
+class LastTileConfigMixin:
+    """A configuration of tiles that all have one grid of positions, in front of [`SafeConfigMixin`]."""
+
+    @property
+    def safety_grid_size(self) -> int:
+        """Side of the square of safety features (h_s) of a tile: to enlarge a tile's own grid would only repeat it."""
+        side = self.vision_config.image_size // self.vision_config.patch_size // self.scale_factor
+        return self.safety_config.projector_grid_size or min(side, GRID_SIZE)
 
 
 class LastTileMixin:

@@ -107,16 +107,30 @@ class AskForKey:
 
 
 class LimitBody:
-    """Hands on a body that is not longer than the limit; of a longer one nothing is kept."""
+    """Hands on a body that is not longer than the limit, while there is room for it beside those of the requests that
+    are not answered yet. Of another one nothing is kept."""
 
-    def __init__(self, app, limit: int):
+    def __init__(self, app, limit: int, limit_together: int):
         self.app = app
-        self.limit = limit
+        self.limit, self.limit_together = limit, limit_together
+        self.held = 0  # bytes of all bodies
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        body = await read_body(receive, self.limit)
-        if body is None:
-            return await error_response(413, f"The request has more than {self.limit} bytes.")(scope, receive, send)
-        await self.app(scope, replaying(body, receive), send)
+        taken = 0
+        refusal = error_response(413, f"The request has more than {self.limit} bytes.")
+
+        def take(length: int) -> bool:
+            nonlocal refusal, taken
+            if self.held + length > self.limit_together:
+                refusal = error_response(503, "Too many large requests wait for an answer. Send this one again later.")
+                return False
+            self.held, taken = self.held + length, taken + length
+            return True
+
+        try:
+            body = await read_body(receive, self.limit, take)
+            await (refusal(scope, receive, send) if body is None else self.app(scope, replaying(body, receive), send))
+        finally:
+            self.held -= taken

@@ -1,7 +1,6 @@
 """From data URLs to pictures. Nothing is fetched, no file is opened, and sizes are known before pixels are decoded."""
 
 import base64
-import binascii
 import io
 import re
 from collections import deque
@@ -9,7 +8,7 @@ from collections.abc import Iterable
 
 from PIL import Image, PngImagePlugin
 
-from ..modeling.image_loading import to_rgb
+from ..modeling.image_loading import check_structure, to_rgb
 from .errors import BadRequest
 from .settings import Limits
 
@@ -48,9 +47,15 @@ def _open_data_url(url: str, number: int) -> Image.Image:
             "opens no file."
         )
     try:
-        return Image.open(io.BytesIO(base64.b64decode(url[found.end() :], validate=True)), formats=FORMATS)
-    except binascii.Error as error:
+        content = base64.b64decode(url[found.end() :], validate=True)
+    except ValueError as error:  # binascii.Error, too
         raise BadRequest(f"Picture {number} is no base64: {error}.") from None
+    try:
+        check_structure(content)
+    except ValueError as error:
+        raise BadRequest(f"Picture {number} has {error}.") from None
+    try:
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
         raise BadRequest(f"Picture {number} has too many pixels.") from None
     except Exception:  # Pillow's errors are of many types, and name an address in memory

@@ -75,7 +75,7 @@ def create_app(
     app.state.metrics, app.state.settings = metrics, settings
     _add_routes(app, served, metrics)
     # The last one is the outermost.
-    app.add_middleware(LimitBody, limit=limits.body)
+    app.add_middleware(LimitBody, limit=limits.body, limit_together=limits.bodies)
     app.add_middleware(AskForKey, keys=ApiKeys(settings.api_keys))
     app.add_middleware(Watch, metrics=metrics, access_log=settings.access_log)
     for error, handler in HANDLERS.items():

@@ -12,6 +12,7 @@ class Limits:
 
     Args:
         body: bytes of a request.
+        bodies: bytes of all requests that are not answered yet; in memory they take about twice as many.
         parts: texts and pictures in a request, empty ones included.
         images: pictures in a request.
         pixels: of all pictures in a request together.
@@ -24,6 +25,7 @@ class Limits:
     """
 
     body: int = 16 * 2**20
+    bodies: int = 512 * 2**20
     parts: int = 1024
     images: int = 16
     pixels: int = 2**25
