@@ -9,9 +9,12 @@ from collections import deque
 from pathlib import Path
 from urllib.parse import unquote
 
-from starlette.responses import PlainTextResponse
-
+from ..extras import needs_extra
 from ..request_body import read_body, replaying
+
+
+with needs_extra("app"):
+    from starlette.responses import PlainTextResponse
 
 
 MAX_BODY = 16 * 2**20  # bytes, an upload's too

@@ -6,8 +6,7 @@ import random
 import textwrap
 from collections.abc import Iterator
 
-import gradio as gr
-
+from ..extras import needs_extra
 from ..modeling.safety_policy import SETTABLE_ACTIONS, SafetyPolicy
 from ..modeling.safety_refusals import REFUSALS
 from .answering import TwoAnswers
@@ -16,6 +15,9 @@ from .conversation import MAX_CHARACTERS, SIDES, Turn, ask, encode, shown_pictur
 from .pictures import card_topics, draw_card, open_pictures
 from .showing import make_panels, render, small_picture
 
+
+with needs_extra("app"):
+    import gradio as gr
 
 logger = logging.getLogger("uvicorn.error")
 
