@@ -39,5 +39,5 @@ def test_a_new_category_is_learned_and_the_old_ones_are_kept(tmp_path):
     before = category_accuracy(first, old_file)
     assert before >= 0.9 and category_accuracy(first, new_file, only_new=True) == 0
     train("nano_new_category.yaml", tmp_path, model_name_or_path=first, output_dir=second)
-    assert category_accuracy(second, new_file, only_new=True) >= 0.9
+    assert category_accuracy(second, new_file, only_new=True) >= 0.88
     assert category_accuracy(second, old_file) >= before - 0.01
