@@ -234,10 +234,11 @@ class SafetyModelTester:
 
     # -- tests -----------------------------------------------------------------------------------------------------
 
-    def test_batch_equals_single(self, model, processor):
-        conversations = self.conversations()
+    @pytest.mark.parametrize("first", [0, 2], ids=["picture first", "text first"])
+    def test_batch_equals_single(self, model, processor, first):
+        conversations = [*self.conversations()[first:], *self.conversations()[:first]]
         together = self.answer(model, self.prepare(processor, conversations))
-        assert together.safety_image_rows.tolist() == [0, 1, 1]
+        assert together.safety_image_rows.tolist() == [[0, 1, 1], [1, 2, 2]][first // 2]
         place = 0
         for row, conversation in enumerate(conversations):
             alone = self.answer(model, self.prepare(processor, [conversation]))

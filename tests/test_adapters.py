@@ -295,6 +295,13 @@ def test_an_output_layer_that_is_tied_to_the_words_is_kept_as_it_is(tiny_config,
     assert torch.equal(wrapped.merge_and_unload().get_input_embeddings().weight, kept)
 
 
+def test_biases_that_peft_would_train_are_kept_as_they_are(create):
+    model = create()
+    peft.get_peft_model(model, lora(bias="all"))
+    assert not [name for name, weight in model._verdict_weights().items() if weight.requires_grad]
+    assert any(weight.requires_grad for weight in model.parameters())
+
+
 def test_own_exclusion_stays(create):
     wrapped = peft.get_peft_model(create(), lora(**PLAIN["an exclusion of one's own"]))
     assert not [name for name in adapter_names(wrapped) if "layers.1.self_attn.o_proj" in name]

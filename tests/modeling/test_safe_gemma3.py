@@ -107,6 +107,10 @@ class TestGemma3(SafetyModelTester):
         for call in (model, model.generate):
             with pytest.raises(ValueError, match="token_type_ids"):
                 call(**inputs)
+        # Positions of the caller's own say nothing of the mask.
+        positions = torch.arange(inputs["input_ids"].shape[1])[None]
+        with pytest.raises(ValueError, match="token_type_ids"):
+            model(**inputs, position_ids=positions)
 
     def test_structure_tokens_are_no_question(self, model, processor):
         inputs = self.prepare(processor, self.conversations()[:1])

@@ -1,6 +1,7 @@
 """SafeMistral3: any resolution, a structure token at the end of each row of positions."""
 
 import pytest
+import torch
 from safety_model_tester import (
     LLAVA_LAYOUT,
     LLAVA_TEMPLATE,
@@ -73,3 +74,12 @@ class TestMistral3(SafetyModelTester):
             lengths = [len(block) for block in encoded.pooler_output]
             found.append(inputs["input_ids"][safety_inputs.question(lengths)].tolist())
         assert found[0] == found[1]
+
+    def test_a_picture_that_is_none_leaves_the_others_readable(self, model, processor):
+        """The tower reads all pictures of a batch as one sequence."""
+        inputs = self.prepare(processor, self.conversations())
+        expected = model.assess(**inputs).safety_level_logits
+        inputs["pixel_values"][0, 0, 0, 0] = torch.nan
+        found = model.assess(**inputs)
+        assert found.safety_level_logits[0].isnan().all()
+        torch.testing.assert_close(found.safety_level_logits[1:], expected[1:])

@@ -205,7 +205,8 @@ def _check_shadow(is_shadow: bool, audit: SafetyAudit | None):
 
 @lru_cache(maxsize=4)
 def _load_tokenizer(name_or_path: str, revision: str | None):
-    return AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+    # A refusal needs no code of the tokenizer's, and the library must not ask on stdin in the middle of an answer.
+    return AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
 
 
 __all__ = ["AUDIT_VARIABLE", "CACHE", "SafetyGenerationMixin", "decide_samples"]

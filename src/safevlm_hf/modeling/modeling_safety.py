@@ -229,7 +229,7 @@ class SafeModelMixin(JudgesImagesMixin):
             kwargs["mm_encoder_outputs"] = {"image": encoded}
         cache = one_cache(cache, past_key_values)
         image_outputs = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        if image_outputs is not None and kwargs.get("position_ids") is None:
+        if image_outputs is not None:
             self.check_arguments(kwargs)
         if image_outputs is not None and self.pools_tensor:
             joined = torch.cat(list(image_outputs.pooler_output))[None]

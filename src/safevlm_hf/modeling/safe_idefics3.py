@@ -46,7 +46,18 @@ class SafeIdefics3ForConditionalGeneration(
         self.vocab_size = config.text_config.vocab_size
 
 
-class SafeIdefics3Processor(TiledProcessorMixin, SafeProcessorMixin, Idefics3Processor):
+class _KeepsOffsets(Idefics3Processor):
+    def __call__(self, images=None, text=None, **kwargs):
+        """As the stock processor's, which would make tensors of offsets in the text, too, and fails at rows without an
+        image."""
+        text_kwargs = dict(kwargs.pop("text_kwargs", None) or {})
+        of_text = text_kwargs.pop("return_tensors", None)
+        tensors = kwargs.pop("return_tensors", of_text)
+        inputs = super().__call__(images=images, text=text, text_kwargs=text_kwargs, **kwargs)
+        return inputs.convert_to_tensors(tensors, skip_tensor_conversion=["text_replacement_offsets"])
+
+
+class SafeIdefics3Processor(TiledProcessorMixin, SafeProcessorMixin, _KeepsOffsets):
     """[`Idefics3Processor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
     family = SafeIdefics3Config.model_type

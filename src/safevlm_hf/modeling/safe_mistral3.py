@@ -11,6 +11,7 @@ from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, 
 from .processing_safety import SafeProcessorMixin
 from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
+from .safety_judging import MAX_PIXEL
 
 
 register_key_conversions("safe_mistral3", "SafeMistral3")
@@ -55,8 +56,10 @@ class SafeMistral3Model(SafeModelMixin, SafePreTrainedModelMixin, Mistral3Model)
         """
         self.check_images(pixel_values)
         self._check_given("image_sizes", image_sizes)
+        # The tower joins all pictures to one sequence: what is no number in one of them would reach the others.
+        is_readable = (pixel_values.abs() <= MAX_PIXEL).flatten(1).all(dim=1)[:, None, None, None]
         outputs = super().get_image_features(
-            pixel_values,
+            torch.where(is_readable, pixel_values, 0.0),
             image_sizes=image_sizes,
             vision_feature_layer=vision_feature_layer,
             return_dict=True,

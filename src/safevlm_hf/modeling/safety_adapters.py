@@ -102,6 +102,9 @@ class SparesVerdictMixin:
         del self.__dict__["peft_config"]
 
     def _spare_verdict(self, config):
+        # With `bias="all"` peft trains every bias, whatever the adapter targets.
+        for weight in self._verdict_weights().values():
+            weight.requires_grad_(False)
         excluded = self.verdict_modules
         spared = self._take_out_adapters()
         if not spared:

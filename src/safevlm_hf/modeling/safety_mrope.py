@@ -56,6 +56,8 @@ class MRopeMixin:
 
     def check_arguments(self, arguments: dict):
         super().check_arguments(arguments)
+        if arguments.get("position_ids") is not None:  # which are made from these
+            return
         for name in ("image_grid_thw", "mm_token_type_ids", "input_ids"):
             self._check_given(name, arguments.get(name))
 
