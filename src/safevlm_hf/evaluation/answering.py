@@ -160,11 +160,16 @@ def _judge_batch(model, processor, records: list[dict], **options) -> list[Predi
     return [_prediction(record, None, verdicts[row]) for row, record in enumerate(records)]
 
 
-@torch.no_grad()  # not `inference_mode`: ZeRO-3 keeps weights that it gathers here, and goes on training with them
 def _answer_batch(
     model, processor, records: list[dict], question_mask: bool = True, **generate_kwargs
 ) -> list[Prediction]:
     inputs = encode_prompts(processor, records, question_mask)
+    return answer_inputs(model, processor, records, inputs, **generate_kwargs)
+
+
+@torch.no_grad()  # not `inference_mode`: ZeRO-3 keeps weights that it gathers here, and goes on training with them
+def answer_inputs(model, processor, records: Sequence[dict], inputs, **generate_kwargs) -> list[Prediction]:
+    """Greedy answers to records that are encoded already, as by `encode_prompts`."""
     outputs = model.generate(
         **inputs.to(model.device, model.dtype),
         do_sample=False,

@@ -1,0 +1,50 @@
+"""From pictures with gradients to a model's inputs, through the checkpoint's own processor."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchFeature
+
+
+MOST_DIFFERENT = 0.1
+"""Of `pixel_values`, in the mean. A resized picture of 8 bits is rounded, and cut off at black and white, and one of
+floats is not: that moves them by a few thousandths."""
+
+
+def to_pixels(image: Image.Image) -> torch.Tensor:
+    """An RGB image of 8 bits to (3, height, width) in [0, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+
+def to_image(pixels: torch.Tensor) -> Image.Image:
+    """(3, height, width) in [0, 1] to the nearest RGB image of 8 bits."""
+    return Image.fromarray((255 * pixels.detach().cpu()).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def encode_pixels(processor, pictures: Sequence[torch.Tensor]) -> BatchFeature:
+    """`pixel_values` and what else the processor gives for a batch with one picture per sample, with gradients."""
+    # Values of up to 255, as a file has them: the processor scales both in the same way.
+    return processor(images=[[255 * picture] for picture in pictures], return_tensors="pt")
+
+
+@torch.enable_grad()
+def check_gradients(processor, image: Image.Image):
+    """Raise `ValueError` where the processor lets no gradient through, or reads floats and bytes differently."""
+    name = type(getattr(processor, "image_processor", processor)).__name__
+    advice = "an attack on pixels needs an image processor that is backed by torchvision"
+    pixels = to_pixels(image).requires_grad_()
+    try:
+        values = encode_pixels(processor, [pixels])["pixel_values"]
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{name} takes no pictures with gradients ({reason}): {advice}") from error
+    gradient = None
+    if values.requires_grad:
+        (gradient,) = torch.autograd.grad(values.square().sum(), pixels, allow_unused=True)
+    if gradient is None or not gradient.any():
+        raise ValueError(f"{name} lets no gradient through: {advice}")
+    expected = processor(images=[[image]], return_tensors="pt")["pixel_values"]
+    if values.shape != expected.shape or (values - expected).abs().mean() > MOST_DIFFERENT:
+        raise ValueError(f"{name} gives other values for a picture of floats than for its file: {advice}")
