@@ -44,6 +44,7 @@ def init(
     Example: `safevlm init runs/base runs/untrained --language-model HuggingFaceTB/SmolLM2-135M-Instruct
     --vision-tower openai/clip-vit-base-patch16`
     """
+    from safevlm_hf.base_weights import check_weights_are_kept, find_weight_files
     from safevlm_hf.families import find_family
     from safevlm_hf.quiet import quiet
     from safevlm_hf.training.arguments import read_taxonomy
@@ -60,7 +61,9 @@ def init(
     sizes = {"num_safety_tokens": num_safety_tokens, "num_condition_tokens": num_condition_tokens}
     sizes = {name: size for name, size in sizes.items() if size is not None}
     config = family.config.from_base_config(base_config, **sizes, **names)
-    model = family.model.from_pretrained(base, config=config)
+    files = find_weight_files(base)
+    model = family.model.from_pretrained(base, config=config, use_safetensors=True)
+    check_weights_are_kept(base, files, model)
     processor = family.processor.from_pretrained(base, safety_config=config.safety_config)
     model.initialize_from_embeddings(processor.tokenizer)
     model.save_pretrained(output)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safety_generation_tester import ONE_AND_SEVERAL
 from safety_model_tester import (
     CAREFUL,
     DISABLED,
@@ -84,12 +85,13 @@ class TestGemma3(SafetyModelTester):
             "chat_template": TEMPLATE.read_text(),
         }
 
-    def test_chunked_prefill(self, model, processor, own_tokenizer):
+    @ONE_AND_SEVERAL
+    def test_chunked_prefill(self, model, processor, own_tokenizer, greedy_answers, row):
         # A chunk does not see the rest of its picture, so that the stock model does not answer as without chunks
         # either. The answer is under the condition all the same.
         if not hasattr(generation_utils, "_slice_mm_encoder_output"):
-            return super().test_chunked_prefill(model, processor)
-        conversation, chunks = self.conversations()[:1], {"prefill_chunk_size": 5}
+            return super().test_chunked_prefill(model, processor, greedy_answers, row)
+        conversation, chunks = [self.conversations()[row]], {"prefill_chunk_size": 5}
         inputs = self.prepare(processor, conversation)
         plain, careful = (
             self.answer(model, inputs, **chunks, safety_policy=policy).logits[0] for policy in (DISABLED, CAREFUL)
@@ -111,16 +113,6 @@ class TestGemma3(SafetyModelTester):
         positions = torch.arange(inputs["input_ids"].shape[1])[None]
         with pytest.raises(ValueError, match="token_type_ids"):
             model(**inputs, position_ids=positions)
-
-    def test_structure_tokens_are_no_question(self, model, processor):
-        inputs = self.prepare(processor, self.conversations()[:1])
-        safety_inputs = model.model.prepare_safety_inputs(inputs["input_ids"])
-        encoded = model.model.encode_images(inputs["pixel_values"], dict(inputs), safety_inputs)
-        lengths = [len(block) for block in encoded.pooler_output]
-        question = processor.decode(inputs["input_ids"][safety_inputs.question(lengths)])
-        assert "What does the card say?" in question and not [
-            token for token in IMAGE_TOKENS.values() if token in question
-        ]
 
     def test_crops_are_refused(self, processor):
         crops = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 8, "pan_and_scan_min_ratio_to_activate": 1.2}

@@ -2,14 +2,7 @@
 
 import pytest
 import torch
-from safety_model_tester import (
-    LLAVA_LAYOUT,
-    LLAVA_TEMPLATE,
-    SafetyModelTester,
-    picture,
-    tiny_text_config,
-    tiny_tokenizer,
-)
+from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration, PixtralImageProcessor
 
 from safevlm_hf.modeling import SafeMistral3Config, SafeMistral3ForConditionalGeneration, SafeMistral3Processor
@@ -44,7 +37,8 @@ class TestMistral3(SafetyModelTester):
         }
         return Mistral3Config(
             vision_config=tower,
-            text_config=tiny_text_config(tokenizer, "mistral", head_dim=16),
+            # With smaller weights all answers are alike.
+            text_config=tiny_text_config(tokenizer, "mistral", head_dim=16, initializer_range=0.2),
             image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
         )
 
@@ -63,17 +57,6 @@ class TestMistral3(SafetyModelTester):
         for call in (model, model.generate, model.assess):
             with pytest.raises(ValueError, match="image_sizes"):
                 call(**inputs)
-
-    def test_structure_tokens_are_no_question(self, model, processor):
-        """The same question on pictures of two and of six rows, without a mask."""
-        found = []
-        for size in ((32, 16), (32, 48)):
-            inputs = self.prepare(processor, [[self.says([picture(size, 1)], "Read it.")]])
-            safety_inputs = model.model.prepare_safety_inputs(inputs["input_ids"])
-            encoded = model.model.encode_images(inputs["pixel_values"], dict(inputs), safety_inputs)
-            lengths = [len(block) for block in encoded.pooler_output]
-            found.append(inputs["input_ids"][safety_inputs.question(lengths)].tolist())
-        assert found[0] == found[1]
 
     def test_a_picture_that_is_none_leaves_the_others_readable(self, model, processor):
         """The tower reads all pictures of a batch as one sequence."""

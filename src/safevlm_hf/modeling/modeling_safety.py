@@ -80,6 +80,8 @@ class SafeModelMixin(JudgesImagesMixin):
         has_structure_tokens: whether the processor writes tokens inside a block, which are no question. Elsewhere what
             stands there is words that somebody has put there, and counts.
         pools_tensor: whether the backbone's `forward` reads one tensor in place of a list with an entry per image.
+        places_images_by_prompt: whether the backbone finds an image's positions, or which of them see each other, by
+            the prompt from its beginning on: behind text that is in a cache alone it would get them wrong.
         vllm_gap: why vLLM does not serve the family; `None` where our tests show that it answers as transformers does.
     """
 
@@ -87,6 +89,7 @@ class SafeModelMixin(JudgesImagesMixin):
     pixel_values_ndim = 4
     has_structure_tokens = False
     pools_tensor = False
+    places_images_by_prompt = False
     vllm_gap: str | None = "its answers there have not been compared with those of transformers"
     image_arguments: tuple[str, ...] = ()
     own_image_arguments: tuple[str, ...] = ()

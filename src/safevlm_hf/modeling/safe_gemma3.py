@@ -32,6 +32,7 @@ class SafeGemma3Model(SafeModelMixin, SafePreTrainedModelMixin, Gemma3Model):
     config_class = SafeGemma3Config
     pools_tensor = True
     has_structure_tokens = True
+    places_images_by_prompt = True
 
     @can_return_tuple
     def get_image_features(

@@ -194,12 +194,18 @@ class SafetyCall:
             raise ValueError(
                 f"A sample has one condition for all of its images, and some are in the cache already: {ALL_AGAIN}."
             )
+        if self.has_new_images and self.model.model.places_images_by_prompt:
+            raise ValueError(
+                f"{self.model.config.class_prefix} finds an image's place by the prompt from its beginning on, and "
+                f"the text before this one is in the cache alone: {ALL_AGAIN}."
+            )
         self.conversation = earlier.followed_by(self.conversation)
         return record.images
 
     def _check_beginning(self, images: SafetyImageOutput | None, earlier: Conversation | None):
         """A whole prompt: the cache is gone on with where it holds the prompt's beginning."""
-        if self.has_new_images and images is not None:
+        # Some versions of transformers cut the prompt to its new tokens before they find the places.
+        if self.has_new_images and (images is not None or self.model.model.places_images_by_prompt):
             self._empty_cache()
             return None
         is_beginning = earlier is not None and self.conversation.begins_with(earlier)

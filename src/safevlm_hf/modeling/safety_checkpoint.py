@@ -80,8 +80,8 @@ class SafeCheckpointMixin:
                 f"{pretrained_model_name_or_path} has weights of another size than its config says: {sizes}."
             )
         missing = {*info["missing_keys"], *(key for key, _, _ in mismatched)}
-        _check_safety_weights(pretrained_model_name_or_path, model.config.safety_config, missing)
         _check_base_weights(pretrained_model_name_or_path, info["missing_keys"])
+        _check_safety_weights(pretrained_model_name_or_path, model.config.safety_config, missing)
         if is_stock and cls.can_generate():  # the base model alone has no place for the output layer
             _check_that_nothing_is_lost(pretrained_model_name_or_path, cls.__name__, info["unexpected_keys"])
         if stored is not None:

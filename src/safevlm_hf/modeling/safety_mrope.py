@@ -16,6 +16,7 @@ class MRopeMixin:
     """
 
     pixel_values_ndim = 2
+    places_images_by_prompt = True
 
     @can_return_tuple
     def get_image_features(

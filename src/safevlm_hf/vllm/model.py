@@ -26,6 +26,10 @@ from .settings import read_policy
     SafeMultiModalProcessor, info=SafeProcessingInfo, dummy_inputs=MultiModalDummyInputsBuilder
 )
 class SafeModelForVllm(TransformersMultiModalForCausalLM):
+    # The head's question is made of the word embeddings, so no adapter may change them. The engine applies adapters
+    # below the language model alone: tower, connector and safety modules stay as they are.
+    embedding_modules = {}
+
     def __init__(self, *, vllm_config, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.policy = read_policy(vllm_config.model_config)
