@@ -33,12 +33,12 @@ from .tower import Course, patch_features
 
 VARIED_SHAPES = True
 DEFAULTS = {
-    "num_pictures": 16_000,
-    "num_cards": 9_000,
-    "num_samples": 30_000,
-    "tower_steps": 1500,
+    "num_pictures": 20_000,
+    "num_cards": 12_000,
+    "num_samples": 42_000,
+    "tower_steps": 2200,
     "ideal_steps": 0,
-    "steps": 700,
+    "steps": 1800,
 }
 MOST_TILES = 2
 """Rows and columns of tiles, at most."""

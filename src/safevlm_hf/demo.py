@@ -51,16 +51,18 @@ class Extent:
     """How much a run of the demo trains and measures.
 
     Attributes:
-        minutes: what it takes on two quiet cores of a CPU, about.
+        minutes, tiled_minutes: what it takes on two quiet cores of a CPU, about; and on a base that sees tiles.
         num_test_samples: held-out questions that stand alone.
         rows, num_row_samples: with surroundings and changed pictures, and the questions of each row.
         num_tried, num_explained: questions under other policies, and verdicts that are drawn.
         poolings, pooling_epochs: column to `head_pooling` of the heads that are trained for comparison, and how long.
         stage1, stage2: overrides of the stages' configs.
+        tiled_stage1, tiled_stage2: further ones on a base that sees tiles, in which a sign has many more sizes.
         targets: bounds on the figures.
     """
 
     minutes: int
+    tiled_minutes: int
     rows: tuple[Row, ...]
     num_row_samples: int
     targets: tuple[Target, ...]
@@ -71,6 +73,8 @@ class Extent:
     pooling_epochs: float = 0.5
     stage1: dict = field(default_factory=dict)
     stage2: dict = field(default_factory=dict)
+    tiled_stage1: dict = field(default_factory=dict)
+    tiled_stage2: dict = field(default_factory=dict)
 
 
 _FAST_TRAINING = {
@@ -82,16 +86,20 @@ _FAST_TRAINING = {
 }
 QUICK = Extent(
     8,
+    45,
     QUICK_ROWS,
-    200,
-    QUICK_TARGETS,
+    num_row_samples=200,
+    targets=QUICK_TARGETS,
     num_tried=100,
     pooling_epochs=0.1,
     stage1={"max_eval_samples": 32},
     stage2={"max_eval_samples": 32},
+    tiled_stage1={"num_riskcards": 9600, "risk_prior": 0.3},
+    tiled_stage2={"num_riskcards": 3200},
 )
 FULL = Extent(
     40,
+    130,
     FULL_ROWS,
     num_row_samples=400,
     targets=FULL_TARGETS,
@@ -113,6 +121,7 @@ FULL = Extent(
 )
 FAST = Extent(
     1,
+    3,
     QUICK_ROWS,
     num_row_samples=8,
     targets=(),
@@ -123,8 +132,6 @@ FAST = Extent(
     stage2={**_FAST_TRAINING, "max_steps": 4},
 )
 """Everything runs, and nothing is learned: for a first look, and for tests."""
-TILES_TAKE = 3
-"""Times as long, for up to five tiles in place of one picture."""
 FAST_NOTE = "It shows the machinery. Its figures mean nothing, for it hardly trains."
 
 
@@ -142,15 +149,19 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(args.output_dir or default_folder(args))
     sees_tiles = base != NANO_BASE
     drawn = {"varied_shapes": sees_tiles}
-    on_base = {"model_name_or_path": str(base), **drawn}
-    duration = minutes(extent.minutes * (TILES_TAKE if sees_tiles else 1))
+    stage1_options = extent.stage1 | {"model_name_or_path": str(base), **drawn}
+    stage2_options = extent.stage2 | drawn
+    if sees_tiles:
+        stage1_options |= extent.tiled_stage1
+        stage2_options |= extent.tiled_stage2
+    duration = minutes(extent.tiled_minutes if sees_tiles else extent.minutes)
     say(f"Both stages on the embedded {args.family} base: about {duration} on two quiet cores.")
     if args.fast:
         say(FAST_NOTE)
     rows = (*extent.rows, *(SMALL_PRINT_ROWS if sees_tiles else ()))
     configs = (
-        write_config(1, folder, args.seed, **extent.stage1, **on_base),
-        write_config(2, folder, args.seed, **extent.stage2, **drawn),
+        write_config(1, folder, args.seed, **stage1_options),
+        write_config(2, folder, args.seed, **stage2_options),
     )
     start_drawing(configs[1], folder / "riskcards", rows, extent, args.seed, drawn)
     say("\nStage 1: the safety modules")
@@ -159,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     say("\nStage 2: the language model")
     stage2 = run_stage2([configs[1]])
     compared = {
-        column: train_pooling(pooling, folder, args.seed, extent.pooling_epochs, extent.stage1 | on_base)
+        column: train_pooling(pooling, folder, args.seed, extent.pooling_epochs, stage1_options)
         for column, pooling in extent.poolings.items()
     }
 
