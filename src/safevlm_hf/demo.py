@@ -51,7 +51,8 @@ class Extent:
     """How much a run of the demo trains and measures.
 
     Attributes:
-        minutes, tiled_minutes: what it takes on two quiet cores of a CPU, about; and on a base that sees tiles.
+        minutes, tiled_minutes: what it takes on two quiet cores of a CPU, about; and on a base that sees tiles, where
+            it is reckoned from the time of a step.
         num_test_samples: held-out questions that stand alone.
         rows, num_row_samples: with surroundings and changed pictures, and the questions of each row.
         num_tried, num_explained: questions under other policies, and verdicts that are drawn.
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     base = NANO_BASES[args.family]
     if not base.is_dir():
         making = f"`python examples/train_nano_base.py --family {args.family} --output_dir {base}`"
-        raise ValueError(f"the nano {args.family} is not part of this package yet; {making} makes it, in an hour")
+        raise ValueError(f"the nano {args.family} is not part of this package yet; {making} makes it, in two hours")
     folder = Path(args.output_dir or default_folder(args))
     sees_tiles = base != NANO_BASE
     drawn = {"varied_shapes": sees_tiles}
