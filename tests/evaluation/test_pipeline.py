@@ -146,6 +146,25 @@ def test_official_figures_leave_out_what_failed(tmp_path):
     assert figures(evaluated)["accuracy", None, None].value == pytest.approx(sum(kept) / len(kept))
 
 
+@pytest.mark.parametrize(
+    "levels, said, kappa, error",
+    [
+        (["safe", "low", "medium", "high"], {"u0": "safe", "u1": "medium", "u2": "high"}, 1, 0),
+        (["safe", "low", "medium", "high"], {"u0": "low", "u1": "low", "u2": "medium"}, 0, 2 / 3),
+        (["safe", "risky"], {"u0": "safe", "u1": "risky", "u2": "risky"}, 0.8, 1 / 3),
+    ],
+)
+def test_levels_are_laid_on_a_benchmarks_own_scale(tmp_path, levels, said, kappa, error):
+    class Graded(Answerer):
+        def answer(self, item):
+            return replace(super().answer(item), level=said[item.id])
+
+    names = {"levels": levels, "categories": ["safe"]}
+    (evaluated,) = run("vlsu", tmp_path, Graded(flags="u2").candidate("safe", names))
+    found = {name: figures(evaluated)[name, None, None].value for name in ("level_kappa", "level_mae")}
+    assert found == pytest.approx({"level_kappa": kappa, "level_mae": error})
+
+
 def test_a_result_does_not_take_another_systems_place(tmp_path):
     (first,) = run("vlguard", tmp_path, Answerer().candidate("base"))
     other = Candidate(System("base", model="another"), Answerer())

@@ -1,6 +1,7 @@
 """All figures of a benchmark, from its items, a system's answers and the judges' judgements."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from safevlm_hf.evaluation.benchmarks import Benchmark
 from safevlm_hf.evaluation.items import Answer, Item
@@ -50,7 +51,7 @@ def count_figures(
     if benchmark.score is not None and all(item.expected is not None for item in items):
         figures += _of_ability(benchmark, items, answers, bootstrap)
     if names is not None:
-        figures += _of_verdicts(items, answers, names, bootstrap)
+        figures += _of_verdicts(benchmark, items, answers, names, bootstrap)
     return figures
 
 
@@ -124,20 +125,37 @@ def _accuracies(items, right: Sequence[bool], bootstrap: Bootstrap, part: str | 
     return [*figures, of_groups.figure(bootstrap, part)] if of_groups.items else figures
 
 
-def _of_verdicts(items, answers, names: Mapping[str, Sequence[str]], bootstrap: Bootstrap) -> list[Figure]:
+def _of_verdicts(
+    benchmark: Benchmark, items, answers, names: Mapping[str, Sequence[str]], bootstrap: Bootstrap
+) -> list[Figure]:
     levels, categories = names["levels"], names["categories"]
     measured = [share("flagged_rate", items, [is_flagged(answer) for answer in answers])]
     if len({item.labels.get("is_risky") for item in items} & {True, False}) == 2:
         measured += [risk_auroc(items, answers), risk_ece(items, answers)]
-    if _are_labelled(items, "level", levels):
-        of_levels = (level_macro_f1, level_kappa, level_mae, level_adjacent_accuracy, level_cost)
-        measured += [metric(items, answers, levels) for metric in of_levels]
+    if benchmark.steps:
+        measured += _of_levels(*_on_scale(items, answers, levels, benchmark.steps), benchmark.steps)
+    elif _are_labelled(items, "level", levels):
+        measured += _of_levels(items, answers, levels)
     if _are_labelled(items, "category", categories):
         measured.append(category_macro_f1(items, answers, categories))
     figures = [one.figure(bootstrap) for one in measured]
     if any("action" in item.labels for item in items):
         figures += [action_accuracy(items, answers).figure(bootstrap), *action_confusion(items, answers, bootstrap)]
     return figures
+
+
+def _of_levels(items, answers, levels: Sequence[str]) -> list[Measurement]:
+    metrics = (level_macro_f1, level_kappa, level_mae, level_adjacent_accuracy, level_cost)
+    return [metric(items, answers, levels) for metric in metrics]
+
+
+def _on_scale(items, answers, levels: Sequence[str], steps: Sequence[str]) -> tuple[list[Item], list[Answer]]:
+    """Severity and verdicts on the benchmark's scale. The ends meet, and the levels between are laid evenly on the
+    steps; one that falls halfway between two counts as the stricter."""
+    last_step, last_level = len(steps) - 1, len(levels) - 1
+    places = {level: steps[int(index * last_step / last_level + 0.5)] for index, level in enumerate(levels)}
+    labelled = [replace(item, labels={**item.labels, "level": item.labels["severity"]}) for item in items]
+    return labelled, [replace(answer, level=answer.level and places[answer.level]) for answer in answers]
 
 
 def _are_labelled(items: Sequence[Item], label: str, names: Sequence[str]) -> bool:

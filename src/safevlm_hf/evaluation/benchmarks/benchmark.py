@@ -50,6 +50,7 @@ class Benchmark:
         options: valid values by name, the default first; a whole number is the default, and stands for any.
         score: the official figures from items and answers, where they need no judge.
         is_right: whether an answer's text is right by the official reading, where there is one.
+        steps: its own scale of severity, rising, where it has one; the label `"severity"` is an index of it.
         has_dead_pictures: pictures are links that die: items without one are always left out and named.
         is_drawn: the library makes the data itself, and the folder where it is missing.
     """
@@ -65,6 +66,7 @@ class Benchmark:
     options: Mapping[str, tuple[str, ...] | int] = field(default_factory=dict)
     score: Callable[[Sequence[Item], Sequence[Answer]], dict[str, float]] | None = None
     is_right: Callable[[Item, str | None], bool] | None = None
+    steps: tuple[str, ...] = ()
     has_dead_pictures: bool = False
     is_drawn: bool = False
 

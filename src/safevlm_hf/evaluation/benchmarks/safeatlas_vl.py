@@ -55,5 +55,6 @@ BENCHMARK = Benchmark(
     metric="quadratic weighted kappa, error and adjacent accuracy of the level",
     where_to_get="ask for access, then hf download zrwang1211/SafeAtlas-VL --repo-type dataset --local-dir FOLDER",
     read=read,
+    steps=LEVELS,
     options={"part": ("request", "image")},
 )

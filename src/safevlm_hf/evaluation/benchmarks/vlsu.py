@@ -64,5 +64,6 @@ BENCHMARK = Benchmark(
         "images/UUID.jpg; dead links are counted"
     ),
     read=read,
+    steps=GRADES,
     has_dead_pictures=True,
 )
