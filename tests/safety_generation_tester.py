@@ -295,11 +295,12 @@ class SafetyGenerationTester:
     def test_encoded_images_are_answered_in_their_places(self, model, processor):
         """Without what places them they raise, or the backbone finds their places all the same."""
         inputs = dict(self.prepare(processor, self.conversations()))
-        expected, logits = self.answer(model, inputs), model(**inputs).logits
+        expected = self.answer(model, inputs)
         of_images = {name: inputs[name] for name in model.model.image_arguments if name in inputs}
         encoded = {"image": model.get_image_features(inputs["pixel_values"], **of_images)}
         given = {name: value for name, value in inputs.items() if name != "pixel_values"}
         check_same_answers(self.answer(model, given, mm_encoder_outputs=encoded), expected)
+        logits = model(**given, mm_encoder_outputs=encoded).logits
         for name in given.keys() - {"input_ids", "attention_mask", "question_mask"}:
             without = {other: value for other, value in given.items() if other != name}
             if name in PLACES:

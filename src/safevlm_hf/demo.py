@@ -52,7 +52,7 @@ class Extent:
 
     Attributes:
         minutes, tiled_minutes: what it takes on two quiet cores of a CPU, about; and on a base that sees tiles, where
-            it is reckoned from the time of a step.
+            only the quick demo's was measured.
         num_test_samples: held-out questions that stand alone.
         rows, num_row_samples: with surroundings and changed pictures, and the questions of each row.
         num_tried, num_explained: questions under other policies, and verdicts that are drawn.
@@ -87,7 +87,7 @@ _FAST_TRAINING = {
 }
 QUICK = Extent(
     8,
-    45,
+    50,
     QUICK_ROWS,
     num_row_samples=200,
     targets=QUICK_TARGETS,

@@ -119,7 +119,7 @@ def test_every_part_by_hand(safe_category, pooling):
     with torch.no_grad():
         levels, categories, _ = head(text, mask, keys[None])
         levels, categories, window = levels[:, 0], categories[:, 0], torch.zeros(1, dtype=torch.long)
-        found = explain_head(head, text, mask, tokens, features, window, levels, categories, safe_category, 3)
+        found = explain_head(head, text, mask, tokens, features, window, 1, levels, categories, safe_category, 3)
         level = 1 + levels[0, 1:].argmax()
         category = max((one for one in range(7) if one != safe_category), key=lambda one: categories[0, one])
         direction = head.level_head.weight[level] - head.level_head.weight[0]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
+from tiled_model_tester import LargeMapTester
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration, PixtralImageProcessor
 
 from safevlm_hf.modeling import SafeMistral3Config, SafeMistral3ForConditionalGeneration, SafeMistral3Processor
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.slow  # `make test-families` runs it
 TOKENS = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
 
 
-class TestMistral3(SafetyModelTester):
+class TestMistral3(LargeMapTester, SafetyModelTester):
     config_class = SafeMistral3Config
     model_class = SafeMistral3ForConditionalGeneration
     processor_class = SafeMistral3Processor

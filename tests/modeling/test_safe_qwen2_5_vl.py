@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safety_model_tester import SafetyModelTester, tiny_tokenizer
+from tiled_model_tester import LargeMapTester
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -23,7 +24,7 @@ TEMPLATES = Path(__file__).parents[1] / "fixtures" / "chat_templates"
 TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 
-class TestQwen2_5_VL(SafetyModelTester):
+class TestQwen2_5_VL(LargeMapTester, SafetyModelTester):
     config_class = SafeQwen2_5_VLConfig
     model_class = SafeQwen2_5_VLForConditionalGeneration
     processor_class = SafeQwen2_5_VLProcessor

@@ -1,4 +1,4 @@
-"""The promise of the head's windows: words around a question never soften the decision on it."""
+"""The promise of the head's windows: words around a question, and tiles around a tile, never soften a decision."""
 
 import pytest
 import torch
@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
-from safevlm_hf.modeling.safety_modules import SafetyHead, init_safety_weights, join_tokens, window_means
+from safevlm_hf.modeling.safety_modules import (
+    SafetyHead,
+    init_safety_weights,
+    join_tokens,
+    readings_of,
+    window_means,
+)
+from safevlm_hf.modeling.safety_tiles import parts_of_large_maps
 
 
 CONFIG = SafetyConfig()
@@ -250,6 +257,42 @@ def test_the_positions_of_images_are_left_out_and_change_nothing(lively_model):
     torch.testing.assert_close(*seen)
     margins = verdicts.question_contributions.sum(dim=1) + verdicts.bias_contributions
     torch.testing.assert_close(margins, verdicts.risk_margin, rtol=0, atol=1e-3)
+
+
+# --------------------------------------------------------------------------------------------------
+# Tiles
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["windows", "mean", "first"])
+@pytest.mark.parametrize("rows", [None, [0, 0, 1]], ids=["one picture each", "two pictures in a sample"])
+@torch.no_grad()
+def test_tiles_are_read_together_and_each_beside_the_whole_picture_without_the_others(pooling, rows):
+    head = SafetyHead(16, 4, 4, 7, pooling, SIZES, gate_size=8, safe_category=2)
+    head.apply(init_safety_weights)
+    tokens, features, num_tiles = torch.randn(3, 2, 16), torch.randn(3, 4 * 5, 16), [3, 0, 1]
+    is_feature = torch.arange(4 * 5) < 5 * (1 + torch.tensor(num_tiles))[:, None]
+    rows = torch.tensor([0, 1, 2] if rows is None else rows)
+    text, is_token = torch.randn(3, 12, 16), torch.rand(3, 12) > 0.2
+    keys, readings = torch.cat([tokens, features], dim=1), readings_of(is_feature, 5)
+    *found, is_window = head(text, is_token, keys, feature_mask=readings, rows=rows)
+    for image, row in enumerate(rows):
+        whole, *tiles = features[image].split(5)[: 1 + num_tiles[image]]
+        expected = []
+        for read in ([whole, *tiles], *([whole, tile] for tile in tiles)):
+            own = torch.cat([tokens[image], *read])[None]
+            *alone, of_reading = head(text[row][None], is_token[row][None], own)
+            expected.append([logits[of_reading] for logits in alone])
+        for logits, of_readings in zip(found, zip(*expected)):
+            torch.testing.assert_close(logits[image][is_window[image]], torch.cat(of_readings))
+
+
+@pytest.mark.parametrize("shape, parts", [((4, 4), 0), ((5, 4), 2), ((9, 8), 6), ((1, 9), 3)])
+def test_a_map_that_is_larger_than_the_grid_is_cut_and_nothing_is_lost(shape, parts):
+    features = torch.randn(*shape, 2)
+    (cut,) = parts_of_large_maps([features], side=4)
+    assert len(cut) == parts and all(max(part.shape[:2]) <= 4 for part in cut)
+    assert not cut or sum(part.sum() for part in cut).item() == pytest.approx(features.sum().item(), abs=1e-4)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from .processing_safety import SafeProcessorMixin
 from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_judging import MAX_PIXEL
+from .safety_tiles import parts_of_large_maps
 
 
 register_key_conversions("safe_mistral3", "SafeMistral3")
@@ -43,7 +44,8 @@ class SafeMistral3Model(SafeModelMixin, SafePreTrainedModelMixin, Mistral3Model)
         **kwargs,
     ) -> tuple | SafetyImageOutput:
         r"""
-        Encode images, give each its verdict, and build its block. The safety projector reads h_i.
+        Encode images, give each its verdict, and build its block. The safety projector reads h_i, and its parts where
+        an image has more positions than the projector's grid.
 
         Args:
             pixel_values: (images, channels, height, width), padded to the largest image.
@@ -70,7 +72,9 @@ class SafeMistral3Model(SafeModelMixin, SafePreTrainedModelMixin, Mistral3Model)
             features.unflatten(0, (height // side, width // side))
             for features, (height, width) in zip(outputs.pooler_output, image_sizes.tolist())
         ]
-        return self.judge_images(outputs, maps, self.split_pixels(pixel_values, image_sizes), safety_inputs)
+        pixels = self.split_pixels(pixel_values, image_sizes)
+        parts = parts_of_large_maps(maps, self.config.safety_grid_size)
+        return self.judge_images(outputs, maps, pixels, safety_inputs, parts)
 
     def split_pixels(self, pixel_values, image_sizes: torch.LongTensor, **image_inputs):  # type: ignore[override]
         return [image[:, :height, :width] for image, (height, width) in zip(pixel_values, image_sizes.tolist())]

@@ -86,6 +86,7 @@ class SafetyAssessmentMixin:
             self.model.safety_tokens()[0],
             outputs.safety_features,
             outputs.safety_window_ids,
+            outputs.safety_is_window.shape[1],
             outputs.safety_level_logits,
             outputs.safety_category_logits,
             self.config.safety_config.safe_category,

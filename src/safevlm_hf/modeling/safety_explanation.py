@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
-from .safety_modules import SafetyHead, key_mask
+from .safety_modules import SafetyHead, key_mask, readings_of
 
 
 @dataclass
@@ -36,8 +36,8 @@ class SafetyExplanation(ModelOutput):
         Logit of the most probable risky level minus that of safe, plus the same for the category: the log-odds, before
         calibration, of the most probable risk against a safe verdict. It is the sum of the four parts that follow.
     image_contributions (`torch.Tensor` of shape `(images, grid, grid)`): part of each position, risky where positive.
-    tile_contributions (`torch.Tensor` of shape `(images, tiles)`): part of each tile where the backbone cuts pictures,
-        0 where a picture has fewer.
+    tile_contributions (`torch.Tensor` of shape `(images, tiles)`): part of each tile where the backbone cuts pictures;
+        where one tile decided, 0 for the others.
     safety_token_contributions (`torch.Tensor` of shape `(images,)`): part of the safety tokens.
     bias_contributions (`torch.Tensor` of shape `(images,)`): part of what does not depend on the image: the head's
         biases, and its gate on the words that decided.
@@ -75,6 +75,7 @@ def explain_head(
     safety_tokens: torch.Tensor,
     safety_features: torch.Tensor,
     window_ids: torch.LongTensor,
+    num_windows: int,
     level_logits: torch.Tensor,
     category_logits: torch.Tensor,
     safe_category: int,
@@ -89,12 +90,18 @@ def explain_head(
         safety_tokens: s(1), (tokens, hidden).
         safety_features: h_s, (images, views * grid * grid, hidden), the whole picture first.
         window_ids: (images,), the window of the head that decided.
+        num_windows: that the head returned.
         level_logits, category_logits: (images, levels) and (images, categories), what the head gave for these.
         safe_category: index of the category `"safe"`.
         grid_size: side of a view's square of features.
         feature_mask: (images, views * grid * grid), which of them there are; all of them if unset.
     """
-    images, num_tokens = len(safety_features), len(safety_tokens)
+    images, num_tokens, view_size = len(safety_features), len(safety_tokens), grid_size * grid_size
+    if feature_mask is not None:
+        readings = readings_of(feature_mask, view_size)
+        num_windows //= readings.shape[1]  # of each reading
+        feature_mask = readings[torch.arange(images, device=window_ids.device), window_ids // num_windows]
+        window_ids = window_ids % num_windows
     keys = torch.cat([safety_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
     weights = head.pooling_weights(text_mask, window_ids).to(keys.dtype)
     queries = F.pad(text_embeds, (0, 0, 1, 0)).to(keys.dtype)
@@ -119,8 +126,8 @@ def explain_head(
     # It is taken from both logits of safe.
     of_gate = 2 * head.gate_scores(queries, text_mask, window_ids)
     of_keys, square = contributions(by_key), (grid_size, grid_size)
-    of_views = of_keys[:, num_tokens:].unflatten(1, (-1, grid_size * grid_size))
-    whole = slice(num_tokens, num_tokens + grid_size * grid_size)
+    of_views = of_keys[:, num_tokens:].unflatten(1, (-1, view_size))
+    whole = slice(num_tokens, num_tokens + view_size)
     return {
         "map": _shares(_energy(by_key[:, whole])).unflatten(1, square),
         "image_attention": _shares(pooled[..., whole].mean(dim=1).float()).unflatten(1, square),

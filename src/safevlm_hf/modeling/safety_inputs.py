@@ -75,8 +75,9 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
         Row of the condition table that is in the block: the strictest of the sample, the same in all of its blocks.
     safety_action_ids (`torch.LongTensor` of shape `(images,)`): each image's own, indices of `safety_policy.ACTIONS`.
     safety_level_ids (`torch.LongTensor` of shape `(images,)`): level of each image's own decision, 0 if answered.
-    safety_window_ids (`torch.LongTensor` of shape `(images,)`): the head's window that decided, its first token (of
-        the question's, joined) times the number of window sizes, plus the index of its size.
+    safety_window_ids (`torch.LongTensor` of shape `(images,)`): the head's window that decided: its first token (of
+        the question's, joined) times the number of window sizes, plus the index of its size. Where pictures are cut,
+        the windows of each tile follow on those of the one before, and all on those of the tiles together.
     safety_window_logits (`torch.Tensor` of shape `(images, windows, levels + categories)`): float32, of all windows.
     safety_is_window (`torch.BoolTensor` of shape `(images, windows)`): which of them there are.
     safety_clean_losses (`torch.Tensor` of shape `(images, 2)`):

@@ -15,6 +15,7 @@ from transformers.utils import torch_compilable_check
 
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_losses import clean_losses
+from .safety_modules import readings_of
 from .safety_policy import DEFAULT_POLICY, SafetyDecision, SafetyPolicy, is_readable
 
 
@@ -197,7 +198,9 @@ class JudgesImagesMixin:
         keys = torch.cat([head_tokens, encoded.safety_features], dim=1)
         # The positions of an image are no question, and how many they are is known without asking the device.
         max_tokens = None if safety_inputs.image_mask is None else text_mask.shape[1] - min(block_lengths)
-        return self.safety_head(text_embeds, text_mask, keys, max_tokens, encoded.safety_key_mask, rows)
+        is_key = encoded.safety_key_mask
+        readings = None if is_key is None else readings_of(is_key, self.config.safety_grid_size**2)
+        return self.safety_head(text_embeds, text_mask, keys, max_tokens, readings, rows)
 
     def _judge_windows(
         self,

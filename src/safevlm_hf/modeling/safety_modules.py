@@ -115,8 +115,10 @@ class SafetyHead(nn.Module):
     """Cross-attention of the question over [s(1); h_s], and two linear heads (paper: W_l and W_t) on its windows.
 
     A mean over the whole text would let harmless words talk a verdict away. So every run of 4, 8, 16 and 32
-    consecutive question tokens is a window with logits of its own, and the policy lets the strictest one decide. The
-    heads are linear: the logits of a window are the mean of its tokens' logits, and of what its words say together
+    consecutive question tokens is a window with logits of its own, and the policy lets the strictest one decide. In
+    the same way harmless tiles would talk a risky one away where a backbone cuts pictures: besides all tiles together
+    each is read by itself, beside the whole picture, and has windows of its own ([`readings_of`]). The heads are
+    linear: the logits of a window are the mean of its tokens' logits, and of what its words say together
     ([`SafetyGate`]).
 
     Plain linear layers and `scaled_dot_product_attention`: engines replace every linear layer, and
@@ -171,12 +173,13 @@ class SafetyHead(nn.Module):
             text_mask: (samples, tokens), true on the question's own tokens.
             keys: (images, safety tokens + features, hidden).
             max_tokens: no question has more tokens. What is known not to be one then takes no time.
-            feature_mask: (images, features), which of the last keys there are, the image's; all of them if unset.
+            feature_mask: (images, readings, features), which of the last keys, the image's, the head reads at a time;
+                nothing where there is no such reading. If unset, it reads all of them once.
             rows: (images,), the sample of each image; if unset, there is one image per sample.
 
         Returns:
             level logits (images, windows, levels) and category logits (images, windows, categories), float32, and
-            which windows there are, (images, windows).
+            which windows there are, (images, windows): of the first reading, then of the second, and so on.
         """
         if rows is None:
             return self._judge(text_embeds, text_mask, keys, max_tokens, feature_mask)
@@ -203,40 +206,47 @@ class SafetyHead(nn.Module):
         if self.pooling == "windows":
             max_tokens = None if max_tokens is None else max(1, max_tokens)  # the empty query is one
             text_embeds, count = join_tokens(text_embeds, is_token, max_tokens)
-            return self._judge_windows(
-                self._attend(text_embeds, keys, feature_mask), text_embeds.to(keys.dtype), count
-            )
-        if self.pooling == "first":
+        elif self.pooling == "first":
             first = is_token.long().argmax(dim=1)[:, None]
             is_token = is_token.gather(1, first)
             text_embeds = text_embeds.take_along_dim(first[..., None], dim=1)
-        attended = self._attend(text_embeds, keys, feature_mask)
-        weights = (is_token / is_token.sum(dim=1, keepdim=True)).to(attended.dtype)
-        level_logits, category_logits = self._read(torch.einsum("nt,nth->nh", weights, attended)[:, None])
-        return level_logits, category_logits, is_token.new_ones(len(is_token), 1)
-
-    def _attend(
-        self, text_embeds: torch.Tensor, keys: torch.Tensor, feature_mask: torch.BoolTensor | None
-    ) -> torch.Tensor:
-        """What each token takes from the keys, (images, tokens, hidden)."""
+        text_embeds, of_gate = text_embeds.to(keys.dtype), None
         query, key, value = (
-            self.split_heads(states)
-            for states in (self.q_proj(text_embeds.to(keys.dtype)), self.k_proj(keys), self.v_proj(keys))
+            self.split_heads(states) for states in (self.q_proj(text_embeds), self.k_proj(keys), self.v_proj(keys))
         )
-        mask = key_mask(feature_mask, keys)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+        if self.pooling == "windows" and self.gate is not None:
+            of_gate = -self.gate(text_embeds, count)
+        found = []
+        for mask in [None] if feature_mask is None else feature_mask.unbind(1):
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask(mask, keys))
+            attended = attended.transpose(1, 2).flatten(2)
+            if self.pooling == "windows":
+                levels, categories, is_window = self._read_windows(attended, count, of_gate)
+            else:
+                levels, categories, is_window = self._read_mean(attended, is_token)
+            found.append((levels, categories, is_window if mask is None else is_window & mask.any(dim=1)[:, None]))
+        level_logits, category_logits, is_window = (torch.cat(of_readings, dim=1) for of_readings in zip(*found))
+        return level_logits, category_logits, is_window
 
-    def _judge_windows(
-        self, attended: torch.Tensor, text_embeds: torch.Tensor, count: torch.LongTensor
+    def _read_mean(
+        self, attended: torch.Tensor, is_token: torch.BoolTensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
-        """Joined tokens to the logits of windows, as `forward` returns them."""
+        """Attended features (images, tokens, hidden) to the logits of one window, which is their mean."""
+        weights = (is_token / is_token.sum(dim=1, keepdim=True)).to(attended.dtype)
+        pooled = torch.einsum("nt,nth->nh", weights, attended)[:, None]
+        return *self._read(pooled), is_token.new_ones(len(is_token), 1)
+
+    def _read_windows(
+        self, attended: torch.Tensor, count: torch.LongTensor, of_gate: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
+        """The same of joined tokens, `count` (images, 1), to the logits of all windows, and which there are."""
         levels, categories = self._read(attended)
         logits = torch.cat([levels, categories], dim=-1)
         of_runs = None
-        if self.gate is not None:
+        if of_gate is not None:
             is_safe = torch.zeros(logits.shape[-1], device=logits.device)
             is_safe[0] = is_safe[levels.shape[-1] + self.safe_category] = 1.0
-            of_runs = -self.gate(text_embeds, count) * is_safe
+            of_runs = of_gate * is_safe
         means, is_window = window_means(logits, count, self.window_sizes, of_runs)
         return *means.split([levels.shape[-1], categories.shape[-1]], dim=-1), is_window
 
@@ -311,6 +321,26 @@ class SafetyGate(nn.Module):
         read: torch.Tensor = sum(part[:, place : place + length] for place, part in enumerate(parts))  # type: ignore[assignment]
         read = read / math.sqrt(self.run_length)
         return self.down(F.silu(read)).float() * (count >= self.run_length)[..., None]
+
+
+def readings_of(is_feature: torch.BoolTensor, view_size: int) -> torch.BoolTensor:
+    """
+    What the head reads at a time where pictures are cut into tiles: all tiles beside the whole picture, so that what
+    only several of them show is seen; then each tile beside it, so that none hides behind the others.
+
+    Args:
+        is_feature: (images, views * view size), which of the features there are: the whole picture's, then its tiles'.
+        view_size: features of a view.
+
+    Returns:
+        (images, 1 + tiles, views * view size); nothing for tiles that an image does not have.
+    """
+    num_tiles = is_feature.shape[1] // view_size - 1
+    view = torch.arange(1 + num_tiles, device=is_feature.device).repeat_interleave(view_size)
+    tile = torch.arange(1, 1 + num_tiles, device=is_feature.device)
+    is_own = (view == 0) | (view == tile[:, None])
+    has_tile = is_feature[:, view_size::view_size, None]
+    return torch.cat([is_feature[:, None], is_own & is_feature[:, None] & has_tile], dim=1)
 
 
 def key_mask(feature_mask: torch.BoolTensor | None, keys: torch.Tensor) -> torch.BoolTensor | None:
@@ -410,6 +440,7 @@ __all__ = [
     "SafetyProjector",
     "SafetyTokens",
     "init_safety_weights",
+    "readings_of",
     "to_squares",
     "window_means",
 ]

@@ -4,6 +4,7 @@ import torch
 from transformers.utils.generic import can_return_tuple
 
 from .safety_inputs import SafetyImageOutput, SafetyInputs
+from .safety_tiles import parts_of_large_maps
 
 
 class MRopeMixin:
@@ -27,7 +28,8 @@ class MRopeMixin:
         **kwargs,
     ) -> tuple | SafetyImageOutput:
         r"""
-        Encode images, give each its verdict, and build its block. The safety projector reads h_i.
+        Encode images, give each its verdict, and build its block. The safety projector reads h_i, and its parts where
+        an image has more positions than the projector's grid.
 
         Args:
             pixel_values: (patches of all images, values).
@@ -45,7 +47,9 @@ class MRopeMixin:
             features.unflatten(0, (rows, columns))
             for features, (rows, columns) in zip(outputs.pooler_output, self._grids(image_grid_thw))
         ]
-        return self.judge_images(outputs, maps, self.split_pixels(pixel_values, image_grid_thw), safety_inputs)
+        pixels = self.split_pixels(pixel_values, image_grid_thw)
+        parts = parts_of_large_maps(maps, self.config.safety_grid_size)
+        return self.judge_images(outputs, maps, pixels, safety_inputs, parts)
 
     def split_pixels(self, pixel_values: torch.Tensor, image_grid_thw: torch.LongTensor) -> list[torch.Tensor]:
         return list(pixel_values.split(image_grid_thw.prod(dim=-1).tolist()))

@@ -1,4 +1,5 @@
-"""Backbones that cut a picture into tiles. The first or the last shows the whole picture, and all are judged."""
+"""Pictures that are judged in parts, too: the tiles of backbones that cut them, the first or the last of which shows
+the whole picture, and parts of maps that are larger than the projector's grid."""
 
 import math
 
@@ -7,6 +8,19 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_safety import GRID_SIZE
 from .safety_inputs import SafetyImageOutput, SafetyInputs
+
+
+def cut_map(features: torch.Tensor, side: int) -> list[torch.Tensor]:
+    """A map (rows, columns, width) in parts of `side` rows and columns at most."""
+    rows, columns = features.shape[:2]
+    strips = features.tensor_split(math.ceil(rows / side))
+    return [part for strip in strips for part in strip.tensor_split(math.ceil(columns / side), dim=1)]
+
+
+def parts_of_large_maps(maps: list[torch.Tensor], side: int) -> list[list[torch.Tensor]]:
+    """Of each map that is larger than the projector's grid: there, the whole one is an average that small print does
+    not survive."""
+    return [cut_map(of_image, side) if max(of_image.shape[:2]) > side else [] for of_image in maps]
 
 
 class FirstTileMixin:
@@ -33,9 +47,7 @@ class FirstTileMixin:
         columns = int(is_newline.long().argmax()) if len(features) else 0
         if not columns:  # nothing but the newline: the picture was not cut
             return []
-        rows = features.unflatten(0, (-1, columns + 1))[:, :-1]
-        strips = rows.tensor_split(math.ceil(len(rows) / side))
-        return [tile for strip in strips for tile in strip.tensor_split(math.ceil(columns / side), dim=1)]
+        return cut_map(features.unflatten(0, (-1, columns + 1))[:, :-1], side)
 
     def split_pixels(self, pixel_values: torch.Tensor, **image_inputs) -> list[torch.Tensor]:
         # What a picture has in a batch, where it gets tiles of zeros up to the number of the others', it has alone.
@@ -142,4 +154,4 @@ class TiledProcessorMixin:
         return [*super().model_input_names, "safety_num_tiles"]
 
 
-__all__ = ["FirstTileMixin", "LastTileMixin", "TiledProcessorMixin"]
+__all__ = ["FirstTileMixin", "LastTileMixin", "TiledProcessorMixin", "parts_of_large_maps"]
