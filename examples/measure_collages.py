@@ -57,7 +57,7 @@ def put_into_collage(record: dict, records: list[dict], growth: int, around: str
     if growth == 1:
         return record
     (source,) = record["images"]
-    rng = random.Random(f"{source} {growth}")
+    rng = random.Random(f"{Path(source).name} {growth}")
     picture = load_image(source)
     width, height = picture.size
     places = [(column * width, row * height) for row in range(growth) for column in range(growth)]
