@@ -44,7 +44,7 @@ def main():
             (1, ALONE),
             *((growth, around) for growth in args.growth for around in (EMPTY, AMONG_OTHERS)),
         ]:
-            if "longest_edge" in size:
+            if set(size) == {"longest_edge"}:  # in pixels; elsewhere the name may stand for an area
                 processor.image_processor.size = {"longest_edge": growth * size["longest_edge"]}
             asked = [put_into_collage(record, records, growth, around, Path(folder)) for record in records]
             found = judge_records(model, processor, asked, batch_size=8, progress=False)
@@ -73,7 +73,7 @@ def put_into_collage(record: dict, records: list[dict], growth: int, around: str
 
 
 def num_tiles(processor, record: dict) -> str:
-    """Tiles of a picture, the whole one among them; all of a table's row have one shape."""
+    """Tiles of the record's picture, the whole one among them. The pictures of a row have one shape."""
     pixels = processor.image_processor([load_image(record["images"][0])], return_tensors="pt")["pixel_values"]
     return str(pixels.shape[1]) if pixels.ndim == 5 else "1"
 

@@ -98,10 +98,7 @@ def explain_head(
     """
     images, num_tokens, view_size = len(safety_features), len(safety_tokens), grid_size * grid_size
     if feature_mask is not None:
-        readings = readings_of(feature_mask, view_size)
-        num_windows //= readings.shape[1]  # of each reading
-        feature_mask = readings[torch.arange(images, device=window_ids.device), window_ids // num_windows]
-        window_ids = window_ids % num_windows
+        feature_mask, window_ids = _deciding_reading(feature_mask, view_size, window_ids, num_windows)
     keys = torch.cat([safety_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
     weights = head.pooling_weights(text_mask, window_ids).to(keys.dtype)
     queries = F.pad(text_embeds, (0, 0, 1, 0)).to(keys.dtype)
@@ -140,6 +137,17 @@ def explain_head(
         "question_weights": _shares(_energy(by_token))[:, 1:],
         "question_contributions": contributions(by_token)[:, 1:],
     }
+
+
+def _deciding_reading(
+    is_feature: torch.BoolTensor, view_size: int, window_ids: torch.LongTensor, num_windows: int
+) -> tuple[torch.BoolTensor, torch.LongTensor]:
+    """The features (images, features) that the head read where it decided, and its window among those of this reading.
+    Arguments as of [`explain_head`]."""
+    readings = readings_of(is_feature, view_size)
+    num_windows //= readings.shape[1]  # of each reading
+    images = torch.arange(len(window_ids), device=window_ids.device)
+    return readings[images, window_ids // num_windows], window_ids % num_windows
 
 
 def _without_bias(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
