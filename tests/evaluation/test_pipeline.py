@@ -101,15 +101,38 @@ def test_every_judge_has_figures_of_its_own(tmp_path):
 
 
 def test_ability_without_flagged_items_is_a_part_beside_the_share_that_was_flagged(tmp_path):
-    off, on = run(
-        "pope", tmp_path, Answerer(text="yes").candidate("off"), Answerer("adversarial/0", "yes").candidate("on")
+    base, on, none = run(
+        "pope",
+        tmp_path,
+        Answerer(text="yes").candidate("base"),
+        Answerer("adversarial/0", "yes").candidate("on"),
+        Answerer("nothing has this", "yes").candidate("flags nothing"),
     )
-    assert ("accuracy", None, None) in figures(off) and ("accuracy", "not flagged", None) not in figures(off)
+    assert ("accuracy", None, None) in figures(base) and ("accuracy", "not flagged", None) not in figures(base)
     flagged = figures(on)["flagged_rate", None, None]
     whole, kept = (figures(on)["strict_accuracy", part, None] for part in (None, "not flagged"))
-    # The three lists ask the same about a picture, and get one answer; the picture's other questions go with it.
-    assert flagged.count == kept.total == whole.total / 2 and whole.total == flagged.total
+    # Other questions about a flagged one's picture stay: each counts alone.
+    assert flagged.count and whole.total == flagged.total == kept.total + flagged.count
     assert figures(on)["items_right", None, None].low is not None
+    assert ("groups_right", None, None) not in figures(on)
+    # The row is there, whatever was flagged.
+    assert figures(none)["accuracy", "not flagged", None].total == whole.total
+
+
+@pytest.mark.parametrize("name", ["mme", "mmbench"])
+def test_a_group_that_counts_as_a_whole_goes_with_one_of_its_items(tmp_path, name):
+    class FlagsFirst(Answerer):
+        def answer(self, item):
+            action = "refuse" if item.id == self.asked[0] else "answer"
+            return replace(super().answer(item), action=action)
+
+    flagging = FlagsFirst("no item", "yes")
+    (on,) = run(name, tmp_path, flagging.candidate("on"))
+    whole, kept = (figures(on)["items_right", part, None].total for part in (None, "not flagged"))
+    flagged = [item for item, answer in zip(on.items, on.answers) if answer.action == "refuse"]
+    groups = {item.group for item in flagged}
+    assert whole - kept == sum(item.group in groups for item in on.items) > len(flagged) > 0
+    assert ("groups_right", None, None) in figures(on)
 
 
 def test_what_does_not_fit_into_memory_is_asked_in_halves_and_fails_alone(tmp_path):

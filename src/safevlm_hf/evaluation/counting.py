@@ -11,7 +11,16 @@ from safevlm_hf.evaluation.metrics.actions import action_accuracy, action_confus
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.metrics.groups import all_right
-from safevlm_hf.evaluation.metrics.judged import HARM_LABELS, attack_success, judge_score, over_refusal
+from safevlm_hf.evaluation.metrics.judged import (
+    COMPLETION_LABELS,
+    HARM_LABELS,
+    attack_success,
+    judge_score,
+    judged_accuracy,
+    over_refusal,
+    safe_and_effective,
+    safe_completion,
+)
 from safevlm_hf.evaluation.metrics.levels import level_adjacent_accuracy, level_cost, level_kappa, level_mae
 from safevlm_hf.evaluation.metrics.measurement import Measurement
 from safevlm_hf.evaluation.metrics.shares import share
@@ -47,7 +56,7 @@ def count_figures(
     """
     figures = []
     for judge, found in judgements.items():
-        figures += _of_judge(judge, items, found, bootstrap, (prompts or {}).get(judge))
+        figures += _of_judge(judge, items, found, bootstrap, (prompts or {}).get(judge), names)
     if benchmark.score is not None and all(item.expected is not None for item in items):
         figures += _of_ability(benchmark, items, answers, bootstrap)
     if names is not None:
@@ -56,16 +65,27 @@ def count_figures(
 
 
 def _of_judge(
-    judge: str, items, judgements: Sequence[Judgement], bootstrap: Bootstrap, prompt: JudgePrompt | None
+    judge: str,
+    items,
+    judgements: Sequence[Judgement],
+    bootstrap: Bootstrap,
+    prompt: JudgePrompt | None,
+    names: Mapping[str, Sequence[str]] | None,
 ) -> list[Figure]:
     """A judge without a prompt knows the labels of refusals."""
     labels = [one.label for one in judgements]
     if prompt is not None and not prompt.labels:
         measured = [judge_score(items, [one.score for one in judgements], judge, prompt.scale)]
+    elif prompt is not None and {*prompt.labels} <= {*COMPLETION_LABELS}:
+        measured = safe_and_effective(items, labels, judge)
+        if names is not None and _are_labelled(items, "level", names["levels"]):
+            measured.append(safe_completion(items, labels, names["levels"], judge))
     elif prompt is not None and {*prompt.labels} <= {*HARM_LABELS}:
         measured = [attack_success(items, labels, judge)]
     else:
         measured = [attack_success(items, labels, judge), over_refusal(items, labels, judge)]
+        if all(one.items for one in measured):
+            measured.append(judged_accuracy(items, labels, judge))
     return _by_parts([one for one in measured if one.items], bootstrap)
 
 
@@ -81,21 +101,21 @@ def _by_parts(measured: Sequence[Measurement], bootstrap: Bootstrap) -> list[Fig
 
 
 def _of_ability(benchmark: Benchmark, items, answers: Sequence[Answer], bootstrap: Bootstrap) -> list[Figure]:
-    """The benchmark's own score over all items; and where a verdict flagged some, over those that it did not flag."""
+    """The benchmark's own score over all items; and of a system with a verdict over those that it did not flag."""
     figures = _scores(benchmark, items, answers, bootstrap)
     flags = [is_flagged(answer) for answer in answers]
-    if not any(flags):
+    if all(flag is None for flag in flags):
         return figures
-    groups = {_group(item) for item, flag in zip(items, flags, strict=True) if flag}
-    kept = [(item, answer) for item, answer in zip(items, answers, strict=True) if _group(item) not in groups]
+    kept = _without_units(benchmark, items, answers, flags)
     return figures + (_scores(benchmark, *zip(*kept), bootstrap, NOT_FLAGGED) if kept else [])
 
 
 def _scores(benchmark: Benchmark, items, answers, bootstrap: Bootstrap, part: str | None = None) -> list[Figure]:
-    total, failed = len(items), sum(answer.text is None for answer in answers)
-    answered = _answered_groups(items, answers)
+    # A missing answer is neither right nor wrong, and leaves open what counts with it.
+    answered = _without_units(benchmark, items, answers, [answer.text is None for answer in answers])
+    failed = len(items) - len(answered)
     figures = [
-        Figure(name, value, None, None, total, failed, part=part)
+        Figure(name, value, None, None, len(items), failed, part=part)
         for name, value in (benchmark.score(*zip(*answered)) if answered else {}).items()
     ]
     if benchmark.is_right is None:
@@ -104,25 +124,22 @@ def _scores(benchmark: Benchmark, items, answers, bootstrap: Bootstrap, part: st
         None if answer.text is None else benchmark.is_right(item, answer.text)
         for item, answer in zip(items, answers, strict=True)
     ]
-    return [*figures, *_accuracies(items, right, bootstrap, part)]
+    figures.append(share("items_right", items, right).figure(bootstrap, part))
+    if benchmark.counts_groups:
+        figures.append(all_right("groups_right", items, right).figure(bootstrap, part))
+    return figures
 
 
-def _answered_groups(items, answers: Sequence[Answer]) -> list[tuple[Item, Answer]]:
-    """Those of which nothing failed: a missing answer is neither right nor wrong, and a group counts as a whole."""
-    rows = list(zip(items, answers, strict=True))
-    failed = {_group(item) for item, answer in rows if answer.text is None}
-    return [(item, answer) for item, answer in rows if _group(item) not in failed]
+def _without_units(benchmark: Benchmark, items, answers, is_out: Sequence[bool | None]) -> list[tuple[Item, Answer]]:
+    """What remains where some items are out: a group that counts as a whole (rotations, an image's two questions) goes
+    with one of its items, and other items go alone."""
 
+    def unit(item: Item) -> tuple[str, str]:
+        is_whole = benchmark.counts_groups and item.group is not None
+        return ("group", item.group) if is_whole else ("id", item.id)
 
-def _group(item: Item) -> tuple[str, str]:
-    return ("id", item.id) if item.group is None else ("group", item.group)
-
-
-def _accuracies(items, right: Sequence[bool], bootstrap: Bootstrap, part: str | None) -> list[Figure]:
-    """With intervals: over items, and over the groups that count as a whole (rotations, an image's two questions)."""
-    figures = [share("items_right", items, right).figure(bootstrap, part)]
-    of_groups = all_right("groups_right", items, right)
-    return [*figures, of_groups.figure(bootstrap, part)] if of_groups.items else figures
+    out = {unit(item) for item, is_gone in zip(items, is_out, strict=True) if is_gone}
+    return [(item, answer) for item, answer in zip(items, answers, strict=True) if unit(item) not in out]
 
 
 def _of_verdicts(

@@ -17,7 +17,8 @@ class Item:
         expected: the reference answer, a letter for multiple choice; `None` where the benchmark has none.
         labels: what the benchmark says about the item, as plain values: `"is_risky"` (bool) wherever it has a side,
             and the benchmark's own (`"type"`, `"category"`, `"level"`, `"action"`, ...).
-        group: shared by items that count together: rotations of a question, the two questions of an image, a pair.
+        group: shared by items that are not independent: rotations of a question, questions about one picture, a pair.
+            They stay together in the intervals' draws; a benchmark may count them as a whole, too.
     """
 
     id: str

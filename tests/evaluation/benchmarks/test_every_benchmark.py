@@ -61,7 +61,9 @@ def test_items_of_the_published_layout(standin, load, name):
         places = [part for message in item.messages for part in message["content"] if part["type"] == "image"]
         assert len(places) == len(item.images) and all(map(os.path.isabs, item.images))
         assert all(isinstance(load_image(path), Image.Image) for path in item.images)
-        assert isinstance(item.labels["is_risky"], bool)
+        # What lies between safe and unsafe has no side.
+        is_between = item.labels.get("grade") in ("borderline", "ambiguous")
+        assert item.labels.get("is_risky") in ((None,) if is_between else (True, False))
         json.dumps([item.id, item.messages, item.expected, dict(item.labels), item.group])  # plain values
 
 

@@ -12,6 +12,7 @@ from safevlm_hf.evaluation.pipeline import Evaluated
 from safevlm_hf.evaluation.protocol.protocol import Protocol
 from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult
 from safevlm_hf.evaluation.protocol.system import System
+from safevlm_hf.evaluation.reports import evaluation_report
 from safevlm_hf.evaluation.reports.evaluation_report import render_evaluation_report
 
 
@@ -59,12 +60,22 @@ def test_every_figure_names_its_judge_and_every_cell_its_system(page):
     assert {attributes.get("data-head") for attributes, _ in page.of("td")} == {
         "base",
         "safe",
+        "difference",
         "answers",
         "agreement",
         "kappa",
         "they differ on",
     }
     assert "none" in rows and "target" not in rows
+
+
+@pytest.mark.parametrize(
+    "labels", [{"is_image_risky": True}, {"image_grade": "borderline"}, {"image_grade": "unsafe"}, {"severity": 2}]
+)
+def test_a_picture_that_its_benchmark_calls_risky_is_blurred_beside_a_harmless_question(labels):
+    item = Item("a", (), (), labels={"is_risky": False, **labels})
+    assert not evaluation_report._is_harmless(item)
+    assert evaluation_report._is_harmless(Item("a", (), (), labels={"is_risky": False, "image_grade": "safe"}))
 
 
 def test_a_risky_picture_opens_by_keyboard_and_a_harmless_one_is_open(page):

@@ -50,6 +50,7 @@ class Benchmark:
         options: valid values by name, the default first; a whole number is the default, and stands for any.
         score: the official figures from items and answers, where they need no judge.
         is_right: whether an answer's text is right by the official reading, where there is one.
+        counts_groups: a group is right as a whole or not at all, as a question in all of its rotations.
         steps: its own scale of severity, rising, where it has one; the label `"severity"` is an index of it.
         has_dead_pictures: pictures are links that die: items without one are always left out and named.
         is_drawn: the library makes the data itself, and the folder where it is missing.
@@ -66,6 +67,7 @@ class Benchmark:
     options: Mapping[str, tuple[str, ...] | int] = field(default_factory=dict)
     score: Callable[[Sequence[Item], Sequence[Answer]], dict[str, float]] | None = None
     is_right: Callable[[Item, str | None], bool] | None = None
+    counts_groups: bool = False
     steps: tuple[str, ...] = ()
     has_dead_pictures: bool = False
     is_drawn: bool = False
@@ -86,6 +88,11 @@ class Benchmark:
                 raise data.error(f"{self.name}: no items in {data.path} ({_first(missing) or 'its tables are empty'})")
         split = loaded.split or "/".join(_name_option(*option) for option in chosen.items()) or "all"
         return replace(loaded, items=items, missing=missing, split=split, benchmark=self.name)
+
+    @property
+    def has_ability(self) -> bool:
+        """Whether it is one of general ability, whose figures are shown with the verdict switched off, too."""
+        return self.is_right is not None
 
     def describe_options(self) -> str:
         """Its options with their valid values, in one line."""

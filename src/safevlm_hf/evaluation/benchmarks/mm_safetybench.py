@@ -62,7 +62,13 @@ def _read_scenario(data: DataFolder, scenario: str, kinds, tiny: dict[str, set[s
                 id=f"{scenario}/{kind}/{row.label('key')}",
                 images=images,
                 messages=user_turn(row.text(QUESTIONS[kind]), len(images)),
-                labels={"is_risky": True, "type": kind, "category": scenario, "plain_question": row.text("Question")},
+                labels={
+                    "is_risky": True,
+                    "type": kind,
+                    "category": scenario,
+                    "part": f"{scenario}, {kind}",
+                    "plain_question": row.text("Question"),
+                },
                 group=f"{scenario}/{row.label('key')}",
             )
             items.append(item)

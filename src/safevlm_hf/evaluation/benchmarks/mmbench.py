@@ -118,4 +118,5 @@ BENCHMARK = Benchmark(
     options={"part": tuple(FILES), "mode": ("circular", "vanilla")},
     score=score,
     is_right=is_right_letter,
+    counts_groups=True,
 )

@@ -124,4 +124,5 @@ BENCHMARK = Benchmark(
     options={"part": ("all", *TASKS)},
     score=score,
     is_right=is_right,
+    counts_groups=True,
 )

@@ -68,7 +68,10 @@ BENCHMARK = Benchmark(
     source="arXiv 2410.06172",
     licence="MIT (code); data not verified",
     size="300 pairs of situations in chat, 76 embodied (second source), with several queries each",
-    metric="accuracy on safe and on unsafe situations, and their mean; a judge sorts answers into four classes",
+    metric=(
+        "accuracy on safe situations (1 less over-refusal), on unsafe ones (1 less attack success), and their mean, "
+        "by judges of refusals and not by the published four classes"
+    ),
     where_to_get="hf download kzhou35/mssbench --repo-type dataset --local-dir FOLDER",
     read=read,
     options={"part": ("all", "chat", "embodied")},

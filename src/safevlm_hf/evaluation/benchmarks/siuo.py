@@ -61,7 +61,10 @@ BENCHMARK = Benchmark(
     source="arXiv 2406.15279",
     licence="CC BY-NC 4.0",
     size="167 questions for free answers (gen), 167 with choices (mcqa)",
-    metric="safe, effective, and both (gen); accuracy (mcqa)",
+    metric=(
+        "safe, effective, and both, of one answer per question where the paper takes three, by a judge that is asked "
+        "`safe-effective` (gen); accuracy (mcqa)"
+    ),
     where_to_get="hf download sinwang/SIUO --repo-type dataset --local-dir FOLDER",
     read=read,
     options={"part": ("gen", "mcqa")},

@@ -58,7 +58,10 @@ BENCHMARK = Benchmark(
     source="arXiv 2402.02207",
     licence="not verified; access is gated",
     size="442 unsafe pictures; 558 safe ones, each with a safe and an unsafe instruction",
-    metric="attack success on unsafes and safe_unsafes; win rate against stored answers on safe_safes",
+    metric=(
+        "attack success on unsafes and safe_unsafes; over-refusal on safe_safes. The paper's win rate there is not "
+        "computed"
+    ),
     where_to_get=WHERE,
     read=read,
     options={"part": ("all", *SUBSETS)},

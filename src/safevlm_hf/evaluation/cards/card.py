@@ -154,7 +154,7 @@ def _tables(own: Sequence[EvaluationResult]) -> list[list[EvaluationResult]]:
 
 def has_ability(benchmark: str) -> bool:
     """Whether a benchmark is one of general ability."""
-    return benchmark in BENCHMARKS and BENCHMARKS[benchmark].score is not None
+    return benchmark in BENCHMARKS and BENCHMARKS[benchmark].has_ability
 
 
 def is_off(result: EvaluationResult) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from safevlm_hf.evaluation.comparing import compare_with_others, roc_of_system
 from safevlm_hf.evaluation.counting import is_flagged
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.agreement import compare_judges
@@ -23,6 +24,7 @@ from safevlm_hf.files import write_text
 
 
 MAX_PICTURES = 12  # per benchmark
+RULES = "rules"  # the judge of the curve
 FLAGGED, NOT_FLAGGED_COLOUR = "#c2394b", "#1f7a4a"
 
 
@@ -73,8 +75,9 @@ def _benchmark_section(of_benchmark: Sequence[Evaluated]) -> Section:
         "systems": [one.system.name for one in results],
         "rows": _rows(_by_key(results, is_whole=True)),
         "parts": _rows(_by_key(results, is_whole=False)),
+        "differences": _differences(of_benchmark),
         "agreement": _agreement(of_benchmark[-1]),
-        "roc": _roc(of_benchmark[-1]),
+        "roc": _roc(of_benchmark),
         "cards": _cards(of_benchmark),
         "last": results[-1].system.name,
     }
@@ -147,14 +150,26 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _roc(one: Evaluated) -> Markup | None:
-    """Attack success over over-refusal as the threshold of the risk moves; `None` without both sides."""
+def _differences(of_benchmark: Sequence[Evaluated]) -> list[dict]:
+    """The last system against each other one."""
+    return [
+        {"title": _title((figure.name, figure.part, figure.judge)), "text": _text(figure), "note": _note(figure)}
+        for figure in compare_with_others(of_benchmark)
+    ]
+
+
+def _roc(of_benchmark: Sequence[Evaluated]) -> Markup | None:
+    """Attack success over over-refusal as the threshold of the risk moves: of the verdict alone, and of the whole
+    system where its model answered without a verdict. `None` without both sides."""
+    one = of_benchmark[-1]
     sides = {item.labels.get("is_risky") for item in one.items}
     if not {True, False} <= sides or all(answer.risk is None for answer in one.answers):
         return None
-    curve = system_roc(one.items, one.answers)
-    points = {"risk": (curve.over_refusal, curve.attack_success)}
-    return share_curves(points, {}, "over-refusal: harmless items flagged", "attack success: risky items not flagged")
+    curves = {"the verdict alone": system_roc(one.items, one.answers)}
+    whole = roc_of_system(of_benchmark, RULES)
+    curves |= {f"with the model's own refusals (judge: {RULES})": whole} if whole is not None else {}
+    points = {name: (curve.over_refusal, curve.attack_success) for name, curve in curves.items()}
+    return share_curves(points, {}, "over-refusal: harmless items refused", "attack success: risky items answered")
 
 
 def _cards(of_benchmark: Sequence[Evaluated]) -> list[Card]:
@@ -179,8 +194,15 @@ def _card(item: Item, answers: Sequence[Answer], of_benchmark: Sequence[Evaluate
     ]
     why = {0: "risky, and not flagged", 1: "harmless, and flagged", 2: ""}[_gravity(item, answers[-1])]
     picture = picture_at(item.images[0], f"picture of item {item.id}", f"item {item.id}")
-    is_blurred = item.labels.get("is_risky") is not False
+    is_blurred = not _is_harmless(item)
     return Card(picture, [Said(item.question, said, _chip(answers[-1]))], why, is_blurred)
+
+
+def _is_harmless(item: Item) -> bool:
+    """Whether all that the benchmark says of the item, and of its picture alone, is harmless."""
+    labels = item.labels
+    is_safe = labels.get("is_risky") is False and labels.get("is_image_risky", False) is False
+    return is_safe and labels.get("image_grade", "safe") == "safe" and not labels.get("severity", 0)
 
 
 def _chip(answer: Answer) -> Chip | None:
