@@ -25,6 +25,8 @@ CHECKPOINTS = {
     "safe_qwen3_5": ("Qwen/Qwen3.5-27B", 5120),
     "safe_gemma3": ("google/gemma-3-4b-it", 2560),
     "safe_mistral3": ("mistralai/Mistral-Small-3.1-24B-Instruct-2503", 5120),
+    "safe_internvl": ("OpenGVLab/InternVL3-8B-hf", 3584),
+    "safe_glm4v": ("zai-org/GLM-4.1V-9B-Thinking", 4096),
 }
 
 

@@ -20,6 +20,8 @@ TESTERS = {
     "llava_next": "TestLlavaNext",
     "llava_onevision": "TestLlavaOnevision",
     "fast_vlm": "TestFastVlm",
+    "internvl": "TestInternVL",
+    "glm4v": "TestGlm4v",
 }
 # A key reaches into the features, and between structure tokens; FastVLM's tiny tower has too few.
 NUM_SAFETY_TOKENS = {"fast_vlm": KEY_BITS}

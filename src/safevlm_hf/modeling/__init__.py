@@ -4,7 +4,9 @@
 from . import (
     safe_fast_vlm,
     safe_gemma3,
+    safe_glm4v,
     safe_idefics3,
+    safe_internvl,
     safe_llava,
     safe_llava_next,
     safe_llava_onevision,
@@ -18,7 +20,9 @@ from . import (
 from .configuration_safety import SafetyConfig
 from .safe_fast_vlm import *
 from .safe_gemma3 import *
+from .safe_glm4v import *
 from .safe_idefics3 import *
+from .safe_internvl import *
 from .safe_llava import *
 from .safe_llava_next import *
 from .safe_llava_onevision import *
@@ -46,6 +50,8 @@ FAMILIES = (
     safe_qwen3_5,
     safe_gemma3,
     safe_mistral3,
+    safe_internvl,
+    safe_glm4v,
 )
 """In the order in which they were added. Each names its configuration, generating model, base model and processor."""
 

@@ -126,8 +126,6 @@ class SafeProcessorMixin(CarriesCodeMixin):
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         # The library's own loading depends on the version and on the form of an image: saturated 16 bits, every frame
         # of an animation, EXIF now and then.
-        if videos is not None or audio is not None:
-            raise ValueError("There is no verdict on video and audio yet: pass pictures, as single frames of a video.")
         images = None if images is None else load_images(images)
         return super().prepare_inputs_layout(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
@@ -224,6 +222,8 @@ class SafeProcessorMixin(CarriesCodeMixin):
         return re.search(r"{%-?\s*generation", template or "") is not None
 
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs: Unpack[ProcessingKwargs]):
+        if videos is not None or audio is not None:
+            raise ValueError("There is no verdict on video and audio yet: pass pictures, as single frames of a video.")
         spans = _conversation_spans.get()
         if spans is None:
             return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
@@ -323,6 +323,18 @@ class SafeProcessorMixin(CarriesCodeMixin):
         )
 
 
+class KeepsOffsetsMixin:
+    """For a stock processor that makes tensors by itself, of offsets in the text, too, and fails at them or at rows
+    without an image; between [`SafeProcessorMixin`] and that processor."""
+
+    def __call__(self, images=None, text=None, **kwargs):
+        text_kwargs = dict(kwargs.pop("text_kwargs", None) or {})
+        of_text = text_kwargs.pop("return_tensors", None)
+        tensors = kwargs.pop("return_tensors", of_text)
+        inputs = super().__call__(images=images, text=text, text_kwargs=text_kwargs, **kwargs)
+        return inputs.convert_to_tensors(tensors, skip_tensor_conversion=["text_replacement_offsets"])
+
+
 def _as_lists(value) -> list | None:
     return value.tolist() if hasattr(value, "tolist") else value
 
@@ -333,4 +345,4 @@ def _in_form_of(ids, rows: list[list[int]]):
     return np.array(rows) if isinstance(ids, np.ndarray) else rows
 
 
-__all__ = ["SafeProcessorMixin"]
+__all__ = ["KeepsOffsetsMixin", "SafeProcessorMixin"]

@@ -5,9 +5,9 @@ from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefi
 
 from .configuration_safety import SHORT_BLOCK, SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
-from .processing_safety import SafeProcessorMixin
+from .processing_safety import KeepsOffsetsMixin, SafeProcessorMixin
 from .safety_checkpoint import register_key_conversions
-from .safety_tiles import LastTileConfigMixin, LastTileMixin, TiledProcessorMixin
+from .safety_tiles import LastTileConfigMixin, PaddedTilesMixin, TiledProcessorMixin
 
 
 register_key_conversions("safe_idefics3", "SafeIdefics3")
@@ -23,7 +23,7 @@ class SafeIdefics3Config(LastTileConfigMixin, SafeConfigMixin, Idefics3Config):
     sub_configs = {**Idefics3Config.sub_configs, "safety_config": SafetyConfig}
 
 
-class SafeIdefics3Model(LastTileMixin, SafeModelMixin, SafePreTrainedModelMixin, Idefics3Model):
+class SafeIdefics3Model(PaddedTilesMixin, SafeModelMixin, SafePreTrainedModelMixin, Idefics3Model):
     """Idefics3's base model with safety projector, safety tokens, safety head and condition table."""
 
     config: SafeIdefics3Config
@@ -46,18 +46,7 @@ class SafeIdefics3ForConditionalGeneration(
         self.vocab_size = config.text_config.vocab_size
 
 
-class _KeepsOffsets(Idefics3Processor):
-    def __call__(self, images=None, text=None, **kwargs):
-        """As the stock processor's, which would make tensors of offsets in the text, too, and fails at rows without an
-        image."""
-        text_kwargs = dict(kwargs.pop("text_kwargs", None) or {})
-        of_text = text_kwargs.pop("return_tensors", None)
-        tensors = kwargs.pop("return_tensors", of_text)
-        inputs = super().__call__(images=images, text=text, text_kwargs=text_kwargs, **kwargs)
-        return inputs.convert_to_tensors(tensors, skip_tensor_conversion=["text_replacement_offsets"])
-
-
-class SafeIdefics3Processor(TiledProcessorMixin, SafeProcessorMixin, _KeepsOffsets):
+class SafeIdefics3Processor(TiledProcessorMixin, SafeProcessorMixin, KeepsOffsetsMixin, Idefics3Processor):
     """[`Idefics3Processor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
     family = SafeIdefics3Config.model_type

@@ -8,7 +8,7 @@ from .configuration_safety import SHORT_BLOCK, SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
 from .safety_checkpoint import register_key_conversions
-from .safety_tiles import LastTileConfigMixin, LastTileMixin, TiledProcessorMixin
+from .safety_tiles import LastTileConfigMixin, PaddedTilesMixin, TiledProcessorMixin
 
 
 register_key_conversions("safe_smolvlm", "SafeSmolVLM")
@@ -24,7 +24,7 @@ class SafeSmolVLMConfig(LastTileConfigMixin, SafeConfigMixin, SmolVLMConfig):
     sub_configs = {**SmolVLMConfig.sub_configs, "safety_config": SafetyConfig}
 
 
-class SafeSmolVLMModel(LastTileMixin, SafeModelMixin, SafePreTrainedModelMixin, SmolVLMModel):
+class SafeSmolVLMModel(PaddedTilesMixin, SafeModelMixin, SafePreTrainedModelMixin, SmolVLMModel):
     """SmolVLM's base model with safety projector, safety tokens, safety head and condition table."""
 
     config: SafeSmolVLMConfig

@@ -58,23 +58,55 @@ class LastTileConfigMixin:
     """A configuration of tiles that all have one grid of positions, in front of [`SafeConfigMixin`]."""
 
     @property
+    def tile_side(self) -> int:
+        """Rows, and columns, of a tile's positions."""
+        return self.vision_config.image_size // self.vision_config.patch_size // self.scale_factor
+
+    @property
     def safety_grid_size(self) -> int:
         """Side of the square of safety features (h_s) of a tile: to enlarge a tile's own grid would only repeat it."""
-        side = self.vision_config.image_size // self.vision_config.patch_size // self.scale_factor
-        return self.safety_config.projector_grid_size or min(side, GRID_SIZE)
+        return self.safety_config.projector_grid_size or min(self.tile_side, GRID_SIZE)
 
 
 class LastTileMixin:
     """
-    A base model that takes `pixel_values` of shape (samples, tiles, channels, height, width), with empty tiles where a
-    sample has fewer, in front of [`SafeModelMixin`] and the backbone's base model.
+    A base model whose last tile of an image shows the whole picture, in front of [`SafeModelMixin`] and the backbone's
+    base model.
 
     The backbone does not tell an image of three tiles from three images, so the processor says how many each has.
     """
 
-    pixel_values_ndim = 5
     pools_tensor = True
     has_structure_tokens = True
+
+    def judge_last_tiles(
+        self, outputs, features: torch.Tensor, pixels: list[torch.Tensor], safety_inputs: SafetyInputs | None
+    ) -> SafetyImageOutput:
+        """Verdicts by the whole picture and by its tiles, where small print can be read (h_i): `features` (tiles of
+        all images, positions, width), and the tiles of each image as `split_tiles` gives them."""
+        tiles = features.split([len(of_image) for of_image in pixels])
+        outputs.pooler_output = [of_image.flatten(0, 1) for of_image in tiles]
+        side = self.config.tile_side
+        maps = [of_image.unflatten(1, (side, side)) for of_image in tiles]
+        whole, others = [of_image[-1] for of_image in maps], [list(of_image[:-1]) for of_image in maps]
+        return self.judge_images(outputs, whole, pixels, safety_inputs, others)
+
+    def split_tiles(self, tiles: torch.Tensor, safety_num_tiles: torch.LongTensor | None) -> list[torch.Tensor]:
+        """Tiles of all images (tiles, ...) to those of each, of which there are as many as the processor said."""
+        if safety_num_tiles is None or int(safety_num_tiles.sum()) != len(tiles):
+            given = "none" if safety_num_tiles is None else safety_num_tiles.tolist()
+            raise ValueError(
+                f"`safety_num_tiles` must say how many of the {len(tiles)} tiles each image has, got {given}: prepare "
+                f"the inputs with {self.config.class_prefix}Processor."
+            )
+        return list(tiles.split(safety_num_tiles.tolist()))
+
+
+class PaddedTilesMixin(LastTileMixin):
+    """A [`LastTileMixin`] that takes `pixel_values` of shape (samples, tiles, channels, height, width), with empty
+    tiles where a sample has fewer."""
+
+    pixel_values_ndim = 5
 
     @can_return_tuple
     def get_image_features(
@@ -106,25 +138,14 @@ class LastTileMixin:
         )
         # One entry per sample, or per tile before transformers 5.20.
         features = torch.cat([found.flatten(0, -2) for found in outputs.pooler_output])
-        tiles = features.unflatten(0, (-1, self.image_seq_len)).split([len(of_image) for of_image in pixels])
-        outputs.pooler_output = [of_image.flatten(0, 1) for of_image in tiles]
-        side = math.isqrt(self.image_seq_len)
-        maps = [of_image.unflatten(1, (side, side)) for of_image in tiles]
-        whole, others = [of_image[-1] for of_image in maps], [list(of_image[:-1]) for of_image in maps]
-        return self.judge_images(outputs, whole, pixels, safety_inputs, others)
+        return self.judge_last_tiles(outputs, features.unflatten(0, (-1, self.image_seq_len)), pixels, safety_inputs)
 
     def split_pixels(
         self, pixel_values: torch.Tensor, safety_num_tiles: torch.LongTensor | None = None, **image_inputs
     ) -> list[torch.Tensor]:
         tiles = pixel_values.flatten(0, 1)
-        tiles = tiles[(tiles != 0).flatten(1).any(dim=1)]  # the backbone takes tiles of zeros for padding
-        if safety_num_tiles is None or int(safety_num_tiles.sum()) != len(tiles):
-            given = "none" if safety_num_tiles is None else safety_num_tiles.tolist()
-            raise ValueError(
-                f"`safety_num_tiles` must say how many of the {len(tiles)} tiles each image has, got {given}: prepare "
-                f"the inputs with {self.config.class_prefix}Processor."
-            )
-        return list(tiles.split(safety_num_tiles.tolist()))
+        # The backbone takes tiles of zeros for padding.
+        return self.split_tiles(tiles[(tiles != 0).flatten(1).any(dim=1)], safety_num_tiles)
 
     def inputs_merger(self, input_ids, inputs_embeds: torch.Tensor, image_hidden_states: torch.Tensor):
         # Before transformers 5.20 it wants whole tiles in a row, and a block has further positions.
@@ -141,17 +162,28 @@ class TiledProcessorMixin:
 
     def _process_images(self, images, **kwargs):
         processed, replacements = super()._process_images(images, **kwargs)
+        processed["safety_num_tiles"] = self.count_tiles(processed)
+        return processed, replacements
+
+    def count_tiles(self, processed: dict) -> list[int]:
+        """Tiles of each image, the whole picture among them, from what the image processor has said."""
         grids = [
             (rows, columns)
             for of_sample in zip(processed["rows"], processed["cols"])
             for rows, columns in zip(*of_sample)
         ]
-        processed["safety_num_tiles"] = [int(rows) * int(columns) + 1 for rows, columns in grids]
-        return processed, replacements
+        return [int(rows) * int(columns) + 1 for rows, columns in grids]
 
     @property
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "safety_num_tiles"]
 
 
-__all__ = ["FirstTileMixin", "LastTileMixin", "TiledProcessorMixin", "parts_of_large_maps"]
+__all__ = [
+    "FirstTileMixin",
+    "LastTileConfigMixin",
+    "LastTileMixin",
+    "PaddedTilesMixin",
+    "TiledProcessorMixin",
+    "parts_of_large_maps",
+]
