@@ -179,6 +179,13 @@ def test_seed_bench_reads_pictures_alone(standin, load):
     )
 
 
+def test_seed_bench_groups_the_questions_about_one_picture(standin, load):
+    folder = standin("seed_bench")
+    table = folder / "SEED-Bench.json"
+    table.write_text(table.read_text().replace("102_7", "101_7"))
+    assert [item.group for item in load("seed_bench", folder).items] == ["101_7", "101_7", "103_7"]
+
+
 def test_siuo_scores_choices_alone(standin, load):
     folder = standin("siuo")
     assert score("siuo", load("siuo", folder, part="mcqa"), lambda item: "(B)") == {"accuracy": 1, "unreadable": 0}
