@@ -269,6 +269,8 @@ def test_mme_lines_that_name_their_picture(standin, load):
         ("Is it? Yes\n", "0000.txt, line 1: expected question, tab, and Yes or No, found 'Is it. Yes'"),
         ("Is it?\tYes\nIs it?\tPerhaps\n", "line 2: expected question, tab, and Yes or No"),
         ("a\tb\tc\tYes\n", "line 1: expected question, tab, and Yes or No"),
+        ("", "OCR/0000.txt: expected one question to be answered yes and one no, found no question"),
+        ("\n \n", "found no question"),
     ],
 )
 def test_mme_lists_that_are_wrong(standin, load, text, reason):
