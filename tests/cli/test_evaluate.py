@@ -34,6 +34,16 @@ def test_list_names_each_benchmark(call):
     assert out.count("    licence: ") == out.count("    where to get: ") == len(BENCHMARKS) >= 19
 
 
+def test_what_to_do_about_missing_pictures_comes_before_their_long_paths(fails, tmp_path):
+    data = tmp_path / "/".join(["a long name of a folder" * 8] * 4)
+    STANDINS["mme"](data)
+    for path in data.rglob("*.jpg"):
+        path.unlink()
+    line = fails("evaluate", "--model", tmp_path / "no model", "--benchmark", "mme", "--data", data)
+    assert "56 of 56 items have a picture that is missing" in line
+    assert "`--skip-missing`" in line and BENCHMARKS["mme"].where_to_get in line and "existence/0000/yes: " in line
+
+
 @pytest.mark.parametrize(
     "words, reason",
     [

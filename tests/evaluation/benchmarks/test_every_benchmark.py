@@ -174,7 +174,7 @@ def test_a_picture_that_cannot_be_read(standin, load, tmp_path, name):
         loaded = load(name, folder)
         assert any("unreadable image" in reason for reason in loaded.missing)
         return
-    with pytest.raises(BenchmarkError, match=r"items have a picture that is missing or cannot be read .*skip_missing"):
+    with pytest.raises(BenchmarkError, match=r"items have a picture that is missing or cannot be read; .*skip_missing"):
         load(name, folder, **options(name))
     whole = LOADED[name][1]
     try:

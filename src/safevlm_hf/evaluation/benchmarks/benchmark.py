@@ -9,7 +9,7 @@ from huggingface_hub.constants import HF_HOME
 
 from ..items import Answer, Item
 from ..protocol.strict_json import shorten
-from .folder import MAX_LISTED, BenchmarkError, DataFolder
+from .folder import BenchmarkError, DataFolder
 from .pictures import find_picture_problems
 
 
@@ -98,10 +98,11 @@ class Benchmark:
             items, useless = _leave_out_useless(data, loaded.items)
             items, unreadable = _leave_out_unreadable(items)
             if unreadable and not (skip_missing or self.has_dead_pictures):
-                raise data.error(_describe_unreadable(unreadable, len(loaded.items)))
+                raise data.error(_describe_unreadable(unreadable, len(loaded.items)), unreadable)
             missing = [*loaded.missing, *useless, *unreadable]
             if not items:
-                raise data.error(f"{self.name}: no items in {data.path} ({_first(missing) or 'its tables are empty'})")
+                found = f"{len(missing)} were left out" if missing else "its tables are empty"
+                raise data.error(f"{self.name}: no items in {data.path} ({found})", missing)
         split = loaded.split or "/".join(_name_option(*option) for option in chosen.items()) or "all"
         return replace(loaded, items=items, missing=missing, split=split, benchmark=self.name)
 
@@ -166,14 +167,9 @@ def _leave_out_unreadable(items: Sequence[Item]) -> tuple[list[Item], list[str]]
 
 def _describe_unreadable(unreadable: Sequence[str], total: int) -> str:
     return (
-        f"{len(unreadable)} of {total} items have a picture that is missing or cannot be read ({_first(unreadable)}); "
-        "`--skip-missing` (`skip_missing=True`) leaves such items out and names them in the result"
+        f"{len(unreadable)} of {total} items have a picture that is missing or cannot be read; `--skip-missing` "
+        "(`skip_missing=True`) leaves such items out and names them in the result"
     )
-
-
-def _first(lines: Sequence[str]) -> str:
-    more = f"; and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
-    return "; ".join(lines[:MAX_LISTED]) + more
 
 
 def _default(valid: tuple[str, ...] | WholeNumber) -> str | int:
