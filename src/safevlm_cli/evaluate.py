@@ -1,7 +1,9 @@
 """`safevlm evaluate`: benchmarks of the field on a checkpoint, beside its verdict switched off, or a base model."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -52,14 +54,17 @@ def evaluate(
 
     if list_:
         return _list()
-    chosen = [find_benchmark(name.strip()) for name in benchmark.split(",")]
+    from safevlm_hf.evaluation.pipeline import check_judges
+
+    chosen = [find_benchmark(name) for name in dict.fromkeys(map(str.strip, benchmark.split(",")))]
     options = benchmark_options(option or [], chosen)
     judges = _judges(judge_model, judge_url, judge_key, judge_prompt, output)
-    # Every benchmark is checked before any model is loaded.
+    # Every benchmark is checked before any model is loaded, and whether each judge can judge it.
     loaded = [
         one.load(_folder(data, one.name, len(chosen)), skip_missing=skip_missing, **options[one.name])
         for one in chosen
     ]
+    check_judges(judges, loaded)
     return _run(chosen, loaded, judges, model, base, policy, output, max_new_tokens, batch_size, seed)
 
 
@@ -82,13 +87,17 @@ def _run(chosen, loaded, judges, model, base, policy, output: Path, max_new_toke
     for benchmark, items in zip(chosen, loaded, strict=True):
         taking_part = [one for one in candidates if benchmark.score is not None or one.system.name != VERDICT_OFF_NAME]
         evaluated.append(evaluate_systems(benchmark, items, taking_part, settings, output))
-    report = write_evaluation_report(output / "report.html", evaluated)
-    for of_benchmark in evaluated:
-        table = borderless_table(*summary_rows(of_benchmark)[0])
-        for row in summary_rows(of_benchmark)[1:]:
-            table.add_row(*map(plain, row))
-        make_console().print(table)
+        # After each benchmark, so that an error in a later one loses nothing.
+        report = write_evaluation_report(output / "report.html", evaluated)
+        _show(*summary_rows(evaluated[-1]))
     print(f"results: {output}/*/*/results.json   report: {report}")
+
+
+def _show(head: list[str], *rows: list[str]):
+    table = borderless_table(*head)
+    for row in rows:
+        table.add_row(*map(plain, row))
+    make_console().print(table)
 
 
 VERDICT_OFF_NAME = "verdict off"
@@ -132,10 +141,24 @@ def _judges(model: str | None, url: str | None, key: str | None, prompt: str, ou
         return judges
     name, cache = f"{Path(model).name} ({prompt})", output / "judgements.jsonl"
     if url is not None:
+        if key is None and not _is_near(url):
+            raise ValueError(
+                f"the judge at {url} needs a key: expected `--judge-key` with the name of the environment variable "
+                "that holds it, found none. Only servers on this machine or in its network go without"
+            )
         judges.append(EndpointJudge(name, model, PROMPTS[prompt], cache, url, key))
     else:
         judges.append(LocalJudge(name, model, PROMPTS[prompt], cache))
     return judges
+
+
+def _is_near(url: str) -> bool:
+    """Whether the server is on this machine or in its network: a private address, or a name without a dot."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host
 
 
 def benchmark_options(given: list[str], chosen: list) -> dict[str, dict[str, str]]:

@@ -181,7 +181,19 @@ def test_a_judge_that_cannot_judge_an_item_says_so_before_anything_is_answered(t
     monkeypatch.setattr(RulesJudge, "prompt", PROMPTS["score-rtvlm"], raising=False)
     asked = Answerer()
     monkeypatch.setitem(globals(), "SETTINGS", replace(SETTINGS, judges=[judge]))
-    with pytest.raises(ValueError, match="label 'column' is None, expected one that a rubric is for"):
+    reason = r"judge 'rules' cannot judge vlguard/.*: item .* label 'column' is None, expected .*Take another"
+    with pytest.raises(ValueError, match=reason):
+        run("vlguard", tmp_path, asked.candidate("base"))
+    assert not asked.asked
+
+
+def test_a_judge_that_cannot_be_asked_says_so_before_anything_is_answered(tmp_path, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("401")
+
+    monkeypatch.setattr(RulesJudge, "check", refuse)
+    asked = Answerer()
+    with pytest.raises(RuntimeError, match="401"):
         run("vlguard", tmp_path, asked.candidate("base"))
     assert not asked.asked
 

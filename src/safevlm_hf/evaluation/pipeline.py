@@ -109,9 +109,7 @@ def evaluate_systems(
     )
     save_protocol(protocol, folder / "protocol.yaml")
     write_text(folder / "missing.txt", "".join(f"{line}\n" for line in loaded.missing))
-    for prompt in prompts.values():
-        for item in loaded.items:
-            prompt.rubric(item)  # raises now, and not after hours of answers
+    check_judges(judges, [loaded])
     _check_folders(candidates, folder)
     evaluated = []
     for candidate in candidates:
@@ -120,6 +118,25 @@ def evaluate_systems(
         evaluated.append(_evaluate(benchmark, loaded, candidate, own, protocol, settings, folder))
     check_comparable([one.result for one in evaluated])
     return evaluated
+
+
+def check_judges(judges: Sequence[Judge], benchmarks: Sequence[Loaded]):
+    """Raises now what would end a run after hours of answers.
+
+    Raises:
+        ValueError: a judge has no rubric for an item.
+        RuntimeError: a judge cannot be asked.
+    """
+    for loaded in benchmarks:
+        for name, prompt in _prompts(judges).items():
+            try:
+                for item in loaded.items:
+                    prompt.rubric(item)
+            except ValueError as error:
+                advice = "Take another `--judge-prompt`, or leave this benchmark out"
+                raise ValueError(f"judge {name!r} cannot judge {loaded.name}: {error}. {advice}") from None
+    for judge in judges:
+        judge.check()
 
 
 def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, settings: Settings, folder) -> Evaluated:
