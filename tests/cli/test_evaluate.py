@@ -30,6 +30,7 @@ def test_a_benchmark_of_ability_and_one_of_safety(call, checkpoint, tmp_path):
     assert out.count("pope/all: base, ") == 1
     assert "flagged rate" in out and (tmp_path / "out" / "report.html").exists()
     assert results["verdict-on-shipped-policy"]["system"]["policy"] is not None
+    assert results["base"]["system"]["options"] == {"dtype": "float32", "device": "cpu", "attention": "sdpa"}
 
 
 def test_a_benchmark_that_is_done_is_shown_and_reported_whatever_follows(call, checkpoint, tmp_path):

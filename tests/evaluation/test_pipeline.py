@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from html_page import check_page
 from standins import STANDINS
 
+from safevlm_hf.evaluation import pipeline
 from safevlm_hf.evaluation.benchmarks import find_benchmark
 from safevlm_hf.evaluation.items import Answer
 from safevlm_hf.evaluation.judges.matchers import published_matchers
@@ -168,7 +170,7 @@ def test_levels_are_laid_on_a_benchmarks_own_scale(tmp_path, levels, said, kappa
 def test_a_result_does_not_take_another_systems_place(tmp_path):
     (first,) = run("vlguard", tmp_path, Answerer().candidate("base"))
     other = Candidate(System("base", model="another"), Answerer())
-    with pytest.raises(ValueError, match="base/results.json is of another model, or under another policy"):
+    with pytest.raises(ValueError, match="base/results.json is of another model, policy, device or attention"):
         run("vlguard", tmp_path, other)
     assert not other.answer.asked  # said before anything is answered
     run("vlguard", tmp_path, Answerer().candidate("base"))
@@ -196,6 +198,31 @@ def test_a_judge_that_cannot_be_asked_says_so_before_anything_is_answered(tmp_pa
     with pytest.raises(RuntimeError, match="401"):
         run("vlguard", tmp_path, asked.candidate("base"))
     assert not asked.asked
+
+
+def test_what_decides_a_figure_is_in_the_protocol(tmp_path, monkeypatch):
+    settings = replace(SETTINGS, judges=[RulesJudge()])
+
+    def protocol(**changes):
+        monkeypatch.setitem(globals(), "SETTINGS", replace(settings, **changes))
+        (evaluated,) = run("xstest", tmp_path, Answerer().candidate("base"))
+        return evaluated.result.protocol
+
+    first, again = protocol(), protocol()
+    assert first == again and first.decoding["batch_size"] == 2
+    changed = [protocol(bootstrap=Bootstrap(51)), protocol(batch_size=3)]
+    monkeypatch.setattr(pipeline, "code_hash", lambda paths: "0" * 64)
+    changed.append(protocol())
+    assert len({first.hash, *(one.hash for one in changed)}) == 4
+
+
+def test_the_code_that_counts_is_in_the_protocol(monkeypatch):
+    hashed = []
+    monkeypatch.setattr(pipeline, "code_hash", hashed.extend)
+    pipeline._scoring_code(find_benchmark("pope"))
+    names = {Path(path).name for path in hashed}
+    assert {"counting.py", "reading.py", "pope.py", "matchers.py", "judged.py", "prompts.py"} <= names
+    assert "mme.py" not in names and all(map(Path.is_file, map(Path, hashed)))
 
 
 def test_choices_are_no_attacks(tmp_path):

@@ -4,14 +4,18 @@ Everything is kept as it comes, in one folder per benchmark and split: `answers.
 `results.json` per system. A run that was stopped goes on where it was when it is started again.
 """
 
+import inspect
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from safevlm_hf.evaluation import counting
+from safevlm_hf.evaluation import judges as judges_room
+from safevlm_hf.evaluation import metrics as metrics_room
 from safevlm_hf.evaluation.answering_items import AnswerBatch, answer_items
-from safevlm_hf.evaluation.benchmarks import Benchmark, Loaded
+from safevlm_hf.evaluation.benchmarks import Benchmark, Loaded, reading
 from safevlm_hf.evaluation.counting import count_figures
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.base import Judge, Judgement
@@ -19,6 +23,7 @@ from safevlm_hf.evaluation.judges.forced_action import ActionJudge
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
+from safevlm_hf.evaluation.protocol.fingerprints import code_hash
 from safevlm_hf.evaluation.protocol.protocol import Protocol, check_comparable, save_protocol
 from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult, Times, load_result, save_result
 from safevlm_hf.evaluation.protocol.system import System
@@ -102,10 +107,11 @@ def evaluate_systems(
         benchmark.name,
         loaded.split,
         loaded.items,
-        decoding=settings.decoding,
+        decoding={**settings.decoding, "batch_size": settings.batch_size},
         max_new_tokens=settings.max_new_tokens,
         judges={judge.name: judge.fingerprint() for judge in judges},
         judge_prompts={name: prompt.digest() for name, prompt in prompts.items()},
+        scoring={"code": _scoring_code(benchmark), **asdict(settings.bootstrap)},
     )
     save_protocol(protocol, folder / "protocol.yaml")
     write_text(folder / "missing.txt", "".join(f"{line}\n" for line in loaded.missing))
@@ -166,6 +172,13 @@ def _prompts(judges: Sequence[Judge]) -> dict[str, JudgePrompt]:
     return {judge.name: judge.prompt for judge in judges if hasattr(judge, "prompt")}
 
 
+def _scoring_code(benchmark: Benchmark) -> str:
+    """The hash of what makes figures of answers: judges, metrics, and the benchmark's own reading."""
+    rooms = [Path(room.__file__).parent for room in (judges_room, metrics_room)]
+    files = [counting.__file__, reading.__file__, inspect.getfile(benchmark.read)]
+    return code_hash([*files, *(file for room in rooms for file in sorted(room.rglob("*.py")))])
+
+
 def _check_folders(candidates: Sequence[Candidate], folder: Path):
     """No result takes the place of another system's."""
     names = [slug(candidate.system.name) for candidate in candidates]
@@ -176,7 +189,8 @@ def _check_folders(candidates: Sequence[Candidate], folder: Path):
         path = folder / name / "results.json"
         if path.exists() and load_result(path).system.fingerprint != candidate.system.fingerprint:
             raise ValueError(
-                f"{path} is of another model, or under another policy: take another folder for this run, or remove it"
+                f"{path} is of another model, policy, device or attention: take another folder for this run, or "
+                "remove it"
             )
 
 
