@@ -13,6 +13,8 @@ from safevlm_hf.evaluation import pipeline
 from safevlm_hf.evaluation.benchmarks import find_benchmark
 from safevlm_hf.evaluation.items import Answer
 from safevlm_hf.evaluation.judges.matchers import published_matchers
+from safevlm_hf.evaluation.judges.prompts import JudgePrompt
+from safevlm_hf.evaluation.judges.reading_judge import ReadingJudge, Reply
 from safevlm_hf.evaluation.judges.rubrics import PROMPTS
 from safevlm_hf.evaluation.judges.rules import RulesJudge
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
@@ -223,6 +225,41 @@ def test_the_code_that_counts_is_in_the_protocol(monkeypatch):
     names = {Path(path).name for path in hashed}
     assert {"counting.py", "reading.py", "pope.py", "matchers.py", "judged.py", "prompts.py"} <= names
     assert "mme.py" not in names and all(map(Path.is_file, map(Path, hashed)))
+
+
+class Reader(ReadingJudge):
+    """A judge that always says 7, and notes the order of what happens."""
+
+    def __init__(self, folder, events, **options):
+        super().__init__("reader", JudgePrompt(task="Judge."), folder / "judgements.jsonl", False, **options)
+        self.events = events
+
+    def _model_settings(self):
+        return {"kind": "fake"}
+
+    def _ask(self, requests, keep):
+        for request in requests:
+            self.events.append("a call")
+            keep(request, "7")
+            yield Reply(request)
+
+
+def test_what_judging_costs_is_said_before_anything_is_answered(tmp_path, monkeypatch, capsys):
+    events = []
+    judge = Reader(tmp_path, events, prices={"input": 1000.0, "output": 0.0})
+    monkeypatch.setitem(globals(), "SETTINGS", replace(SETTINGS, judges=[judge], max_new_tokens=40))
+    STANDINS["xstest"](tmp_path)
+    benchmark = find_benchmark("xstest")
+    loaded = benchmark.load(tmp_path)
+    systems = [Answerer(text=text).candidate(text) for text in ("A red card.", "No.")]
+    evaluate_systems(benchmark, loaded, systems, SETTINGS, tmp_path / "out", say=events.append)
+    cost, *rest = events
+    assert cost.startswith("xstest/text-only: judge reader: at most 4 calls (0 judgements are cached), about ")
+    assert "at the given prices" in cost and rest[0].startswith("xstest/text-only: A red card.") and "a call" in rest
+    assert capsys.readouterr().err == ""  # without progress, nothing is shown
+    del events[:]
+    evaluate_systems(benchmark, loaded, systems, SETTINGS, tmp_path / "out", say=events.append)
+    assert events[0].startswith("xstest/text-only: judge reader: at most 0 calls (4 judgements are cached)")
 
 
 def test_choices_are_no_attacks(tmp_path):

@@ -21,6 +21,7 @@ from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.base import Judge, Judgement
 from safevlm_hf.evaluation.judges.forced_action import ActionJudge
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
+from safevlm_hf.evaluation.judges.reading_judge import BYTES_PER_TOKEN, LONGEST_TEXT, ReadingJudge
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
 from safevlm_hf.evaluation.protocol.fingerprints import code_hash
@@ -117,6 +118,7 @@ def evaluate_systems(
     write_text(folder / "missing.txt", "".join(f"{line}\n" for line in loaded.missing))
     check_judges(judges, [loaded])
     _check_folders(candidates, folder)
+    _say_costs(judges, loaded, candidates, protocol, settings, folder, say)
     evaluated = []
     for candidate in candidates:
         say(f"{loaded.name}: {candidate.system.name}, {_count(loaded)}, {len(loaded.missing)} left out")
@@ -150,7 +152,7 @@ def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, setting
     with AnswerCache(folder / "answers.jsonl", candidate.system, protocol) as cache:
         answers = answer_items(candidate.answer, loaded.items, cache, settings.batch_size, settings.progress)
     answered = time.time()
-    judgements = {judge.name: judge.judge(loaded.items, answers) for judge in judges}
+    judgements = {judge.name: _judge(judge, loaded.items, answers, settings.progress) for judge in judges}
     judged = time.time()
     figures = count_figures(
         benchmark, loaded.items, answers, judgements, candidate.names, settings.bootstrap, _prompts(judges)
@@ -165,6 +167,31 @@ def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, setting
     )
     save_result(result, folder / slug(candidate.system.name) / "results.json")
     return Evaluated(result, loaded.items, answers, judgements)
+
+
+def _judge(judge: Judge, items, answers, progress: bool) -> list[Judgement]:
+    options = {"progress": progress} if isinstance(judge, ReadingJudge) else {}  # the others take no time
+    return judge.judge(items, answers, **options)
+
+
+def _say_costs(judges, loaded, candidates: Sequence[Candidate], protocol, settings: Settings, folder, say):
+    """What judges that read will take, before anything is answered."""
+    reading_judges = [judge for judge in judges if isinstance(judge, ReadingJudge)]
+    if not reading_judges:
+        return
+    answers = []
+    for candidate in candidates:
+        with AnswerCache(folder / "answers.jsonl", candidate.system, protocol) as cache:
+            answers += [cache.get(item) or _longest_answer(item, candidate, settings) for item in loaded.items]
+    for judge in reading_judges:
+        cost = judge.estimate([*loaded.items] * len(candidates), answers)
+        say(f"{loaded.name}: judge {judge.name}: at most {cost}")
+
+
+def _longest_answer(item: Item, candidate: Candidate, settings: Settings) -> Answer:
+    """Stands for an answer that is not there yet. No two systems give the same, which would be judged once."""
+    length = min(settings.max_new_tokens * BYTES_PER_TOKEN, LONGEST_TEXT // 2)
+    return Answer(item.id, candidate.system.name.ljust(length, "."))
 
 
 def _prompts(judges: Sequence[Judge]) -> dict[str, JudgePrompt]:
