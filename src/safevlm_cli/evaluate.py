@@ -1,6 +1,8 @@
 """`safevlm evaluate`: benchmarks of the field on a checkpoint, beside its verdict switched off, or a base model."""
 
 import ipaddress
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -83,14 +85,28 @@ def _run(chosen, loaded, judges, model, base, policy, output: Path, max_new_toke
         progress=sys.stderr.isatty(),
     )
     candidates = _candidates(model, base, policy, settings)
+    runs = [
+        (benchmark, items, [one for one in candidates if benchmark.score or one.system.name != VERDICT_OFF_NAME])
+        for benchmark, items in zip(chosen, loaded, strict=True)
+    ]
+    if len(runs) > 1:
+        _show_costs(runs, settings, output)
     evaluated = []
-    for benchmark, items in zip(chosen, loaded, strict=True):
-        taking_part = [one for one in candidates if benchmark.score is not None or one.system.name != VERDICT_OFF_NAME]
-        evaluated.append(evaluate_systems(benchmark, items, taking_part, settings, output))
+    for run in runs:
+        evaluated.append(evaluate_systems(*run, settings, output))
         # After each benchmark, so that an error in a later one loses nothing.
         report = write_evaluation_report(output / "report.html", evaluated)
         _show(*summary_rows(evaluated[-1]))
     print(f"results: {output}/*/*/results.json   report: {report}")
+
+
+def _show_costs(runs, settings, output: Path):
+    """Of each judge that reads, over all benchmarks."""
+    from safevlm_hf.evaluation.pipeline import judging_costs
+
+    costs = [judging_costs(*run, settings, output) for run in runs]
+    for name in costs[0]:
+        print(f"all benchmarks: judge {name}: at most {reduce(add, (one[name] for one in costs))}")
 
 
 def _show(head: list[str], *rows: list[str]):
@@ -144,7 +160,8 @@ def _judges(model: str | None, url: str | None, key: str | None, prompt: str, ou
         if key is None and not _is_near(url):
             raise ValueError(
                 f"the judge at {url} needs a key: expected `--judge-key` with the name of the environment variable "
-                "that holds it, found none. Only servers on this machine or in its network go without"
+                "that holds it, found none. Servers on this machine or in its network go without; for another that needs "
+                "none, any value will do"
             )
         judges.append(EndpointJudge(name, model, PROMPTS[prompt], cache, url, key))
     else:

@@ -42,7 +42,7 @@ def test_a_benchmark_that_is_done_is_shown_and_reported_whatever_follows(call, c
     words = ["--benchmark", "xstest,vlguard", "--data", tmp_path / "data", "--output", tmp_path / "out"]
     code, out, err = call("evaluate", "--model", checkpoint, *words, "--max-new-tokens", 4)
     assert code == 2 and str(results) in err
-    assert "over refusal rate" in out and "xstest/text-only" in (tmp_path / "out" / "report.html").read_text()
+    assert "over refusal rate" in out and "xstest" in (tmp_path / "out" / "report.html").read_text().lower()
 
 
 def test_judges_are_checked_before_a_model_is_loaded(fails, tmp_path):
@@ -60,6 +60,26 @@ def test_judges_are_checked_before_a_model_is_loaded(fails, tmp_path):
         line = fails("evaluate", *judged)
         assert "judge 'm (harm)' cannot be asked" in line and "401" in line and "`--judge-key`" in line
         assert server.total() == 1
+
+
+def test_what_a_judge_costs_is_said_before_a_model_answers(call, checkpoint, tmp_path):
+    pytest.importorskip("openai")
+    for name in ("xstest", "vlguard"):
+        STANDINS[name](tmp_path / "data" / name)
+    words = ["--benchmark", "xstest,vlguard", "--data", tmp_path / "data", "--output", tmp_path / "out"]
+    words += ["--model", checkpoint, "--max-new-tokens", 4, "--judge-model", "m"]
+    with JudgeServer(reply="safe") as server:
+        code, out, err = call("evaluate", *words, "--judge-url", server.url)
+        assert code == 0, err
+        assert server.calls[PROBE] == 1 and server.total() <= 1 + 7
+    said = [line for line in out.splitlines() if "at most" in line or " items" in line]
+    assert said[0].startswith("all benchmarks: judge m (harm): at most 7 calls (0 judgements are cached), about ")
+    assert [line.partition(" calls")[0] for line in said[1:]] == [
+        "xstest/text-only: judge m (harm): at most 2",
+        said[2],
+        "vlguard/test/all: judge m (harm): at most 5",
+        said[4],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.base import Judge, Judgement
 from safevlm_hf.evaluation.judges.forced_action import ActionJudge
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
-from safevlm_hf.evaluation.judges.reading_judge import BYTES_PER_TOKEN, LONGEST_TEXT, ReadingJudge
+from safevlm_hf.evaluation.judges.reading_judge import BYTES_PER_TOKEN, LONGEST_TEXT, Cost, ReadingJudge
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
 from safevlm_hf.evaluation.protocol.fingerprints import code_hash
@@ -29,6 +29,9 @@ from safevlm_hf.evaluation.protocol.protocol import Protocol, check_comparable, 
 from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult, Times, load_result, save_result
 from safevlm_hf.evaluation.protocol.system import System
 from safevlm_hf.files import write_text
+
+
+ANSWERS = "answers.jsonl"
 
 
 @dataclass(frozen=True)
@@ -101,24 +104,15 @@ def evaluate_systems(
     Returns:
         One per system, in their order.
     """
-    folder = folder / slug(loaded.name)
-    judges = [*settings.judges, *([ActionJudge()] if any(one.names for one in candidates) else [])]
-    prompts = _prompts(judges)
-    protocol = Protocol.of(
-        benchmark.name,
-        loaded.split,
-        loaded.items,
-        decoding={**settings.decoding, "batch_size": settings.batch_size},
-        max_new_tokens=settings.max_new_tokens,
-        judges={judge.name: judge.fingerprint() for judge in judges},
-        judge_prompts={name: prompt.digest() for name, prompt in prompts.items()},
-        scoring={"code": _scoring_code(benchmark), **asdict(settings.bootstrap)},
-    )
+    judges = _judges(candidates, settings)
+    protocol = _protocol(benchmark, loaded, judges, settings)
+    root, folder = folder, folder / slug(loaded.name)
     save_protocol(protocol, folder / "protocol.yaml")
     write_text(folder / "missing.txt", "".join(f"{line}\n" for line in loaded.missing))
     check_judges(judges, [loaded])
     _check_folders(candidates, folder)
-    _say_costs(judges, loaded, candidates, protocol, settings, folder, say)
+    for name, cost in judging_costs(benchmark, loaded, candidates, settings, root).items():
+        say(f"{loaded.name}: judge {name}: at most {cost}")
     evaluated = []
     for candidate in candidates:
         say(f"{loaded.name}: {candidate.system.name}, {_count(loaded)}, {len(loaded.missing)} left out")
@@ -147,9 +141,45 @@ def check_judges(judges: Sequence[Judge], benchmarks: Sequence[Loaded]):
         judge.check()
 
 
+def judging_costs(
+    benchmark: Benchmark, loaded: Loaded, candidates: Sequence[Candidate], settings: Settings, folder: Path
+) -> dict[str, Cost]:
+    """What each judge that reads will take at most; arguments as for `evaluate_systems`. Nothing is asked.
+
+    An answer that is not there yet counts as the longest one.
+    """
+    judges = [judge for judge in settings.judges if isinstance(judge, ReadingJudge)]
+    if not judges:
+        return {}
+    protocol = _protocol(benchmark, loaded, _judges(candidates, settings), settings)
+    answers = []
+    for candidate in candidates:
+        with AnswerCache(folder / slug(loaded.name) / ANSWERS, candidate.system, protocol) as cache:
+            answers += [cache.get(item) or _longest_answer(item, candidate, settings) for item in loaded.items]
+    return {judge.name: judge.estimate([*loaded.items] * len(candidates), answers) for judge in judges}
+
+
+def _judges(candidates: Sequence[Candidate], settings: Settings) -> list[Judge]:
+    """Those of the settings, and the facts of the policy where a system has one."""
+    return [*settings.judges, *([ActionJudge()] if any(one.names for one in candidates) else [])]
+
+
+def _protocol(benchmark: Benchmark, loaded: Loaded, judges: Sequence[Judge], settings: Settings) -> Protocol:
+    return Protocol.of(
+        benchmark.name,
+        loaded.split,
+        loaded.items,
+        decoding={**settings.decoding, "batch_size": settings.batch_size},
+        max_new_tokens=settings.max_new_tokens,
+        judges={judge.name: judge.fingerprint() for judge in judges},
+        judge_prompts={name: prompt.digest() for name, prompt in _prompts(judges).items()},
+        scoring={"code": _scoring_code(benchmark), **asdict(settings.bootstrap)},
+    )
+
+
 def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, settings: Settings, folder) -> Evaluated:
     start = time.time()
-    with AnswerCache(folder / "answers.jsonl", candidate.system, protocol) as cache:
+    with AnswerCache(folder / ANSWERS, candidate.system, protocol) as cache:
         answers = answer_items(candidate.answer, loaded.items, cache, settings.batch_size, settings.progress)
     answered = time.time()
     judgements = {judge.name: _judge(judge, loaded.items, answers, settings.progress) for judge in judges}
@@ -172,20 +202,6 @@ def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, setting
 def _judge(judge: Judge, items, answers, progress: bool) -> list[Judgement]:
     options = {"progress": progress} if isinstance(judge, ReadingJudge) else {}  # the others take no time
     return judge.judge(items, answers, **options)
-
-
-def _say_costs(judges, loaded, candidates: Sequence[Candidate], protocol, settings: Settings, folder, say):
-    """What judges that read will take, before anything is answered."""
-    reading_judges = [judge for judge in judges if isinstance(judge, ReadingJudge)]
-    if not reading_judges:
-        return
-    answers = []
-    for candidate in candidates:
-        with AnswerCache(folder / "answers.jsonl", candidate.system, protocol) as cache:
-            answers += [cache.get(item) or _longest_answer(item, candidate, settings) for item in loaded.items]
-    for judge in reading_judges:
-        cost = judge.estimate([*loaded.items] * len(candidates), answers)
-        say(f"{loaded.name}: judge {judge.name}: at most {cost}")
 
 
 def _longest_answer(item: Item, candidate: Candidate, settings: Settings) -> Answer:
