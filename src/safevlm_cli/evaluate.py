@@ -160,8 +160,8 @@ def _judges(model: str | None, url: str | None, key: str | None, prompt: str, ou
         if key is None and not _is_near(url):
             raise ValueError(
                 f"the judge at {url} needs a key: expected `--judge-key` with the name of the environment variable "
-                "that holds it, found none. Servers on this machine or in its network go without; for another that needs "
-                "none, any value will do"
+                "that holds it, found none. Servers on this machine or in its network go without; for another one "
+                "that needs none, any value will do"
             )
         judges.append(EndpointJudge(name, model, PROMPTS[prompt], cache, url, key))
     else:
