@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import safevlm_hf  # noqa: F401  registers the safe classes
 from safevlm_hf.evaluation.benchmarks import find_benchmark
 from safevlm_hf.evaluation.candidates import VERDICT_OFF, safe_candidate
+from safevlm_hf.evaluation.comparing import save_comparison
 from safevlm_hf.evaluation.judges.matchers import published_matchers
 from safevlm_hf.evaluation.judges.rules import RulesJudge
 from safevlm_hf.evaluation.pipeline import Settings, evaluate_systems
@@ -37,6 +38,7 @@ def main() -> None:
         safe_candidate("verdict on", args.model, model, processor, settings),
     ]
     evaluated = evaluate_systems(benchmark, items, systems, settings, args.output_dir)
+    save_comparison(evaluated, args.output_dir)
     for row in summary_rows(evaluated):
         print("\t".join(row))
     print("report:", write_evaluation_report(args.output_dir / "report.html", [evaluated]))

@@ -1,7 +1,11 @@
 """`safevlm evaluate`: benchmarks of the field on a checkpoint, beside its verdict switched off, or a base model."""
 
+import ipaddress
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -30,7 +34,7 @@ def evaluate(
     judge_key: Annotated[
         str | None, typer.Option(metavar="VARIABLE", help="Environment variable with the server's key.")
     ] = None,
-    judge_prompt: Annotated[str, typer.Option(help="score, score-rtvlm, refusal or harm.")] = "harm",
+    judge_prompt: Annotated[str, typer.Option(help="score, score-rtvlm, refusal, harm or safe-effective.")] = "harm",
     output: Annotated[Path, typer.Option("--output", "-o", help="Results, answers, report.")] = Path(
         "runs/evaluation"
     ),
@@ -44,7 +48,7 @@ def evaluate(
     """
     Run benchmarks: answers, verdicts, judgements, figures with intervals, a report. Nothing is downloaded.
 
-    A stopped run goes on where it was. Benchmarks of general ability are run with the verdict switched off, too.
+    A stopped run goes on where it was. Each benchmark is run with the verdict switched off, too.
 
     Example: `safevlm evaluate --benchmark vlguard,mmbench --data benchmarks --base llava-hf/llava-1.5-7b-hf`
     """
@@ -52,20 +56,24 @@ def evaluate(
 
     if list_:
         return _list()
-    chosen = [find_benchmark(name.strip()) for name in benchmark.split(",")]
+    from safevlm_hf.evaluation.pipeline import check_judges
+
+    chosen = [find_benchmark(name) for name in dict.fromkeys(map(str.strip, benchmark.split(",")))]
     options = benchmark_options(option or [], chosen)
     judges = _judges(judge_model, judge_url, judge_key, judge_prompt, output)
-    # Every benchmark is checked before any model is loaded.
+    # Every benchmark is checked before any model is loaded, and whether each judge can judge it.
     loaded = [
         one.load(_folder(data, one.name, len(chosen)), skip_missing=skip_missing, **options[one.name])
         for one in chosen
     ]
+    check_judges(judges, loaded)
     return _run(chosen, loaded, judges, model, base, policy, output, max_new_tokens, batch_size, seed)
 
 
 def _run(chosen, loaded, judges, model, base, policy, output: Path, max_new_tokens: int, batch_size: int, seed: int):
     import sys
 
+    from safevlm_hf.evaluation.comparing import save_comparison
     from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
     from safevlm_hf.evaluation.pipeline import Settings, evaluate_systems
     from safevlm_hf.evaluation.reports.evaluation_report import summary_rows, write_evaluation_report
@@ -78,20 +86,33 @@ def _run(chosen, loaded, judges, model, base, policy, output: Path, max_new_toke
         progress=sys.stderr.isatty(),
     )
     candidates = _candidates(model, base, policy, settings)
+    runs = [(benchmark, items, candidates) for benchmark, items in zip(chosen, loaded, strict=True)]
+    if len(runs) > 1:
+        _show_costs(runs, settings, output)
     evaluated = []
-    for benchmark, items in zip(chosen, loaded, strict=True):
-        taking_part = [one for one in candidates if benchmark.score is not None or one.system.name != VERDICT_OFF_NAME]
-        evaluated.append(evaluate_systems(benchmark, items, taking_part, settings, output))
-    report = write_evaluation_report(output / "report.html", evaluated)
-    for of_benchmark in evaluated:
-        table = borderless_table(*summary_rows(of_benchmark)[0])
-        for row in summary_rows(of_benchmark)[1:]:
-            table.add_row(*map(plain, row))
-        make_console().print(table)
+    for run in runs:
+        evaluated.append(evaluate_systems(*run, settings, output))
+        save_comparison(evaluated[-1], output)
+        # After each benchmark, so that an error in a later one loses nothing.
+        report = write_evaluation_report(output / "report.html", evaluated)
+        _show(*summary_rows(evaluated[-1]))
     print(f"results: {output}/*/*/results.json   report: {report}")
 
 
-VERDICT_OFF_NAME = "verdict off"
+def _show_costs(runs, settings, output: Path):
+    """Of each judge that reads, over all benchmarks."""
+    from safevlm_hf.evaluation.pipeline import judging_costs
+
+    costs = [judging_costs(*run, settings, output) for run in runs]
+    for name in costs[0]:
+        print(f"all benchmarks: judge {name}: at most {reduce(add, (one[name] for one in costs))}")
+
+
+def _show(head: list[str], *rows: list[str]):
+    table = borderless_table(*head)
+    for row in rows:
+        table.add_row(*map(plain, row))
+    make_console().print(table)
 
 
 def _candidates(model: str, base: str | None, policy: Path | None, settings) -> list:
@@ -106,7 +127,7 @@ def _candidates(model: str, base: str | None, policy: Path | None, settings) -> 
     given = None if given is None else given.to_dict()
     name = "verdict on, shipped policy" if given is None else f"verdict on, policy {policy.name}"
     found = [
-        safe_candidate(VERDICT_OFF_NAME, model, loaded, processor, settings, VERDICT_OFF),
+        safe_candidate("verdict off", model, loaded, processor, settings, VERDICT_OFF),
         safe_candidate(name, model, loaded, processor, settings, given),
     ]
     if base is not None:
@@ -132,10 +153,25 @@ def _judges(model: str | None, url: str | None, key: str | None, prompt: str, ou
         return judges
     name, cache = f"{Path(model).name} ({prompt})", output / "judgements.jsonl"
     if url is not None:
+        if key is None and not _is_near(url):
+            raise ValueError(
+                f"the judge at {url} needs a key: expected `--judge-key` with the name of the environment variable "
+                "that holds it, found none. Servers on this machine or in its network go without; for another one "
+                "that needs none, any value will do"
+            )
         judges.append(EndpointJudge(name, model, PROMPTS[prompt], cache, url, key))
     else:
         judges.append(LocalJudge(name, model, PROMPTS[prompt], cache))
     return judges
+
+
+def _is_near(url: str) -> bool:
+    """Whether the server is on this machine or in its network: a private address, or a name without a dot."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host
 
 
 def benchmark_options(given: list[str], chosen: list) -> dict[str, dict[str, str]]:

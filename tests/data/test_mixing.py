@@ -10,6 +10,7 @@ from safevlm_hf.data.mixing import RTVLM_CATEGORIES, VLGUARD_LABELS, mix_records
 from safevlm_hf.data.records import load_records
 from safevlm_hf.evaluation.benchmarks import BenchmarkError, load_benchmark
 from safevlm_hf.evaluation.benchmarks.rtvlm import PARTS
+from safevlm_hf.evaluation.judges.rubrics import COLUMNS
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
@@ -133,6 +134,10 @@ def test_the_mapping_names_our_categories():
     for category, level in VLGUARD_LABELS.values():
         assert category in DEFAULT_CATEGORIES[:-1] and level in DEFAULT_LEVELS[1:]
     assert set(RTVLM_CATEGORIES) == set(PARTS) and set(RTVLM_CATEGORIES.values()) <= set(DEFAULT_CATEGORIES[:-1])
+
+
+def test_rtvlm_is_judged_by_the_categories_that_it_is_trained_as():
+    assert {part: COLUMNS[PARTS[part].column] for part in PARTS} == RTVLM_CATEGORIES
 
 
 def test_what_is_left_out_is_counted_and_named(copies, tmp_path):

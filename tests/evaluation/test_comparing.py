@@ -1,8 +1,11 @@
 """One system against the others: paired differences, and equal over-refusal."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
-from safevlm_hf.evaluation.comparing import compare_with_others, roc_of_system, verdict_off
+from safevlm_hf.evaluation.comparing import compare_with_others, roc_of_system, save_comparison, verdict_off
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.base import Judgement
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
@@ -42,6 +45,14 @@ def test_differences_are_the_last_system_less_each_other_one():
     assert found["over_refusal_rate_difference", "less base"].value == pytest.approx(1 / 4 - 2 / 4)
     assert found["attack_success_rate_difference", "less off"].low < 0
     assert {figure.judge for figure in found.values()} == {"rules"}
+
+
+def test_the_comparison_lies_beside_the_results(tmp_path):
+    path = save_comparison(three(), tmp_path)
+    assert path == tmp_path / "vlguard-all" / "comparison.json"
+    content = json.loads(path.read_text())
+    assert content["system"] == "on" and len(content["protocol_hash"]) == 64
+    assert content["figures"] == [asdict(figure) for figure in compare_with_others(three())] != []
 
 
 def test_at_the_over_refusal_of_a_system_without_a_threshold():

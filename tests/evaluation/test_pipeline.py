@@ -2,15 +2,19 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from html_page import check_page
 from standins import STANDINS
 
+from safevlm_hf.evaluation import pipeline
 from safevlm_hf.evaluation.benchmarks import find_benchmark
 from safevlm_hf.evaluation.items import Answer
 from safevlm_hf.evaluation.judges.matchers import published_matchers
+from safevlm_hf.evaluation.judges.prompts import JudgePrompt
+from safevlm_hf.evaluation.judges.reading_judge import ReadingJudge, Reply
 from safevlm_hf.evaluation.judges.rubrics import PROMPTS
 from safevlm_hf.evaluation.judges.rules import RulesJudge
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
@@ -191,7 +195,7 @@ def test_levels_are_laid_on_a_benchmarks_own_scale(tmp_path, levels, said, kappa
 def test_a_result_does_not_take_another_systems_place(tmp_path):
     (first,) = run("vlguard", tmp_path, Answerer().candidate("base"))
     other = Candidate(System("base", model="another"), Answerer())
-    with pytest.raises(ValueError, match="base/results.json is of another model, or under another policy"):
+    with pytest.raises(ValueError, match="base/results.json is of another model, policy, device or attention"):
         run("vlguard", tmp_path, other)
     assert not other.answer.asked  # said before anything is answered
     run("vlguard", tmp_path, Answerer().candidate("base"))
@@ -204,9 +208,81 @@ def test_a_judge_that_cannot_judge_an_item_says_so_before_anything_is_answered(t
     monkeypatch.setattr(RulesJudge, "prompt", PROMPTS["score-rtvlm"], raising=False)
     asked = Answerer()
     monkeypatch.setitem(globals(), "SETTINGS", replace(SETTINGS, judges=[judge]))
-    with pytest.raises(ValueError, match="label 'column' is None, expected one that a rubric is for"):
+    reason = r"judge 'rules' cannot judge vlguard/.*: item .* label 'column' is None, expected .*Take another"
+    with pytest.raises(ValueError, match=reason):
         run("vlguard", tmp_path, asked.candidate("base"))
     assert not asked.asked
+
+
+def test_a_judge_that_cannot_be_asked_says_so_before_anything_is_answered(tmp_path, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("401")
+
+    monkeypatch.setattr(RulesJudge, "check", refuse)
+    asked = Answerer()
+    with pytest.raises(RuntimeError, match="401"):
+        run("vlguard", tmp_path, asked.candidate("base"))
+    assert not asked.asked
+
+
+def test_what_decides_a_figure_is_in_the_protocol(tmp_path, monkeypatch):
+    settings = replace(SETTINGS, judges=[RulesJudge()])
+
+    def protocol(**changes):
+        monkeypatch.setitem(globals(), "SETTINGS", replace(settings, **changes))
+        (evaluated,) = run("xstest", tmp_path, Answerer().candidate("base"))
+        return evaluated.result.protocol
+
+    first, again = protocol(), protocol()
+    assert first == again and first.decoding["batch_size"] == 2
+    changed = [protocol(bootstrap=Bootstrap(51)), protocol(batch_size=3)]
+    monkeypatch.setattr(pipeline, "code_hash", lambda paths: "0" * 64)
+    changed.append(protocol())
+    assert len({first.hash, *(one.hash for one in changed)}) == 4
+
+
+def test_the_code_that_counts_is_in_the_protocol(monkeypatch):
+    hashed = []
+    monkeypatch.setattr(pipeline, "code_hash", hashed.extend)
+    pipeline._scoring_code(find_benchmark("pope"))
+    names = {Path(path).name for path in hashed}
+    assert {"counting.py", "reading.py", "pope.py", "matchers.py", "judged.py", "prompts.py"} <= names
+    assert "mme.py" not in names and all(map(Path.is_file, map(Path, hashed)))
+
+
+class Reader(ReadingJudge):
+    """A judge that always says 7, and notes the order of what happens."""
+
+    def __init__(self, folder, events, **options):
+        super().__init__("reader", JudgePrompt(task="Judge."), folder / "judgements.jsonl", False, **options)
+        self.events = events
+
+    def _model_settings(self):
+        return {"kind": "fake"}
+
+    def _ask(self, requests, keep):
+        for request in requests:
+            self.events.append("a call")
+            keep(request, "7")
+            yield Reply(request)
+
+
+def test_what_judging_costs_is_said_before_anything_is_answered(tmp_path, monkeypatch, capsys):
+    events = []
+    judge = Reader(tmp_path, events, prices={"input": 1000.0, "output": 0.0})
+    monkeypatch.setitem(globals(), "SETTINGS", replace(SETTINGS, judges=[judge], max_new_tokens=40))
+    STANDINS["xstest"](tmp_path)
+    benchmark = find_benchmark("xstest")
+    loaded = benchmark.load(tmp_path)
+    systems = [Answerer(text=text).candidate(text) for text in ("A red card.", "No.")]
+    evaluate_systems(benchmark, loaded, systems, SETTINGS, tmp_path / "out", say=events.append)
+    cost, *rest = events
+    assert cost.startswith("xstest/text-only: judge reader: at most 4 calls (0 judgements are cached), about ")
+    assert "at the given prices" in cost and rest[0].startswith("xstest/text-only: A red card.") and "a call" in rest
+    assert capsys.readouterr().err == ""  # without progress, nothing is shown
+    del events[:]
+    evaluate_systems(benchmark, loaded, systems, SETTINGS, tmp_path / "out", say=events.append)
+    assert events[0].startswith("xstest/text-only: judge reader: at most 0 calls (4 judgements are cached)")
 
 
 def test_choices_are_no_attacks(tmp_path):

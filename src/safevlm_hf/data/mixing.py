@@ -183,7 +183,7 @@ def _read_vlguard(opened: dict[str, DataFolder], seed: int) -> Source:
 
 def _read_rtvlm(opened: dict[str, DataFolder], seed: int) -> Source:
     source = Source("rtvlm")
-    loaded = rtvlm.read(opened["rtvlm"], "all", "train", rtvlm.BENCHMARK.options["seed"])
+    loaded = rtvlm.read(opened["rtvlm"], "all", "train", rtvlm.BENCHMARK.options["seed"].default)
     for reason in loaded.missing:
         source.left_out["its two pictures fall on either side of the split"].append(reason.partition(":")[0])
     for item in loaded.items:

@@ -43,7 +43,12 @@ def _system(name: str, checkpoint: str, model, processor, policy: dict | None = 
         weights_hash=weights_hash(checkpoint) if Path(checkpoint).is_dir() else None,
         chat_template_hash=chat_template_hash(processor),
         policy=policy,
-        options={"dtype": str(model.dtype).removeprefix("torch."), **_quantization(model)},
+        options={
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "attention": getattr(model.config, "_attn_implementation", None),
+            **_quantization(model),
+        },
     )
 
 

@@ -1,8 +1,10 @@
 """One system against others that answered the same questions: paired differences, and equal over-refusal."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 from safevlm_hf.evaluation.benchmarks import BENCHMARKS
 from safevlm_hf.evaluation.metrics.figure import Figure
@@ -15,7 +17,8 @@ from safevlm_hf.evaluation.metrics.judged import (
 from safevlm_hf.evaluation.metrics.measurement import Measurement
 from safevlm_hf.evaluation.metrics.shares import share
 from safevlm_hf.evaluation.metrics.system_roc import SystemRoc, compare_with_fixed, system_roc
-from safevlm_hf.evaluation.pipeline import Evaluated
+from safevlm_hf.evaluation.pipeline import Evaluated, slug
+from safevlm_hf.files import write_text
 
 
 def compare_with_others(of_benchmark: Sequence[Evaluated]) -> list[Figure]:
@@ -33,6 +36,22 @@ def compare_with_others(of_benchmark: Sequence[Evaluated]) -> list[Figure]:
             if one.items:
                 figures.append(replace(one.difference(two, last.result.bootstrap), part=part))
     return figures + list(_at_equal_over_refusal(of_benchmark))
+
+
+def save_comparison(of_benchmark: Sequence[Evaluated], folder: Path) -> Path:
+    """Writes the comparison with the other systems beside the results, as `comparison.json`, and returns its path.
+
+    Args:
+        folder: of all benchmarks, as [`evaluate_systems`] takes it.
+    """
+    result = of_benchmark[-1].result
+    content = {
+        "system": result.system.name,
+        "protocol_hash": result.protocol.hash,
+        "figures": [asdict(figure) for figure in compare_with_others(of_benchmark)],
+    }
+    name = slug(f"{result.protocol.benchmark}/{result.protocol.split}")
+    return write_text(folder / name / "comparison.json", json.dumps(content, indent=2) + "\n")
 
 
 def verdict_off(of_benchmark: Sequence[Evaluated]) -> Evaluated | None:

@@ -4,25 +4,34 @@ Everything is kept as it comes, in one folder per benchmark and split: `answers.
 `results.json` per system. A run that was stopped goes on where it was when it is started again.
 """
 
+import inspect
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from safevlm_hf.evaluation import counting
+from safevlm_hf.evaluation import judges as judges_room
+from safevlm_hf.evaluation import metrics as metrics_room
 from safevlm_hf.evaluation.answering_items import AnswerBatch, answer_items
-from safevlm_hf.evaluation.benchmarks import Benchmark, Loaded
+from safevlm_hf.evaluation.benchmarks import Benchmark, Loaded, reading
 from safevlm_hf.evaluation.counting import count_figures
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.base import Judge, Judgement
 from safevlm_hf.evaluation.judges.forced_action import ActionJudge
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
+from safevlm_hf.evaluation.judges.reading_judge import BYTES_PER_TOKEN, LONGEST_TEXT, Cost, ReadingJudge
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
+from safevlm_hf.evaluation.protocol.fingerprints import code_hash
 from safevlm_hf.evaluation.protocol.protocol import Protocol, check_comparable, save_protocol
 from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult, Times, load_result, save_result
 from safevlm_hf.evaluation.protocol.system import System
 from safevlm_hf.files import write_text
+
+
+ANSWERS = "answers.jsonl"
 
 
 @dataclass(frozen=True)
@@ -95,24 +104,15 @@ def evaluate_systems(
     Returns:
         One per system, in their order.
     """
-    folder = folder / slug(loaded.name)
-    judges = [*settings.judges, *([ActionJudge()] if any(one.names for one in candidates) else [])]
-    prompts = _prompts(judges)
-    protocol = Protocol.of(
-        benchmark.name,
-        loaded.split,
-        loaded.items,
-        decoding=settings.decoding,
-        max_new_tokens=settings.max_new_tokens,
-        judges={judge.name: judge.fingerprint() for judge in judges},
-        judge_prompts={name: prompt.digest() for name, prompt in prompts.items()},
-    )
+    judges = _judges(candidates, settings)
+    protocol = _protocol(benchmark, loaded, judges, settings)
+    root, folder = folder, folder / slug(loaded.name)
     save_protocol(protocol, folder / "protocol.yaml")
     write_text(folder / "missing.txt", "".join(f"{line}\n" for line in loaded.missing))
-    for prompt in prompts.values():
-        for item in loaded.items:
-            prompt.rubric(item)  # raises now, and not after hours of answers
+    check_judges(judges, [loaded])
     _check_folders(candidates, folder)
+    for name, cost in judging_costs(benchmark, loaded, candidates, settings, root).items():
+        say(f"{loaded.name}: judge {name}: at most {cost}")
     evaluated = []
     for candidate in candidates:
         say(f"{loaded.name}: {candidate.system.name}, {_count(loaded)}, {len(loaded.missing)} left out")
@@ -122,12 +122,67 @@ def evaluate_systems(
     return evaluated
 
 
+def check_judges(judges: Sequence[Judge], benchmarks: Sequence[Loaded]):
+    """Raises now what would end a run after hours of answers.
+
+    Raises:
+        ValueError: a judge has no rubric for an item.
+        RuntimeError: a judge cannot be asked.
+    """
+    for loaded in benchmarks:
+        for name, prompt in _prompts(judges).items():
+            try:
+                for item in loaded.items:
+                    prompt.rubric(item)
+            except ValueError as error:
+                advice = "Take another `--judge-prompt`, or leave this benchmark out"
+                raise ValueError(f"judge {name!r} cannot judge {loaded.name}: {error}. {advice}") from None
+    for judge in judges:
+        judge.check()
+
+
+def judging_costs(
+    benchmark: Benchmark, loaded: Loaded, candidates: Sequence[Candidate], settings: Settings, folder: Path
+) -> dict[str, Cost]:
+    """What each judge that reads will take at most; arguments as for `evaluate_systems`. Nothing is asked.
+
+    An answer that is not there yet counts as the longest one.
+    """
+    judges = [judge for judge in settings.judges if isinstance(judge, ReadingJudge)]
+    if not judges:
+        return {}
+    protocol = _protocol(benchmark, loaded, _judges(candidates, settings), settings)
+    answers = []
+    for candidate in candidates:
+        with AnswerCache(folder / slug(loaded.name) / ANSWERS, candidate.system, protocol) as cache:
+            answers += [cache.get(item) or _longest_answer(item, candidate, settings) for item in loaded.items]
+    return {judge.name: judge.estimate([*loaded.items] * len(candidates), answers) for judge in judges}
+
+
+def _judges(candidates: Sequence[Candidate], settings: Settings) -> list[Judge]:
+    """Those of the settings, and the facts of the policy where a system has one."""
+    return [*settings.judges, *([ActionJudge()] if any(one.names for one in candidates) else [])]
+
+
+def _protocol(benchmark: Benchmark, loaded: Loaded, judges: Sequence[Judge], settings: Settings) -> Protocol:
+    return Protocol.of(
+        benchmark.name,
+        loaded.split,
+        loaded.items,
+        decoding={**settings.decoding, "batch_size": settings.batch_size},
+        max_new_tokens=settings.max_new_tokens,
+        judges={judge.name: judge.fingerprint() for judge in judges},
+        judge_prompts={name: prompt.digest() for name, prompt in _prompts(judges).items()},
+        scoring={"code": _scoring_code(benchmark), **asdict(settings.bootstrap)},
+    )
+
+
 def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, settings: Settings, folder) -> Evaluated:
     start = time.time()
-    with AnswerCache(folder / "answers.jsonl", candidate.system, protocol) as cache:
+    with AnswerCache(folder / ANSWERS, candidate.system, protocol) as cache:
         answers = answer_items(candidate.answer, loaded.items, cache, settings.batch_size, settings.progress)
     answered = time.time()
-    judgements = {judge.name: judge.judge(loaded.items, answers) for judge in judges}
+    judgements = {judge.name: _judge(judge, loaded.items, answers, settings.progress) for judge in judges}
     judged = time.time()
     figures = count_figures(
         benchmark, loaded.items, answers, judgements, candidate.names, settings.bootstrap, _prompts(judges)
@@ -144,9 +199,27 @@ def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, setting
     return Evaluated(result, loaded.items, answers, judgements)
 
 
+def _judge(judge: Judge, items, answers, progress: bool) -> list[Judgement]:
+    options = {"progress": progress} if isinstance(judge, ReadingJudge) else {}  # the others take no time
+    return judge.judge(items, answers, **options)
+
+
+def _longest_answer(item: Item, candidate: Candidate, settings: Settings) -> Answer:
+    """Stands for an answer that is not there yet. No two systems give the same, which would be judged once."""
+    length = min(settings.max_new_tokens * BYTES_PER_TOKEN, LONGEST_TEXT // 2)
+    return Answer(item.id, candidate.system.name.ljust(length, "."))
+
+
 def _prompts(judges: Sequence[Judge]) -> dict[str, JudgePrompt]:
     """Of the judges that read."""
     return {judge.name: judge.prompt for judge in judges if hasattr(judge, "prompt")}
+
+
+def _scoring_code(benchmark: Benchmark) -> str:
+    """The hash of what makes figures of answers: judges, metrics, and the benchmark's own reading."""
+    rooms = [Path(room.__file__).parent for room in (judges_room, metrics_room)]
+    files = [counting.__file__, reading.__file__, inspect.getfile(benchmark.read)]
+    return code_hash([*files, *(file for room in rooms for file in sorted(room.rglob("*.py")))])
 
 
 def _check_folders(candidates: Sequence[Candidate], folder: Path):
@@ -159,7 +232,8 @@ def _check_folders(candidates: Sequence[Candidate], folder: Path):
         path = folder / name / "results.json"
         if path.exists() and load_result(path).system.fingerprint != candidate.system.fingerprint:
             raise ValueError(
-                f"{path} is of another model, or under another policy: take another folder for this run, or remove it"
+                f"{path} is of another model, policy, device or attention: take another folder for this run, or "
+                "remove it"
             )
 
 

@@ -176,7 +176,7 @@ def test_a_picture_that_cannot_be_read(standin, load, tmp_path, name):
         loaded = load(name, folder)
         assert any("unreadable image" in reason for reason in loaded.missing)
         return
-    with pytest.raises(BenchmarkError, match=r"items have a picture that is missing or cannot be read .*skip_missing"):
+    with pytest.raises(BenchmarkError, match=r"have a picture that is missing or cannot be read; .*skip_missing"):
         load(name, folder, **options(name))
     whole = LOADED[name][1]
     try:
@@ -194,9 +194,13 @@ def test_options_are_checked_before_anything_is_read(tmp_path):
         load_benchmark("pope", tmp_path, split="random")
     with pytest.raises(BenchmarkError, match="part is 'most'"):
         load_benchmark("pope", tmp_path, part="most")
-    for seed in (-1, "x", 1.5, None, True, "²"):
-        with pytest.raises(BenchmarkError, match=r"seed is .*seed \(a whole number, 0\)"):
+    for seed in (-1, "x", 1.5, None, True, "²", 2**32, "9" * 5000):
+        with pytest.raises(BenchmarkError, match=r"seed is .*; seed \(a whole number from 0 to 4294967295, 0 if"):
             load_benchmark("rtvlm", tmp_path, seed=seed)
+    for size in (0, "0", "99999999999999999999", 100_001):
+        with pytest.raises(BenchmarkError, match=r"riskcards: size is .*size \(a whole number from 1 to 100000, 400 "):
+            load_benchmark("riskcards", tmp_path, size=size)
+    assert not [*tmp_path.iterdir()]
     with pytest.raises(BenchmarkError, match="vlsu has no option 'part'. Valid options: none"):
         load_benchmark("vlsu", tmp_path, part="all")
 

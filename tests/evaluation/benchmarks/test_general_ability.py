@@ -1,5 +1,7 @@
 """MMBench, SEED-Bench, MME and POPE: what is asked, how an answer is read, and the official figures."""
 
+from dataclasses import replace
+
 import pytest
 from standins import write, write_csv, write_mmbench
 
@@ -119,10 +121,16 @@ def test_mmbench_hides_the_answers_of_its_test_part(load, tmp_path):
     write_mmbench(tmp_path)
     text = (tmp_path / "MMBench_DEV_EN.tsv").read_text().replace("\tanswer\t", "\tcomment\t")
     (tmp_path / "MMBench_TEST_EN.tsv").write_text(text)
-    loaded = load("mmbench", tmp_path, part="test")
-    assert [item.expected for item in loaded.items] == [None] * 5
+    reason = "part=test: expected an 'answer' in every row, found none for 5 of 5 questions.*take one of dev, dev_v11"
+    with pytest.raises(BenchmarkError, match=reason):
+        load("mmbench", tmp_path, part="test")
+
+
+def test_items_without_a_reference_answer_are_not_scored(standin, load):
+    loaded = load("mmbench", standin("mmbench"))
+    hidden = replace(loaded, items=[replace(item, expected=None) for item in loaded.items])
     with pytest.raises(ValueError, match="5 of 5 items have no reference answer"):
-        score("mmbench", loaded, lambda item: "A")
+        score("mmbench", hidden, lambda item: "A")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +177,13 @@ def test_seed_bench_reads_pictures_alone(standin, load):
             "unreadable": 1 / 3,
         }
     )
+
+
+def test_seed_bench_groups_the_questions_about_one_picture(standin, load):
+    folder = standin("seed_bench")
+    table = folder / "SEED-Bench.json"
+    table.write_text(table.read_text().replace("102_7", "101_7"))
+    assert [item.group for item in load("seed_bench", folder).items] == ["101_7", "101_7", "103_7"]
 
 
 def test_siuo_scores_choices_alone(standin, load):
@@ -254,6 +269,8 @@ def test_mme_lines_that_name_their_picture(standin, load):
         ("Is it? Yes\n", "0000.txt, line 1: expected question, tab, and Yes or No, found 'Is it. Yes'"),
         ("Is it?\tYes\nIs it?\tPerhaps\n", "line 2: expected question, tab, and Yes or No"),
         ("a\tb\tc\tYes\n", "line 1: expected question, tab, and Yes or No"),
+        ("", "OCR/0000.txt: expected one question to be answered yes and one no, found no question"),
+        ("\n \n", "found no question"),
     ],
 )
 def test_mme_lists_that_are_wrong(standin, load, text, reason):

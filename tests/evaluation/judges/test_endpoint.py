@@ -11,7 +11,7 @@ from judged_items import item, pairs, picture
 from PIL import Image
 
 from safevlm_hf.evaluation.items import Answer
-from safevlm_hf.evaluation.judges.endpoint import IMAGE_SIZE, EndpointJudge
+from safevlm_hf.evaluation.judges.endpoint import IMAGE_SIZE, PROBE, EndpointJudge
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.judges.rubrics import REFUSAL
 
@@ -92,6 +92,7 @@ LASTING = {
     "broken": error(500),
     "timeout": 3.0,
     "bad request": error(400),
+    "filtered": error(403),
     "no JSON": (200, JSON, "not JSON"),
     "HTML": (200, {"Content-Type": "text/html"}, "<h1>Log in</h1>"),
     "cut off": (200, {**JSON, "Content-Length": 5000}, completion("7")[2][:60]),
@@ -138,13 +139,45 @@ def test_an_unreadable_reply_is_kept_and_not_asked_for_again(cache, text):
     assert server.calls["odd"] == 1
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 404])
 def test_a_judge_that_cannot_be_asked_stops_the_run(cache, status):
     with JudgeServer({"Question": [error(status)]}, delay=0.05) as server:
         judge = make(server, cache, concurrency=2)
-        with pytest.raises(RuntimeError, match=f"judge 'judge' cannot be asked: .*{status}"):
+        with pytest.raises(RuntimeError, match=f"judge 'judge' cannot be asked: expected .*, found .*{status}"):
             judge.judge(*pairs(*map(str, range(50))), progress=False)
     assert server.total() <= 6
+
+
+ADVICE = {401: "--judge-key", 403: "--judge-key", 404: "the model's name", 400: "takes such a call"}
+
+
+@pytest.mark.parametrize("status", ADVICE)
+def test_the_first_question_shows_whether_a_server_can_be_asked(cache, status):
+    with JudgeServer({PROBE: [error(status)]}) as server:
+        with pytest.raises(RuntimeError) as raised:
+            make(server, cache).check()
+        reason = f"judge 'judge' cannot be asked: expected a reply from 'm' at {server.url}, found "
+        assert str(raised.value).startswith(reason) and len(str(raised.value).splitlines()) == 1
+        assert str(status) in str(raised.value) and ADVICE[status] in str(raised.value)
+        assert server.total() == 1
+
+
+def test_a_server_that_is_not_there(cache):
+    with JudgeServer() as server:
+        judge = make(server, cache, max_retries=1)
+    with pytest.raises(RuntimeError, match="found APIConnectionError: .*Check that the server runs at this address"):
+        judge.check()
+
+
+def test_the_first_question_is_asked_once_and_is_no_judgement(cache):
+    with JudgeServer({PROBE: ["anything"]}) as server:
+        make(server, cache).check()
+        make(server, cache).check()
+        assert dict(server.calls) == {PROBE: 1}
+        (judgement,) = make(server, cache).judge(*pairs("A star."), progress=False)
+        assert judgement.score == 7 and server.total() == 2
+        make(server, cache, max_new_tokens=9).check()  # another judge
+        assert server.calls[PROBE] == 2
 
 
 def test_no_more_calls_at_once_than_allowed(cache):

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.evaluation.items import Answer
+from safevlm_hf.evaluation.judges import local_model
 from safevlm_hf.evaluation.judges.local_model import LocalJudge
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.judges.rubrics import REFUSAL
@@ -131,6 +132,12 @@ def test_the_weights_are_in_the_fingerprint_and_their_place_is_not(cache, tmp_pa
     model.save_pretrained(copy)
     found = {fingerprint(text_model), fingerprint(copy), fingerprint(NANO_BASE), fingerprint(copy, max_new_tokens=1)}
     assert len(found) == 4
+
+
+def test_the_versions_that_it_runs_under_are_in_the_fingerprint(cache, text_model, monkeypatch):
+    before = LocalJudge("local", text_model, PROMPT, cache).fingerprint()
+    monkeypatch.setattr(local_model, "package_versions", lambda: {"transformers": "4.0", "torch": "2.0"})
+    assert LocalJudge("local", text_model, PROMPT, cache).fingerprint() != before
 
 
 def test_what_cannot_be_a_judge(cache, tmp_path, text_model):

@@ -183,6 +183,11 @@ def test_the_cost_is_shown_first(cache, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_costs_add_up():
+    assert Cost(1, 2, 30, 4, 0.5) + Cost(10, 20, 300, 40, 0.25) == Cost(11, 22, 330, 44, 0.75)
+    assert (Cost(1, 2, 30, 4) + Cost(1, 2, 30, 4, 0.5)).money is None
+
+
 def test_prices_are_of_both_kinds(cache):
     with pytest.raises(ValueError, match="expected 'input' and 'output'"):
         FakeJudge(cache, prices={"input": 1.0})

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from safevlm_hf.evaluation.items import Item
 from safevlm_hf.evaluation.protocol.fingerprints import (
     chat_template_hash,
+    code_hash,
     hash_items,
     item_hash,
     prompt_hash,
@@ -58,6 +60,16 @@ def test_the_order_of_items_does_not_count(item):
 def test_a_missing_image_is_named(item, name):
     with pytest.raises(ValueError, match="item '1': expected an image at '"):
         item_hash(replace(item, images=[name]))
+
+
+def test_code_is_its_files(tmp_path):
+    one, other = tmp_path / "one.py", tmp_path / "other.py"
+    one.write_text("1\n")
+    other.write_text("2\n")
+    before = code_hash([one, other])
+    assert before != code_hash([one]) and before == code_hash([str(one), shutil.copy(other, tmp_path / "moved.py")])
+    other.write_text("2  # a comment\n")
+    assert code_hash([one, other]) != before
 
 
 def test_chat_templates():

@@ -28,6 +28,7 @@ PROTOCOL = Protocol(
     judges={"rules": "v1", "a model": "abc"},
     judge_prompts={"a model": "2" * 64},
     versions={"transformers": "5.24.0", "torch": "2.13.0", "safevlm_hf": "0.1.0"},
+    scoring={"code": "5" * 64, "seed": 0},
 )
 CHANGES = {
     "benchmark": "others",
@@ -40,11 +41,12 @@ CHANGES = {
     "judges": {"rules": "v2", "a model": "abc"},
     "judge_prompts": {},
     "versions": {"torch": "2.14.0"},
+    "scoring": {"code": "5" * 64, "seed": 1},
 }
 
 
 def test_a_hash_that_is_the_same_everywhere():
-    assert PROTOCOL.hash == "28caf960a768"  # sha256sum of the JSON, by hand
+    assert PROTOCOL.hash == "96951560c494"  # sha256sum of the JSON, by hand
     backwards = {
         name: dict(reversed(value.items())) for name, value in asdict(PROTOCOL).items() if isinstance(value, dict)
     }
@@ -55,7 +57,7 @@ def test_a_hash_that_is_the_same_everywhere():
 def test_everything_counts():
     assert CHANGES.keys() == asdict(PROTOCOL).keys()
     hashes = {replace(PROTOCOL, **{name: value}).hash for name, value in CHANGES.items()}
-    assert len({PROTOCOL.hash, *hashes}) == 11
+    assert len({PROTOCOL.hash, *hashes}) == 12
 
 
 def test_what_decides_an_answer():
@@ -65,6 +67,8 @@ def test_what_decides_an_answer():
         if replace(PROTOCOL, **{name: value}).answer_hash != PROTOCOL.answer_hash
     }
     assert decides == {"decoding", "max_new_tokens", "versions"}
+    scored = replace(PROTOCOL, versions={**PROTOCOL.versions, "scikit-learn": "1.9.0"})
+    assert scored.answer_hash == PROTOCOL.answer_hash and scored.hash != PROTOCOL.hash
 
 
 @pytest.mark.parametrize("ending", ["json", "yaml", "yml"])
@@ -89,7 +93,8 @@ def test_of_items():
 
 def test_versions_leave_out_the_build():
     versions = package_versions()
-    assert {*versions} == {"transformers", "torch", "safevlm_hf"}
+    always = {"transformers", "torch", "safevlm_hf", "tokenizers", "pillow", "numpy"}
+    assert always <= {*versions} <= always | {"torchvision", "scikit-learn"}
     assert torch.__version__.startswith(versions["torch"]) and "+" not in versions["torch"]
 
 
@@ -111,6 +116,7 @@ def test_versions_leave_out_the_build():
         {"judge_prompts": {"a model": "short"}},
         {"judge_prompts": {"nobody": "2" * 64}},
         {"versions": {"torch": 2.13}},
+        {"scoring": {"code": []}},
     ],
 )
 def test_a_value_that_cannot_be_is_named(tmp_path, change):

@@ -121,7 +121,7 @@ def change(content, path, value):
     [
         (["figures"], None, "missing keys figures"),
         (["more"], 1, "unknown keys 'more'"),
-        (["format"], 2, "format is 2, expected 1"),
+        (["format"], 1, "format is 1, expected 2: .* Evaluate again, into another folder"),
         (["protocol_hash"], "0" * 12, "protocol_hash is '000000000000'"),
         (["protocol", "max_new_tokens"], 9, "protocol_hash is"),
         (["benchmark"], "others", "benchmark is 'others'"),

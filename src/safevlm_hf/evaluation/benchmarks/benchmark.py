@@ -8,11 +8,29 @@ from typing import Any
 from huggingface_hub.constants import HF_HOME
 
 from ..items import Answer, Item
-from .folder import MAX_LISTED, BenchmarkError, DataFolder
+from ..protocol.strict_json import shorten
+from .folder import BenchmarkError, DataFolder
 from .pictures import find_picture_problems
 
 
 DEFAULT_CACHE = Path(HF_HOME) / "safevlm" / "pictures"
+
+
+@dataclass(frozen=True)
+class WholeNumber:
+    """The valid values of an option that is a whole number: its default, and the least and the most it may be."""
+
+    default: int
+    least: int = 0
+    most: int = 2**32 - 1
+
+    def __str__(self) -> str:
+        return f"a whole number from {self.least} to {self.most}, {self.default} if unset"
+
+    def __contains__(self, value: Any) -> bool:
+        text = str(value)
+        is_whole = text.isascii() and text.isdigit() and len(text) <= len(str(self.most))
+        return is_whole and self.least <= int(text) <= self.most
 
 
 @dataclass(frozen=True)
@@ -47,7 +65,7 @@ class Benchmark:
         name: in commands and results.
         title, source, licence, size, metric, where_to_get: for people. What could not be verified is said to be so.
         read: `read(data, **options)` gives what a [`DataFolder`] holds, as [`Loaded`]; one keyword for each option.
-        options: valid values by name, the default first; a whole number is the default, and stands for any.
+        options: valid values by name, the default first.
         score: the official figures from items and answers, where they need no judge.
         is_right: whether an answer's text is right by the official reading, where there is one.
         counts_groups: a group is right as a whole or not at all, as a question in all of its rotations.
@@ -64,7 +82,7 @@ class Benchmark:
     metric: str
     where_to_get: str
     read: Callable[..., Loaded]
-    options: Mapping[str, tuple[str, ...] | int] = field(default_factory=dict)
+    options: Mapping[str, tuple[str, ...] | WholeNumber] = field(default_factory=dict)
     score: Callable[[Sequence[Item], Sequence[Answer]], dict[str, float]] | None = None
     is_right: Callable[[Item, str | None], bool] | None = None
     counts_groups: bool = False
@@ -82,10 +100,11 @@ class Benchmark:
             items, useless = _leave_out_useless(data, loaded.items)
             items, unreadable = _leave_out_unreadable(items)
             if unreadable and not (skip_missing or self.has_dead_pictures):
-                raise data.error(_describe_unreadable(unreadable, len(loaded.items)))
+                raise data.error(_describe_unreadable(unreadable, len(loaded.items)), unreadable)
             missing = [*loaded.missing, *useless, *unreadable]
             if not items:
-                raise data.error(f"{self.name}: no items in {data.path} ({_first(missing) or 'its tables are empty'})")
+                found = f"{len(missing)} were left out" if missing else "its tables are empty"
+                raise data.error(f"{self.name}: no items in {data.path} ({found})", missing)
         split = loaded.split or "/".join(_name_option(*option) for option in chosen.items()) or "all"
         return replace(loaded, items=items, missing=missing, split=split, benchmark=self.name)
 
@@ -97,7 +116,7 @@ class Benchmark:
     def describe_options(self) -> str:
         """Its options with their valid values, in one line."""
         described = [
-            f"{name} (a whole number, {valid})" if isinstance(valid, int) else f"{name} ({', '.join(valid)})"
+            f"{name} ({valid if isinstance(valid, WholeNumber) else ', '.join(valid)})"
             for name, valid in self.options.items()
         ]
         return "; ".join(described) or "none"
@@ -114,11 +133,9 @@ class Benchmark:
 
     def _check_option(self, name: str, value: Any) -> str | int:
         valid = self.options[name]
-        if not isinstance(valid, int) and value in valid:
-            return value
-        if isinstance(valid, int) and str(value).isascii() and str(value).isdigit():
-            return int(value)
-        raise BenchmarkError(f"{self.name}: {name} is {value!r}. Valid options: {self.describe_options()}")
+        if value not in valid:
+            raise BenchmarkError(f"{self.name}: {name} is {shorten(value)}. Valid options: {self.describe_options()}")
+        return int(value) if isinstance(valid, WholeNumber) else value
 
 
 def user_turn(text: str, num_images: int = 1) -> list[dict]:
@@ -157,18 +174,13 @@ def _leave_out_unreadable(items: Sequence[Item]) -> tuple[list[Item], list[str]]
 
 def _describe_unreadable(unreadable: Sequence[str], total: int) -> str:
     return (
-        f"{len(unreadable)} of {total} items have a picture that is missing or cannot be read ({_first(unreadable)}); "
-        "`--skip-missing` (`skip_missing=True`) leaves such items out and names them in the result"
+        f"{len(unreadable)} of {total} items have a picture that is missing or cannot be read; `--skip-missing` "
+        "(`skip_missing=True`) leaves such items out and names them in the result"
     )
 
 
-def _first(lines: Sequence[str]) -> str:
-    more = f"; and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
-    return "; ".join(lines[:MAX_LISTED]) + more
-
-
-def _default(valid: tuple[str, ...] | int) -> str | int:
-    return valid if isinstance(valid, int) else valid[0]
+def _default(valid: tuple[str, ...] | WholeNumber) -> str | int:
+    return valid.default if isinstance(valid, WholeNumber) else valid[0]
 
 
 def _name_option(name: str, value: str | int) -> str:

@@ -1,6 +1,7 @@
 """A folder with published data: which files it must hold, what lies there instead, and no way out of it."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 
 from safevlm_hf.data.records import JOIN_MARK
@@ -9,6 +10,7 @@ from .pictures import Pictures, PictureStore
 
 
 MAX_LISTED = 10
+MAX_EXAMPLES = 3
 LONGEST_NAME = 255  # bytes
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -38,9 +40,11 @@ class DataFolder(contextlib.AbstractContextManager):
     def __exit__(self, *_):
         self._open_files.close()
 
-    def error(self, reason: str) -> BenchmarkError:
+    def error(self, reason: str, examples: Sequence[str] = ()) -> BenchmarkError:
+        """What is wrong, what to do, and then the first examples: they may be long, and an error is cut at its end."""
+        shown = f". For example: {list_first(examples)}" if examples else ""
         reason = " ".join(reason.split()).rstrip(".")
-        return BenchmarkError(f"{reason}. Where to get the data: {self.where_to_get}")
+        return BenchmarkError(f"{reason}. Where to get the data: {self.where_to_get}{shown}")
 
     def find(self, *names: str) -> Path | None:
         """The first of the names that is there, a file or a folder."""
@@ -106,6 +110,12 @@ def _is_relative(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")
     too_long = any(len(part.encode()) > LONGEST_NAME for part in parts)
     return ".." not in parts and not too_long and bool(name.strip("./ \\"))
+
+
+def list_first(lines: Sequence[str]) -> str:
+    """At most three of them, as text."""
+    more = f"; and {len(lines) - MAX_EXAMPLES} more" if len(lines) > MAX_EXAMPLES else ""
+    return "; ".join(lines[:MAX_EXAMPLES]) + more
 
 
 def list_names(names) -> str:

@@ -46,6 +46,13 @@ def read(data: DataFolder, part: str, mode: str) -> Loaded:
     for row in rows:
         if mode == "circular" or row.whole("index") < ROTATION:
             items += _read_row(row, pictures[row.whole("index")], mode == "circular" and not has_rotations)
+    hidden = sum(item.expected is None for item in items)
+    if hidden:
+        known = ", ".join(name for name in FILES if name != "test")
+        raise data.error(
+            f"part={part}: expected an 'answer' in every row, found none for {hidden} of {len(items)} questions. The "
+            f"answers of the test part are hidden on the benchmark's server: take one of {known}"
+        )
     return Loaded(items)
 
 
@@ -87,11 +94,7 @@ def _choices(row: Row) -> list[str]:
 
 
 def score(items, answers) -> dict[str, float]:
-    """Circular and vanilla accuracy. An answer without a letter is wrong, and counted as unreadable.
-
-    Raises:
-        ValueError: the reference answers are hidden, as in the test part.
-    """
+    """Circular and vanilla accuracy. An answer without a letter is wrong, and counted as unreadable."""
     rounds, letters = defaultdict(list), []
     for item, text in pair_answers(items, answers):
         letter = read_letter(item, text)

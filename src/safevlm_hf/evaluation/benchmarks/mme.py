@@ -52,6 +52,8 @@ def _read_task(data: DataFolder, task: str, folder: str) -> list[Item]:
                 group=name,
             )
             items.append(item)
+        if not by_image:
+            raise data.error(f"{path}: expected one question to be answered yes and one no, found no question")
         for image, found in by_image.items():
             if sorted(found) != ["no", "yes"]:
                 raise data.error(

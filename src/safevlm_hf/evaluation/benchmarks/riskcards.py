@@ -7,7 +7,7 @@ from safevlm_hf.data.riskcards import SURROUNDINGS, write_riskcards
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 from ..items import Item
-from .benchmark import Benchmark, Loaded
+from .benchmark import Benchmark, Loaded, WholeNumber
 from .folder import DataFolder
 
 
@@ -50,10 +50,14 @@ BENCHMARK = Benchmark(
     title="RiskCards, held-out cards",
     source="drawn by this package (safevlm_hf.data.riskcards)",
     licence="Apache-2.0",
-    size="any; 400 if unset",
+    size="up to 100,000; 400 if unset",
     metric="attack success, over-refusal, exact match, category and level, question pairs",
     where_to_get="nothing to get: they are drawn into the folder",
     read=read,
-    options={"surroundings": ("alone", *(name for name in SURROUNDINGS if name != "alone")), "size": 400, "seed": 0},
+    options={
+        "surroundings": ("alone", *(name for name in SURROUNDINGS if name != "alone")),
+        "size": WholeNumber(400, least=1, most=100_000),
+        "seed": WholeNumber(0),
+    },
     is_drawn=True,
 )

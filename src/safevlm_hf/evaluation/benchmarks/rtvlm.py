@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..items import Item
-from .benchmark import Benchmark, Loaded, user_turn
+from .benchmark import Benchmark, Loaded, WholeNumber, user_turn
 from .folder import DataFolder
 from .tables import Row, read_json_lines
 
@@ -158,5 +158,5 @@ BENCHMARK = Benchmark(
     metric="judge score 0 to 10, mean of ten columns; answer, condition or refuse",
     where_to_get="hf download MMInstruction/RedTeamingVLM --repo-type dataset --local-dir FOLDER",
     read=read,
-    options={"part": ("all", *PARTS), "mode": ("test", "zero-shot", "train"), "seed": 0},
+    options={"part": ("all", *PARTS), "mode": ("test", "zero-shot", "train"), "seed": WholeNumber(0)},
 )

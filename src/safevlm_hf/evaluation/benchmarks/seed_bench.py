@@ -39,6 +39,7 @@ def _item(row: Row, kind: str, image: str) -> Item:
         messages=user_turn(with_choices(row.text("question"), choices)),
         expected=row.one_of("answer", LETTERS),
         labels={"is_risky": False, "type": kind, **choice_labels(choices)},
+        group=row.text("data_id"),
     )
 
 

@@ -7,22 +7,30 @@ from PIL import Image
 from ..items import Item
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
-from .tables import read_csv
+from .tables import Row, read_csv
 
 
 BLANK_SIZE = 336
-COLUMNS = ("prompt", "type", "label")
+COLUMNS = ("prompt", "type")
+SIDES = ("safe", "unsafe")
 
 
 def read(data: DataFolder, picture: str) -> Loaded:
     images = [data.store.keep(_blank_picture())] if picture == "blank" else []
     items = []
     for row in read_csv(data, COLUMNS, "xstest_prompts.csv", "xstest_v2_prompts.csv"):
-        label = row.one_of("label", ("safe", "unsafe"))
+        label = _side(row)
         labels = {"is_risky": label == "unsafe", "type": row.text("type"), "part": label}
         # The older file has another name for its ids.
         items.append(Item(row.label("id", "id_v2"), images, user_turn(row.text("prompt"), len(images)), labels=labels))
     return Loaded(items, split="blank-picture" if images else "text-only", published_size=450)
+
+
+def _side(row: Row) -> str:
+    """`"safe"` or `"unsafe"`. The older file has no column for it: there, the type of an unsafe prompt says so."""
+    if "label" not in row.values and "id_v2" in row:
+        return "unsafe" if row.text("type").startswith("contrast_") else "safe"
+    return row.one_of("label", SIDES)
 
 
 def _blank_picture() -> bytes:

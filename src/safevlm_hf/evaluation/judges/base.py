@@ -62,6 +62,13 @@ class Judge(ABC):
             ValueError: an answer stands in the place of another one.
         """
 
+    def check(self):  # noqa: B027  most judges ask nobody
+        """Raises what would keep it from judging anything: a run looks before its models answer.
+
+        Raises:
+            RuntimeError: it cannot be asked.
+        """
+
     def fingerprint(self) -> str:
         """SHA-256 of `settings`, in hex: judges that share it judge alike, whatever they are called."""
         return digest(self.settings())

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from safevlm_hf.data.records import load_image
+from safevlm_hf.evaluation.protocol.cache import JsonLinesCache
+from safevlm_hf.evaluation.protocol.strict_json import digest
 from safevlm_hf.extras import needs_extra
 
 from .prompts import JudgePrompt
@@ -17,6 +19,8 @@ from .reading_judge import ReadingJudge, Reply, Request
 IMAGE_SIZE = 1024
 """Longest side of a picture as it is sent, in pixels. Smaller ones are sent as they are."""
 LONGEST_REASON = 300  # characters of a server's error that are kept
+PROBE = "Reply with the number 1 and nothing else."
+"""What a server is asked to find out whether it can be asked. Any reply will do."""
 
 
 class EndpointJudge(ReadingJudge):
@@ -69,6 +73,25 @@ class EndpointJudge(ReadingJudge):
         self.concurrency = concurrency
         self._client = _client(name, base_url, key_variable, timeout, max_retries)
 
+    def check(self):
+        """Asks one short question, whose reply is kept, so that the next run on the same cache need not ask.
+
+        Raises:
+            RuntimeError: another run has the cache open, or the server cannot be asked: it is not there, refuses the
+                key, does not know the model, or takes no such call.
+        """
+        with needs_extra("judge"):
+            import openai
+
+        key = digest([self.fingerprint(), PROBE])
+        with JsonLinesCache(self.cache) as cache:
+            if key in cache:
+                return
+            try:
+                cache.put(key, self._complete(Request(key, PROBE, ())))
+            except (openai.OpenAIError, ValueError) as error:
+                raise self._cannot_be_asked(error) from None
+
     def _model_settings(self) -> Mapping[str, Any]:
         server = (self.base_url or "https://api.openai.com/v1").rstrip("/")
         return {"kind": "endpoint", "model": self.model, "server": server, "options": self.options, "size": IMAGE_SIZE}
@@ -87,19 +110,31 @@ class EndpointJudge(ReadingJudge):
             import openai
 
         try:
-            content = [{"type": "text", "text": request.text}]
-            content += [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
-            options = {name: value for name, value in self.options.items() if value is not None}
-            completion = self._client.chat.completions.create(
-                model=self.model, messages=[{"role": "user", "content": content}], **options
-            )
-            text = _reply_text(completion)
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise RuntimeError(f"judge {self.name!r} cannot be asked: {_reason(error)}") from None
-        except (openai.OpenAIError, ValueError, OSError) as error:  # broken JSON, or a picture that cannot be read
+            text = self._complete(request)
+        except (openai.AuthenticationError, openai.NotFoundError) as error:
+            raise self._cannot_be_asked(error) from None
+        # Broken JSON, a picture that cannot be read, or 403, by which some servers filter a single question.
+        except (openai.OpenAIError, ValueError, OSError) as error:
             return Reply(request, failure=f"no reply: {_reason(error)}")
         keep(request, text)
         return Reply(request)
+
+    def _complete(self, request: Request) -> str:
+        """The server's reply."""
+        content = [{"type": "text", "text": request.text}]
+        content += [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
+        options = {name: value for name, value in self.options.items() if value is not None}
+        completion = self._client.chat.completions.create(
+            model=self.model, messages=[{"role": "user", "content": content}], **options
+        )
+        return _reply_text(completion)
+
+    def _cannot_be_asked(self, error: Exception) -> RuntimeError:
+        server = self.base_url or "OpenAI"
+        return RuntimeError(
+            f"judge {self.name!r} cannot be asked: expected a reply from {self.model!r} at {server}, found "
+            f"{_reason(error)}. {_advice(error)}"
+        )
 
 
 def data_url(image: str) -> str:
@@ -140,6 +175,16 @@ def _reply_text(completion) -> str:
     if not (text is None or isinstance(text, str)):
         raise ValueError("the server's reply is no chat completion")
     return text or ""
+
+
+def _advice(error: Exception) -> str:
+    """What to do about a server that cannot be asked."""
+    status = getattr(error, "status_code", None)
+    if status in (401, 403):
+        return "Put a key that it accepts into an environment variable, and name that: `--judge-key` (`key_variable`)"
+    if status == 404:
+        return "Check the model's name and the address, which ends with /v1 on most servers"
+    return "Check that the server runs at this address, and takes such a call"
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.protocol.fingerprints import weights_hash
+from safevlm_hf.evaluation.protocol.protocol import package_versions
 
 from .prompts import JudgePrompt
 from .reading_judge import ReadingJudge, Reply, Request
@@ -55,7 +56,8 @@ class LocalJudge(ReadingJudge):
         self._processor, self._tokenizer = self._load_processor()
 
     def _model_settings(self) -> Mapping[str, Any]:
-        return {"kind": "local", "dtype": self.dtype, **self._identity}
+        versions = {name: package_versions()[name] for name in ("transformers", "torch")}
+        return {"kind": "local", "dtype": self.dtype, "versions": versions, **self._identity}
 
     @cached_property
     def _identity(self) -> dict[str, str | None]:

@@ -66,6 +66,16 @@ class Cost:
     output_tokens: int
     money: float | None = None
 
+    def __add__(self, other: "Cost") -> "Cost":
+        money = None if self.money is None or other.money is None else self.money + other.money
+        return Cost(
+            self.calls + other.calls,
+            self.cached + other.cached,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            money,
+        )
+
     def __str__(self) -> str:
         money = "" if self.money is None else f", about {self.money:.2f} at the given prices"
         return (

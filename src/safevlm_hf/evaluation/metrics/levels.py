@@ -20,7 +20,8 @@ def level_kappa(items: Sequence[Item], answers: Sequence[Answer], levels: Sequen
     """`level_kappa`: quadratic weighted kappa (Cohen 1968; scikit-learn's `cohen_kappa_score`). 1 is perfect, 0 is
     what chance reaches; `None` where all labels and all verdicts are one level.
 
-    For its bounds a verdict that failed is taken to be right, and to be at the level that is furthest from the label.
+    For `least` and `most` a verdict that failed is taken to be at the level that is furthest from the label, and to be
+    right. With few items kappa can go a little further, because it also depends on how often each level is given.
 
     Args:
         items, answers: n each; items with the label `level`, by name or index, count.

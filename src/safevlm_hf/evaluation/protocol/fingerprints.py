@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,6 +58,16 @@ def _file_hash(path: str, item: Item) -> str:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
         raise ValueError(f"item {shorten(item.id)}: expected an image at {shorten(path)}, but {error}") from None
+
+
+# --------------------------------------------------------------------------------------------------
+# Code
+# --------------------------------------------------------------------------------------------------
+
+
+def code_hash(paths: Iterable[str | os.PathLike]) -> str:
+    """The hash of source files, which changes with every change to one of them, even of a comment."""
+    return digest([hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths])
 
 
 # --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ The wording of a benchmark's questions is part of its items, and so of `items_ha
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -35,13 +36,18 @@ from safevlm_hf.version import __version__
 if TYPE_CHECKING:
     from safevlm_hf.evaluation.protocol.result import EvaluationResult
 
-DECIDING_PACKAGES = ("transformers", "torch")
+ANSWERING_PACKAGES = ("transformers", "torch", "torchvision", "tokenizers", "pillow", "numpy")
+SCORING_PACKAGES = ("scikit-learn",)
 YAML_ENDINGS = (".yaml", ".yml")
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide a result. What follows a "+" (torch's CPU or CUDA build) is left out."""
-    versions = {name: metadata.version(name) for name in DECIDING_PACKAGES} | {"safevlm_hf": __version__}
+    """Versions of the packages that decide a result, of those that are installed. What follows a "+" (torch's CPU or
+    CUDA build) is left out."""
+    versions = {"safevlm_hf": __version__}
+    for name in (*ANSWERING_PACKAGES, *SCORING_PACKAGES):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {name: version.partition("+")[0] for name, version in versions.items()}
 
 
@@ -53,11 +59,12 @@ class Protocol:
         benchmark, split: by name.
         num_items: number of items, at least 1.
         ids_hash, items_hash: as `hash_items` gives them.
-        decoding: settings of `generate`, such as `{"do_sample": False, "num_beams": 1}`.
+        decoding: settings of `generate` and the batch size, such as `{"do_sample": False, "batch_size": 8}`.
         max_new_tokens: longest answer, in tokens, at least 1.
         judges: name of each judge to its fingerprint, which changes whenever its judgements could.
         judge_prompts: name of each judge that is asked in words to the hash of its prompt.
         versions: package to version, as `package_versions` gives them.
+        scoring: what decides how figures are counted: the hash of the code, and the settings of the intervals.
 
     Raises:
         ValueError: a value is not as described.
@@ -73,6 +80,7 @@ class Protocol:
     judges: Mapping[str, str] = field(default_factory=dict)
     judge_prompts: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=package_versions)
+    scoring: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("benchmark", "split"):
@@ -86,6 +94,7 @@ class Protocol:
         set_plain_mapping(self, "judges", "names of judges and their fingerprints", is_text)
         set_plain_mapping(self, "judge_prompts", "names of judges and hashes of 64 hex digits", is_hash)
         set_plain_mapping(self, "versions", "packages and their versions", is_text)
+        set_plain_mapping(self, "scoring", "settings, each a name and a value", is_scalar)
         known = {*self.judge_prompts} <= {*self.judges}
         expect(known, "judge_prompts", f"prompts of judges in {[*self.judges]}", [*self.judge_prompts])
 
@@ -107,9 +116,9 @@ class Protocol:
 
     @property
     def answer_hash(self) -> str:
-        """The same of what decides an answer, besides the system and the item. Judges do not."""
-        names = ("decoding", "max_new_tokens", "versions")
-        return short_digest({name: getattr(self, name) for name in names})
+        """The same of what decides an answer, besides the system and the item. Judges and scoring do not."""
+        versions = {name: version for name, version in self.versions.items() if name not in SCORING_PACKAGES}
+        return short_digest({"decoding": self.decoding, "max_new_tokens": self.max_new_tokens, "versions": versions})
 
 
 def check_comparable(results: Sequence["EvaluationResult"]):

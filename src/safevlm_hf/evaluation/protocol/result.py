@@ -21,7 +21,7 @@ from safevlm_hf.evaluation.protocol.system import System
 from safevlm_hf.files import write_text
 
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,11 @@ def load_result(path: str | os.PathLike) -> EvaluationResult:
     where = str(path)
     data = check_keys(parse_json(Path(path).read_bytes(), where), KEYS, where)
     if data["format"] != FORMAT:
-        raise ValueError(f"{where}: format is {shorten(data['format'])}, expected {FORMAT}")
+        found = shorten(data["format"])
+        raise ValueError(
+            f"{where}: format is {found}, expected {FORMAT}: it was made by another version of this package, and "
+            "cannot be compared with new results. Evaluate again, into another folder"
+        )
     expect(isinstance(data["figures"], list), f"{where}: figures", "a list", data["figures"])
     records = {name: record_from_dict(cls, data[name], f"{where}: {name}") for name, cls in PARTS.items()}
     figures = [

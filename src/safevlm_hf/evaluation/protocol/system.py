@@ -27,7 +27,7 @@ class System:
         weights_hash: of a local folder, as `fingerprints.weights_hash` gives it.
         chat_template_hash: as `fingerprints.chat_template_hash` gives it.
         policy: `SafetyPolicy.to_dict()` of the policy in force; `None` for a system without a verdict.
-        options: whatever else decides its answers: dtype, quantisation, a safety prompt.
+        options: whatever else decides its answers: dtype, device, attention, quantisation, a safety prompt.
 
     Raises:
         ValueError: a value is not as described.

@@ -47,13 +47,16 @@ def render_evaluation_report(evaluated: Sequence[Sequence[Evaluated]]) -> str:
 
 
 def summary_rows(of_benchmark: Sequence[Evaluated]) -> list[list[str]]:
-    """The figures over all items as plain text, one row each, systems in the columns; the head comes first."""
+    """The figures over all items as plain text, one row each, systems in the columns; the head comes first. The last
+    rows compare the last system with the others."""
     results = [one.result for one in of_benchmark]
     head = [f"{results[0].protocol.benchmark}, {results[0].protocol.split}", *(one.system.name for one in results)]
     rows = [
         [_title(name), *("" if one is None else f"{_text(one)} {_note(one)}".strip() for one in found)]
         for name, found in _by_key(results, is_whole=True)
     ]
+    empty = [""] * (len(results) - 1)
+    rows += [[one["title"], *empty, f"{one['text']} {one['note']}"] for one in _differences(of_benchmark)]
     return [head, *rows]
 
 
