@@ -46,6 +46,24 @@ def test_every_document_has_its_place_in_the_site():
     assert sorted(placed) == sorted({"index.md", "contributing.md", "changelog.md", "security.md"} | pages)
 
 
+def files_in_reading_order() -> list[str]:
+    table = (ROOT / "docs" / "design.md").read_text().split("## Files in reading order")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    return [
+        name if name.startswith("src/") else f"src/safevlm_hf/{name}"
+        for row in rows
+        for name in row[1:-1].split("`, `")
+    ]
+
+
+def test_the_table_of_files_names_what_exists_and_leaves_no_module_out():
+    named = {name: list(ROOT.glob(name)) for name in files_in_reading_order()}
+    assert all(named.values()), [name for name, found in named.items() if not found]
+    covered = [path for found in named.values() for path in found]
+    modules = [path for path in ROOT.glob("src/**/*.py") if path.stem not in ("__init__", "__main__", "version")]
+    assert [path for path in modules if not any(path.is_relative_to(one) for one in covered)] == []
+
+
 def api_names() -> list[str]:
     return [name for path in sorted(API.glob("*.md")) for name in re.findall(r"^::: (\S+)$", path.read_text(), re.M)]
 
