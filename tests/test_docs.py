@@ -7,6 +7,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
+import yaml
 
 import safevlm_hf
 
@@ -62,6 +63,24 @@ def test_the_table_of_files_names_what_exists_and_leaves_no_module_out():
     covered = [path for found in named.values() for path in found]
     modules = [path for path in ROOT.glob("src/**/*.py") if path.stem not in ("__init__", "__main__", "version")]
     assert [path for path in modules if not any(path.is_relative_to(one) for one in covered)] == []
+
+
+def test_prometheus_can_read_the_alert_rules():
+    text = (ROOT / "docs" / "operations.md").read_text()
+    (group,) = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[1])["groups"]
+    pytest.importorskip("prometheus_client", reason="needs the extra `serve`: pip install 'safevlm_hf[serve]'")
+    from safevlm_hf.serving.metrics import Metrics
+
+    known = {name for metric in Metrics("", "", False).registry.collect() for name in sample_names(metric)}
+    for rule in group["rules"]:
+        named = set(re.findall(r"\bsafevlm_\w+", rule["expr"]))
+        assert rule["alert"] and (named or rule["expr"] == 'up{job="safevlm"} == 0') and named <= known, rule
+
+
+def sample_names(metric) -> list[str]:
+    """What a metric's series are called; a counter without labels counts from the start, and others have none yet."""
+    endings = {"counter": ["_total"], "info": ["_info"], "histogram": ["_bucket", "_count", "_sum"]}
+    return [metric.name + ending for ending in endings.get(metric.type, [""])]
 
 
 def api_names() -> list[str]:
