@@ -14,6 +14,8 @@ import safevlm_hf
 
 ROOT = Path(__file__).parents[1]
 API = ROOT / "docs" / "api"
+# What a page loads from elsewhere. The theme fetches mermaid where a page has a drawing in it.
+FETCHED = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=["']?(?:https?:)?//|class=.mermaid""")
 
 
 def documents() -> list[Path]:
@@ -108,3 +110,14 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert 'href="design/"' in index and 'href="../design/"' in contributing and "docs/design.md)" not in index
     policy = (tmp_path / "api" / "policy" / "index.html").read_text()
     assert "risk_threshold" in policy and "[<code>" not in policy
+    assert [path for path in tmp_path.rglob("*.html") if FETCHED.search(path.read_text())] == []
+
+
+def test_pictures_in_the_documents_are_files_here_that_say_what_they_show():
+    for path in documents():
+        text = path.read_text()
+        assert "```mermaid" not in text, path
+        for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", text):
+            assert alt and (path.parent / target).is_file(), (path, target)
+    drawing = (ROOT / "docs" / "images" / "data-flow.svg").read_text()
+    assert "<title" in drawing and "<desc" in drawing and not re.search(r"<script|href=|@import|url\((?!#)", drawing)
