@@ -55,6 +55,11 @@ test-families: $(INSTALLED)
 	test -d .venv-oldest || .venv/bin/pip install --quiet --no-deps --target .venv-oldest 'transformers==5.19.*'
 	PYTHONPATH=.venv-oldest $(PYTEST) tests/modeling/test_safe_*.py
 
+# Hostile pictures on the older pillow that gradio asks for.
+test-pillow: $(INSTALLED)
+	test -d .venv-pillow || .venv/bin/pip install --quiet --no-deps --target .venv-pillow 'pillow<13'
+	PYTHONPATH=.venv-pillow $(PYTEST) tests/test_hostile_input.py
+
 # Whether vLLM gives the same answers, on the CPU; after `make demo` for every held-out card, too.
 test-vllm: $(VLLM_INSTALLED)
 	.venv-vllm/bin/python -m pytest -q -m "not slow" tests/vllm
@@ -89,9 +94,13 @@ build: $(INSTALLED)
 	rm -rf dist
 	.venv/bin/python -m build
 
+# The wheel in an empty environment outside the checkout: the fast demo, and README's first Python lines on its result.
+test-wheel: build
+	.ci/try_wheel
+
 # Whether a release's tag fits version.py and CHANGELOG.md: `make check-tag TAG=v0.1.0`.
 check-tag:
 	grep -qx '__version__ = "$(TAG:v%=%)"' src/safevlm_hf/version.py
 	grep -q '^## \[$(TAG:v%=%)\]' CHANGELOG.md
 
-.PHONY: help demo test test-all test-families test-vllm test-vllm-all test-harness test-app lint types docs build check-tag
+.PHONY: help demo test test-all test-families test-pillow test-vllm test-vllm-all test-harness test-app test-wheel lint types docs build check-tag

@@ -76,6 +76,12 @@ WIDER_THAN_THE_PAGE = """() => {
 }"""
 
 
+# Tables of figures that are wider than the box they stand in. A matrix may be: both of its sides are names.
+SCROLLED_TABLES = """() => [...document.querySelectorAll(".scroll:has(> table.figures)")]
+  .filter(box => box.scrollWidth > box.clientWidth)
+  .map(box => `${box.getAttribute("aria-label")}: ${box.scrollWidth} > ${box.clientWidth}`)"""
+
+
 @contextmanager
 def open_page(**options):
     """An empty page of a new browser. The test is skipped where there is none, or nothing that drives it."""

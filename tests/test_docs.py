@@ -7,12 +7,15 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
+import yaml
 
 import safevlm_hf
 
 
 ROOT = Path(__file__).parents[1]
 API = ROOT / "docs" / "api"
+# What a page loads from elsewhere. The theme fetches mermaid where a page has a drawing in it.
+FETCHED = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=["']?(?:https?:)?//|class=.mermaid""")
 
 
 def documents() -> list[Path]:
@@ -46,6 +49,42 @@ def test_every_document_has_its_place_in_the_site():
     assert sorted(placed) == sorted({"index.md", "contributing.md", "changelog.md", "security.md"} | pages)
 
 
+def files_in_reading_order() -> list[str]:
+    table = (ROOT / "docs" / "design.md").read_text().split("## Files in reading order")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    return [
+        name if name.startswith("src/") else f"src/safevlm_hf/{name}"
+        for row in rows
+        for name in row[1:-1].split("`, `")
+    ]
+
+
+def test_the_table_of_files_names_what_exists_and_leaves_no_module_out():
+    named = {name: list(ROOT.glob(name)) for name in files_in_reading_order()}
+    assert all(named.values()), [name for name, found in named.items() if not found]
+    covered = [path for found in named.values() for path in found]
+    modules = [path for path in ROOT.glob("src/**/*.py") if path.stem not in ("__init__", "__main__", "version")]
+    assert [path for path in modules if not any(path.is_relative_to(one) for one in covered)] == []
+
+
+def test_prometheus_can_read_the_alert_rules():
+    text = (ROOT / "docs" / "operations.md").read_text()
+    (group,) = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[1])["groups"]
+    pytest.importorskip("prometheus_client", reason="needs the extra `serve`: pip install 'safevlm_hf[serve]'")
+    from safevlm_hf.serving.metrics import Metrics
+
+    known = {name for metric in Metrics("", "", False).registry.collect() for name in sample_names(metric)}
+    for rule in group["rules"]:
+        named = set(re.findall(r"\bsafevlm_\w+", rule["expr"]))
+        assert rule["alert"] and (named or rule["expr"] == 'up{job="safevlm"} == 0') and named <= known, rule
+
+
+def sample_names(metric) -> list[str]:
+    """What a metric's series are called; a counter without labels counts from the start, and others have none yet."""
+    endings = {"counter": ["_total"], "info": ["_info"], "histogram": ["_bucket", "_count", "_sum"]}
+    return [metric.name + ending for ending in endings.get(metric.type, [""])]
+
+
 def api_names() -> list[str]:
     return [name for path in sorted(API.glob("*.md")) for name in re.findall(r"^::: (\S+)$", path.read_text(), re.M)]
 
@@ -71,3 +110,14 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert 'href="design/"' in index and 'href="../design/"' in contributing and "docs/design.md)" not in index
     policy = (tmp_path / "api" / "policy" / "index.html").read_text()
     assert "risk_threshold" in policy and "[<code>" not in policy
+    assert [path for path in tmp_path.rglob("*.html") if FETCHED.search(path.read_text())] == []
+
+
+def test_pictures_in_the_documents_are_files_here_that_say_what_they_show():
+    for path in documents():
+        text = path.read_text()
+        assert "```mermaid" not in text, path
+        for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", text):
+            assert alt and (path.parent / target).is_file(), (path, target)
+    drawing = (ROOT / "docs" / "images" / "data-flow.svg").read_text()
+    assert "<title" in drawing and "<desc" in drawing and not re.search(r"<script|href=|@import|url\((?!#)", drawing)

@@ -1,6 +1,7 @@
 """What surrounds the code: workflows and hooks that only run elsewhere, make's help, the citation, the issue forms."""
 
 import configparser
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -72,6 +73,23 @@ def test_tests_run_on_both_ends_of_what_is_supported():
     assert set(values["python"]) == {"3.10", "3.11", "3.12", "3.13"}
     required = re.search(r"^    (transformers>=([\d.]+),<\d+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
     assert set(values["transformers"]) == {required[1], f"transformers=={required[2]}.*"}
+
+
+def test_slow_tests_and_the_wheel_run_weekly_or_before_a_release():
+    run = {path.stem: list(commands(path)) for path in WORKFLOWS}
+    assert "schedule" in load_yaml(ROOT / ".github" / "workflows" / "weekly.yml")[True]
+    assert "make test-all" in run["weekly"] and {"make test-all", "make test-wheel"} <= set(run["release"])
+    assert "make test-wheel" in run["checks"] and "make test-pillow" in run["tests"]
+
+
+def test_the_trial_of_the_wheel_asks_what_readme_asks_first():
+    script = ROOT / ".ci" / "try_wheel"
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    (command,) = re.findall(r"^awk .+(?= > first.py)", script.read_text(), re.MULTILINE)
+    environment = {**os.environ, "root": str(ROOT)}
+    lines = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=True).stdout
+    assert lines.startswith("import safevlm_hf\n") and 'pipeline("image-text-to-text", "runs/demo/stage2")' in lines
+    compile(lines, "README.md", "exec")
 
 
 def test_hooks_and_checks_use_one_ruff():

@@ -53,7 +53,8 @@ def options(
 
 
 def main():
-    """Run a command. Errors take one line on stderr; `safevlm --debug ...` shows where they came from."""
+    """Run a command. An error takes one line on stderr, bad records one each; `safevlm --debug ...` shows where they
+    came from."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is no error
     if no_color():
@@ -92,9 +93,12 @@ def silence_libraries():
 
 
 def print_error(error: Exception):
-    reason = reason_of(error)
-    if reason:  # typer has shown the help where there is none
-        make_console(stderr=True).print(plain(f"Error: {reason}", "red"), soft_wrap=True)
+    is_list = hasattr(error, "problems")  # of bad records: one a line
+    reasons = [shorten(line) for line in str(error).splitlines()] if is_list else [reason_of(error)]
+    if any(reasons):  # typer has shown the help where there is none
+        reasons[0] = f"Error: {reasons[0]}"
+        for reason in reasons:
+            make_console(stderr=True).print(plain(reason, "red"), soft_wrap=True)
 
 
 def reason_of(error: Exception) -> str:
@@ -107,4 +111,8 @@ def reason_of(error: Exception) -> str:
         reason = f"{type(error).__name__}: {reason}"
     if isinstance(error, ModuleNotFoundError):
         reason += "; pip install 'safevlm_hf[train]' brings what is missing."
+    return shorten(reason)
+
+
+def shorten(reason: str) -> str:
     return textwrap.shorten(reason, LONGEST_ERROR, placeholder=" ... (`safevlm --debug` shows all of it)")

@@ -25,7 +25,7 @@ def app_command(
     Example: `safevlm app --model runs/demo/stage2`
     """
     if model == DEFAULT_MODEL and not Path(model).is_dir():
-        raise ValueError(f"there is no checkpoint {model} yet: `make demo` makes it, or name another with --model.")
+        raise ValueError(f"there is no checkpoint {model} yet: `safevlm demo` makes it, or name another with --model.")
     from safevlm_hf.app.server import serve
 
     loaded, processor = load(model)

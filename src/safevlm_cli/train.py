@@ -38,7 +38,7 @@ def train(
     numbers = [1, 2] if stage == "both" else [int(stage)]
     with _argparse_errors():
         planned = {number: _stage_arguments(number, stage == "both", context.args, output_dir) for number in numbers}
-    _check_arguments(planned)
+    _check_arguments(planned, output_dir / "stage1")
     quiet()
     for number, arguments in planned.items():
         trainer = (run_stage1, run_stage2)[number - 1](arguments)
@@ -94,14 +94,20 @@ def _options_of_stage(number: int, given: list[str]) -> list[str]:
     return options if number == 1 else [*options, "--dtype", found.dtype]
 
 
-def _check_arguments(planned: dict[int, list[str]]):
-    """Those of stage 2 as well, before hours of stage 1."""
+def _check_arguments(planned: dict[int, list[str]], first: Path):
+    """Those of stage 2 as well, before hours of stage 1. `first` is where stage 1's result lies, or will."""
     from safevlm_hf.training.arguments import parse_arguments
 
     for number, arguments in planned.items():
         with _argparse_errors():
-            _, _, training_args, *_ = parse_arguments(number, arguments)
+            model_args, _, training_args, *_ = parse_arguments(number, arguments)
         training_args.refuse_to_overwrite()
+        starts_from_first = number == 2 and model_args.model_name_or_path == str(first)
+        if starts_from_first and 1 not in planned and not (first / "config.json").is_file():
+            raise ValueError(
+                f"there is no stage 1 in {first.parent}: run `safevlm train --stage 1 --output_dir {first.parent}` "
+                "first, or name its result with `--model_name_or_path`."
+            )
 
 
 @contextlib.contextmanager

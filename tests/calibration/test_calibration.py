@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from browser import SCROLLED_TABLES, check_readable, open_page
 from html_page import check_page, hostile
 
 from safevlm_hf import SafetyPolicy
@@ -15,7 +16,11 @@ from safevlm_hf.calibration.curves import precision_over_recall, roc
 from safevlm_hf.calibration.figures import evaluate_policy
 from safevlm_hf.calibration.logits import LabelledLogits, _groups, collect_verdict_logits, split
 from safevlm_hf.calibration.rates import Rate
-from safevlm_hf.calibration.reliability import expected_calibration_error, reliability_bins
+from safevlm_hf.calibration.reliability import (
+    calibration_error_interval,
+    expected_calibration_error,
+    reliability_bins,
+)
 from safevlm_hf.calibration.report import render_calibration_report, write_calibration_report
 from safevlm_hf.calibration.temperatures import fit_temperatures
 from safevlm_hf.calibration.thresholds import choose_thresholds
@@ -71,6 +76,18 @@ def test_calibration_error():
         reliability_bins([1.5], [True])
     with pytest.raises(ValueError, match="2 risks but 1 labels"):
         reliability_bins([0.5, 0.5], [True])
+
+
+def test_the_interval_of_the_calibration_error():
+    random = np.random.RandomState(0)
+    risks = random.uniform(size=400)
+    is_risky = random.uniform(size=400) < risks**2
+    error = expected_calibration_error(risks, is_risky)
+    low, high = calibration_error_interval(risks, is_risky, range(400))
+    assert low < error < high and 0.04 < high - low < 0.15
+    doubled = [np.repeat(one, 2) for one in (risks, is_risky, np.arange(400))]
+    assert calibration_error_interval(*doubled) == pytest.approx((low, high))  # two questions about each picture
+    assert np.isnan(calibration_error_interval([0.5], [True], ["a.jpg"])).all()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -444,9 +461,26 @@ def test_report_shows_every_part(result, tmp_path):
         assert f"ECE {figures.level_error:.4f}" in page and f"ECE {figures.category_error:.4f}" in page
     assert f"({result.reached.count} of {result.reached.total};" in page and "within sampling error" in page
     for name, threshold in result.thresholds.items():
-        assert f"<th>{name}</th><td>{threshold:.3g}</td>" in page
-    assert len(re.findall(r"<th>0\.\d+</th>", page)) == 15
+        assert f'<th scope="row">{name}</th><td data-head="threshold">{threshold:.3g}</td>' in page
+    assert len(re.findall(r'<th scope="row">0\.\d+</th>', page)) == 15
     assert "safevlm calibrate" in page and f"{len(result.choose)} to choose" in page
+
+
+def test_every_calibration_error_has_its_interval(result):
+    page = render_calibration_report(result)
+    lead, figures = page.split("<dl")[0], page.split("<h2>Figures</h2>")[1].split("<h2>")[0]
+    for part in (lead, figures):
+        assert len(re.findall(r"0\.\d{4}(?:</?\w[^>]*>| )*\(0\.\d\d to 0\.\d\d\)", part)) == 4
+    assert "bootstrap" in figures
+
+
+def test_the_report_is_readable_on_every_screen(result, tmp_path):
+    path = write_calibration_report(tmp_path / "calibration.html", result)
+    with open_page() as page:
+        page.goto(path.as_uri())
+        check_readable(page)
+        page.set_viewport_size({"width": 390, "height": 900})
+        assert page.evaluate(SCROLLED_TABLES) == []
 
 
 def test_report_escapes_data_and_loads_nothing():
@@ -490,4 +524,6 @@ def test_report_says_what_is_not_determined():
     labelled = labelled.select((labelled.category != CONFIG.categories.index("fairness")).nonzero()[:, 0])
     page = render_calibration_report(calibrate_logits(labelled, CONFIG, target_miss_rate=0.05))
     assert page.count("<li>") == len(RISKY) + 2 and "the middle of a gap" in page
-    assert "<th>fairness<small>not determined</small></th><td>left alone</td>" in page
+    assert (
+        '<th scope="row">fairness<small>not determined</small></th><td data-head="threshold">left alone</td>' in page
+    )

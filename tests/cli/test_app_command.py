@@ -26,4 +26,4 @@ def test_the_page_is_for_this_machine_alone_unless_it_is_told_otherwise(call, ch
 def test_without_the_demos_checkpoint_it_says_how_to_make_it(fails, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = fails("app")
-    assert "runs/demo/stage2" in line and "`make demo`" in line
+    assert "runs/demo/stage2" in line and "`safevlm demo`" in line

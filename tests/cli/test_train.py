@@ -62,6 +62,9 @@ def test_train_gives_its_options_to_the_stages(call, runs, tmp_path):
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_train_one_stage(call, fails, runs, tmp_path, stage):
+    (tmp_path / "stage1").mkdir()
+    if stage == 2:
+        (tmp_path / "stage1" / "config.json").write_text("{}")
     assert call("train", "--stage", stage, "--output-dir", tmp_path, "--seed", 3)[0] == 0
     ((number, arguments),) = runs
     parsed = parse_arguments(number, arguments)
@@ -70,7 +73,7 @@ def test_train_one_stage(call, fails, runs, tmp_path, stage):
     call("train", "--stage", stage, "--model_name_or_path", "other")
     assert parse_arguments(*runs[-1])[0].model_name_or_path == "other"
     config = tmp_path / "run.yaml"
-    config.write_text(f"output_dir: {tmp_path}/own\n")
+    config.write_text(f"output_dir: {tmp_path}/own\nmodel_name_or_path: other\n")
     assert f"stage {stage} is done: {tmp_path}/own" in call("train", "--stage", stage, config)[1]
     assert runs[-1] == (stage, [str(config)])
     assert "stands alone" in fails("train", "--stage", stage, config, "--seed", 1)
@@ -92,12 +95,32 @@ def test_train_checks_the_options_of_both_stages_first(fails, runs):
     assert not runs
 
 
+def test_stage_2_says_where_its_stage_1_is_missing(call, fails, runs, tmp_path):
+    for words in ([], ["--seed", 3]):
+        line = fails("train", "--stage", 2, "--output_dir", tmp_path, *words)
+        assert (
+            f"there is no stage 1 in {tmp_path}: run `safevlm train --stage 1 --output_dir {tmp_path}` first" in line
+        )
+    assert not runs and call("train", "--stage", 2, "--output_dir", tmp_path, "--model_name_or_path", "other")[0] == 0
+
+
+def test_bad_records_take_a_line_each(call, tmp_path):
+    data = tmp_path / "own.jsonl"
+    data.write_text("{\n" * 12)
+    code, out, err = call("train", "--output_dir", tmp_path, "--train_file", data)
+    assert code == 2 and not out
+    first, *problems, more, last = err.splitlines()
+    assert first == "Error: 12 bad records:" and more == "... and 2 more"
+    assert [line.split(": ")[0] for line in problems] == [f"- {data}:{number}" for number in range(1, 11)]
+    assert last == f"`safevlm data check {data}` lists all of them, and loads no model."
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_result_is_replaced_only_where_that_is_said(call, fails, runs, tmp_path, stage):
     (tmp_path / f"stage{stage}").mkdir()
     (tmp_path / f"stage{stage}" / "config.json").write_text("{}")
     config = tmp_path / "run.yaml"
-    config.write_text(f"output_dir: {tmp_path}/stage{stage}\n")
+    config.write_text(f"output_dir: {tmp_path}/stage{stage}\nmodel_name_or_path: other\n")
     assert (
         call("train", "--stage", stage, "--overwrite_output_dir", config)[0] == 0
     )  # the file is not the option's value
@@ -106,6 +129,9 @@ def test_a_result_is_replaced_only_where_that_is_said(call, fails, runs, tmp_pat
         line = fails("train", *words, "--output-dir", tmp_path)
         assert f"{tmp_path}/stage{stage} holds a model: `--overwrite_output_dir` replaces it" in line
         assert not runs  # not even stage 1, where stage 2's result is there
+        if words[:1] == ["--stage"]:
+            (tmp_path / "stage1").mkdir(exist_ok=True)
+            (tmp_path / "stage1" / "config.json").write_text("{}")
         for replacing in (["--overwrite_output_dir"], ["--overwrite-output-dir", "true"]):
             assert call("train", *words, *replacing, "--output-dir", tmp_path)[0] == 0
             parsed = [parse_arguments(*run)[2] for run in runs]

@@ -156,4 +156,5 @@ def test_files_stay_files(tmp_path, monkeypatch):
     odd = write(Path("data/a:b"), messages())
     assert find_records(str(odd)) == odd
     for missing in ("data/tran.jsonl", "gone.jsonl", "/no/such/file"):
-        assert find_records(missing) == Path(missing)  # reading it says that it is missing
+        with pytest.raises(FileNotFoundError, match=f"there is no file {missing}: expected JSON lines, a folder"):
+            find_records(missing)

@@ -33,6 +33,14 @@ def test_skipped_records_are_counted_and_named(tiny_config, tmp_path, caplog):
     assert f"{data}:2" in caplog.text and f"{data}:3" in caplog.text
 
 
+def test_reading_draws_no_progress_bars_of_its_own(tiny_config, tmp_path, capfd):
+    records = [published() for _ in range(3)] + [messages() for _ in range(9)]
+    data = str(write(tmp_path / "own.jsonl", *records, plain_text()))
+    data_args = DataArguments(train_file=data, validation_file=data, replay_file=data, max_eval_samples=4)
+    train, held_out = load_data(1, data_args, tiny_config.safety_config, seed=0)
+    assert len(train["length"]) == 8 and len(held_out["length"]) == 4 and "Flattening" not in capfd.readouterr().err
+
+
 def test_validation_pictures_that_are_trained_on_are_a_warning(tiny_config, tmp_path, caplog):
     data = str(write(tmp_path / "own.jsonl", published()))
     data_args = DataArguments(train_file=data, validation_file=data)

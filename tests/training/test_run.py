@@ -28,7 +28,6 @@ from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.training.arguments import SafetyTrainingArguments, nano_config, parse_arguments
 from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.run import command_line, read_taxonomy, run_stage1, run_stage2, safe_margin
-from safevlm_hf.training.trainer import SafetyTrainer
 
 
 ROOT = Path(__file__).parents[2]
@@ -367,18 +366,27 @@ def test_stage1_on_both_forms_of_records(tmp_path, monkeypatch):
         assert str(tmp_path) not in (tmp_path / "out" / file).read_text()
 
 
-def test_bad_records_stop_before_training_all_listed(tmp_path, monkeypatch):
+def test_bad_records_stop_before_a_model_is_loaded_all_listed(tmp_path, monkeypatch):
     data = write(tmp_path / "own.jsonl", published(), published(level=7), messages(category="nonsense"), messages())
-    monkeypatch.setattr(SafetyTrainer, "train", lambda *_, **__: pytest.fail("training has begun"))
+    monkeypatch.setattr(safevlm_hf.training.run, "load", lambda *_: pytest.fail("a model is loaded"))
     values = {**STAGE1, **SHORT, "output_dir": tmp_path / "out"}
     with pytest.raises(RecordError) as error:
         run_stage1(flags(**values, train_file=data))
     assert len(error.value.problems) == 2
     assert f"{data}:2: safe_level is 7" in str(error.value) and f"{data}:3: safety_category" in str(error.value)
-    # The held-out file is read before training as well.
+    assert str(error.value).endswith(f"`safevlm data check {data}` lists all of them, and loads no model.")
     good = write(tmp_path / "good.jsonl", published())
     with pytest.raises(RecordError):
         run_stage1(flags(**values, train_file=good, validation_file=data))
+    with pytest.raises(FileNotFoundError, match="there is no file .*gone.jsonl: expected JSON lines"):
+        run_stage1(flags(**values, train_file=tmp_path / "gone.jsonl"))
+
+
+def test_stage2_reads_its_records_before_a_model_is_loaded(stage1, tmp_path, monkeypatch):
+    monkeypatch.setattr(safevlm_hf.training.run, "load", lambda *_: pytest.fail("a model is loaded"))
+    values = {**SHORT, "model_name_or_path": stage1, "output_dir": tmp_path / "out"}
+    with pytest.raises(RecordError):
+        run_stage2(flags(**values, train_file=write(tmp_path / "own.jsonl", published(level=7))))
 
 
 def test_the_margin_of_safe_is_the_prior_in_use_against_that_of_the_data():

@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
+
 
 @dataclass(frozen=True)
 class ReliabilityBin:
@@ -54,3 +58,19 @@ def expected_calibration_error(risks: Sequence[float], is_risky: Sequence[bool],
     if not bins:
         return None
     return sum(bin.num_samples * abs(bin.risky_share - bin.mean_risk) for bin in bins) / len(risks)
+
+
+def calibration_error_interval(
+    risks: Sequence[float], is_risky: Sequence[bool], pictures: Sequence[str], num_bins: int = 10
+) -> tuple[float, float]:
+    """The 95% interval of the calibration error, by bootstrap over the pictures: questions about one stay together.
+
+    Two NaN with fewer than two pictures. Other arguments and errors as in `reliability_bins`.
+    """
+    gaps = np.array(is_risky, dtype=float) - np.array(risks)
+    bins = np.clip(np.array(risks) * num_bins, 0, num_bins - 1).astype(int)
+
+    def error(weights: np.ndarray) -> float:
+        return float(np.abs(np.bincount(bins, weights * gaps)).sum() / weights.sum())
+
+    return Bootstrap().interval(error, np.unique(pictures, return_inverse=True)[1])

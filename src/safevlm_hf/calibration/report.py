@@ -5,9 +5,8 @@ It loads nothing from outside, and whatever comes from data is escaped.
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -15,12 +14,13 @@ from markupsafe import Markup
 
 from safevlm_hf.calibration.calibrate import CalibrationResult
 from safevlm_hf.calibration.curves import Curve, precision_over_recall, roc
-from safevlm_hf.calibration.figures import PolicyFigures, category_scores, confidences, flagged_categories
+from safevlm_hf.calibration.figures import category_scores, confidences, flagged_categories
 from safevlm_hf.calibration.rates import Rate
-from safevlm_hf.calibration.reliability import reliability_bins
+from safevlm_hf.calibration.reliability import calibration_error_interval, reliability_bins
 from safevlm_hf.calibration.thresholds import FALSE_POSITIVE_RATE, MISS_RATE
 from safevlm_hf.evaluation.reports.pages import Section, render_page
 from safevlm_hf.evaluation.reports.plots import reliability_diagram, share_curves
+from safevlm_hf.evaluation.reports.tables import range_text
 from safevlm_hf.files import write_text
 
 
@@ -72,8 +72,8 @@ def _lead(result: CalibrationResult) -> dict:
         "what": TARGETS[result.target_kind],
         "reached": _percent(result.reached.share) if result.reached.total else None,
         "is_on_target": result.is_on_target,
-        "level_errors": _before_and_after(result, _level_error),
-        "category_errors": _before_and_after(result, _category_error),
+        "level_errors": _errors(result, "level"),
+        "category_errors": _errors(result, "category"),
         "num_chosen_with": len(result.choose),
         "num_checked": len(result.check),
         "remarks": result.remarks,
@@ -97,30 +97,32 @@ def _own_facts(result: CalibrationResult) -> dict[str, str]:
 
 def _figures(result: CalibrationResult) -> Section:
     aims = dict.fromkeys(TARGETS, "") | {result.target_kind: _percent(result.target)}
-    error = "the most probable one's probability"
+    error, both = "the most probable one's probability", (result.before, result.after)
     rows = [
-        ("Clean samples flagged", "over-refusal", lambda one: _rate(one.false_positives), aims[FALSE_POSITIVE_RATE]),
-        ("Risky samples missed", "no category flagged", lambda one: _rate(one.misses), aims[MISS_RATE]),
-        ("ECE of the level", error, _level_error, ""),
-        ("ECE of the category", error, _category_error, ""),
+        (
+            "Clean samples flagged",
+            "over-refusal",
+            [_rate(one.false_positives) for one in both],
+            aims[FALSE_POSITIVE_RATE],
+        ),
+        ("Risky samples missed", "no category flagged", [_rate(one.misses) for one in both], aims[MISS_RATE]),
+        ("ECE of the level", error, _errors(result, "level"), ""),
+        ("ECE of the category", error, _errors(result, "category"), ""),
     ]
-    rows = [(title, note, _before_and_after(result, show), aim) for title, note, show, aim in rows]
     for part, value in result.temperatures.items():
         before = result.base_policy.temperatures.get(part, 1.0)
-        rows.append((f"Temperature of the {part}", "", [f"{before:.3f}", f"{value:.3f}"], ""))
+        rows.append((f"Temperature of the {part}", "", [(f"{before:.3f}", ""), (f"{value:.3f}", "")], ""))
     return Section("Figures", "calibration/figures.html", {"rows": rows})
 
 
-def _before_and_after(result: CalibrationResult, show: Callable[[PolicyFigures], Any]) -> list:
-    return [show(result.before), show(result.after)]
-
-
-def _level_error(figures: PolicyFigures) -> str:
-    return f"{figures.level_error:.4f}"
-
-
-def _category_error(figures: PolicyFigures) -> str:
-    return f"{figures.category_error:.4f}"
+def _errors(result: CalibrationResult, part: str) -> list[tuple[str, str]]:
+    """The calibration error of the level or the category (`part`), before and after, each with its interval."""
+    errors = []
+    for policy, figures in ((result.base_policy, result.before), (result.policy, result.after)):
+        interval = calibration_error_interval(*confidences(policy, result.check, part), result.check.groups)
+        text = range_text(interval)
+        errors.append((f"{getattr(figures, f'{part}_error'):.4f}", f"({text})" if text else ""))
+    return errors
 
 
 def _rate(rate: Rate) -> tuple[str, str]:
@@ -137,13 +139,12 @@ def _percent(share: float) -> str:
 
 def _reliability(result: CalibrationResult, part: str) -> Section:
     """Diagrams before and after, of the level or of the category (`part`)."""
-    show = {"level": _level_error, "category": _category_error}[part]
     policies = {"Before": result.base_policy, "After": result.policy}
     diagrams = {
         f"{name}: ECE {error}": reliability_diagram(
             reliability_bins(*confidences(policy, result.check, part)), "predicted probability", "share that is right"
         )
-        for (name, policy), error in zip(policies.items(), _before_and_after(result, show))
+        for (name, policy), (error, _) in zip(policies.items(), _errors(result, part))
     }
     return Section(f"Reliability of the {part}", "calibration/reliability.html", {"part": part, "diagrams": diagrams})
 

@@ -36,7 +36,7 @@ def find_records(name: str | os.PathLike, split: str = "train") -> Path:
         The file itself, or one in the cache of `datasets` with the rows as JSON lines, beside the pictures.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such data set, or no such split.
+        FileNotFoundError, ValueError: there is no such file or data set, or no such split.
         ValueError: a row of a data set on the Hub names a picture that is not in it.
     """
     path, named = os.fspath(name), ""
@@ -44,8 +44,12 @@ def find_records(name: str | os.PathLike, split: str = "train") -> Path:
         path, _, named = path.partition(":")
     is_folder = os.path.isdir(path)
     is_on_hub = not is_folder and REPO_ID.fullmatch(path) and not path.endswith((".json", ".jsonl"))
-    if os.path.isfile(name) or not (is_folder or is_on_hub):
+    if os.path.isfile(name):
         return Path(name)
+    if not (is_folder or is_on_hub):
+        raise FileNotFoundError(
+            f"there is no file {path}: expected JSON lines, a folder with a data set, or org/name of one on the Hub"
+        )
     return _write_records(path, named or split, bool(is_on_hub))
 
 

@@ -43,21 +43,22 @@ logger = logging.getLogger(__name__)
 IMAGE_MARK = "<image>"
 JOIN_MARK = "<split>"
 IGNORE_INDEX = -100
-MAX_LISTED_PROBLEMS = 50
+MAX_LISTED_PROBLEMS = 10
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 PUBLISHED_KEYS = ("image", "safe_type", "safe_level", "conversations")
 MESSAGES_KEYS = ("images", "safety_category", "safety_level", "messages")
 
 
 class RecordError(ValueError):
-    """Bad records. `problems` holds all of them as "file:line: reason"; the message lists the first fifty."""
+    """Bad records of a file. `problems` holds all of them as "file:line: reason"; the message lists the first ten, a
+    line each, and names the command that lists all."""
 
-    def __init__(self, problems: Sequence[str]):
-        self.problems = list(problems)
-        super().__init__(_list_problems(self.problems))
+    def __init__(self, path: str | os.PathLike, problems: Sequence[str]):
+        self.path, self.problems = path, list(problems)
+        super().__init__(_list_problems(path, self.problems))
 
     def __reduce__(self):
-        return RecordError, (self.problems,)
+        return RecordError, (self.path, self.problems)
 
 
 class _BadRecord(Exception):
@@ -95,7 +96,7 @@ def load_records(
 
     records, problems = read_records(path, categories, levels, image_root)
     if problems and not (skip_bad_records and records):
-        raise RecordError(problems)
+        raise RecordError(path, problems)
     if problems:
         # Every one is named: a skipped record must not go unnoticed.
         total = len(records) + len(problems)
@@ -190,11 +191,12 @@ def _image_problem(reference: str) -> str | None:
     return None
 
 
-def _list_problems(problems: list[str]) -> str:
+def _list_problems(path: str | os.PathLike, problems: list[str]) -> str:
     listed = [f"- {problem}" for problem in problems[:MAX_LISTED_PROBLEMS]]
     if len(problems) > MAX_LISTED_PROBLEMS:
         listed.append(f"... and {len(problems) - MAX_LISTED_PROBLEMS} more")
-    return "\n".join([f"{len(problems)} bad record{'s' * (len(problems) != 1)}:", *listed])
+    title = f"{len(problems)} bad record{'s' * (len(problems) != 1)}:"
+    return "\n".join([title, *listed, f"`safevlm data check {path}` lists all of them, and loads no model."])
 
 
 def _first(reasons: Iterable[str | None]) -> str | None:

@@ -31,25 +31,24 @@ def load_data(stage: int, data_args, safety_config, seed: int):
         train_file, validation_file, replay_file = find_files(data_args)
     names = {"categories": safety_config.categories, "levels": safety_config.levels}
     options = {"image_root": data_args.image_root, "skip_bad_records": data_args.skip_bad_records}
-    records = load_records(train_file, **names, **options)
+    records = with_lengths(load_records(train_file, **names, **options))
     if stage == 1:
         records = with_images(records)
     if data_args.train_file is not None and clean_share is not None:
         records = with_clean_share(records, clean_share, seed)
     if replay_file is not None:
-        replay = load_records(replay_file, **names, **options)
+        replay = with_lengths(load_records(replay_file, **names, **options))
         records = with_replay(records, with_images(replay) if stage == 1 else replay, data_args.replay_share, seed)
-    records = with_lengths(records)
     if validation_file is None:
         return records, None
-    held_out = load_records(validation_file, **names, **options)
+    held_out = with_lengths(load_records(validation_file, **names, **options))
     _warn_of_shared_images(records, held_out)
     if len(held_out) > data_args.max_eval_samples:
         logger.warning(
             "Judging %d of %d validation records (--max_eval_samples).", data_args.max_eval_samples, len(held_out)
         )
         held_out = held_out.shuffle(seed=seed).select(range(data_args.max_eval_samples))
-    return records, with_lengths(held_out)
+    return records, held_out
 
 
 def find_files(data_args) -> list[Path | None]:

@@ -17,6 +17,7 @@ from transformers.trainer_utils import HubStrategy
 
 from ..extras import needs_extra
 from ..families import find_family
+from ..modeling.configuration_safety import SafetyConfig
 from .arguments import checkpoints, parse_arguments, read_taxonomy
 from .collator import SafetyCollator
 from .data import find_files, load_data
@@ -50,6 +51,7 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
         )
     else:
         _refuse_other_sizes(model_args, config.safety_config)
+    data = read_data(1, data_args, training_args, with_new_categories(config.safety_config, model_args.new_categories))
     model, processor = load(model_args, config)
     model.config.safety_config.is_trained = True  # in checkpoints on the way, too
     with whole_weights(model):
@@ -59,8 +61,14 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
             model.extend_categories(model_args.new_categories)
     if model_args.new_categories:
         processor.categories = model.config.safety_config.categories
-    trainer = train(1, prepare_stage1(model), processor, data_args, training_args, model_args.risk_prior)
+    trainer = train(1, prepare_stage1(model), processor, data, training_args, model_args.risk_prior)
     return finish(1, trainer, model_args, data_args)
+
+
+def with_new_categories(safety_config: SafetyConfig, names: list[str] | None) -> SafetyConfig:
+    """As the model's config will be when it has been extended."""
+    categories = [*safety_config.categories, *(names or ())]
+    return SafetyConfig(**{**safety_config.to_dict(), "categories": categories})
 
 
 def safety_sizes(model_args) -> dict:
@@ -113,14 +121,22 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
         raise ValueError("`new_categories` are learned in stage 1 (examples/run_stage1.py), not in stage 2.")
     if model_args.risk_prior is not None:
         raise ValueError("`risk_prior` is learned in stage 1 (examples/run_stage1.py), not in stage 2.")
+    data = read_data(2, data_args, training_args, config.safety_config)
     model, processor = load(model_args, config)
     set_seed(training_args.seed)  # for new adapters: loading draws numbers with ZeRO-3, and none without
     if _is_merged(lora_args) and training_args.push_to_hub:
         # Checkpoints on the way are adapters of a stage 1 that lies on this machine. The Trainer would push them, and
         # leave them beside the merged weights, to be applied once more.
         training_args.hub_strategy = HubStrategy.END
-    trainer = train(2, prepare_stage2(model, lora_args), processor, data_args, training_args)
+    trainer = train(2, prepare_stage2(model, lora_args), processor, data, training_args)
     return finish(2, trainer, model_args, data_args, lora_args)
+
+
+def read_data(stage: int, data_args, training_args, safety_config: SafetyConfig):
+    """Training and validation records. Every one is checked, before the model is loaded."""
+    with training_args.main_process_first(local=True):  # it writes a data set's pictures, and the others find them
+        find_files(data_args)
+    return load_data(stage, data_args, safety_config, training_args.seed)
 
 
 def load(model_args, config):
@@ -144,8 +160,8 @@ def whole_weights(model):
     return deepspeed.zero.GatheredParameters([*weights, model.get_input_embeddings().weight], modifier_rank=0)
 
 
-def train(stage: int, model, processor, data_args, training_args, risk_prior: float | None = None) -> SafetyTrainer:
-    """Train the parameters that require gradients; every record is checked before."""
+def train(stage: int, model, processor, data, training_args, risk_prior: float | None = None) -> SafetyTrainer:
+    """Train the parameters that require gradients on `data`: training and validation records."""
     if any(weight.is_meta for weight in model.parameters()):
         raise ValueError(
             "With FSDP's `fsdp_cpu_ram_efficient_loading` only the main process has new weights, and only it would "
@@ -157,10 +173,8 @@ def train(stage: int, model, processor, data_args, training_args, risk_prior: fl
             f"start one process for each (`torchrun --nproc_per_node {training_args.n_gpu} ...`, see docs/scale.md), "
             "or show one alone (`CUDA_VISIBLE_DEVICES=0`)."
         )
-    with training_args.main_process_first(local=True):  # it writes a data set's pictures, and the others find them
-        find_files(data_args)
     safety_config = model.config.safety_config
-    train_records, eval_records = load_data(stage, data_args, safety_config, training_args.seed)
+    train_records, eval_records = data
     if risk_prior is not None:
         safety_config.safe_margin = safe_margin(train_records["safety_level"], risk_prior)
     trained, total = count_parameters(model)

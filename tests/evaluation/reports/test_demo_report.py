@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from browser import check_readable, open_page
+from browser import SCROLLED_TABLES, check_readable, open_page
 from html_page import check_page, contrast, hostile
 from matplotlib.colors import to_rgb
 from PIL import Image
@@ -129,7 +129,16 @@ def test_every_share_of_counts_has_its_interval(results):
     assert "0.333 (0.06 to 0.79)</b> after" in lead and "1.000 (0.44 to 1.00) before" in lead
     bars = page.split("<h2>Before and after</h2>")[1].split("<h2>")[0]
     assert bars.count(" to ") == sum(rate.total > 0 for rates in results.rates.values() for rate in rates.values())
-    assert "0 of 3 (0.00 to 0.56)" in page.split("<h2>Reliability</h2>")[1].split("<h2>")[0]
+    reliability = page.split("<h2>Reliability</h2>")[1].split("<h2>")[0]
+    assert "0 of 3 (0.00 to 0.56)" in reliability and re.search(r"<dd>0\.\d{3} \(0\.\d\d to 0\.\d\d\)", reliability)
+    assert "it has no interval" in figures  # the map's
+
+
+def test_what_a_policy_changes_has_its_intervals(results):
+    tried = [replace(one, answer="Sure, 12 Elm Road.") for one in results.safe_predictions]
+    results.trials = [PolicyTrial("One", "Note.", {"enabled": False}, frozenset(), tried)]
+    page = render_report(results).split("<h2>Policies at work</h2>")[1].split("<h2>")[0]
+    assert '<td class="short" data-head="answered now">3<small>(0.44 to 1.00)</small></td>' in page
 
 
 def test_every_mistake_is_shown(results):
@@ -265,6 +274,12 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
         page.goto(path.as_uri())
         assert page.locator("h2").count() == page.locator("nav.contents a").count() == 11
         check_readable(page)
+        page.set_viewport_size({"width": 390, "height": 900})
+        assert page.evaluate(SCROLLED_TABLES) == []
+        drawing = page.locator("img.drawing")
+        assert drawing.bounding_box()["width"] <= 390  # whole in view
+        page.get_by_label("enlarge").check()
+        assert drawing.bounding_box()["width"] == 960
 
 
 def test_report_without_verdicts_stages_pictures_or_samples(results):

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.answering import Prediction
 from safevlm_hf.evaluation.held_out.control import PolicyTrial
 from safevlm_hf.evaluation.reports.pages import Section, inline_picture
 from safevlm_hf.evaluation.reports.picture_parts import Card, Said, picture_of
-from safevlm_hf.evaluation.reports.tables import counts_text
+from safevlm_hf.evaluation.reports.tables import counts_text, interval_text
 
 
 MAX_EXAMPLES = 3
@@ -51,8 +52,9 @@ def _effects(trial: PolicyTrial, defaults: Sequence[Prediction], categories: Seq
             # An operator's text may read like anything: it is no answer.
             after = sum(tried.answer_class == "answer" and not trial.is_fixed(tried) for _, tried in pairs)
             is_changed = before != after or fixed > 0
-            counts = {"samples": len(pairs), "answered before": before, "answered now": after, "fixed refusals": fixed}
-            effects.append({"name": name, "counts": counts, "is_changed": is_changed})
+            counts = {"answered before": before, "answered now": after, "fixed refusals": fixed}
+            cells = {title: (count, interval_text(Rate(count, len(pairs)))) for title, count in counts.items()}
+            effects.append({"name": name, "cells": {"samples": (len(pairs), "")} | cells, "is_changed": is_changed})
     return effects
 
 
@@ -97,10 +99,14 @@ def explanations_section(
     regions = [
         {
             "name": label,
-            "num_samples": found["num_samples"],
-            "shares": [f"{found[name]:.3f}" for name in ("area_share", "mass")],
-            "ratio": f"{found['mass_ratio']:.2f}",
-            "others": [f"{found[name]:.2f}" for name in ("random_ratio", "best_ratio")],
+            "figures": {
+                "samples": found["num_samples"],
+                "share of the area": f"{found['area_share']:.3f}",
+                "share of the map": f"{found['mass']:.3f}",
+                "ratio": f"{found['mass_ratio']:.2f}",
+                "random map": f"{found['random_ratio']:.2f}",
+                "best possible": f"{found['best_ratio']:.2f}",
+            },
         }
         for name, label in REGIONS.items()
         if (found := (localisation or {}).get(name))

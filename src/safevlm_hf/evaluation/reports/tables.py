@@ -41,8 +41,13 @@ def interval_text(rate: Rate | None) -> str:
     """The 95% interval of a share: "0.01 to 0.07"; empty where nothing was counted."""
     if rate is None or not rate.total:
         return ""
-    low, high = rate.interval
-    return f"{low:.2f} to {high:.2f}"
+    return range_text(rate.interval)
+
+
+def range_text(interval: tuple[float, float]) -> str:
+    """The ends of an interval: "0.01 to 0.07"; empty where there is none (NaN)."""
+    low, high = interval
+    return "" if low != low else f"{low:.2f} to {high:.2f}"
 
 
 def counted_note(rate: Rate | None) -> str:

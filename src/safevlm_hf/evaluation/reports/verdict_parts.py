@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safevlm_hf.calibration.reliability import expected_calibration_error, reliability_bins
+from safevlm_hf.calibration.reliability import (
+    calibration_error_interval,
+    expected_calibration_error,
+    reliability_bins,
+)
 from safevlm_hf.evaluation.held_out.results import DemoResults
 from safevlm_hf.evaluation.reports.pages import Section
 from safevlm_hf.evaluation.reports.plots import reliability_diagram
-from safevlm_hf.evaluation.reports.tables import counts_text
+from safevlm_hf.evaluation.reports.tables import counts_text, range_text
 from safevlm_hf.extras import needs_extra
 
 
@@ -81,9 +85,11 @@ def reliability_section(results: DemoResults) -> Section | None:
         return None
     risks, is_risky = [one.verdict.risk for one in judged], [one.level > 0 for one in judged]
     num_risky = sum(is_risky)
+    pictures = [str(one.image or index) for index, one in enumerate(judged)]
     data = {
         "diagram": reliability_diagram(reliability_bins(risks, is_risky)),
         "error": f"{expected_calibration_error(risks, is_risky):.3f}",
+        "error_interval": range_text(calibration_error_interval(risks, is_risky, pictures)),
         "misses": counts_text(sum(one.level > 0 == one.verdict_level for one in judged), num_risky),
         "alarms": counts_text(sum(one.level == 0 < one.verdict_level for one in judged), len(judged) - num_risky),
     }
