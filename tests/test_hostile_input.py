@@ -8,6 +8,7 @@ import resource
 import struct
 import threading
 import time
+import warnings
 import zlib
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -17,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps, features
 from rigged import (
     BLOCK,
     EOS,
@@ -870,25 +871,113 @@ def _with_markers() -> bytes:
     return picture[:2] + b"\xff\xfe\x00\x02" * 2**15 + picture[2:]
 
 
-def _with_chunks(chunk: bytes, count: int) -> bytes:
+def _with_chunks(*chunks: bytes) -> bytes:
     picture = _saved(format="PNG")
-    return picture[:33] + chunk * count + picture[33:]
+    return picture[:33] + b"".join(chunks) + picture[33:]
 
 
+def _with_segments(marker: int, *contents: bytes) -> bytes:
+    """In place of the head that holds the resolution: Pillow looks for it in the EXIF then."""
+    picture = _saved(format="JPEG")
+    heads = [struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content for content in contents]
+    return picture[:2] + b"".join(heads) + picture[20:]
+
+
+def _with_blocks(content: bytes) -> bytes:
+    picture = _saved(format="GIF")
+    place = 13 + 3 * 2 ** ((picture[10] & 7) + 1)
+    return picture[:place] + content + picture[place:]
+
+
+def _comment(*blocks: bytes) -> bytes:
+    return b"!\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
+
+
+def _directory(count: int, kind: int = 1, length: int | None = None, order: str = "<") -> bytes:
+    """An EXIF block whose entries all hold the whole of it, or so many values of a type."""
+    end = 10 + 12 * count + 4
+    entry = (kind, end - 8 if length is None else length, 8)
+    entries = b"".join(struct.pack(f"{order}HHLL", 1000 + number, *entry) for number in range(count))
+    head = struct.pack(f"{order}HL", 42, 8) + struct.pack(f"{order}H", count)
+    return (b"II" if order == "<" else b"MM") + head + entries + bytes(4 + (length or 0) * 8)
+
+
+def _profile(block: bytes) -> bytes:
+    text = f"\nexif\n{len(block)}\n{block.hex()}"
+    return _chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text.encode()))
+
+
+def _tiff(more: bytes, count: int) -> bytes:
+    """A TIFF with that many more entries in its directory, which is moved to its end."""
+    picture = _saved(format="TIFF")
+    (start,) = struct.unpack_from("<L", picture, 4)
+    (own,) = struct.unpack_from("<H", picture, start)
+    entries = picture[start + 2 : start + 2 + 12 * own]
+    directory = struct.pack("<H", own + count) + entries + more + bytes(4)
+    return picture[:4] + struct.pack("<L", len(picture)) + picture[8:] + directory
+
+
+def _pointer(place: int) -> bytes:
+    return struct.pack("<HHLL", 0x8769, 4, 1, place)
+
+
+def _split(block: bytes, size: int = 65_000) -> list[bytes]:
+    return [b"Exif\0\0" + block[start : start + size] for start in range(0, len(block), size)]
+
+
+METADATA = "bytes as metadata"
 SLOW_PICTURES = {
-    "scans": _with_scans,
-    "markers": _with_markers,
-    "colour profiles": lambda: _with_chunks(_chunk(b"iCCP", b"p\x00\x00" + zlib.compress(bytes(2**20))), 64),
-    "chunks": lambda: _with_chunks(_chunk(b"teSt"), 2**15),
+    "scans": ("scans", _with_scans),
+    "markers": ("markers", _with_markers),
+    "profiles": (
+        "colour profiles",
+        lambda: _with_chunks(*[_chunk(b"iCCP", b"p\x00\x00" + zlib.compress(bytes(2**20)))] * 64),
+    ),
+    "chunks": ("chunks", lambda: _with_chunks(*[_chunk(b"teSt")] * 2**15)),
+    "chromaticities": ("bytes of tables", lambda: _with_chunks(_chunk(b"cHRM", bytes(2**20)))),
+    "EXIF in a PNG": (METADATA, lambda: _with_chunks(_chunk(b"eXIf", _directory(900)))),
+    "EXIF in a PNG's end": (METADATA, lambda: _saved(format="PNG")[:-12] + _chunk(b"eXIf", _directory(900))),
+    "EXIF in a PNG's text": (METADATA, lambda: _with_chunks(_chunk(b"tEXt", b"exif\0" + _directory(900)))),
+    "EXIF in a PNG's packed text": (METADATA, lambda: _with_chunks(_profile(_directory(900)))),
+    "EXIF with heads": ("EXIF heads", lambda: _with_chunks(_chunk(b"eXIf", b"Exif\0\0" * 2**14))),
+    "EXIF with entries": ("metadata entries", lambda: _with_chunks(_chunk(b"eXIf", _directory(2000, length=1)))),
+    "EXIF with numbers": (
+        "numbers as metadata",
+        lambda: _with_chunks(_chunk(b"eXIf", _directory(2, 3, 2**17 + 1))),
+    ),
+    "EXIF in a JPEG": (METADATA, lambda: _with_segments(0xE1, *_split(_directory(900)))),
+    "EXIF in a JPEG, big-endian": (METADATA, lambda: _with_segments(0xE1, *_split(_directory(900, order=">")))),
+    "EXIF in several segments": (METADATA, lambda: _with_segments(0xE1, *_split(_directory(900), 5000))),
+    "EXIF in many segments": ("EXIF segments", lambda: _with_segments(0xE1, *_split(bytes(9000), 10))),
+    "the index of pictures in a JPEG": (METADATA, lambda: _with_segments(0xE2, b"MPF\0" + _directory(900))),
+    "tables": ("bytes of tables", lambda: _with_segments(0xDB, bytes(65 * 1000))),
+    "channels": ("bytes of tables", lambda: _with_segments(0xC0, b"\x08\0\1\0\1\3" + bytes(60_000))),
+    "bytes between markers": ("stray bytes", lambda: _saved(format="JPEG").replace(b"\xff\xdb", bytes(2**17), 1)),
+    "marks without a content": ("stray bytes", lambda: b"\xff\xd8" + b"\xff\xd0" * 2**16),
+    "EXIF in a WEBP": (METADATA, lambda: _saved(format="WEBP", exif=_directory(900))),
+    "EXIF in a TIFF": (METADATA, lambda: _tiff(struct.pack("<HHLL", 1000, 1, 300, 0) * 900, 900)),
+    "EXIF below a TIFF's directory": (
+        METADATA,
+        lambda: _tiff(_pointer(len(_tiff(_pointer(0), 1))), 1) + _directory(900)[8:],
+    ),
+    "a long comment": ("bytes of comments", lambda: _with_blocks(_comment(*[bytes(255)] * 300))),
+    "many comments": ("blocks", lambda: _with_blocks(_comment(b"a") * 2**14)),
+    "other blocks": ("blocks", lambda: _with_blocks(b"!\x01" + b"\1a" * 2**15 + b"\0")),
+    "comments behind a block that is empty": (
+        "bytes of comments",
+        lambda: _with_blocks(b"!\x01\0\2!\xfe\0" + _comment(*[bytes(255)] * 300)),
+    ),
+    "bytes between blocks": ("stray bytes", lambda: _with_blocks(b"\1" * 2**17)),
 }
 
 
 @pytest.mark.parametrize("part", SLOW_PICTURES)
 def test_a_picture_of_too_many_parts_is_not_decoded(part, tmp_path):
-    content = SLOW_PICTURES[part]()
+    name, make = SLOW_PICTURES[part]
+    content = make()
     (tmp_path / "slow").write_bytes(content)
     for source in (tmp_path / "slow", base64.b64encode(content).decode()):
-        with pytest.raises(ValueError, match=f"more than [0-9]+ {part}"):
+        with pytest.raises(ValueError, match=f"more than [0-9]+ {name}"):
             image_loading.open_image(source)
 
 
@@ -896,3 +985,62 @@ def test_a_picture_of_too_many_parts_is_not_decoded(part, tmp_path):
 def test_an_ordinary_picture_has_few_parts(options, tmp_path):
     (tmp_path / "picture").write_bytes(_saved(**options))
     assert image_loading.open_image(tmp_path / "picture").size == (64, 64)
+
+
+WRITTEN = ["JPEG", "PNG", "WEBP", "TIFF", "MPO"] + ["AVIF"] * features.check("avif")
+
+
+def _camera_exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif.update({0x0112: orientation, 0x010F: "Camera", 0x011A: 72.0, 0x011B: 72.0, 0x0128: 2, 0x0132: "2026:01:01"})
+    exif.get_ifd(0x8769).update({0x9003: "2026:01:01", 0x927C: bytes(2000), 0x829A: 0.01, 0xA432: (24.0, 70.0)})
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 51.0, 29.6), 3: "E", 4: (2.0, 17.0, 40.2)})
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", WRITTEN)
+def test_a_photograph_is_turned_upright_once(form, orientation, tmp_path):
+    image = Image.new("RGB", (64, 32), "white")
+    image.paste("navy", (0, 0, 20, 10))
+    image.save(tmp_path / "photograph", form, exif=_camera_exif(orientation))
+    found = image_loading.open_image(tmp_path / "photograph")
+    with Image.open(tmp_path / "photograph") as written:
+        expected = np.asarray(ImageOps.exif_transpose(written).convert("RGB")).astype(int)
+    assert np.abs(np.asarray(found).astype(int) - expected).max() < 3
+    assert (found.size == (32, 64)) == (orientation > 4)
+    assert image_loading.to_rgb(found).size == found.size and not found.info
+
+
+def test_orientation_in_xmp_is_followed(tmp_path):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+    Image.new("RGB", (64, 32)).save(tmp_path / "picture", "WEBP", xmp=xmp)
+    assert image_loading.open_image(tmp_path / "picture").size == (32, 64)
+
+
+def test_metadata_that_is_cut_off_is_no_reason_to_refuse(tmp_path):
+    """Cameras and editors write such entries: they point behind the end of the block."""
+    entries = struct.pack("<HHLHxx", 0x0112, 3, 1, 6) + struct.pack("<HHLL", 0x927C, 7, 2**31, 26) * 3
+    block = b"II*\0\x08\0\0\0\x04\0" + entries + bytes(4)
+    Image.new("RGB", (64, 32)).save(tmp_path / "picture", "JPEG", exif=b"Exif\0\0" + block)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert image_loading.open_image(tmp_path / "picture").size == (32, 64)
+
+
+def test_strips_that_cover_a_picture_many_times_are_not_decoded(tmp_path):
+    """All of a TIFF's strips may be the same bytes."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "TIFF")
+    content = bytearray(file.getvalue())
+    (start,) = struct.unpack_from("<L", content, 4)
+    (count,) = struct.unpack_from("<H", content, start)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        (tag,) = struct.unpack_from("<H", content, place)
+        if tag == 0x0111:
+            struct.pack_into("<HLL", content, place + 2, 4, 1000, len(content))
+        if tag == 0x0116:
+            struct.pack_into("<HLL", content, place + 2, 4, 1, 63)
+    (tmp_path / "picture").write_bytes(content + struct.pack("<L", 8) * 1000)
+    with pytest.raises(ValueError, match="tiles cover it more than 8 times"):
+        image_loading.open_image(tmp_path / "picture")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 async def read_body(receive, limit: int, take: Callable[[int], bool] = lambda length: True) -> deque[dict] | None:
     """A body as one message, or `None` where it has more bytes than the limit, or `take` has said of one of its parts
-    that there is no room for so many bytes; then nothing of it is kept.
+    that there is no room for so many bytes; then nothing of it is kept, and `take` gets what it had, below zero.
 
     It is read to its end either way, or the client would not hear the answer. Its parts are joined as they come: kept
     one by one, a body that is sent byte by byte would take a hundred times its size."""
@@ -18,6 +18,7 @@ async def read_body(receive, limit: int, take: Callable[[int], bool] = lambda le
         if is_kept:
             body += part
         else:
+            take(-len(body))
             body.clear()
     return deque([{**message, "body": bytes(body)}]) if is_kept else None
 

@@ -6,9 +6,11 @@ import logging
 import pytest
 
 from safevlm_hf.request_body import read_body
-from safevlm_hf.serving.door import LimitBody, Watch
+from safevlm_hf.serving import door
+from safevlm_hf.serving.door import AskForKey, HearOut, LimitBody, Watch
+from safevlm_hf.serving.keys import ApiKeys
 from safevlm_hf.serving.metrics import Metrics
-from safevlm_hf.serving.routes import CHAT
+from safevlm_hf.serving.routes import CHAT, HEALTH
 
 
 @pytest.fixture
@@ -136,9 +138,9 @@ def test_what_is_no_request_passes(metrics, kind):
     async def app(scope, receive, send):
         passed.append(scope["type"])
 
-    for door in (Watch(app, metrics, True), LimitBody(app, 1, 1)):
-        asyncio.run(door({"type": kind}, None, None))
-    assert passed == [kind] * 2
+    for each in (Watch(app, metrics, True), HearOut(app), LimitBody(app, 1, 1)):
+        asyncio.run(each({"type": kind}, None, None))
+    assert passed == [kind] * 3
 
 
 def test_bodies_that_wait_have_room_together_or_are_sent_away():
@@ -148,17 +150,74 @@ def test_bodies_that_wait_have_room_together_or_are_sent_away():
     async def app(scope, receive, send):
         await receive()
         if scope["path"] == "/first":
-            statuses.append((await _call(door, "/second", b"abc"))[0]["status"])
-            statuses.append((await _call(door, "/second", b"ab"))[0]["status"])
+            statuses.append((await _call(limit, "/second", b"abc"))[0]["status"])
+            statuses.append((await _call(limit, "/second", b"ab"))[0]["status"])
         await answering(b"")(scope, receive, send)
 
-    door = LimitBody(app, 4, 6)
+    limit = LimitBody(app, 4, 6)
     for _ in range(2):
-        assert asyncio.run(_call(door, "/first", b"abcd"))[0]["status"] == 200
-    assert statuses == [503, 200] * 2 and door.held == 0
+        assert asyncio.run(_call(limit, "/first", b"abcd"))[0]["status"] == 200
+    assert statuses == [503, 200] * 2 and limit.held == 0
 
 
-async def _call(door, path: str, body: bytes) -> list[dict]:
+def test_what_was_dropped_makes_room_while_the_rest_still_comes():
+    """A body is read to its end even where nothing of it is kept."""
+    parts, held = [b"abc", b"de", b"f"], []
+
+    async def receive():
+        held.append(limit.held)
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    async def send(message):
+        sent.append(message)
+
+    limit, sent = LimitBody(None, 4, 8), []
+    asyncio.run(limit({"type": "http", "path": "/", "headers": []}, receive, send))
+    assert sent[0]["status"] == 413 and held == [0, 3, 0] and limit.held == 0
+
+
+def test_a_body_that_does_not_come_in_time_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(door, "BODY_TIME", 0.2)
+    received = []
+
+    async def receive():
+        await asyncio.sleep(0.01)
+        received.append({"type": "http.request", "body": b"a", "more_body": True})
+        return received[-1]
+
+    async def send(message):
+        sent.append(message)
+
+    limit, sent = LimitBody(None, 2**20, 2**20), []
+    asyncio.run(limit({"type": "http", "path": "/", "headers": []}, receive, send))
+    assert sent[0]["status"] == 408 and (b"connection", b"close") in sent[0]["headers"]
+    assert b"not there after 0.2 seconds" in sent[1]["body"] and 2 < len(received) < 30 and limit.held == 0
+
+
+@pytest.mark.parametrize("path, length", [(CHAT, b"9"), (CHAT, b"0"), (HEALTH, b"9")])
+def test_a_stranger_hears_the_answer_before_the_body_has_come(monkeypatch, metrics, path, length):
+    """And is not heard out for long, however slowly it comes."""
+    monkeypatch.setattr(door, "LINGER", 0.2)
+    order, parts = [], 0
+
+    async def receive():
+        nonlocal parts
+        parts += 1
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"a", "more_body": length != b"0"}
+
+    async def send(message):
+        order.append((message["type"], message.get("status"), message.get("more_body"), parts))
+
+    app = HearOut(Watch(AskForKey(None, ApiKeys(("sk-0123456789abcdef",))), metrics, True))
+    scope = {"type": "http", "path": path, "method": "POST", "headers": [(b"content-length", length)]}
+    asyncio.run(app(scope, receive, send))
+    assert order[:2] == [("http.response.start", 401, None, 0), ("http.response.body", None, True, 0)]
+    assert order[2][:3] == ("http.response.body", None, None) and 0 < parts < 30
+    assert requests(metrics, route=path, status="401") == 1
+
+
+async def _call(app, path: str, body: bytes) -> list[dict]:
     sent = []
 
     async def receive():
@@ -167,5 +226,5 @@ async def _call(door, path: str, body: bytes) -> list[dict]:
     async def send(message):
         sent.append(message)
 
-    await door({"type": "http", "path": path, "headers": []}, receive, send)
+    await app({"type": "http", "path": path, "headers": []}, receive, send)
     return sent

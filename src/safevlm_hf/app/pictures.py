@@ -9,7 +9,8 @@ from PIL import Image
 
 from ..data.riskcards import CATEGORIES, TOPICS, Picture, Topic, draw_picture
 from ..modeling.configuration_safety import DEFAULT_LEVELS
-from ..modeling.image_loading import check_structure, to_rgb
+from ..modeling.image_loading import to_rgb
+from ..modeling.image_structure import check_structure
 
 
 # Pillow reads others by running programs, or in Python, pixel by pixel (BMP).

@@ -7,7 +7,6 @@ import base64
 import binascii
 import io
 import os
-import re
 import time
 import urllib.request
 from collections.abc import Callable
@@ -15,8 +14,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from transformers.utils import is_numpy_array
+
+from .image_structure import check_avif, check_directory, check_structure
 
 
 Image.init()
@@ -25,13 +26,21 @@ _PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIF
 FORMATS = tuple(name for name in _PICTURES if name in Image.OPEN)
 PROGRAMS = ("EPS", "WMF")
 MAX_ASPECT_RATIO = 200  # a longer strip takes gigabytes once its short side is as long as the model's
-MAX_SCANS = 100  # of a progressive JPEG: encoders write about ten, and each costs a pass over all pixels
-MAX_MARKERS = 2**14  # of a JPEG, and chunks of a PNG: Pillow reads them one by one
-MAX_PROFILES = 8  # of a PNG, each of which is unpacked
+MAX_COVER = 8  # times that a file's tiles cover it: a TIFF's channels may have their own
 MAX_DOWNLOAD = 64 * 2**20  # bytes
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
 MAX_DOWNLOAD_TIME = 300.0  # seconds in all
 LARGEST_16_BIT = 2**16 - 1
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture upright, by EXIF's orientation."""
 
 
 def load_images(images):
@@ -63,7 +72,9 @@ def open_image(
     name = source if len(source) <= 200 else f"{source[:200]}..."
     try:
         found = _find(source, urlopen)
-        check_structure(Path(found).read_bytes() if isinstance(found, str) else found.getbuffer())
+        content = Path(found).read_bytes() if isinstance(found, str) else found.getvalue()
+        check_structure(content)
+        check_avif(content)
         with Image.open(found, formats=FORMATS) as image:
             _check_size(image)
             if draft_size:
@@ -80,33 +91,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _to_rgb(image)
     except Exception as error:
         raise ValueError(f"unreadable image: {getattr(image, 'filename', '') or 'a PIL image'} ({error})") from error
-
-
-def check_structure(content: bytes | memoryview):
-    """Raise `ValueError` for a file whose parts would take minutes to read, however few pixels it has. Call it before
-    Pillow opens the file."""
-    content = bytes(content)
-    if content.startswith(b"\xff\xd8"):
-        # Among coded pixels a zero follows each 0xFF, or a restart mark.
-        counts = {"scans": (content.count(b"\xff\xda"), MAX_SCANS)}
-        counts["markers"] = (len(re.findall(rb"\xff[^\x00\xd0-\xd7\xff]", content)), MAX_MARKERS)
-    elif content.startswith(b"\x89PNG"):
-        counts = {"colour profiles": (content.count(b"iCCP"), MAX_PROFILES)}
-        counts["chunks"] = (_count_chunks(content), MAX_MARKERS)
-    else:
-        return
-    for name, (count, most) in counts.items():
-        if count > most:
-            raise ValueError(f"more than {most} {name}, as no picture needs: save it anew")
-
-
-def _count_chunks(content: bytes) -> int:
-    """Of a PNG, up to its end or the limit."""
-    place, count = 8, 0
-    while place + 8 <= len(content) and count <= MAX_MARKERS:
-        place += 12 + int.from_bytes(content[place : place + 4], "big")
-        count += 1
-    return count
 
 
 def _find(source: str, urlopen: Callable) -> str | io.BytesIO:
@@ -141,11 +125,35 @@ def _check_size(image: Image.Image):
         raise ValueError(f"{width} x {height} pixels, more than {Image.MAX_IMAGE_PIXELS}")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise ValueError(f"{width} x {height} pixels, one side is more than {MAX_ASPECT_RATIO} times the other")
+    boxes = [tile[1] or (0, 0, width, height) for tile in getattr(image, "tile", ())]
+    if sum((right - left) * (lower - upper) for left, upper, right, lower in boxes) > MAX_COVER * width * height:
+        raise ValueError(f"its tiles cover it more than {MAX_COVER} times: save it anew")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    image = _to_8_bits(ImageOps.exif_transpose(image))
+    image = _on_white(_to_8_bits(_upright(image)))
+    image.info.clear()  # with the orientation, which has been followed
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As `ImageOps.exif_transpose`, which also reads and writes all of the EXIF."""
+    check_directory(_exif(image))
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
+
+
+def _exif(image: Image.Image) -> bytes:
+    """The block that `getexif` reads; a TIFF has none."""
+    block = image.info.get("exif")
+    if block is not None:
+        return block
+    lines = image.info.get("Raw profile type exif", "").split("\n")
+    return bytes.fromhex("".join(lines[3:]))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

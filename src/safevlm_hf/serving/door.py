@@ -1,9 +1,11 @@
 """What every request passes before transformers' app: an id, the key, the size of its body; and what is seen of it."""
 
+import asyncio
 import logging
 import re
 import time
 import uuid
+from contextlib import suppress
 
 from ..request_body import read_body, replaying
 from .errors import error_response
@@ -16,6 +18,9 @@ REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
 OTHER = "other"  # every other path or method
 LEFT = 499  # as nginx counts a client that left before the end of its answer
+BODY_TIME = 120  # seconds for a body, from its first byte to its last
+LINGER = 2  # seconds that a client has to hear that it is sent away
+CLOSE = {"Connection": "close"}
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -87,28 +92,58 @@ def _with_id(headers, request_id: bytes) -> list:
     return [header for header in headers if header[0].lower() != name] + [(name, request_id)]
 
 
+class HearOut:
+    """Where an answer ends the connection before the body is there, waits a moment for the client, once all of the
+    answer is sent: what still arrived would make the system reset the connection, and the answer would be lost."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        ends = False
+
+        async def send_and_wait(message):
+            nonlocal ends
+            if message["type"] == "http.response.start":
+                ends = (b"connection", b"close") in message["headers"]
+            elif ends and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(read_body(receive, limit=0), LINGER)
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        await self.app(scope, receive, send_and_wait)
+
+
 class AskForKey:
-    """Lets nobody in without a key, except to `/health`. What others send is not kept."""
+    """Lets nobody in without a key, except to `/health` without a body. What others send is not waited for."""
 
     def __init__(self, app, keys: ApiKeys):
         self.app, self.keys = app, keys
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] != "http" or scope["path"] == HEALTH or not self.keys:
+        if scope["type"] != "http" or not self.keys or (scope["path"] == HEALTH and not _has_body(scope)):
             return await self.app(scope, receive, send)
         given = [value for key, value in scope["headers"] if key == b"authorization"]
         if self.keys.admit(given[0] if len(given) == 1 else None):
             return await self.app(scope, receive, send)
-        await read_body(receive, limit=0)
         answer = error_response(
-            401, "This server needs an API key: `Authorization: Bearer ...`.", {"WWW-Authenticate": "Bearer"}
+            401,
+            "This server needs an API key: `Authorization: Bearer ...`.",
+            {"WWW-Authenticate": "Bearer", **CLOSE},
         )
         await answer(scope, receive, send)
 
 
+def _has_body(scope) -> bool:
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+
+
 class LimitBody:
-    """Hands on a body that is not longer than the limit, while there is room for it beside those of the requests that
-    are not answered yet. Of another one nothing is kept."""
+    """Hands on a body that is there in time and not longer than the limit, while there is room for it beside those of
+    the requests that are not answered yet. Of another one nothing is kept."""
 
     def __init__(self, app, limit: int, limit_together: int):
         self.app = app
@@ -130,7 +165,11 @@ class LimitBody:
             return True
 
         try:
-            body = await read_body(receive, self.limit, take)
+            try:
+                body = await asyncio.wait_for(read_body(receive, self.limit, take), BODY_TIME)
+            except asyncio.TimeoutError:
+                body = None
+                refusal = error_response(408, f"The request was not there after {BODY_TIME} seconds.", CLOSE)
             await (refusal(scope, receive, send) if body is None else self.app(scope, replaying(body, receive), send))
         finally:
             self.held -= taken

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from PIL import Image, PngImagePlugin
 
-from ..modeling.image_loading import check_structure, to_rgb
+from ..modeling.image_loading import to_rgb
+from ..modeling.image_structure import check_structure
 from .errors import BadRequest
 from .settings import Limits
 

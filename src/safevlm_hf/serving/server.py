@@ -16,11 +16,12 @@ from ..modeling import SafetyAudit, SafetyPolicy
 from ..modeling.safety_refusals import all_refusal_ids
 from ..version import __version__
 from .chat import SafeChatHandler
-from .door import AskForKey, LimitBody, Watch
+from .door import AskForKey, HearOut, LimitBody, Watch
 from .errors import HANDLERS
 from .keys import KEY_VARIABLE, ApiKeys
 from .metrics import Metrics
 from .moderation import moderate
+from .protocol import PromptProtocol
 from .routes import CHAT, HEALTH, MODELS, MODERATIONS, VERSION
 from .served_model import ServedModel
 from .settings import Limits, Settings
@@ -78,6 +79,7 @@ def create_app(
     app.add_middleware(LimitBody, limit=limits.body, limit_together=limits.bodies)
     app.add_middleware(AskForKey, keys=ApiKeys(settings.api_keys))
     app.add_middleware(Watch, metrics=metrics, access_log=settings.access_log)
+    app.add_middleware(HearOut)
     for error, handler in HANDLERS.items():
         app.add_exception_handler(error, handler)
     return app
@@ -131,6 +133,8 @@ def serve(
         config = uvicorn.Config(
             app,
             limit_concurrency=limits.connections + 1,  # uvicorn turns away the one that reaches it
+            http=PromptProtocol,
+            ws="none",  # there is none here, and uvicorn would not count its connections
             timeout_graceful_shutdown=GRACE,
             access_log=False,  # `Watch` has one that holds nothing of a client's own
             log_config=_log_config(),

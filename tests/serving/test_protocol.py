@@ -1,0 +1,127 @@
+"""Connections on which nothing is asked, or not to its end."""
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import uvicorn
+
+from safevlm_hf.serving import door, protocol
+from safevlm_hf.serving.door import AskForKey, HearOut
+from safevlm_hf.serving.keys import ApiKeys
+from safevlm_hf.serving.protocol import PromptProtocol
+
+
+HEAD = b"GET /health HTTP/1.1\r\nHost: h\r\n"
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n"
+
+
+async def healthy(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def address(monkeypatch):
+    """Of a server whose times are short, with three connections."""
+    monkeypatch.setattr(protocol, "HEAD_TIME", 0.5)
+    monkeypatch.setattr(door, "LINGER", 0.5)
+    app = HearOut(AskForKey(healthy, ApiKeys(("sk-0123456789abcdef",))))
+    config = uvicorn.Config(app, http=PromptProtocol, ws="none", limit_concurrency=4, lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield listener.getsockname()
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def connected(address):
+    with socket.create_connection(address, timeout=20) as connection:
+        yield connection
+
+
+def answer_to(address, sent):
+    with connected(address) as connection:
+        connection.sendall(sent)
+        return connection.recv(1000)
+
+
+def seconds_open(connection, slowly=b""):
+    """Until the server closes the connection, over which these bytes are sent without haste."""
+    start, connection_end = time.monotonic(), time.monotonic() + 10
+    connection.settimeout(0.05)
+    for byte in slowly * 1000 or b" " * 1000:
+        if time.monotonic() > connection_end:
+            break
+        try:
+            if slowly:
+                connection.sendall(bytes([byte]))
+            if not connection.recv(1000):
+                break
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("begun, slowly", [(b"", b""), (HEAD, b""), (HEAD, b"x"), (b"", b"GET")])
+def test_a_connection_without_a_request_is_closed(address, begun, slowly):
+    with connected(address) as connection:
+        connection.sendall(begun)
+        assert seconds_open(connection, slowly) < 5
+
+
+def test_so_is_one_whose_second_request_does_not_come(address):
+    with connected(address) as connection:
+        connection.sendall(HEAD + b"\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        connection.sendall(HEAD)
+        assert seconds_open(connection, b"x") < 5
+
+
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/health"])
+@pytest.mark.parametrize("length", [b"Content-Length: 99999", b"Transfer-Encoding: chunked"])
+def test_a_stranger_is_answered_at_once_and_closed(address, path, length):
+    with connected(address) as connection:
+        connection.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: h\r\n" + length + b"\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 401")
+        assert seconds_open(connection, b"1\r\na\r\n") < 5
+
+
+def test_a_stranger_with_a_large_body_hears_the_answer(address):
+    """No reset of the connection takes its place."""
+    body = bytes(2**23)
+    sent = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    assert answer_to(address, sent).startswith(b"HTTP/1.1 401")
+
+
+def test_idle_connections_do_not_keep_others_out_for_long(address):
+    idle = [socket.create_connection(address) for _ in range(3)]
+    answers = [answer_to(address, HEAD + b"\r\n")]
+    time.sleep(1.5)
+    answers.append(answer_to(address, HEAD + b"\r\n"))
+    assert [answer.split()[1] for answer in answers] == [b"503", b"200"]
+    for connection in idle:
+        connection.close()
+
+
+def test_connections_for_websockets_are_none(address):
+    upgrade = (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YQ==\r\n\r\n"
+    )
+    assert answer_to(address, HEAD + upgrade).startswith(b"HTTP/1.1 200")
+
+
+def test_a_pipelined_request_is_answered(address):
+    with connected(address) as connection:
+        connection.sendall((HEAD + b"\r\n") * 2)
+        end, found = time.monotonic() + 5, b""
+        while found.count(b"200 OK") < 2 and time.monotonic() < end:
+            found += connection.recv(1000)
+    assert found.count(b"200 OK") == 2
