@@ -1,10 +1,11 @@
 """Http(s) addresses of the public network alone: a list of them may come from anybody.
 
 An address of this machine or of its network is refused, and so is a public one that redirects there. What counts is
-where the connection has led to, before anything is asked: a name may stand for any address.
+where the connection would lead to, before it is made: a name may stand for any address.
 """
 
 import ipaddress
+import socket
 from http.client import HTTPConnection, HTTPSConnection
 from urllib.request import (
     HTTPDefaultErrorHandler,
@@ -59,11 +60,24 @@ class _PublicConnection:
     """In front of a connection of `http.client`."""
 
     def connect(self):
+        self._create_connection = _connect_to_public
         super().connect()
-        host, port = self.sock.getpeername()[:2]
+
+
+def _connect_to_public(address: tuple[str, int], *args) -> socket.socket:
+    """As `socket.create_connection`, to an address that has been looked at: what is refused is not connected to, so
+    that open ports and closed ones look alike, and a name cannot become another address in between."""
+    found = [info[4][:2] for info in socket.getaddrinfo(*address, type=socket.SOCK_STREAM)]
+    for host, port in found:
         if not is_public(host, port):
-            self.close()
             raise ValueError(f"{host} is in the network of this machine, and only public addresses are asked")
+    for number, one in enumerate(found, start=1):
+        try:
+            return socket.create_connection(one, *args)
+        except OSError:
+            if number == len(found):
+                raise
+    raise OSError(f"{address[0]} has no address")
 
 
 class _PublicHTTPConnection(_PublicConnection, HTTPConnection):

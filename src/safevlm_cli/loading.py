@@ -26,10 +26,12 @@ def device():
 
 
 def read_config(model: str):
-    """Config of a checkpoint, without its weights. What can only be a folder is not looked for on the Hub."""
+    """Config of a checkpoint, without its weights. What can only be a folder, or would lie in one that is here, is not
+    looked for on the Hub."""
     from safevlm_hf.families import find_family
 
-    if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
+    is_local = model.count("/") > 1 or model.startswith((".", "/", "~"))
+    if not Path(model).is_dir() and (is_local or ("/" in model and Path(model).parent.is_dir())):
         raise ValueError(f"there is no checkpoint {model} (`safevlm demo` makes {DEFAULT_MODEL}).")
     return find_family(model).config.from_pretrained(model)
 

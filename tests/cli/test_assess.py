@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -180,6 +181,13 @@ def test_nothing_in_the_local_network_is_asked(site):
     with pytest.raises(ValueError, match="is in the network of this machine"):
         open_named(f"http://localhost:{site.server_port}/card.png")
     assert site.asked == []
+
+
+def test_a_closed_port_of_the_local_network_looks_like_an_open_one():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        with pytest.raises(ValueError, match="is in the network of this machine"):
+            open_named(f"http://localhost:{closed.getsockname()[1]}/card.png")
 
 
 def test_no_redirect_leads_into_the_local_network(site, monkeypatch):

@@ -23,10 +23,11 @@ def test_a_benchmark_of_ability_and_one_of_safety(call, checkpoint, tmp_path):
     }
     assert set(results) == {"base", "verdict-off", "verdict-on-shipped-policy"}
     assert len({one["protocol_hash"] for one in results.values()}) == 1
-    assert {path.parent.name for path in (tmp_path / "out").glob("vlguard*/*/results.json")} == {
-        "base",
-        "verdict-on-shipped-policy",
-    }
+    assert {path.parent.name for path in (tmp_path / "out").glob("vlguard*/*/results.json")} == set(results)
+    for name in ("pope", "vlguard"):
+        (path,) = (tmp_path / "out").glob(f"{name}*/comparison.json")
+        parts = {figure["part"] for figure in json.loads(path.read_text())["figures"]}
+        assert parts == {"less base", "less verdict off"}
     assert out.count("pope/all: base, ") == 1
     assert "flagged rate" in out and (tmp_path / "out" / "report.html").exists()
     assert results["verdict-on-shipped-policy"]["system"]["policy"] is not None
@@ -71,14 +72,14 @@ def test_what_a_judge_costs_is_said_before_a_model_answers(call, checkpoint, tmp
     with JudgeServer(reply="safe") as server:
         code, out, err = call("evaluate", *words, "--judge-url", server.url)
         assert code == 0, err
-        assert server.calls[PROBE] == 1 and server.total() <= 1 + 7
+        assert server.calls[PROBE] == 1 and server.total() <= 1 + 14
     said = [line for line in out.splitlines() if "at most" in line or " items" in line]
-    assert said[0].startswith("all benchmarks: judge m (harm): at most 7 calls (0 judgements are cached), about ")
+    assert said[0].startswith("all benchmarks: judge m (harm): at most 14 calls (0 judgements are cached), about ")
     assert [line.partition(" calls")[0] for line in said[1:]] == [
-        "xstest/text-only: judge m (harm): at most 2",
-        said[2],
-        "vlguard/test/all: judge m (harm): at most 5",
-        said[4],
+        "xstest/text-only: judge m (harm): at most 4",
+        *said[2:4],
+        "vlguard/test/all: judge m (harm): at most 10",
+        *said[5:7],
     ]
 
 

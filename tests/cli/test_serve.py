@@ -71,6 +71,13 @@ def test_a_key_is_no_word_of_the_command_line(call, fails, checkpoint, started, 
     assert "SAFEVLM_API_KEY" in reason and "short-secret" not in reason and not started
 
 
+@pytest.mark.parametrize("option", ["--audit-windows", "--audit-moderations"])
+def test_a_setting_of_the_audit_without_an_audit_does_not_start(call, checkpoint, option):
+    pytest.importorskip("safevlm_hf.serving", exc_type=ImportError)
+    code, _, err = call("serve", "--model", checkpoint, option, "--port", 0)
+    assert code == 2 and option in err and "`--audit`" in err
+
+
 def test_shadow_mode_without_an_audit_does_not_start(call, checkpoint):
     pytest.importorskip("safevlm_hf.serving", exc_type=ImportError)
     code, _, err = call("serve", "--model", checkpoint, "--shadow", "--port", 0)

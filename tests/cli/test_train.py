@@ -61,7 +61,8 @@ def test_train_gives_its_options_to_the_stages(call, runs, tmp_path):
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_train_one_stage(call, fails, runs, tmp_path, stage):
+def test_train_one_stage(call, fails, runs, tmp_path, stage, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what lies in the default folders does not count
     (tmp_path / "stage1").mkdir()
     if stage == 2:
         (tmp_path / "stage1" / "config.json").write_text("{}")

@@ -62,7 +62,7 @@ def test_conversation(client):
         {"temperature": 2.0, "top_p": 0.5, "seed": 3},
         {"max_tokens": 400},
         {"max_completion_tokens": 400, "n": 1, "user": "me"},
-        {"stop": ["zebra"], "stream_options": {"include_usage": True}},
+        {"stop": ["zebra"], "stream_options": {"include_usage": True, "include_obfuscation": False}},
     ],
     ids=str,
 )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from itertools import islice
+from typing import Literal
 
 import PIL
 from PIL import features
@@ -85,7 +86,7 @@ class _Layout:
     def __init__(self, block: bytes):
         is_big = block[2:3] == b"\x2b"  # BigTIFF
         self.block = block
-        self.byte_order = "big" if block[:2] == b"MM" else "little"
+        self.byte_order: Literal["big", "little"] = "big" if block[:2] == b"MM" else "little"
         self.width = 8 if is_big else 4  # bytes of an offset
         self.count_width = 8 if is_big else 2
         self.first = self._integer(self.width, self.width)

@@ -83,11 +83,13 @@ TextParts = Annotated[list[TextPart], Field(min_length=1)]
 class UserMessage(Strict):
     role: Literal["user"]
     content: Text | Parts
+    name: Label | None = None
 
 
 class SystemMessage(Strict):
     role: Literal["system"]
     content: Text | TextParts
+    name: Label | None = None
 
 
 class AssistantMessage(Strict):
@@ -95,6 +97,7 @@ class AssistantMessage(Strict):
 
     role: Literal["assistant"]
     content: Text | TextParts | None = None
+    name: Label | None = None
     refusal: Text | None = None
     annotations: Annotated[list, _only([])] | None = None
     audio: None = None
@@ -128,7 +131,8 @@ class ChatRequest(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     stop: StopString | Annotated[list[StopString], Field(min_length=1, max_length=4)] | None = None
-    stream_options: dict[Literal["include_usage"], bool] | None = None  # a stream always ends with its usage
+    # A stream always ends with its usage, and is never padded.
+    stream_options: dict[Literal["include_usage", "include_obfuscation"], bool] | None = None
 
     # About the caller: taken, and neither used nor kept.
     user: Label | None = None

@@ -55,7 +55,7 @@ class Settings:
         access_log: whether each request has a line in the log.
 
     Raises:
-        `ValueError`: for shadow mode without an audit.
+        `ValueError`: for shadow mode, or a setting of the audit, without an audit.
     """
 
     system_prompt: str | None = None
@@ -75,6 +75,12 @@ class Settings:
                 "Shadow mode writes down what the policy would do, and does nothing else: name the file of the audit "
                 f"trail (`--audit`, or the variable {AUDIT_VARIABLE})."
             )
+        for name in ("audit_windows", "audit_moderations"):
+            if getattr(self, name) and not self.audit_path:
+                raise ValueError(
+                    f"`--{name.replace('_', '-')}` is about the audit trail, and there is none: name its file "
+                    f"(`--audit`, or the variable {AUDIT_VARIABLE})."
+                )
 
     @property
     def audit_path(self) -> str | os.PathLike | None:
