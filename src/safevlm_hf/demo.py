@@ -95,7 +95,7 @@ QUICK = Extent(
     pooling_epochs=0.1,
     stage1={"max_eval_samples": 32},
     stage2={"max_eval_samples": 32},
-    tiled_stage1={"num_riskcards": 12800, "risk_prior": 0.3},
+    tiled_stage1={"num_riskcards": 9600, "risk_prior": 0.3},
     tiled_stage2={"num_riskcards": 4800},
 )
 FULL = Extent(
