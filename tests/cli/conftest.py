@@ -53,13 +53,15 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture
 def fails(call):
-    """Run `safevlm ...`, which must end with one line on stderr and nothing on stdout; gives the line."""
+    """Run `safevlm ...`, which must end with one line on stderr, or with one per bad record below it, and nothing on
+    stdout; gives the text."""
 
     def fails(*words):
         code, out, err = call(*words)
         assert (code, out) == (2, ""), (code, out, err)
-        (line,) = err.splitlines()
+        line, *records = err.splitlines()
         assert line.startswith("Error: ")
-        return line
+        assert not records or "bad record" in line, err
+        return err
 
     return fails

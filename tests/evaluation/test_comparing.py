@@ -51,7 +51,7 @@ def test_the_comparison_lies_beside_the_results(tmp_path):
     path = save_comparison(three(), tmp_path)
     assert path == tmp_path / "vlguard-all" / "comparison.json"
     content = json.loads(path.read_text())
-    assert content["system"] == "on" and len(content["protocol_hash"]) == 64
+    assert content["system"] == "on" and content["protocol_hash"] == three()[-1].result.protocol.hash
     assert content["figures"] == [asdict(figure) for figure in compare_with_others(three())] != []
 
 
