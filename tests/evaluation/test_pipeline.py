@@ -11,7 +11,9 @@ from standins import STANDINS
 
 from safevlm_hf.evaluation import pipeline
 from safevlm_hf.evaluation.benchmarks import find_benchmark
-from safevlm_hf.evaluation.items import Answer
+from safevlm_hf.evaluation.benchmarks.benchmark import user_turn
+from safevlm_hf.evaluation.counting import count_figures
+from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.matchers import published_matchers
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.judges.reading_judge import ReadingJudge, Reply
@@ -121,6 +123,16 @@ def test_ability_without_flagged_items_is_a_part_beside_the_share_that_was_flagg
     assert ("groups_right", None, None) not in figures(on)
     # The row is there, whatever was flagged.
     assert figures(none)["accuracy", "not flagged", None].total == whole.total
+
+
+def test_questions_about_one_picture_count_alone():
+    """Of three, one is flagged and one failed: POPE's figures are of the others, and say so."""
+    labels = {"is_risky": False, "type": "random"}
+    items = [Item(str(number), (), user_turn("Is it a cat?"), "yes", labels, group="a.jpg") for number in range(3)]
+    answers = [Answer("0", "yes", "refuse"), Answer("1", "yes", "answer"), Answer("2", None, "answer", failure="busy")]
+    found = count_figures(find_benchmark("pope"), items, answers, {}, NAMES, Bootstrap(20))
+    counts = {one.part: (one.total, one.failed) for one in found if one.name == "accuracy"}
+    assert counts == {None: (3, 1), "not flagged": (2, 1)}
 
 
 @pytest.mark.parametrize("name", ["mme", "mmbench"])

@@ -82,6 +82,13 @@ class TestGlm4v(LargeMapTester, SafetyModelTester):
         monkeypatch.setattr(Glm4vForConditionalGeneration, "_expand_multimodal_outputs", mended)
         super().test_nothing_added_is_the_stock_model(own_tokenizer)
 
+    def test_several_answers_see_the_pictures_in_their_order(self, model, processor):
+        inputs = self.prepare(processor, self.conversations()[1:2])
+        greedy = self.answer(model, inputs)
+        twice = self.answer(model, inputs, do_sample=True, top_k=1, num_return_sequences=2)
+        assert torch.equal(twice.sequences, greedy.sequences.repeat(2, 1))
+        torch.testing.assert_close(twice.logits[0], greedy.logits[0].repeat(2, 1), rtol=0, atol=1e-5)
+
     def test_grids_that_are_missing_raise(self, model, processor):
         for name in ("image_grid_thw", "mm_token_type_ids"):
             inputs = dict(self.prepare(processor, self.conversations()[:1]))
