@@ -91,7 +91,7 @@ def test_under_its_own_policy_nothing_changes(judged, tmp_path):
         path = trail(judged, tmp_path, windows, REFUSE)
         report = replay_audit(path, REFUSE)
         assert report.samples == 7 and not report.changes() and not report.recalibrated
-        assert report.to_dict()["cut_off"] == 0
+        assert report.to_dict()["cut_off"] == 0 and report.to_dict()["assessed"] == 7
 
 
 def test_a_shadow_trail_is_compared_with_what_would_have_been_done(judged, tmp_path):
@@ -100,7 +100,7 @@ def test_a_shadow_trail_is_compared_with_what_would_have_been_done(judged, tmp_p
     options = {"safety_policy": REFUSE, "safety_audit": {"path": path, "windows": True}, "safety_shadow": True}
     model.generate(**inputs, **GREEDY, **options)
     assert {line["action"] for line in read_audit(path)[0]} == {"answer"}
-    assert not replay_audit(path, REFUSE).changes()
+    assert not replay_audit(path, REFUSE).changes() and not replay_audit(path, REFUSE).assessed
     changes = replay_audit(path, {"enabled": False}).changes()
     assert changes and {after for _, _, after, _, _ in changes} == {"answer"}
 

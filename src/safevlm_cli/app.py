@@ -107,6 +107,8 @@ def reason_of(error: Exception) -> str:
         context, reason = getattr(error, "ctx", None), error.format_message()
         return f"{reason.rstrip('.')}. See `{context.command_path} --help`." if reason and context else reason
     reason = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        reason = f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"  # without "[Errno 2]"
     if not isinstance(error, (ValueError, OSError)) or not reason:
         reason = f"{type(error).__name__}: {reason}"
     if isinstance(error, ModuleNotFoundError):

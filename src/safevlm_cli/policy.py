@@ -163,6 +163,8 @@ def _replay_notes(report, settings: dict) -> list[str]:
         "{} samples were judged under other temperatures than this policy's: is `--model` missing?": (
             report.recalibrated
         ),
+        "{} samples were moderations or calls of `assess`: nothing was answered, and their action is what an answer "
+        "would have met.": report.assessed,
         "{} samples hold no logits (an older version wrote them) and are in no count.": report.without_logits,
         "{} lines were cut off by a crash and cannot be read.": report.cut_off,
     }

@@ -23,6 +23,7 @@ class ReplayedSample:
         is_exact: whether the line holds every window of the question, or no action of the policy is stricter than
             `after`. Otherwise `after` is the least that the policy would do.
         is_recalibrated: whether the line was written under other temperatures than the policy's.
+        is_assessed: whether it was judged without an answer: a moderation, or a call of `assess`.
     """
 
     before: str
@@ -30,6 +31,7 @@ class ReplayedSample:
     category: str
     is_exact: bool
     is_recalibrated: bool
+    is_assessed: bool
 
 
 @dataclass
@@ -40,6 +42,7 @@ class ReplayReport:
         counts: samples by category, action before and action after.
         at_least: those of `counts` whose action after is a lower bound.
         recalibrated: samples that were judged under other temperatures.
+        assessed: samples that had no answer, moderations among them: their action is what an answer would have met.
         without_logits: samples whose line holds no logits, as older versions wrote them; they are in no other count.
         cut_off: lines that a crash cut off.
     """
@@ -47,6 +50,7 @@ class ReplayReport:
     counts: Counter = field(default_factory=Counter)
     at_least: Counter = field(default_factory=Counter)
     recalibrated: int = 0
+    assessed: int = 0
     without_logits: int = 0
     cut_off: int = 0
 
@@ -59,6 +63,7 @@ class ReplayReport:
         self.counts[key] += 1
         self.at_least[key] += not sample.is_exact
         self.recalibrated += sample.is_recalibrated
+        self.assessed += sample.is_assessed
 
     def by_actions(self) -> Counter:
         """Samples by action before and action after."""
@@ -81,6 +86,7 @@ class ReplayReport:
             "samples": self.samples,
             "at_least": self.at_least.total(),
             "recalibrated": self.recalibrated,
+            "assessed": self.assessed,
             "without_logits": self.without_logits,
             "cut_off": self.cut_off,
             "actions": [
@@ -153,7 +159,8 @@ class PolicyReplay:
         after = strictest[0]
         if after == 0 or after < ACTIONS.index(before):
             category = _category_before(line["verdicts"])
-        return ReplayedSample(before, ACTIONS[after], category, has_all_windows or after >= most, is_recalibrated)
+        is_exact, is_assessed = has_all_windows or after >= most, line.get("call") == "assess"
+        return ReplayedSample(before, ACTIONS[after], category, is_exact, is_recalibrated, is_assessed)
 
     def _taxonomy(self, verdict: dict) -> tuple[SafetyConfig, SafetyPolicy, int]:
         """Names, policy, and its strictest action as an index of `ACTIONS`."""

@@ -4,6 +4,9 @@ from collections import deque
 from collections.abc import Callable
 
 
+BODY_TIME = 120  # seconds for a body, from its first byte to its last
+
+
 async def read_body(receive, limit: int, take: Callable[[int], bool] = lambda length: True) -> deque[dict] | None:
     """A body as one message, or `None` where it has more bytes than the limit, or `take` has said of one of its parts
     that there is no room for so many bytes; then nothing of it is kept, and `take` gets what it had, below zero.

@@ -1,5 +1,7 @@
 """What a browser may ask of the server: the page's own routes, a body up to a limit, and uploads alone."""
 
+import asyncio
+
 import pytest
 
 
@@ -106,6 +108,23 @@ def test_a_body_has_a_limit(client, monkeypatch):
     for content in (b"a" * 1001, iter([b"a" * 600] * 3)):
         answer = client.post(f"{API}/upload", content=content)
         assert answer.status_code == 413 and "more than 1000 bytes" in answer.text
+
+
+def test_a_body_that_does_not_come_in_time_is_not_waited_for(client, monkeypatch):
+    monkeypatch.setattr(door, "BODY_TIME", 0.2)
+    parts, sent = [], []
+
+    async def receive():
+        await asyncio.sleep(0.01)
+        parts.append({"type": "http.request", "body": b"a", "more_body": True})
+        return parts[-1]
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(client.app({"type": "http", "method": "POST", "path": f"{API}/upload", "headers": []}, receive, send))
+    assert sent[0]["status"] == 408 and (b"connection", b"close") in sent[0]["headers"]
+    assert b"not there after 0.2 seconds" in sent[1]["body"] and 2 < len(parts) < 30
 
 
 def test_there_are_no_websockets(client):

@@ -94,7 +94,12 @@ def test_without_a_command_it_is_the_help(call, words):
         (["calibrate"], "Name one target"),
         (["calibrate", "--target-miss-rate", "0.1", "--target-false-positive-rate", "0.1"], "Name one target"),
         (["calibrate", "--target-miss-rate", "3"], "target-miss-rate"),
-        (["policy", "check", "[red].json"], "No such file or directory: '[red].json'"),
+        (["policy", "check", "[red].json"], "[red].json: no such file or directory"),
+        (["policy", "check", "."], ".: is a directory"),
+        (["card", "--model", ".", "--results", "[red].json"], "[red].json: no such file or directory"),
+        (["data", "check", "[red].jsonl"], "[red].jsonl: no such file or directory"),
+        (["train", "--stage", "1", "[red].yaml"], "[red].yaml: no such file or directory"),
+        (["train", "--train_file", "[red].jsonl"], "[red].jsonl"),
         (["policy", "show", "--model", "./nothing"], "there is no checkpoint ./nothing"),
     ],
     ids=lambda value: " ".join(map(str, value))[-60:] if isinstance(value, list) else "",
@@ -112,6 +117,8 @@ def test_debug_shows_the_traceback(call):
 def test_reasons():
     assert reason_of(ValueError("two\n\n  lines")) == "two lines"
     assert reason_of(KeyError("name")) == "KeyError: 'name'" and reason_of(OSError()) == "OSError:"
+    assert reason_of(OSError(28, "No space left on device", "run.json")) == "run.json: no space left on device"
+    assert reason_of(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"
     assert "safevlm_hf[train]" in reason_of(ModuleNotFoundError("No module named 'peft'"))
     long = reason_of(ValueError("3000 bad records:\n" + "- a.jsonl:1: broken\n" * 3000))
     assert len(long) <= 1000 and long.endswith("... (`safevlm --debug` shows all of it)")

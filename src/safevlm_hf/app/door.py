@@ -4,13 +4,14 @@ those that visitors have uploaded.
 Gradio's server has many more routes. Among others it fetches addresses that a request names in place of an upload.
 """
 
+import asyncio
 import json
 from collections import deque
 from pathlib import Path
 from urllib.parse import unquote
 
 from ..extras import needs_extra
-from ..request_body import read_body, replaying
+from ..request_body import BODY_TIME, read_body, replaying
 
 
 with needs_extra("app"):
@@ -51,7 +52,10 @@ class Door:
             return await self.app(scope, receive, send)
         if scope["type"] != "http" or not self._is_open(scope["method"], scope["path"]):
             return await _refuse(404, "There is nothing here.", scope, receive, send)
-        body = await read_body(receive, MAX_BODY)
+        try:
+            body = await asyncio.wait_for(read_body(receive, MAX_BODY), BODY_TIME)
+        except asyncio.TimeoutError:
+            return await _refuse(408, f"The request was not there after {BODY_TIME} seconds.", scope, receive, send)
         if body is None:
             return await _refuse(413, f"The request has more than {MAX_BODY} bytes.", scope, receive, send)
         if scope["path"] == EVENTS and not self._names_uploads_alone(body):
@@ -100,6 +104,7 @@ class Door:
 
 async def _refuse(status: int, reason: str, scope, receive, send):
     if scope["type"] == "http":
-        await PlainTextResponse(reason, status)(scope, receive, send)
+        headers = {"Connection": "close"} if status == 408 else None  # its rest may never come
+        await PlainTextResponse(reason, status, headers)(scope, receive, send)
     else:  # a websocket: the page has none
         await send({"type": "websocket.close", "code": 1000})

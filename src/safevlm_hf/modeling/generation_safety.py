@@ -106,7 +106,7 @@ class SafetyGenerationMixin:
         if not self.config.safety_config.is_trained:
             logger.warning_once(
                 "The safety head of this model is untrained: its verdicts mean nothing before stage 1 "
-                "(examples/run_stage1.py)."
+                "(`safevlm train --stage 1`)."
             )
 
     def _tokenizer(self):

@@ -150,7 +150,7 @@ def _check_safety_weights(checkpoint, safety_config, missing: set[str]):
     if new:
         logger.warning(
             f"Newly initialised: {', '.join(new)}. The safety verdicts of this model mean nothing before stage 1 "
-            "(examples/run_stage1.py)."
+            "(`safevlm train --stage 1`)."
         )
     smallest = safety_config.head_window_sizes[0]
     if safety_config.head_pooling == "windows" and smallest > PROMISED_WINDOW:

@@ -7,7 +7,7 @@ import time
 import uuid
 from contextlib import suppress
 
-from ..request_body import read_body, replaying
+from ..request_body import BODY_TIME, read_body, replaying
 from .errors import error_response
 from .keys import ApiKeys
 from .metrics import Metrics
@@ -18,7 +18,6 @@ REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
 OTHER = "other"  # every other path or method
 LEFT = 499  # as nginx counts a client that left before the end of its answer
-BODY_TIME = 120  # seconds for a body, from its first byte to its last
 LINGER = 2  # seconds that a client has to hear that it is sent away
 CLOSE = {"Connection": "close"}
 

@@ -113,14 +113,14 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
     if not config.safety_config.is_trained:
         raise ValueError(
             f"{model_args.model_name_or_path} has an untrained safety head, stage 2 needs the result of stage 1 "
-            "(examples/run_stage1.py)."
+            "(`safevlm train --stage 1`)."
         )
     _refuse_other_sizes(model_args, config.safety_config)
     warn_at_chance(model_args.model_name_or_path, config.training_record)
     if model_args.new_categories:
-        raise ValueError("`new_categories` are learned in stage 1 (examples/run_stage1.py), not in stage 2.")
+        raise ValueError("`new_categories` are learned in stage 1 (`safevlm train --stage 1`), not in stage 2.")
     if model_args.risk_prior is not None:
-        raise ValueError("`risk_prior` is learned in stage 1 (examples/run_stage1.py), not in stage 2.")
+        raise ValueError("`risk_prior` is learned in stage 1 (`safevlm train --stage 1`), not in stage 2.")
     data = read_data(2, data_args, training_args, config.safety_config)
     model, processor = load(model_args, config)
     set_seed(training_args.seed)  # for new adapters: loading draws numbers with ZeRO-3, and none without
