@@ -46,7 +46,7 @@ from transformers import AutoModel
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.records import load_image
-from safevlm_hf.modeling import image_loading
+from safevlm_hf.modeling import image_loading, image_structure
 from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 
 
@@ -979,6 +979,22 @@ def test_a_picture_of_too_many_parts_is_not_decoded(part, tmp_path):
     for source in (tmp_path / "slow", base64.b64encode(content).decode()):
         with pytest.raises(ValueError, match=f"more than [0-9]+ {name}"):
             image_loading.open_image(source)
+
+
+def test_markers_are_counted_before_they_are_looked_at(monkeypatch):
+    """Millions of them would take seconds and gigabytes."""
+    monkeypatch.setattr(image_structure, "_segments", lambda content: pytest.fail("looked at"))
+    for content in (b"\xff\xd8" + b"\xff\xfe\0\2" * 2**15, _with_scans()):
+        with pytest.raises(ValueError, match="markers|scans"):
+            image_structure.check_structure(content)
+
+
+def test_a_file_of_gigabytes_is_not_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(image_loading, "MAX_FILE", 2**20)
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(2**20 + 1)
+    with pytest.raises(ValueError, match="sparse.png.*more than 1048576 bytes"):
+        image_loading.open_image(tmp_path / "sparse.png")
 
 
 @pytest.mark.parametrize("options", [{"format": "JPEG", "progressive": True}, {"format": "PNG"}, {"format": "JPEG"}])

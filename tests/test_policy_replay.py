@@ -7,7 +7,7 @@ import pytest
 import torch
 from rigged import BOS, GREEDY, batch, prompt
 
-from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyConfig, SafetyPolicy
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyConfig, SafetyPolicy, policy_replay
 from safevlm_hf.modeling.safety_audit import encode_logits, iter_audit, read_audit
 from safevlm_hf.modeling.safety_policy import ACTIONS
 from safevlm_hf.policy_replay import PolicyReplay, replay_audit
@@ -105,12 +105,20 @@ def test_a_shadow_trail_is_compared_with_what_would_have_been_done(judged, tmp_p
     assert changes and {after for _, _, after, _, _ in changes} == {"answer"}
 
 
+def test_of_two_pictures_the_higher_level_names_the_category():
+    verdict = {"action": "condition", "level_probabilities": dict.fromkeys(CONFIG.levels, 0.25)}
+    high = {**verdict, "decided": "privacy", "level": "high", "risk": 0.8}
+    low = {**verdict, "decided": "politics", "level": "low", "risk": 0.9}
+    assert policy_replay._category_before([low, high]) == policy_replay._category_before([high, low]) == "privacy"
+
+
 def line_of(level, category, action="answer", num_windows=1, config=CONFIG, **fields):
     """An audit line with one picture and one window of these logits."""
     logits = torch.tensor([[*level, *category]], dtype=torch.float32)
     levels, categories = logits[0, : len(level)].softmax(0), logits[0, len(level) :].softmax(0)
     verdict = {
         "category": "safe",
+        "level": "safe",
         "risk": 1 - float(levels[0]),
         "level_probabilities": dict(zip(config.levels, levels.tolist())),
         "category_probabilities": dict(zip(config.categories, categories.tolist())),

@@ -4,9 +4,11 @@ An address of this machine or of its network is refused, and so is a public one 
 where the connection would lead to, before it is made: a name may stand for any address.
 """
 
+import io
 import ipaddress
 import socket
-from http.client import HTTPConnection, HTTPSConnection
+import time
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from urllib.request import (
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
@@ -19,6 +21,7 @@ from urllib.request import (
 )
 
 
+MAX_TIME = 300.0  # seconds for an answer, its head included: `timeout` begins anew with each byte
 GATEWAYS = {
     ipaddress.ip_network("::/96"): 0,
     ipaddress.ip_network("::ffff:0:0/96"): 0,
@@ -56,8 +59,35 @@ def _unpack(address: ipaddress.IPv4Address | ipaddress.IPv6Address):
     return address
 
 
+class _InTime(io.RawIOBase):
+    """What comes from a socket until its time is over."""
+
+    def __init__(self, raw: io.RawIOBase):
+        self.raw, self.end = raw, time.monotonic() + MAX_TIME
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int | None:
+        if time.monotonic() > self.end:
+            raise TimeoutError(f"not there after {MAX_TIME:.0f} seconds")
+        return self.raw.readinto(buffer)
+
+    def close(self):
+        self.raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fp = io.BufferedReader(_InTime(self.fp.detach()))
+
+
 class _PublicConnection:
     """In front of a connection of `http.client`."""
+
+    response_class = _Response
 
     def connect(self):
         self._create_connection = _connect_to_public

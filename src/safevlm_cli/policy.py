@@ -135,9 +135,12 @@ def _read_settings(policy: Path, model: str | None) -> dict:
         own = SafetyPolicy.create(kept, safety)
         return own.override(SafetyPolicy.from_file(policy, safety), safety).to_dict()
     try:
-        return json.loads(policy.read_text(encoding="utf-8"))
-    except ValueError as error:
+        settings = json.loads(policy.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{policy}: {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{policy}: expected a policy, a JSON object, got {type(settings).__name__}.")
+    return settings
 
 
 def _action_table(report) -> Table:

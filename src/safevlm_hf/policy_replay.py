@@ -215,8 +215,12 @@ def _is_recalibrated(
 def _category_before(verdicts: list[dict]) -> str:
     if not verdicts:
         return SAFE
-    strictest = max(verdicts, key=lambda verdict: (ACTIONS.index(verdict["action"]), verdict["risk"]))
-    return deciding_category(strictest)
+    return deciding_category(max(verdicts, key=_strictness))
+
+
+def _strictness(verdict: dict) -> tuple[int, int, float]:
+    level = list(verdict["level_probabilities"]).index(verdict["level"])
+    return ACTIONS.index(verdict["action"]), level, verdict["risk"]
 
 
 __all__ = ["PolicyReplay", "ReplayReport", "ReplayedSample", "replay_audit"]

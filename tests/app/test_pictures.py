@@ -6,7 +6,7 @@ import struct
 import zlib
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from safevlm_hf.app.pictures import MAX_PIXELS, card_topics, draw_card, open_pictures
 from safevlm_hf.data.riskcards import TOPICS
@@ -48,6 +48,15 @@ def test_what_is_no_picture_gets_one_sentence(content, tmp_path):
     said = str(found.value)
     assert said.startswith("The picture") and said.endswith(".") and len(said.splitlines()) == 1
     assert str(tmp_path) not in said and "0x" not in said
+
+
+def test_a_picture_with_long_texts_is_not_unpacked(tmp_path):
+    texts = PngImagePlugin.PngInfo()
+    for _ in range(3):
+        texts.add_text("comment", "a" * (2**20 - 100), zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=texts)
+    with pytest.raises(ValueError, match="broken"):
+        open_pictures([str(tmp_path / "a.png")])
 
 
 def test_a_picture_that_is_gone_says_so(tmp_path):

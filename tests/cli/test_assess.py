@@ -1,9 +1,11 @@
 """`safevlm assess` as a user types it: what is shown, where, and the exit code."""
 
+import contextlib
 import json
 import os
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -200,6 +202,33 @@ def test_no_redirect_leads_into_the_local_network(site, monkeypatch):
                 open_named(f"{site.root}/moved")
     finally:
         inner.server_close()
+
+
+def test_an_answer_that_drips_is_not_waited_for(site, monkeypatch):
+    """The head, too: each of its bytes comes in time."""
+
+    class Drips(BaseHTTPRequestHandler):
+        def do_GET(self):
+            with contextlib.suppress(OSError):
+                for _ in range(200):
+                    self.wfile.write(b"a")
+                    time.sleep(0.05)
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setattr(addresses, "is_public", lambda host, port: True)
+    monkeypatch.setattr(addresses, "MAX_TIME", 0.5)
+    slow = HTTPServer(("127.0.0.1", 0), Drips)
+    threading.Thread(target=slow.serve_forever, daemon=True).start()
+    start = time.monotonic()
+    try:
+        with pytest.raises(ValueError, match="not there after"):
+            open_named(f"http://127.0.0.1:{slow.server_port}/card.png")
+        assert time.monotonic() - start < 5
+    finally:
+        slow.shutdown()
+        slow.server_close()
 
 
 def test_a_proxy_decides_by_its_own_rules(site, monkeypatch):

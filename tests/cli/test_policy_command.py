@@ -100,6 +100,9 @@ def test_policy_replay(call, fails, checkpoint, picture, tmp_path):
     assert "new.json" in fails("policy", "replay", audit, "--policy", tmp_path / "missing" / "new.json")
     broken = write_json(tmp_path / "broken.json", {"categories": {"gambling": False}})
     assert "gambling" in fails("policy", "replay", audit, "--policy", broken)
+    for text in ("null", "[]", "[" * 100_000):
+        broken.write_text(text)
+        assert "broken.json: " in fails("policy", "replay", audit, "--policy", broken)
     assert "missing.jsonl" in fails("policy", "replay", tmp_path / "missing.jsonl", "--policy", policy)
 
 

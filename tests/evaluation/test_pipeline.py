@@ -57,11 +57,11 @@ class Answerer:
         return Candidate(System(name, model=name), self, names if self.flags is not None else None)
 
 
-def run(name, folder, *candidates, **options):
+def run(name, folder, *candidates, settings=None, **options):
     STANDINS[name](folder / "data")
     benchmark = find_benchmark(name)
     loaded = benchmark.load(folder / "data", cache_dir=folder / "pictures", **options)
-    return evaluate_systems(benchmark, loaded, candidates, SETTINGS, folder / "out", say=lambda _: None)
+    return evaluate_systems(benchmark, loaded, candidates, settings or SETTINGS, folder / "out", say=lambda _: None)
 
 
 def figures(evaluated):
@@ -133,6 +133,23 @@ def test_questions_about_one_picture_count_alone():
     found = count_figures(find_benchmark("pope"), items, answers, {}, NAMES, Bootstrap(20))
     counts = {one.part: (one.total, one.failed) for one in found if one.name == "accuracy"}
     assert counts == {None: (3, 1), "not flagged": (2, 1)}
+
+
+def test_official_figures_have_intervals():
+    """Each the same as `items_right` has, where it counts the same; the sum of MME's tasks, too."""
+    labels = {"is_risky": False, "type": "random"}
+    items = [
+        Item(str(number), (), user_turn("Is it a cat?"), "yes", labels, group=f"{number % 9}.jpg")
+        for number in range(36)
+    ]
+    answers = [Answer(item.id, "yes" if number % 5 else "no") for number, item in enumerate(items)]
+    for order in (1, -1):  # of the files
+        found = count_figures(find_benchmark("pope"), items[::order], answers[::order], {}, None, Bootstrap(200))
+        found = {figure.name: figure for figure in found}
+        ends = [(found[name].low, found[name].high) for name in ("accuracy", "accuracy/random", "items_right")]
+        assert ends[0] == ends[1] == ends[2] and ends[0][0] < found["accuracy"].value < ends[0][1]
+        assert found["recall"].low < found["f1"].low < found["f1"].high
+        assert (found["precision"].value, found["precision"].low) == (1.0, None)  # no draw moves it
 
 
 @pytest.mark.parametrize("name", ["mme", "mmbench"])
@@ -207,6 +224,12 @@ def test_levels_are_laid_on_a_benchmarks_own_scale(tmp_path, levels, said, kappa
 def test_a_result_does_not_take_another_systems_place(tmp_path):
     (first,) = run("vlguard", tmp_path, Answerer().candidate("base"))
     other = Candidate(System("base", model="another"), Answerer())
+    (protocol,) = (tmp_path / "out").glob("*/protocol.yaml")
+    written = protocol.read_bytes()
+    shorter = replace(SETTINGS, max_new_tokens=SETTINGS.max_new_tokens - 1)
+    with pytest.raises(ValueError, match="is of another model"):
+        run("vlguard", tmp_path, other, settings=shorter)
+    assert protocol.read_bytes() == written  # of what lies beside it
     with pytest.raises(ValueError, match="base/results.json is of another model, policy, device or attention"):
         run("vlguard", tmp_path, other)
     assert not other.answer.asked  # said before anything is answered

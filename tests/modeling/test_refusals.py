@@ -23,7 +23,13 @@ from rigged import (
     request,
     rig,
 )
-from transformers import DynamicCache, GenerationConfig, LogitsProcessorList
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    SynthIDTextWatermarkingConfig,
+    WatermarkingConfig,
+)
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyConfig, SafetyPolicy
 from safevlm_hf.modeling.safety_refusals import REFUSALS
@@ -147,6 +153,10 @@ def prefer(token):
         {"do_sample": True, "top_p": 0.01, "min_p": 0.9, "typical_p": 0.1, "epsilon_cutoff": 0.5},
         {"renormalize_logits": True, "num_beams": 2},
         {"guidance_scale": 3.0},
+        # The library puts these behind the processors of a call.
+        {"watermarking_config": SynthIDTextWatermarkingConfig(ngram_len=2, keys=[1, 2, 3], debug_mode=True)},
+        {"watermarking_config": WatermarkingConfig(bias=float("-inf"))},
+        {"do_sample": True, "watermarking_config": WatermarkingConfig(bias=1e9), "renormalize_logits": True},
     ],
     ids=lambda value: "-".join(value),
 )
@@ -210,6 +220,16 @@ def test_several_turns_with_one_cache(model, name):
     assert said(second[0], ids.shape[1]) == TEXTS["secret"]
 
 
+def test_a_cache_and_embeddings(model):
+    """Embeddings hold what is in the cache, too, as the library takes them."""
+    policy = {**REFUSE, "actions": {"*": {"medium": "refuse", "high": "refuse"}}}
+    cache = DynamicCache(config=model.config)
+    first = refuse(model, policy, **request(dark(), 5), past_key_values=cache)
+    ids = torch.cat([first, torch.tensor([[RISKY, 9]])], dim=1)
+    given = {"inputs_embeds": model.get_input_embeddings()(ids).detach(), "attention_mask": torch.ones_like(ids)}
+    assert said(refuse(model, policy, **given, past_key_values=cache)[0], 0) == TEXTS["secret"]
+
+
 def test_two_caches_raise(model):
     caches = {name: DynamicCache(config=model.config) for name in ("past_key_values", "cache")}
     with pytest.raises(ValueError, match="takes one cache.*past_key_values, cache"):
@@ -222,6 +242,13 @@ def test_special_tokens_in_a_refusal_raise(model, monkeypatch):
     monkeypatch.setitem(TEXTS, "cut", [20, IMAGE, 21])
     with pytest.raises(ValueError, match=f"'cut'.*<{IMAGE}>"):
         refuse(model, {**REFUSE, "refusals": {"*": "cut"}}, **request(bright()))
+
+
+def test_a_refusal_of_no_tokens_raises(model, monkeypatch):
+    """A tokenizer may drop all of a text: nothing would be forced, and the model would answer."""
+    monkeypatch.setitem(TEXTS, "dropped", [])
+    with pytest.raises(ValueError, match="'dropped'.*has no token"):
+        refuse(model, {**REFUSE, "refusals": {"*": "dropped"}}, **request(bright()))
 
 
 def test_prefilled_image_features(model):

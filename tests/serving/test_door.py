@@ -160,6 +160,14 @@ def test_bodies_that_wait_have_room_together_or_are_sent_away():
     assert statuses == [503, 200] * 2 and limit.held == 0
 
 
+def test_a_body_of_many_small_values_is_not_parsed():
+    limit = LimitBody(answering(b"parsed"), 2**24, 2**24)
+    text = b'{"messages": ["' + b"," * 2**18 + b'"]}'  # the longest text that is allowed
+    assert asyncio.run(_call(limit, CHAT, text))[0]["status"] == 200
+    sent = asyncio.run(_call(limit, CHAT, b"[" + b"[]," * 2**19 + b"[]]"))
+    assert sent[0]["status"] == 400 and b"more than 10000 values" in sent[1]["body"] and limit.held == 0
+
+
 def test_what_was_dropped_makes_room_while_the_rest_still_comes():
     """A body is read to its end even where nothing of it is kept."""
     parts, held = [b"abc", b"de", b"f"], []

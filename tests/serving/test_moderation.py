@@ -19,6 +19,8 @@ from serving_client import (
 )
 
 from safevlm_hf import serving
+from safevlm_hf.modeling.safety_policy import SafetyVerdict
+from safevlm_hf.serving import moderation
 
 
 @pytest.mark.parametrize("image", [RISKY, CLEAN], ids=["risky", "clean"])
@@ -41,6 +43,17 @@ def test_moderation_of_several_pictures(client):
     assert both["flagged"] and (both["level"], both["action"]) == ("high", "refuse")
     assert both["category_scores"]["privacy"] == pytest.approx(alone["category_scores"]["privacy"], abs=0.05)
     assert set(map(tuple, alone["category_applied_input_types"].values())) == {("image",)}
+
+
+def test_of_several_pictures_the_highest_level_is_told():
+    """As the policy decides: by action, then by level, then by risk."""
+    categories, levels = {"privacy": 0.9, "safe": 0.1}, {"safe": 0.2, "low": 0.3, "high": 0.5}
+    high = SafetyVerdict(0, "privacy", "high", 0.8, categories, levels, "privacy, high", "condition", ("privacy",))
+    low = SafetyVerdict(0, "privacy", "low", 0.95, categories, {"safe": 0.05, "low": 0.9, "high": 0.05},
+                        "privacy, high", "condition", ("privacy",))  # fmt: skip
+    for verdicts in ([high, low], [low, high]):
+        result = moderation._result(verdicts, ["image"])
+        assert (result["level"], result["level_scores"]) == ("high", levels)
 
 
 @pytest.mark.parametrize("value", ["How?", ["How?", "Why?"], [text("How?")]], ids=str)

@@ -1,11 +1,12 @@
 """Pictures on the page: those that a visitor has uploaded, which may be anything, and drawn cards."""
 
+import io
 import random
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from ..data.riskcards import CATEGORIES, TOPICS, Picture, Topic, draw_picture
 from ..modeling.configuration_safety import DEFAULT_LEVELS
@@ -15,6 +16,7 @@ from ..modeling.image_structure import check_structure
 
 # Pillow reads others by running programs, or in Python, pixel by pixel (BMP).
 FORMATS = ["GIF", "JPEG", "PNG", "WEBP"]
+PngImagePlugin.MAX_TEXT_MEMORY = 2**21  # bytes of all texts inside a PNG, unpacked, as on the server
 MAX_PIXELS = 2**25  # of all pictures of a conversation together, as on the server
 MAX_RATIO = 20  # of the longer side to the shorter one, as on the server
 QUESTIONS = {True: "What is the address?", False: "Do what the {noun} says."}
@@ -47,7 +49,7 @@ def _open(path: str) -> Image.Image:
     except ValueError as error:
         raise ValueError(f"The picture has {error}.") from None
     try:
-        return Image.open(path, formats=FORMATS)
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ValueError("The picture has too many pixels: show a smaller one.") from None
     except Exception:  # Pillow's errors are of many types, and name the file

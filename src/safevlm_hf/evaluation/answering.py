@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.data.records import IGNORE_INDEX, load_image
 from safevlm_hf.evaluation.judges.rules import AnswerClass, classify_answer
-from safevlm_hf.modeling.safety_policy import ACTIONS
+from safevlm_hf.modeling.safety_policy import strictest_verdict
 
 
 @dataclass(frozen=True)
@@ -193,15 +193,6 @@ def verdicts_by_sample(processor, outputs) -> dict[int, list]:
         for verdict in processor.post_process_safety(outputs):
             verdicts[verdict.sample].append(verdict)
     return verdicts
-
-
-def strictest_verdict(verdicts: Sequence) -> Any:
-    """The verdict that decides about a sample: by action, then by level, then by risk. `None` if there is none."""
-
-    def strictness(verdict) -> tuple[int, int, float]:
-        return ACTIONS.index(verdict.action), list(verdict.level_probabilities).index(verdict.level), verdict.risk
-
-    return max(verdicts, key=strictness, default=None)
 
 
 def encode_prompts(processor, records: Sequence[dict], question_mask: bool = True):

@@ -6,10 +6,11 @@ import torch
 from tqdm.auto import tqdm
 
 from safevlm_hf.data.records import load_image
-from safevlm_hf.evaluation.answering import strictest_verdict, verdicts_by_sample
+from safevlm_hf.evaluation.answering import verdicts_by_sample
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.plain_texts import special_tokens, with_plain_texts
 from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
+from safevlm_hf.modeling.safety_policy import strictest_verdict
 
 
 AnswerBatch = Callable[[Sequence[Item]], list[Answer]]

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from safevlm_hf.evaluation.benchmarks import Benchmark
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.base import Judgement
@@ -22,7 +24,7 @@ from safevlm_hf.evaluation.metrics.judged import (
     safe_completion,
 )
 from safevlm_hf.evaluation.metrics.levels import level_adjacent_accuracy, level_cost, level_kappa, level_mae
-from safevlm_hf.evaluation.metrics.measurement import Measurement
+from safevlm_hf.evaluation.metrics.measurement import Measurement, clusters_of, rounded
 from safevlm_hf.evaluation.metrics.shares import share
 from safevlm_hf.evaluation.metrics.verdicts import category_macro_f1, level_macro_f1, risk_auroc, risk_ece
 
@@ -113,11 +115,7 @@ def _of_ability(benchmark: Benchmark, items, answers: Sequence[Answer], bootstra
 def _scores(benchmark: Benchmark, items, answers, bootstrap: Bootstrap, part: str | None = None) -> list[Figure]:
     # A missing answer is neither right nor wrong, and leaves open what counts with it.
     answered = _without_units(benchmark, items, answers, [answer.text is None for answer in answers])
-    failed = len(items) - len(answered)
-    figures = [
-        Figure(name, value, None, None, len(items), failed, part=part)
-        for name, value in (benchmark.score(*zip(*answered)) if answered else {}).items()
-    ]
+    figures = _official(benchmark, answered, len(items), bootstrap, part) if answered else []
     if benchmark.is_right is None:
         return figures
     right = [
@@ -127,6 +125,22 @@ def _scores(benchmark: Benchmark, items, answers, bootstrap: Bootstrap, part: st
     figures.append(share("items_right", items, right).figure(bootstrap, part))
     if benchmark.counts_groups:
         figures.append(all_right("groups_right", items, right).figure(bootstrap, part))
+    return figures
+
+
+def _official(
+    benchmark: Benchmark, answered: list[tuple[Item, Answer]], total: int, bootstrap: Bootstrap, part: str | None
+) -> list[Figure]:
+    """The benchmark's own figures, of those of `total` items that have an answer. What never varies has no interval:
+    Wilson's, of `items_right` beside them, says what it may be."""
+    answered = sorted(answered, key=lambda row: row[0].id)  # so that no draw depends on the order of the files
+    count = benchmark.score(*zip(*answered))
+    intervals = bootstrap.intervals(count, clusters_of([item for item, _ in answered]))
+    figures = []
+    for name, value in count(np.ones(len(answered))).items():
+        low, high = intervals.get(name, (None, None))
+        ends = map(rounded, (low, high)) if low is not None and low < high else (None, None)
+        figures.append(Figure(name, rounded(value), *ends, total, total - len(answered), part=part))
     return figures
 
 

@@ -107,10 +107,10 @@ def evaluate_systems(
     judges = _judges(candidates, settings)
     protocol = _protocol(benchmark, loaded, judges, settings)
     root, folder = folder, folder / slug(loaded.name)
-    save_protocol(protocol, folder / "protocol.yaml")
-    write_text(folder / "missing.txt", "".join(f"{line}\n" for line in loaded.missing))
     check_judges(judges, [loaded])
     _check_folders(candidates, folder)
+    save_protocol(protocol, folder / "protocol.yaml")
+    write_text(folder / "missing.txt", "".join(f"{line}\n" for line in loaded.missing))
     for name, cost in judging_costs(benchmark, loaded, candidates, settings, root).items():
         say(f"{loaded.name}: judge {name}: at most {cost}")
     evaluated = []

@@ -8,16 +8,17 @@ from dataclasses import replace
 from functools import lru_cache
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.utils import logging
 
 from .safety_audit import SafetyAudit
 from .safety_cache import CACHE, Conversation, generating, is_generating
-from .safety_call import SafetyCall
+from .safety_call import NoImageTokens, SafetyCall
 from .safety_checks import GENERATE_ARGUMENTS, check_question_mask
 from .safety_inputs import SafetyInputs, decide_samples
 from .safety_policy import DEFAULT_POLICY, SafetyPolicy
+from .safety_refusals import ForcedRefusal
 
 
 logger = logging.get_logger(__name__)
@@ -80,6 +81,12 @@ class SafetyGenerationMixin:
         with generating():
             outputs = super().generate(inputs, **call.kwargs)
         return call.end(outputs)
+
+    def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
+        """The library's, ours last: it appends samplers and watermarks to what a call brings."""
+        processors = super()._get_logits_processor(*args, **kwargs)
+        is_ours = (NoImageTokens, ForcedRefusal)
+        return LogitsProcessorList(sorted(processors, key=lambda processor: isinstance(processor, is_ours)))
 
     def _setting(self, name: str, kwargs: dict):
         """A setting of generation as the library finds it: in the call, its generation config, or the model's."""

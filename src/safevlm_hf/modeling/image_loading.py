@@ -27,6 +27,7 @@ FORMATS = tuple(name for name in _PICTURES if name in Image.OPEN)
 PROGRAMS = ("EPS", "WMF")
 MAX_ASPECT_RATIO = 200  # a longer strip takes gigabytes once its short side is as long as the model's
 MAX_COVER = 8  # times that a file's tiles cover it: a TIFF's channels may have their own
+MAX_FILE = 2**30  # bytes of a local file: more than the largest picture that Pillow opens has without compression
 MAX_DOWNLOAD = 64 * 2**20  # bytes
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
 MAX_DOWNLOAD_TIME = 300.0  # seconds in all
@@ -71,11 +72,10 @@ def open_image(
     source = os.fspath(source)
     name = source if len(source) <= 200 else f"{source[:200]}..."
     try:
-        found = _find(source, urlopen)
-        content = Path(found).read_bytes() if isinstance(found, str) else found.getvalue()
+        content = _find(source, urlopen)
         check_structure(content)
         check_avif(content)
-        with Image.open(found, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image)
             if draft_size:
                 image.draft("RGB", draft_size)
@@ -93,19 +93,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError(f"unreadable image: {getattr(image, 'filename', '') or 'a PIL image'} ({error})") from error
 
 
-def _find(source: str, urlopen: Callable) -> str | io.BytesIO:
+def _find(source: str, urlopen: Callable) -> bytes | bytearray:
     if source.startswith(("http://", "https://")):
         return _download(source, urlopen)
     if os.path.isfile(source):
-        return source
+        if os.path.getsize(source) > MAX_FILE:
+            raise ValueError(f"more than {MAX_FILE} bytes")
+        return Path(source).read_bytes()
     text = source.partition(",")[2] if source.startswith("data:image/") else source
     try:
-        return io.BytesIO(base64.b64decode("".join(text.split()), validate=True))
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("neither a file, an http(s) URL nor base64") from None
 
 
-def _download(url: str, urlopen: Callable) -> io.BytesIO:
+def _download(url: str, urlopen: Callable) -> bytearray:
     content, end = bytearray(), time.monotonic() + MAX_DOWNLOAD_TIME
     with urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
         while part := response.read1(2**16):
@@ -114,7 +116,7 @@ def _download(url: str, urlopen: Callable) -> io.BytesIO:
                 raise ValueError(f"more than {MAX_DOWNLOAD} bytes")
             if time.monotonic() > end:
                 raise ValueError(f"not there after {MAX_DOWNLOAD_TIME:.0f} seconds")
-    return io.BytesIO(content)
+    return content
 
 
 def _check_size(image: Image.Image):

@@ -127,11 +127,11 @@ INDEX_HEAD = b"MPF\x00"  # of a file of several pictures
 
 
 def _check_jpeg(content: bytes):
-    segments = list(_segments(content))
     # Among coded pixels a zero follows each 0xFF, or a restart mark.
     _check("scans", content.count(b"\xff\xda"), MAX_SCANS)
     markers = re.finditer(rb"\xff[^\x00\xd0-\xd7\xff]", content)
     _check("markers", sum(1 for _ in islice(markers, MAX_PARTS + 1)), MAX_PARTS)
+    segments = list(_segments(content))
     _check("bytes of tables", sum(len(segment) for name, segment in segments if name in TABLES), MAX_TABLES)
     blocks = [segment for name, segment in segments if name == APP1 and segment.startswith(EXIF_HEAD)]
     _check("EXIF segments", len(blocks), MAX_EXIF_SEGMENTS)

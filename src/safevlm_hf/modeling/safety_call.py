@@ -92,8 +92,9 @@ class SafetyCall:
     def is_whole(self) -> bool:
         """Whether the prompt holds what is in the cache, too, as the library tells it."""
         mask = self.kwargs.get("attention_mask")
-        is_of_prompt = not isinstance(mask, torch.Tensor) or mask.shape[-1] == self.input_ids.shape[1]
-        return self.inputs_embeds is not None or is_of_prompt
+        if self.inputs_embeds is not None or not isinstance(mask, torch.Tensor):
+            return True
+        return mask.shape[-1] == self.input_ids.shape[1]
 
     # -- before the first token -----------------------------------------------------------------------------------
 

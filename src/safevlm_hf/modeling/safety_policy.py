@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import InitVar, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,15 @@ class SafetyVerdict:
     action: str = "answer"
     flagged_categories: tuple[str, ...] = ()
     review_categories: tuple[str, ...] = ()
+
+
+def strictest_verdict(verdicts: Sequence[SafetyVerdict]) -> SafetyVerdict | None:
+    """The verdict that decides about a sample: by action, then by level, then by risk. `None` if there is none."""
+
+    def strictness(verdict: SafetyVerdict) -> tuple[int, int, float]:
+        return ACTIONS.index(verdict.action), list(verdict.level_probabilities).index(verdict.level), verdict.risk
+
+    return max(verdicts, key=strictness, default=None)
 
 
 @dataclass(frozen=True)
@@ -582,5 +592,6 @@ __all__ = [
     "condition_text",
     "is_readable",
     "predicted_ids",
+    "strictest_verdict",
     "verdicts_from_logits",
 ]

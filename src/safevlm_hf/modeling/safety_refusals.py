@@ -58,8 +58,10 @@ REFUSALS = {
 
 def refusal_ids(tokenizer, text: str) -> list[int]:
     """Token ids of a fixed text, (length,). Raises `ValueError` where a special token stands in it: the refusal would
-    be cut there, or a later turn would take it for an image."""
+    be cut there, or a later turn would take it for an image. So does a text that the tokenizer makes nothing of."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not len(ids):
+        raise ValueError(f"The refusal {text!r} of the safety policy has no token: write one that can be read.")
     special = sorted({token for token in ids if token in tokenizer.all_special_ids})
     if special:
         raise ValueError(
@@ -113,7 +115,7 @@ class ForcedRefusal(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if self.refusals is None:
             self.refusals = self.find_refusals()
-        if not any(self.refusals):
+        if all(refusal is None for refusal in self.refusals):
             return scores
         if scores.shape[-1] != self.vocab_size:
             return self._leave_alone(scores)

@@ -11,13 +11,16 @@ from ..request_body import BODY_TIME, read_body, replaying
 from .errors import error_response
 from .keys import ApiKeys
 from .metrics import Metrics
+from .requests import MAX_VALUES
 from .routes import HEALTH, OWN_ID, REQUEST_ID, ROUTES
+from .settings import Limits
 
 
 REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
 OTHER = "other"  # every other path or method
 LEFT = 499  # as nginx counts a client that left before the end of its answer
+MAX_COMMAS = Limits.characters + MAX_VALUES  # of a body: in its texts, and one per value
 LINGER = 2  # seconds that a client has to hear that it is sent away
 CLOSE = {"Connection": "close"}
 
@@ -142,7 +145,10 @@ def _has_body(scope) -> bool:
 
 class LimitBody:
     """Hands on a body that is there in time and not longer than the limit, while there is room for it beside those of
-    the requests that are not answered yet. Of another one nothing is kept."""
+    the requests that are not answered yet. Of another one nothing is kept.
+
+    A body with more commas than a valid one can have is not parsed: values of a few bytes take a hundred in memory.
+    """
 
     def __init__(self, app, limit: int, limit_together: int):
         self.app = app
@@ -169,6 +175,8 @@ class LimitBody:
             except asyncio.TimeoutError:
                 body = None
                 refusal = error_response(408, f"The request was not there after {BODY_TIME} seconds.", CLOSE)
+            if body is not None and body[0]["body"].count(b",") > MAX_COMMAS:
+                refusal, body = error_response(400, f"The request has more than {MAX_VALUES} values."), None
             await (refusal(scope, receive, send) if body is None else self.app(scope, replaying(body, receive), send))
         finally:
             self.held -= taken

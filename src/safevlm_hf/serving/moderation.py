@@ -1,7 +1,7 @@
 """`POST /v1/moderations`: the verdict alone, in OpenAI's shape, with our level and action."""
 
 from ..modeling.configuration_safety import SAFE
-from ..modeling.safety_policy import ACTIONS, SafetyVerdict
+from ..modeling.safety_policy import SafetyVerdict, strictest_verdict
 from .errors import BadRequest
 from .metrics import Metrics
 from .observation import Observation
@@ -29,7 +29,7 @@ async def moderate(served: ServedModel, metrics: Metrics, body: dict, request_id
 
 def _result(verdicts: list[SafetyVerdict], input_types: list[str]) -> dict:
     """Of several pictures each category has its highest score, and the strictest one gives level and action."""
-    strictest = max(verdicts, key=lambda verdict: (ACTIONS.index(verdict.action), verdict.risk))
+    strictest = strictest_verdict(verdicts)
     flagged = {name for verdict in verdicts for name in verdict.flagged_categories}
     names = [name for name in strictest.category_probabilities if name != SAFE]
     return {

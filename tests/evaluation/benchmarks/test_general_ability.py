@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from standins import write, write_csv, write_mmbench
 
@@ -20,7 +21,7 @@ def answer_all(items, give):
 
 
 def score(name, loaded, give):
-    return BENCHMARKS[name].score(loaded.items, answer_all(loaded.items, give))
+    return BENCHMARKS[name].score(loaded.items, answer_all(loaded.items, give))(np.ones(len(loaded.items)))
 
 
 def right(item):
@@ -345,7 +346,31 @@ def test_every_item_needs_one_answer(standin, load, name):
     with pytest.raises(ValueError, match="0 items"):
         BENCHMARKS[name].score([], [])
     failed = [Answer(item.id, None, failure="timeout") for item in items]
-    assert BENCHMARKS[name].score(items, failed)["unreadable"] == 1
+    assert BENCHMARKS[name].score(items, failed)(np.ones(len(items)))["unreadable"] == 1
+
+
+@pytest.mark.parametrize("name", ["mmbench", "seed_bench", "mme", "pope"])
+def test_weights_count_as_if_items_were_there_so_often(standin, load, name):
+    """What a draw of the intervals counts: a group as often as it was drawn, whole."""
+    items = load(name, standin(name)).items
+    texts = ["Yes", "No", "A", "B. two", REFUSAL]
+    answers = [Answer(item.id, texts[number % 5]) for number, item in enumerate(items)]
+    groups = sorted({item.group for item in items})
+    times = [groups.index(item.group) % 3 for item in items]
+    copies = [
+        (
+            replace(item, id=f"{copy}{item.id}", group=f"{copy}{item.group}"),
+            replace(answer, item_id=f"{copy}{item.id}"),
+        )
+        for item, answer, number in zip(items, answers, times)
+        for copy in range(1, number + 1)
+    ]
+    weighted = BENCHMARKS[name].score(items, answers)(np.array(times, dtype=float))
+    repeated = BENCHMARKS[name].score(*zip(*copies))(np.ones(len(copies)))
+    # Of what was not drawn there is no figure, and no sum of it.
+    assert {key: value for key, value in weighted.items() if key in repeated} == pytest.approx(repeated)
+    left = {key: value for key, value in weighted.items() if key not in repeated}
+    assert repeated and (name == "pope" or np.isnan(list(left.values())).all())
 
 
 @pytest.mark.parametrize("name", ["mmbench", "seed_bench", "mme", "pope"])

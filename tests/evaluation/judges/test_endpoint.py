@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from judge_server import JudgeServer, completion, error
@@ -11,6 +12,7 @@ from judged_items import item, pairs, picture
 from PIL import Image
 
 from safevlm_hf.evaluation.items import Answer
+from safevlm_hf.evaluation.judges import endpoint
 from safevlm_hf.evaluation.judges.endpoint import IMAGE_SIZE, PROBE, EndpointJudge
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.judges.rubrics import REFUSAL
@@ -210,6 +212,19 @@ def test_a_missing_key_is_said_before_anything_runs(cache, monkeypatch):
             "set. Set it, or say that the server needs none (key_variable=None)"
         )
     assert not cache.exists()
+
+
+def test_a_key_that_is_given_as_the_name_of_a_variable_is_not_repeated(cache):
+    with pytest.raises(ValueError, match="needs a key") as raised:
+        EndpointJudge("gpt", "m", PROMPT, cache, key_variable="sk-s3cret")
+    assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("choices", [{}, [], None, "no", [{}], [{"message": None}], 7])
+def test_a_reply_without_choices_is_no_completion(choices):
+    completion = SimpleNamespace(choices=choices)
+    with pytest.raises(ValueError, match="no chat completion"):
+        endpoint._reply_text(completion)
 
 
 def test_the_key_is_sent_and_written_nowhere(cache, monkeypatch):

@@ -11,6 +11,7 @@ from ..items import Answer, Item
 from ..protocol.strict_json import shorten
 from .folder import BenchmarkError, DataFolder
 from .pictures import find_picture_problems
+from .reading import Score
 
 
 DEFAULT_CACHE = Path(HF_HOME) / "safevlm" / "pictures"
@@ -66,7 +67,8 @@ class Benchmark:
         title, source, licence, size, metric, where_to_get: for people. What could not be verified is said to be so.
         read: `read(data, **options)` gives what a [`DataFolder`] holds, as [`Loaded`]; one keyword for each option.
         options: valid values by name, the default first.
-        score: the official figures from items and answers, where they need no judge.
+        score: reads items and answers, and gives a function from weights (n,), how often each item counts, to the
+            official figures, where they need no judge.
         is_right: whether an answer's text is right by the official reading, where there is one.
         counts_groups: a group is right as a whole or not at all, as a question in all of its rotations.
         steps: its own scale of severity, rising, where it has one; the label `"severity"` is an index of it.
@@ -83,7 +85,7 @@ class Benchmark:
     where_to_get: str
     read: Callable[..., Loaded]
     options: Mapping[str, tuple[str, ...] | WholeNumber] = field(default_factory=dict)
-    score: Callable[[Sequence[Item], Sequence[Answer]], dict[str, float]] | None = None
+    score: Callable[[Sequence[Item], Sequence[Answer]], Score] | None = None
     is_right: Callable[[Item, str | None], bool] | None = None
     counts_groups: bool = False
     steps: tuple[str, ...] = ()

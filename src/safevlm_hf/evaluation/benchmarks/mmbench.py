@@ -7,10 +7,12 @@ one million or more above the first; where a file holds none, they are made here
 
 from collections import defaultdict
 
+import numpy as np
+
 from ..items import Item
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
-from .reading import choice_labels, is_right_letter, pair_answers, read_letter, share, with_choices
+from .reading import Score, choice_labels, is_right_letter, pair_answers, read_letter, share, with_choices
 from .tables import Row, read_csv
 
 
@@ -93,20 +95,27 @@ def _choices(row: Row) -> list[str]:
     return texts
 
 
-def score(items, answers) -> dict[str, float]:
+def score(items, answers) -> Score:
     """Circular and vanilla accuracy. An answer without a letter is wrong, and counted as unreadable."""
     rounds, letters = defaultdict(list), []
-    for item, text in pair_answers(items, answers):
+    for row, (item, text) in enumerate(pair_answers(items, answers)):
         letter = read_letter(item, text)
         letters.append(letter)
-        rounds[item.group].append((int(item.id), letter == item.expected))
-    figures = {
-        "vanilla_accuracy": share([min(asked)[1] for asked in rounds.values()]),
-        "unreadable": share([letter is None for letter in letters]),
-    }
-    if len(items) > len(rounds):  # asked once, it is not circular
-        figures["circular_accuracy"] = share([all(right for _, right in asked) for asked in rounds.values()])
-    return figures
+        rounds[item.group].append((int(item.id), letter == item.expected, row))
+    unreadable = np.array([letter is None for letter in letters])
+    _, first_right, first_row = np.array([min(asked) for asked in rounds.values()], dtype=np.int64).T
+    all_right = np.array([all(right for _, right, _ in asked) for asked in rounds.values()])
+
+    def count(weights: np.ndarray) -> dict[str, float]:
+        of_question = weights[first_row]
+        circular = {"circular_accuracy": share(all_right, of_question)}
+        return {
+            "vanilla_accuracy": share(first_right, of_question),
+            "unreadable": share(unreadable, weights),
+            **(circular if len(items) > len(rounds) else {}),  # asked once, it is not circular
+        }
+
+    return count
 
 
 BENCHMARK = Benchmark(

@@ -8,10 +8,12 @@ name, that holds.
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+
 from ..items import Item
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder, list_names
-from .reading import SHORT_PROMPT, pair_answers, share
+from .reading import SHORT_PROMPT, Score, pair_answers, share
 
 
 PERCEPTION = (
@@ -92,26 +94,33 @@ def is_right(item: Item, text: str | None) -> bool:
     return read_yes_no(text) == item.expected
 
 
-def score(items, answers) -> dict[str, float]:
+def score(items, answers) -> Score:
     """A score for each task, 0 to 200: the share of right answers, and of pictures with both right, times 100 each.
 
     The sums of perception (2,000 at most) and cognition (800) are there where all of their tasks are. An answer that
     is neither yes nor no is wrong, and counted as unreadable.
     """
-    right, readings = defaultdict(lambda: defaultdict(list)), []
-    for item, text in pair_answers(items, answers):
-        reading = read_yes_no(text)
-        readings.append(reading)
-        right[item.labels["type"]][item.group].append(reading == item.expected)
-    figures = {}
-    for task, groups in right.items():
-        figures[f"accuracy/{task}"] = share([one for pair in groups.values() for one in pair])
-        figures[f"accuracy_plus/{task}"] = share([all(pair) for pair in groups.values()])
-        figures[f"score/{task}"] = 100 * (figures[f"accuracy/{task}"] + figures[f"accuracy_plus/{task}"])
-    for name, tasks in (("perception", PERCEPTION), ("cognition", COGNITION), ("total", TASKS)):
-        if set(tasks) <= set(right):
-            figures[name] = sum(figures[f"score/{task}"] for task in tasks)
-    return {**figures, "unreadable": share([reading is None for reading in readings])}
+    readings = [(item, read_yes_no(text)) for item, text in pair_answers(items, answers)]
+    unreadable = np.array([reading is None for _, reading in readings])
+    right = np.array([reading == item.expected for item, reading in readings])
+    wrong_groups = {item.group for (item, _), is_right in zip(readings, right) if not is_right}
+    both = np.array([item.group not in wrong_groups for item, _ in readings])  # a pair counts as its two questions do
+    rows = defaultdict(list)
+    for row, (item, _) in enumerate(readings):
+        rows[item.labels["type"]].append(row)
+
+    def count(weights: np.ndarray) -> dict[str, float]:
+        figures = {}
+        for task, own in rows.items():
+            figures[f"accuracy/{task}"] = share(right[own], weights[own])
+            figures[f"accuracy_plus/{task}"] = share(both[own], weights[own])
+            figures[f"score/{task}"] = 100 * (figures[f"accuracy/{task}"] + figures[f"accuracy_plus/{task}"])
+        for name, tasks in (("perception", PERCEPTION), ("cognition", COGNITION), ("total", TASKS)):
+            if set(tasks) <= set(rows):
+                figures[name] = sum(figures[f"score/{task}"] for task in tasks)
+        return {**figures, "unreadable": share(unreadable, weights)}
+
+    return count
 
 
 BENCHMARK = Benchmark(

@@ -1,13 +1,13 @@
 """POPE (arXiv 2305.10355): does a picture show an object? Three lists, which draw absent objects differently."""
 
-from collections import defaultdict
+import numpy as np
 
 from safevlm_hf.extras import needs_extra
 
 from ..items import Item
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
-from .reading import SHORT_PROMPT, pair_answers, share
+from .reading import SHORT_PROMPT, Score, pair_answers, share
 from .tables import Row, read_json_lines
 
 
@@ -53,38 +53,44 @@ def is_readable(text: str | None) -> bool:
     return bool({"yes", "no", "not"} & set(words))
 
 
-def score(items, answers) -> dict[str, float]:
+def score(items, answers) -> Score:
     """The official figures of each list, of which "yes" is the positive class, and the means of their lists.
 
     `strict_accuracy` beside them takes an answer without a yes or a no for a wrong one; `unreadable` is their share.
     """
-    by_list = defaultdict(list)
-    for item, text in pair_answers(items, answers):
-        by_list[item.labels["type"]].append((item.expected, text))
-    figures = {name: _score_list(asked) for name, asked in by_list.items()}
-    means = {key: share([one[key] for one in figures.values()]) for key in next(iter(figures.values()))}
-    return means | {f"{key}/{name}": value for name, one in figures.items() for key, value in one.items()}
+    rows = pair_answers(items, answers)
+    names = list(dict.fromkeys(item.labels["type"] for item, _ in rows))
+    lists = np.array([names.index(item.labels["type"]) for item, _ in rows])
+    seen = np.array(
+        [(item.expected == "yes", read_first_sentence(text) == "yes", is_readable(text)) for item, text in rows]
+    )
+
+    def count(weights: np.ndarray) -> dict[str, float]:
+        figures = {name: _score_list(seen[lists == i], weights[lists == i]) for i, name in enumerate(names)}
+        means = {key: float(np.mean([one[key] for one in figures.values()])) for key in figures[names[0]]}
+        return means | {f"{key}/{name}": value for name, one in figures.items() for key, value in one.items()}
+
+    return count
 
 
-def _score_list(asked: list[tuple[str, str | None]]) -> dict[str, float]:
+def _score_list(seen: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """Of one list: whether yes is right, was read, and anything could be read, (n, 3); weights (n,)."""
     with needs_extra("eval"):
         from sklearn.metrics import precision_recall_fscore_support
 
-    labels = [label for label, _ in asked]
-    read_as = [read_first_sentence(text) for _, text in asked]
-    readable = [is_readable(text) for _, text in asked]
-    right = [label == reading for label, reading in zip(labels, read_as)]
+    is_yes, read_as, readable = seen.T
+    right = is_yes == read_as
     precision, recall, f1, _ = precision_recall_fscore_support(
-        labels, read_as, average="binary", pos_label="yes", zero_division=0.0
+        is_yes, read_as, average="binary", sample_weight=weights, zero_division=0.0
     )
     return {
-        "accuracy": share(right),
+        "accuracy": share(right, weights),
         "precision": float(precision),
         "recall": float(recall),
         "f1": float(f1),
-        "yes_ratio": share([reading == "yes" for reading in read_as]),
-        "strict_accuracy": share([one and can_read for one, can_read in zip(right, readable)]),
-        "unreadable": share([not can_read for can_read in readable]),
+        "yes_ratio": share(read_as, weights),
+        "strict_accuracy": share(right & readable, weights),
+        "unreadable": share(~readable, weights),
     }
 
 

@@ -1,13 +1,18 @@
 """Answers of multiple choice and of yes or no, read by rule. What no rule can read is an outcome of its own."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from ..items import Answer, Item
 
 
 LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
 SHORT_PROMPT = "Answer the question using a single word or phrase."
+Score = Callable[[np.ndarray], dict[str, float]]
+"""Weights (n,), how often each item counts, to the official figures; NaN where nothing of a figure has weight."""
 CHOICE = "choice "
 """Begins the label that holds the text of a choice: `labels["choice A"]`."""
 
@@ -89,6 +94,7 @@ def _names(text: str, choice: str) -> bool:
     return bool(choice) and re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", _plain(text)) is not None
 
 
-def share(values: Sequence[bool]) -> float:
-    """Of true ones; 0 where there are none."""
-    return sum(values) / len(values) if values else 0.0
+def share(hits: np.ndarray, weights: np.ndarray) -> float:
+    """Of true ones, (n,) bool with weights (n,); NaN where nothing has weight."""
+    total = weights.sum()
+    return float((hits * weights).sum() / total) if total else math.nan

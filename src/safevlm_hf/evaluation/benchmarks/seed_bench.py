@@ -3,12 +3,12 @@
 The official code ranks the choices by their likelihood. Here the letter is asked for, as LLaVA-1.5 does: name which.
 """
 
-from collections import defaultdict
+import numpy as np
 
 from ..items import Item
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
-from .reading import choice_labels, is_right_letter, pair_answers, read_letter, share, with_choices
+from .reading import Score, choice_labels, is_right_letter, pair_answers, read_letter, share, with_choices
 from .tables import Row, read_json
 
 
@@ -43,18 +43,20 @@ def _item(row: Row, kind: str, image: str) -> Item:
     )
 
 
-def score(items, answers) -> dict[str, float]:
+def score(items, answers) -> Score:
     """Accuracy over all questions, and by type. An answer without a letter is wrong, and counted as unreadable."""
-    by_type, letters = defaultdict(list), []
-    for item, text in pair_answers(items, answers):
-        letter = read_letter(item, text)
-        letters.append(letter)
-        by_type[item.labels["type"]].append(letter == item.expected)
-    return {
-        "accuracy": share([right for asked in by_type.values() for right in asked]),
-        **{f"accuracy/{kind}": share(asked) for kind, asked in sorted(by_type.items())},
-        "unreadable": share([letter is None for letter in letters]),
-    }
+    letters = [(item, read_letter(item, text)) for item, text in pair_answers(items, answers)]
+    right = np.array([letter == item.expected for item, letter in letters])
+    unreadable = np.array([letter is None for _, letter in letters])
+    types = np.array([item.labels["type"] for item, _ in letters])
+
+    def count(weights: np.ndarray) -> dict[str, float]:
+        by_type = {
+            f"accuracy/{kind}": share(right[types == kind], weights[types == kind]) for kind in np.unique(types)
+        }
+        return {"accuracy": share(right, weights), **by_type, "unreadable": share(unreadable, weights)}
+
+    return count
 
 
 BENCHMARK = Benchmark(

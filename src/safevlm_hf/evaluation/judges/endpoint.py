@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -155,9 +156,11 @@ def _client(name: str, base_url: str | None, key_variable: str | None, timeout: 
         import openai
     key = "none" if key_variable is None else os.environ.get(key_variable)
     if not key:
+        # A key that was given by mistake in place of the variable's name must not get into a log.
+        variable = key_variable if re.fullmatch(r"[A-Z_][A-Z0-9_]*", key_variable or "") else "that you name"
         raise ValueError(
             f"judge {name!r} at {base_url or 'OpenAI'} needs a key: expected it in the environment variable "
-            f"{key_variable}, which is not set. Set it, or say that the server needs none (key_variable=None)"
+            f"{variable}, which is not set. Set it, or say that the server needs none (key_variable=None)"
         )
     return openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=max_retries)
 
@@ -170,7 +173,7 @@ def _reply_text(completion) -> str:
     """
     try:
         text = completion.choices[0].message.content
-    except (AttributeError, IndexError, TypeError):
+    except (AttributeError, LookupError, TypeError):
         raise ValueError("the server's reply is no chat completion") from None
     if not (text is None or isinstance(text, str)):
         raise ValueError("the server's reply is no chat completion")

@@ -1,6 +1,7 @@
 """Intervals by resampling: how much a figure would move if other items had been drawn."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,13 +39,21 @@ class Bootstrap:
         Returns:
             Two numbers; two NaN with fewer than two clusters, or where no draw defines the statistic.
         """
+        return self.intervals(lambda weights: {"": statistic(weights)}, clusters).get("", (np.nan, np.nan))
+
+    def intervals(
+        self, statistics: Callable[[np.ndarray], Mapping[str, float]], clusters: np.ndarray
+    ) -> dict[str, tuple[float, float]]:
+        """As `interval`, of several statistics on the same draws. Without two clusters there are none."""
         num_clusters = int(clusters.max()) + 1 if len(clusters) else 0
-        if num_clusters < 2:
-            return np.nan, np.nan
+        values = defaultdict(list)
         random = np.random.RandomState(self.seed)  # numpy has frozen its stream; `default_rng` may change
-        values = np.empty(self.num_resamples)
-        for draw in range(self.num_resamples):
+        for _ in range(self.num_resamples if num_clusters > 1 else 0):
             drawn = random.randint(num_clusters, size=num_clusters, dtype=np.int64)
-            values[draw] = statistic(np.bincount(drawn, minlength=num_clusters)[clusters].astype(float))
-        values = values[~np.isnan(values)]
-        return tuple(np.quantile(values, (0.025, 0.975))) if len(values) else (np.nan, np.nan)
+            weights = np.bincount(drawn, minlength=num_clusters)[clusters].astype(float)
+            for name, value in statistics(weights).items():
+                values[name] += [] if np.isnan(value) else [value]
+        return {
+            name: tuple(np.quantile(found, (0.025, 0.975))) if found else (np.nan, np.nan)
+            for name, found in values.items()
+        }

@@ -70,7 +70,7 @@ class Measurement:
         """The figure over all items."""
         known = ~np.isnan(np.atleast_2d(self.seen.T)).any(axis=0)
         truth, seen, failed = self.truth[known], self.seen[known], int((~known).sum())
-        clusters = _clusters([item for item, is_known in zip(self.items, known) if is_known])
+        clusters = clusters_of([item for item, is_known in zip(self.items, known) if is_known])
         value = self._value(truth, seen)
         low, high = self._interval(truth, seen, clusters, value, bootstrap or Bootstrap())
         has_bounds = failed and not np.isnan([self.worst, self.best]).any()
@@ -78,14 +78,14 @@ class Measurement:
         least, most = sorted(bounds) if bounds and not np.isnan(bounds).any() else (None, None)
         return Figure(
             name=self.name,
-            value=_number(value),
-            low=_number(low),
-            high=_number(high),
+            value=rounded(value),
+            low=rounded(low),
+            high=rounded(high),
             total=len(self.items),
             failed=failed,
             count=int(seen.sum()) if self.is_share else None,
-            least=_number(least),
-            most=_number(most),
+            least=rounded(least),
+            most=rounded(most),
             part=part,
             judge=self.judge,
         )
@@ -158,7 +158,7 @@ class Measurement:
         return math.nan, math.nan
 
 
-def _clusters(items: Sequence[Item]) -> np.ndarray:
+def clusters_of(items: Sequence[Item]) -> np.ndarray:
     """(n,), the number of each item's group, from 0; an item without a group is one of its own."""
     numbers = {}
     keys = [("id", item.id) if item.group is None else ("group", item.group) for item in items]
@@ -178,6 +178,6 @@ def _mean_over_parts(statistic: Statistic, num_parts: int) -> Statistic:
     return mean
 
 
-def _number(value: Any) -> float | None:
+def rounded(value: Any) -> float | None:
     """Rounded to 12 decimals: the last bits of a sum depend on the machine, and files should not."""
     return None if value is None or math.isnan(value) else round(float(value), 12) + 0.0
