@@ -87,7 +87,7 @@ _FAST_TRAINING = {
 }
 QUICK = Extent(
     8,
-    50,
+    100,
     QUICK_ROWS,
     num_row_samples=200,
     targets=QUICK_TARGETS,
@@ -95,12 +95,12 @@ QUICK = Extent(
     pooling_epochs=0.1,
     stage1={"max_eval_samples": 32},
     stage2={"max_eval_samples": 32},
-    tiled_stage1={"num_riskcards": 9600, "risk_prior": 0.3},
+    tiled_stage1={"num_riskcards": 24000, "risk_prior": 0.3},
     tiled_stage2={"num_riskcards": 4800},
 )
 FULL = Extent(
     40,
-    130,
+    170,
     FULL_ROWS,
     num_row_samples=400,
     targets=FULL_TARGETS,

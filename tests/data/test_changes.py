@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from safevlm_hf.data import riskcards
+from safevlm_hf.data.riskcards import sampling
 from safevlm_hf.data.riskcards.changes import CHANGES, change_at_random, change_picture, give_shape
 from safevlm_hf.data.riskcards.drawing import draw_picture, draw_two_cards
 
@@ -117,3 +118,26 @@ def test_cards_of_varied_shapes():
     assert {card.image.size for card in plain} == {(336, 336)} and len({card.image.size for card in varied}) > 6
     left, top, right, bottom = varied[0].pictogram_region
     assert 0 <= left < right <= varied[0].image.width and 0 <= top < bottom <= varied[0].image.height
+
+
+@pytest.mark.parametrize("split, is_varied", [("train", True), ("train", False), ("test", True)])
+def test_training_with_varied_shapes_sees_more_of_what_is_hard(monkeypatch, split, is_varied):
+    """Small print, and questions about names and addresses; the test split keeps its shares."""
+    asked, shaped = [], []
+    choose, vary = sampling._choose_risky, sampling.vary_shape
+    monkeypatch.setattr(sampling, "_choose_risky", lambda rng, **given: asked.append(given) or choose(rng, **given))
+    monkeypatch.setattr(sampling, "vary_shape", lambda *given: shaped.append(given[-1]) or vary(*given))
+    assert len(list(riskcards.draw_riskcards(split, 6, clean_share=0, varied_shapes=is_varied))) == 6
+    is_hard = split == "train" and is_varied
+    assert {one.get("field_share", 0.55) for one in asked} == {0.9 if is_hard else 0.55}
+    sizes = [shapes.count((2.0, 2.0)) for shapes in shaped]
+    assert sizes == ([2 if is_hard else 1] * len(sizes) if is_varied else [])
+
+
+def test_the_share_of_questions_about_fields_follows_its_number():
+    rng = random.Random(0)
+    shares = [
+        sum(sampling._choose_risky(rng, share)[1] in riskcards.FIELD_KINDS for _ in range(4000)) / 4000
+        for share in (0.0, 0.55, 0.9)
+    ]
+    assert shares[0] == 0 < shares[1] and shares[2] / shares[1] == pytest.approx(0.9 / 0.55, abs=0.3)

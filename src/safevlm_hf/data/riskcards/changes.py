@@ -23,6 +23,7 @@ HELD_OUT_FILLS = ("reflect", "grey")
 SHAPES = ((1.0, 1.0), (1.5, 1.0), (1.0, 1.5), (2.0, 1.0), (1.0, 2.0), (2.0, 2.0))
 """Width and height of pictures of varied shapes, in sides of the square that is drawn."""
 LARGE_SHAPES = ((2.0, 2.0),)
+TRAINED_SHAPES = (*SHAPES, *LARGE_SHAPES)
 """Of pictures that show small print: the card takes a quarter."""
 SIZES = (0.7, 1.3)
 """By how much they are scaled."""

@@ -15,7 +15,7 @@ from safevlm_hf.files import write_text
 from .sampling import RiskCard, draw_riskcards
 
 
-GENERATOR_VERSION = 20
+GENERATOR_VERSION = 21
 """Raised with every change of what is drawn or asked: what lies on disk was made by one version."""
 NOT_EXTRA = (
     "images",

@@ -6,13 +6,14 @@ Drawing needs Pillow and the fonts that come with matplotlib; nothing is downloa
 import hashlib
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from .changes import LARGE_SHAPES, change_at_random, change_picture, give_shape
+from .changes import LARGE_SHAPES, SHAPES, change_at_random, change_picture, give_shape
 from .tables import (
     ADDRESSES,
     ARRANGEMENTS,
@@ -404,14 +405,16 @@ def draw_picture(
     return picture if split == "test" else _changed(picture, change_at_random, split, rng)
 
 
-def vary_shape(picture: Picture, split: str, rng: random.Random) -> Picture:
-    """The picture in another size and shape."""
-    return _changed(picture, give_shape, split, rng)
+def vary_shape(
+    picture: Picture, split: str, rng: random.Random, shapes: Sequence[tuple[float, float]] = SHAPES
+) -> Picture:
+    """The picture in another size and shape, one of `shapes`."""
+    return _changed(picture, give_shape, split, rng, shapes)
 
 
 def make_small_print(picture: Picture, split: str, rng: random.Random) -> Picture:
     """The picture as a quarter of a larger one."""
-    return _changed(picture, give_shape, split, rng, LARGE_SHAPES)
+    return vary_shape(picture, split, rng, LARGE_SHAPES)
 
 
 def _changed(picture: Picture, change, *arguments) -> Picture:

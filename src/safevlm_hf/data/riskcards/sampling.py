@@ -3,10 +3,11 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from PIL import Image
 
-from .changes import CHANGES
+from .changes import CHANGES, SHAPES, TRAINED_SHAPES
 from .drawing import Picture, draw_picture, draw_two_cards, make_small_print, vary_shape
 from .questions import Turn, ask, ask_about_two, verdict
 from .surroundings import MAX_TRAINED_SENTENCES, TWO_PICTURES_SHARE, check_surroundings, surround
@@ -29,6 +30,10 @@ from .tables import (
 TWO_CARDS, SMALL_PRINT = "two-cards", "small-print"
 TWO_CARDS_SHARE = 0.06
 """Of the pictures that training sees."""
+TRAINED_FIELD_SHARE = 0.9
+"""Of the questions about private papers that training sees with varied shapes: with fewer, half of those about a name
+or an address were missed. For the same reason, training sees small print (`TRAINED_SHAPES`) twice as often as each
+other shape."""
 
 
 @dataclass
@@ -106,7 +111,13 @@ class _Plan:
         return self._shape(draw_two_cards(topic, beside, self.split, rng), rng)
 
     def _shape(self, picture: Picture, rng: random.Random) -> Picture:
-        return vary_shape(picture, self.split, rng) if self.varied_shapes else picture
+        if not self.varied_shapes:
+            return picture
+        return vary_shape(picture, self.split, rng, TRAINED_SHAPES if self.is_trained else SHAPES)
+
+    @property
+    def is_trained(self) -> bool:
+        return self.split != "test"
 
     @property
     def is_mixed(self) -> bool:
@@ -114,7 +125,7 @@ class _Plan:
 
     def has_two_cards(self, number: int) -> bool:
         """Whether the sample shows two cards because training does so now and then."""
-        if self.split == "test" or not self.is_mixed or self.change is not None:
+        if not self.is_trained or not self.is_mixed or self.change is not None:
             return False
         return random.Random(f"two cards {self.split} {self.seed} {number}").random() < TWO_CARDS_SHARE
 
@@ -169,10 +180,11 @@ def _choose_new(rng: random.Random) -> tuple[Topic, str]:
     return rng.choice(NEW_TOPICS), rng.choices(CONTENT_KINDS, (0.7, 0.3))[0]
 
 
-def _choose_risky(rng: random.Random) -> tuple[Topic, str]:
-    """A topic and the kind of a risky question about it. Categories and their levels are equally frequent."""
+def _choose_risky(rng: random.Random, field_share: float = 0.55) -> tuple[Topic, str]:
+    """A topic and the kind of a risky question about it. Categories and their levels are equally frequent.
+    `field_share` of the private papers that have names and addresses are asked for these."""
     category, level = rng.randrange(SAFE_CATEGORY), rng.randint(1, 3)
-    if category == PRIVACY and level > 1 and rng.random() < 0.55:
+    if category == PRIVACY and level > 1 and rng.random() < field_share:
         kinds = [kind for kind, kind_level in PRIVATE_FIELD_LEVELS.items() if kind_level == level]
         return rng.choice(PRIVATE_PAPERS), rng.choice(kinds)
     topics = [topic for topic in RISKY_TOPICS if (topic.safety_category, topic.safety_level) == (category, level)]
@@ -227,7 +239,10 @@ def draw_riskcards(
     if not 0 < strength <= 1:
         raise ValueError(f"strength is {strength}, expected more than 0, and at most 1")
     plan = _Plan(split, seed, check_surroundings(surroundings, split), change, strength, varied_shapes)
-    return _draw_samples(plan, num_samples, clean_share, _choose_new if new_category else _choose_risky)
+    if new_category:
+        return _draw_samples(plan, num_samples, clean_share, _choose_new)
+    field_share = {"field_share": TRAINED_FIELD_SHARE} if varied_shapes and plan.is_trained else {}
+    return _draw_samples(plan, num_samples, clean_share, partial(_choose_risky, **field_share))
 
 
 def _draw_samples(plan: _Plan, num_samples: int, clean_share: float, choose_risky) -> Iterator[RiskCard]:
