@@ -61,7 +61,7 @@ def test_every_mistake_is_one_line_and_changes_nothing(fails, evaluated, tmp_pat
     assert "expected results.json files in it" in fails(
         "card", "--model", folder, "--results", tmp_path / "checkpoint"
     )
-    assert "No such file" in fails("card", "--model", folder, "--results", tmp_path / "results.json")
+    assert "no such file" in fails("card", "--model", folder, "--results", tmp_path / "results.json")
     assert "folder of a checkpoint" in fails("card", "--model", "org/name", "--results", results)
     (only_base,) = results.glob("*/base")
     assert "none of 1 results is of the checkpoint" in fails("card", "--model", folder, "--results", only_base)
@@ -79,6 +79,6 @@ def test_bad_words_of_an_overlap(fails, evaluation, tmp_path):
     STANDINS["xstest"](tmp_path / "xstest")
     words = ["--benchmark", "xstest", "--data", tmp_path / "xstest"]
     assert "needs either" in fails("data", "overlap", tmp_path / "train.jsonl", *words)
-    assert "No such file" in fails("data", "overlap", tmp_path / "nothing.jsonl", *words)
+    assert "no such file" in fails("data", "overlap", tmp_path / "nothing.jsonl", *words)
     assert "no benchmark 'x'" in fails("data", "overlap", tmp_path / "train.jsonl", "--benchmark", "x", "--data", ".")
     assert "expected NAME=VALUE" in fails("data", "overlap", tmp_path / "train.jsonl", *words, "--option", "a=b")

@@ -53,7 +53,7 @@ def test_data_check_names_every_bad_record(call, tmp_path, monkeypatch):
 def test_data_check_of_good_records(call, fails, tmp_path):
     good = write(tmp_path / "good.jsonl", published(), messages(), plain_text())
     assert call("data", "check", good) == (0, "0 bad, 3 good\n", "")
-    assert "No such file" in fails("data", "check", tmp_path / "gone.jsonl")
+    assert "no such file" in fails("data", "check", tmp_path / "gone.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     code, out, _ = call("data", "check", tmp_path / "empty.jsonl")
     assert code == 1 and out.startswith(f"{tmp_path}/empty.jsonl: no records\n")
