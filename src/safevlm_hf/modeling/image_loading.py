@@ -93,7 +93,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError(f"unreadable image: {getattr(image, 'filename', '') or 'a PIL image'} ({error})") from error
 
 
-def _find(source: str, urlopen: Callable) -> bytes | bytearray:
+def _find(source: str, urlopen: Callable) -> bytes:
     if source.startswith(("http://", "https://")):
         return _download(source, urlopen)
     if os.path.isfile(source):
@@ -107,7 +107,7 @@ def _find(source: str, urlopen: Callable) -> bytes | bytearray:
         raise ValueError("neither a file, an http(s) URL nor base64") from None
 
 
-def _download(url: str, urlopen: Callable) -> bytearray:
+def _download(url: str, urlopen: Callable) -> bytes:
     content, end = bytearray(), time.monotonic() + MAX_DOWNLOAD_TIME
     with urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
         while part := response.read1(2**16):
@@ -116,7 +116,7 @@ def _download(url: str, urlopen: Callable) -> bytearray:
                 raise ValueError(f"more than {MAX_DOWNLOAD} bytes")
             if time.monotonic() > end:
                 raise ValueError(f"not there after {MAX_DOWNLOAD_TIME:.0f} seconds")
-    return content
+    return bytes(content)
 
 
 def _check_size(image: Image.Image):
