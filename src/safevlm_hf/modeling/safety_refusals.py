@@ -58,7 +58,7 @@ REFUSALS = {
 
 def refusal_ids(tokenizer, text: str) -> list[int]:
     """Token ids of a fixed text, (length,). Raises `ValueError` where a special token stands in it: the refusal would
-    be cut there, or a later turn would take it for an image. So does a text that the tokenizer makes nothing of."""
+    be cut there, or a later turn would take it for an image; and where the tokenizer leaves no token of the text."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not len(ids):
         raise ValueError(f"The refusal {text!r} of the safety policy has no token: write one that can be read.")
