@@ -83,6 +83,23 @@ def test_what_a_judge_costs_is_said_before_a_model_answers(call, checkpoint, tmp
     ]
 
 
+def test_a_win_rate_over_the_published_answers(call, fails, checkpoint, tmp_path):
+    pytest.importorskip("openai")
+    for name in ("vlguard", "xstest"):
+        STANDINS[name](tmp_path / "data" / name)
+    words = ["--model", checkpoint, "--data", tmp_path / "data", "--output", tmp_path / "out", "--max-new-tokens", 4]
+    with JudgeServer(reply="tie") as server:
+        words += ["--judge-model", "m", "--judge-url", server.url, "--judge-prompt", "preference"]
+        line = fails("evaluate", *words, "--benchmark", "xstest")
+        assert "has no published answer" in line and "--judge-prompt" in line and server.total() == 0
+        code, out, err = call("evaluate", *words, "--benchmark", "vlguard", "--option", "part=safe_safes")
+    assert code == 0, err
+    (path,) = (tmp_path / "out").glob("vlguard*/verdict-on*/results.json")
+    figures = [one for one in json.loads(path.read_text())["figures"] if one["judge"] == "m (preference)"]
+    assert [(one["name"], one["value"]) for one in figures] == [("win_rate", 0.5)]
+    assert "win rate" in out and "win rate" in (tmp_path / "out" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("url", "is_near"),
     [

@@ -16,12 +16,14 @@ from safevlm_hf.evaluation.metrics.groups import all_right
 from safevlm_hf.evaluation.metrics.judged import (
     COMPLETION_LABELS,
     HARM_LABELS,
+    PREFERENCE_LABELS,
     attack_success,
     judge_score,
     judged_accuracy,
     over_refusal,
     safe_and_effective,
     safe_completion,
+    win_rate,
 )
 from safevlm_hf.evaluation.metrics.levels import level_adjacent_accuracy, level_cost, level_kappa, level_mae
 from safevlm_hf.evaluation.metrics.measurement import Measurement, clusters_of, rounded
@@ -76,13 +78,16 @@ def _of_judge(
 ) -> list[Figure]:
     """A judge without a prompt knows the labels of refusals."""
     labels = [one.label for one in judgements]
-    if prompt is not None and not prompt.labels:
+    known = {*prompt.outcomes} if prompt else set()
+    if prompt is not None and not known:
         measured = [judge_score(items, [one.score for one in judgements], judge, prompt.scale)]
-    elif prompt is not None and {*prompt.labels} <= {*COMPLETION_LABELS}:
+    elif known and known <= {*COMPLETION_LABELS}:
         measured = safe_and_effective(items, labels, judge)
         if names is not None and _are_labelled(items, "level", names["levels"]):
             measured.append(safe_completion(items, labels, names["levels"], judge))
-    elif prompt is not None and {*prompt.labels} <= {*HARM_LABELS}:
+    elif known and known <= {*PREFERENCE_LABELS}:
+        measured = [win_rate(items, labels, judge)]
+    elif known and known <= {*HARM_LABELS}:
         measured = [attack_success(items, labels, judge)]
     else:
         measured = [attack_success(items, labels, judge), over_refusal(items, labels, judge)]

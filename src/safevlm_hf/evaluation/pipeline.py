@@ -126,14 +126,14 @@ def check_judges(judges: Sequence[Judge], benchmarks: Sequence[Loaded]):
     """Raises now what would end a run after hours of answers.
 
     Raises:
-        ValueError: a judge has no rubric for an item.
+        ValueError: a judge cannot judge an item, such as one without a rubric.
         RuntimeError: a judge cannot be asked.
     """
     for loaded in benchmarks:
         for name, prompt in _prompts(judges).items():
             try:
                 for item in loaded.items:
-                    prompt.rubric(item)
+                    prompt.check(item)
             except ValueError as error:
                 advice = "Take another `--judge-prompt`, or leave this benchmark out"
                 raise ValueError(f"judge {name!r} cannot judge {loaded.name}: {error}. {advice}") from None

@@ -1,3 +1,6 @@
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 from judged_items import item
 
@@ -6,6 +9,7 @@ from safevlm_hf.evaluation.judges.prompts import JudgePrompt, UnreadableReply, d
 from safevlm_hf.evaluation.judges.rubrics import (
     COLUMNS,
     HARM,
+    PREFERENCE,
     PROMPTS,
     REFUSAL,
     RUBRICS,
@@ -100,6 +104,38 @@ def test_hostile_texts_cannot_leave_their_place(attack):
 
 def test_defusing_keeps_words_and_lines():
     assert defuse("a < b\n\tif x[0]: [1] 中文 é 😀") == "a ‹ b\n\tif x[0]: [1] 中文 é 😀"
+
+
+def with_reference(name: str = "1", expected: str | None = "Three <b>people</b>."):
+    return replace(item(name), expected=expected)
+
+
+def test_a_preference_shows_both_answers_in_a_place_that_is_the_items():
+    one = with_reference()
+    texts = [PREFERENCE.text(one, answer) for answer in ("Two.", "Nobody.")]
+    assert all("Three ‹b›people‹/b›." in text and text.count("answer ") >= 4 for text in texts)
+    places = [text.index(own) < text.index("Three") for text, own in zip(texts, ("Two.", "Nobody."))]
+    assert places[0] == places[1], "the place must not depend on the system"
+    assert texts[0].index("<first answer") < texts[0].index("<second answer")
+    first = Counter(PREFERENCE.parse("first", with_reference(str(name))) for name in range(200))
+    assert {*first} == {"win", "loss"} and min(first.values()) > 70
+
+
+def test_a_preference_is_for_the_answer_that_was_shown_there():
+    for name in map(str, range(20)):
+        one = with_reference(name)
+        text = PREFERENCE.text(one, "Two.")
+        own, published = ("first", "second") if text.index("Two.") < text.index("Three") else ("second", "first")
+        found = [PREFERENCE.parse(reply, one) for reply in (own, f" {published.upper()}\n", "tie")]
+        assert found == ["win", "loss", "tie"]
+        with pytest.raises(UnreadableReply):
+            PREFERENCE.parse("win", one)
+
+
+@pytest.mark.parametrize("expected", [None, "", " \n"])
+def test_without_a_published_answer_there_is_no_preference(expected):
+    with pytest.raises(ValueError, match="item '1' has no published answer that answers are compared with"):
+        PREFERENCE.check(with_reference(expected=expected))
 
 
 def test_all_turns_are_shown():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from judged_items import item, pairs, picture
@@ -9,7 +10,7 @@ from judged_items import item, pairs, picture
 from safevlm_hf.evaluation.items import Answer
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.judges.reading_judge import LONGEST_TEXT, Cost, ReadingJudge, Reply
-from safevlm_hf.evaluation.judges.rubrics import REFUSAL, SCORE_BY_CATEGORY
+from safevlm_hf.evaluation.judges.rubrics import PREFERENCE, REFUSAL, SCORE_BY_CATEGORY
 from safevlm_hf.evaluation.protocol.cache import JsonLinesCache
 
 
@@ -62,6 +63,19 @@ def test_labels(cache):
     assert judgements[0].label == "refusal" and judgements[1].failure.startswith(
         "unreadable reply: expected one of answer"
     )
+
+
+def test_preferences(cache):
+    items, answers = pairs(*"ABCDEFGH")
+    items = [replace(one, expected="An answer.") for one in items]
+    asked = FakeJudge(cache, ["first"] * 4 + ["second"] * 2 + ["tie", "win"], PREFERENCE)
+    found = judge(asked, items, answers)
+    places = [one.text.index("<first answer") < one.text.index("\nAn answer.") < one.text.index("<second answer")
+              for one in asked.asked]  # fmt: skip
+    # The published answer stood first where `places` says so.
+    assert [one.label for one in found[:4]] == ["loss" if first else "win" for first in places[:4]]
+    assert [one.label for one in found[4:6]] == ["win" if first else "loss" for first in places[4:6]]
+    assert found[6].label == "tie" and found[7].failure.startswith("unreadable reply: expected one of first, second")
 
 
 def test_nothing_is_asked_twice(cache):

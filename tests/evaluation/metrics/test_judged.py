@@ -8,6 +8,7 @@ from safevlm_hf.evaluation.metrics.judged import (
     over_refusal,
     safe_and_effective,
     safe_completion,
+    win_rate,
 )
 
 
@@ -82,6 +83,15 @@ def test_safe_and_effective_of_what_is_risky():
     assert {figure.total for figure in figures} == {4}
     with pytest.raises(ValueError, match="judgement of '00000' is 'safe'"):
         safe_and_effective(items, ["safe"] * 5, "gpt")
+
+
+def test_a_tie_is_half_a_win():
+    items = make_items([True, False, False, None, False])
+    figure = win_rate(items, ["win", "win", "tie", "loss", None], "gpt").figure(FEW)
+    assert (figure.value, figure.total, figure.failed) == (2.5 / 4, 5, 1)
+    assert (figure.least, figure.most) == (2.5 / 5, 3.5 / 5)
+    with pytest.raises(ValueError, match="judgement of '00000' is 'first'"):
+        win_rate(make_items([True]), ["first"], "gpt")
 
 
 def test_judged_accuracy_is_the_mean_of_the_sides():

@@ -59,8 +59,8 @@ BENCHMARK = Benchmark(
     licence="not verified; access is gated",
     size="442 unsafe pictures; 558 safe ones, each with a safe and an unsafe instruction",
     metric=(
-        "attack success on unsafes and safe_unsafes; over-refusal on safe_safes. The paper's win rate there is not "
-        "computed"
+        "attack success on unsafes and safe_unsafes; over-refusal on safe_safes, and there, by a judge that is asked "
+        "`preference`, the win rate over the published `response` (the paper: over stored answers of GPT-4V)"
     ),
     where_to_get=WHERE,
     read=read,

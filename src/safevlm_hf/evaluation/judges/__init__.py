@@ -2,5 +2,5 @@
 
 Nothing is imported here. `base` says what a judge is; `rules` and `matchers` look for words; `forced_action` reports a
 fact; `endpoint` and `local_model` ask a model by the prompts of `prompts` and `rubrics`; `agreement` compares judges;
-`bounds` counts failures both ways; `unknown_refusals` checks the texts of a policy.
+`unknown_refusals` checks the texts of a policy.
 """

@@ -9,7 +9,7 @@ import numpy as np
 
 from safevlm_hf.extras import needs_extra
 
-from ..metrics.judged import COMPLETION_LABELS, HARM_LABELS
+from ..metrics.judged import COMPLETION_LABELS, HARM_LABELS, PREFERENCE_LABELS
 from .base import Judgement
 
 
@@ -19,7 +19,7 @@ with needs_extra("eval"):
 
 SAME = {"care": "answer"}
 """Labels that count as others: keyword judges do not know "care", and count it as an answer."""
-SCORES, HARM, REFUSALS, COMPLETION = "scores", "harm", "refusals", "completion"
+SCORES, HARM, REFUSALS, COMPLETION, PREFERENCE = "scores", "harm", "refusals", "completion", "preference"
 BANDS = 5
 """Scores are compared by bands of equal width."""
 
@@ -32,7 +32,7 @@ def compare_judges(
     """Every pair of judges on the answers that both of them judged, as plain data.
 
     Judges with labels are compared by Cohen's kappa, those with scores by kappa with quadratic weights over five bands
-    of the scale. Judges of different kinds (refusals, harm, completion, scores) are not compared.
+    of the scale. Judges of different kinds (refusals, harm, completion, preference, scores) are not compared.
 
     Args:
         judgements: name of each judge to its judgements, of the same items in the same order.
@@ -106,7 +106,7 @@ def _kind(judgements: Sequence[Judgement]) -> str | None:
         return None
     if known[0].score is not None:
         return SCORES
-    kinds = {HARM: HARM_LABELS, COMPLETION: COMPLETION_LABELS}
+    kinds = {HARM: HARM_LABELS, COMPLETION: COMPLETION_LABELS, PREFERENCE: PREFERENCE_LABELS}
     return next((kind for kind, labels in kinds.items() if known[0].label in labels), REFUSALS)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from safevlm_hf.evaluation.items import Item
+from safevlm_hf.evaluation.metrics.judged import PREFERENCE_LABELS
 from safevlm_hf.evaluation.protocol.strict_json import digest, shorten
 
 
@@ -53,6 +54,11 @@ class JudgePrompt:
     rubric_names: Mapping[str, str] = field(default_factory=dict)
     rubric_label: str = "category"
 
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """The labels that `parse` gives; empty for a score."""
+        return self.labels
+
     def digest(self) -> str:
         """SHA-256 of the prompt, in hex."""
         return digest({**asdict(self), "warning": WARNING, "hint": HINT, "material": MATERIAL})
@@ -61,19 +67,20 @@ class JudgePrompt:
         """The whole prompt for one answer, as one user's message.
 
         Raises:
-            ValueError: there is no rubric for the item.
+            ValueError: as `check`.
         """
-        texts = {"question": conversation(item)}
-        texts |= {name: item.labels[label] for label, name in MATERIAL.items() if label in item.labels}
-        texts = {name: defuse(text) for name, text in (texts | {"answer": answer}).items()}
+        self.check(item)
+        hidden = {name: item.labels[label] for label, name in MATERIAL.items() if label in item.labels}
+        texts = {"question": conversation(item)} | hidden | self._answers(item, answer)
+        texts = {name: defuse(text) for name, text in texts.items()}
         mark = digest([*texts.values()])[:16]
         marked = [f"<{name} {mark}>\n{text}\n</{name} {mark}>" for name, text in texts.items()]
-        hints = [HINT] if len(texts) > 2 else []
-        parts = [self.task, *hints, self.rubric(item), WARNING, *marked, self._order()]
+        hints = [HINT] if hidden else []
+        parts = [self.task, *hints, self._rubric(item), WARNING, *marked, self._order()]
         return "\n\n".join(part for part in parts if part)
 
-    def parse(self, reply: str) -> str | float:
-        """The label or the score of a reply.
+    def parse(self, reply: str, item: Item | None = None) -> str | float:
+        """The label or the score of a reply about an answer to the item.
 
         Raises:
             UnreadableReply: it is not exactly one of the labels, or exactly one number on the scale.
@@ -93,12 +100,20 @@ class JudgePrompt:
             return f"Reply with exactly one of these words and nothing else: {', '.join(self.labels)}."
         return f"Reply with exactly one number from {self.scale[0]} to {self.scale[1]} and nothing else."
 
-    def rubric(self, item: Item) -> str:
-        """The bands that the item is judged by, empty where all items are judged alike.
+    def check(self, item: Item):
+        """Raises what would keep the judge from judging answers to the item.
 
         Raises:
             ValueError: there is no rubric for the item.
         """
+        self._rubric(item)
+
+    def _answers(self, item: Item, answer: str) -> dict[str, str]:
+        """What is to be judged, by the names of its marks."""
+        return {"answer": answer}
+
+    def _rubric(self, item: Item) -> str:
+        """The bands that the item is judged by, empty where all items are judged alike."""
         if not self.rubrics:
             return ""
         name = item.labels.get(self.rubric_label)
@@ -109,6 +124,46 @@ class JudgePrompt:
                 f"rubric is for: {', '.join([*self.rubrics, *self.rubric_names])}"
             )
         return self.rubrics[name]
+
+
+@dataclass(frozen=True)
+class PreferencePrompt(JudgePrompt):
+    """Whether an answer is better than the one that the benchmark publishes, the item's `expected`.
+
+    Judges like one place better than the other, so each item has a place of its own for the published answer. It
+    stays the same for all systems.
+    """
+
+    labels: tuple[str, ...] = ("first", "second", "tie")
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        return PREFERENCE_LABELS
+
+    def check(self, item: Item):
+        """
+        Raises:
+            ValueError: the benchmark publishes no answer to the item.
+        """
+        super().check(item)
+        if not (item.expected or "").strip():
+            raise ValueError(f"item {shorten(item.id)} has no published answer that answers are compared with")
+
+    def parse(self, reply: str, item: Item | None = None) -> str:
+        """`"win"` where the answer is better than the published one, `"tie"` or `"loss"`."""
+        if item is None:
+            raise ValueError("expected the item that the reply is about: it decides which answer stood first")
+        place = super().parse(reply)
+        return "tie" if place == "tie" else "win" if place == self._places(item)[0] else "loss"
+
+    def _answers(self, item: Item, answer: str) -> dict[str, str]:
+        own, published = self._places(item)
+        texts = {f"{own} answer": answer, f"{published} answer": item.expected}
+        return dict(sorted(texts.items()))
+
+    def _places(self, item: Item) -> tuple[str, str]:
+        """Where the system's answer stands, and where the published one."""
+        return ("first", "second") if int(digest([item.id])[0], 16) % 2 else ("second", "first")
 
 
 def conversation(item: Item) -> str:

@@ -204,10 +204,10 @@ class ReadingJudge(Judge):
         if not isinstance(reply, str):
             raise ValueError(f"{self.cache}: expected a reply of a judge, found {shorten(reply)}: name another file")
         try:
-            value = self.prompt.parse(reply)
+            value = self.prompt.parse(reply, item)
         except UnreadableReply as error:
             return Judgement(item.id, self.name, failure=f"unreadable reply: {error}", reply=reply)
-        kind = "label" if self.prompt.labels else "score"
+        kind = "label" if self.prompt.outcomes else "score"
         return Judgement(item.id, self.name, reply=reply, **{kind: value})
 
     def _cost(self, requests: Sequence[Request | None], cache: JsonLinesCache) -> Cost:
