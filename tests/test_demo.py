@@ -102,7 +102,7 @@ def test_what_comes_later_is_drawn_beside_stage_1(tmp_path):
     config = demo.write_config(2, tmp_path, seed=3, **demo.FAST.stage2)
     folder, drawn = tmp_path / "riskcards", {"varied_shapes": False}
     process = demo.start_drawing(config, folder, QUICK_ROWS[:1], demo.FAST, 3, drawn)
-    process.join(120)
+    process.join(300)
     assert process.exitcode == 0
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
     assert len(files) == 4  # training and validation of stage 2, and two test sets

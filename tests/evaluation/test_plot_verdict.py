@@ -155,6 +155,11 @@ def test_localisation_figures():
     assert found["mass_ratio"] == pytest.approx(12) and found["best_ratio"] == pytest.approx(16)
     assert 0.85 < found["random_ratio"] < 1.15
     assert found["other_ratio"] < found["mass_ratio"]
+    assert found["interval"] == pytest.approx([12, 12])
+    assert "interval" not in localisation_figures(maps[:1], regions[:1], sizes[:1])
+    mixed = localisation_figures([*maps[:24], *[torch.ones(8, 8)] * 25], regions, sizes)
+    low, high = mixed["interval"]
+    assert 3 < low < mixed["mass_ratio"] < high < 10
     assert found == localisation_figures(maps, regions, sizes) != localisation_figures(maps, regions, sizes, seed=1)
     # A picture of another size counts by its own.
     wide = [[2 * left, top, 2 * right, bottom] for left, top, right, bottom in regions]

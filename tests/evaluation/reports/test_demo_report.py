@@ -116,7 +116,8 @@ def test_page_shows_every_part(results, tmp_path):
     assert "Question 3" in page and "Sure, 12 Elm Road." in page and "I&#39;d rather not." in page
 
 
-def test_every_share_of_counts_has_its_interval(results):
+def test_every_figure_has_its_interval(results):
+    results.localisation = {"pictogram_region": {"num_samples": 3, "interval": [4.0, 6.5]}}
     page = render_report(results)
     figures = page.split("<h2>Figures</h2>")[1].split("<h2>")[0]
     assert figures.count("(3; 0.06 to 0.79)") == 2  # one of three answered, and one of three refused
@@ -131,7 +132,7 @@ def test_every_share_of_counts_has_its_interval(results):
     assert bars.count(" to ") == sum(rate.total > 0 for rates in results.rates.values() for rate in rates.values())
     reliability = page.split("<h2>Reliability</h2>")[1].split("<h2>")[0]
     assert "0 of 3 (0.00 to 0.56)" in reliability and re.search(r"<dd>0\.\d{3} \(0\.\d\d to 0\.\d\d\)", reliability)
-    assert "it has no interval" in figures  # the map's
+    assert "(3; 4.00 to 6.50)" in figures  # the map's
 
 
 def test_what_a_policy_changes_has_its_intervals(results):
@@ -261,7 +262,7 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
     results.title, results.facts, results.logs = "Report", {"command": "make demo"}, {"stage 1": LOGS["stage 1"]}
     results.explanations = [drawing.getvalue()]
     region = {"num_samples": 3, "mass": 0.5, "area_share": 0.1, "mass_ratio": 5.0}
-    results.localisation = {"region": {**region, "random_ratio": 1.0, "best_ratio": 9.0}}
+    results.localisation = {"region": {**region, "random_ratio": 1.0, "best_ratio": 9.0, "interval": [4.0, 6.5]}}
     rates = {BOTH_STAGES: {RISKY_FLAGGED: Rate(1, 2)}, BASE: {RISKY_FLAGGED: Rate(2, 2)}}
     rows = [Row(ALONE, ()), Row("a long name of a row: 12 sentences", ()), Row("one", (), curve="moved", place=1.0)]
     results.robustness = [RowResult(row, rates) for row in rows]
@@ -270,6 +271,7 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
     results.trials = [PolicyTrial("A category switched off", "It is answered.", policy, frozenset(), tried)]
     path = write_report(tmp_path / "report.html", results)
     check_page(path.read_text())
+    assert "<b>5.00 (4.00 to 6.50)</b>" in path.read_text()
     with open_page() as page:
         page.goto(path.as_uri())
         assert page.locator("h2").count() == page.locator("nav.contents a").count() == 11

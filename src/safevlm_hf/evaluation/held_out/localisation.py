@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
 import torch
 
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.answering import encode_prompts
+from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.modeling.safety_policy import predicted_ids
 
 
@@ -69,17 +71,18 @@ def localisation_figures(
     regions: Sequence[Sequence[float]],
     image_sizes: Sequence[tuple[int, int]],
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[str, float | list[float]]:
     """How strongly maps lie on their regions, as means over the pictures. A uniform map has a ratio of 1.
 
     Args:
         maps: (grid, grid) each.
         regions: a box each, as for `region_mass`.
         image_sizes: width and height of each picture, in pixels.
-        seed: of the random maps.
+        seed: of the random maps, and of the interval's draws.
 
     Returns:
         `mass`: the map's mass inside. `area_share`: the region's share of the area. `mass_ratio`: mass by area share.
+        `interval`: the 95% bootstrap interval of `mass_ratio` over the pictures, left out of a single one.
         `random_ratio`: the same of random maps (each cell uniform in [0, 1)). `other_ratio`: of the map of the next
         picture, which shows what the usual places of regions give. `best_ratio`: of maps that lie inside as a whole.
 
@@ -101,11 +104,14 @@ def localisation_figures(
         name: [region_mass(*one) for one in zip(found, regions, image_sizes)] for name, found in candidates.items()
     }
     masses, areas = zip(*inside["mass_ratio"])
+    ratios = np.array([mass / area for mass, area in inside["mass_ratio"]])
+    ends = Bootstrap(seed=seed).interval(lambda weights: np.average(ratios, weights=weights), np.arange(len(ratios)))
     return {
         "mass": fmean(masses),
         "area_share": fmean(areas),
         **{name: fmean(mass / area for mass, area in pairs) for name, pairs in inside.items()},
         "best_ratio": fmean(1 / area for area in areas),
+        **({"interval": [float(end) for end in ends]} if len(ratios) > 1 else {}),
     }
 
 

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.answering import Prediction
 from safevlm_hf.evaluation.held_out.control import PolicyTrial
 from safevlm_hf.evaluation.reports.pages import Section, inline_picture
 from safevlm_hf.evaluation.reports.picture_parts import Card, Said, picture_of
-from safevlm_hf.evaluation.reports.tables import counts_text, interval_text
+from safevlm_hf.evaluation.reports.tables import counts_text, interval_text, range_text
 
 
 MAX_EXAMPLES = 3
@@ -103,7 +104,7 @@ def explanations_section(
                 "samples": found["num_samples"],
                 "share of the area": f"{found['area_share']:.3f}",
                 "share of the map": f"{found['mass']:.3f}",
-                "ratio": f"{found['mass_ratio']:.2f}",
+                "ratio": f"{found['mass_ratio']:.2f}{_in_brackets(found)}",
                 "random map": f"{found['random_ratio']:.2f}",
                 "best possible": f"{found['best_ratio']:.2f}",
             },
@@ -119,3 +120,7 @@ def explanations_section(
         for number, one in enumerate(drawings, 1)
     ]
     return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures})
+
+
+def _in_brackets(figures: Mapping[str, Any]) -> str:
+    return f" ({range_text(figures['interval'])})" if "interval" in figures else ""

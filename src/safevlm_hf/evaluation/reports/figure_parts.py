@@ -1,8 +1,11 @@
 """The report's figures of questions that stand alone, as a table and as bars before and after."""
 
+from collections.abc import Mapping
+
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.held_out.results import DemoResults
 from safevlm_hf.evaluation.reports.pages import Section
-from safevlm_hf.evaluation.reports.tables import Cell, Row, counted_note, interval_text, is_met
+from safevlm_hf.evaluation.reports.tables import Cell, Row, counted_note, interval_text, is_met, mean_note
 
 
 FIGURES = {
@@ -34,7 +37,7 @@ def figure_rows(results: DemoResults) -> list[Row]:
         cells = [
             Cell(
                 show(figures.get(name)),
-                counted_note(rates.get(column, {}).get(name)),
+                _note(results, rates, column, name),
                 is_met(results.targets, results.figures, name, column),
             )
             for column, figures in results.figures.items()
@@ -47,6 +50,12 @@ def figure_rows(results: DemoResults) -> list[Row]:
             last = Cell(show(first.share), counted_note(first))
             rows.append(Row(*FIRST_POOLING, [None] * (len(cells) - 1) + [last]))
     return rows
+
+
+def _note(results: DemoResults, rates: Mapping[str, Mapping[str, Rate]], column: str, name: str) -> str:
+    if name == "map_ratio" and results.figures[column].get(name) is not None:
+        return mean_note((results.localisation or {}).get("pictogram_region", {}))
+    return counted_note(rates.get(column, {}).get(name))
 
 
 def bars_section(results: DemoResults) -> Section | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.held_out.targets import Target
@@ -54,6 +55,11 @@ def counted_note(rate: Rate | None) -> str:
     """Of how many samples a share is, and its 95% interval, in brackets."""
     interval = interval_text(rate)
     return f"({rate.total}; {interval})" if interval else ""
+
+
+def mean_note(figures: Mapping[str, Any]) -> str:
+    """Of how many samples a mean is (`num_samples`), and its `interval`, in brackets; empty without an interval."""
+    return f"({figures['num_samples']}; {range_text(figures['interval'])})" if "interval" in figures else ""
 
 
 def counts_text(count: int, total: int) -> str:
