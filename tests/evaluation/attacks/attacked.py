@@ -16,7 +16,9 @@ sys.path.append(str(Path(__file__).parents[2] / "modeling"))
 TESTERS = {
     "fast_vlm": "TestFastVlm",
     "gemma3": "TestGemma3",
+    "glm4v": "TestGlm4v",
     "idefics3": "TestIdefics3",
+    "internvl": "TestInternVL",
     "llava": "TestLlava",
     "llava_next": "TestLlavaNext",
     "llava_onevision": "TestLlavaOnevision",

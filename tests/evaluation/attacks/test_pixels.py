@@ -6,7 +6,7 @@ from attacked import TESTERS, make_tester
 from safety_model_tester import picture
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from safevlm_hf.evaluation.attacks.pixels import check_gradients, encode_pixels, to_image, to_pixels
+from safevlm_hf.evaluation.attacks.pixels import check_gradients, encode_pixels, process_pictures, to_image, to_pixels
 
 
 def test_a_picture_comes_back_as_it_was():
@@ -24,7 +24,7 @@ def test_gradients_come_through_every_processor(family):
     check_gradients(processor, images[0])
     pixels = [to_pixels(image).requires_grad_() for image in images]
     encoded = encode_pixels(processor, pixels)
-    expected = processor(images=[[image] for image in images], return_tensors="pt")
+    expected = process_pictures(processor, [[image] for image in images])
     for name in expected:
         if name != "pixel_values":
             assert torch.equal(torch.as_tensor(encoded[name]), torch.as_tensor(expected[name]))

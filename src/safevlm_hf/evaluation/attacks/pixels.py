@@ -26,7 +26,16 @@ def to_image(pixels: torch.Tensor) -> Image.Image:
 def encode_pixels(processor, pictures: Sequence[torch.Tensor]) -> BatchFeature:
     """`pixel_values` and what else the processor gives for a batch with one picture per sample, with gradients."""
     # Values of up to 255, as a file has them: the processor scales both in the same way.
-    return processor(images=[[255 * picture] for picture in pictures], return_tensors="pt")
+    return process_pictures(processor, [[255 * picture] for picture in pictures])
+
+
+def process_pictures(processor, images: Sequence[Sequence]) -> BatchFeature:
+    """What the processor makes of each sample's pictures, and in some families of a text that is nothing but them."""
+    try:
+        return processor(images=images, return_tensors="pt")
+    except TypeError:  # some need a text, and others give no gradients beside one
+        texts = [processor.image_token] * len(images)
+        return processor(images=images, text=texts, padding=True, return_tensors="pt")
 
 
 @torch.enable_grad()
@@ -45,6 +54,6 @@ def check_gradients(processor, image: Image.Image):
         (gradient,) = torch.autograd.grad(values.square().sum(), pixels, allow_unused=True)
     if gradient is None or not gradient.any():
         raise ValueError(f"{name} lets no gradient through: {advice}")
-    expected = processor(images=[[image]], return_tensors="pt")["pixel_values"]
+    expected = process_pictures(processor, [[image]])["pixel_values"]
     if values.shape != expected.shape or (values - expected).abs().mean() > MOST_DIFFERENT:
         raise ValueError(f"{name} gives other values for a picture of floats than for its file: {advice}")
