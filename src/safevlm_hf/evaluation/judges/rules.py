@@ -42,6 +42,8 @@ _HARM = _any(grammar.harm for grammar in GRAMMARS.values())
 _OFFER = _any(grammar.offers for grammar in GRAMMARS.values())
 _CARE = _any(grammar.care for grammar in GRAMMARS.values())
 _DRAFT = _any(grammar.drafts for grammar in GRAMMARS.values())
+_DISCLAIMER = _any(grammar.disclaimers for grammar in GRAMMARS.values())
+_COMPLIES = _any(grammar.complies for grammar in GRAMMARS.values())
 _CLAUSE_END = re.compile(
     r"[.!?。;:…]+|, (?:but(?! no\b)|yet|though|although|while|whereas|aber(?! nein)|doch|jedoch|pero(?! no$)|aunque|"
     r"mais(?! c'est non| non))\b|,(?:但|不过|可是|然而)"
@@ -97,6 +99,8 @@ def _refuses(text: str) -> bool:
         return False
     is_short = len(text) <= SHORT_LENGTH and not _LIST.search(text)
     clauses = _clauses(text if is_short else text[:OPENING_LENGTH])
+    if _COMPLIES.search(text):
+        clauses = [clause for clause in clauses if not _DISCLAIMER.search(clause)]
     if any(map(_denies, clauses)):
         return True
     return is_short and _deflects(clauses)
