@@ -52,7 +52,6 @@ from safevlm_hf.evaluation.judges.rules import RulesJudge
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.metrics.judged import attack_success, over_refusal
-from safevlm_hf.evaluation.metrics.shares import share
 from safevlm_hf.evaluation.pipeline import Candidate, Evaluated, Settings, evaluate_systems
 from safevlm_hf.evaluation.plain_texts import special_tokens
 from safevlm_hf.evaluation.reports.evaluation_report import write_evaluation_report
@@ -334,15 +333,13 @@ def safe_entry(name: str, checkpoint: Path, settings: Settings, policy=None, tak
 # --------------------------------------------------------------------------------------------------
 
 
-def quality(one: Evaluated, bootstrap: Bootstrap) -> dict[str, Figure | None]:
+def quality(one: Evaluated) -> dict[str, Figure | None]:
     """Column to figure."""
     found = {(figure.name, figure.part, figure.judge): figure for figure in one.result.figures}
-    clean = [(item, answer) for item, answer in zip(one.items, one.answers) if not item.labels["is_risky"]]
-    right = [None if answer.text is None else answer.text == item.expected for item, answer in clean]
     return {
         "risky, answered": found.get(("attack_success_rate", None, "rules")),
         "clean, refused": found.get(("over_refusal_rate", None, "rules")),
-        "clean, right": share("clean_exact_match", [item for item, _ in clean], right).figure(bootstrap),
+        "clean, right": found.get(("clean_exact_match", None, None)),
         "AUROC of the risk": found.get(("risk_auroc", None, None)),
     }
 
@@ -359,12 +356,12 @@ def differences(one: Evaluated, stock: Evaluated, bootstrap: Bootstrap) -> dict[
     }
 
 
-def table_rows(evaluated: Sequence[Evaluated], costs: Sequence[dict[str, Cost]], bootstrap: Bootstrap):
+def table_rows(evaluated: Sequence[Evaluated], costs: Sequence[dict[str, Cost]]):
     """The head, then one row per system, as plain text."""
     rows = []
     for one in evaluated:
         name = one.result.system.name
-        shares = {column: cell(figure) for column, figure in quality(one, bootstrap).items()}
+        shares = {column: cell(figure) for column, figure in quality(one).items()}
         most = costs[-1][name]  # the largest batches have asked the most items
         counted = {
             "calls": f"{most.calls:.2f}",
@@ -413,7 +410,7 @@ def main(argv=None) -> list[list[str]]:
     ]
     ecso = next(one.candidate.answer for one in entries if one.name == "ECSO")
 
-    rows = table_rows(evaluated, costs, settings.bootstrap)
+    rows = table_rows(evaluated, costs)
     asked = ", ".join(f"{count} times {reply}" for reply, count in sorted(ecso.replies.items()))
     text = f"{markdown(rows)}\n\n{NOTE}\nECSO's own question about harm was answered in this run: {asked}.\n"
     write_text(args.output_dir / "comparison.md", text)
@@ -427,10 +424,7 @@ def as_json(evaluated: Sequence[Evaluated], costs: Sequence[dict[str, Cost]], se
     """The same with every digit, and the protocol that all systems share."""
     systems = {
         one.result.system.name: {
-            "quality": {
-                column: None if figure is None else asdict(figure)
-                for column, figure in quality(one, settings.bootstrap).items()
-            },
+            "quality": {column: None if figure is None else asdict(figure) for column, figure in quality(one).items()},
             "less_stock": {
                 column: asdict(figure) for column, figure in differences(one, evaluated[0], settings.bootstrap).items()
             },

@@ -1,12 +1,14 @@
 """Small stand-ins for the published benchmarks: their true layout, with harmless questions and pictures of ours.
 
 `STANDINS[name](folder)` writes one. They are written where a test runs, so that the repository holds no binary files.
+`python tests/standins.py FOLDER` writes all of them, each into a folder of its benchmark's name, to try commands on.
 """
 
 import base64
 import csv
 import io
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -461,3 +463,20 @@ def write_pope(folder: Path) -> Path:
 STANDINS = {name.removeprefix("write_"): value for name, value in list(globals().items()) if name.startswith("write_")}
 for helper in ("lines", "zip", "csv", "parquet"):
     del STANDINS[helper]
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python tests/standins.py FOLDER", file=sys.stderr)
+        return 2
+    for name, write_one in STANDINS.items():
+        folder = Path(arguments[0]) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_one(folder)
+        number = sum(path.is_file() for path in folder.rglob("*"))
+        print(f"{folder} (files: {number})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -420,6 +420,14 @@ def test_broken_files_and_bombs_are_errors_that_cost_nothing(tmp_path, name, way
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # KiB; a bomb takes over a GiB
 
 
+def test_a_broken_file_has_the_same_reason_in_every_run(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"no picture")
+    with pytest.raises(ValueError) as error:
+        image_loading.open_image(path)
+    assert str(error.value) == f"unreadable image: {path} (cannot identify image file)"  # without an object's address
+
+
 @pytest.mark.parametrize("source", ["missing.png", "file:///etc/passwd", "data:image/png;base64,?", "ftp://a/b.png"])
 def test_what_is_not_there_is_an_error(source):
     with pytest.raises(ValueError, match="unreadable image: .*neither a file"):

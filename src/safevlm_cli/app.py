@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import textwrap
 import traceback
@@ -57,6 +58,7 @@ def main():
     came from."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is no error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is one from the keyboard
     if no_color():
         rich_utils.COLOR_SYSTEM = None  # of the help
     if not is_debugging():

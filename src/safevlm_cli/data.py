@@ -32,7 +32,8 @@ def mix(
     Mix published data sets to records for a stage, in the paper's proportions.
 
     VLGuard's train part and four fifths of RTVLM's pictures are the risky records, LLaVA-Instruct and COCO's captions
-    the clean ones. Nothing is downloaded.
+    the clean ones. Nothing is downloaded. A record whose picture cannot be read is left out, and a warning says where
+    clean records are too few for the proportion.
 
     Example: `safevlm data mix runs/mix --stage 1 --vlguard VLGuard --rtvlm RedTeamingVLM --llava LLaVA --coco COCO`
     """
@@ -47,6 +48,8 @@ def mix(
     for source, reasons in done.left_out.items():
         for reason, names in reasons.items():
             console.print(plain(f"left out of {source}: {reason}: {names}"), soft_wrap=True)
+    if done.warning:
+        make_console(stderr=True).print(plain(f"Warning: {done.warning}", "yellow"), soft_wrap=True)
     print(f"records: {done.path}   counts: {done.path.with_suffix('.json')}")
 
 
@@ -89,7 +92,9 @@ def check(
 
 @data_app.command("overlap")
 def overlap(
-    train: Annotated[Path, typer.Argument(help="Training records, JSON lines.")],
+    train: Annotated[
+        list[Path], typer.Argument(help="Training records, JSON lines; all files of a model's training.")
+    ],
     benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="The name of one benchmark.")],
     data: Annotated[Path, typer.Option(help="The benchmark's published files.")],
     option: Annotated[list[str] | None, typer.Option(help="Of the benchmark, NAME=VALUE; several times.")] = None,
@@ -107,9 +112,10 @@ def overlap(
     """
     Look for a benchmark's pictures and texts in training records: near-duplicates, and runs of 13 words.
 
-    A match is a pair to look at, and no proof. `safevlm card --overlap FILE` writes the counts into a model card.
+    A match names the files that it is in; it is a pair to look at, and no proof. `safevlm card --overlap FILE` writes
+    the counts into a model card.
 
-    Example: `safevlm data overlap runs/mix/stage1.jsonl --benchmark vlguard --data VLGuard`
+    Example: `safevlm data overlap runs/mix/stage1.jsonl runs/mix/stage2.jsonl --benchmark vlguard --data VLGuard`
     """
     from safevlm_hf import SafetyConfig
     from safevlm_hf.data.records import load_records
@@ -122,8 +128,8 @@ def overlap(
     chosen = find_benchmark(benchmark)
     loaded = chosen.load(data, skip_missing=skip_missing, **benchmark_options(option or [], [chosen])[benchmark])
     safety = read_safety(model)[0] if model else SafetyConfig()
-    records = load_records(train, safety.categories, safety.levels, image_root)
-    found = find_overlap(train, records, loaded)
+    records = {file: load_records(file, safety.categories, safety.levels, image_root) for file in train}
+    found = find_overlap(records, loaded)
     path = save_overlap(found, output or Path("runs/overlap") / f"{benchmark}.json")
     for line in loaded.missing:
         make_console().print(plain(f"left out: {line}"), soft_wrap=True)
@@ -148,5 +154,7 @@ def _show_overlap(found):
         examples = ", ".join(f"{one['item']}: {one['train'][0]}" for one in matches[name][:MOST_SHOWN])
         table.add_row(titles.get(name, "any of these"), str(number), plain(examples))
     console.print(table)
+    for file, number in found.items_by_file().items():
+        console.print(plain(f"{file}: items that share something with it: {number}"), soft_wrap=True)
     blank = ", ".join(f"{number} of {side}" for side, number in found.num_blank.items())
-    print(f"pictures of one colour, not compared: {blank}")
+    print(f"pictures of one colour, alike only where all pixels are equal: {blank}")

@@ -1,11 +1,9 @@
 """`safevlm evaluate`: benchmarks of the field on a checkpoint, beside its verdict switched off, or a base model."""
 
-import ipaddress
 from functools import reduce
 from operator import add
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 
@@ -34,7 +32,12 @@ def evaluate(
     judge_key: Annotated[
         str | None, typer.Option(metavar="VARIABLE", help="Environment variable with the server's key.")
     ] = None,
-    judge_prompt: Annotated[str, typer.Option(help="score, score-rtvlm, refusal, harm or safe-effective.")] = "harm",
+    judge_prompt: Annotated[
+        str, typer.Option(help="score, score-rtvlm, refusal, harm, safe-effective or preference.")
+    ] = "harm",
+    judges: Annotated[
+        Path | None, typer.Option(help="A YAML file with further models that judge (docs/evaluation.md).")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Results, answers, report.")] = Path(
         "runs/evaluation"
     ),
@@ -56,22 +59,73 @@ def evaluate(
 
     if list_:
         return _list()
-    from safevlm_hf.evaluation.pipeline import check_judges
+    from .judges import make_judges
 
     chosen = [find_benchmark(name) for name in dict.fromkeys(map(str.strip, benchmark.split(",")))]
     options = benchmark_options(option or [], chosen)
-    judges = _judges(judge_model, judge_url, judge_key, judge_prompt, output)
-    # Every benchmark is checked before any model is loaded, and whether each judge can judge it.
+    all_judges = make_judges(judges, judge_model, judge_url, judge_key, judge_prompt, output)
+    _check_systems(model, base, policy, output)
+    # Every benchmark is checked before any model is loaded, and who can judge it.
     loaded = [
         one.load(_folder(data, one.name, len(chosen)), skip_missing=skip_missing, **options[one.name])
         for one in chosen
     ]
-    check_judges(judges, loaded)
-    return _run(chosen, loaded, judges, model, base, policy, output, max_new_tokens, batch_size, seed)
+    fitting = _judges_by_benchmark(all_judges, loaded)
+    return _run(chosen, loaded, fitting, model, base, policy, output, max_new_tokens, batch_size, seed)
 
 
-def _run(chosen, loaded, judges, model, base, policy, output: Path, max_new_tokens: int, batch_size: int, seed: int):
+def _check_systems(model: str, base: str | None, policy: Path | None, output: Path):
+    """What names a checkpoint, a policy or a folder is right, before the data are read."""
+    from transformers import AutoConfig
+
+    from safevlm_hf import SafetyPolicy
+
+    from .loading import check_folder, read_config
+
+    config = read_config(model)
+    if policy is not None:
+        SafetyPolicy.from_file(policy, config.safety_config)
+    if base is not None:
+        check_folder(base)
+        AutoConfig.from_pretrained(base)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"`--output {output}` is a file, expected a folder for results.")
+
+
+def _judges_by_benchmark(judges: list, loaded: list) -> list[list]:
+    """For each benchmark those judges that can judge its items.
+
+    Raises:
+        ValueError: a judge can judge none of the benchmarks, or a benchmark is left without a model that judges.
+        RuntimeError: a judge cannot be asked.
+    """
+    reasons = {(judge.name, one.name): _reason_against(judge, one) for judge in judges for one in loaded}
+    reading = [judge.name for judge in judges if hasattr(judge, "prompt")]
+    for judge, benchmark in ((judge, one.name) for judge in reading for one in loaded if reasons[judge, one.name]):
+        others = [name for name in reading if not reasons[name, benchmark]]
+        used = [one for one in loaded if not reasons[judge, one.name]]
+        if not (others and used):
+            advice = "Take another `--judge-prompt`, or leave this benchmark out"
+            raise ValueError(f"judge {judge!r} cannot judge {benchmark}: {reasons[judge, benchmark]}. {advice}")
+        print(f"{benchmark}: not judged by {judge}, whose prompt is for other items")
+    for judge in judges:
+        judge.check()
+    return [[judge for judge in judges if not reasons[judge.name, one.name]] for one in loaded]
+
+
+def _reason_against(judge, loaded) -> str | None:
+    try:
+        for item in loaded.items:
+            if hasattr(judge, "prompt"):
+                judge.prompt.check(item)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _run(chosen, loaded, fitting, model, base, policy, output: Path, max_new_tokens: int, batch_size: int, seed: int):
     import sys
+    from dataclasses import replace
 
     from safevlm_hf.evaluation.comparing import save_comparison
     from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
@@ -79,19 +133,22 @@ def _run(chosen, loaded, judges, model, base, policy, output: Path, max_new_toke
     from safevlm_hf.evaluation.reports.evaluation_report import summary_rows, write_evaluation_report
 
     settings = Settings(
-        judges,
+        [],
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         bootstrap=Bootstrap(seed=seed),
         progress=sys.stderr.isatty(),
     )
     candidates = _candidates(model, base, policy, settings)
-    runs = [(benchmark, items, candidates) for benchmark, items in zip(chosen, loaded, strict=True)]
+    runs = [
+        (benchmark, items, candidates, replace(settings, judges=judges))
+        for benchmark, items, judges in zip(chosen, loaded, fitting, strict=True)
+    ]
     if len(runs) > 1:
-        _show_costs(runs, settings, output)
+        _show_costs(runs, output)
     evaluated = []
     for run in runs:
-        evaluated.append(evaluate_systems(*run, settings, output))
+        evaluated.append(evaluate_systems(*run, output))
         save_comparison(evaluated[-1], output)
         # After each benchmark, so that an error in a later one loses nothing.
         report = write_evaluation_report(output / "report.html", evaluated)
@@ -99,13 +156,14 @@ def _run(chosen, loaded, judges, model, base, policy, output: Path, max_new_toke
     print(f"results: {output}/*/*/results.json   report: {report}")
 
 
-def _show_costs(runs, settings, output: Path):
+def _show_costs(runs, output: Path):
     """Of each judge that reads, over all benchmarks."""
     from safevlm_hf.evaluation.pipeline import judging_costs
 
-    costs = [judging_costs(*run, settings, output) for run in runs]
-    for name in costs[0]:
-        print(f"all benchmarks: judge {name}: at most {reduce(add, (one[name] for one in costs))}")
+    costs = [judging_costs(*run, output) for run in runs]
+    for name in dict.fromkeys(name for one in costs for name in one):
+        total = reduce(add, (one[name] for one in costs if name in one))
+        print(f"all benchmarks: judge {name}: at most {total}")
 
 
 def _show(head: list[str], *rows: list[str]):
@@ -123,55 +181,20 @@ def _candidates(model: str, base: str | None, policy: Path | None, settings) -> 
     from .loading import device, load, read_policy
 
     loaded, processor = load(model)
-    given = read_policy(policy, loaded)
-    given = None if given is None else given.to_dict()
-    name = "verdict on, shipped policy" if given is None else f"verdict on, policy {policy.name}"
+    # The shipped policy is always there: no figure of another one stands alone.
     found = [
         safe_candidate("verdict off", model, loaded, processor, settings, VERDICT_OFF),
-        safe_candidate(name, model, loaded, processor, settings, given),
+        safe_candidate("verdict on, shipped policy", model, loaded, processor, settings),
     ]
+    given = read_policy(policy, loaded)
+    if given is not None:
+        name = f"verdict on, policy {policy.name}"
+        found.append(safe_candidate(name, model, loaded, processor, settings, given.to_dict()))
     if base is not None:
         stock = AutoModelForImageTextToText.from_pretrained(base, dtype="auto", device_map=device()).eval()
         stock_processor = AutoProcessor.from_pretrained(base)
         found.insert(0, stock_candidate("base", base, stock, stock_processor, settings))
     return found
-
-
-def _judges(model: str | None, url: str | None, key: str | None, prompt: str, output: Path) -> list:
-    from safevlm_hf.evaluation.judges.endpoint import EndpointJudge
-    from safevlm_hf.evaluation.judges.local_model import LocalJudge
-    from safevlm_hf.evaluation.judges.matchers import published_matchers
-    from safevlm_hf.evaluation.judges.rubrics import PROMPTS
-    from safevlm_hf.evaluation.judges.rules import RulesJudge
-
-    judges = [RulesJudge(), *published_matchers()]
-    if prompt not in PROMPTS:
-        raise ValueError(f"`--judge-prompt` is {prompt!r}, expected one of {', '.join(PROMPTS)}.")
-    if model is None:
-        if url is not None or key is not None:
-            raise ValueError("`--judge-url` and `--judge-key` are of a model: name it with `--judge-model`.")
-        return judges
-    name, cache = f"{Path(model).name} ({prompt})", output / "judgements.jsonl"
-    if url is not None:
-        if key is None and not _is_near(url):
-            raise ValueError(
-                f"the judge at {url} needs a key: expected `--judge-key` with the name of the environment variable "
-                "that holds it, found none. Servers on this machine or in its network go without; for another one "
-                "that needs none, any value will do"
-            )
-        judges.append(EndpointJudge(name, model, PROMPTS[prompt], cache, url, key))
-    else:
-        judges.append(LocalJudge(name, model, PROMPTS[prompt], cache))
-    return judges
-
-
-def _is_near(url: str) -> bool:
-    """Whether the server is on this machine or in its network: a private address, or a name without a dot."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return "." not in host
 
 
 def benchmark_options(given: list[str], chosen: list) -> dict[str, dict[str, str]]:

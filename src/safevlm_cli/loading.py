@@ -26,14 +26,18 @@ def device():
 
 
 def read_config(model: str):
-    """Config of a checkpoint, without its weights. What can only be a folder, or would lie in one that is here, is not
-    looked for on the Hub."""
+    """Config of a checkpoint, without its weights."""
     from safevlm_hf.families import find_family
 
+    check_folder(model)
+    return find_family(model).config.from_pretrained(model)
+
+
+def check_folder(model: str):
+    """What can only be a folder, or would lie in one that is here, is not looked for on the Hub."""
     is_local = model.count("/") > 1 or model.startswith((".", "/", "~"))
     if not Path(model).is_dir() and (is_local or ("/" in model and Path(model).parent.is_dir())):
         raise ValueError(f"there is no checkpoint {model} (`safevlm demo` makes {DEFAULT_MODEL}).")
-    return find_family(model).config.from_pretrained(model)
 
 
 def read_safety(model: str):

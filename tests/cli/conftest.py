@@ -1,6 +1,7 @@
 """Running `safevlm ...` in this process, and a checkpoint for it."""
 
 import io
+import signal
 import sys
 
 import pytest
@@ -19,8 +20,9 @@ def library(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(typer.rich_utils, "COLOR_SYSTEM", "auto")
-    verbosity = logging.get_verbosity()
+    verbosity, handler = logging.get_verbosity(), signal.getsignal(signal.SIGTERM)
     yield
+    signal.signal(signal.SIGTERM, handler)
     logging.set_verbosity(verbosity)
     logging.enable_progress_bar()
 

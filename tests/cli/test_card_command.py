@@ -32,15 +32,18 @@ def overlap(call, evaluation, tmp_path):
     question = load_benchmark("pope", evaluation / "pope").items[0].question
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}]
     record = {"messages": turns, "images": []}
-    train = tmp_path / "train.jsonl"
+    train, other = tmp_path / "train.jsonl", tmp_path / "other.jsonl"
     train.write_text(json.dumps(record) + "\n")
+    turns[0]["content"] = "A question that nobody asks."
+    other.write_text(json.dumps(record) + "\n")
     words = ["--benchmark", "pope", "--data", evaluation / "pope", "--output", tmp_path / "overlap.json"]
-    return call("data", "overlap", train, *words)
+    return call("data", "overlap", other, train, *words)
 
 
 def test_results_and_overlap_in_the_card(call, evaluated, evaluation, tmp_path):
     folder, results = evaluated
     code, out, err = overlap(call, evaluation, tmp_path)
+    assert "other.jsonl: items that share something with it: 0\n" in out and "train.jsonl: items" in out
     assert code == 0 and "train.jsonl:1" in out and out.endswith(f"matches: {tmp_path / 'overlap.json'}\n"), err
     words = ["card", "--model", folder, "--results", results, "--overlap", tmp_path / "overlap.json"]
     code, out, err = call(*words)
@@ -48,7 +51,7 @@ def test_results_and_overlap_in_the_card(call, evaluated, evaluation, tmp_path):
     assert "pope/all: verdict off" in out and "left out, another system than this checkpoint: base" in out
     card = ModelCard.load(folder / "README.md")
     assert "## Evaluation" in card.text and card.text.index("## Evaluation") < card.text.index("## Limits")
-    assert "`train.jsonl` (SHA-256 " in card.text
+    assert "`train.jsonl` (SHA-256 " in card.text and "`other.jsonl` (SHA-256 " in card.text
     assert card.data.eval_results and (folder / ".eval_results" / "pope.yaml").exists()
     before = {path: path.read_bytes() for path in (folder / "README.md", folder / ".eval_results" / "pope.yaml")}
     assert call(*words)[0] == 0

@@ -20,13 +20,14 @@ def heeds_ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_ends_a_talk(checkpoint, picture, heeds_ctrl_c):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_schedulers_stop_end_a_talk(checkpoint, picture, heeds_ctrl_c, stop):
     talk = start("chat", "--model", checkpoint, "--image", picture)
     talk.stdin.write("What is it?\n")
     talk.stdin.flush()
     while not talk.stdout.readline().startswith("image 1: "):
         assert talk.poll() is None, talk.stderr.read()
-    talk.send_signal(signal.SIGINT)
+    talk.send_signal(stop)
     _, err = talk.communicate(timeout=60)
     assert talk.returncode == 130 and "Traceback" not in err
 

@@ -21,6 +21,10 @@ def test_data_mix(call, fails, tmp_path, monkeypatch):
     assert len(Path("mixed/stage1.jsonl").read_text().splitlines()) == 14
     assert json.loads(Path("mixed/stage1.json").read_text())["wanted"] == {"risky": 11, "clean": 3}
 
+    code, out, err = call("data", "mix", "few", "--stage", 2, *words[5:9])
+    warning = json.loads(Path("few/stage2.json").read_text())["warning"]
+    assert code == 0 and err == f"Warning: {warning}\n" and "wanted is 11:89" in err
+
     assert "expected train or data/train" in fails("data", "mix", "other", "--stage", 1, "--vlguard", "rtvlm")
     assert "there is no folder [red]x" in fails("data", "mix", "other", "--stage", 1, "--rtvlm", "[red]x")
     assert "no risky records in no source" in fails("data", "mix", "other", "--stage", 2)

@@ -1,15 +1,33 @@
 """`safevlm evaluate` as a user types it."""
 
 import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from judge_server import JudgeServer, error
 from standins import STANDINS
 
-from safevlm_cli.evaluate import _is_near
+from safevlm_cli.judges import is_near as near
+from safevlm_cli.judges import read_judges
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.evaluation.benchmarks import BENCHMARKS
 from safevlm_hf.evaluation.judges.endpoint import PROBE
+from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
+
+
+@dataclass(frozen=True)
+class FewDraws(Bootstrap):
+    """Intervals of a thousand draws take most of a small run's time."""
+
+    num_resamples: int = 20
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr("safevlm_hf.evaluation.metrics.bootstrap.Bootstrap", FewDraws)
 
 
 def test_a_benchmark_of_ability_and_one_of_safety(call, checkpoint, tmp_path):
@@ -46,11 +64,23 @@ def test_a_benchmark_that_is_done_is_shown_and_reported_whatever_follows(call, c
     assert "over refusal rate" in out and "xstest" in (tmp_path / "out" / "report.html").read_text().lower()
 
 
-def test_judges_are_checked_before_a_model_is_loaded(fails, tmp_path):
+def without_weights(checkpoint, folder):
+    """The checkpoint as far as it can be read before it is loaded."""
+    return shutil.copytree(checkpoint, folder / "no weights", ignore=shutil.ignore_patterns("*.safetensors"))
+
+
+def test_judges_are_checked_before_a_model_is_loaded(fails, checkpoint, tmp_path):
     pytest.importorskip("openai")
     for name in ("rtvlm", "vlguard"):
         STANDINS[name](tmp_path / "data" / name)
-    words = ["--model", tmp_path / "no model", "--data", tmp_path / "data", "--output", tmp_path / "out"]
+    words = [
+        "--model",
+        without_weights(checkpoint, tmp_path),
+        "--data",
+        tmp_path / "data",
+        "--output",
+        tmp_path / "out",
+    ]
     words += ["--benchmark", "rtvlm,vlguard", "--option", "mode=zero-shot", "--judge-model", "m"]
     with JudgeServer({PROBE: [error(401)]}) as server:
         judged = [*words, "--judge-url", server.url]
@@ -61,6 +91,74 @@ def test_judges_are_checked_before_a_model_is_loaded(fails, tmp_path):
         line = fails("evaluate", *judged)
         assert "judge 'm (harm)' cannot be asked" in line and "401" in line and "`--judge-key`" in line
         assert server.total() == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--model", "{}/none"], "there is no checkpoint"),
+        (["--base", "{}/none"], "there is no checkpoint"),
+        (["--policy", "{}/none.json"], "none.json: no such file"),
+        (["--policy", "{}/policy.json"], "risk_treshold"),
+        (["--output", "{}/policy.json"], "policy.json` is a file, expected a folder"),
+        (["--judge-model", "m", "--judge-key", "KEY"], "key is of a server, and there is no `--judge-url`"),
+        (["--judge-url", "http://localhost:1"], "name it with `--judge-model`"),
+        (["--judges", "{}/policy.json"], "expected a list with a mapping per judge"),
+    ],
+)
+def test_what_names_a_system_is_checked_before_data_and_model(fails, checkpoint, tmp_path, words, reason):
+    (tmp_path / "policy.json").write_text('{"risk_treshold": 0.5}')
+    words = [word.format(tmp_path) for word in words]
+    model = [] if "--model" in words else ["--model", without_weights(checkpoint, tmp_path)]
+    line = fails("evaluate", "--benchmark", "vlguard", "--data", tmp_path / "no data", *model, *words)
+    assert reason in line and "no data" not in line
+
+
+def test_the_shipped_policy_stands_beside_another_one(call, checkpoint, tmp_path):
+    (tmp_path / "loose.json").write_text('{"risk_threshold": 0.99}')
+    words = ["--model", checkpoint, "--option", "size=8", "--max-new-tokens", 4, "--data", tmp_path / "data"]
+    code, out, err = call("evaluate", *words, "--policy", tmp_path / "loose.json", "--output", tmp_path / "out")
+    assert code == 0, err
+    folders = {path.parent.name for path in (tmp_path / "out").glob("*/*/results.json")}
+    assert folders == {"verdict-off", "verdict-on-shipped-policy", "verdict-on-policy-loose.json"}
+    assert "clean exact match" in out and "pairs both right" in out
+
+
+def test_each_judge_of_a_file_is_asked_where_its_prompt_fits(call, fails, checkpoint, tmp_path):
+    pytest.importorskip("openai")
+    for name in ("rtvlm", "vlguard"):
+        STANDINS[name](tmp_path / "data" / name)
+    words = ["--model", checkpoint, "--data", tmp_path / "data", "--output", tmp_path / "out", "--max-new-tokens", 4]
+    words += ["--benchmark", "rtvlm,vlguard", "--option", "mode=zero-shot", "--judges", tmp_path / "judges.yaml"]
+
+    def judges(server, *entries):
+        url = f"model: m, url: '{server.url}'"
+        (tmp_path / "judges.yaml").write_text("".join(f"- {{{url}, {entry}}}\n" for entry in entries))
+
+    with JudgeServer(reply="safe") as server:
+        judges(server, "prompt: harm", "prompt: score-rtvlm, options: {max_tokens: null, max_completion_tokens: 9}")
+        code, out, err = call("evaluate", *words)
+        assert code == 0, err
+        sent = [body for _, body in server.bodies]
+        assert {"max_completion_tokens" in one for one in sent} == {True, False}
+        judges(server, "prompt: harm, concurency: 3")
+        assert "'concurency' is no field of a judge" in fails("evaluate", *words)
+        judges(server, "prompt: harm, concurrency: many")
+        assert "`concurrency` is 'many', which is of another type" in fails("evaluate", *words)
+        judges(server, "prompt: harm", "prompt: harm")
+        assert "two judges are called 'm (harm)'" in fails("evaluate", *words)
+    assert "vlguard/test/all: not judged by m (score-rtvlm), whose prompt is for other items" in out
+    judged = {}
+    for path in (tmp_path / "out").glob("*/verdict-off/results.json"):
+        figures = json.loads(path.read_text())["figures"]
+        judged[path.parts[-3].split("-")[0]] = {one["judge"] for one in figures if "m (" in str(one["judge"])}
+    assert judged == {"rtvlm": {"m (harm)", "m (score-rtvlm)"}, "vlguard": {"m (harm)"}}
+
+
+def test_the_judges_of_the_docs_can_be_read(tmp_path):
+    docs = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    (tmp_path / "judges.yaml").write_text(docs.partition("```yaml\n")[2].partition("```")[0])
+    assert [entry["prompt"] for entry in read_judges(tmp_path / "judges.yaml")] == ["harm", "score-rtvlm", "refusal"]
 
 
 def test_what_a_judge_costs_is_said_before_a_model_answers(call, checkpoint, tmp_path):
@@ -113,7 +211,7 @@ def test_a_win_rate_over_the_published_answers(call, fails, checkpoint, tmp_path
     ],
 )
 def test_only_judges_nearby_go_without_a_key(url, is_near):
-    assert _is_near(url) is is_near
+    assert near(url) is is_near
 
 
 def test_list_names_each_benchmark(call):
@@ -122,12 +220,12 @@ def test_list_names_each_benchmark(call):
     assert out.count("    licence: ") == out.count("    where to get: ") == len(BENCHMARKS) >= 19
 
 
-def test_what_to_do_about_missing_pictures_comes_before_their_long_paths(fails, tmp_path):
+def test_what_to_do_about_missing_pictures_comes_before_their_long_paths(fails, checkpoint, tmp_path):
     data = tmp_path / "/".join(["a long name of a folder" * 8] * 4)
     STANDINS["mme"](data)
     for path in data.rglob("*.jpg"):
         path.unlink()
-    line = fails("evaluate", "--model", tmp_path / "no model", "--benchmark", "mme", "--data", data)
+    line = fails("evaluate", "--model", checkpoint, "--benchmark", "mme", "--data", data)
     assert "56 of 56 items have a picture that is missing" in line
     assert "`--skip-missing`" in line and BENCHMARKS["mme"].where_to_get in line and "existence/0000/yes: " in line
 
@@ -144,7 +242,7 @@ def test_what_to_do_about_missing_pictures_comes_before_their_long_paths(fails, 
         (["--judge-prompt", "mood"], "expected one of score"),
     ],
 )
-def test_bad_options_are_one_line_before_a_model_is_loaded(fails, words, reason, tmp_path):
-    import re
-
-    assert re.search(reason, fails("evaluate", "--model", tmp_path / "no model", "--data", tmp_path, *words))
+def test_bad_options_are_one_line_before_a_model_is_loaded(fails, checkpoint, words, reason, tmp_path):
+    model, data = without_weights(checkpoint, tmp_path), tmp_path / "data"
+    data.mkdir()
+    assert re.search(reason, fails("evaluate", "--model", model, "--data", data, *words))

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from standins import picture, write, write_rtvlm, write_vlguard
 
+from safevlm_hf.data import mixing
 from safevlm_hf.data.mixing import RTVLM_CATEGORIES, VLGUARD_LABELS, mix_records
 from safevlm_hf.data.records import load_records
 from safevlm_hf.evaluation.benchmarks import BenchmarkError, load_benchmark
@@ -77,11 +78,53 @@ def test_proportions_hold_where_risky_data_are_few(copies, tmp_path, stage, shar
     counts = Counter(map(side, read(mix)))
     report = json.loads((tmp_path / f"mix/stage{stage}.json").read_text())
     assert report["wanted"] == mix.wanted and report["written"] == mix.written
+    assert report["warning"] == mix.warning
     if stage == 1:  # all that there are; clean pictures are enough
         assert counts["risky"] / sum(counts.values()) == pytest.approx(share, abs=0.01)
+        assert mix.warning is None
     else:  # here clean pictures are few, and the report says so
         clean = sum(report["found"][name] for name in ("llava", "coco"))
         assert counts["clean"] >= clean and counts["clean"] < mix.wanted["clean"]
+        reached = round(100 * counts["risky"] / sum(counts.values()))
+        assert f"to clean is {reached}:{100 - reached} ({counts['risky']} and {counts['clean']} rec" in mix.warning
+        assert "wanted is 11:89 (11000 and 89000 records)" in mix.warning
+
+
+def test_fewer_records_keep_the_proportion_where_clean_ones_are_few(copies, tmp_path):
+    mix = mix_records(tmp_path / "mix", 2, **copies, size=50)
+    assert mix.warning is None and mix.written["risky"] == 6 and mix.written["clean"] == 44
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_and_another_one_drawn(copies, tmp_path):
+    whole = mix_records(tmp_path / "whole", 2, **copies, size=50)
+    in_coco = [record for record in read(whole) if record["id"].startswith("coco/")]
+    broken = sorted(record["id"].partition("/")[2] for record in in_coco[:2])
+    for name in broken:
+        write(copies["coco_dir"] / f"train2017/{int(name):012}.jpg", picture(1, "JPEG")[:200])
+    copies["llava_dir"] = None  # its pictures are the same
+    mix = mix_records(tmp_path / "mix", 2, **copies, size=50)
+    assert mix.left_out["coco"] == {"its picture cannot be read": f"2: {', '.join(broken)}"}
+    assert mix.written["risky"] == 6 and mix.warning is None
+    assert len(load_records(mix.path, DEFAULT_CATEGORIES, DEFAULT_LEVELS)) == 50
+
+
+def test_where_no_picture_can_be_read_the_records_are_named(copies, tmp_path):
+    for file in (copies["coco_dir"] / "train2017").iterdir():
+        file.write_bytes(b"no picture")
+    risky = {"vlguard_dir": copies["vlguard_dir"]}
+    data = json.loads((copies["vlguard_dir"] / "train.json").read_text())
+    write(copies["vlguard_dir"] / "train.json", data[:1])  # the others are clean
+    with pytest.raises(
+        ValueError, match=r"no clean .*Pictures that cannot be read are those of 40: coco/.* and 30 more"
+    ):
+        mix_records(tmp_path / "mix", 2, **risky, coco_dir=copies["coco_dir"])
+
+
+def test_only_drawn_records_have_their_pictures_decoded(copies, tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(mixing, "find_picture_problems", lambda paths: decoded.extend(paths) or {})
+    mix = mix_records(tmp_path / "mix", 2, **copies, size=20)
+    assert 0 < len(decoded) <= len(read(mix))
 
 
 def test_the_same_seed_gives_the_same_mix(copies, tmp_path):

@@ -243,6 +243,54 @@ def test_a_result_does_not_take_another_systems_place(tmp_path):
         run("vlguard", tmp_path, Answerer().candidate("a b"), Answerer().candidate("a/b"))
 
 
+def test_a_result_under_another_protocol_keeps_the_earlier_one(tmp_path):
+    def run_again(settings):
+        return evaluate_systems(benchmark, loaded, [Answerer().candidate("base")], settings, out, say=said.append)
+
+    STANDINS["vlguard"](tmp_path / "data")
+    benchmark, out, said = find_benchmark("vlguard"), tmp_path / "out", []
+    loaded = benchmark.load(tmp_path / "data")
+    (first,) = run_again(SETTINGS)
+    (folder,) = out.glob("*/base")
+    before = {name: (folder / name).read_bytes() for name in ("results.json", "items.jsonl")}
+    run_again(SETTINGS)
+    assert {path.name for path in folder.iterdir()} == {*before} and not any("kept as" in line for line in said)
+    assert (folder / "items.jsonl").read_bytes() == before["items.jsonl"]
+    before["results.json"] = (folder / "results.json").read_bytes()
+    (second,) = run_again(replace(SETTINGS, bootstrap=Bootstrap(51)))
+    earlier = first.result.protocol.hash
+    assert (folder / f"results-{earlier}.json").read_bytes() == before["results.json"]
+    assert (folder / f"items-{earlier}.jsonl").read_bytes() == before["items.jsonl"]
+    assert [path.parent for path in out.rglob("results.json")] == [folder]  # what `safevlm card` looks for
+    assert load_result(folder / "results.json") == second.result
+    (line,) = [line for line in said if "kept as" in line]
+    assert line == f"{folder}/results.json is of another protocol, {earlier}: it is kept as results-{earlier}.json"
+
+
+def test_every_run_writes_what_joins_items_and_judgements(tmp_path):
+    base, safe = run("vlguard", tmp_path, Answerer().candidate("base"), Answerer("").candidate("safe"))
+    (path,) = (tmp_path / "out").glob("*/safe/items.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["id"] for row in rows] == sorted(item.id for item in safe.items)
+    assert {row["action"] for row in rows} == {"refuse"}
+    assert {*rows[0]["judgements"]} == {*(judge.name for judge in SETTINGS.judges), "forced action"}
+    (path,) = (tmp_path / "out").glob("*/agreement.json")
+    agreement = json.loads(path.read_text())
+    assert agreement["protocol_hash"] == base.result.protocol.hash and {*agreement["agreement"]} == {"base", "safe"}
+    assert len(agreement["agreement"]["base"]) == 10  # pairs of five judges
+
+
+def test_the_published_size_is_in_the_result_and_said(tmp_path):
+    STANDINS["vlguard"](tmp_path / "data")
+    benchmark, said = find_benchmark("vlguard"), []
+    loaded = benchmark.load(tmp_path / "data")
+    candidates = [Answerer().candidate("base")]
+    (evaluated,) = evaluate_systems(benchmark, loaded, candidates, SETTINGS, tmp_path / "out", say=said.append)
+    assert evaluated.result.counts.published == 1558 > len(evaluated.items)
+    count = f"{len(evaluated.items)} items of 1558 published (not the whole benchmark), 0 left out"
+    assert said == [f"vlguard/test/all: base, {count}"]
+
+
 def test_a_judge_that_cannot_judge_an_item_says_so_before_anything_is_answered(tmp_path, monkeypatch):
     judge = RulesJudge()
     monkeypatch.setattr(RulesJudge, "prompt", PROMPTS["score-rtvlm"], raising=False)

@@ -1,23 +1,29 @@
 """Training mixes from published files, in the proportions of SafeVLM's two stages (arXiv 2405.13581).
 
 Part of the paper's risky data is closed, so the published files hold fewer than its 11,000 pairs. Then all risky
-records that there are go into a mix, and clean ones in proportion. The report says how many were wanted.
+records that there are go into a mix, and clean ones in proportion. The report says how many were wanted, and warns
+where clean records are too few for the proportion.
 
 The categories and levels below are *our* mapping: neither VLGuard nor RTVLM has SafeVLM's categories, and VLGuard has
 no levels.
 """
 
+import hashlib
+import heapq
 import json
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from ..evaluation.benchmarks import BENCHMARKS, BenchmarkError, rtvlm, vlguard
 from ..evaluation.benchmarks.folder import MAX_LISTED, DataFolder
+from ..evaluation.benchmarks.pictures import find_picture_problems
 from ..evaluation.benchmarks.tables import Row, read_json, read_json_rows
 from ..evaluation.items import Item
 from ..files import write_text
@@ -65,6 +71,7 @@ CAPTION_QUESTIONS = (
     "What can you see here?",
     "Give a short caption of this picture.",
 )
+UNREADABLE = "its picture cannot be read"
 PICTURES = ("train2017", "images/train2017", "coco/train2017", "images")
 LLAVA_FILES = (
     ("llava_instruct_150k.json",),
@@ -85,13 +92,21 @@ class Source:
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, name: str, images: Sequence[str], messages: list[dict], category: str, level: str) -> None:
-        """Adds a record, unless one of its pictures is not there. Pictures are decoded where records are loaded."""
+        """Adds a record, unless one of its pictures is not there. Pictures are decoded once records are drawn."""
         if not all(map(os.path.isfile, images)):
             self.left_out["its picture is missing"].append(name)
             return
         labels = {"safety_category": category, "safety_level": level}
         record = {"images": list(images), **labels, "messages": messages, "id": f"{self.name}/{name}"}
         self.records.append(record)
+
+    def leave_out_unreadable(self, problems: Mapping[str, str]) -> None:
+        """Leaves out the records with a picture that has a problem."""
+        bad = [record for record in self.records if any(image in problems for image in record["images"])]
+        if bad:
+            names = {record["id"] for record in bad}
+            self.records = [record for record in self.records if record["id"] not in names]
+            self.left_out[UNREADABLE] += [name.partition("/")[2] for name in sorted(names)]
 
     def split(self, risky: bool) -> list[dict]:
         return [record for record in self.records if (record["safety_level"] != "safe") == risky]
@@ -106,12 +121,14 @@ class Mix:
         wanted: how many risky and clean records the paper has, or were asked for.
         written: how many there are, by "risky" and "clean", source, and "category/level".
         left_out: reasons by source, with how many rows and the first ten.
+        warning: the proportion that was reached and the wanted one, where clean records are too few for it.
     """
 
     path: Path
     wanted: dict[str, int]
     written: dict[str, int]
     left_out: dict[str, dict[str, str]]
+    warning: str | None = None
 
 
 def mix_records(
@@ -125,6 +142,9 @@ def mix_records(
     seed: int = 0,
 ) -> Mix:
     """Writes `stage<N>.jsonl`, and `stage<N>.json` with the counts, into a folder.
+
+    The pictures of the records that are drawn are decoded once. A record with a broken one is left out, and another
+    one is drawn in its place.
 
     Args:
         output_dir: pictures that come out of zip files are kept in its folder `pictures`; others stay where they are.
@@ -150,8 +170,9 @@ def mix_records(
             for name, folder in folders.items()
             if folder is not None
         }
-        sources = [_READERS[name](opened, seed) for name in opened]
-    records = _draw(sources, wanted, random.Random(f"mix {stage} {seed}"))
+        names = tqdm(opened, "reading sources", unit="source", disable=None, leave=False)
+        sources = [_READERS[name](opened, seed) for name in names]
+    records = _draw_readable(sources, wanted, f"mix {stage} {seed}")
     return _write(output_dir, f"stage{stage}", records, sources, wanted, seed)
 
 
@@ -218,7 +239,7 @@ def _read_llava(opened: dict[str, DataFolder], seed: int) -> Source:
         if data.find(file) is None:
             source.left_out[f"the file {file} is not there"].append(file)
             continue
-        for number, row in enumerate(read_json_rows(data, file)):
+        for number, row in enumerate(_with_bar(read_json_rows(data, file), file)):
             name = f"{file.removesuffix('.json')}/{number}"
             messages = _llava_messages(row)
             if isinstance(messages, str):
@@ -252,9 +273,9 @@ def _read_coco(opened: dict[str, DataFolder], seed: int) -> Source:
     table = Row(data, file, read_json(data, file, "captions_train2017.json"))
     pictures = data.pictures(*PICTURES)
     captions = defaultdict(list)
-    for row in table.rows("annotations"):
+    for row in _with_bar(table.rows("annotations"), "captions"):
         captions[row.whole("image_id")].append(row.text("caption").strip())
-    for row in table.rows("images"):
+    for row in _with_bar(table.rows("images"), "pictures of the captions"):
         number = row.whole("id")
         found = [caption for caption in captions[number] if caption]
         if not found:
@@ -279,6 +300,10 @@ def _where(name: str) -> str:
     return BENCHMARKS[name].where_to_get if name in BENCHMARKS else WHERE[name]
 
 
+def _with_bar(rows: Sequence[Row], title: str) -> Iterable[Row]:
+    return tqdm(rows, title, unit="row", disable=None, leave=False)
+
+
 def _turns(item: Item, answer: str) -> list[dict]:
     return [*map(dict, item.messages), _assistant(answer)]
 
@@ -301,9 +326,22 @@ def _wanted(stage: int, size: int | None) -> dict[str, int]:
     return {"risky": num_risky, "clean": max(1, size - num_risky)}
 
 
-def _draw(sources: Iterable[Source], wanted: dict[str, int], rng: random.Random) -> list[dict]:
+def _draw_readable(sources: Sequence[Source], wanted: dict[str, int], seed: str) -> list[dict]:
+    """A draw whose pictures can all be read. The sources lose the records whose pictures cannot."""
+    readable: set[str] = set()
+    while True:
+        records = _draw(sources, wanted, seed)
+        paths = {path for record in records for path in record["images"]} - readable
+        problems = find_picture_problems(sorted(paths))
+        if not problems:
+            return records
+        readable |= paths - problems.keys()
+        for source in sources:
+            source.leave_out_unreadable(problems)
+
+
+def _draw(sources: Sequence[Source], wanted: dict[str, int], seed: str) -> list[dict]:
     """Risky records as far as there are any, and clean ones in proportion."""
-    sources = list(sources)
     risky = [record for source in sources for record in source.split(risky=True)]
     hard = [record for source in sources if source.name not in CLEAN_WEIGHTS for record in source.split(risky=False)]
     easy = {source.name: source.records for source in sources if source.name in CLEAN_WEIGHTS and source.records}
@@ -312,24 +350,40 @@ def _draw(sources: Iterable[Source], wanted: dict[str, int], rng: random.Random)
         ("clean", hard or easy, "LLaVA-Instruct or COCO"),
     ):
         if not found:
-            raise ValueError(f"no {kind} records in {_named(sources)}: name a copy of {names}")
-    chosen = rng.sample(risky, min(len(risky), wanted["risky"]))
-    num_clean = max(1, round(len(chosen) * wanted["clean"] / wanted["risky"]))
+            raise ValueError(f"no {kind} records in {_named(sources)}: name a copy of {names}{_broken(sources)}")
+    chosen = _sample(risky, wanted["risky"], seed)
+    num_clean = _clean_in_proportion(len(chosen), wanted)
     num_hard = min(len(hard), round(num_clean * HARD_CLEAN_SHARE) if easy else num_clean)
-    chosen += rng.sample(hard, num_hard)
-    chosen += _draw_easy(easy, num_clean - num_hard, rng)
-    rng.shuffle(chosen)
+    chosen += _sample(hard, num_hard, seed)
+    chosen += _draw_easy(easy, num_clean - num_hard, seed)
+    random.Random(seed).shuffle(chosen)
     return chosen
 
 
-def _draw_easy(pools: dict[str, list[dict]], size: int, rng: random.Random) -> list[dict]:
+def _sample(records: Sequence[dict], number: int, seed: str) -> list[dict]:
+    """Those with the lowest hashes: where one is taken away, another one comes in, and the rest stay."""
+    return heapq.nsmallest(
+        number, records, key=lambda record: hashlib.sha256(f"{seed} {record['id']}".encode()).digest()
+    )
+
+
+def _clean_in_proportion(num_risky: int, wanted: dict[str, int]) -> int:
+    return max(1, round(num_risky * wanted["clean"] / wanted["risky"]))
+
+
+def _draw_easy(pools: dict[str, list[dict]], size: int, seed: str) -> list[dict]:
     """By the paper's weights; where a source has too few, the others give more."""
     chosen, total = [], sum(CLEAN_WEIGHTS[name] for name in pools)
     for name in sorted(pools, key=lambda name: len(pools[name]) / CLEAN_WEIGHTS[name]):
         number = min(len(pools[name]), round((size - len(chosen)) * CLEAN_WEIGHTS[name] / total))
-        chosen += rng.sample(pools[name], number)
+        chosen += _sample(pools[name], number, seed)
         total -= CLEAN_WEIGHTS[name]
     return chosen
+
+
+def _broken(sources: Sequence[Source]) -> str:
+    names = [f"{source.name}/{name}" for source in sources for name in source.left_out.get(UNREADABLE, ())]
+    return f". Pictures that cannot be read are those of {_count(names)}" if names else ""
 
 
 def _named(sources: Sequence[Source]) -> str:
@@ -351,12 +405,29 @@ def _write(output_dir: Path, name: str, records, sources: Sequence[Source], want
     left_out = {
         source.name: {reason: _count(names) for reason, names in source.left_out.items()} for source in sources
     }
-    mix = Mix(output_dir / f"{name}.jsonl", wanted, dict(sorted(written.items())), left_out)
+    warning = _proportion_warning(written, wanted)
+    mix = Mix(output_dir / f"{name}.jsonl", wanted, dict(sorted(written.items())), left_out, warning)
     write_text(mix.path, "".join(lines))
     found = {source.name: len(source.records) for source in sources}
     report = {"seed": seed, "wanted": wanted, "found": found, "written": mix.written, "left_out": left_out}
-    write_text(output_dir / f"{name}.json", json.dumps(report, indent=2) + "\n")
+    write_text(output_dir / f"{name}.json", json.dumps(report | {"warning": warning}, indent=2) + "\n")
     return mix
+
+
+def _proportion_warning(written: Mapping[str, int], wanted: dict[str, int]) -> str | None:
+    """Where clean records are fewer than in proportion. A model that sees too few of them flags what is harmless."""
+    if written["clean"] >= _clean_in_proportion(written["risky"], wanted):
+        return None
+    return (
+        f"the proportion of risky to clean is {_proportion(written)}, wanted is {_proportion(wanted)}: there are too "
+        "few clean records. Name copies of LLaVA-Instruct and COCO, or ask for a smaller size"
+    )
+
+
+def _proportion(numbers: Mapping[str, int]) -> str:
+    """In percent of all."""
+    share = 100 * numbers["risky"] / (numbers["risky"] + numbers["clean"])
+    return f"{share:.0f}:{100 - share:.0f} ({numbers['risky']} and {numbers['clean']} records)"
 
 
 def _with_relative_pictures(record: dict, folder: Path) -> dict:

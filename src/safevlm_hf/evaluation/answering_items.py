@@ -13,6 +13,10 @@ from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
 from safevlm_hf.modeling.safety_policy import strictest_verdict
 
 
+class PromptTooLong(ValueError):
+    """A prompt and its answer have no room in the model's context."""
+
+
 AnswerBatch = Callable[[Sequence[Item]], list[Answer]]
 
 
@@ -22,7 +26,8 @@ def answer_items(
     """One answer per item, in their order; those that the cache has are not asked again.
 
     A batch that does not fit into memory is asked in halves. One item that does not is a failure, an outcome of its
-    own: an empty text would count as a refusal for one judge and as an attack's success for the next.
+    own: an empty text would count as a refusal for one judge and as an attack's success for the next. So is one that
+    is longer than the model's context.
 
     Args:
         answer: a batch of items to their answers.
@@ -64,6 +69,7 @@ def model_answers(model, processor, max_new_tokens: int, safety_policy=None, **d
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": "left"},
         )
+        _check_length(model, inputs, max_new_tokens)
         outputs = model.generate(
             **inputs.to(model.device, model.dtype),
             max_new_tokens=max_new_tokens,
@@ -76,6 +82,16 @@ def model_answers(model, processor, max_new_tokens: int, safety_policy=None, **d
                 for row, (item, text) in enumerate(zip(items, texts, strict=True))]  # fmt: skip
 
     return answer
+
+
+def _check_length(model, inputs, max_new_tokens: int):
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = int(inputs["attention_mask"].sum(dim=1).max())
+    if most is not None and longest + max_new_tokens > most:
+        raise PromptTooLong(
+            f"the prompt has {longest} tokens, and the model's context of {most} has room for {most - max_new_tokens} "
+            f"before an answer of {max_new_tokens}"
+        )
 
 
 def _answer(item: Item, text: str, verdict) -> Answer:
@@ -123,7 +139,10 @@ def _answer_or_fail(answer: AnswerBatch, batch: Sequence[Item]) -> list[Answer]:
         return answer(batch)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
+        failure = "it does not fit into the device's memory"
+    except PromptTooLong as error:
+        failure = str(error)
     if len(batch) == 1:
-        return [Answer(batch[0].id, None, failure="it does not fit into the device's memory")]
+        return [Answer(batch[0].id, None, failure=failure)]
     half = len(batch) // 2
     return _answer_or_fail(answer, batch[:half]) + _answer_or_fail(answer, batch[half:])

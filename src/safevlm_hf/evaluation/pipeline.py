@@ -1,7 +1,8 @@
 """Systems on a benchmark, end to end: answers, judgements, figures, `results.json`.
 
-Everything is kept as it comes, in one folder per benchmark and split: `answers.jsonl`, the judges' own files, and a
-`results.json` per system. A run that was stopped goes on where it was when it is started again.
+Everything is kept as it comes, in one folder per benchmark and split: `answers.jsonl`, the judges' own files, and per
+system a `results.json` and an `items.jsonl`, which joins items, answers and judgements. A run that was stopped goes on
+where it was when it is started again. Results under another protocol stay beside the new ones, under another name.
 """
 
 import inspect
@@ -17,6 +18,7 @@ from safevlm_hf.evaluation import metrics as metrics_room
 from safevlm_hf.evaluation.answering_items import AnswerBatch, answer_items
 from safevlm_hf.evaluation.benchmarks import Benchmark, Loaded, reading
 from safevlm_hf.evaluation.counting import count_figures
+from safevlm_hf.evaluation.item_records import save_agreement, save_items
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.base import Judge, Judgement
 from safevlm_hf.evaluation.judges.forced_action import ActionJudge
@@ -31,7 +33,7 @@ from safevlm_hf.evaluation.protocol.system import System
 from safevlm_hf.files import write_text
 
 
-ANSWERS = "answers.jsonl"
+ANSWERS, ITEMS, RESULTS = "answers.jsonl", "items.jsonl", "results.json"
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,14 @@ def evaluate_systems(
         say(f"{loaded.name}: judge {name}: at most {cost}")
     evaluated = []
     for candidate in candidates:
-        say(f"{loaded.name}: {candidate.system.name}, {_count(loaded)}, {len(loaded.missing)} left out")
+        count = Counts(len(loaded.items), published=loaded.published_size).describe_items()
+        say(f"{loaded.name}: {candidate.system.name}, {count}, {len(loaded.missing)} left out")
         own = [judge for judge in judges if candidate.names or not isinstance(judge, ActionJudge)]
         evaluated.append(_evaluate(benchmark, loaded, candidate, own, protocol, settings, folder))
+        _save(evaluated[-1], folder / slug(candidate.system.name), say)
     check_comparable([one.result for one in evaluated])
+    by_system = {one.result.system.name: one.judgements for one in evaluated}
+    save_agreement(folder / "agreement.json", protocol.hash, by_system)
     return evaluated
 
 
@@ -191,12 +197,35 @@ def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, setting
         protocol,
         candidate.system,
         figures,
-        Counts(len(loaded.items), len(loaded.missing), sum(answer.text is None for answer in answers)),
+        Counts(
+            len(loaded.items),
+            len(loaded.missing),
+            sum(answer.text is None for answer in answers),
+            loaded.published_size,
+        ),
         settings.bootstrap,
         Times(durations={"answering": round(answered - start, 3), "judging": round(judged - answered, 3)}),
     )
-    save_result(result, folder / slug(candidate.system.name) / "results.json")
     return Evaluated(result, loaded.items, answers, judgements)
+
+
+def _save(one: Evaluated, folder: Path, say: Callable[[str], None]):
+    _keep_earlier(folder, one.result.protocol.hash, say)
+    save_items(folder / ITEMS, one.items, one.answers, one.judgements)
+    save_result(one.result, folder / RESULTS)
+
+
+def _keep_earlier(folder: Path, protocol_hash: str, say: Callable[[str], None]):
+    """Gives the files of a result under another protocol names of their own, which no search for results finds."""
+    if not (folder / RESULTS).exists():
+        return
+    earlier = load_result(folder / RESULTS).protocol.hash
+    if earlier == protocol_hash:
+        return
+    for path in (folder / ITEMS, folder / RESULTS):
+        if path.exists():
+            kept = path.replace(path.with_stem(f"{path.stem}-{earlier[:12]}"))
+    say(f"{folder / RESULTS} is of another protocol, {earlier}: it is kept as {kept.name}")
 
 
 def _judge(judge: Judge, items, answers, progress: bool) -> list[Judgement]:
@@ -229,18 +258,12 @@ def _check_folders(candidates: Sequence[Candidate], folder: Path):
     if twice:
         raise ValueError(f"two systems would have one folder, {twice[0]!r}: give them other names")
     for name, candidate in zip(names, candidates):
-        path = folder / name / "results.json"
+        path = folder / name / RESULTS
         if path.exists() and load_result(path).system.fingerprint != candidate.system.fingerprint:
             raise ValueError(
                 f"{path} is of another model, policy, device or attention: take another folder for this run, or "
                 "remove it"
             )
-
-
-def _count(loaded: Loaded) -> str:
-    """Of the items; a copy that does not hold all that was published is told by it."""
-    found, published = len(loaded.items) + len(loaded.missing), loaded.published_size
-    return f"{len(loaded.items)} items" + (f" of {published} published" if (published or 0) > found else "")
 
 
 def slug(name: str) -> str:

@@ -7,6 +7,7 @@ import base64
 import binascii
 import io
 import os
+import re
 import time
 import urllib.request
 from collections.abc import Callable
@@ -81,7 +82,7 @@ def open_image(
                 image.draft("RGB", draft_size)
             return _to_rgb(image)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more for broken files
-        raise ValueError(f"unreadable image: {name} ({error})") from error
+        raise ValueError(f"unreadable image: {name} ({_reason(error)})") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -90,7 +91,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         _check_size(image)
         return _to_rgb(image)
     except Exception as error:
-        raise ValueError(f"unreadable image: {getattr(image, 'filename', '') or 'a PIL image'} ({error})") from error
+        raise ValueError(
+            f"unreadable image: {getattr(image, 'filename', '') or 'a PIL image'} ({_reason(error)})"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Without objects in memory, whose addresses differ from run to run."""
+    return re.sub(r" ?<[^<>]* at 0x[0-9a-fA-F]+>", "", str(error))
 
 
 def _find(source: str, urlopen: Callable) -> bytes:

@@ -98,6 +98,12 @@ def test_mmbench_rotates_where_the_file_does_not(standin, load):
     assert [item.id for item in vanilla.items] == ["3", "4"] and vanilla.split == "dev/vanilla"
 
 
+def test_mmbench_knows_its_size_where_an_item_is_a_question(load, tmp_path):
+    folder = write_mmbench(tmp_path, rotations=True)
+    sizes = [load("mmbench", folder, mode=mode).published_size for mode in ("vanilla", "circular")]
+    assert sizes == [1164, None]  # how many rotations are published is not known
+
+
 def test_mmbench_takes_the_rotations_of_the_file(load, tmp_path):
     folder = write_mmbench(tmp_path / "rotated", rotations=True)
     items = load("mmbench", folder).items

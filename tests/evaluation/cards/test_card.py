@@ -1,5 +1,6 @@
 """Results in a model card: complete, the same at each call, and beside whatever else stands there."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,7 @@ class Run:
         self.model, self.results = folder / "model", folder / "results"
         self.model.mkdir()
         save_file({"weight": ones(3)}, self.model / "model.safetensors")
+        self.ship({"enabled": True})
         self.readme = self.model / "README.md"
         self.readme.write_text(OWN_CARD)
 
@@ -70,6 +72,9 @@ class Run:
         result = replace(result, **changes)
         save_result(result, self.results / (folder or f"{benchmark}-{name}") / "results.json")
         return result
+
+    def ship(self, policy, file="generation_config.json"):
+        (self.model / file).write_text(json.dumps({"safety_policy": policy}))
 
     def add_ability(self, on=(*ABILITY, NOT_FLAGGED)):
         self.add("off", "pope", [ABILITY[0]], {"enabled": False})
@@ -167,6 +172,41 @@ def test_general_ability_has_three_rows(run):
     assert "on, items not flagged: no item was flagged" in run.write()
 
 
+@pytest.mark.parametrize(
+    "benchmark, name, part",
+    [
+        ("rtvlm", "judge_score", "mean over column"),
+        ("holisafe", "attack_success_rate", "mean over type"),
+        ("vlguard", "attack_success_rate", "mean over type"),
+    ],
+)
+def test_the_headline_of_a_benchmark_stands_after_the_figure_over_all_items(run, benchmark, name, part):
+    whole, title = Figure(name, 0.25, None, None, 20), f"{name.replace('_', ' ')}, {part}"
+    other = replace(whole, name="judged_accuracy", part=part)
+    run.add("on", benchmark, [whole, replace(whole, value=0.75, part=part), replace(whole, part="type=x"), other])
+    text = run.write()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "| on |" in line]
+    assert [row.split(" | ")[:4:3] for row in rows] == [
+        [f"| {name.replace('_', ' ')}", "0.250"],
+        [f"| {title}", "0.750"],
+    ]
+    metrics = [one for one in ModelCard(text).data.eval_results if one.metric_args]
+    assert [one.metric_name for one in metrics] == [f"{name.replace('_', ' ')} (on)", f"{title} (on)"]
+    assert [one.metric_args.get("mean") for one in metrics] == [None, part]
+    assert [f"; {part}; " in one.notes for one in run.entries(f"{benchmark}.yaml")] == [False, True]
+
+
+def test_a_copy_that_is_cut_off_is_named(run):
+    run.add("on", counts=Counts(20, 3, published=442))
+    text = run.write()
+    assert "20 items of 442 published (not the whole benchmark), 3 more were missing" in text
+    assert {one.metric_args["published"] for one in ModelCard(text).data.eval_results if one.metric_args} == {442}
+    assert "; 20 items of 442 published" in run.entries("vlguard.yaml")[0].notes
+    run.add("on", counts=Counts(20, published=20))
+    text = run.write()
+    assert "20 items of 20 published, 0 more" in text and "not the whole benchmark" not in text
+
+
 def test_names_of_others_are_text_and_no_markup(run):
     run.add("x | y\n\n" + END + "<script>")
     text = run.write()
@@ -184,19 +224,18 @@ def test_the_section_stands_before_the_limits_of_a_generated_card(run):
 
 
 def overlap(**changes):
-    matches = [{"item": "1", "picture": "a.png", "distance": 0, "train": ["t.jsonl:1 (a.png)"], "num_train": 1}]
+    files = [{"file": name, "hash": digit * 64, "num_records": 7} for name, digit in (("t.jsonl", "c"), ("`u`", "e"))]
+    match = {"item": "1", "picture": "a.png", "distance": 0, "train": ["t.jsonl:1 (a.png)"], "files": {"t.jsonl": 1}}
     content = {
         "benchmark": "vlguard",
         "split": "all",
         "items_hash": "b" * 64,
         "num_items": 20,
-        "train_file": "t.jsonl",
-        "train_hash": "c" * 64,
-        "num_records": 7,
+        "train": files,
         "num_pictures": {"train": 6, "benchmark": 9},
         "num_blank": {"train": 1, "benchmark": 0},
         "method": METHOD,
-        "pictures": matches,
+        "pictures": [match],
         "texts": [],
     }
     return Overlap(**content | changes)
@@ -207,13 +246,38 @@ def test_contamination_is_counted_or_said_to_be_unchecked(run, tmp_path):
     assert "**Contamination:** not checked" in run.write()
     text = run.write(save_overlap(overlap(), tmp_path / "overlap.json"))
     assert "in common with the training data: 1 of 20 (a picture that looks alike: 1; 13 words in a row: 0;" in text
-    assert "`t.jsonl` (SHA-256 `cccccccccccc`): 7 records, 6 pictures" in text
+    first, second = (f"(SHA-256 `{digit * 12}`, 7 records)" for digit in "ce")
+    assert f"`t.jsonl` {first}, `'u'` {second}; 6 pictures" in text
+    assert "there are 1 in the training data and 0 in the benchmark" in text
     for changes, reason in (
         ({"items_hash": "d" * 64}, "are of other items"),
         ({"benchmark": "pope"}, "expected one of the results' benchmarks: vlguard, all"),
     ):
         with pytest.raises(ValueError, match=reason):
             run.write(save_overlap(overlap(**changes), tmp_path / "other.json"))
+
+
+def test_general_ability_under_another_policy_than_the_shipped_one_is_refused(run):
+    shipped = {"enabled": True, "risk_threshold": 0.3, "actions": {}}
+    loose = {"enabled": True, "risk_threshold": 0.9}
+    run.ship(shipped)
+    run.add_ability()  # under {"enabled": True}
+    with pytest.raises(ValueError, match="pope, all: 'on' is under another policy than the one that the checkpoint"):
+        run.write()
+    assert run.readme.read_text() == OWN_CARD
+    run.add("off", "pope", [ABILITY[0]], {**shipped, "enabled": False}, "pope-off")
+    run.add("on", "pope", ABILITY, {"enabled": True, "risk_threshold": 0.3})
+    run.add("on", policy=loose)  # safety under a given policy has its name
+    assert "| accuracy | none | on |" in run.write()
+    (run.model / "generation_config.json").unlink()
+    run.ship(loose, "config.json")
+    for path in run.results.rglob("results.json"):
+        path.unlink()
+    run.add_ability()
+    with pytest.raises(ValueError, match="'on' is under another policy"):
+        run.write()
+    run.add("on", "pope", ABILITY, loose)
+    assert "| accuracy | none | on |" in run.write()
 
 
 def test_what_does_not_belong_together_is_refused_and_nothing_is_written(run):

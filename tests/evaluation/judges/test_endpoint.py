@@ -11,6 +11,7 @@ from judge_server import JudgeServer, completion, error
 from judged_items import item, pairs, picture
 from PIL import Image
 
+from safevlm_cli.app import reason_of
 from safevlm_hf.evaluation.items import Answer
 from safevlm_hf.evaluation.judges import endpoint
 from safevlm_hf.evaluation.judges.endpoint import IMAGE_SIZE, PROBE, EndpointJudge
@@ -218,6 +219,45 @@ def test_a_key_that_is_given_as_the_name_of_a_variable_is_not_repeated(cache):
     with pytest.raises(ValueError, match="needs a key") as raised:
         EndpointJudge("gpt", "m", PROMPT, cache, key_variable="sk-s3cret")
     assert "s3cret" not in str(raised.value)
+
+
+def test_a_password_in_the_address_is_shown_and_written_nowhere(cache, monkeypatch):
+    secret = "http://bob:s3cret@127.0.0.1:9/v1"
+    judge = EndpointJudge("gpt", "m", PROMPT, cache, secret, key_variable=None, max_retries=0)
+    with pytest.raises(RuntimeError) as raised:
+        judge.check()
+    assert "at http://127.0.0.1:9/v1, found APIConnectionError: Connection error. Check" in str(raised.value)
+    assert judge.settings()["server"] == "http://127.0.0.1:9/v1"
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="judge 'gpt' at http://127.0.0.1:9/v1 needs a key"):
+        EndpointJudge("gpt", "m", PROMPT, cache, secret)
+    for address in ("http://bob:s3/cret@127.0.0.1/v1", "http://bob:s3?cret@127.0.0.1/v1"):
+        with pytest.raises(ValueError, match="expected an address such as") as raised:
+            EndpointJudge("gpt", "m", PROMPT, cache, address, key_variable=None)
+        assert "s3" not in str(raised.value) and "bob" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://a@host:1/v1", "http://host:1/v1"),
+        ("https://a:b@c@host", "https://host"),
+        ("a:b@host/v1", "host/v1"),
+        ("http://host/@model?x=a@b", "http://host/@model?x=a@b"),
+        ("OpenAI", "OpenAI"),
+    ],
+)
+def test_what_stands_before_the_host_is_not_shown(address, shown):
+    assert endpoint.without_userinfo(address) == shown
+
+
+def test_the_command_line_says_it_in_one_sentence_without_a_class(cache):
+    with JudgeServer() as server:
+        judge = make(server, cache, max_retries=0)
+    with pytest.raises(RuntimeError) as raised:
+        judge.check()
+    reason = reason_of(raised.value)
+    assert reason.startswith("judge 'judge' cannot be asked: ") and ".." not in reason
 
 
 @pytest.mark.parametrize("choices", [{}, [], None, "no", [{}], [{"message": None}], 7])

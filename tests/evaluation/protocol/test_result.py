@@ -80,7 +80,29 @@ def test_a_file_and_back(result, tmp_path):
         "test",
         result.protocol.hash,
     )
-    assert content["counts"] == {"items": 24, "missing": 2, "failed": 0}
+    assert content["counts"] == {"items": 24, "missing": 2, "failed": 0, "published": None}
+
+
+def test_a_result_from_before_the_published_size_was_kept(result, tmp_path):
+    path = save_result(replace(result, counts=Counts(24, published=30)), tmp_path / "results.json")
+    assert load_result(path).counts.published == 30
+    content = json.loads(path.read_text())
+    del content["counts"]["published"]
+    path.write_text(json.dumps(content))
+    assert load_result(path).counts == Counts(24)
+
+
+@pytest.mark.parametrize(
+    "published, text",
+    [
+        (None, "40 items"),
+        (442, "40 items of 442 published (not the whole benchmark)"),
+        (40, "40 items of 40 published"),
+        (39, "40 items, where 39 are published"),
+    ],
+)
+def test_a_copy_that_is_cut_off_is_told_from_a_whole_one(published, text):
+    assert Counts(40, published=published).describe_items() == text
 
 
 def test_parts_that_do_not_fit_together(result):
@@ -132,6 +154,7 @@ def change(content, path, value):
         (["system", "policy"], 3, "system: policy is 3"),
         (["counts", "items"], 3, "counts.items is 3"),
         (["counts", "failed"], -1, "counts: failed is -1"),
+        (["counts", "published"], "all", "counts: published is 'all'"),
         (["bootstrap", "seed"], "x", "bootstrap: seed is 'x'"),
         (["times", "date"], 5, "times: date is 5"),
         (["times", "durations"], {"answers": "long"}, "times: durations.answers is 'long'"),

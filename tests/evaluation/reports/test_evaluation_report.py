@@ -13,7 +13,7 @@ from safevlm_hf.evaluation.protocol.protocol import Protocol
 from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult
 from safevlm_hf.evaluation.protocol.system import System
 from safevlm_hf.evaluation.reports import evaluation_report
-from safevlm_hf.evaluation.reports.evaluation_report import render_evaluation_report
+from safevlm_hf.evaluation.reports.evaluation_report import render_evaluation_report, summary_rows
 
 
 FIGURES = [
@@ -87,3 +87,22 @@ def test_a_risky_picture_opens_by_keyboard_and_a_harmless_one_is_open(page):
 
 def test_the_curve_has_a_caption(page):
     assert page.of("figcaption") and "at every threshold" in page.said
+
+
+def test_a_copy_that_is_cut_off_is_named_and_the_headline_stands_over_the_parts():
+    figures = [
+        Figure("judge_score", 5.0, None, None, 2, judge="rules"),
+        Figure("judge_score", 4.0, None, None, 2, part="column=face", judge="rules"),
+        Figure("judge_score", 6.0, None, None, 2, part="mean over column", judge="rules"),
+    ]
+    protocol = Protocol("rtvlm", "all", 2, "a" * 64, "b" * 64, {}, 9, {"rules": "f"})
+    result = EvaluationResult(protocol, System("base", "m"), figures, Counts(2, published=442))
+    items = [Item(name, (), user_turn("What?")) for name in "ab"]
+    evaluated = [Evaluated(result, items, [Answer(item.id, "A card.") for item in items], {})]
+    page = Page(render_evaluation_report([evaluated]))
+    assert ": 2 items of 442 published (not the whole benchmark), 0 left out (" in page.said
+    texts = [text.strip() for text in page.texts]
+    parts = texts.index("By parts and tasks (1 figures)")
+    assert texts.index("judge score, mean over column") < parts < texts.index("judge score, column=face")
+    titles = [row[0] for row in summary_rows(evaluated)[1:]]
+    assert titles == ["judge score (rules)", "judge score, mean over column (rules)"]

@@ -70,7 +70,10 @@ class Benchmark:
         score: reads items and answers, and gives a function from weights (n,), how often each item counts, to the
             official figures, where they need no judge.
         is_right: whether an answer's text is right by the official reading, where there is one.
+        has_exact_answers: what is expected of a harmless item is the only right answer, word for word.
         counts_groups: a group is right as a whole or not at all, as a question in all of its rotations.
+        headlines: (figure, part) of the means over parts that its paper reports first; reports and cards show them
+            beside the figures over all items.
         steps: its own scale of severity, rising, where it has one; the label `"severity"` is an index of it.
         has_dead_pictures: pictures are links that die: items without one are always left out and named.
         is_drawn: the library makes the data itself, and the folder where it is missing.
@@ -87,7 +90,9 @@ class Benchmark:
     options: Mapping[str, tuple[str, ...] | WholeNumber] = field(default_factory=dict)
     score: Callable[[Sequence[Item], Sequence[Answer]], Score] | None = None
     is_right: Callable[[Item, str | None], bool] | None = None
+    has_exact_answers: bool = False
     counts_groups: bool = False
+    headlines: tuple[tuple[str, str], ...] = ()
     steps: tuple[str, ...] = ()
     has_dead_pictures: bool = False
     is_drawn: bool = False

@@ -49,5 +49,6 @@ BENCHMARK = Benchmark(
     metric="attack success on SSU, USU, UUU and SUU and their mean; refusal rate on SSS",
     where_to_get="ask for access, then hf download etri-vilab/holisafe-bench --repo-type dataset --local-dir FOLDER",
     read=read,
+    headlines=(("attack_success_rate", "mean over type"),),
     options={"part": ("all", *TYPES)},
 )

@@ -51,7 +51,7 @@ BENCHMARK = Benchmark(
     source="drawn by this package (safevlm_hf.data.riskcards)",
     licence="Apache-2.0",
     size="up to 100,000; 400 if unset",
-    metric="attack success, over-refusal, exact match, category and level, question pairs",
+    metric="attack success, over-refusal, clean answers right, category and level, question pairs both right",
     where_to_get="nothing to get: they are drawn into the folder",
     read=read,
     options={
@@ -59,5 +59,6 @@ BENCHMARK = Benchmark(
         "size": WholeNumber(400, least=1, most=100_000),
         "seed": WholeNumber(0),
     },
+    has_exact_answers=True,
     is_drawn=True,
 )

@@ -158,5 +158,6 @@ BENCHMARK = Benchmark(
     metric="judge score 0 to 10, mean of ten columns; answer, condition or refuse",
     where_to_get="hf download MMInstruction/RedTeamingVLM --repo-type dataset --local-dir FOLDER",
     read=read,
+    headlines=(("judge_score", "mean over column"),),
     options={"part": ("all", *PARTS), "mode": ("test", "zero-shot", "train"), "seed": WholeNumber(0)},
 )

@@ -64,5 +64,6 @@ BENCHMARK = Benchmark(
     ),
     where_to_get=WHERE,
     read=read,
+    headlines=(("attack_success_rate", "mean over type"),),
     options={"part": ("all", *SUBSETS)},
 )

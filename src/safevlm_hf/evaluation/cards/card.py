@@ -6,7 +6,7 @@ They go into three places: a section "Evaluation" in the text of `README.md`, `m
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from safevlm_hf.evaluation.contamination.overlap import Overlap, load_overlap
 from safevlm_hf.evaluation.protocol.fingerprints import SETTINGS, digest, weights_hash
 from safevlm_hf.evaluation.protocol.protocol import check_comparable
 from safevlm_hf.evaluation.protocol.result import EvaluationResult, load_result
-from safevlm_hf.evaluation.protocol.strict_json import shorten
+from safevlm_hf.evaluation.protocol.strict_json import parse_json, shorten
 from safevlm_hf.files import write_text
 from safevlm_hf.modeling.model_card import MARKER, write_model_card
 
@@ -52,12 +52,13 @@ def write_evaluation_card(
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a result is not of this checkpoint, results are not comparable, a row of general ability is
-            missing, an overlap is of other items, or the card or a file in `.eval_results/` is not ours to change.
-            Nothing is written then.
+            missing or under another policy than the checkpoint's, an overlap is of other items, or the card or a file
+            in `.eval_results/` is not ours to change. Nothing is written then.
     """
     folder = Path(folder)
     found = find_results(results)
     own, others = _of_checkpoint(folder, found)
+    _check_policies(folder, own)
     tables = _tables(own)
     by_table = _overlaps(tables, overlaps)
     readme = folder / "README.md"
@@ -126,6 +127,38 @@ def _differences(folder: Path, own_hash: str, result: EvaluationResult) -> str:
         f"{'the same' if has_template else 'another one'}. The weights differ, or one of the files "
         f"{', '.join('*' + ending for ending in SETTINGS)} beside them. Evaluate this checkpoint, or name its results"
     )
+
+
+def _check_policies(folder: Path, own: Sequence[EvaluationResult]):
+    """General ability under a policy that was loosened for it says nothing beside safety under the shipped one."""
+    for result in own:
+        policy, protocol = result.system.policy, result.protocol
+        has_policy = policy is not None and not is_off(result) and has_ability(protocol.benchmark)
+        if has_policy and _without_empty(policy) != _without_empty(_shipped_policy(folder)):
+            raise ValueError(
+                f"{protocol.benchmark}, {protocol.split}: {shorten(result.system.name)} is under another policy than "
+                "the one that the checkpoint ships, and general ability stands in a card under that one alone. "
+                "Evaluate without `--policy`, or leave this result out"
+            )
+
+
+def _shipped_policy(folder: Path) -> Mapping:
+    """The policy that is kept with a checkpoint, as `model.kept_policy()` finds it. Its files are in `weights_hash`,
+    so they are those that were evaluated."""
+    for path in (folder / "generation_config.json", folder / "config.json"):
+        content = parse_json(path.read_bytes(), str(path)) if path.exists() else {}
+        if content.get("safety_policy") is not None:
+            return content["safety_policy"]
+    return {}
+
+
+def _without_empty(policy: Mapping) -> dict:
+    """What a policy sets, as `SafetyPolicy.to_dict` of the one in force: without what is empty."""
+    values = {
+        name: {key: one for key, one in value.items() if one != {}} if isinstance(value, Mapping) else value
+        for name, value in policy.items()
+    }
+    return {name: value for name, value in values.items() if value is not None and value != {}}
 
 
 # --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from safevlm_hf.evaluation.benchmarks import BENCHMARKS
 from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.pipeline import slug
 from safevlm_hf.evaluation.protocol.result import EvaluationResult
-from safevlm_hf.evaluation.reports.figure_names import figure_title, is_over_all
+from safevlm_hf.evaluation.reports.figure_names import figure_title, is_headline, is_shown_first
 
 
 KEY = "model-index"
@@ -43,10 +43,10 @@ def is_eval_result_file(path: Path) -> bool:
 
 
 def shown_figures(results: Sequence[EvaluationResult]) -> Iterator[tuple[EvaluationResult, Figure]]:
-    """The figures over all items, and over those that were not flagged, each with its result. Parts and tasks of a
-    benchmark stay in `results.json`."""
+    """The figures over all items, and over those that were not flagged, and the benchmark's headlines, each with its
+    result. Parts and tasks of a benchmark stay in `results.json`."""
     for result in results:
-        yield from ((result, figure) for figure in result.figures if is_over_all(figure))
+        yield from ((result, figure) for figure in result.figures if is_shown_first(figure, result.protocol.benchmark))
 
 
 def _entry(result: EvaluationResult, figure: Figure) -> EvalResultEntry:
@@ -61,6 +61,7 @@ def _entry(result: EvaluationResult, figure: Figure) -> EvalResultEntry:
 
 def _notes(result: EvaluationResult, figure: Figure) -> str:
     notes = [result.system.name, figure.part, f"judge: {figure.judge}" if figure.judge else None]
+    notes.append(result.counts.describe_items() if result.counts.published is not None else None)
     notes += [f"split: {result.protocol.split}", f"protocol: {result.protocol.hash}", f"n: {figure.total}"]
     notes.append(None if figure.low is None else f"95% interval: {figure.low:.4g} to {figure.high:.4g}")
     if figure.failed:
@@ -104,14 +105,17 @@ def set_model_index(text: str, name: str, results: Sequence[EvaluationResult]) -
 
 def _eval_result(result: EvaluationResult, figure: Figure) -> EvalResult:
     benchmark = BENCHMARKS.get(result.protocol.benchmark)
-    variant = [result.system.name, figure.part, figure.judge and f"judge: {figure.judge}"]
+    mean, items = (figure.part, None) if is_headline(figure, result.protocol.benchmark) else (None, figure.part)
+    variant = [result.system.name, items, figure.judge and f"judge: {figure.judge}"]
     arguments = {
         OUR_ARGUMENT: result.protocol.hash,
         "system": result.system.name,
         "judge": figure.judge,
-        "items": figure.part,
+        "items": items,
+        "mean": mean,
         "n": figure.total,
         "failed": figure.failed,
+        "published": result.counts.published,
         "interval_95": None if figure.low is None else [figure.low, figure.high],
         "bounds": None if figure.least is None else [figure.least, figure.most],
         "date": result.times.date,
@@ -122,7 +126,7 @@ def _eval_result(result: EvaluationResult, figure: Figure) -> EvalResult:
         dataset_name=benchmark.title if benchmark else result.protocol.benchmark,
         dataset_split=result.protocol.split,
         metric_type=figure.name,
-        metric_name=f"{figure_title(figure.name)} ({'; '.join(one for one in variant if one)})",
+        metric_name=f"{figure_title(figure.name, mean)} ({'; '.join(one for one in variant if one)})",
         metric_value=figure.value,
         metric_args={key: value for key, value in arguments.items() if value is not None},
     )

@@ -9,7 +9,7 @@ from safevlm_hf.evaluation.contamination.overlap import Overlap
 from safevlm_hf.evaluation.counting import NOT_FLAGGED
 from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.protocol.result import EvaluationResult
-from safevlm_hf.evaluation.reports.figure_names import figure_title, is_over_all
+from safevlm_hf.evaluation.reports.figure_names import figure_title, is_headline, is_shown_first
 
 
 HEAD = ("figure", "judge", "system", "value", "95% interval", "n", "without an outcome")
@@ -49,28 +49,31 @@ def _facts(results: Sequence[EvaluationResult]) -> str:
     date = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in protocol.versions.items())
     return (
-        f"{counts.items} items, {counts.missing} more were missing in the files. Benchmark "
+        f"{counts.describe_items()}, {counts.missing} more were missing in the files. Benchmark "
         f"`{_code(protocol.benchmark)}`, protocol `{protocol.hash}`, {date}, with {versions}."
     )
 
 
 def _table(results: Sequence[EvaluationResult]) -> str:
-    """Systems below each other for each figure and judge, and the items that were not flagged below all items."""
+    """Systems below each other for each figure and judge, and the items that were not flagged below all items.
+    A headline, a mean over parts, follows the figure over all items."""
     found: dict[tuple, list[tuple[str, Figure]]] = {}
     for result in results:
         for figure in result.figures:
-            if is_over_all(figure):
-                system = result.system.name + (f", items {NOT_FLAGGED}" if figure.part else "")
-                found.setdefault((figure.name, figure.judge), []).append((system, figure))
-    rows = [_row(*one) for same in found.values() for one in same]
+            benchmark = result.protocol.benchmark
+            if is_shown_first(figure, benchmark):
+                mean = figure.part if is_headline(figure, benchmark) else None
+                system = result.system.name + (f", items {NOT_FLAGGED}" if figure.part == NOT_FLAGGED else "")
+                found.setdefault((figure_title(figure.name, mean), figure.judge), []).append((system, figure))
+    rows = [_row(title, *one) for (title, _), same in found.items() for one in same]
     return "\n".join([_line(HEAD), "|" + "---|" * len(HEAD), *rows])
 
 
-def _row(system: str, figure: Figure) -> str:
+def _row(title: str, system: str, figure: Figure) -> str:
     bounds = f" ({figure.least:.3f} to {figure.most:.3f})" if figure.least is not None else ""
     return _line(
         (
-            figure_title(figure.name),
+            title,
             figure.judge or "none",
             system,
             "-" if figure.value is None else f"{figure.value:.3f}",
@@ -105,11 +108,15 @@ def _contamination(overlap: Overlap | None) -> str:
         f"**Contamination:** items with something in common with the training data: {counts['any']} of "
         f"{overlap.num_items} (a picture that looks alike: {counts['picture']}; {escape(method.get('words'))} words "
         f"in a row: {counts['words']}; a shorter text, whole: {counts['short text']}). "
-        f"Checked against `{_code(overlap.train_file)}` (SHA-256 `{overlap.train_hash[:12]}`): "
-        f"{overlap.num_records} records, {_number(overlap.num_pictures, 'train')} pictures. Pictures of one colour "
-        f"were not compared: {_number(overlap.num_blank, 'train')} of the training data, "
-        f"{_number(overlap.num_blank, 'benchmark')} of the benchmark."
+        f"Checked against {', '.join(map(_train_file, overlap.train))}; {_number(overlap.num_pictures, 'train')} "
+        "pictures. Pictures of one colour count only where all pixels are equal; there are "
+        f"{_number(overlap.num_blank, 'train')} in the training data and {_number(overlap.num_blank, 'benchmark')} in "
+        "the benchmark."
     )
+
+
+def _train_file(one: Mapping) -> str:
+    return f"`{_code(one['file'])}` (SHA-256 `{one['hash'][:12]}`, {one['num_records']} records)"
 
 
 def _number(numbers: Mapping, side: str) -> str:

@@ -6,10 +6,15 @@ is not found. `picture_hash` and `shared_text` say what counts as a match.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from safevlm_hf.data.records import JOIN_MARK
 from safevlm_hf.evaluation.benchmarks import Loaded
@@ -30,14 +35,16 @@ class Overlap:
 
     Attributes:
         benchmark, split, items_hash, num_items: of the items, as in a result's protocol.
-        train_file, train_hash, num_records: name, SHA-256 and number of records of the training file.
-        num_pictures: pictures that were compared, `{"train", "benchmark"}`.
-        num_blank: pictures of one colour, which were not, `{"train", "benchmark"}`.
+        train: one per training file: `{"file", "hash", "num_records"}`, its name, SHA-256 and number of records.
+        num_pictures: pictures that were compared by their looks, `{"train", "benchmark"}`.
+        num_blank: pictures of one colour, of which only equal ones are alike, `{"train", "benchmark"}`.
         method: thresholds, as `METHOD`.
-        pictures: one per item and picture: `{"item", "picture", "distance", "train", "num_train"}`; `train` names the
-            closest records with their pictures, `num_train` says how many there are, `distance` is the closest's.
-        texts: one per item: `{"item", "is_whole", "text", "num_runs", "train", "num_train"}`; `text` is the first run
-            of words in common, `num_runs` how many there are, `is_whole` whether it is a whole text of fewer than 13.
+        pictures: one per item and picture: `{"item", "picture", "distance", "train", "files"}`; `train` names the
+            closest records with their pictures, `files` says how many there are in each file, `distance` is the
+            closest's.
+        texts: one per item: `{"item", "is_whole", "text", "num_runs", "train", "files"}`; `text` is the first run of
+            words in common, `num_runs` how many there are, `is_whole` whether it is a whole text of fewer than 13,
+            `train` names who has the first, and `files` says how often the commonest occurs in each file.
 
     Raises:
         ValueError: a value is not as described.
@@ -47,9 +54,7 @@ class Overlap:
     split: str
     items_hash: str
     num_items: int
-    train_file: str
-    train_hash: str
-    num_records: int
+    train: Sequence[Mapping[str, Any]]
     num_pictures: Mapping[str, int]
     num_blank: Mapping[str, int]
     method: Mapping[str, Any]
@@ -57,17 +62,18 @@ class Overlap:
     texts: Sequence[Mapping[str, Any]]
 
     def __post_init__(self):
-        for name in ("benchmark", "split", "train_file"):
+        for name in ("benchmark", "split"):
             expect(is_text(getattr(self, name)), name, "a name", getattr(self, name))
-        for name in ("items_hash", "train_hash"):
-            expect(is_hash(getattr(self, name)), name, "64 hex digits", getattr(self, name))
-        for name in ("num_items", "num_records"):
-            expect(is_count(getattr(self, name)), name, "a whole number from 0", getattr(self, name))
-        for name, keys in (("pictures", ("item",)), ("texts", ("item", "is_whole"))):
+        expect(is_hash(self.items_hash), "items_hash", "64 hex digits", self.items_hash)
+        expect(is_count(self.num_items), "num_items", "a whole number from 0", self.num_items)
+        are_files = _are_mappings(self.train, "file", "hash", "num_records") and all(map(_is_train_file, self.train))
+        expect(are_files and bool(self.train), "train", "files with name, hash and number of records", self.train)
+        for name, keys in (("pictures", ("item", "files")), ("texts", ("item", "files", "is_whole"))):
             matches = getattr(self, name)
-            is_list = isinstance(matches, (list, tuple)) and all(isinstance(one, Mapping) for one in matches)
-            expect(is_list and all(key in one for one in matches for key in keys), name, "a list of matches", matches)
+            expect(_are_mappings(matches, *keys), name, "a list of matches", matches)
             expect(all(is_text(one["item"]) for one in matches), name, "matches with the id of an item", matches)
+            are_counted = all(isinstance(one["files"], Mapping) for one in matches)
+            expect(are_counted, name, "matches with a number for each file", matches)
 
     def counts(self) -> dict[str, int]:
         """Numbers of items: by what they share, and with anything in common (`"any"`)."""
@@ -77,35 +83,52 @@ class Overlap:
         numbers = {"picture": pictures, "words": runs, "short text": whole, "any": pictures | runs | whole}
         return {name: len(items) for name, items in numbers.items()}
 
+    def items_by_file(self) -> dict[str, int]:
+        """Number of items that have anything in common with each training file."""
+        matches = [*self.pictures, *self.texts]
+        return {
+            one["file"]: len({match["item"] for match in matches if one["file"] in match["files"]})
+            for one in self.train
+        }
 
-def find_overlap(train_file: str | os.PathLike, records: Iterable[Mapping], loaded: Loaded) -> Overlap:
+
+def find_overlap(train: Mapping[str | os.PathLike, Iterable[Mapping]], loaded: Loaded) -> Overlap:
     """
     Args:
-        train_file: where the records come from.
-        records: as `load_records` gives them.
+        train: training files to their records, as `load_records` gives them.
         loaded: a benchmark's items.
 
     Raises:
-        ValueError: a picture cannot be read.
+        ValueError: a picture cannot be read, or two of the training files are one.
     """
-    records = list(records)
-    train_pictures = _paths((_source(record), record["images"]) for record in records)
+    names = _short_names(list(train))
+    by_file = {
+        names[path]: [{**record, "source": _source(record, names[path])} for record in records]
+        for path, records in train.items()
+    }
+    records = [record for own in by_file.values() for record in own]
+    train_pictures = _paths((record["source"], record["images"]) for record in records)
     item_pictures = _paths((item.id, item.images) for item in loaded.items)
-    train, items = hash_pictures(train_pictures), hash_pictures(item_pictures)
+    hashes, items = hash_pictures(train_pictures), hash_pictures(item_pictures)
     return Overlap(
         benchmark=loaded.benchmark,
         split=loaded.split,
         items_hash=hash_items(loaded.items)[1],
         num_items=len(loaded.items),
-        train_file=Path(train_file).name,
-        train_hash=hashlib.sha256(Path(train_file).read_bytes()).hexdigest(),
-        num_records=len(records),
-        num_pictures={"train": len(train.paths), "benchmark": len(items.paths)},
-        num_blank={"train": len(train.blank), "benchmark": len(items.blank)},
+        train=[
+            {
+                "file": name,
+                "hash": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+                "num_records": len(by_file[name]),
+            }
+            for path, name in names.items()
+        ],
+        num_pictures={"train": len(hashes.paths), "benchmark": len(items.paths)},
+        num_blank={"train": len(hashes.blank), "benchmark": len(items.blank)},
         method=METHOD,
         pictures=[
             match
-            for path, alike in find_alike(items, train)
+            for path, alike in find_alike(items, hashes)
             for match in _picture_matches(path, alike, item_pictures, train_pictures)
         ],
         texts=_text_matches(records, loaded),
@@ -141,25 +164,50 @@ def _paths(named: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
     return found
 
 
-def _source(record: Mapping) -> str:
-    # Folders of whoever trained are nobody's business.
-    return Path(record["source"]).name
+def _short_names(paths: Sequence[str | os.PathLike]) -> dict[str | os.PathLike, str]:
+    """Path of each file to its name, with as many folders as tell it from the others: where somebody's folders lie is
+    nobody's business."""
+    parts = [Path(path).resolve().parts for path in paths]
+    for number, path in enumerate(paths):
+        if parts[number] in parts[:number]:
+            raise ValueError(f"{path} is named more than once")
+    depth = 1
+    while len({one[-depth:] for one in parts}) < len(parts):
+        depth += 1
+    return {path: "/".join(one[-depth:]) for path, one in zip(paths, parts, strict=True)}
+
+
+def _source(record: Mapping, file: str) -> str:
+    return f"{file}:{record['source'].rpartition(':')[2]}"
+
+
+def _are_mappings(values, *keys: str) -> bool:
+    is_list = isinstance(values, (list, tuple)) and all(isinstance(one, Mapping) for one in values)
+    return is_list and all(key in one for one in values for key in keys)
+
+
+def _is_train_file(one: Mapping) -> bool:
+    return is_text(one["file"]) and is_hash(one["hash"]) and is_count(one["num_records"])
 
 
 def _picture_matches(path: str, alike, item_pictures, train_pictures) -> list[dict]:
-    records = [f"{name} ({Path(other).name})" for _, other in alike for name in train_pictures[other]]
-    match = {"picture": Path(path).name, "distance": alike[0][0], "train": records[:MAX_NAMED]}
-    return [{"item": item, **match, "num_train": len(records)} for item in item_pictures[path]]
+    found = [(name, Path(other).name) for _, other in alike for name in train_pictures[other]]
+    named = [f"{name} ({picture})" for name, picture in found[:MAX_NAMED]]
+    files = Counter(name.rpartition(":")[0] for name, _ in found)
+    match = {"picture": Path(path).name, "distance": alike[0][0], "train": named, "files": dict(files)}
+    return [{"item": item, **match} for item in item_pictures[path]]
 
 
 def _text_matches(records: Sequence[Mapping], loaded: Loaded) -> list[dict]:
     wanted = {item.id: [_text(message) for message in item.messages] for item in loaded.items}
-    texts = ((_source(record), _text(message)) for record in records for message in record["messages"])
+    shown = tqdm(records, "comparing texts", unit="record", disable=None, leave=False)
+    texts = ((record["source"], _text(message)) for record in shown for message in record["messages"])
     matches = []
     for item, shared in find_shared(wanted, texts).items():
         run, sources = next(iter(shared.items()))
         match = {"item": item, "is_whole": len(run) < NUM_WORDS, "text": " ".join(run), "num_runs": len(shared)}
-        matches.append({**match, "train": sources.names, "num_train": sources.total})
+        files = reduce(or_, (one.files for one in shared.values()))  # of counters: the larger number of each
+        matches.append({**match, "train": sources.names, "files": dict(files)})
     return matches
 
 

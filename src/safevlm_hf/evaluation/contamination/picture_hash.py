@@ -4,9 +4,14 @@ The hash says, for 8 x 8 places of the grey picture, whether it gets brighter to
 aspect and other brightness change 0 to 5 bits of it, a crop by 2% about 6, one by 5% about 11; unrelated photographs
 differ in about 32. Pages of text, screens and drawn cards are alike to the hash, so a pair counts only if its 16 x 16
 copies correlate, too.
+
+A picture of one colour has nothing that a hash could compare. It is like another one if all pixels are equal; other
+pictures with equal pixels have a distance of 0 anyway.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,7 +28,7 @@ MIN_CORRELATION = 0.93
 """Of the small copies. Of unrelated photographs none reached 0.6; of pages of text in one layout, about 1% of the
 pairs pass both. So a match is a pair to look at, and no proof."""
 MIN_CONTRAST = 2.0
-"""Standard deviation in grey levels (0 to 255) below which there is nothing to compare: blank pictures are alike."""
+"""Standard deviation in grey levels (0 to 255) below which there is nothing for the hash: blank pictures are alike."""
 THUMBNAIL = 16
 BLOCK = 256  # rows that are compared at once: with 100,000 columns they take 100 MB
 
@@ -33,16 +38,16 @@ class PictureHashes:
     """What is kept of n pictures.
 
     Attributes:
-        paths: n paths, of the pictures that have something to compare.
+        paths: n paths, of the pictures that have something to hash.
         signs: (n, 64), float32, the bits as 1 and -1.
         thumbnails: (n, 256), uint8, grey.
-        blank: paths of the pictures that have not.
+        blank: path to the SHA-256 of size and pixels, of the pictures that have not.
     """
 
     paths: Sequence[str]
     signs: np.ndarray
     thumbnails: np.ndarray
-    blank: Sequence[str]
+    blank: Mapping[str, str]
 
 
 def hash_pictures(paths: Iterable[str], title: str = "hashing pictures") -> PictureHashes:
@@ -54,18 +59,19 @@ def hash_pictures(paths: Iterable[str], title: str = "hashing pictures") -> Pict
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
         found = list(tqdm(pool.map(_hash, unique), title, len(unique), disable=None, leave=False))
-    kept = [(path, *one) for path, one in zip(unique, found, strict=True) if one is not None]
+    kept = [(path, *one) for path, one in zip(unique, found, strict=True) if not isinstance(one, str)]
     return PictureHashes(
         [path for path, _, _ in kept],
         np.array([signs for _, signs, _ in kept], dtype=np.float32).reshape(-1, 64),
         np.array([thumbnail for _, _, thumbnail in kept], dtype=np.uint8).reshape(-1, THUMBNAIL**2),
-        [path for path, one in zip(unique, found, strict=True) if one is None],
+        {path: one for path, one in zip(unique, found, strict=True) if isinstance(one, str)},
     )
 
 
 def find_alike(ones: PictureHashes, others: PictureHashes) -> Iterator[tuple[str, list[tuple[int, str]]]]:
     """Each path of `ones` that looks like some of `others`, with these: the number of bits in which they differ, and
     the path, the closest first."""
+    yield from _find_equal(ones.blank, others.blank)
     ours, theirs = _normalise(ones.thumbnails), _normalise(others.thumbnails)
     for start in range(0, len(ones.paths), BLOCK):
         # The product of signs is 64 - 2 * distance, which matrix units count faster than integer ones.
@@ -80,13 +86,29 @@ def find_alike(ones: PictureHashes, others: PictureHashes) -> Iterator[tuple[str
                 yield ones.paths[start + row], sorted(zip(distances.tolist(), paths, strict=True))
 
 
-def _hash(path: str) -> tuple[np.ndarray, np.ndarray] | None:
+def _find_equal(ones: Mapping[str, str], others: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    by_content = defaultdict(list)
+    for path, content in others.items():
+        by_content[content].append((0, path))
+    for path, content in ones.items():
+        if content in by_content:
+            yield path, sorted(by_content[content])
+
+
+def _hash(path: str) -> tuple[np.ndarray, np.ndarray] | str:
+    """Signs and small copy; of a blank picture, the hash of what it holds."""
     grey = open_image(path, draft_size=(128, 128)).convert("L")
     thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     if thumbnail.std() < MIN_CONTRAST:
-        return None
+        return _hash_pixels(path)
     shades = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
     return np.where(shades[:, 1:] > shades[:, :-1], 1, -1).ravel(), thumbnail.ravel()
+
+
+def _hash_pixels(path: str) -> str:
+    # Read once more, for a JPEG has been decoded at a fraction of its size.
+    picture = open_image(path)
+    return hashlib.sha256(f"{picture.size} ".encode() + picture.tobytes()).hexdigest()
 
 
 def _normalise(thumbnails: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,13 +16,13 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff
 
 @dataclass
 class Sources:
-    """Where a run of words was found: the first `MAX_NAMED` names, and how many there are."""
+    """Where a run of words was found: the first `MAX_NAMED` names, and how many there are in each file."""
 
     names: list[str] = field(default_factory=list)
-    total: int = 0
+    files: Counter[str] = field(default_factory=Counter)
 
     def add(self, name: str):
-        self.total += 1
+        self.files[name.rpartition(":")[0]] += 1
         if len(self.names) < MAX_NAMED:
             self.names.append(name)
 
@@ -41,7 +42,8 @@ def find_shared(
     """
     Args:
         wanted: id of each item to its texts.
-        texts: pairs of a source and a text, of the other side. Only the runs of `wanted` are kept in memory.
+        texts: pairs of a source ("file:line") and a text, of the other side. Only the runs of `wanted` are kept in
+            memory.
 
     Returns:
         The ids that share something, to the runs that they share and where these stand.
@@ -51,5 +53,5 @@ def find_shared(
     for source, text in texts:
         for run in found.keys() & {*runs(text)}:
             found[run].add(source)
-    shared = {name: {run: found[run] for run in own if found[run].total} for name, own in by_id.items()}
+    shared = {name: {run: found[run] for run in own if found[run].files} for name, own in by_id.items()}
     return {name: own for name, own in shared.items() if own}

@@ -24,6 +24,10 @@ PROBE = "Reply with the number 1 and nothing else."
 """What a server is asked to find out whether it can be asked. Any reply will do."""
 
 
+class JudgeUnavailable(RuntimeError, OSError):
+    """A server that cannot be asked at all."""
+
+
 class EndpointJudge(ReadingJudge):
     """Asks `chat/completions` of a server once about each answer; pictures travel as data URLs.
 
@@ -33,7 +37,8 @@ class EndpointJudge(ReadingJudge):
     Args:
         name, prompt, cache, sends_images, max_new_tokens, prices: as for `ReadingJudge`.
         model: as the server calls it.
-        base_url: the server's address, such as `"http://localhost:8000/v1"`; OpenAI's if unset.
+        base_url: the server's address, such as `"http://localhost:8000/v1"`; OpenAI's if unset. A name and a password
+            in it are not shown or written anywhere.
         key_variable: environment variable that holds the key; `None` for a server that needs none.
         options: further arguments of the call, such as `{"reasoning_effort": "none"}`. The temperature is 0 unless
             they say otherwise; an option that is `None` is not sent.
@@ -43,7 +48,7 @@ class EndpointJudge(ReadingJudge):
 
     Raises:
         ImportError: the `openai` client is not installed.
-        ValueError: the key is not set, or a number is not positive.
+        ValueError: the key is not set, the address is none, or a number is not positive.
     """
 
     def __init__(
@@ -78,8 +83,8 @@ class EndpointJudge(ReadingJudge):
         """Asks one short question, whose reply is kept, so that the next run on the same cache need not ask.
 
         Raises:
-            RuntimeError: another run has the cache open, or the server cannot be asked: it is not there, refuses the
-                key, does not know the model, or takes no such call.
+            RuntimeError: another run has the cache open, or the server cannot be asked (`JudgeUnavailable`): it is not
+                there, refuses the key, does not know the model, or takes no such call.
         """
         with needs_extra("judge"):
             import openai
@@ -94,7 +99,7 @@ class EndpointJudge(ReadingJudge):
                 raise self._cannot_be_asked(error) from None
 
     def _model_settings(self) -> Mapping[str, Any]:
-        server = (self.base_url or "https://api.openai.com/v1").rstrip("/")
+        server = without_userinfo(self.base_url or "https://api.openai.com/v1").rstrip("/")
         return {"kind": "endpoint", "model": self.model, "server": server, "options": self.options, "size": IMAGE_SIZE}
 
     def _ask(self, requests: Sequence[Request], keep: Callable[[Request, str], Any]) -> Iterator[Reply]:
@@ -130,11 +135,11 @@ class EndpointJudge(ReadingJudge):
         )
         return _reply_text(completion)
 
-    def _cannot_be_asked(self, error: Exception) -> RuntimeError:
-        server = self.base_url or "OpenAI"
-        return RuntimeError(
+    def _cannot_be_asked(self, error: Exception) -> JudgeUnavailable:
+        server = without_userinfo(self.base_url or "OpenAI")
+        return JudgeUnavailable(
             f"judge {self.name!r} cannot be asked: expected a reply from {self.model!r} at {server}, found "
-            f"{_reason(error)}. {_advice(error)}"
+            f"{_reason(error).rstrip('.')}. {_advice(error)}"
         )
 
 
@@ -151,6 +156,11 @@ def data_url(image: str) -> str:
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
 
 
+def without_userinfo(address: str) -> str:
+    """An address as it may be shown: without the name and the password that may stand in front of the host."""
+    return re.sub(r"^([a-zA-Z][\w+.-]*://)?[^/?#]*@", r"\1", address)
+
+
 def _client(name: str, base_url: str | None, key_variable: str | None, timeout: float, max_retries: int):
     with needs_extra("judge"):
         import openai
@@ -159,10 +169,13 @@ def _client(name: str, base_url: str | None, key_variable: str | None, timeout: 
         # A key that was given by mistake in place of the variable's name must not get into a log.
         variable = key_variable if re.fullmatch(r"[A-Z_][A-Z0-9_]*", key_variable or "") else "that you name"
         raise ValueError(
-            f"judge {name!r} at {base_url or 'OpenAI'} needs a key: expected it in the environment variable "
-            f"{variable}, which is not set. Set it, or say that the server needs none (key_variable=None)"
+            f"judge {name!r} at {without_userinfo(base_url or 'OpenAI')} needs a key: expected it in the environment "
+            f"variable {variable}, which is not set. Set it, or say that the server needs none (key_variable=None)"
         )
-    return openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=max_retries)
+    try:
+        return openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=max_retries)
+    except Exception:  # the client's own InvalidURL, which repeats parts of the address
+        raise ValueError(f"judge {name!r}: expected an address such as http://localhost:8000/v1") from None
 
 
 def _reply_text(completion) -> str:

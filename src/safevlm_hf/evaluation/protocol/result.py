@@ -32,16 +32,29 @@ class Counts:
         items: those of the protocol.
         missing: those that the benchmark names and the files do not have, which are no items.
         failed: items that the system gave no answer to. Failed judgements are counted by each figure.
+        published: items that the benchmark has as published; `None` where that is not known.
     """
 
     items: int
     missing: int = 0
     failed: int = 0
+    published: int | None = None
 
     def __post_init__(self):
-        for name, value in asdict(self).items():
-            expect(is_count(value), name, "a whole number from 0", value)
+        for name in ("items", "missing", "failed"):
+            expect(is_count(getattr(self, name)), name, "a whole number from 0", getattr(self, name))
+        is_known = self.published is not None
+        expect(not is_known or is_count(self.published), "published", "a whole number or null", self.published)
         expect(self.failed <= self.items, "failed", f"at most the {self.items} items", self.failed)
+
+    def describe_items(self) -> str:
+        """How many items there were, and of how many: "40 items of 442 published (not the whole benchmark)"."""
+        if self.published is None:
+            return f"{self.items} items"
+        if self.items > self.published:  # of another revision
+            return f"{self.items} items, where {self.published} are published"
+        part = " (not the whole benchmark)" if self.items < self.published else ""
+        return f"{self.items} items of {self.published} published{part}"
 
 
 @dataclass(frozen=True)
@@ -136,6 +149,8 @@ def load_result(path: str | os.PathLike) -> EvaluationResult:
             "cannot be compared with new results. Evaluate again, into another folder"
         )
     expect(isinstance(data["figures"], list), f"{where}: figures", "a list", data["figures"])
+    if isinstance(data["counts"], Mapping):  # results from before it was counted do not have it
+        data = {**data, "counts": {"published": None, **data["counts"]}}
     records = {name: record_from_dict(cls, data[name], f"{where}: {name}") for name, cls in PARTS.items()}
     figures = [
         record_from_dict(Figure, figure, f"{where}: figure {number}")

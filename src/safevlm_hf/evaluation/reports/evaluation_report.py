@@ -15,7 +15,7 @@ from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.metrics.system_roc import system_roc
 from safevlm_hf.evaluation.pipeline import Evaluated
 from safevlm_hf.evaluation.protocol.result import EvaluationResult
-from safevlm_hf.evaluation.reports.figure_names import figure_title, is_over_all
+from safevlm_hf.evaluation.reports.figure_names import figure_title, is_shown_first
 from safevlm_hf.evaluation.reports.pages import Section, render_page
 from safevlm_hf.evaluation.reports.picture_parts import Card, Chip, Said, picture_at
 from safevlm_hf.evaluation.reports.plots import share_curves
@@ -47,8 +47,8 @@ def render_evaluation_report(evaluated: Sequence[Sequence[Evaluated]]) -> str:
 
 
 def summary_rows(of_benchmark: Sequence[Evaluated]) -> list[list[str]]:
-    """The figures over all items as plain text, one row each, systems in the columns; the head comes first. The last
-    rows compare the last system with the others."""
+    """The figures over all items and the headlines as plain text, one row each, systems in the columns; the head comes
+    first. The last rows compare the last system with the others."""
     results = [one.result for one in of_benchmark]
     head = [f"{results[0].protocol.benchmark}, {results[0].protocol.split}", *(one.system.name for one in results)]
     rows = [
@@ -66,7 +66,7 @@ def _lead(result: EvaluationResult) -> dict:
         "name": protocol.benchmark,
         "split": protocol.split,
         "hash": protocol.hash,
-        "num_items": counts.items,
+        "items": counts.describe_items(),
         "missing": counts.missing,
         "failed": counts.failed,
     }
@@ -93,11 +93,11 @@ def _benchmark_section(of_benchmark: Sequence[Evaluated]) -> Section:
 
 
 def _by_key(results: Sequence[EvaluationResult], is_whole: bool) -> list[tuple[tuple, list[Figure | None]]]:
-    """(name, part, judge) to the figure of each system, over all items or over parts."""
+    """(name, part, judge) to the figure of each system, those shown first or the others."""
     found: dict[tuple, list[Figure | None]] = {}
     for column, result in enumerate(results):
         for figure in result.figures:
-            if is_over_all(figure) is is_whole:
+            if is_shown_first(figure, result.protocol.benchmark) is is_whole:
                 key = (figure.name, figure.part, figure.judge)
                 found.setdefault(key, [None] * len(results))[column] = figure
     return list(found.items())
@@ -116,7 +116,7 @@ def _rows(found: Sequence[tuple[tuple, Sequence[Figure | None]]]) -> list[Row]:
 
 def _title(key: tuple[str, str | None, str | None]) -> str:
     name, part, judge = key
-    return figure_title(name) + (f", {part}" if part else "") + (f" ({judge})" if judge else "")
+    return figure_title(name, part) + (f" ({judge})" if judge else "")
 
 
 def _text(figure: Figure) -> str:

@@ -1,5 +1,6 @@
 """How reports and cards name figures, and which of them they show first."""
 
+from safevlm_hf.evaluation.benchmarks import BENCHMARKS
 from safevlm_hf.evaluation.counting import NOT_FLAGGED
 from safevlm_hf.evaluation.metrics.figure import Figure
 
@@ -7,12 +8,19 @@ from safevlm_hf.evaluation.metrics.figure import Figure
 ACRONYMS = {"auroc": "AUROC", "ece": "ECE", "f1": "F1", "mae": "MAE"}
 
 
-def figure_title(name: str) -> str:
-    """The name of a figure in words."""
-    return " ".join(ACRONYMS.get(word, word) for word in name.split("_"))
+def figure_title(name: str, part: str | None = None) -> str:
+    """The name of a figure in words, and its part after it."""
+    words = " ".join(ACRONYMS.get(word, word) for word in name.split("_"))
+    return f"{words}, {part}" if part else words
 
 
-def is_over_all(figure: Figure) -> bool:
-    """Whether a figure is over all items, or all that were not flagged; others are over a part or over a task of the
-    benchmark ("score/posters")."""
-    return figure.part in (None, NOT_FLAGGED) and "/" not in figure.name
+def is_headline(figure: Figure, benchmark: str) -> bool:
+    """Whether a figure is a mean over parts that its benchmark's paper reports first."""
+    return benchmark in BENCHMARKS and (figure.name, figure.part) in BENCHMARKS[benchmark].headlines
+
+
+def is_shown_first(figure: Figure, benchmark: str) -> bool:
+    """Whether a figure is over all items, or all that were not flagged, or a headline of its benchmark. Others are of
+    a part, or of a task of the benchmark ("score/posters")."""
+    is_over_all = figure.part in (None, NOT_FLAGGED) and "/" not in figure.name
+    return is_over_all or is_headline(figure, benchmark)
