@@ -1,5 +1,6 @@
 """`safevlm serve`: a checkpoint behind transformers' own server."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -80,6 +81,7 @@ def serve(
 
     api_keys = read_api_keys(api_key_file)
     loaded, processor = load(model)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server has a stop of its own, with its exit code
     serving.serve(
         loaded,
         processor,
