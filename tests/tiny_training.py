@@ -40,7 +40,6 @@ def create_arguments(folder, **arguments) -> SafetyTrainingArguments:
         "logging_steps": 1,
         "save_strategy": "no",
         "disable_tqdm": True,
-        "dataloader_pin_memory": False,
         "report_to": "none",
     }
     return SafetyTrainingArguments(output_dir=str(folder), **{**defaults, **arguments})

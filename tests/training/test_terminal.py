@@ -54,6 +54,14 @@ def test_lines_are_far_between(train):
     assert [line.split(":")[0] for line in train()] == ["step 1 of 2, evaluated", "step 2 of 2, evaluated"]
 
 
+def test_nothing_is_pinned_for_an_accelerator_that_is_not_there(tmp_path, monkeypatch):
+    """torch would warn of it in the middle of the lines."""
+    for is_there in (True, False):
+        monkeypatch.setattr("torch.accelerator.is_available", lambda there=is_there: there)
+        assert create_arguments(tmp_path).dataloader_pin_memory is is_there
+    assert not create_arguments(tmp_path, dataloader_pin_memory=False).dataloader_pin_memory
+
+
 def test_a_bar_is_for_terminals(tmp_path, monkeypatch):
     for is_terminal in (True, False):
         monkeypatch.setattr("sys.stderr.isatty", lambda shown=is_terminal: shown, raising=False)

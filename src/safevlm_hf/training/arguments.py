@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
@@ -151,6 +152,8 @@ class SafetyTrainingArguments(TrainingArguments):
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()  # in a log file lines are read, see terminal.py
         super().__post_init__()
+        # Without an accelerator torch only warns of it.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.lm_loss_every < 0:
             raise ValueError(f"`lm_loss_every` must be 0 or more, got {self.lm_loss_every}.")
         if self.label_smoothing_factor:
