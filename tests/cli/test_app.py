@@ -104,7 +104,8 @@ def test_without_a_command_it_is_the_help(call, words):
     ],
     ids=lambda value: " ".join(map(str, value))[-60:] if isinstance(value, list) else "",
 )
-def test_errors_take_one_line(fails, words, reason):
+def test_errors_take_one_line(fails, tmp_path, monkeypatch, words, reason):
+    monkeypatch.chdir(tmp_path)  # away from what its user has trained into `runs`
     assert reason in fails(*words)
 
 
