@@ -114,10 +114,11 @@ def _judges_by_benchmark(judges: list, loaded: list) -> list[list]:
 
 
 def _reason_against(judge, loaded) -> str | None:
+    if not hasattr(judge, "prompt"):
+        return None
     try:
         for item in loaded.items:
-            if hasattr(judge, "prompt"):
-                judge.prompt.check(item)
+            judge.prompt.check(item)
     except ValueError as error:
         return str(error)
     return None

@@ -51,7 +51,7 @@ def read_judges(file: Path) -> list[dict[str, Any]]:
     """
     from safevlm_hf.evaluation.protocol.strict_yaml import parse_yaml
 
-    entries = parse_yaml(file.read_text(), str(file))
+    entries = parse_yaml(file.read_bytes(), str(file))
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{file}: expected a list with a mapping per judge, such as `- model: NAME`.")
     for number, entry in enumerate(entries, 1):

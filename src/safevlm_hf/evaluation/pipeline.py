@@ -117,7 +117,7 @@ def evaluate_systems(
         say(f"{loaded.name}: judge {name}: at most {cost}")
     evaluated = []
     for candidate in candidates:
-        count = Counts(len(loaded.items), published=loaded.published_size).describe_items()
+        count = Counts(len(loaded.items), len(loaded.missing), published=loaded.published_size).describe_items()
         say(f"{loaded.name}: {candidate.system.name}, {count}, {len(loaded.missing)} left out")
         own = [judge for judge in judges if candidate.names or not isinstance(judge, ActionJudge)]
         evaluated.append(_evaluate(benchmark, loaded, candidate, own, protocol, settings, folder))

@@ -105,6 +105,10 @@ def test_a_copy_that_is_cut_off_is_told_from_a_whole_one(published, text):
     assert Counts(40, published=published).describe_items() == text
 
 
+def test_a_whole_copy_with_an_item_left_out_is_the_whole_benchmark():
+    assert Counts(41, 1, published=42).describe_items() == "41 items of 42 published"
+
+
 def test_parts_that_do_not_fit_together(result):
     figure = Figure("f", 0.5, None, None, 2)
     with pytest.raises(ValueError, match="counts.items is 3, expected the protocol's 24"):

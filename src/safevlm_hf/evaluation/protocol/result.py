@@ -53,7 +53,8 @@ class Counts:
             return f"{self.items} items"
         if self.items > self.published:  # of another revision
             return f"{self.items} items, where {self.published} are published"
-        part = " (not the whole benchmark)" if self.items < self.published else ""
+        # What was left out is counted by itself: an empty question of a whole copy, for one.
+        part = " (not the whole benchmark)" if self.items + self.missing < self.published else ""
         return f"{self.items} items of {self.published} published{part}"
 
 
