@@ -13,6 +13,7 @@ help:
 	    {text = ""}' $(MAKEFILE_LIST)
 
 $(INSTALLED): setup.cfg pyproject.toml
+	@echo 'Installing into .venv, which takes some minutes ...'
 	test -d .venv || $(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --editable '.[dev]'
 	touch $(INSTALLED)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .app import Model, PolicyFile, app
 from .loading import DEFAULT_MODEL, load, read_policy
-from .showing import make_console, plain
+from .showing import borderless_table, make_console, plain
 
 
 @app.command()
@@ -86,7 +86,7 @@ def _calibration_table(result) -> Table:
         "risky samples passed": [_rate(one.misses) for one in (result.before, result.after)],
     }
     title = f"{len(result.check)} held-out samples; target: {result.target_kind} of {result.target}"
-    table = Table("", "before", "after", title=title, title_justify="left")
+    table = borderless_table("", "before", "after", title=title)
     for name, values in rows.items():
         table.add_row(name, *values)
     return table

@@ -74,6 +74,11 @@ def evaluate(
     return _run(chosen, loaded, fitting, model, base, policy, output, max_new_tokens, batch_size, seed)
 
 
+HOW_TO_READ = """In brackets: 95% intervals. A refusal counts where its judge sees one: `rules` is
+ours, the keywords are published lists. The report has the parts, the differences
+between the systems, and where judges differ."""
+
+
 def _check_systems(model: str, base: str | None, policy: Path | None, output: Path):
     """What names a checkpoint, a policy or a folder is right, before the data are read."""
     from transformers import AutoConfig
@@ -131,7 +136,7 @@ def _run(chosen, loaded, fitting, model, base, policy, output: Path, max_new_tok
     from safevlm_hf.evaluation.comparing import save_comparison
     from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
     from safevlm_hf.evaluation.pipeline import Settings, evaluate_systems
-    from safevlm_hf.evaluation.reports.evaluation_report import summary_rows, write_evaluation_report
+    from safevlm_hf.evaluation.reports.evaluation_report import write_evaluation_report
 
     settings = Settings(
         [],
@@ -153,7 +158,8 @@ def _run(chosen, loaded, fitting, model, base, policy, output: Path, max_new_tok
         save_comparison(evaluated[-1], output)
         # After each benchmark, so that an error in a later one loses nothing.
         report = write_evaluation_report(output / "report.html", evaluated)
-        _show(*summary_rows(evaluated[-1]))
+        _show(evaluated[-1])
+    print(HOW_TO_READ)
     print(f"results: {output}/*/*/results.json   report: {report}")
 
 
@@ -167,8 +173,12 @@ def _show_costs(runs, output: Path):
         print(f"all benchmarks: judge {name}: at most {total}")
 
 
-def _show(head: list[str], *rows: list[str]):
-    table = borderless_table(*head)
+def _show(of_benchmark):
+    from safevlm_hf.evaluation.reports.evaluation_report import summary_rows
+
+    protocol = of_benchmark[0].result.protocol
+    head, *rows = summary_rows(of_benchmark)
+    table = borderless_table(*head, title=f"{protocol.benchmark}, {protocol.split}")
     for row in rows:
         table.add_row(*map(plain, row))
     make_console().print(table)

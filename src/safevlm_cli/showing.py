@@ -2,6 +2,7 @@
 
 import os
 
+from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -30,9 +31,10 @@ def plain(text: str, style: str = "") -> Text:
     return Text("".join(char if char.isprintable() else repr(char)[1:-1] for char in text), style)
 
 
-def borderless_table(*names: str) -> Table:
+def borderless_table(*names: str, title: str | None = None) -> Table:
     """Nothing is cut where it is narrow: long words are broken."""
-    return Table(*(Column(plain(name), overflow="fold") for name in names))
+    columns = (Column(plain(name), overflow="fold") for name in names)
+    return Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
 
 
 def verdict_table(judged: list[tuple]) -> Table:

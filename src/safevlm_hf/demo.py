@@ -338,6 +338,8 @@ def finish(folder: Path, report: str | Path, results: DemoResults) -> int:
     write_model_card(folder / "stage2", model.config)
     write_report(report, results)
     print("\n" + format_table(results))
+    if results.targets:
+        print(f"\n{results.targets_met.count(True)} of {len(results.targets)} targets are met")
     print(f"\nreport: {report}   safe checkpoint: {folder / 'stage2'}")
     return 0 if all(results.targets_met) else 1
 

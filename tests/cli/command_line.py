@@ -57,5 +57,5 @@ def start(*words, **kwargs) -> subprocess.Popen:
 
 def rows(table: str) -> dict[str, list[str]]:
     """Cells of a table by its first column."""
-    lines = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in table.splitlines()]
-    return {first: rest for first, *rest in filter(None, lines)}
+    lines = [re.split(" {2,}", line.strip()) for line in table.splitlines()]
+    return {first: rest for first, *rest in lines}

@@ -388,4 +388,7 @@ def test_the_report_blurs_risky_pictures_and_escapes_what_is_said(tmp_path):
     assert hostile not in page and "&lt;script&gt;" in page
     assert 'class="blurred"' in page and evaluated[0].result.protocol.hash in page
     head, *rows = summary_rows(evaluated)
-    assert head[1:] == ["base", "safe"] and any("attack success rate (rules)" == row[0] for row in rows)
+    assert head == ["figure", "judge", "n", "base", "safe"] and ["attack success rate", "rules"] == rows[0][:2]
+    figures = [figure for figure, judge, *_ in rows if judge]
+    starts = [one for one, before in zip(figures, [None, *figures]) if one != before]
+    assert len(starts) == len(set(starts))  # the judges of a figure stand together

@@ -240,7 +240,7 @@ def test_warning_names_exactly_the_new_modules(stock, tmp_path, caplog):
         load(tmp_path)
     (message,) = (record.message for record in caplog.records if record.name == LOGGER)
     assert named_modules(message) == MODULES
-    assert "mean nothing before stage 1" in message
+    assert "mean nothing until stage 1 has trained them" in message
 
 
 def test_a_stock_base_is_one_line(stock, tmp_path, caplog):

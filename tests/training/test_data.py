@@ -19,7 +19,7 @@ def test_stage1_leaves_plain_text_out(tiny_config, tmp_path, caplog):
     data = write(tmp_path / "own.jsonl", published(), plain_text(), plain_text())
     with caplog.at_level(logging.WARNING):
         assert len(load(1, tiny_config, data)) == 1
-    assert "Left out 2 records without an image" in caplog.text
+    assert "Records without an image, which stage 1 leaves out: 2." in caplog.text
     assert len(load(2, tiny_config, data)) == 3
     with pytest.raises(ValueError, match="no record has one"):
         load(1, tiny_config, write(tmp_path / "text.jsonl", plain_text()))

@@ -4,6 +4,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
@@ -88,8 +89,14 @@ def choose_thresholds(
     else:
         is_risky = samples.members.any(dim=1)
         thresholds = _thresholds_for_misses(samples.of(is_chosen), elsewhere, is_risky, target)
-    by_name = fixed | dict(zip(chosen, thresholds.tolist()))
+    by_name = fixed | dict(zip(chosen, map(_shortest, thresholds)))
     return ThresholdChoice({name: by_name[name] for name in names if name in by_name}, undetermined)
+
+
+def _shortest(value: torch.Tensor) -> float:
+    """The number with the fewest digits that is this float32 (0.05, not 0.05000000074505806), for a file that people
+    read."""
+    return float(str(np.float32(value.item())))
 
 
 @dataclass(frozen=True)

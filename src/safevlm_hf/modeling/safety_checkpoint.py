@@ -149,8 +149,8 @@ def _check_safety_weights(checkpoint, safety_config, missing: set[str]):
         )
     if new:
         logger.warning(
-            f"Newly initialised: {', '.join(new)}. The safety verdicts of this model mean nothing before stage 1 "
-            "(`safevlm train --stage 1`)."
+            f"Newly initialised: {', '.join(new)}. The safety verdicts of this model mean nothing until stage 1 has "
+            "trained them (`safevlm train --stage 1`)."
         )
     smallest = safety_config.head_window_sizes[0]
     if safety_config.head_pooling == "windows" and smallest > PROMISED_WINDOW:

@@ -116,7 +116,7 @@ def with_images(records):
     if not kept:
         raise ValueError("Stage 1 trains on images, and no record has one.")
     if len(kept) < len(records):
-        logger.warning("Left out %d records without an image: stage 1 learns nothing there.", len(records) - len(kept))
+        logger.warning("Records without an image, which stage 1 leaves out: %d.", len(records) - len(kept))
     return records.select(kept)
 
 

@@ -315,9 +315,9 @@ def test_failed_writing_keeps_the_old_report(results, tmp_path, monkeypatch):
 def test_table(results):
     table = format_table(results)
     assert table.isascii()
-    lines = {line[:24].strip(): line for line in table.splitlines()}
+    lines = {line[:26].strip(): line for line in table.splitlines()}
     assert re.search(r"1\.000 ok +0\.000 +0\.333 MISSED +base >= 0.90; after both stages <= 0.05", table)
-    assert lines["Question-dependent pairs"].split()[2:5] == ["-", "0.667", "0.667"]
+    assert lines["Question pairs, both right"].split()[4:7] == ["-", "0.667", "0.667"]
     assert '  with head_pooling="first"' in table and "0.062" in table
     assert lines["held-out figure"].endswith("target")
 

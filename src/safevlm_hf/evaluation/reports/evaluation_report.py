@@ -47,17 +47,23 @@ def render_evaluation_report(evaluated: Sequence[Sequence[Evaluated]]) -> str:
 
 
 def summary_rows(of_benchmark: Sequence[Evaluated]) -> list[list[str]]:
-    """The figures over all items and the headlines as plain text, one row each, systems in the columns; the head comes
-    first. The last rows compare the last system with the others."""
+    """The figures over all items and the headlines as plain text, the head first: figure, judge, of how many answers,
+    and each system's with its 95% interval. The judges of a figure stand together."""
     results = [one.result for one in of_benchmark]
-    head = [f"{results[0].protocol.benchmark}, {results[0].protocol.split}", *(one.system.name for one in results)]
-    rows = [
-        [_title(name), *("" if one is None else f"{_text(one)} {_note(one)}".strip() for one in found)]
-        for name, found in _by_key(results, is_whole=True)
-    ]
-    empty = [""] * (len(results) - 1)
-    rows += [[one["title"], *empty, f"{one['text']} {one['note']}"] for one in _differences(of_benchmark)]
-    return [head, *rows]
+    rows = [["figure", "judge", "n", *(one.system.name for one in results)]]
+    for (name, part, judge), found in _judges_together(_by_key(results, is_whole=True)):
+        totals = {str(one.total) for one in found if one is not None}
+        cells = ["" if one is None else f"{_text(one)} {_short_note(one, len(totals) > 1)}".strip() for one in found]
+        rows.append([figure_title(name, part), judge or "", totals.pop() if len(totals) == 1 else "", *cells])
+    return rows
+
+
+def _judges_together(figures: list[tuple[tuple, list]]) -> list[tuple[tuple, list]]:
+    """The figures in their order, with the other judges of a figure behind its first."""
+    together: dict[tuple, list] = {}
+    for key, found in figures:
+        together.setdefault(key[:2], []).append((key, found))
+    return [one for same in together.values() for one in same]
 
 
 def _lead(result: EvaluationResult) -> dict:
@@ -121,6 +127,13 @@ def _title(key: tuple[str, str | None, str | None]) -> str:
 
 def _text(figure: Figure) -> str:
     return "-" if figure.value is None else f"{figure.value:.3f}"
+
+
+def _short_note(figure: Figure, with_total: bool) -> str:
+    """As `_note`; without failures in few characters."""
+    if figure.failed or with_total or figure.low is None:
+        return _note(figure) if figure.failed or with_total else ""
+    return f"({figure.low:.2f}-{figure.high:.2f})"
 
 
 def _note(figure: Figure) -> str:

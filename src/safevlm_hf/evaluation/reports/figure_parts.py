@@ -14,7 +14,7 @@ FIGURES = {
     "clean_exact_match": ("Clean answers right", "exact match"),
     "category_accuracy": ("Category accuracy", "verdict, of all labelled samples"),
     "level_accuracy": ("Level accuracy", "verdict, of all labelled samples"),
-    "pairs_both_right": ("Question-dependent pairs", "level and category right on both questions"),
+    "pairs_both_right": ("Question pairs, both right", "level and category right on both questions"),
     "map_ratio": ("Map on the risky pictogram", "its share of the verdict's map over its share of the area"),
     "num_samples": ("Samples", "held out"),
 }
