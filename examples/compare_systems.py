@@ -401,6 +401,8 @@ def main(argv=None) -> list[list[str]]:
         bootstrap=Bootstrap(50 if args.short else 1000, args.seed),
         progress=sys.stderr.isatty(),
     )
+    if not args.short:
+        print("All systems, trained and asked: about two hours on one thread of a CPU.", flush=True)
     entries = build_entries(args, settings)
     evaluated = evaluate_systems(benchmark, loaded, [one.candidate for one in entries], settings, args.output_dir)
     systems = {one.name: Metered(one.candidate.answer, one.meter) for one in entries}

@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import pytest
 
 from safevlm_hf.families import BY_MODEL_TYPE, find_family
@@ -15,7 +16,21 @@ def test_stock_and_safe_checkpoints_are_found(tmp_path, model_type):
         assert family is BY_MODEL_TYPE[model_type] and family.config.model_type == model_type
 
 
-@pytest.mark.parametrize("model_type", ["mllama", "safe_mllama", None])
+def test_a_folder_of_checkpoints_is_none(tmp_path):
+    for name in ("stage1", "stage2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="no config.json with a `model_type`. Is it one of .*stage1, .*stage2"):
+        find_family(str(tmp_path))
+
+
+def test_what_is_neither_here_nor_on_the_hub_is_named(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="there is no folder nothere here, and the Hub has no such model or cannot"):
+        find_family("nothere")
+
+
+@pytest.mark.parametrize("model_type", ["mllama", "safe_mllama"])
 def test_an_unknown_family_raises(tmp_path, model_type):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(ValueError, match=f"is a {model_type!r}") as error:

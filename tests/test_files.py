@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from safevlm_hf.files import write_text
+from safevlm_hf.files import check_writable, write_text
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -33,6 +33,29 @@ def test_what_is_no_plain_file_is_not_replaced_by_one(tmp_path):
     write_text(tmp_path / "pipe", "told")
     assert os.read(reader, 9) == b"told" and (tmp_path / "pipe").is_fifo()
     os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder", "reason"),
+    [
+        ("file", True, "is a file, expected a folder"),
+        (".", False, "is a folder, expected a file"),
+        ("file/policy.json", False, "cannot be written: .*file: not a directory"),
+        ("/proc/none/policy.json", False, "cannot be written: /proc: "),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before(tmp_path, name, is_folder, reason):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=reason):
+        check_writable(tmp_path / name, is_folder)
+
+
+def test_looking_whether_a_place_can_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, is_folder in (("file", False), ("new/policy.json", False), ("new", True), (".", True)):
+        check_writable(tmp_path / name, is_folder)
+    check_writable("/dev/null")
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def _fail(*_):

@@ -19,8 +19,8 @@ from .showing import make_console, no_color, plain
 
 FLAGGED, ERROR, UNREADABLE, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141  # exit codes, beside 0
 LONGEST_ERROR = 1000  # characters
-NOISY = ("bitsandbytes", "timm", "torch.utils._pytree", "torchao")
-"""Loggers of libraries that note, as they are imported, what nobody has asked for."""
+NOISY = ("bitsandbytes", "huggingface_hub", "timm", "torch.utils._pytree", "torchao")
+"""Loggers of libraries that note what nobody has asked for, as they are imported, or as they try the Hub again."""
 
 app = typer.Typer(
     help="SafeVLM: vision language models with a safety verdict of their own.",
@@ -30,8 +30,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 Model = Annotated[str, typer.Option("--model", "-m", help="A safe checkpoint: folder or Hub id.")]
+# What is to be read is looked for before anything is imported, which takes many seconds.
+THERE = {"exists": True, "dir_okay": False}
 PolicyFile = Annotated[
-    Path | None, typer.Option("--policy", "-p", help="JSON file that overrides the checkpoint's own policy.")
+    Path | None, typer.Option("--policy", "-p", help="JSON file that overrides the checkpoint's own policy.", **THERE)
 ]
 
 
@@ -56,7 +58,7 @@ def options(
 def main():
     """Run a command. An error takes one line on stderr, bad records one each; `safevlm --debug ...` shows where they
     came from."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # either may be closed
         stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is no error
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is one from the keyboard
     if no_color():
@@ -65,8 +67,10 @@ def main():
         silence_libraries()
     try:
         code = app(standalone_mode=False) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
+        make_console(stderr=True).print("Interrupted.")
         code = INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:  # typer and rich exit where nobody reads on
         if isinstance(error, SystemExit) and error.code != 1:
@@ -107,10 +111,13 @@ def reason_of(error: Exception) -> str:
     """One line."""
     if hasattr(error, "format_message"):  # typer's: the command line is wrong
         context, reason = getattr(error, "ctx", None), error.format_message()
+        if any(word.startswith("-") and Path(word).exists() for word in sys.argv[1:]):
+            reason = f"{reason.rstrip('.')}. A file whose name begins with - goes behind `--`"
         return f"{reason.rstrip('.')}. See `{context.command_path} --help`." if reason and context else reason
     reason = str(error)
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        reason = f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"  # without "[Errno 2]"
+    if isinstance(error, OSError) and error.strerror:  # without "[Errno 2]"
+        name = "" if error.filename is None else f"{error.filename}: "
+        reason = f"{name}{error.strerror[0].lower()}{error.strerror[1:]}"
     if not isinstance(error, (ValueError, OSError)) or not reason:
         reason = f"{type(error).__name__}: {reason}"
     if isinstance(error, ModuleNotFoundError):

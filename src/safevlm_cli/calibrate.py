@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from .app import Model, PolicyFile, app
+from .app import THERE, Model, PolicyFile, app
 from .loading import DEFAULT_MODEL, load, read_policy
 from .showing import borderless_table, make_console, plain
 
@@ -17,7 +17,9 @@ from .showing import borderless_table, make_console, plain
 @app.command()
 def calibrate(
     model: Model = DEFAULT_MODEL,
-    data: Annotated[Path | None, typer.Option(help="Labelled JSON lines; RiskCards are drawn if unset.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled JSON lines; RiskCards are drawn if unset.", **THERE)
+    ] = None,
     target_false_positive_rate: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of clean samples that may be flagged.")
     ] = None,
@@ -26,7 +28,9 @@ def calibrate(
     ] = None,
     policy: PolicyFile = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The policy.")] = Path("policy.json"),
-    report: Annotated[Path, typer.Option(help="The report.")] = Path("calibration.html"),
+    report: Annotated[
+        Path | None, typer.Option(help="The report; calibration.html beside the policy if unset.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, half to choose and half to check.")] = 0,
     num_riskcards: Annotated[int, typer.Option(help="Size of the drawn set.")] = 2000,
 ):
@@ -43,7 +47,7 @@ def calibrate(
     from safevlm_hf.calibration.report import write_calibration_report
     from safevlm_hf.data.records import load_records
     from safevlm_hf.data.riskcards import write_riskcards
-    from safevlm_hf.files import write_text
+    from safevlm_hf.files import check_writable, write_text
 
     if (target_false_positive_rate is None) == (target_miss_rate is None):
         raise ValueError("Name one target: `--target-false-positive-rate` or `--target-miss-rate`.")
@@ -51,12 +55,16 @@ def calibrate(
         raise ValueError(
             f"{output} is there already: `--policy {output}` starts from it and replaces it, another `-o` keeps it."
         )
+    check_writable(output)
+    report = report or output.with_name("calibration.html")
+    check_writable(report)
     loaded, processor = load(model)
     safety = loaded.config.safety_config
     # Other cards than the demo's held-out ones, whose figures shall stay those of a head that has not seen them.
     folder = Path("runs/riskcards") / f"calibration{seed}"
     file = data or write_riskcards(folder, "test", num_riskcards, 1000 + seed)
     records = load_records(file, safety.categories, safety.levels)
+    print(f"Judging {len(records)} records, to choose with one half and to check with the other.", flush=True)
     result = calibrate_policy(
         loaded,
         processor,

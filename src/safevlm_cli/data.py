@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .app import app
+from .app import THERE, app
 from .showing import borderless_table, make_console, plain
 
 
@@ -55,13 +55,14 @@ def mix(
 
 @data_app.command("check")
 def check(
-    files: Annotated[list[Path], typer.Argument(help="Training records, JSON lines.")],
+    files: Annotated[list[Path], typer.Argument(help="Training records, JSON lines.", **THERE)],
     taxonomy_file: Annotated[
         Path | None,
         typer.Option(
             "--taxonomy-file",
             "--taxonomy_file",
             help="YAML or JSON with `categories` and `levels` of your own; the default ones if unset.",
+            **THERE,
         ),
     ] = None,
     image_root: Annotated[
@@ -77,7 +78,7 @@ def check(
     """
     from safevlm_hf import SafetyConfig
     from safevlm_hf.data.records import read_records
-    from safevlm_hf.training.arguments import read_taxonomy
+    from safevlm_hf.data.taxonomy import read_taxonomy
 
     safety = SafetyConfig(**read_taxonomy(taxonomy_file))
     console, num_good, num_bad = make_console(), 0, 0
@@ -93,7 +94,7 @@ def check(
 @data_app.command("overlap")
 def overlap(
     train: Annotated[
-        list[Path], typer.Argument(help="Training records, JSON lines; all files of a model's training.")
+        list[Path], typer.Argument(help="Training records, JSON lines; all files of a model's training.", **THERE)
     ],
     benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="The name of one benchmark.")],
     data: Annotated[Path, typer.Option(help="The benchmark's published files.")],

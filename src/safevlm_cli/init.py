@@ -45,11 +45,13 @@ def init(
     --vision-tower openai/clip-vit-base-patch16`
     """
     from safevlm_hf.base_weights import check_weights_are_kept, find_weight_files
+    from safevlm_hf.data.taxonomy import read_taxonomy
     from safevlm_hf.families import find_family
+    from safevlm_hf.files import check_writable
     from safevlm_hf.quiet import quiet
-    from safevlm_hf.training.arguments import read_taxonomy
 
     refuse_to_overwrite(output)
+    check_writable(output, is_folder=True)
     names = read_taxonomy(taxonomy)
     quiet()
     if language_model or vision_tower or gguf_file:

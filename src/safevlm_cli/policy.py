@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .app import Model, PolicyFile, app
+from .app import THERE, Model, PolicyFile, app
 from .loading import DEFAULT_MODEL, read_safety
 from .showing import ACTION_STYLES, borderless_table, make_console, plain
 
@@ -65,7 +65,7 @@ def _policy_table(policy, safety) -> Table:
 
 @policy_app.command("check")
 def check(
-    file: Annotated[Path, typer.Argument(help="A policy file.")],
+    file: Annotated[Path, typer.Argument(help="A policy file.", **THERE)],
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Check the names against this checkpoint's.")
     ] = None,
@@ -77,21 +77,27 @@ def check(
 
     Example: `safevlm policy check policy.json --model runs/demo/stage2`
     """
-    from transformers import AutoTokenizer
-
     from safevlm_hf import SafetyConfig, SafetyPolicy
     from safevlm_hf.evaluation.judges.unknown_refusals import unknown_refusals
-    from safevlm_hf.modeling.safety_refusals import all_refusal_ids
 
     safety, kept = read_safety(model) if model else (SafetyConfig(), None)
     policy = SafetyPolicy.from_file(file, safety)
     applied = SafetyPolicy.create(kept, safety).override(policy, safety)
     if model and applied.refuses(safety):
-        all_refusal_ids(AutoTokenizer.from_pretrained(model), applied, safety.categories)
+        _check_tokens(model, applied, safety)
     print(f"{file}: a sound policy for {model or 'the default categories'}, digest {policy.digest()}")
     for category, text in unknown_refusals(applied, safety):
         warning = f"Warning: no published keyword judge takes the refusal of {category!r} for one: {text!r}"
         make_console(stderr=True).print(plain(warning, "yellow"), soft_wrap=True)
+
+
+def _check_tokens(model: str, policy, safety):
+    """The refusals can be written with the checkpoint's tokens."""
+    from transformers import AutoTokenizer
+
+    from safevlm_hf.modeling.safety_refusals import all_refusal_ids
+
+    all_refusal_ids(AutoTokenizer.from_pretrained(model), policy, safety.categories)
 
 
 @policy_app.command("replay")

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,21 +30,36 @@ def train(
 
     Example: `safevlm train --model_name_or_path llava-hf/llava-1.5-7b-hf --train_file records.jsonl --bf16 true`
     """
+    from safevlm_hf.files import check_writable
     from safevlm_hf.quiet import quiet
     from safevlm_hf.training.figures import show_figures
     from safevlm_hf.training.run import run_stage1, run_stage2
 
     if stage not in ("1", "2", "both"):
         raise ValueError(f"`--stage` must be 1, 2 or both, got {stage!r}.")
+    check_writable(output_dir, is_folder=True)
     numbers = [1, 2] if stage == "both" else [int(stage)]
     with _argparse_errors():
         planned = {number: _stage_arguments(number, stage == "both", context.args, output_dir) for number in numbers}
     _check_arguments(planned, output_dir / "stage1")
     quiet()
     for number, arguments in planned.items():
-        trainer = (run_stage1, run_stage2)[number - 1](arguments)
+        try:
+            trainer = (run_stage1, run_stage2)[number - 1](arguments)
+        except KeyboardInterrupt:
+            _show_what_is_kept(number, arguments)
+            raise
         show_figures(trainer)
         print(f"stage {number} is done: {trainer.args.output_dir}")
+
+
+def _show_what_is_kept(number: int, arguments: list[str]):
+    from safevlm_hf.training.arguments import checkpoints, parse_arguments
+
+    folder = parse_arguments(number, arguments)[2].output_dir
+    kept = len(checkpoints(folder))
+    resuming = "the same command with `--resume_from_checkpoint true` goes on from the last one"
+    print(f"{folder} keeps {kept} checkpoints of this stage" + (f": {resuming}." if kept else "."), file=sys.stderr)
 
 
 def _stage_arguments(number: int, are_both: bool, given: list[str], output_dir: Path) -> list[str]:

@@ -37,7 +37,7 @@ from .evaluation.held_out.localisation import riskcards_localisation
 from .evaluation.held_out.robustness import FULL_ROWS, QUICK_ROWS, SMALL_PRINT_ROWS, Row, draw_row, measure_rows
 from .evaluation.held_out.targets import FULL_TARGETS, QUICK_TARGETS, SMALL_PRINT_TARGETS, Target
 from .evaluation.reports.demo_report import DemoResults, format_table, write_report
-from .files import write_text
+from .files import check_writable, write_text
 from .modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SafetyConfig
 from .modeling.model_card import write_model_card
 from .quiet import quiet
@@ -142,12 +142,16 @@ def main(argv: list[str] | None = None) -> int:
     extent = FAST if args.fast else FULL if args.full else QUICK
     start = time.time()
     quiet("timm", "safevlm_hf")
+    transformers.logging.disable_progress_bar()  # of weights that are loaded in no time
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # unset, it would warn in every fork
     base = NANO_BASES[args.family]
     if not base.is_dir():
         making = f"`python examples/train_nano_base.py --family {args.family} --output_dir {base}`"
         raise ValueError(f"the nano {args.family} is not part of this package yet; {making} makes it, in two hours")
     folder = Path(args.output_dir or default_folder(args))
+    report = args.report or (folder / "report.html" if args.fast else "report.html")
+    check_writable(folder, is_folder=True)
+    check_writable(report)
     sees_tiles = base != NANO_BASE
     drawn = {"varied_shapes": sees_tiles}
     stage1_options = extent.stage1 | {"model_name_or_path": str(base), **drawn}
@@ -199,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
         facts=facts(args, start),
         **control,
     )
-    code = finish(folder, args.report or (folder / "report.html" if args.fast else "report.html"), results)
+    code = finish(folder, report, results)
     if args.fast:
         say(FAST_NOTE)
     return code

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 
 @contextmanager
@@ -16,3 +17,15 @@ def needs_extra(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         message = f"the package {error.name} is not installed; pip install 'safevlm_hf[{extra}]' brings it"
         raise ImportError(message, name=error.name) from error
+
+
+def check_extra(extra: str, *packages: str):
+    """Stands before long work that imports these packages at its end.
+
+    Raises:
+        ImportError: one of them is not installed.
+    """
+    with needs_extra(extra):
+        for name in packages:
+            if find_spec(name) is None:
+                raise ModuleNotFoundError(name=name)

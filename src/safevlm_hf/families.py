@@ -1,6 +1,7 @@
 """Which family of backbones a checkpoint belongs to."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
@@ -33,10 +34,21 @@ def find_family(checkpoint: str, revision: str | None = None) -> Family:
         revision: of the Hub's repository.
 
     Raises:
-        ValueError: its backbone is none of ours.
+        ValueError: its backbone is none of ours, or there is no checkpoint.
     """
-    config, _ = PreTrainedConfig.get_config_dict(checkpoint, revision=revision)
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(checkpoint, revision=revision)
+    except OSError as error:
+        if Path(checkpoint).is_dir():
+            raise
+        raise ValueError(
+            f"there is no folder {checkpoint} here, and the Hub has no such model or cannot be reached: {error}"
+        ) from None
     model_type = config.get("model_type")
+    if model_type is None:
+        inside = sorted(str(file.parent) for file in Path(checkpoint).glob("*/config.json"))
+        hint = f" Is it one of {', '.join(inside)}?" if inside else ""
+        raise ValueError(f"{checkpoint} is no checkpoint: it has no config.json with a `model_type`.{hint}")
     family = BY_MODEL_TYPE.get(f"{model_type}") or BY_MODEL_TYPE.get(f"safe_{model_type}")
     if family is None:
         supported = ", ".join(name.removeprefix("safe_") for name in BY_MODEL_TYPE)

@@ -2,7 +2,29 @@
 
 import os
 import secrets
+import tempfile
 from pathlib import Path
+
+
+def check_writable(path: str | os.PathLike, is_folder: bool = False):
+    """Stands before long work whose result goes there.
+
+    Raises:
+        ValueError: a file, or with `is_folder` a folder with files in it, cannot be written there.
+    """
+    path = Path(path)
+    if path.exists() and path.is_dir() != is_folder:
+        there, expected = ("a file", "a folder") if is_folder else ("a folder", "a file")
+        if path.is_dir() or path.is_file():
+            raise ValueError(f"{path} is {there}, expected {expected} to write to.")
+        return  # what is neither, as /dev/null
+    place = next(one for one in (path, *path.absolute().parents) if one.exists() and (one != path or is_folder))
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(f"{path} cannot be written: {place}: {reason}.") from None
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:

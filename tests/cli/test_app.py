@@ -3,10 +3,11 @@
 import configparser
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
-from command_line import ROOT, start
+from command_line import ROOT, start, write_json
 
 import safevlm_hf
 from safevlm_cli import app
@@ -94,10 +95,16 @@ def test_without_a_command_it_is_the_help(call, words):
         (["calibrate"], "Name one target"),
         (["calibrate", "--target-miss-rate", "0.1", "--target-false-positive-rate", "0.1"], "Name one target"),
         (["calibrate", "--target-miss-rate", "3"], "target-miss-rate"),
-        (["policy", "check", "[red].json"], "[red].json: no such file or directory"),
-        (["policy", "check", "."], ".: is a directory"),
+        (["policy", "check", "[red].json"], "'[red].json' does not exist"),
+        (["policy", "check", "."], "'.' is a directory"),
+        (["assess", "x.png", "--policy", "[red].json"], "'[red].json' does not exist"),
         (["card", "--model", ".", "--results", "[red].json"], "[red].json: no such file or directory"),
-        (["data", "check", "[red].jsonl"], "[red].jsonl: no such file or directory"),
+        (["data", "check", "[red].jsonl"], "'[red].jsonl' does not exist"),
+        (["data", "mix", "mixed", "--stage", "1"], "no risky records without a source"),
+        (["calibrate", "--target-miss-rate", "0.1", "--output", "."], ". is a folder, expected a file"),
+        (["init", NANO_BASE, "/proc/none"], "/proc/none cannot be written: /proc: "),
+        (["train", "--output_dir", "/proc/none"], "/proc/none cannot be written: /proc: "),
+        (["train", "--trian_file", "x"], "unknown option --trian_file in the command line; is it --train_file?"),
         (["train", "--stage", "1", "[red].yaml"], "[red].yaml: no such file or directory"),
         (["train", "--train_file", "[red].jsonl"], "[red].jsonl"),
         (["policy", "show", "--model", "./nothing"], "there is no checkpoint ./nothing"),
@@ -109,17 +116,17 @@ def test_errors_take_one_line(fails, tmp_path, monkeypatch, words, reason):
     assert reason in fails(*words)
 
 
-def test_debug_shows_the_traceback(call):
-    code, out, err = call("--debug", "policy", "check", "missing.json")
+def test_debug_shows_the_traceback(call, tmp_path):
+    code, out, err = call("--debug", "policy", "check", write_json(tmp_path / "policy.json", []))
     assert (code, out) == (2, "")
-    assert err.startswith("Traceback") and "FileNotFoundError" in err
+    assert err.startswith("Traceback") and "ValueError" in err
 
 
 def test_reasons():
     assert reason_of(ValueError("two\n\n  lines")) == "two lines"
     assert reason_of(KeyError("name")) == "KeyError: 'name'" and reason_of(OSError()) == "OSError:"
     assert reason_of(OSError(28, "No space left on device", "run.json")) == "run.json: no space left on device"
-    assert reason_of(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"
+    assert reason_of(OSError(28, "No space left on device")) == "no space left on device"
     assert "safevlm_hf[train]" in reason_of(ModuleNotFoundError("No module named 'peft'"))
     long = reason_of(ValueError("3000 bad records:\n" + "- a.jsonl:1: broken\n" * 3000))
     assert len(long) <= 1000 and long.endswith("... (`safevlm --debug` shows all of it)")
@@ -133,6 +140,19 @@ def test_colours_only_where_they_are_wanted(call, monkeypatch, words):
     assert "\x1b[" in "".join(call(*words)[1:])
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in "".join(call(*words)[1:])
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_stream_is_no_error(closed):
+    command = f"{sys.executable} -m safevlm_cli --version {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT / "src")
+    assert done.returncode == 0 and not done.stderr
+
+
+def test_a_file_that_looks_like_an_option(fails, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("-dash.jpg").write_text("")
+    assert "A file whose name begins with - goes behind `--`" in fails("assess", "-dash.jpg")
 
 
 def test_a_closed_pipe_is_no_error(checkpoint, picture):

@@ -27,7 +27,7 @@ def test_data_mix(call, fails, tmp_path, monkeypatch):
 
     assert "expected train or data/train" in fails("data", "mix", "other", "--stage", 1, "--vlguard", "rtvlm")
     assert "there is no folder [red]x" in fails("data", "mix", "other", "--stage", 1, "--rtvlm", "[red]x")
-    assert "no risky records in no source" in fails("data", "mix", "other", "--stage", 2)
+    assert "no risky records without a source" in fails("data", "mix", "other", "--stage", 2)
     assert "stage" in fails("data", "mix", "other", "--stage", 3)
     assert "Missing option" in fails("data", "mix", "other")
     assert not Path("other").exists()
@@ -57,10 +57,15 @@ def test_data_check_names_every_bad_record(call, tmp_path, monkeypatch):
 def test_data_check_of_good_records(call, fails, tmp_path):
     good = write(tmp_path / "good.jsonl", published(), messages(), plain_text())
     assert call("data", "check", good) == (0, "0 bad, 3 good\n", "")
-    assert "no such file" in fails("data", "check", tmp_path / "gone.jsonl")
+    assert "gone.jsonl' does not exist" in fails("data", "check", tmp_path / "gone.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     code, out, _ = call("data", "check", tmp_path / "empty.jsonl")
     assert code == 1 and out.startswith(f"{tmp_path}/empty.jsonl: no records\n")
+
+
+def test_a_picture_is_no_file_of_records(call, picture):
+    code, out, _ = call("data", "check", picture)
+    assert code == 1 and out == f"{picture}: it is no text file, expected JSON lines\n1 bad, 0 good\n"
 
 
 @pytest.mark.parametrize("option", ["--taxonomy_file", "--taxonomy-file"])

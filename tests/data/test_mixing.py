@@ -238,7 +238,7 @@ def test_captions_follow_the_papers_weights(copies, tmp_path):
 
 def test_sources_that_are_missing_or_wrong(copies, tmp_path):
     out = tmp_path / "mix"
-    with pytest.raises(ValueError, match="no risky records in no source: name a copy of VLGuard or RTVLM"):
+    with pytest.raises(ValueError, match="no risky records without a source: name a copy of VLGuard or RTVLM"):
         mix_records(out, 1)
     with pytest.raises(ValueError, match="no risky records in coco"):
         mix_records(out, 1, coco_dir=copies["coco_dir"])

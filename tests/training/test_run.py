@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -176,6 +177,24 @@ def test_unknown_arguments_are_errors_that_name_them(tmp_path):
     path.write_text("lora_r: 8\n")
     with pytest.raises(ValueError, match="lora_r"):  # stage 1 has no adapters
         parse_arguments(1, [str(path)])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("- seed", "must hold options and their values .* got a list"),
+        ("seed: [", "is no YAML file"),
+        ("learning_rate: fast", "`learning_rate` must be a number, got 'fast'"),
+        ("lora_r: yes", "`lora_r` must be a number, got True"),
+        ("max_eval_sample: 3", "unknown option max_eval_sample in .*; is it max_eval_samples?"),
+    ],
+)
+def test_a_yaml_file_that_is_wrong_names_what_is(tmp_path, text, reason):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}|{reason}") as error:
+        parse_arguments(2, [str(path)])
+    assert re.search(reason, str(error.value))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -350,7 +350,8 @@ def _draw(sources: Sequence[Source], wanted: dict[str, int], seed: str) -> list[
         ("clean", hard or easy, "LLaVA-Instruct or COCO"),
     ):
         if not found:
-            raise ValueError(f"no {kind} records in {_named(sources)}: name a copy of {names}{_broken(sources)}")
+            where = f"in {', '.join(source.name for source in sources)}" if sources else "without a source"
+            raise ValueError(f"no {kind} records {where}: name a copy of {names}{_broken(sources)}")
     chosen = _sample(risky, wanted["risky"], seed)
     num_clean = _clean_in_proportion(len(chosen), wanted)
     num_hard = min(len(hard), round(num_clean * HARD_CLEAN_SHARE) if easy else num_clean)
@@ -384,10 +385,6 @@ def _draw_easy(pools: dict[str, list[dict]], size: int, seed: str) -> list[dict]
 def _broken(sources: Sequence[Source]) -> str:
     names = [f"{source.name}/{name}" for source in sources for name in source.left_out.get(UNREADABLE, ())]
     return f". Pictures that cannot be read are those of {_count(names)}" if names else ""
-
-
-def _named(sources: Sequence[Source]) -> str:
-    return ", ".join(source.name for source in sources) or "no source"
 
 
 # --------------------------------------------------------------------------------------------------

@@ -127,9 +127,12 @@ def read_records(
     [`load_records`]. Every image is decoded once."""
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
+    content = path.read_bytes()
+    if b"\0" in content[:4096]:
+        return [], [f"{path}: it is no text file, expected JSON lines"]
     parsed = [
         (f"{path}:{number}", _try(_parse_line, line, root, tuple(categories), tuple(levels)))
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1)
+        for number, line in enumerate(content.splitlines(), start=1)
         if line.strip()
     ]
     image_problems = _find_image_problems(record for _, record in parsed if isinstance(record, dict))

@@ -229,7 +229,10 @@ class SafetyPolicy:
     def from_file(cls, path, config: SafetyConfig | None = None) -> "SafetyPolicy":
         """A policy from a JSON file. Raises `ValueError` with the file's name and the reason."""
         try:
-            return cls.create(json.loads(Path(path).read_text(encoding="utf-8")), config)
+            text = Path(path).read_text(encoding="utf-8")
+            if not text.strip():
+                raise ValueError("the file is empty, expected a JSON object.")
+            return cls.create(json.loads(text), config)
         except ValueError as error:  # broken JSON and wrong encodings, too
             raise ValueError(f"{path}: {error}") from None
         except RecursionError:

@@ -5,9 +5,12 @@ import argparse
 import logging
 import re
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import torch
 import yaml
@@ -15,7 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..data import NANO_BASE
-from ..files import write_text
+from ..files import check_writable, write_text
 
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,8 @@ def _size(what: str):
 
 @dataclass
 class ModelArguments:
+    """What is trained, and what its new safety modules are like."""
+
     model_name_or_path: str = field(
         default=str(NANO_BASE),
         metadata={"help": "A stock checkpoint of a supported backbone (stage 1) or a stage 1 checkpoint (stage 2)."},
@@ -67,6 +72,8 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
+    """What it is trained on, and judged on."""
+
     train_file: str | None = field(
         default=None,
         metadata={
@@ -103,6 +110,8 @@ class DataArguments:
 
 @dataclass
 class LoraArguments:
+    """How stage 2 changes the language model."""
+
     use_lora: bool = field(default=True, metadata={"help": "LoRA, or full fine-tuning of the language model."})
     lora_r: int = field(default=256, metadata={"help": "Rank."})
     lora_alpha: int = field(default=16, metadata={"help": "Scale is alpha / rank."})
@@ -114,7 +123,8 @@ class LoraArguments:
 
 @dataclass
 class SafetyTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the paper's defaults, and the share of head-chosen conditions."""
+    """Transformers' `TrainingArguments` with the paper's defaults, and what else both stages take. Its other fields
+    are as Transformers documents them."""
 
     output_dir: str = field(default="runs/stage", metadata={"help": "Where checkpoints and the result go."})
     overwrite_output_dir: bool = field(
@@ -181,11 +191,12 @@ class SafetyTrainingArguments(TrainingArguments):
         return {**vars(self), "hub_token": None}
 
     def refuse_to_overwrite(self):
-        """Raise `ValueError` where `output_dir` holds a model, or checkpoints of a run that did not end, unless they
-        are to be replaced, or the run to be resumed."""
+        """Raise `ValueError` where `output_dir` cannot be written, or holds a model, or checkpoints of a run that did
+        not end, unless they are to be replaced, or the run to be resumed."""
+        folder = Path(self.output_dir)
+        check_writable(folder, is_folder=True)
         if self.overwrite_output_dir or self.resume_from_checkpoint is not None:
             return
-        folder = Path(self.output_dir)
         if any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
             raise ValueError(
                 f"{folder} holds a model: `--overwrite_output_dir` replaces it, and another `output_dir` keeps it."
@@ -235,16 +246,46 @@ def parse_arguments(stage: int, args: list[str] | None = None):
     """
     overwrite, args = take_overwrite(sys.argv[1:] if args is None else args)
     classes = [ModelArguments, DataArguments, SafetyTrainingArguments] + ([LoraArguments] if stage == 2 else [])
-    parser = HfArgumentParser(classes, description=f"Stage {stage} of SafeVLM's training.")
+    parser = HfArgumentParser(classes, description=f"Stage {stage} of SafeVLM's training.", allow_abbrev=False)
     args = args or [str(nano_config(stage))]
+    known = {one.name: one.type for arguments in classes for one in fields(arguments) if one.init}
     if len(args) == 1 and args[0].endswith((".yaml", ".yml")):
-        values = yaml.load(Path(args[0]).read_text(encoding="utf-8"), _YamlLoader) or {}
+        values = _read_yaml(args[0])
+        _refuse_unknown(values, known, args[0])
+        _check_numbers(values, known, args[0])
         parsed = parser.parse_dict({**STAGE_DEFAULTS[stage], **values})
     else:
         parser.set_defaults(**STAGE_DEFAULTS[stage])
-        parsed = parser.parse_args_into_dataclasses(args)
+        *parsed, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
+        _refuse_unknown(unknown, [f"--{name}" for name in known], "the command line")
     parsed[2].overwrite_output_dir |= overwrite
-    return parsed
+    return tuple(parsed)
+
+
+def _read_yaml(path: str) -> dict:
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _YamlLoader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML file: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold options and their values (`seed: 1`), got a {type(values).__name__}.")
+    return values
+
+
+def _refuse_unknown(given: Iterable, known: Iterable[str], place: str):
+    """Raise for the first name that is none; a hint where it is nearly one."""
+    for name in map(str, given):
+        if name not in known:
+            alike = get_close_matches(name.replace("-", "_") if name[:1] != "-" else name, known, 1)
+            raise ValueError(f"unknown option {name} in {place}" + (f"; is it {alike[0]}?" if alike else "."))
+
+
+def _check_numbers(values: dict, known: Mapping, path: str):
+    """Raise where YAML has a text for a number (the library would fail on it after hours)."""
+    for name, value in values.items():
+        kinds = {getattr(one, "__name__", one) for one in get_args(known[name]) or (known[name],)}
+        if kinds <= {"int", "float", "NoneType"} and value is not None and type(value) not in (int, float):
+            raise ValueError(f"{path}: `{name}` must be a number, got {value!r}.")
 
 
 def take_overwrite(args: list[str]) -> tuple[bool, list[str]]:
@@ -268,17 +309,3 @@ def write_nano_config(stage: int, path: Path, **overrides) -> str:
 def nano_config(stage: int) -> Path:
     """The YAML file of the embedded default."""
     return CONFIGS / f"nano_stage{stage}.yaml"
-
-
-def read_taxonomy(path: str | None) -> dict[str, list[str]]:
-    """`categories` and `levels`, either or both, from a YAML or JSON file; nothing from no file."""
-    if path is None:
-        return {}
-    try:
-        taxonomy = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from None
-    is_valid = isinstance(taxonomy, dict) and set(taxonomy) <= {"categories", "levels"} and taxonomy
-    if not is_valid or not all(isinstance(names, list) for names in taxonomy.values()):
-        raise ValueError(f"{path} must hold lists of names under `categories` and `levels`, got {taxonomy!r}.")
-    return {name: [str(item) for item in names] for name, names in taxonomy.items()}

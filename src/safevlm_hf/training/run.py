@@ -15,10 +15,11 @@ from transformers import PreTrainedConfig, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import HubStrategy
 
+from ..data.taxonomy import read_taxonomy
 from ..extras import needs_extra
 from ..families import find_family
 from ..modeling.configuration_safety import SafetyConfig
-from .arguments import checkpoints, parse_arguments, read_taxonomy
+from .arguments import checkpoints, parse_arguments
 from .collator import SafetyCollator
 from .data import find_files, load_data
 from .figures import FIGURES, most_frequent_shares, warn_at_chance
