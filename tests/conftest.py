@@ -37,7 +37,7 @@ def logging_as_at_the_start():
 
 @pytest.fixture
 def tiny_config():
-    """A SafeLlava of a few thousand parameters: 4 + 16 + 3 positions an image."""
+    """A SafeLlava of a few thousand parameters: 4 + 16 + 3 positions per image."""
     return SafeLlavaConfig(
         vision_config={
             "model_type": "clip_vision_model",

@@ -32,7 +32,7 @@ def draw_records(folder):
 
 
 def create_arguments(folder, **arguments) -> SafetyTrainingArguments:
-    """Four records a step, every step logged."""
+    """Four records per step, every step logged."""
     defaults = {
         "learning_rate": 1e-3,
         "max_steps": 3,

@@ -99,7 +99,7 @@ def silence_libraries():
 
 
 def print_error(error: Exception):
-    is_list = hasattr(error, "problems")  # of bad records: one a line
+    is_list = hasattr(error, "problems")  # of bad records: one per line
     reasons = [shorten(line) for line in str(error).splitlines()] if is_list else [reason_of(error)]
     if any(reasons):  # typer has shown the help where there is none
         reasons[0] = f"Error: {reasons[0]}"

@@ -1,4 +1,4 @@
-"""The audit trail: a line a sample, whole or not at all."""
+"""The audit trail: a line per sample, whole or not at all."""
 
 import json
 import multiprocessing

@@ -210,7 +210,7 @@ def test_several_images_a_sample(model):
     images = [dark(1), bright(2), dark(3), bright(4), dark(5), dark(6)]
     inputs = {**batch(*rows), "pixel_values": torch.cat(images)}
     outputs = generate(model, **inputs, return_dict_in_generate=True)
-    assert conditions(model, outputs) == [ILLEGAL_HIGH] * 5 + [SAFE]  # one a sample, its strictest
+    assert conditions(model, outputs) == [ILLEGAL_HIGH] * 5 + [SAFE]  # one per sample, its strictest
     assert outputs.safety_level_logits.argmax(dim=-1).tolist() == [0, 3, 2, 3, 2, 0]
     assert outputs.safety_image_rows.tolist() == [0, 0, 1, 1, 1, 2]
     alone = generate(model, **batch(rows[1]), pixel_values=torch.cat(images[2:5]))

@@ -296,7 +296,7 @@ def test_a_map_that_is_larger_than_the_grid_is_cut_and_nothing_is_lost(shape, pa
 
 
 # --------------------------------------------------------------------------------------------------
-# The order: action, level, risk; and one condition a sample
+# The order: action, level, risk; and one condition per sample
 # --------------------------------------------------------------------------------------------------
 
 

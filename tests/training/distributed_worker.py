@@ -33,7 +33,7 @@ def train(start: str, records: str, folder: str, stage: str = "stage 1", resume:
     A training run from the checkpoint `start`. The result is saved in `folder`.
 
     Args:
-        arguments: as for `create_trainer`; two records a process and step, if nothing else is said.
+        arguments: as for `create_trainer`; two records per process and step, if nothing else is said.
 
     Returns:
         the `SafetyTrainer`, and what it logged at each step; at the end also what it judged, where it evaluates.

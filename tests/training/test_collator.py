@@ -1,4 +1,4 @@
-"""What the model is trained on: the answers and nothing else, labels an image, and the condition to answer under."""
+"""What the model is trained on: the answers and nothing else, labels per image, and the condition to answer under."""
 
 from collections import Counter
 

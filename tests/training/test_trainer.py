@@ -144,7 +144,7 @@ def close(gradient, wanted) -> bool:
 
 
 def with_one_answer(record):
-    """So that every batch has as many tokens to learn a record."""
+    """So that every batch has as many tokens to learn per record."""
     *others, answer = record["messages"]
     return {"messages": [*others, {**answer, "content": [{"type": "text", "text": "I see a card."}]}]}
 

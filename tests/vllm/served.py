@@ -42,7 +42,7 @@ class Answer:
     prompt_ids: list[int]
     ids: list[int]
     conditions: list[int]
-    logits: list[list[float]]  # of the levels, one row a picture
+    logits: list[list[float]]  # of the levels, one row per picture
 
 
 def picture(colour: str, size: tuple[int, int] = (112, 112)) -> Image.Image:

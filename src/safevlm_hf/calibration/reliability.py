@@ -23,7 +23,7 @@ def reliability_bins(risks: Sequence[float], is_risky: Sequence[bool], num_bins:
     """Bins of equal width over [0, 1] that hold samples, rising.
 
     Args:
-        risks: predicted probability of a risk, 0 to 1, one a sample. The last bin includes 1.
+        risks: predicted probability of a risk, 0 to 1, one per sample. The last bin includes 1.
         is_risky: whether the sample is labelled risky.
 
     Raises:

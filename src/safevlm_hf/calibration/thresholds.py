@@ -187,7 +187,7 @@ def _thresholds_for_false_positives(samples: _Scores, elsewhere: torch.BoolTenso
     lowest, _ = samples.bounds()
 
     def thresholds(step: int) -> torch.Tensor:
-        """Each category's clean sample of rank step / categories: one category a step goes a rank on."""
+        """Each category's clean sample of rank step / categories: in each step one category goes a rank on."""
         ranks = (step + torch.arange(num_categories)) // num_categories
         return ranked.gather(0, ranks[None])[0].maximum(lowest)
 
@@ -205,7 +205,7 @@ def _thresholds_for_misses(
     ranked = [own.sort().values for own in samples._columns(samples.members)]
     lowest, highest = samples.bounds()
     scores, others = samples.scores[is_risky], elsewhere[is_risky]
-    # One category a step goes a rank on, the one that is then the least far in its own samples.
+    # In each step one category goes a rank on, the one that is then the least far in its own samples.
     moves = sorted((rank / len(own), column) for column, own in enumerate(ranked) for rank in range(1, len(own)))
     moved = torch.tensor([column for _, column in moves], dtype=torch.long)
 

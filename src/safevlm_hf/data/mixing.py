@@ -422,7 +422,7 @@ def _proportion_warning(written: Mapping[str, int], wanted: dict[str, int]) -> s
 
 
 def _proportion(numbers: Mapping[str, int]) -> str:
-    """In percent of all."""
+    """Writes the shares in percent, risky to clean."""
     share = 100 * numbers["risky"] / (numbers["risky"] + numbers["clean"])
     return f"{share:.0f}:{100 - share:.0f} ({numbers['risky']} and {numbers['clean']} records)"
 

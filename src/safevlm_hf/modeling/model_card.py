@@ -153,7 +153,7 @@ def _usage(config, repo_id: str | None) -> str:
         "`generation_config.json`:\n\n"
         f'```python\nmodel.generate(**inputs, safety_policy={{"categories": {{"{risky[0]}": False}}}})\n```\n\n'
         "Without a policy every category is on, and an image is flagged where its risk is over 0.5. A text without an "
-        "image has no verdict, and is answered as the base model answers it."
+        "image has no verdict. Training may still have changed how the model answers it."
     )
 
 

@@ -226,7 +226,7 @@ class SafetyCall:
         cached_counts = torch.zeros_like(counts).index_add(0, cached.safety_image_rows.to(counts.device), lengths)
         if not torch.equal(counts, cached_counts):
             raise ValueError(
-                f"The prompts hold {counts.tolist()} image positions a row, the images in the cache take "
+                f"The prompts hold {counts.tolist()} image positions per row, the images in the cache take "
                 f"{cached_counts.tolist()}: {ALL_AGAIN}."
             )
         renewed = self.model.model.condition_image_features(cached, self.safety_inputs)
@@ -329,7 +329,7 @@ class SafetyCall:
             write_state(cache, self.model.model.cache_state)
             length = int(cache.get_seq_length())
             is_known = conversation is not None and length <= conversation.shape[1]
-            # Beams and several answers a prompt give the cache other rows than the verdicts have.
+            # Beams and several answers per prompt give the cache other rows than the verdicts have.
             if is_known or images is None:
                 known = conversation.first(length) if is_known else None
                 write_record(cache, images, known)
@@ -359,7 +359,7 @@ class NoImageTokens(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if self.image_token_id >= scores.shape[-1]:
             return scores
-        # Beams and several answers a prompt give one sample several rows.
+        # Beams and several answers per prompt give one sample several rows.
         has_image = self.has_image.to(scores.device).repeat_interleave(len(scores) // len(self.has_image))
         scores = scores.clone()
         scores[:, self.image_token_id] = scores[:, self.image_token_id].masked_fill(has_image, -torch.inf)

@@ -209,7 +209,7 @@ class JudgesImagesMixin:
         is_window: torch.BoolTensor,
         policy: SafetyPolicy,
     ) -> tuple[torch.Tensor, torch.Tensor, SafetyDecision, torch.LongTensor]:
-        """What the head gave for each window, to the logits, decision and index of each image's strictest window.
+        """Chooses each image's strictest window, from what the head gave for each; its logits, decision and index.
 
         The policy decides every window before one is chosen: the riskiest window need not be the strictest, and adding
         words must never soften a decision."""

@@ -39,7 +39,7 @@ def head_loss(
         target = logits.new_full((len(logits),), -100, dtype=torch.long) if target is None else target
         if len(target) != len(logits):
             raise ValueError(
-                f"Expected one safety label an image (-100 ignores an image), got {len(target)} labels for "
+                f"Expected one safety label per image (-100 ignores an image), got {len(target)} labels for "
                 f"{len(logits)} images."
             )
         target = target.to(logits.device)

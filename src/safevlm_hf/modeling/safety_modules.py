@@ -239,7 +239,7 @@ class SafetyHead(nn.Module):
     def _read_windows(
         self, attended: torch.Tensor, count: torch.LongTensor, of_gate: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
-        """The same of joined tokens, `count` (images, 1), to the logits of all windows, and which there are."""
+        """Computes the logits of all windows from joined tokens, `count` (images, 1), and which windows there are."""
         levels, categories = self._read(attended)
         logits = torch.cat([levels, categories], dim=-1)
         of_runs = None

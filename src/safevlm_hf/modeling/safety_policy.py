@@ -101,7 +101,7 @@ class SafetyDecision:
 
 @dataclass(frozen=True)
 class SafetyPolicy:
-    r"""From the head's logits to a decision an image: the row of the condition table, and the action.
+    r"""From the head's logits to a decision per image: the row of the condition table, and the action.
 
     It is data: kept as a dict in `generation_config.json`, passed to one call as `generate(..., safety_policy=...)`,
     and needs no retraining (paper, section 3.3: control). What is not set leaves the default: every category is on,

@@ -82,7 +82,7 @@ class ForcedRefusal(LogitsProcessor):
     Leaves one token possible at each step of a refused sample: its fixed text, then the end.
 
     It runs after every other processor, so nothing that the language model, a sampler or a caller prefers can stand
-    against it. Beams and several answers a prompt give one sample several rows.
+    against it. Beams and several answers per prompt give one sample several rows.
 
     Args:
         find_refusals: called at the first step, when the images have been judged; gives the token ids of each sample's
@@ -133,7 +133,7 @@ class ForcedRefusal(LogitsProcessor):
     def _leave_alone(self, scores: torch.FloatTensor) -> torch.FloatTensor:
         if not self.has_draft:
             raise ValueError(
-                f"The model gives {scores.shape[-1]} scores a step, and its config says {self.vocab_size} "
+                f"The model gives {scores.shape[-1]} scores per step, and its config says {self.vocab_size} "
                 "(`vocab_size`), so a refusal cannot be forced: make the two agree, as "
                 "`model.resize_token_embeddings` does."
             )

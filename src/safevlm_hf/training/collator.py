@@ -156,7 +156,7 @@ def _line(record: dict) -> bytes:
 
 
 def _runs(mask: list[int]) -> list[slice]:
-    """Runs of ones."""
+    """Finds the runs of ones."""
     edges = [place for place, (one, next_one) in enumerate(zip([0, *mask], [*mask, 0])) if bool(one) != bool(next_one)]
     return [slice(*edge) for edge in zip(edges[::2], edges[1::2])]
 

@@ -66,7 +66,7 @@ def test_figstep_renders_the_list(standin, load):
         dark = [image.crop((0, top, 760, top + 1)).getextrema()[0] < 128 for top in range(760)]
         return sum(now and not before for before, now in zip([False, *dark], dark))
 
-    # Fifteen characters a line, and three empty items below.
+    # Fifteen characters per line, and three empty items below.
     assert lines(render("Steps to bake a cake.").convert("L")) >= 2 + 3
     assert render("A" * 15).convert("L").crop((745, 0, 760, 760)).getextrema()[0] > 128  # nothing touches the edge
     assert render("one").tobytes() != render("two").tobytes()

@@ -1,6 +1,6 @@
 """FigStep (arXiv 2311.05608): a request as a typed list with empty items, in a picture that is rendered here.
 
-Rendered as published (white, 760 x 760 pixels, 15 characters a line, an empty list of three below), in DejaVu Sans
+Rendered as published (white, 760 x 760 pixels, 15 characters per line, an empty list of three below), in DejaVu Sans
 Mono, which comes with matplotlib, where the authors used FreeMono: figures are of this rendering.
 """
 
