@@ -27,18 +27,18 @@ $(VLLM_INSTALLED): setup.cfg pyproject.toml
 
 $(HARNESS_INSTALLED): setup.cfg pyproject.toml
 	test -d .venv-harness || $(PYTHON) -m venv .venv-harness
-	.venv-harness/bin/pip install --quiet --editable '.[eval,serve]'
+	.venv-harness/bin/pip install --quiet --editable '.[train,serve]'
 	.venv-harness/bin/pip install --quiet geh lmms-eval 'filelock<4' pytest
 	touch $(HARNESS_INSTALLED)
 
 $(APP_INSTALLED): setup.cfg pyproject.toml
 	test -d .venv-app || $(PYTHON) -m venv .venv-app
-	.venv-app/bin/pip install --quiet --editable '.[eval,app]' playwright pytest
+	.venv-app/bin/pip install --quiet --editable '.[train,app]' playwright pytest
 	touch $(APP_INSTALLED)
 
-# Both stages on the embedded default, base and safe model on the held-out split: a table and report.html.
+# Both stages on the embedded default, base and safe model on the held-out split: a table and report.html, anew.
 demo: $(INSTALLED)
-	.venv/bin/safevlm demo
+	.venv/bin/safevlm demo --overwrite_output_dir
 
 # The tests, with LLaVA and two other families of backbones.
 test: $(INSTALLED)
@@ -88,7 +88,7 @@ types: $(INSTALLED)
 
 # The documentation as a site, in site/; a link that leads nowhere is an error.
 docs: $(INSTALLED)
-	.venv/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 # The source archive and the wheel, in dist/.
 build: $(INSTALLED)

@@ -40,4 +40,6 @@ def on_page_markdown(markdown, page, config, files):
 
 def on_page_content(html, page, config, files):
     # Docstrings name classes as [`SafetyPolicy`], which is a link in Hugging Face's own builder alone.
-    return re.sub(r"\[(<code>[^<]*</code>)\]", r"\1", html)
+    html = re.sub(r"\[(<code>[^<]*</code>)\]", r"\1", html)
+    # What a function returns has a dash in front of it, also where no type stands before that.
+    return re.sub(r'(<li class="doc-section-item field-body">)\s+–', r"\1", html)

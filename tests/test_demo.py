@@ -72,6 +72,7 @@ def test_a_base_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path):
 
 def test_a_fast_demo_replaces_no_other(monkeypatch, tmp_path):
     """By its folder: a checkpoint that has learned nothing must not be taken for the demo's."""
+    monkeypatch.chdir(tmp_path)
     written = []
 
     def write_config(stage, folder, *_, **__):

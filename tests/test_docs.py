@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -108,9 +109,23 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     index, contributing = (tmp_path / "index.html").read_text(), (tmp_path / "contributing" / "index.html").read_text()
     assert 'href="design/"' in index and 'href="../design/"' in contributing and "docs/design.md)" not in index
-    policy = (tmp_path / "api" / "policy" / "index.html").read_text()
-    assert "risk_threshold" in policy and "[<code>" not in policy
     assert [path for path in tmp_path.rglob("*.html") if FETCHED.search(path.read_text())] == []
+    pages = {path.parent.name: as_read(path.read_text()) for path in (tmp_path / "api").rglob("index.html")}
+    for page in pages.values():
+        assert not re.search(r"\*optional\*|, defaults to|`|(?<!list)\[Safety\w+\]", page)
+    models, policy, training = pages["models"], pages["policy"], pages["training"]
+    assert "num_safety_tokens (int, default: 64) – vectors in each" in models and "Returns: What Gener" in models
+    assert "map (torch.Tensor of shape (images, grid, grid)) – Share of each position" in policy
+    assert "num_safety_heads (int | None, default: None) – Stage 1: attention heads of the safety head" in training
+    assert "learning_rate (float, default: 1e-05) – The initial learning rate" in training
+    assert "Returns: Dataset – A dataset with messages" in training
+    assert "processor (ProcessorMixin) – as for create_app. name (str) – as for create_app." in pages["serving"]
+
+
+def as_read(page: str) -> str:
+    """The text of a page's main part, with the blanks that a reader sees."""
+    text = unescape(re.sub(r"<[^>]+>", "", re.search(r"<article.*</article>", page, re.DOTALL)[0]))
+    return re.sub(r"(?<=\() | (?=[,)])", "", " ".join(text.split()))
 
 
 def test_pictures_in_the_documents_are_files_here_that_say_what_they_show():

@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 
@@ -47,8 +49,8 @@ def imports(tree: ast.AST, extra: str | None = None):
             yield from ((alias.name.partition(".")[0], extra) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield node.module.partition(".")[0], extra
-        elif isinstance(node, ast.With) and ast.unparse(node).startswith("with needs_extra("):
-            yield from imports(node, node.items[0].context_expr.args[0].value)
+        elif isinstance(node, ast.With) and (named := re.match(r"with needs_extra\('(\w+)'\):", ast.unparse(node))):
+            yield from imports(node, named[1])
         elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             yield from imports(node, extra)
 
@@ -106,6 +108,21 @@ def test_the_wheel_asks_for_what_setup_cfg_names(wheel):
         metadata = archive.read(name).decode()
     assert "Requires-Dist: transformers<6,>=5.19\n" in metadata
     assert f"Version: {version()}\n" in metadata
+    pythons = re.findall(r"^Classifier: Programming Language :: Python :: (3\.\d+)$", metadata, re.MULTILINE)
+    tests = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]["tests"]
+    assert pythons == tests["strategy"]["matrix"]["python"]
+
+
+def test_the_source_archive_has_the_documents_and_no_test_without_its_helpers(tmp_path):
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "site")
+    shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=left_out)
+    build = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path / "source", check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"CHANGELOG.md", "CITATION.cff", "LICENSE", "docs/api/models.md", "docs/images/card.jpg"} <= names
+    assert "src/safevlm_hf/data/nano_base/model.safetensors" in names
+    assert not [name for name in names if name.startswith(("tests", "modeling")) or "__pycache__" in name]
 
 
 def version() -> str:
@@ -193,7 +210,7 @@ for module in pkgutil.walk_packages(safevlm_hf.__path__, "safevlm_hf."):
 @pytest.mark.slow
 def test_without_extras_every_module_is_there_or_names_its_extra(installed):
     lines = installed("python", "-c", IMPORT_ALL).splitlines()
-    assert any(line.startswith("safevlm_hf.training.run: ") and "safevlm_hf[train]" in line for line in lines)
+    assert any(line.startswith("safevlm_hf.training: ") and "safevlm_hf[train]" in line for line in lines)
     assert any(
         line.startswith("safevlm_hf.evaluation.plot_verdict: ") and "safevlm_hf[eval]" in line for line in lines
     )

@@ -65,7 +65,15 @@ def test_workflows_may_only_read_and_use_pinned_actions(path):
         assert job.get("permissions", {}) == ({"id-token": "write"} if name == "publish" else {})
         assert job["timeout-minutes"] <= 120
         for step in job["steps"]:
-            assert "uses" not in step or re.search(r"@(release/)?v\d+$|@[0-9a-f]{40}$", step["uses"]), step
+            assert "uses" not in step or re.search(r"^actions/.+@v\d+$|@[0-9a-f]{40}$", step["uses"]), step
+
+
+def test_newer_actions_are_proposed_and_a_newer_push_ends_the_checks_of_the_last():
+    (update,) = load_yaml(ROOT / ".github" / "dependabot.yml")["updates"]
+    assert update["package-ecosystem"] == "github-actions" and update["schedule"]
+    for name in ("checks", "tests"):
+        concurrency = load_yaml(ROOT / ".github" / "workflows" / f"{name}.yml")["concurrency"]
+        assert concurrency == {"group": f"{name}-${{{{ github.ref }}}}", "cancel-in-progress": True}
 
 
 def test_tests_run_on_both_ends_of_what_is_supported():

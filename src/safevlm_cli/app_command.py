@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .app import Model, app
-from .loading import DEFAULT_MODEL, load
+from .loading import DEFAULT_MODEL, check_folder, load
 
 
 @app.command("app")
@@ -17,16 +17,27 @@ def app_command(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7860,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="A stock checkpoint that answers beside it. Without it: the embedded base where the checkpoint was "
+            "trained from that, or else the same checkpoint with its policy off."
+        ),
+    ] = None,
 ):
     """
     A page in the browser: show a picture or draw one, ask, and see the verdict, what decided it, and the answers with
-    and without it. Visitors set the policy: it is a playground. To serve a model, use `safevlm serve`.
+    it and of the base model. Visitors set the policy: it is a playground. To serve a model, use `safevlm serve`.
 
     Example: `safevlm app --model runs/demo/stage2`
     """
     if model == DEFAULT_MODEL and not Path(model).is_dir():
         raise ValueError(f"there is no checkpoint {model} yet: `safevlm demo` makes it, or name another with --model.")
+    from safevlm_hf.app.base import check_stock
     from safevlm_hf.app.server import serve
 
+    if base is not None:
+        check_folder(base)
+        check_stock(base)
     loaded, processor = load(model)
-    serve(loaded, processor, model, host, port, max_new_tokens)
+    serve(loaded, processor, model, host, port, max_new_tokens, base)

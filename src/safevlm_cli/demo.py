@@ -32,8 +32,15 @@ def demo(
         ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="The report; report.html, or with `--fast` beside the data, if unset.")
+        Path | None,
+        typer.Option(help="The report; report.html if unset, in the output folder unless that is runs/demo."),
     ] = None,
+    overwrite_output_dir: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite-output-dir", "--overwrite_output_dir", help="Replace the result of an earlier demo."
+        ),
+    ] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Every row with words, turns, prompts and changed pictures (40 minutes).")
     ] = False,
@@ -59,6 +66,7 @@ def demo(
     options = ["--seed", str(seed), "--family", family]
     options += [] if output_dir is None else ["--output_dir", str(output_dir)]
     options += [] if report is None else ["--report", str(report)]
+    options += ["--overwrite_output_dir"] * overwrite_output_dir
     raise typer.Exit(run_demo(options + ["--full"] * full + ["--fast"] * fast))
 
 

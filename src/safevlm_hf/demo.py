@@ -1,6 +1,7 @@
 """The main job on the embedded default: both stages on the nano base and RiskCards, then base against safe model.
 
 safevlm demo [--full | --fast] [--family idefics3] [--seed 0] [--output_dir runs/demo] [--report report.html]
+    [--overwrite_output_dir]
 
 It is `python -m safevlm_hf.demo`, too.
 
@@ -133,6 +134,7 @@ FAST = Extent(
     stage2={**_FAST_TRAINING, "max_steps": 4},
 )
 """Everything runs, and nothing is learned: for a first look, and for tests."""
+DEFAULT_FOLDER, FIGURES = "runs/demo", "figures.json"
 FAST_NOTE = "It shows the machinery. Its figures mean nothing, for it hardly trains."
 
 
@@ -149,9 +151,11 @@ def main(argv: list[str] | None = None) -> int:
         making = f"`python examples/train_nano_base.py --family {args.family} --output_dir {base}`"
         raise ValueError(f"the nano {args.family} is not part of this package yet; {making} makes it, in two hours")
     folder = Path(args.output_dir or default_folder(args))
-    report = args.report or (folder / "report.html" if args.fast else "report.html")
+    report = Path(args.report or (folder / "report.html" if folder != Path(DEFAULT_FOLDER) else "report.html"))
     check_writable(folder, is_folder=True)
     check_writable(report)
+    if not (args.overwrite_output_dir or args.fast):
+        refuse_to_overwrite(folder, report)
     sees_tiles = base != NANO_BASE
     drawn = {"varied_shapes": sees_tiles}
     stage1_options = extent.stage1 | {"model_name_or_path": str(base), **drawn}
@@ -210,8 +214,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def default_folder(args: argparse.Namespace) -> str:
-    parts = ["demo", *([args.family] if args.family != "llava" else []), *(["fast"] if args.fast else [])]
-    return f"runs/{'_'.join(parts)}"
+    parts = [DEFAULT_FOLDER, *([args.family] if args.family != "llava" else []), *(["fast"] if args.fast else [])]
+    return "_".join(parts)
+
+
+def refuse_to_overwrite(folder: Path, report: Path):
+    """Raise `ValueError` where a demo has left its result. One that did not end is begun anew."""
+    for path in (folder / FIGURES, report):
+        if path.exists():
+            raise ValueError(
+                f"{path} is there already, of an earlier demo: `--overwrite_output_dir` replaces it, another "
+                "`--output_dir` keeps it."
+            )
 
 
 def start_drawing(*args):
@@ -276,7 +290,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--family", choices=NANO_BASES, default="llava", help="whose nano base; default: llava")
     parser.add_argument("--output_dir", help="default: runs/demo, runs/demo_idefics3, and with --fast runs/demo_fast")
-    parser.add_argument("--report", help="default: report.html, or in output_dir with --fast")
+    parser.add_argument("--report", help="default: report.html, in output_dir unless that is runs/demo")
+    parser.add_argument("--overwrite_output_dir", action="store_true", help="replace the result of an earlier demo")
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--full", action="store_true", help="every row, with at least 200 questions of each kind")
     extent.add_argument("--fast", action="store_true", help="a minute: everything runs, and nothing is learned")
@@ -333,7 +348,7 @@ def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
 def finish(folder: Path, report: str | Path, results: DemoResults) -> int:
     """Write figures, card and report; print the table."""
     figures = {**results.figures, "localisation": results.localisation, "rows": _rates(results)}
-    write_text(folder / "figures.json", json.dumps(figures, indent=2) + "\n")
+    write_text(folder / FIGURES, json.dumps(figures, indent=2) + "\n")
     model, processor = reload(folder / "stage2")
     record = model.config.training_record
     record["figures"] = {name: value for name, value in results.figures[BOTH_STAGES].items() if value is not None}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
-from safevlm_hf.app.controls import BY_RISK, MAX_TURNS, MODES, OFF, OWN_THRESHOLD, Controls, risky_categories
+from safevlm_hf.app.controls import MAX_TURNS, Controls, risky_categories
 
 
 CONFIG = SafetyConfig()
@@ -64,7 +64,8 @@ def test_the_policy_does_what_the_controls_show(own):
         moved = replace(
             controls,
             risk_threshold=rng.choice((0.1, 0.5)),
-            modes={name: rng.choice(MODES) for name in controls.modes},
+            switches={name: rng.random() < 0.7 for name in controls.switches},
+            has_threshold={name: rng.random() < 0.5 for name in controls.switches},
             thresholds={name: rng.choice((0.2, 0.5, 0.9)) for name in controls.thresholds},
             review_threshold=0.0,
         )
@@ -72,10 +73,10 @@ def test_the_policy_does_what_the_controls_show(own):
             moved.thresholds["politics"] = 0.9  # its own review band begins at 0.3
         applied = policy.override(moved.to_policy(policy, CONFIG), CONFIG)
         assert (applied.risk_threshold or 0.5) == moved.risk_threshold
-        for name, mode in moved.modes.items():
-            assert applied.is_on(name) == (mode != OFF)
-            if mode != OFF:
-                assert applied.threshold(name) == (moved.thresholds[name] if mode == OWN_THRESHOLD else None)
+        for name, is_on in moved.switches.items():
+            assert applied.is_on(name) == is_on
+            if is_on:
+                assert applied.threshold(name) == (moved.thresholds[name] if moved.has_threshold[name] else None)
         assert [applied.action("fairness", level, CONFIG) for level in CONFIG.levels[1:]] == [
             policy.action("fairness", level, CONFIG) for level in CONFIG.levels[1:]
         ]
@@ -86,8 +87,8 @@ def test_controls_that_contradict_each_other_say_so():
     falling = replace(controls, actions={"low": "refuse", "medium": "condition", "high": "condition"})
     with pytest.raises(ValueError, match="fall as the level rises"):
         falling.to_policy(policy, CONFIG)
-    modes = {**controls.modes, "privacy": OWN_THRESHOLD}
-    band = replace(controls, review_threshold=0.8, modes=modes)
+    has_threshold = {**controls.has_threshold, "privacy": True}
+    band = replace(controls, review_threshold=0.8, has_threshold=has_threshold)
     with pytest.raises(ValueError, match="review band"):
         band.to_policy(policy, CONFIG)
 
@@ -95,8 +96,9 @@ def test_controls_that_contradict_each_other_say_so():
 def test_values_that_no_control_has_are_refused():
     policy, controls = start({})
     for moved in (
-        {"modes": {**controls.modes, "privacy": "<b>always</b>"}},
-        {"modes": {**controls.modes, "privacy": ["off"]}},
+        {"switches": {**controls.switches, "privacy": "<b>always</b>"}},
+        {"switches": {**controls.switches, "privacy": ["off"]}},
+        {"has_threshold": {**controls.has_threshold, "privacy": None}},
         {"risk_threshold": 7},
         {"risk_threshold": "0.5"},
         {"remembered_turns": 1.5},
@@ -109,10 +111,11 @@ def test_values_that_no_control_has_are_refused():
 
 def test_controls_start_where_the_checkpoint_stands():
     _, controls = start(OWN_POLICIES[3])
-    assert controls.modes["privacy"] == OWN_THRESHOLD and controls.thresholds["privacy"] == 0.9
+    assert controls.has_threshold["privacy"] and controls.thresholds["privacy"] == 0.9
     _, controls = start(OWN_POLICIES[2])
-    assert controls.modes["privacy"] == BY_RISK and controls.modes["politics"] == OFF
+    assert controls.switches["privacy"] and not controls.switches["politics"]
+    assert not any(controls.has_threshold.values())
     _, controls = start(OWN_POLICIES[4])
     assert controls.actions == {"low": "condition", "medium": "condition", "high": "refuse"}
     assert controls.remembered_turns == MAX_TURNS
-    assert list(controls.modes) == risky_categories(CONFIG)
+    assert list(controls.switches) == risky_categories(CONFIG)

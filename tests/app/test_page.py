@@ -1,6 +1,7 @@
 """The page's controls without a browser, and its server."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -10,11 +11,12 @@ gr = pytest.importorskip("gradio")
 from starlette.testclient import TestClient  # noqa: E402
 
 from safevlm_hf import SafeLlavaForConditionalGeneration  # noqa: E402
-from safevlm_hf.app.controls import Controls  # noqa: E402
+from safevlm_hf.app.base import choose_base  # noqa: E402
 from safevlm_hf.app.conversation import Turn  # noqa: E402
 from safevlm_hf.app.door import API, EVENTS, FILE  # noqa: E402
 from safevlm_hf.app.page import Page  # noqa: E402
 from safevlm_hf.app.server import create_app  # noqa: E402
+from safevlm_hf.data import NANO_BASE  # noqa: E402
 from safevlm_hf.modeling.safety_refusals import REFUSALS  # noqa: E402
 
 
@@ -35,9 +37,7 @@ def upload(tmp_path):
 
 def values(page, **moved):
     """The controls, with actions by level in place of those where they start."""
-    start = Controls.of_policy(page.own_policy, page.config)
-    start.actions.update(moved)
-    return start.values()
+    return replace(page.panel.start, actions={**page.panel.start.actions, **moved}).values()
 
 
 def is_skipped(value):
@@ -45,13 +45,35 @@ def is_skipped(value):
 
 
 def test_a_question_is_judged_and_answered_twice(page, upload):
-    steps = list(page.answer([], "What does the card say?", upload, *values(page)))
-    first, last = steps[0], steps[-1]
-    assert "privacy, high" in first[VERDICT] and "condition" in first[VERDICT] and "Answering." in first[NOTICE]
-    assert len(steps) > 3 and all(is_skipped(step[VERDICT]) for step in steps[1:])
-    (turn,) = last[TURNS]
-    assert turn.question == "What does the card say?" and all(turn.answers.values()) and last[QUESTION] == ""
-    assert all(answer in last[ANSWERS] for answer in turn.answers.values()) and "Answered." in last[NOTICE]
+    first, judged, *rest = page.answer([], "What does the card say?", upload, *values(page))
+    assert "Answering." in first[NOTICE] and "What does the card say?" in first[ANSWERS]
+    assert "privacy, high" in judged[VERDICT] and "condition" in judged[VERDICT]
+    assert len(rest) > 2 and all(is_skipped(step[VERDICT]) for step in rest)
+    (turn,) = rest[-1][TURNS]
+    assert turn.question == "What does the card say?" and all(turn.answers.values()) and not turn.is_stopped
+    assert all(answer in rest[-2][ANSWERS] for answer in turn.answers.values()) and "Answered." in rest[-1][NOTICE]
+
+
+def test_what_is_typed_during_an_answer_stays(page, upload):
+    first, *rest = page.answer([], "What does the card say?", upload, *values(page))
+    assert first[QUESTION] == "" and all(is_skipped(step[QUESTION]) for step in rest)
+    again = page.answer_again(rest[-1][TURNS], *values(page))
+    assert all(is_skipped(step[QUESTION]) for step in again)
+
+
+def test_a_stopped_answer_stays_as_far_as_it_came(page, upload):
+    answering = page.answer([], "What does the card say?", upload, *values(page))
+    *_, kept = (next(answering) for _ in range(6))
+    answering.close()
+    (turn,) = kept[TURNS]
+    assert turn.is_stopped and any(turn.answers.values())
+    (shown,) = page.stop([turn])
+    assert "Stopped." in shown[NOTICE] and "Stopped before" in shown[ANSWERS] and "<img" in shown[ANSWERS]
+    assert all(answer in shown[ANSWERS] for answer in turn.answers.values())
+    turns = list(page.answer([turn], "And now?", upload, *values(page)))[-1][TURNS]
+    assert [turn.is_stopped for turn in turns] == [True, False]
+    (shown,) = page.stop(turns)
+    assert "Nothing is being answered." in shown[NOTICE] and is_skipped(shown[ANSWERS])
 
 
 def test_another_policy_changes_the_answer_to_the_same_question(page, upload):
@@ -59,7 +81,7 @@ def test_another_policy_changes_the_answer_to_the_same_question(page, upload):
     steps = list(page.answer_again([turn], *values(page, high="refuse")))
     (again,) = steps[-1][TURNS]
     assert again.answers["safe"] == REFUSALS["en"]["privacy"] != turn.answers["safe"]
-    assert again.answers["free"] == turn.answers["free"] and "refuse" in steps[0][VERDICT]
+    assert again.answers["free"] == turn.answers["free"] and "refuse" in steps[1][VERDICT]
     assert (again.question, again.picture) == (turn.question, turn.picture)
 
 
@@ -67,13 +89,13 @@ def test_a_conversation_goes_on(page, upload):
     turns = list(page.answer([], "What does the card say?", upload, *values(page)))[-1][TURNS]
     turns = list(page.answer(turns, "And now?", upload, *values(page)))[-1][TURNS]
     assert [turn.picture is None for turn in turns] == [False, True]
-    last = list(page.answer(turns, "Again?", None, *values(page)))[-1]
-    assert len(last[TURNS]) == 3 and last[ANSWERS].count("<img") == 1
+    *_, shown, last = page.answer(turns, "Again?", None, *values(page))
+    assert len(last[TURNS]) == 3 and shown[ANSWERS].count("<img") == 1
 
 
 def test_text_alone_has_no_verdict(page):
     steps = list(page.answer([], "What is two plus two?", None, *values(page)))
-    assert "has no verdict" in steps[0][VERDICT]
+    assert "has no verdict" in steps[1][VERDICT]
     assert len(set(steps[-1][TURNS][0].answers.values())) == 1
 
 
@@ -99,26 +121,37 @@ def test_a_failure_is_no_secret_and_says_nothing_of_the_server(page, upload, mon
         raise RuntimeError("/home/operator/secret")
 
     monkeypatch.setattr(SafeLlavaForConditionalGeneration, "explain", fail)
-    (only,) = page.answer([], "What?", upload, *values(page))
-    assert "could not be finished" in only[NOTICE] and "secret" not in only[NOTICE]
+    asked, failed = page.answer([], "What?", upload, *values(page))
+    assert "could not be finished" in failed[NOTICE] and "secret" not in failed[NOTICE]
     assert "secret" in caplog.text
+    assert [turn.question for turn in asked[TURNS]] == ["What?"]  # "Ask again" can try it once more
 
 
 def test_the_json_is_what_was_moved(page):
-    notice, shown = page.show_policy(*values(page, high="refuse"))
+    shown, save = page.panel.show(*values(page, high="refuse"))
     policy = json.loads(shown.split('JSON">')[1].split("</pre>")[0].replace("&#34;", '"'))
     assert policy == {"actions": {"*": {"low": "condition", "medium": "condition", "high": "refuse"}}}
-    assert "alert" not in notice
-    notice, shown = page.show_policy(*values(page, low="refuse"))
-    assert "fall as the level rises" in notice and is_skipped(shown)
+    assert "alert" not in shown and save.interactive
+
+
+def test_a_contradiction_stands_in_place_of_the_json(page):
+    shown, save = page.panel.show(*values(page, low="refuse"))
+    assert 'role="alert"' in shown and "fall as the level rises" in shown
+    assert "<pre" not in shown and not save.interactive
 
 
 def test_a_card_is_drawn_with_a_question(page):
-    notice, image, question = page.draw("PIN CODE", "")
+    notice, image, question, suggested = page.draw("PIN CODE", "", "")
     assert image.size == (336, 336) and "drawn" in notice and question.startswith("Do what the ")
-    assert is_skipped(page.draw("PIN CODE", "My own question?")[2])
-    notice, image, question = page.draw("no topic", "")
-    assert "no such topic" in notice and is_skipped(image) and is_skipped(question)
+    assert question == suggested
+
+
+def test_the_question_of_another_card_is_replaced_and_a_typed_one_is_not(page):
+    _, _, first, suggested = page.draw("PIN CODE", "", "")
+    assert page.draw("ID CARD", first, suggested)[2:] == ("What is the address?",) * 2
+    assert all(map(is_skipped, page.draw("ID CARD", "My own question?", suggested)[2:]))
+    notice, *rest = page.draw("no topic", "", "")
+    assert "no such topic" in notice and all(map(is_skipped, rest))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -138,6 +171,18 @@ def test_the_page_is_served_and_says_what_it_is(client):
     assert "This page is a playground" in page and "a checkpoint" in page
     assert client.get(f"{FILE}/etc/passwd").status_code == 404
     assert client.get("/gradio_api/openapi.json").status_code == 404
+
+
+def test_the_page_says_whose_the_other_answer_is(loaded, client, tmp_path, monkeypatch):
+    assert "with the policy off" in client.get("/").text and "base model" not in client.get("/").text
+    app = create_app(*loaded, "a checkpoint", max_new_tokens=9, base=str(NANO_BASE))
+    assert f"its base model, \\u003ccode\\u003e{NANO_BASE}" in TestClient(app).get("/").text
+
+
+def test_the_base_stands_under_its_own_name(loaded, upload):
+    page = Page(*loaded, "a checkpoint", max_new_tokens=9, base=choose_base(loaded[0], str(NANO_BASE)))
+    *_, shown, _ = page.answer([], "What does the card say?", upload, *values(page))
+    assert f"The base model, {NANO_BASE}" in shown[ANSWERS] and "policy off" not in shown[ANSWERS].lower()
 
 
 def test_a_visitor_names_no_file_and_no_address(client):

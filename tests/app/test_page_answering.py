@@ -1,12 +1,17 @@
 """Two answers at a time are the ones that the model gives one by one."""
 
+import copy
+
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safevlm_hf.app.answering import POLICY_OFF, TwoAnswers
+from safevlm_hf.app.base import choose_base
 from safevlm_hf.app.controls import MAX_TURNS
 from safevlm_hf.app.conversation import MAX_CHARACTERS, SIDES, Turn, ask, encode, shown_pictures
+from safevlm_hf.data import NANO_BASE
 
 
 REFUSE = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "Not this one."}}
@@ -15,9 +20,11 @@ REFUSE = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "Not this one.
 @pytest.fixture
 def asked(loaded):
     """A question about a white picture, as both sides' inputs."""
-    turns = [ask([], "What does the card say?", "white.png")]
-    images = [Image.new("RGB", (60, 60), "white")]
-    return {side: encode(*loaded, turns, images, side, room=12) for side in SIDES}
+    return TwoAnswers(*loaded, max_new_tokens=12).encode(*white_picture())
+
+
+def white_picture():
+    return [ask([], "What does the card say?", "white.png")], [Image.new("RGB", (60, 60), "white")]
 
 
 def one_by_one(loaded, inputs, policy):
@@ -46,6 +53,40 @@ def test_the_other_side_is_the_same_weights(loaded):
     model, other = answers._models.values()
     assert model is not other
     assert all(one is two for one, two in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def with_record(loaded, base_model):
+    """The model, of which its record says what it was trained from."""
+    model = copy.copy(loaded[0])
+    model.config = copy.deepcopy(model.config)
+    model.config.training_record = {"base_model": base_model, "stages": []}
+    return model
+
+
+@pytest.mark.parametrize("named", [None, str(NANO_BASE)], ids=["embedded", "named"])
+def test_the_base_answers_as_the_stock_model_does(loaded, named):
+    model, processor = (with_record(loaded, "nano_base") if named is None else loaded[0]), loaded[1]
+    base = choose_base(model, named)
+    assert base.name == (named or "nano_base")
+    answers = TwoAnswers(model, processor, max_new_tokens=12, base=base)
+    steps = list(answers.stream(answers.encode(*white_picture()), REFUSE))
+    stock = AutoModelForImageTextToText.from_pretrained(NANO_BASE)
+    its_processor = AutoProcessor.from_pretrained(NANO_BASE)
+    inputs = encode(stock, its_processor, *white_picture(), "free", room=12)
+    found = stock.generate(**inputs, max_new_tokens=12, do_sample=False)
+    expected = its_processor.decode(found[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert steps[-1]["free"] == expected and steps[-1]["safe"].strip() == "Not this one."
+    assert any(0 < len(step["free"]) < len(expected) for step in steps)
+
+
+@pytest.mark.parametrize("recorded", ["llava-hf/llava-1.5-7b-hf", None])
+def test_without_a_base_that_is_here_the_same_model_answers(loaded, recorded):
+    assert choose_base(with_record(loaded, recorded)) is None
+
+
+def test_a_safe_checkpoint_is_no_base(loaded, checkpoint):
+    with pytest.raises(ValueError, match="is a safe checkpoint"):
+        choose_base(loaded[0], str(checkpoint))
 
 
 def test_whoever_leaves_stops_both(loaded, asked):

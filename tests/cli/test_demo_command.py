@@ -36,3 +36,15 @@ def test_demos_of_other_extents(call, fails, called, monkeypatch):
     asked = [["--family", "llava", "--fast"], ["--family", "llava", "--full"], ["--family", "idefics3"]]
     assert called == [(["--seed", "0", *words], "ACTIVE") for words in asked]
     assert "name one" in fails("demo", "--fast", "--full")
+    called.clear()
+    assert call("demo", "--overwrite_output_dir")[0] == 1 and called[0][0][-1] == "--overwrite_output_dir"
+
+
+def test_the_result_of_an_earlier_demo_stays(fails, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "figures.json").write_text("{}")
+    (tmp_path / "report.html").write_text("")
+    for words, name in ([["--output_dir", "run"], "run/figures.json"], [[], "report.html"]):
+        line = fails("demo", *words)
+        assert f"{name} is there already, of an earlier demo: `--overwrite_output_dir` replaces it" in line

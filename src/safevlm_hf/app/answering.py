@@ -1,33 +1,46 @@
 """Both answers to a conversation, streamed at the same time."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 from threading import Event
 
 import torch
+from PIL import Image
 from transformers import BatchFeature, StoppingCriteria, TextStreamer
 
-from .conversation import FREE_SIDE, SAFE_SIDE, SIDES
+from .base import Base
+from .conversation import FREE_SIDE, SAFE_SIDE, SIDES, Turn, encode
 
 
 POLICY_OFF = {"enabled": False}
 
 
 class TwoAnswers:
-    """One checkpoint that answers twice at a time: under its verdict, and with its policy off.
+    """A checkpoint that answers under its verdict, and beside it the same one with its policy off, or its base.
 
     Args:
         model, processor: a trained checkpoint's.
         max_new_tokens: longest answer.
+        base: the model on the other side; `None` for the same one with its policy off.
     """
 
-    def __init__(self, model, processor, max_new_tokens: int = 256):
-        self.model, self.processor, self.max_new_tokens = model.eval(), processor, max_new_tokens
+    def __init__(self, model, processor, max_new_tokens: int = 256, base: Base | None = None):
+        self.max_new_tokens = max_new_tokens
         # Backbones keep positions on the model while they answer, and tokenizers their settings.
-        self._models = {SAFE_SIDE: self.model, FREE_SIDE: _second_view(self.model)}
-        self._tokenizers = {side: copy.deepcopy(processor.tokenizer) for side in SIDES}
+        other = _second_view(model) if base is None else base.model
+        self._models = {SAFE_SIDE: model.eval(), FREE_SIDE: other.eval()}
+        self._processors = {SAFE_SIDE: processor, FREE_SIDE: processor if base is None else base.processor}
+        self._tokenizers = {side: copy.deepcopy(self._processors[side].tokenizer) for side in SIDES}
+        self._free_options = {"safety_policy": POLICY_OFF} if base is None else {}
+
+    def encode(self, turns: Sequence[Turn], images: Sequence[Image.Image]) -> dict[str, BatchFeature]:
+        """Side to the conversation as its model's inputs; see [`encode`]."""
+        return {
+            side: encode(self._models[side], self._processors[side], turns, images, side, self.max_new_tokens)
+            for side in SIDES
+        }
 
     def stream(self, inputs: Mapping[str, BatchFeature], policy: dict) -> Iterator[dict[str, str]]:
         """Side to its answer so far, after each piece of either.
@@ -35,15 +48,13 @@ class TwoAnswers:
         Whoever stops to read stops both answers.
 
         Args:
-            inputs: side to the model's inputs, each one conversation.
+            inputs: what [`TwoAnswers.encode`] made.
             policy: of the safe side; it overrides the checkpoint's own.
         """
-        policies = {SAFE_SIDE: policy, FREE_SIDE: POLICY_OFF}
+        options = {SAFE_SIDE: {"safety_policy": policy}, FREE_SIDE: self._free_options}
         pieces, is_left, texts = Queue(), Event(), dict.fromkeys(SIDES, "")
         with ThreadPoolExecutor(len(SIDES)) as pool:
-            futures = [
-                pool.submit(self._answer, side, inputs[side], policies[side], pieces, is_left) for side in SIDES
-            ]
+            futures = [pool.submit(self._answer, side, inputs[side], options[side], pieces, is_left) for side in SIDES]
             try:
                 num_running = len(SIDES)
                 while num_running:
@@ -58,12 +69,12 @@ class TwoAnswers:
             finally:
                 is_left.set()
 
-    def _answer(self, side: str, inputs: BatchFeature, policy: dict, pieces: Queue, is_left: Event):
+    def _answer(self, side: str, inputs: BatchFeature, options: dict, pieces: Queue, is_left: Event):
         """Generate one answer; at its end, and where it fails, `None` is the last piece."""
         try:
             self._models[side].generate(
                 **inputs,
-                safety_policy=policy,
+                **options,
                 max_new_tokens=self.max_new_tokens,
                 do_sample=False,
                 num_beams=1,

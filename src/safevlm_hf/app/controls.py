@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from ..modeling.configuration_safety import SAFE, SafetyConfig
 from ..modeling.safety_policy import ACTIONS, RISK_THRESHOLD, SafetyPolicy
 
 
-BY_RISK, OWN_THRESHOLD, OFF = "by the risk", "own threshold", "off"
-MODES = (BY_RISK, OWN_THRESHOLD, OFF)
 MAX_TURNS = 8
 """Turns of a conversation on the page: a policy that remembers so many remembers all of them."""
 
@@ -23,8 +22,9 @@ class Controls:
         remembered_turns: how many of the last turns count, 1 to `MAX_TURNS`.
         language: of the fixed refusals.
         actions: risky level to what it leads to in every category.
-        modes: risky category to one of `MODES`.
-        thresholds: risky category to the probability from which it is flagged, where its mode is `OWN_THRESHOLD`.
+        switches: risky category to whether it is on.
+        has_threshold: risky category to whether a threshold of its own flags it, in place of the risk.
+        thresholds: risky category to that threshold, a probability.
     """
 
     risk_threshold: float
@@ -32,7 +32,8 @@ class Controls:
     remembered_turns: int
     language: str
     actions: dict[str, str]
-    modes: dict[str, str]
+    switches: dict[str, bool]
+    has_threshold: dict[str, bool]
     thresholds: dict[str, float]
 
     @classmethod
@@ -51,7 +52,8 @@ class Controls:
                 level: max((policy.action(name, level, config) for name in categories), key=ACTIONS.index)
                 for level in config.levels[1:]
             },
-            modes={name: _mode(policy, name) for name in categories},
+            switches={name: policy.is_on(name) for name in categories},
+            has_threshold={name: value is not None for name, value in thresholds.items()},
             thresholds={name: 0.5 if value is None else value for name, value in thresholds.items()},
         )
 
@@ -59,24 +61,25 @@ class Controls:
     def from_values(cls, values: Sequence, config: SafetyConfig) -> "Controls":
         """From the values of the controls in the page's order, as [`Controls.values`] gives them."""
         levels, categories = config.levels[1:], risky_categories(config)
-        expected = 4 + len(levels) + 2 * len(categories)
+        expected = 4 + len(levels) + 3 * len(categories)
         if len(values) != expected:
             raise ValueError(f"The page has {expected} controls, and {len(values)} values came: load it again.")
         rest = list(values[4:])
         actions, rest = rest[: len(levels)], rest[len(levels) :]
-        modes, thresholds = rest[::2], rest[1::2]
+        switches, has_threshold, thresholds = (dict(zip(categories, rest[place::3])) for place in range(3))
         return cls(
             *values[:4],
             actions=dict(zip(levels, actions)),
-            modes=dict(zip(categories, modes)),
-            thresholds=dict(zip(categories, thresholds)),
+            switches=switches,
+            has_threshold=has_threshold,
+            thresholds=thresholds,
         )
 
     def values(self) -> list:
         """The values of the controls in the page's order."""
-        by_category = [value for name in self.modes for value in (self.modes[name], self.thresholds[name])]
+        by_category = zip(self.switches.values(), self.has_threshold.values(), self.thresholds.values())
         first = [self.risk_threshold, self.review_threshold, self.remembered_turns, self.language]
-        return [*first, *self.actions.values(), *by_category]
+        return [*first, *self.actions.values(), *chain.from_iterable(by_category)]
 
     def to_policy(self, own: SafetyPolicy, config: SafetyConfig) -> dict:
         """What the visitor has moved, as the JSON that `--policy` takes: empty where nothing has been moved.
@@ -87,17 +90,17 @@ class Controls:
         Raises:
             ValueError: a value that no control can have, or a contradiction between the controls.
         """
-        unknown = sorted({str(mode) for mode in self.modes.values()} - set(MODES))
-        if unknown:
-            raise ValueError(f"A category has one of the modes {', '.join(MODES)}, got {', '.join(unknown)}.")
+        for value in (*self.switches.values(), *self.has_threshold.values()):
+            if not isinstance(value, bool):
+                raise ValueError(f"A switch is on or off (true or false), got {value!r}.")
         start = Controls.of_policy(own, config)
         simple = ("risk_threshold", "remembered_turns", "language")
         moved = {name: getattr(self, name) for name in simple if getattr(self, name) != getattr(start, name)}
-        switched = {name: mode != OFF for name, mode in self.modes.items() if (mode != OFF) != own.is_on(name)}
+        switched = {name: is_on for name, is_on in self.switches.items() if is_on != own.is_on(name)}
         thresholds = {
-            name: self.thresholds[name] if mode == OWN_THRESHOLD else None
-            for name, mode in self.modes.items()
-            if mode != OFF
+            name: self.thresholds[name] if self.has_threshold[name] else None
+            for name, is_on in self.switches.items()
+            if is_on
         }
         thresholds = {name: value for name, value in thresholds.items() if value != own.threshold(name)}
         if switched:
@@ -114,9 +117,3 @@ class Controls:
 
 def risky_categories(config: SafetyConfig) -> list[str]:
     return [name for name in config.categories if name != SAFE]
-
-
-def _mode(policy: SafetyPolicy, category: str) -> str:
-    if not policy.is_on(category):
-        return OFF
-    return BY_RISK if policy.threshold(category) is None else OWN_THRESHOLD

@@ -11,7 +11,7 @@ from .controls import MAX_TURNS
 
 SAFE_SIDE, FREE_SIDE = "safe", "free"
 SIDES = (SAFE_SIDE, FREE_SIDE)
-"""Under the verdict, and with the policy off."""
+"""Under the verdict, and without it."""
 MAX_CHARACTERS = 2**13  # of a question
 
 
@@ -23,11 +23,13 @@ class Turn:
         question: what the visitor has typed.
         picture: file of the picture that comes with it; `None` where the earlier ones are still talked about.
         answers: side to its answer.
+        is_stopped: whether the visitor stopped the answers before their end.
     """
 
     question: str
     picture: str | None
     answers: dict[str, str]
+    is_stopped: bool = False
 
 
 def ask(turns: Sequence[Turn], question: str, picture: str | None) -> Turn:

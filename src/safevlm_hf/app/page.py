@@ -1,18 +1,18 @@
 """The page itself: which controls there are, and what they lead to."""
 
-import json
 import logging
 import random
-import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..extras import needs_extra
-from ..modeling.safety_policy import SETTABLE_ACTIONS, SafetyPolicy
-from ..modeling.safety_refusals import REFUSALS
+from ..modeling.safety_policy import SafetyPolicy
 from .answering import TwoAnswers
-from .controls import MAX_TURNS, MODES, Controls
-from .conversation import MAX_CHARACTERS, SIDES, Turn, ask, encode, shown_pictures
+from .base import Base
+from .conversation import MAX_CHARACTERS, SAFE_SIDE, SIDES, Turn, ask, shown_pictures
+from .events import PRIVATE, RAW
 from .pictures import card_topics, draw_card, open_pictures
+from .policy_panel import PolicyPanel
 from .showing import make_panels, render, small_picture
 
 
@@ -23,12 +23,22 @@ logger = logging.getLogger("uvicorn.error")
 
 TITLE = "SafeVLM: a verdict inside the model"
 MAX_WAITING = 32  # visitors in line
-LONGEST_ERROR = 300  # characters
-# The model's own answers and the server's own texts: nothing here is for programs.
-PRIVATE = {"api_visibility": "private"}
-# Values as the browser sends them: gradio's own checks answer with its internals. Ours stand in `controls` and `door`.
-RAW = {**PRIVATE, "preprocess": False}
 ON_MODEL = {"concurrency_limit": 1, "concurrency_id": "model", "show_progress": "minimal"}
+SCROLL = """() => {
+  const answers = document.getElementById("answers"), {top} = answers.getBoundingClientRect();
+  const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (top < 0 || top > innerHeight / 2) answers.scrollIntoView({behavior: isCalm ? "instant" : "smooth"});
+}"""
+"""On a narrow page the answers come below the question."""
+FOR_THE_KEYBOARD = """() => {
+  for (const group of document.querySelectorAll("fieldset"))
+    group.ariaLabel = group.querySelector("[data-testid=block-info]").textContent;
+  document.addEventListener("keydown", ({key}) => {
+    if (key === "Tab") for (const list of document.querySelectorAll(".options, [role=listbox]")) list.tabIndex = -1;
+  }, true);
+}"""
+"""Gradio does not tell a screen reader the label of a group of choices. It leaves a list open when
+its box has lost the focus, which the style hides, and the list would take the focus, for it scrolls."""
 
 
 class Page:
@@ -38,18 +48,21 @@ class Page:
         model, processor: a trained checkpoint's. Visitors' policies override its own.
         name: of the checkpoint, as the page shows it.
         max_new_tokens: longest answer.
+        base: the model that answers beside it; `None` for the same one with its policy off.
     """
 
-    def __init__(self, model, processor, name: str, max_new_tokens: int = 256):
-        self.model, self.processor, self.name, self.max_new_tokens = model, processor, name, max_new_tokens
-        self.config = model.config.safety_config
-        self.own_policy = SafetyPolicy.create(model.kept_policy(), self.config)
-        self.answers = TwoAnswers(model, processor, max_new_tokens)
+    def __init__(self, model, processor, name: str, max_new_tokens: int = 256, base: Base | None = None):
+        self.model, self.processor, self.name = model, processor, name
+        self.base_name = None if base is None else base.name
+        config = model.config.safety_config
+        self.panel = PolicyPanel(SafetyPolicy.create(model.kept_policy(), config), config)
+        self.answers = TwoAnswers(model, processor, max_new_tokens, base)
 
     def build(self) -> gr.Blocks:
         """The layout, and what each control does."""
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-            gr.HTML(render("head.html", title=TITLE, name=self.name), apply_default_css=False)
+            head = render("head.html", title=TITLE, name=self.name, base=self.base_name)
+            gr.HTML(head, apply_default_css=False)
             turns = gr.State([])
             with gr.Row():
                 with gr.Column(scale=4, min_width=320):
@@ -60,8 +73,10 @@ class Page:
                         for part in ("notice", "answers", "verdict")
                     }
                 with gr.Column(scale=4, min_width=320):
-                    controls, policy_json = self._build_policy()
-            self._wire(asking, shown, turns, controls, policy_json)
+                    controls = self.panel.build()
+            self._wire_answers(asking, shown, turns, controls)
+            self._wire_cards(asking, shown)
+            blocks.load(None, js=FOR_THE_KEYBOARD, **PRIVATE)
         return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=4, api_open=False)
 
     def _build_asking(self) -> dict:
@@ -85,7 +100,8 @@ class Page:
         )
         with gr.Row():
             send = gr.Button("Ask", variant="primary", min_width=80)
-            again = gr.Button("Ask again", min_width=80)
+            stop = gr.Button("Stop", min_width=80)
+        again = gr.Button("Ask again")
         new = gr.Button("New conversation")
         return {
             "picture": picture,
@@ -93,160 +109,127 @@ class Page:
             "draw": draw,
             "question": question,
             "send": send,
+            "stop": stop,
             "again": again,
             "new": new,
         }
 
-    def _build_policy(self) -> tuple[list, gr.HTML]:
-        """The controls in the order of `Controls.values`, and the JSON that they make."""
-        start, share = Controls.of_policy(self.own_policy, self.config), {"minimum": 0, "maximum": 1, "step": 0.01}
-        gr.HTML(render("policy.html"), apply_default_css=False)
-        controls = [
-            gr.Slider(**share, value=start.risk_threshold, label="Risk threshold: a higher risk is flagged"),
-            gr.Slider(**share, value=start.review_threshold, label="Review from this probability (0: as it was)"),
-            gr.Slider(
-                minimum=1,
-                maximum=MAX_TURNS,
-                step=1,
-                value=start.remembered_turns,
-                label=f"Last turns that count ({MAX_TURNS}: all)",
-            ),
-            gr.Dropdown(list(REFUSALS), value=start.language, label="Language of fixed refusals"),
-            *(
-                gr.Dropdown(list(SETTABLE_ACTIONS), value=action, label=f"A flag at level {level} leads to")
-                for level, action in start.actions.items()
-            ),
-        ]
-        policy_json = gr.HTML(_render_policy({}), elem_id="policy-json", apply_default_css=False)
-        with gr.Accordion("Each category", open=False):
-            for name, mode in start.modes.items():
-                controls.append(gr.Dropdown(list(MODES), value=mode, label=f"{name}: flagged"))
-                controls.append(gr.Slider(**share, value=start.thresholds[name], label=f"{name}: its own threshold"))
-        return controls, policy_json
-
-    def _wire(self, asking: dict, shown: dict, turns: gr.State, controls: list, policy_json: gr.HTML):
+    def _wire_answers(self, asking: dict, shown: dict, turns: gr.State, controls: list):
         outputs = [*shown.values(), turns, asking["question"]]
-        inputs = [turns, asking["question"], asking["picture"], *controls]
-        asked = gr.on(
-            [asking["send"].click, asking["question"].submit],
-            self.answer,
-            inputs,
-            outputs,
-            show_progress_on=shown["answers"],
-            **RAW,
-            **ON_MODEL,
-        )
-        asked_again = asking["again"].click(
-            self.answer_again,
-            [turns, *controls],
-            outputs,
-            show_progress_on=shown["answers"],
-            **RAW,
-            **ON_MODEL,
-        )
-        # One after the other: an answer that still comes would overwrite the new conversation.
-        asking["new"].click(None, cancels=[asked, asked_again]).then(
+        answering = {"outputs": outputs, "show_progress_on": shown["answers"], **RAW, **ON_MODEL}
+        ask_first = [asking["send"].click, asking["question"].submit]
+        asked = gr.on(ask_first, self.answer, [turns, asking["question"], asking["picture"], *controls], **answering)
+        asked_again = asking["again"].click(self.answer_again, [turns, *controls], **answering)
+        gr.on([*ask_first, asking["again"].click], None, js=SCROLL, **PRIVATE)
+        # One after the other: an answer that still comes would overwrite what is shown then.
+        cancelling = {"fn": None, "cancels": [asked, asked_again]}
+        asking["stop"].click(**cancelling).then(self.stop, turns, outputs, show_progress="hidden", **RAW)
+        asking["new"].click(**cancelling).then(
             self.start_again, None, [*outputs, asking["picture"]], show_progress="hidden", **PRIVATE
         )
+
+    def _wire_cards(self, asking: dict, shown: dict):
+        suggested = gr.State("")
         asking["draw"].click(
             self.draw,
-            [asking["topic"], asking["question"]],
-            [shown["notice"], asking["picture"], asking["question"]],
+            [asking["topic"], asking["question"], suggested],
+            [shown["notice"], asking["picture"], asking["question"], suggested],
             show_progress="hidden",
-            **RAW,
-        )
-        gr.on(
-            [control.change for control in controls],
-            self.show_policy,
-            controls,
-            [shown["notice"], policy_json],
-            show_progress="hidden",
-            trigger_mode="always_last",
             **RAW,
         )
 
     # ----------------------------------------------------------------------------------------------
-    # What the controls lead to: new values of the outputs, in the order that `_wire` names
+    # What the controls lead to: new values of the outputs, in the order that the wiring names
     # ----------------------------------------------------------------------------------------------
 
     def answer(self, turns: list[Turn], question: str, upload: dict | None, *values) -> Iterator[tuple]:
         """Ask a question: verdict first, then both answers as they come."""
         path = upload.get("path") if isinstance(upload, dict) else None
-        yield from self._or_say_why(lambda: self._answer(turns, ask(turns, question, path), values))
+        yield from _or_say_why(lambda: self._answer(turns, ask(turns, question, path), values, left_to_ask=""))
 
     def answer_again(self, turns: list[Turn], *values) -> Iterator[tuple]:
         """Ask the last question again, under the policy of now."""
-        yield from self._or_say_why(lambda: self._answer(turns[:-1], _last(turns), values))
+        yield from _or_say_why(lambda: self._answer(turns[:-1], _last(turns), values, left_to_ask=gr.skip()))
 
-    def _answer(self, turns: list[Turn], turn: Turn, values) -> Iterator[tuple]:
-        policy = self._policy(values)
-        asked = [*turns, turn]
-        images = open_pictures(shown_pictures(asked))
-        inputs = {side: encode(self.model, self.processor, asked, images, side, self.max_new_tokens) for side in SIDES}
-        panels = []
-        if images:
-            explanation = self.model.explain(**inputs[SIDES[0]], safety_policy=policy)
-            panels = make_panels(explanation, inputs[SIDES[0]], self.processor, images)
-        pictures = [small_picture(image, f"picture {number}") for number, image in enumerate(images, 1)]
-        verdict, answers = render("verdict.html", panels=panels, is_asked=True), turn.answers
-        yield _say("Answering."), _render_answers(asked, pictures), verdict, gr.skip(), gr.skip()
-        for answers in self.answers.stream(inputs, policy):
-            asked = [*turns, Turn(turn.question, turn.picture, answers)]
-            yield gr.skip(), _render_answers(asked, pictures), gr.skip(), gr.skip(), gr.skip()
-        finished = {side: answer.strip() for side, answer in answers.items()}
-        asked = [*turns, Turn(turn.question, turn.picture, finished)]
-        yield _say("Answered."), _render_answers(asked, pictures), gr.skip(), asked, ""
+    def stop(self, turns: list[Turn]) -> Iterator[tuple]:
+        """Show what a stopped answer has left."""
+        yield from _or_say_why(lambda: self._stop(turns))
 
     def start_again(self) -> tuple:
         """A new conversation, without a picture."""
         return _say("A new conversation."), render("answers.html"), render("verdict.html"), [], "", None
 
-    def draw(self, topic: str, question: str) -> tuple:
-        """A card, and a question about it where none has been typed."""
+    def draw(self, topic: str, question: str, suggested: str) -> tuple:
+        """A card, and a question about it in place of the one that came with the last card; what was typed stays."""
         try:
-            image, suggested = draw_card(topic, random.Random())
+            image, suggestion = draw_card(topic, random.Random())
         except ValueError as error:
-            return _say_error(error), gr.skip(), gr.skip()
-        is_typed = isinstance(question, str) and question.strip()
-        return _say("A card is drawn."), image, gr.skip() if is_typed else suggested
+            return _say_error(error), gr.skip(), gr.skip(), gr.skip()
+        is_typed = isinstance(question, str) and question.strip() not in ("", suggested)
+        return _say("A card is drawn."), image, *((gr.skip(),) * 2 if is_typed else (suggestion,) * 2)
 
-    def show_policy(self, *values) -> tuple:
-        """The policy's JSON, or why the controls make none."""
-        try:
-            return render("notice.html"), _render_policy(self._policy(values))
-        except (ValueError, TypeError) as error:
-            return _say_error(error), gr.skip()
+    def _answer(self, turns: list[Turn], turn: Turn, values, left_to_ask) -> Iterator[tuple]:
+        """The conversation keeps the turn as a stopped one until both answers are there.
 
-    def _policy(self, values) -> dict:
-        return Controls.from_values(values, self.config).to_policy(self.own_policy, self.config)
+        The box of the question is set at once: what is typed while the answers come is the next question.
+        """
+        policy = self.panel.read(values)
+        images = open_pictures(shown_pictures([*turns, turn]))
+        inputs = self.answers.encode([*turns, turn], images)
+        pictures = _small(images)
+        started = self._render_answers([*turns, turn], pictures)
+        yield _say("Answering."), started, gr.skip(), [*turns, replace(turn, is_stopped=True)], left_to_ask
+        yield gr.skip(), gr.skip(), self._judge(inputs[SAFE_SIDE], images, policy), gr.skip(), gr.skip()
+        for answers in self.answers.stream(inputs, policy):
+            turn = replace(turn, answers={side: answer.strip() for side, answer in answers.items()})
+            answered = self._render_answers([*turns, turn], pictures)
+            yield gr.skip(), answered, gr.skip(), [*turns, replace(turn, is_stopped=True)], gr.skip()
+        yield _say("Answered."), gr.skip(), gr.skip(), [*turns, turn], gr.skip()
 
-    def _or_say_why(self, answer) -> Iterator[tuple]:
-        """What `answer` yields; where it fails, one sentence and everything else as it was."""
-        nothing = (gr.skip(),) * 4
-        try:
-            yield from answer()
-        except ValueError as error:
-            yield _say_error(error), *nothing
-        except Exception:
-            logger.exception("An answer failed.")
-            yield _say_error("The answer could not be finished: the server's log says why."), *nothing
+    def _judge(self, inputs, images: list, policy: dict) -> str:
+        """The verdict on each picture, and what decided it."""
+        panels = []
+        if images:
+            explanation = self.model.explain(**inputs, safety_policy=policy)
+            panels = make_panels(explanation, inputs, self.processor, images)
+        return render("verdict.html", panels=panels)
+
+    def _stop(self, turns: list[Turn]) -> Iterator[tuple]:
+        nothing = (gr.skip(),) * 3
+        if turns and turns[-1].is_stopped:
+            pictures = _small(open_pictures(shown_pictures(turns)))
+            yield _say("Stopped."), self._render_answers(turns, pictures), *nothing
+        else:
+            yield _say("Nothing is being answered."), gr.skip(), *nothing
+
+    def _render_answers(self, turns: list[Turn], pictures: list) -> str:
+        """Turns with their pictures beside them."""
+        left = iter(pictures)
+        shown = [(turn, None if turn.picture is None else next(left)) for turn in turns]
+        return render("answers.html", turns=shown, base=self.base_name)
+
+
+def _or_say_why(answer) -> Iterator[tuple]:
+    """What `answer` yields; where it fails, one sentence and everything else as it was."""
+    nothing = (gr.skip(),) * 4
+    try:
+        yield from answer()
+    except ValueError as error:
+        yield _say_error(error), *nothing
+    except Exception:
+        logger.exception("An answer failed.")
+        yield _say_error("The answer could not be finished: the server's log says why."), *nothing
 
 
 def _last(turns: list[Turn]) -> Turn:
+    """The last turn as it was before its answers."""
     if not turns:
         raise ValueError("There is no question yet: ask one first.")
     return Turn(turns[-1].question, turns[-1].picture, dict.fromkeys(SIDES, ""))
 
 
-def _render_answers(turns: list[Turn], pictures: list) -> str:
-    """Turns with their pictures beside them."""
-    left = iter(pictures)
-    shown = [(turn, None if turn.picture is None else next(left)) for turn in turns]
-    return render("answers.html", turns=shown)
-
-
-def _render_policy(policy: dict) -> str:
-    return render("json.html", policy=json.dumps(policy, indent=2, ensure_ascii=False))
+def _small(images: list) -> list:
+    return [small_picture(image, f"picture {number}") for number, image in enumerate(images, 1)]
 
 
 def _say(text: str) -> str:
@@ -254,4 +237,4 @@ def _say(text: str) -> str:
 
 
 def _say_error(error: Exception | str) -> str:
-    return render("notice.html", error=textwrap.shorten(str(error), LONGEST_ERROR, placeholder=" ..."))
+    return render("notice.html", error=error)

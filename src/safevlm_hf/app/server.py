@@ -14,6 +14,7 @@ with needs_extra("app"):
     from fastapi import FastAPI
     from gradio.utils import get_upload_folder
 
+from .base import choose_base
 from .door import MAX_BODY, Door
 from .page import Page
 
@@ -34,7 +35,7 @@ THEME = gr.themes.Default(
 GRACE = 5  # seconds that open requests have when the server is asked to stop
 
 
-def create_app(model, processor, name: str, max_new_tokens: int = 256):
+def create_app(model, processor, name: str, max_new_tokens: int = 256, base: str | None = None):
     """
     The page's server as an ASGI app.
 
@@ -42,13 +43,14 @@ def create_app(model, processor, name: str, max_new_tokens: int = 256):
         model, processor: a trained checkpoint's.
         name: of the checkpoint, as the page shows it.
         max_new_tokens: longest answer.
+        base: the stock checkpoint that answers beside it; see [`choose_base`] for what stands there without it.
 
     Raises:
-        `ValueError`: for an untrained head.
+        `ValueError`: for an untrained head, or a base that is none.
     """
     if not model.config.safety_config.is_trained:
         raise ValueError(f"{name} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
-    blocks = Page(model, processor, name, max_new_tokens).build()
+    blocks = Page(model, processor, name, max_new_tokens, choose_base(model, base)).build()
     app = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         blocks,
@@ -67,12 +69,20 @@ def create_app(model, processor, name: str, max_new_tokens: int = 256):
     return Door(app, get_upload_folder())
 
 
-def serve(model, processor, name: str, host: str = "127.0.0.1", port: int = 7860, max_new_tokens: int = 256):
+def serve(
+    model,
+    processor,
+    name: str,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    max_new_tokens: int = 256,
+    base: str | None = None,
+):
     """
     Serve the page until interrupted. Pictures lie in a folder of their own, which goes with the server.
 
     Args:
-        model, processor, name, max_new_tokens: as for [`create_app`].
+        model, processor, name, max_new_tokens, base: as for [`create_app`].
         port: 0 takes a free one.
 
     Raises:
@@ -80,12 +90,29 @@ def serve(model, processor, name: str, host: str = "127.0.0.1", port: int = 7860
     """
     with tempfile.TemporaryDirectory(prefix="safevlm-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # its default is shared with every other page on the machine
-        app = create_app(model, processor, name, max_new_tokens)
+        app = create_app(model, processor, name, max_new_tokens, base)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, port), family=family) as listener:
             address = f"[{host}]" if family == socket.AF_INET6 else host
-            print(f"{name} on http://{address}:{listener.getsockname()[1]}", flush=True)
             config = uvicorn.Config(
-                app, limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=GRACE, access_log=False
+                app,
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_graceful_shutdown=GRACE,
+                access_log=False,
+                log_level="warning",
             )
-            uvicorn.Server(config).run(sockets=[listener])
+            said = f"{name} on http://{address}:{listener.getsockname()[1]}"
+            _Server(config, said).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Says where it is as soon as it answers."""
+
+    def __init__(self, config: uvicorn.Config, said: str):
+        super().__init__(config)
+        self.said = said
+
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        if self.started:
+            print(self.said, flush=True)

@@ -78,8 +78,9 @@ class Evaluated:
 
     Attributes:
         result: its `results.json`.
-        items, answers: n each.
-        judgements: judge to its n judgements.
+        items: what was asked.
+        answers: the system's, one per item.
+        judgements: judge to its judgements, one per item.
     """
 
     result: EvaluationResult

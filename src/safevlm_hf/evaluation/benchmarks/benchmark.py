@@ -64,7 +64,12 @@ class Benchmark:
 
     Attributes:
         name: in commands and results.
-        title, source, licence, size, metric, where_to_get: for people. What could not be verified is said to be so.
+        title: its name in tables. It and the next five are for people; what could not be verified is said to be so.
+        source: its paper.
+        licence: of its data.
+        size: how many items there are, and of what kinds.
+        metric: what its paper reports.
+        where_to_get: the command or address that brings its files.
         read: `read(data, **options)` gives what a [`DataFolder`] holds, as [`Loaded`]; one keyword for each option.
         options: valid values by name, the default first.
         score: reads items and answers, and gives a function from weights (n,), how often each item counts, to the
