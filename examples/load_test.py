@@ -251,7 +251,7 @@ def compare(said: str, right: str) -> str | None:
 
 class Server:
     def __init__(self, model: str, policy: Path, audit: Path, log: Path):
-        arguments = ["--model", model, "--port", "0", "--policy", str(policy), "--audit", str(audit)]
+        arguments = ["--model", model, "--port", "0", "--policy", str(policy), "--audit", str(audit), "--moderations"]
         start = time.monotonic()
         with open(log, "ab") as file:
             self.process = subprocess.Popen(

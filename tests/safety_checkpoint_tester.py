@@ -299,7 +299,8 @@ class SafetyCheckpointTester:
                 assert ask(client, *shown[:number]) == text
                 # The library's streams keep back a character that is not complete.
                 assert ask(client, *shown[:number], stream=True) == text.rstrip("\N{REPLACEMENT CHARACTER}").strip()
-        with testclient.TestClient(serving.create_app(model, processor, "tiny", policy=REFUSE_ALL)) as client:
+        app = serving.create_app(model, processor, "tiny", policy=REFUSE_ALL, moderations=True)
+        with testclient.TestClient(app) as client:
             refusal = SafetyPolicy.create(REFUSE_ALL).refusal(None)
             assert refusal.startswith(ask(client, shown[0])) and not refusal.startswith(ask(client))
             assert refusal.startswith(ask(client, *shown, stream=True)) and not refusal.startswith(ask(client))

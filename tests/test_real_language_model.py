@@ -323,7 +323,8 @@ def test_served(risky, processor, monkeypatch):
     serving = pytest.importorskip("safevlm_hf.serving", reason="needs the extra `serve`")
     monkeypatch.setattr(risky.config.safety_config, "is_trained", True)
     monkeypatch.setattr(risky.generation_config, "safety_policy", None, raising=False)
-    app = serving.create_app(risky, processor, "smollm2", {"actions": {"*": {"high": "refuse"}}})
+    policy = {"actions": {"*": {"high": "refuse"}}}
+    app = serving.create_app(risky, processor, "smollm2", policy, moderations=True)
     file = io.BytesIO()
     picture().save(file, "PNG")
     url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -31,7 +31,9 @@ ApiKeyFile = Annotated[
     Path | None,
     typer.Option(help="File with the API keys, one per line; or one key in the variable SAFEVLM_API_KEY."),
 ]
-Moderations = Annotated[bool, typer.Option(help="Whether there is /v1/moderations, which tells clients the verdict.")]
+Moderations = Annotated[
+    bool, typer.Option(help="Whether there is /v1/moderations, where every client can read verdicts, with all scores.")
+]
 ExposeVerdict = _switch(
     "--expose-verdict", "Send the verdict with each answer. Whoever reads it can search for a way around it."
 )
@@ -59,7 +61,7 @@ def serve(
     trust_client_roles: TrustClientRoles = False,
     max_new_tokens: MaxNewTokens = 1024,
     api_key_file: ApiKeyFile = None,
-    moderations: Moderations = True,
+    moderations: Moderations = False,
     expose_verdict: ExposeVerdict = False,
     audit: Audit = None,
     audit_windows: AuditWindows = False,
@@ -70,8 +72,8 @@ def serve(
     access_log: AccessLog = True,
 ):
     """
-    Serve a checkpoint: OpenAI's chat completions, with pictures and streams, and moderations. No request can change
-    the policy, and whatever role a client gives to a text, the text is judged.
+    Serve a checkpoint: OpenAI's chat completions, with pictures and streams; `--moderations` adds moderations. No
+    request can change the policy, and whatever role a client gives to a text, the text is judged.
 
     Example: `safevlm serve --model runs/demo/stage2 --policy policy.json --system-prompt prompt.txt`
     """

@@ -41,15 +41,21 @@ def test_what_is_off_unless_the_operator_says_so(call, checkpoint, started):
     assert call("serve", "--model", checkpoint)[0] == 0
     assert started["name"] == str(checkpoint) and started["host"] == started["metrics_host"] == "127.0.0.1"
     assert started["metrics_port"] is None and started["audit"] is None and started["api_keys"] == ()
-    switches = ("trust_client_roles", "expose_verdict", "audit_windows", "audit_moderations", "shadow")
-    assert not any(started[name] for name in switches) and started["moderations"] and started["access_log"]
+    switches = ("trust_client_roles", "expose_verdict", "moderations", "audit_windows", "audit_moderations", "shadow")
+    assert not any(started[name] for name in switches) and started["access_log"]
+
+
+@pytest.mark.parametrize("word, is_on", [("--moderations", True), ("--no-moderations", False)])
+def test_moderations_are_switched_by_a_word(call, checkpoint, started, word, is_on):
+    assert call("serve", "--model", checkpoint, word)[0] == 0
+    assert started["moderations"] == is_on
 
 
 def test_every_option_reaches_the_server(call, checkpoint, tmp_path, started, monkeypatch):
     keys = tmp_path / "keys"
     keys.write_text("sk-0123456789abcdef")
     words = ["--served-model-name", "cards", "--api-key-file", keys, "--audit", tmp_path / "a.jsonl", "--shadow"]
-    words += ["--audit-windows", "--audit-moderations", "--expose-verdict", "--no-moderations", "--no-access-log"]
+    words += ["--audit-windows", "--audit-moderations", "--expose-verdict", "--moderations", "--no-access-log"]
     words += ["--metrics-port", "9464", "--metrics-host", "::1", "--max-new-tokens", "7"]
     assert call("serve", "--model", checkpoint, *words)[0] == 0
     expected = {
@@ -58,8 +64,8 @@ def test_every_option_reaches_the_server(call, checkpoint, tmp_path, started, mo
         "audit": tmp_path / "a.jsonl",
         "metrics_port": 9464,
         "metrics_host": "::1",
-        **dict.fromkeys(("shadow", "audit_windows", "audit_moderations", "expose_verdict"), True),
-        **dict.fromkeys(("moderations", "access_log"), False),
+        **dict.fromkeys(("shadow", "audit_windows", "audit_moderations", "expose_verdict", "moderations"), True),
+        "access_log": False,
     }
     assert {name: started[name] for name in expected} == expected and started["limits"].new_tokens == 7
 
@@ -76,6 +82,13 @@ def test_a_setting_of_the_audit_without_an_audit_does_not_start(call, checkpoint
     pytest.importorskip("safevlm_hf.serving", exc_type=ImportError)
     code, _, err = call("serve", "--model", checkpoint, option, "--port", 0)
     assert code == 2 and option in err and "`--audit`" in err
+
+
+def test_an_audit_of_moderations_without_moderations_does_not_start(call, checkpoint, tmp_path):
+    pytest.importorskip("safevlm_hf.serving", exc_type=ImportError)
+    words = ("--audit", tmp_path / "audit.jsonl", "--audit-moderations", "--port", 0)
+    code, _, err = call("serve", "--model", checkpoint, *words)
+    assert code == 2 and "add `--moderations`" in err
 
 
 def test_shadow_mode_without_an_audit_does_not_start(call, checkpoint):

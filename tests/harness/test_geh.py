@@ -21,7 +21,8 @@ CONFIG = Path(__file__).parents[2] / "examples" / "geh.yaml"
 @contextmanager
 def served(checkpoint, *options):
     """The address of `safevlm serve`."""
-    command = [sys.executable, "-m", "safevlm_hf", "serve", "--model", checkpoint, "--port", "0", *options]
+    words = ["serve", "--model", checkpoint, "--port", "0", "--moderations", *options]
+    command = [sys.executable, "-m", "safevlm_hf", *words]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         shown = []

@@ -92,7 +92,7 @@ def load(checkpoint):
 
 
 def open_client(checkpoint, **options):
-    app = serving.create_app(*load(checkpoint), NAME, **{"policy": REFUSE, **options})
+    app = serving.create_app(*load(checkpoint), NAME, **{"policy": REFUSE, "moderations": True, **options})
     return TestClient(app, raise_server_exceptions=False)
 
 

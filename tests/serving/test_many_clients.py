@@ -101,7 +101,7 @@ class Line:
         self._watch(monkeypatch, served_model, "open_pictures", self.prepared)
         self._watch(monkeypatch, BatchFeature, "to", self.moved)
         limits = serving.Limits(prepared=places)
-        self.app = serving.create_app(model, processor, NAME, REFUSE, limits)
+        self.app = serving.create_app(model, processor, NAME, REFUSE, limits, moderations=True)
 
     def _behind_go(self, run):
         def wait(*args, **kwargs):
@@ -188,7 +188,7 @@ class Server:
 
     def __init__(self, checkpoint, policy, audit, log):
         arguments = ["--model", checkpoint, "--served-model-name", NAME, "--port", "0", "--metrics-port", "0"]
-        arguments += ["--policy", policy, "--audit", audit, "--host", "0.0.0.0", "--expose-verdict"]
+        arguments += ["--policy", policy, "--audit", audit, "--host", "0.0.0.0", "--expose-verdict", "--moderations"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
         with open(log, "a") as file:
             self.process = subprocess.Popen(
@@ -249,7 +249,7 @@ def test_a_killed_server_starts_again(checkpoint, tmp_path, expected):
                     with api.chat.completions.create(model=name, messages=messages(CLEAN), stream=True) as stream:
                         next(iter(stream))  # and goes away
                     before = time.monotonic()
-                    assert api.models.list().data[0].id == name
+                    assert api.models.list().data[0] == api.models.retrieve(name)
                     assert time.monotonic() - before < 30
                     assert server.stop(signal.SIGTERM) in (0, -signal.SIGTERM)
         finally:
@@ -258,7 +258,10 @@ def test_a_killed_server_starts_again(checkpoint, tmp_path, expected):
     assert broken == 1 and len({line["request_id"] for line in lines}) == len(lines)
     logged = log.read_text()
     assert logged.count("POST /v1/chat/completions 200 ") >= 4 and logged.count(" 401 ") == 2
-    assert logged.count("WARNING") == logged.count("--expose-verdict") == 2 and "Open to everybody" not in logged
+    assert logged.count("WARNING") == 6 and "Open to everybody" not in logged
+    assert [logged.count(f"--{option}") for option in ("expose-verdict", "moderations", "audit-moderations")] == [
+        2
+    ] * 3
     assert KEY not in logged and REFUSAL not in logged and "privacy" not in logged
     assert [line["action"] for line in lines if line["action"] == "refuse"] == ["refuse"] * 2
     assert len(lines) >= 4

@@ -71,7 +71,7 @@ def test_moderation_runs_no_language_model(checkpoint):
         raise AssertionError("the language model ran")
 
     model.model.language_model.register_forward_pre_hook(fail)
-    with TestClient(serving.create_app(model, processor, NAME)) as client:
+    with TestClient(serving.create_app(model, processor, NAME, moderations=True)) as client:
         assert moderate(client, picture(RISKY))["flagged"]
 
 
@@ -79,5 +79,5 @@ def test_a_picture_that_the_model_cannot_read_is_flagged(checkpoint):
     model, processor = load(checkpoint)
     with torch.no_grad():
         model.model.safety_head.level_head.bias.fill_(torch.nan)
-    with TestClient(serving.create_app(model, processor, NAME)) as client:
+    with TestClient(serving.create_app(model, processor, NAME, moderations=True)) as client:
         assert moderate(client, picture(CLEAN))["flagged"]

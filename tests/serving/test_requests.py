@@ -6,7 +6,9 @@ import json
 import time
 import weakref
 
+import openai
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image, PngImagePlugin
 from serving_client import (
     CHAT,
@@ -21,6 +23,7 @@ from serving_client import (
     encoded,
     error_of,
     image_url,
+    load,
     open_client,
     picture,
     text,
@@ -63,6 +66,8 @@ def broken_pictures():
         "a bomb": f"data:image/png;base64,{encoded(Image.new('1', (20000, 20000)))}",
         "too many pixels": f"data:image/png;base64,{encoded(Image.new('1', (6000, 6000)))}",
         "a strip": f"data:image/png;base64,{encoded(Image.new('1', (10, 201)))}",
+        "many parameters": f"data:image/png{';a=b' * 5};base64,{whole}",
+        "a quoted parameter": f'data:image/png;a=";base64,";base64,{whole}',
         "a library": f"data:image/png;base64,{base64.b64encode(library()).decode()}",
     }
 
@@ -115,6 +120,14 @@ def test_broken_pictures(client, url):
         {"temperature": -1},
         {"seed": "x"},
         {"stop": [""]},
+        {"reasoning_effort": "high"},
+        {"verbosity": "low"},
+        {"functions": [{"name": "f"}]},
+        {"function_call": {"name": "f"}},
+        {"audio": {"voice": "alloy", "format": "wav"}},
+        {"web_search_options": {}},
+        {"prediction": {"type": "content", "content": "Sure."}},
+        {"prompt_cache_key": "k" * 513},
         {"stop": "s" * 33},
         {"stream": "yes"},
         {"messages": []},
@@ -157,6 +170,78 @@ def test_bodies_that_are_no_request(client, body):
         assert error_of(client.post(path, content=body, headers={"content-type": "application/json"}))
 
 
+@pytest.mark.parametrize(
+    "kind, said",
+    [(None, "came without"), ("text/plain", "text/plain"), ("application/x-www-form-urlencoded", "urlencoded")],
+)
+def test_a_body_has_to_say_that_it_is_json(client, kind, said):
+    headers = {} if kind is None else {"content-type": kind}
+    response = client.post(CHAT, content=json.dumps(ask(text("Hi"))), headers=headers)
+    assert response.status_code == 400 and response.json()["error"]["param"] is None
+    assert "`Content-Type: application/json`" in error_of(response) and said in error_of(response)
+
+
+@pytest.mark.parametrize(
+    "body, said",
+    [(b"", "needs a body"), (b"[]", "must be a JSON object"), (b'{"a": 1,}', "at character 8")],
+    ids=str,
+)
+def test_what_is_wrong_with_a_body(client, body, said):
+    response = client.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400 and said in error_of(response)
+
+
+PARTS = {"type": "image_url"}, {"type": "image_url", "image_url": "x"}, {"type": "text", "text": 5}, text("\ud800")
+
+
+@pytest.mark.parametrize(
+    "fields, param, said",
+    [
+        ({"stop": 5}, "stop", "Input should be a valid string or a valid list"),
+        ({"stop": "s" * 33}, "stop", "String should have at most 32 characters"),
+        ({"stop": ["a", "s" * 33]}, "stop.1", "String should have at most 32 characters"),
+        ({"stop": "\ud800"}, "stop", "half of a surrogate pair is no character"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "Input should be a valid string or"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content", "half of a surrogate pair"),
+        ({"messages": ["Hi"]}, "messages.0", "Input should be an object"),
+        ({"messages": [{"content": "Hi"}]}, "messages.0.role", "Field required"),
+        ({"messages": [{"role": "tool"}]}, "messages.0.role", "expected one of 'user', 'system', 'developer', "),
+        (ask(PARTS[0]), "messages.0.content.0.image_url", "Field required"),
+        (ask(PARTS[1]), "messages.0.content.0.image_url", "Input should be an object"),
+        (ask(text("Hi"), PARTS[2]), "messages.0.content.1.text", "Input should be a valid string"),
+        (ask(PARTS[3]), "messages.0.content.0.text", "half of a surrogate pair is no character"),
+        (ask({"type": "file"}), "messages.0.content.0.type", "expected one of 'text', 'image_url', got 'file'"),
+        ({"metadata": {"a": "b", "k" * 65: "v"}}, f"metadata.{'k' * 65}", "String should have at most 64"),
+        ({"user": "me", "metadata": {"user": 5}}, "metadata.user", "Input should be a valid string"),
+        (ask({**text("Hi"), "cache": 1}), "messages.0.content.0.cache", "this server takes no such field"),
+        (ask({**picture(CLEAN), "text": "Hi"}), "messages.0.content.0.text", "this server takes no such field"),
+        ({"messages": [{"role": "system", "content": [{**text("Hi"), "a": 1}]}]}, "messages.0.content.0.a", "this"),
+        ({"response_format": {"type": "json"}}, "response_format.type", 'this server supports only "text"'),
+    ],
+    ids=lambda value: str(value)[:40].encode("ascii", "backslashreplace").decode(),
+)
+def test_an_error_names_the_field_as_it_was_sent(fields, param, said):
+    """And nothing of the library that looked at it."""
+    with pytest.raises(errors.BadRequest) as error:
+        read_request(ChatRequest, {**ask(text("Hi")), **fields})
+    assert error.value.param == param and error.value.detail.startswith(f"{param}: {said}")
+    for word in ("function", "0x", "list[", "Message", "tagged", "constrained", ";"):
+        assert word not in error.value.detail
+
+
+def test_half_a_character_in_a_name_is_no_field():
+    with pytest.raises(errors.BadRequest, match="body: half of a surrogate pair is no character$") as error:
+        read_request(ChatRequest, {**ask(text("Hi")), "\ud800": 1})
+    assert error.value.param is None
+
+
+def test_several_mistakes_are_told_each_with_its_field():
+    with pytest.raises(errors.BadRequest) as error:
+        read_request(ChatRequest, {**ask(text("Hi")), **dict.fromkeys(("n", "seed", "stop", "a", "b", "c", "d"), {})})
+    assert error.value.param == "seed" and error.value.detail.count("; ") == 5
+    assert error.value.detail.endswith("; and 2 more")
+
+
 def test_half_a_character_is_no_text(client):
     half = text("half \ud800")
     for path, body in ((CHAT, ask(half)), (CHAT, ask(text("a"), stop="\ud800")), (MODERATION, {"input": [half]})):
@@ -179,7 +264,16 @@ def test_routes(client):
     assert client.get("/docs").status_code == 404
     assert client.get("/health").json() == {"status": "ok"}
     (listed,) = client.get("/v1/models").json()["data"]
-    assert listed["id"] == NAME
+    assert listed["id"] == NAME and client.get(f"/v1/models/{NAME}").json() == listed
+
+
+@pytest.mark.parametrize("name", ["runs/demo/stage2", "/model", "a b"])
+def test_a_model_is_found_by_its_name(checkpoint, name):
+    with TestClient(serving.create_app(*load(checkpoint), name)) as client:
+        api = openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client)
+        assert api.models.retrieve(name).id == name
+        with pytest.raises(openai.NotFoundError, match="There is no model 'other' here"):
+            api.models.retrieve("other")
 
 
 def test_limits(checkpoint):
@@ -248,10 +342,22 @@ def test_the_context_has_an_end(client):
 
 
 def test_an_error_repeats_little_of_what_was_sent(client):
-    long = "x" * 1_000_000
-    for body in ({**ask(text("Hi")), long: 1}, {**ask(text("Hi")), "model": long}, ask({"type": "text", long: "Hi"})):
+    long, hello = "x" * 1_000_000, ask(text("Hi"))
+    for body in (
+        {**hello, long: 1},
+        {**hello, "model": long},
+        {**hello, "max_tokens": int("9" * 4300)},
+        {**hello, "metadata": {long: 1}},
+        {**hello, "stream_options": {long: True}},
+        {"messages": [{"role": long, "content": "Hi"}]},
+        ask({"type": "text", long: "Hi"}),
+        ask({"type": long, "text": "Hi"}),
+        ask(image_url(long)),
+    ):
         response = client.post(CHAT, json=body)
         assert response.status_code in (400, 404) and len(response.content) < 1000
+    for path in ("/v1/models/" + "x" * 50_000, "/" + "x" * 50_000):
+        assert len(client.get(path).content) < 1000
 
 
 @pytest.mark.parametrize(
@@ -264,6 +370,12 @@ def test_an_error_repeats_little_of_what_was_sent(client):
         {"n": 1, "logprobs": False, "top_logprobs": 0, "logit_bias": {}},
         {"user": "me", "safety_identifier": "7f3a", "metadata": {"team": "red"}, "store": False},
         {"service_tier": "auto"},
+        {"stop": []},
+        {"functions": [], "function_call": "none"},
+        {"prompt_cache_key": "chat-7", "prompt_cache_retention": "24h", "verbosity": "medium"},
+        {"reasoning_effort": "none"},
+        dict.fromkeys(("audio", "functions", "function_call", "prediction", "web_search_options", "moderation")),
+        dict.fromkeys(("reasoning_effort", "verbosity", "prompt_cache_key", "prompt_cache_options", "service_tier")),
         dict.fromkeys(("user", "metadata", "store", "n", "tools", "stop", "seed", "response_format", "logprobs")),
     ],
     ids=str,
@@ -272,6 +384,24 @@ def test_fields_that_ask_for_nothing_change_nothing(client, expected, fields):
     """OpenAI's clients and frameworks send them with their defaults."""
     assert answer_of(client.post(CHAT, json=ask(picture(CLEAN), text(QUESTION), **fields))) == expected
     assert answer_of(client.post(CHAT, json=ask(picture(RISKY), text(QUESTION), **fields))) == REFUSAL
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda url: url.replace("data:", "DATA:"),
+        lambda url: url.replace("image/png", "Image/PNG"),
+        lambda url: url.replace(";base64", ";charset=utf-8;name=a.png;BASE64"),
+        lambda url: url + "\n",
+        lambda url: "\r\n".join(url[start : start + 76] for start in range(0, len(url), 76)).replace("\r\n", "", 1),
+    ],
+    ids=["scheme", "type", "parameters", "newline at the end", "lines"],
+)
+def test_other_spellings_of_a_data_url(client, change):
+    for image in (RISKY, CLEAN):
+        url = change(picture(image)["image_url"]["url"])
+        said = answer_of(client.post(CHAT, json=ask(image_url(url), text(QUESTION))))
+        assert (said == REFUSAL) == (image is RISKY)
 
 
 def test_the_name_of_a_speaker_reaches_nobody(client, expected):

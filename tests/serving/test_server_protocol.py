@@ -1,4 +1,4 @@
-"""Connections on which nothing is asked, or not to its end."""
+"""Connections on which nothing is asked, or not to its end, or no answer is read."""
 
 import socket
 import threading
@@ -18,15 +18,23 @@ HEAD = b"GET /health HTTP/1.1\r\nHost: h\r\n"
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n"
 
 
+LARGE = b"GET /large HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer sk-0123456789abcdef\r\n"
+SIZE = 2**20  # bytes of the large answer
+
+
 async def healthy(scope, receive, send):
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    size = SIZE if scope["path"] == "/large" else 2
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+    for start in range(0, size, 2**16):
+        await send({"type": "http.response.body", "body": bytes(min(2**16, size - start)), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 @pytest.fixture
 def address(monkeypatch):
     """Of a server whose times are short, with three connections."""
     monkeypatch.setattr(protocol, "HEAD_TIME", 0.5)
+    monkeypatch.setattr(protocol, "READ_TIME", 0.5)
     monkeypatch.setattr(door, "LINGER", 0.5)
     app = HearOut(AskForKey(healthy, ApiKeys(("sk-0123456789abcdef",))))
     config = uvicorn.Config(app, http=PromptProtocol, ws="none", limit_concurrency=4, lifespan="off", log_config=None)
@@ -125,3 +133,62 @@ def test_a_pipelined_request_is_answered(address):
         while found.count(b"200 OK") < 2 and time.monotonic() < end:
             found += connection.recv(1000)
     assert found.count(b"200 OK") == 2
+
+
+# --------------------------------------------------------------------------------------------------
+# Answers that nobody reads
+# --------------------------------------------------------------------------------------------------
+
+
+def connect_narrow(address):
+    """A connection on which few bytes can wait to be read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+    connection.connect(address)
+    connection.settimeout(20)
+    return connection
+
+
+def is_reset(connection, request):
+    """Whether the server ends the connection, on which requests are sent and no answer is read."""
+    connection.settimeout(0.1)
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            connection.sendall((request + b"\r\n") * 100)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("sent", [HEAD, LARGE], ids=["small answers", "large answers"])
+def test_a_connection_on_which_no_answer_is_read_is_closed(address, sent):
+    with connect_narrow(address) as connection:
+        assert is_reset(connection, sent)
+
+
+@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"], ids=["open", "to be closed"])
+def test_a_large_answer_that_nobody_reads_holds_no_connection(address, close):
+    unread = [connect_narrow(address) for _ in range(3)]
+    for connection in unread:
+        connection.sendall(LARGE + close + b"\r\n")
+    time.sleep(0.2)
+    answers = [answer_to(address, HEAD + b"\r\n")]
+    time.sleep(1.5)
+    answers.append(answer_to(address, HEAD + b"\r\n"))
+    assert [answer.split()[1] for answer in answers] == [b"503", b"200"]
+    for connection in unread:
+        connection.close()
+
+
+def test_a_client_that_reads_slowly_gets_all_of_its_answer(address):
+    """It needs more than the time that a client has which reads nothing."""
+    with connect_narrow(address) as connection:
+        connection.sendall(LARGE + b"Connection: close\r\n\r\n")
+        start, found = time.monotonic(), 0
+        while part := connection.recv(2**14):
+            found += len(part)
+            time.sleep(0.02)
+    assert found > SIZE and time.monotonic() - start > 0.5

@@ -23,9 +23,9 @@ from serving_client import (
     RISKY,
     answer_of,
     ask,
+    error_of,
     events,
     load,
-    open_client,
     picture,
     streamed,
     text,
@@ -98,10 +98,12 @@ def test_a_taken_port_for_the_metrics_stops_the_start(checkpoint):
             serving.serve(*load(checkpoint), NAME, port=0, metrics_port=taken.getsockname()[1])
 
 
-def test_moderations_can_be_switched_off(checkpoint):
-    with open_client(checkpoint, moderations=False) as client:
-        response = client.post(MODERATION, json={"input": [picture(RISKY)]})
-        assert response.status_code == 404 and "flagged" not in response.text
+def test_no_client_reads_verdicts_unless_the_operator_says_so(checkpoint):
+    with TestClient(serving.create_app(*load(checkpoint), NAME, REFUSE)) as client:
+        for body in ({"input": [picture(RISKY)]}, {}, []):
+            response = client.post(MODERATION, json=body)
+            assert response.status_code == 404 and "--moderations" in error_of(response)
+            assert "flagged" not in response.text and "privacy" not in response.text
         assert answer_of(client.post(CHAT, json=ask(picture(RISKY), text(QUESTION)))) == REFUSAL
 
 
@@ -122,10 +124,19 @@ def test_version(client):
         ({"shadow": True, "audit": "audit.jsonl"}, "127.0.0.1", {}, ["EVERY PICTURE IS ANSWERED"]),
         ({}, "127.0.0.1", {"enabled": False}, ["THE POLICY IS DISABLED"]),
         ({"expose_verdict": True}, "127.0.0.1", {}, ["--expose-verdict"]),
+        ({"moderations": True}, "127.0.0.1", {}, ["--moderations"]),
+        ({"moderations": True, "audit": "a.jsonl"}, "127.0.0.1", {}, ["--moderations", "--audit-moderations"]),
+        (
+            {"moderations": True, "audit": "a.jsonl", "audit_moderations": True},
+            "127.0.0.1",
+            {},
+            ["--moderations"],
+        ),
         ({}, "127.0.0.1", {"risk_threshold": 1.0}, ["risk_threshold: 1"]),
     ],
 )
-def test_what_an_operator_must_not_overlook(settings, host, policy, said):
+def test_what_an_operator_must_not_overlook(settings, host, policy, said, monkeypatch):
+    monkeypatch.delenv("SAFEVLM_AUDIT", raising=False)
     warnings = warnings_of(serving.Settings(**settings), host, SafetyPolicy(**policy))
     assert len(warnings) == len(said) and all(word in warning for word, warning in zip(said, warnings))
 

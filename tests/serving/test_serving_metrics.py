@@ -51,10 +51,23 @@ def test_verdicts_answers_and_requests_are_counted(fresh):
     assert value(fresh, "safevlm_requests_in_flight") == 0 and value(fresh, "safevlm_shadow_mode") == 0
 
 
+def test_what_has_not_happened_yet_is_zero(fresh):
+    """A policy that refuses nothing after a restart has to show: Prometheus computes nothing from a missing series."""
+    sample = fresh.app.state.metrics.registry.get_sample_value
+    for action in ("answer", "review", "condition", "refuse"):
+        assert sample("safevlm_answers_total", {"action": action}) == 0
+        for route in (CHAT, MODERATION):
+            for category in ("privacy", "safe", "unreadable picture"):
+                labels = {"route": route, "category": category, "action": action}
+                assert sample("safevlm_verdicts_total", labels) == 0
+    for status in ("401", "500", "503"):
+        assert sample("safevlm_requests_total", {"route": CHAT, "status": status}) == 0
+
+
 def test_a_client_chooses_no_label(fresh):
     """Paths, methods, hosts, models, users, ids and errors of its own make no new series."""
     fresh.post(CHAT, json=ask(picture(RISKY), text(QUESTION), max_tokens=2))
-    for path in ("/x", CHAT, "/version", "/health"):
+    for path in ("/x", CHAT, "/version", "/health", "/v1/models/x"):
         for method in ("GET", "PURGE"):
             fresh.request(method, path)
     fresh.post(CHAT, json={})
@@ -64,6 +77,7 @@ def test_a_client_chooses_no_label(fresh):
         own = f"own{number}"
         fresh.request(f"X{number}", f"/{own}", headers={"host": own, "x-request-id": own, "user-agent": own})
         fresh.get(f"/v1/{own}?{own}={own}")
+        fresh.get(f"/v1/models/{own}/{own}")
         fresh.post(CHAT, json=ask(picture(RISKY), text(own), max_tokens=2, user=own, metadata={own: own}))
         fresh.post(CHAT, json=ask(text("Hi"), model=own))
         fresh.post(CHAT, json={own: own})

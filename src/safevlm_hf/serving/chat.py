@@ -50,11 +50,11 @@ class SafeChatHandler(ChatCompletionHandler):
         return response
 
     def _config(self, request: ChatRequest, max_tokens: int):
-        options = request.model_dump(include={"top_p", "seed", "stop"})
+        options = request.model_dump(include={"top_p", "seed"})
         is_warm = request.temperature is not None and request.temperature >= COLDEST
         if is_warm:
             options["temperature"] = request.temperature
-        options["max_tokens"] = max_tokens
+        options["max_tokens"], options["stop"] = max_tokens, request.stop or None  # an empty list is none
         config = self._build_generation_config(options, self.served.model.generation_config)
         if request.temperature is not None:
             config.do_sample = is_warm

@@ -12,13 +12,12 @@ from .errors import error_response
 from .keys import ApiKeys
 from .metrics import Metrics
 from .requests import MAX_VALUES
-from .routes import HEALTH, OWN_ID, REQUEST_ID, ROUTES
+from .routes import HEALTH, OTHER, OWN_ID, REQUEST_ID, route_of
 from .settings import Limits
 
 
 REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
-OTHER = "other"  # every other path or method
 LEFT = 499  # as nginx counts a client that left before the end of its answer
 MAX_COMMAS = Limits.characters + MAX_VALUES  # of a body: in its texts, and one per value
 LINGER = 2  # seconds that a client has to hear that it is sent away
@@ -71,7 +70,7 @@ class Watch:
                 self._note(scope, status, time.perf_counter() - start, f"{request_id.decode()} {own_id}")
 
     def _note(self, scope, status: int, seconds: float, ids: str):
-        route = scope["path"] if scope["path"] in ROUTES else OTHER
+        route = route_of(scope["path"])
         self.metrics.requests.labels(route, status).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         if self.access_log:

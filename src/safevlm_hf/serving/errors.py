@@ -28,33 +28,30 @@ def error_response(status: int, reason: str, headers: dict | None = None, param:
     return JSONResponse(error_body(status, reason, param), status, headers)
 
 
-def reasons_of(errors: list[dict]) -> BadRequest:
-    """Where and why, from pydantic's errors, without what was sent."""
-    found = [f"{_place(error)}: {_reason(error)}" for error in errors[:5]]
-    found += [f"and {len(errors) - 5} more"] * (len(errors) > 5)
-    return BadRequest("; ".join(found), _place(errors[0]) or None)
-
-
-def _place(error: dict) -> str:
-    return shorten(".".join(map(str, error["loc"])))
-
-
-def _reason(error: dict) -> str:
-    if error["type"] == "extra_forbidden":
-        return "this server takes no such field"
-    return error["msg"].removeprefix("Value error, ")
-
-
-def shorten(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+def shorten(text: str, longest: int = LONGEST_NAME) -> str:
+    """Its beginning, of characters that can be sent: half of a surrogate pair cannot."""
+    text = text[: longest + 1].encode(errors="replace").decode()
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 async def answer_http_error(request: Request, error: StarletteHTTPException) -> JSONResponse:
     return error_response(error.status_code, str(error.detail), error.headers, getattr(error, "param", None))
 
 
-async def answer_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    return await answer_http_error(request, reasons_of(error.errors()))
+async def answer_no_object(request: Request, error: RequestValidationError) -> JSONResponse:
+    """A body is all that FastAPI itself checks here: it must be a JSON object, and say that it is JSON."""
+    return error_response(400, _why_no_object(request.headers.get("content-type"), error.errors()[0]))
+
+
+def _why_no_object(content_type: str | None, error: dict) -> str:
+    if error["type"] == "json_invalid":
+        return f"The body is no JSON: {error['ctx']['error']}, at character {error['loc'][-1]}."
+    if error["type"] == "missing":
+        return "The request needs a body: a JSON object."
+    if "json" in (content_type or "").lower():
+        return "The body must be a JSON object."
+    came = f"came with {shorten(content_type)!r}" if content_type else "came without"
+    return f"The body must be a JSON object, with the header `Content-Type: application/json`; it {came}."
 
 
 async def answer_failure(request: Request, error: Exception) -> JSONResponse:
@@ -65,6 +62,6 @@ async def answer_failure(request: Request, error: Exception) -> JSONResponse:
 
 HANDLERS = {
     StarletteHTTPException: answer_http_error,
-    RequestValidationError: answer_invalid,
+    RequestValidationError: answer_no_object,
     Exception: answer_failure,
 }

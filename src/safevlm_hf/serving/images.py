@@ -16,7 +16,9 @@ from .settings import Limits
 
 # Pillow reads others by running programs, or in Python, pixel by pixel (BMP).
 FORMATS = ["GIF", "JPEG", "PNG", "WEBP"]
-DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
+# Small or large letters; a parameter such as `charset=utf-8` says nothing of a picture.
+DATA_URL = re.compile(r"data:image/[\w.+-]{1,80}(;[\w.+-]{1,80}=[\w.+-]{0,80}){0,4};base64,", re.ASCII | re.IGNORECASE)
+BLANKS = dict.fromkeys(map(ord, " \t\r\n"))  # which programs break base64 with, and browsers pass over
 # Bytes of all texts inside a PNG, unpacked. Pillow's 64 MiB are in memory for each picture of a request at a time.
 PngImagePlugin.MAX_TEXT_MEMORY = 2**21
 
@@ -48,7 +50,7 @@ def _open_data_url(url: str, number: int) -> Image.Image:
             "opens no file."
         )
     try:
-        content = base64.b64decode(url[found.end() :], validate=True)
+        content = base64.b64decode(url[found.end() :].translate(BLANKS), validate=True)
     except ValueError as error:  # binascii.Error, too
         raise BadRequest(f"Picture {number} is no base64: {error}.") from None
     try:

@@ -1,11 +1,16 @@
 """What the operator's Prometheus sees. No label has a value that a client can choose."""
 
+import itertools
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
-from ..modeling.safety_audit import deciding_category
+from ..modeling.safety_audit import UNREADABLE, deciding_category
+from ..modeling.safety_policy import ACTIONS
 from ..version import __version__
+from .routes import CHAT, MODERATIONS, OTHER, ROUTES
 
 
+ALARMING = (401, 500, 503)  # statuses that an operator's alerts look for
 BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)  # seconds
 
 
@@ -47,6 +52,17 @@ class Metrics:
         )
         self.broken_streams = Counter("safevlm_broken_streams", "Streams that ended with an error", registry=registry)
         self.audit_failures = Counter("safevlm_audit_failures", "Lines that could not be written", registry=registry)
+
+    def count_from_zero(self, categories: list[str], has_moderations: bool):
+        """Make the series that alerts look for. Prometheus computes nothing from a series that is not there, and takes
+        the first value of a new one for no increase: a policy that refuses nothing after a restart would go unseen."""
+        for action in ACTIONS:
+            self.answers.labels(action)
+        routes = (CHAT, MODERATIONS) if has_moderations else (CHAT,)
+        for labels in itertools.product(routes, (*categories, UNREADABLE), ACTIONS):
+            self.verdicts.labels(*labels)
+        for labels in itertools.product((*ROUTES, OTHER), ALARMING):
+            self.requests.labels(*labels)
 
     def count_line(self, line: dict, route: str):
         """Count what an audit line says."""

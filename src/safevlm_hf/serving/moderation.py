@@ -1,5 +1,7 @@
 """`POST /v1/moderations`: the verdict alone, in OpenAI's shape, with our level and action."""
 
+from fastapi import HTTPException
+
 from ..modeling.configuration_safety import SAFE
 from ..modeling.safety_policy import SafetyVerdict, strictest_verdict
 from .errors import BadRequest
@@ -8,6 +10,17 @@ from .observation import Observation
 from .requests import ImagePart, ModerationRequest, TextPart, UserMessage, read_request
 from .routes import MODERATIONS
 from .served_model import ServedModel
+
+
+OFF = (
+    "There is no /v1/moderations here: it tells every client the verdict, so it is off unless the server's operator "
+    "switches it on (`safevlm serve --moderations`)."
+)
+
+
+async def refuse_moderation():
+    """In place of `moderate`, where the operator has not switched it on."""
+    raise HTTPException(404, OFF)
 
 
 async def moderate(served: ServedModel, metrics: Metrics, body: dict, request_id: str) -> dict:

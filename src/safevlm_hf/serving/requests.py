@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import BadRequest, reasons_of
+from .errors import BadRequest
+from .reasons import NO_CHARACTER, reasons_of
 
 
 MAX_VALUES = 10_000  # values of a request, at any depth: pydantic gathers an error for each before it gives up
@@ -22,7 +23,7 @@ def read_request(schema: type[Strict], body: dict):
     try:
         return schema.model_validate(body)
     except ValidationError as error:
-        raise reasons_of(error.errors(include_url=False, include_input=False, include_context=False)) from None
+        raise reasons_of(error.errors(include_url=False, include_input=False), body) from None
 
 
 def _check_count(body: dict):
@@ -41,7 +42,7 @@ def _check_unicode(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair is no character") from None
+        raise ValueError(NO_CHARACTER) from None
     return text
 
 
@@ -57,7 +58,7 @@ def _only(*values) -> AfterValidator:
 
 
 Text = Annotated[str, AfterValidator(_check_unicode)]
-Label = Annotated[str, Field(max_length=512)]  # about the caller; it is read by nobody
+Label = Annotated[str, Field(max_length=512)]  # about the caller, or a cache of OpenAI's; it is read by nobody
 
 
 class TextPart(Strict):
@@ -67,7 +68,7 @@ class TextPart(Strict):
 
 class ImageUrl(Strict):
     url: str
-    detail: Literal["auto", "low", "high"] | None = None  # the model has one size
+    detail: Literal["auto", "low", "high", "original"] | None = None  # the model has one size
 
 
 class ImagePart(Strict):
@@ -87,7 +88,9 @@ class UserMessage(Strict):
 
 
 class SystemMessage(Strict):
-    role: Literal["system"]
+    """The words that a client puts over a conversation; `developer` is OpenAI's newer name for the role."""
+
+    role: Literal["system", "developer"]
     content: Text | TextParts
     name: Label | None = None
 
@@ -112,7 +115,7 @@ class AssistantMessage(Strict):
 
 
 Message = Annotated[UserMessage | SystemMessage | AssistantMessage, Field(discriminator="role")]
-StopString = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH), AfterValidator(_check_unicode)]
 
 
 class ResponseFormat(Strict):
@@ -130,13 +133,15 @@ class ChatRequest(Strict):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(min_length=1, max_length=4)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
     # A stream always ends with its usage, and is never padded.
     stream_options: dict[Literal["include_usage", "include_obfuscation"], bool] | None = None
 
-    # About the caller: taken, and neither used nor kept.
+    # About the caller, or a cache of OpenAI's: taken, and neither used nor kept.
     user: Label | None = None
     safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+    prompt_cache_retention: Label | None = None
     metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)] | None = None
 
     # What clients send with its default.
@@ -153,11 +158,25 @@ class ChatRequest(Strict):
     parallel_tool_calls: bool | None = None
     store: Annotated[bool, _only(False)] | None = None
     service_tier: Annotated[str, _only("auto", "default")] | None = None
+    functions: Annotated[list, _only([])] | None = None
+    function_call: Annotated[str, _only("none", "auto")] | None = None
+    reasoning_effort: Annotated[str, _only("none")] | None = None  # the model does not think before it answers
+    verbosity: Annotated[str, _only("medium")] | None = None
+    audio: None = None
+    moderation: None = None
+    prediction: None = None
+    prompt_cache_options: None = None
+    web_search_options: None = None
 
 
 class ModerationRequest(Strict):
     input: str | Annotated[list[str], Field(min_length=1)] | Parts
     model: str | None = None
+
+
+def role_of(message: Message) -> str:
+    """As chat templates name it."""
+    return "system" if message.role == "developer" else message.role
 
 
 def parts_of(message: Message) -> list[TextPart | ImagePart]:

@@ -15,7 +15,7 @@ from ..operator_prompt import system_message
 from .errors import BadRequest, shorten
 from .images import open_pictures
 from .observation import Observation
-from .requests import ImagePart, Message, TextPart, UserMessage, parts_of
+from .requests import ImagePart, Message, TextPart, UserMessage, parts_of, role_of
 from .settings import Limits, Settings
 
 
@@ -91,7 +91,7 @@ class ServedModel:
         urls = [part.image_url.url for part in _all_parts(messages) if isinstance(part, ImagePart)]
         images = iter(open_pictures(urls, self.limits))
         chat = [
-            {"role": message.role, "content": [_as_processor_part(part, images) for part in parts_of(message)]}
+            {"role": role_of(message), "content": [_as_processor_part(part, images) for part in parts_of(message)]}
             for message in messages
         ]
         inputs = self._tokenize(self.operator_messages + chat)
@@ -111,7 +111,9 @@ class ServedModel:
                 operator_messages=None if self.settings.trust_client_roles else len(self.operator_messages),
             )
         except TemplateError as error:  # many templates want roles in a fixed order
-            raise BadRequest(f"The model's chat template does not take these messages: {error}.") from None
+            raise BadRequest(
+                f"The model's chat template does not take these messages: {shorten(str(error), 300)}."
+            ) from None
 
     def room(self, inputs: BatchFeature, wanted: int | None) -> int:
         """How many tokens the answer may have."""
@@ -119,7 +121,9 @@ class ServedModel:
         if wanted is None:
             return min(self.model.generation_config.max_new_tokens or room, room)
         if wanted > room:
-            raise BadRequest(f"`max_tokens` is {wanted}, and this prompt leaves room for {room}.", "max_tokens")
+            raise BadRequest(
+                f"`max_tokens` is {shorten(str(wanted))}, and this prompt leaves room for {room}.", "max_tokens"
+            )
         return wanted
 
     async def assess(self, messages: list[UserMessage], observation: Observation) -> list[SafetyVerdict]:

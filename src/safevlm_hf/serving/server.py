@@ -20,7 +20,7 @@ from .door import AskForKey, HearOut, LimitBody, Watch
 from .errors import HANDLERS
 from .keys import KEY_VARIABLE, ApiKeys
 from .metrics import Metrics
-from .moderation import moderate
+from .moderation import moderate, refuse_moderation
 from .protocol import PromptProtocol
 from .routes import CHAT, HEALTH, MODELS, MODERATIONS, VERSION
 from .served_model import ServedModel
@@ -68,6 +68,7 @@ def create_app(
     model.generation_config.safety_policy = policy.to_dict()
     served = ServedModel(model.eval(), processor, name, limits, settings)
     metrics = Metrics(name, policy.digest(), settings.shadow)
+    metrics.count_from_zero(model.config.safety_config.categories, settings.moderations)
 
     given = {"model_manager": served, "chat_handler": SafeChatHandler(served, metrics)}
     others = dict.fromkeys(inspect.signature(build_server).parameters)
@@ -90,7 +91,15 @@ def _add_routes(app: FastAPI, served: ServedModel, metrics: Metrics):
     async def version():
         return {"version": __version__}
 
-    if served.settings.moderations:
+    @app.get(MODELS + "/{name:path}")  # a name may be a path, with slashes
+    async def retrieve_model(name: str):
+        served.check_name(name)
+        (model,) = served.list_models()
+        return model
+
+    if not served.settings.moderations:
+        app.post(MODERATIONS)(refuse_moderation)
+    else:
 
         @app.post(MODERATIONS)
         async def moderations(request: Request, body: dict):
@@ -155,6 +164,12 @@ def warnings_of(settings: Settings, host: str, policy: SafetyPolicy) -> list[str
         f"With this policy the verdict does less than with the default one: {', '.join(lax)}.": bool(lax),
         "Verdicts are exposed to clients (--expose-verdict): whoever reads them can search for a way around them.": (
             settings.expose_verdict
+        ),
+        "Every client can read verdicts at /v1/moderations (--moderations), and search for a way around them.": (
+            settings.moderations
+        ),
+        "The audit has no line about moderations, which tell verdicts: --audit-moderations writes one for each.": (
+            settings.moderations and settings.audit_path is not None and not settings.audit_moderations
         ),
         f"Open to everybody who reaches {host}: there is no API key (--api-key-file, or {KEY_VARIABLE}).": (
             not settings.api_keys and not _is_loopback(host)

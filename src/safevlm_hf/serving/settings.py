@@ -50,12 +50,13 @@ class Settings:
         shadow: the policy decides and nothing follows from it: the audit says what would have been done.
         expose_verdict: whether an answer carries the verdict. Whoever can read verdicts can search for a way around
             them.
-        moderations: whether there is `/v1/moderations`, which tells verdicts by its nature.
+        moderations: whether there is `/v1/moderations`. Every client can read verdicts there, with all scores.
         api_keys: a request must bring one of them, except to `/health`; without any, everybody may come in.
         access_log: whether each request has a line in the log.
 
     Raises:
-        `ValueError`: for shadow mode, or a setting of the audit, without an audit.
+        `ValueError`: for shadow mode, or a setting of the audit, without an audit; for an audit of moderations
+            without moderations.
     """
 
     system_prompt: str | None = None
@@ -65,7 +66,7 @@ class Settings:
     audit_moderations: bool = False
     shadow: bool = False
     expose_verdict: bool = False
-    moderations: bool = True
+    moderations: bool = False
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     access_log: bool = True
 
@@ -81,6 +82,8 @@ class Settings:
                     f"`--{name.replace('_', '-')}` is about the audit trail, and there is none: name its file "
                     f"(`--audit`, or the variable {AUDIT_VARIABLE})."
                 )
+        if self.audit_moderations and not self.moderations:
+            raise ValueError("`--audit-moderations` is about moderations, and there are none: add `--moderations`.")
 
     @property
     def audit_path(self) -> str | os.PathLike | None:

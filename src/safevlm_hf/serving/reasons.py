@@ -1,0 +1,86 @@
+"""From pydantic's errors to one that a client can act on: which fields, as it wrote them, and why."""
+
+from itertools import islice
+
+from .errors import BadRequest, shorten
+
+
+MOST = 5  # mistakes that are told
+AN_OBJECT = ("model_type", "model_attributes_type", "dict_type")  # whose own text names our classes
+NO_CHARACTER = "half of a surrogate pair is no character"
+NO_FIELD = ("union_tag_invalid", "union_tag_not_found")  # found at an object, and about one of its fields
+
+
+def reasons_of(errors: list[dict], sent) -> BadRequest:
+    """
+    One error for all mistakes, without what was sent.
+
+    Args:
+        errors: pydantic's, with their context.
+        sent: the value that they were found in.
+    """
+    reasons = {place: _reasons(found) for place, found in _innermost(_by_place(errors, sent)).items()}
+    said = [f"{_name(place) or 'body'}: {reason}" for place, reason in islice(reasons.items(), MOST)]
+    said += [f"and {len(reasons) - MOST} more"] * (len(reasons) > MOST)
+    return BadRequest("; ".join(said), _name(next(iter(reasons))) or None)
+
+
+def _by_place(errors: list[dict], sent) -> dict[tuple, list[dict]]:
+    places = {}
+    for error in errors:
+        places.setdefault(_place(error, sent), []).append(error)
+    return places
+
+
+def _place(error: dict, sent) -> tuple:
+    """The fields and numbers that lead to the mistake. Between them pydantic has the names of its types and checks,
+    which lead nowhere in what was sent."""
+    place, value, steps = [], sent, error["loc"]
+    for step, following in zip(steps, (*steps[1:], None)):
+        if _leads_on(step, following, value):
+            place.append(step)
+            value = value[step]
+    if error["type"] == "missing":
+        place.append(error["loc"][-1])
+    if error["type"] in NO_FIELD:
+        place.append(error["ctx"]["discriminator"].strip("'"))
+    return tuple(place)
+
+
+def _leads_on(step: str | int, following: str | int | None, value) -> bool:
+    if not isinstance(value, dict):
+        return isinstance(value, list) and isinstance(step, int)
+    # The kind of a part is the name of one of its fields, too. It is the kind where another field of the part follows.
+    is_kind = step in (value.get("type"), value.get("role")) and following in value
+    return step in value and not is_kind
+
+
+def _innermost(places: dict[tuple, list[dict]]) -> dict[tuple, list[dict]]:
+    """Without the places around others: a list with a mistake inside is also no text, which nobody meant it to be."""
+    around = {place[:length] for place in places for length in range(len(place))}
+    return {place: found for place, found in places.items() if place not in around}
+
+
+def _reasons(errors: list[dict]) -> str:
+    """Why one value is wrong. Where its type fits one of several, that the others do not fit is left out."""
+    telling = [error for error in errors if not error["type"].endswith("_type")] or errors
+    return " or ".join(dict.fromkeys(map(_reason, telling))).replace(" or Input should be ", " or ")
+
+
+def _reason(error: dict) -> str:
+    context = error.get("ctx", {})
+    if error["type"] == "extra_forbidden":
+        return "this server takes no such field"
+    if error["type"] == "union_tag_invalid":
+        return f"expected one of {context['expected_tags']}, got {shorten(str(context['tag']))!r}"
+    if error["type"] == "union_tag_not_found":
+        return "Field required"
+    if error["type"] in AN_OBJECT:
+        return "Input should be an object"
+    if error["type"] == "string_unicode":
+        return NO_CHARACTER
+    return error["msg"].removeprefix("Value error, ")
+
+
+def _name(place: tuple) -> str:
+    return shorten(".".join(map(str, place)))
