@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -192,18 +193,75 @@ def broken_lines():
     for name in ("level_probabilities", "num_windows", "risk"):
         without = {key: value for key, value in good["verdicts"][0].items() if key != name}
         yield name, {**good, "verdicts": [without]}
-    yield "action", {**good, "action": "shout"}
+    yield "`action` is 'shout', expected one of answer", {**good, "action": "shout"}
     yield "logits", {**good, "verdicts": [{**good["verdicts"][0], "logits": "AAAA"}]}
-    yield "", [1]
-    yield "", 5
-    yield "", {**good, "verdicts": 7}
-    yield "", {**good, "verdicts": [{**good["verdicts"][0], "level_probabilities": {"bad": 1.0, "good": 0.0}}]}
+    for nothing in ([1], 5, None):
+        yield "it is .* expected an object", nothing
+    yield "`verdicts` is 7, expected a list", {**good, "verdicts": 7}
+    yield "a verdict is 7, expected an object", {**good, "verdicts": [7]}
+    for name, value, reason in (
+        ("level_probabilities", {"bad": 1.0, "good": 0.0}, "safe"),
+        ("level_probabilities", {}, "expected probabilities by level"),
+        ("category_probabilities", {"safe": "much"}, "expected probabilities by category"),
+        ("level", "zzz", "`level` is 'zzz', expected one of safe, low, medium, high"),
+        ("action", "zzz", "`action` is 'zzz', expected one of answer, review, condition, refuse"),
+        ("risk", "zzz", "`risk` is 'zzz', expected a number"),
+        ("num_windows", "zzz", "`num_windows` is 'zzz', expected a whole number"),
+        ("flagged_categories", 7, "`flagged_categories` is 7, expected a list of categories"),
+        ("decided", 7, "`decided` is 7, expected a category"),
+        ("logits", 7, "`logits` is 7, expected base64"),
+    ):
+        yield reason, {**good, "verdicts": [{**good["verdicts"][0], name: value}]}
 
 
-@pytest.mark.parametrize("name, line", broken_lines())
-def test_what_is_no_audit_line_is_named_by_its_number(tmp_path, name, line):
-    with pytest.raises(ValueError, match=f"line 2.*{name}"):
+@pytest.mark.parametrize("reason, line", broken_lines())
+def test_what_is_no_audit_line_is_named_by_its_number(tmp_path, reason, line):
+    with pytest.raises(ValueError, match=f"line 2: .*{reason}"):
         replay_audit(write(tmp_path, line_of(*HIGH_PRIVACY), line), {"enabled": False})
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "garbage\nmore of it", "[" * 100_000])
+def test_a_trail_without_any_sample_is_an_error(tmp_path, text):
+    path = tmp_path / "audit.jsonl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="audit.jsonl holds no sample: expected JSON lines of `--audit`"):
+        replay_audit(path, REFUSE)
+
+
+def test_only_an_unfinished_last_line_is_cut_off(tmp_path):
+    path = write(tmp_path, line_of(*HIGH_PRIVACY))
+    path.write_bytes(b'{"half\n\n\xff\n' + path.read_bytes() + b'{"action": "ans')
+    report = replay_audit(path, REFUSE)
+    assert (report.samples, report.unreadable, report.cut_off) == (1, 2, 1)
+
+
+def test_lines_decided_together_are_what_each_is_alone(judged, tmp_path, monkeypatch):
+    """Of many numbers of windows and pictures, and of two taxonomies, across batches."""
+    monkeypatch.setattr(policy_replay, "MAX_LINES", 5)
+    own = SafetyConfig(categories=["spam", "safe"], levels=["safe", "bad"])
+    lines = [line_of([0, 9.0], [9.0, 0], config=own), line_of(*HIGH_PRIVACY, num_windows=2)]
+    for windows in (True, False):
+        lines[1:1] = read_audit(trail(judged, tmp_path, windows, REFUSE))[0]
+    unreadable = line_of(*HIGH_PRIVACY)
+    unreadable["verdicts"][0]["logits"] = encode_logits(torch.full((1, 11), torch.nan))
+    path = write(tmp_path, *lines, unreadable, {"action": "answer", "verdicts": []})
+    for policy in ({"risk_threshold": 0.6, "temperatures": {"level": 0.5}}, {"thresholds": {"*": 0.3}}, {}):
+        report, replay = replay_audit(path, policy), PolicyReplay(policy)
+        alone = [replay.decide(line) for line in read_audit(path)[0]]
+        assert report.samples == len(alone) == 18 and report.recalibrated == sum(one.is_recalibrated for one in alone)
+        assert report.at_least.total() == sum(not one.is_exact for one in alone)
+        counted = Counter((one.category, one.before, one.after) for one in alone)
+        assert report.counts == counted
+
+
+def test_which_samples_change_is_told_by_their_ids(tmp_path):
+    lines = [line_of(*HIGH_PRIVACY, num_windows=2, id=f"own{n}", request_id=f"r{n}") for n in range(2)]
+    lines[0]["verdicts"] = []
+    report = replay_audit(
+        write(tmp_path, *lines), {"actions": {"privacy": {"high": "condition"}, "*": {"high": "refuse"}}}
+    )
+    change = {"line": 2, "id": "own1", "request_id": "r1", "from": "answer", "to": "condition"}
+    assert report.changed == [{**change, "category": "privacy", "at_least": True}]
 
 
 def test_lines_without_logits_are_counted_apart(tmp_path):

@@ -107,29 +107,50 @@ def replay(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Let the policy override this checkpoint's own, as in `serve`.")
     ] = None,
+    changes: Annotated[
+        Path | None, typer.Option(help="Write which requests would change: JSON lines with their ids.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ):
     """
     What another policy would have done with the samples of an audit trail.
 
     Exact where the audit holds all windows (`--audit-windows`); elsewhere the least that the policy would do.
+    `--changes` writes a line per sample that the policy treats differently: `line` of the trail, `id`, `request_id`,
+    `from`, `to`, `category`, and `at_least`, whether `to` is the least that it would do.
 
     Example: `safevlm policy replay audit.jsonl --policy new.json --model runs/demo/stage2`
     """
     from safevlm_hf.policy_replay import replay_audit
 
     settings = _read_settings(policy, model)
+    if changes is not None:
+        _check_not_read(changes, audit, policy)
     report = replay_audit(audit, settings)
+    if changes is not None:
+        _write_changes(changes, report)
     if as_json:
         print(json.dumps(report.to_dict(), indent=2))
         return
     console = make_console()
     over = "the default policy" if model is None else f"the policy of {model}"
-    title = f"{report.samples} samples of {audit}, had they been decided by {policy}, which overrides {over}"
+    title = f"What {audit} holds, had it been decided by {policy}, which overrides {over}. Samples: {report.samples}"
     console.print(plain(title), soft_wrap=True)
     console.print(_action_table(report), _change_table(report))
-    for note in _replay_notes(report, settings):
+    for note in _replay_notes(report, settings, model, changes):
         console.print(plain(note), soft_wrap=True)
+
+
+def _check_not_read(changes: Path, *read: Path):
+    for file in read:
+        if changes.exists() and file.exists() and changes.samefile(file):
+            raise ValueError(f"`--changes {changes}` would replace {file}, which is read: name another file.")
+
+
+def _write_changes(path: Path, report):
+    from safevlm_hf.files import write_text
+
+    write_text(path, "".join(json.dumps(change) + "\n" for change in report.changed))
 
 
 def _read_settings(policy: Path, model: str | None) -> dict:
@@ -165,19 +186,23 @@ def _change_table(report) -> Table:
     return table
 
 
-def _replay_notes(report, settings: dict) -> list[str]:
+def _replay_notes(report, settings: dict, model: str | None, changes: Path | None) -> list[str]:
+    others = "Samples that were judged under other temperatures than this policy's"
     notes = {
-        "{} samples: at least this strict. The audit holds one window of their question, and another may be stricter "
-        "under this policy; `safevlm serve --audit-windows` writes all.": report.at_least.total(),
-        "{} samples were judged under other temperatures than this policy's: is `--model` missing?": (
-            report.recalibrated
+        "Samples that are treated at least this strictly: {}. The audit holds one window of their question, and "
+        "another may be stricter under this policy; `safevlm serve --audit-windows` writes all.": (
+            report.at_least.total()
         ),
-        "{} samples were moderations or calls of `assess`: nothing was answered, and their action is what an answer "
-        "would have met.": report.assessed,
-        "{} samples hold no logits (an older version wrote them) and are in no count.": report.without_logits,
-        "{} lines were cut off by a crash and cannot be read.": report.cut_off,
+        others + (": {}; is `--model` missing?" if model is None else ": {}."): report.recalibrated,
+        "Moderations and calls of `assess`: {}. Nothing was answered, and their action is what an answer would have "
+        "met.": report.assessed,
+        "Samples without logits, as older versions wrote them: {}. They are in no count.": report.without_logits,
+        "Lines that are no JSON, and are in no count: {}. A server that was killed leaves such a line.": (
+            report.unreadable
+        ),
+        "The last line is unfinished, and is in no count.": report.cut_off,
     }
     found = [note.format(number) for note, number in notes.items() if number]
     if settings.get("remembered_turns") is not None:
         found.append("`remembered_turns` is not replayed: the audit holds the turns that were judged.")
-    return found
+    return found + ([] if changes is None else [f"Samples that change: {len(report.changed)}, in {changes}"])

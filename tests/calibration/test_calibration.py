@@ -456,7 +456,7 @@ def test_report_shows_every_part(result, tmp_path):
     page = path.read_text()
     for heading in ("Figures", "Reliability of the level", "Reliability of the category", "Curves"):
         assert f"<h2>{heading}</h2>" in page
-    assert page.count("<svg") == 6 and page.count('class="chosen"') == 1
+    assert page.count("<svg") == 7 and page.count('class="chosen"') == 1
     for figures in (result.before, result.after):
         assert f"ECE {figures.level_error:.4f}" in page and f"ECE {figures.category_error:.4f}" in page
     assert f"({result.reached.count} of {result.reached.total};" in page and "within sampling error" in page
@@ -474,11 +474,27 @@ def test_every_calibration_error_has_its_interval(result):
     assert "bootstrap" in figures
 
 
+def test_what_was_reached_and_every_area_has_its_interval(result):
+    page = render_calibration_report(result)
+    low, high = result.reached.interval
+    assert f"{100 * result.reached.share:.1f}%</b> ({100 * low:.1f}% to {100 * high:.1f}%)" in page.split("<dl")[0]
+    areas = page.split('aria-label="Areas under the curves"')[2].split("</table>")[0]
+    assert len(re.findall(r"0\.\d{4} <span class=\"note\">\(0\.\d{4} to [01]\.\d{4}\)", areas)) == 2 * 6
+
+
+def test_drawn_cards_are_said_to_be_drawn(result):
+    drawn, own = (render_calibration_report(result, {"data": data}) for data in ("RiskCards, test split", "own.jsonl"))
+    assert "drawn cards" in drawn and "drawn cards" not in own
+
+
 def test_the_report_is_readable_on_every_screen(result, tmp_path):
     path = write_calibration_report(tmp_path / "calibration.html", result)
     with open_page() as page:
+        page.set_viewport_size({"width": 1300, "height": 900})
         page.goto(path.as_uri())
         check_readable(page)
+        widths = page.evaluate("[...document.querySelectorAll('svg')].map(one => one.getBoundingClientRect().width)")
+        assert len(widths) == 7 and min(widths) > 430  # as wide as they were drawn
         page.set_viewport_size({"width": 390, "height": 900})
         assert page.evaluate(SCROLLED_TABLES) == []
 

@@ -98,7 +98,7 @@ def test_judges_are_checked_before_a_model_is_loaded(fails, checkpoint, tmp_path
     [
         (["--model", "{}/none"], "there is no checkpoint"),
         (["--base", "{}/none"], "there is no checkpoint"),
-        (["--policy", "{}/none.json"], "none.json: no such file"),
+        (["--policy", "{}/none.json"], "none.json' does not exist"),
         (["--policy", "{}/policy.json"], "risk_treshold"),
         (["--output", "{}/policy.json"], "policy.json` is a file, expected a folder"),
         (["--judge-model", "m", "--judge-key", "KEY"], "key is of a server, and there is no `--judge-url`"),

@@ -92,7 +92,8 @@ def test_policy_replay(call, fails, checkpoint, picture, tmp_path):
     assert call(*chat, stdin="What does the card say?\n")[0] == 0
     for options in ([], ["--model", checkpoint]):
         code, out, err = call("policy", "replay", audit, "--policy", policy, *options)
-        assert (code, err) == (0, "") and out.startswith(f"1 samples of {audit}, had they been decided by {policy}")
+        assert (code, err) == (0, "") and out.startswith(f"What {audit} holds, had it been decided by {policy}, ")
+        assert out.splitlines()[0].endswith("Samples: 1")
         assert ("the default policy" in out) != bool(options)
         assert sum(int(cell) for action in ("answer", "condition", "refuse") for cell in rows(out)[action][:4]) == 1
         found = json.loads(call("policy", "replay", audit, "--policy", policy, "--json", *options)[1])
@@ -108,8 +109,41 @@ def test_policy_replay(call, fails, checkpoint, picture, tmp_path):
 
 def test_policy_replay_says_what_it_does_not_know(call, tmp_path):
     audit = tmp_path / "audit.jsonl"
-    audit.write_text('{"action": "answer", "verdicts": [{"action": "answer"}]}\n{"half')
+    audit.write_text('{"action": "answer", "verdicts": [{"action": "answer"}]}\n{"half\n{"half')
     policy = write_json(tmp_path / "new.json", {"remembered_turns": 2})
     out = call("policy", "replay", audit, "--policy", policy)[1]
-    for note in ("1 samples hold no logits", "1 lines were cut off", "`remembered_turns` is not replayed"):
+    for note in (
+        "Samples without logits, as older versions wrote them: 1.",
+        "Lines that are no JSON, and are in no count: 1.",
+        "The last line is unfinished",
+        "`remembered_turns` is not replayed",
+    ):
         assert note in out
+
+
+def test_policy_replay_of_nothing_is_an_error(fails, tmp_path):
+    audit, policy = tmp_path / "audit.jsonl", write_json(tmp_path / "new.json", {})
+    for text in ("", "no audit\n"):
+        audit.write_text(text)
+        reason = fails("policy", "replay", audit, "--policy", policy, "--changes", tmp_path / "changes.jsonl")
+        assert f"{audit} holds no sample: expected JSON lines of `--audit`" in reason
+    assert not (tmp_path / "changes.jsonl").exists()
+
+
+def test_policy_replay_writes_which_requests_change(call, fails, checkpoint, picture, tmp_path):
+    audit, changes = tmp_path / "audit.jsonl", tmp_path / "new" / "[red]changes.jsonl"
+    policy = write_json(tmp_path / "new.json", {"risk_threshold": 0.0, "temperatures": {"level": 3.0}, **REFUSE})
+    chat = ["chat", "--model", checkpoint, "--image", picture, "--audit", audit, "--max-new-tokens", 1]
+    assert call(*chat, "--policy", write_json(tmp_path / "off.json", {"enabled": False}), stdin="And now?\n")[0] == 0
+    replay = ["policy", "replay", audit, "--policy", policy, "--changes"]
+    for options, is_asked in (([], True), (["--model", checkpoint], False)):
+        code, out, _ = call(*replay, changes, *options)
+        assert code == 0 and out.rstrip().endswith(f"Samples that change: 1, in {changes}")
+        assert "under other temperatures" in out and ("is `--model` missing?" in out) == is_asked
+    (line,) = changes.read_text().splitlines()
+    change = json.loads(line)
+    assert list(change) == ["line", "id", "request_id", "from", "to", "category", "at_least"]
+    assert (change["line"], change["from"]) == (1, "answer") != change["to"]
+    before = audit.read_text()
+    assert "would replace" in fails(*replay, audit)
+    assert audit.read_text() == before

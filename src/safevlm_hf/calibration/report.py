@@ -8,6 +8,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from markupsafe import Markup
@@ -18,14 +19,18 @@ from safevlm_hf.calibration.figures import category_scores, confidences, flagged
 from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.calibration.reliability import calibration_error_interval, reliability_bins
 from safevlm_hf.calibration.thresholds import FALSE_POSITIVE_RATE, MISS_RATE
+from safevlm_hf.evaluation.metrics.areas import PRECISION, ROC, area_intervals
 from safevlm_hf.evaluation.reports.pages import Section, render_page
 from safevlm_hf.evaluation.reports.plots import reliability_diagram, share_curves
-from safevlm_hf.evaluation.reports.tables import range_text
+from safevlm_hf.evaluation.reports.tables import NO_INTERVAL, range_text
 from safevlm_hf.files import write_text
 
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """Those of the table, common to all categories."""
+
+CORNERS = (0.05, 0.1, 0.2, 0.4)
+"""How far the ROC curves' corner may reach that is drawn larger."""
 
 TARGETS = {
     FALSE_POSITIVE_RATE: "clean samples flagged",
@@ -62,7 +67,8 @@ def render_calibration_report(
         _other_thresholds(result),
     )
     facts = {**(facts or {}), **_own_facts(result)}
-    return render_page("calibration/page.html", title, sections, facts=facts, lead=_lead(result))
+    lead = _lead(result) | {"is_drawn": facts.get("data", "").startswith("RiskCards")}
+    return render_page("calibration/page.html", title, sections, facts=facts, lead=lead)
 
 
 def _lead(result: CalibrationResult) -> dict:
@@ -70,7 +76,7 @@ def _lead(result: CalibrationResult) -> dict:
     return {
         "target": _percent(result.target),
         "what": TARGETS[result.target_kind],
-        "reached": _percent(result.reached.share) if result.reached.total else None,
+        "reached": _reached(result.reached) if result.reached.total else None,
         "is_on_target": result.is_on_target,
         "level_errors": _errors(result, "level"),
         "category_errors": _errors(result, "category"),
@@ -133,6 +139,11 @@ def _rate(rate: Rate) -> tuple[str, str]:
     return _percent(rate.share), f"({rate.count} of {rate.total}; {_percent(low)} to {_percent(high)})"
 
 
+def _reached(rate: Rate) -> tuple[str, str]:
+    low, high = rate.interval
+    return _percent(rate.share), f"({_percent(low)} to {_percent(high)})"
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
@@ -141,10 +152,10 @@ def _reliability(result: CalibrationResult, part: str) -> Section:
     """Diagrams before and after, of the level or of the category (`part`)."""
     policies = {"Before": result.base_policy, "After": result.policy}
     diagrams = {
-        f"{name}: ECE {error}": reliability_diagram(
+        f"{name}: ECE {' '.join(filter(None, error))}": reliability_diagram(
             reliability_bins(*confidences(policy, result.check, part)), "predicted probability", "share that is right"
         )
-        for (name, policy), (error, _) in zip(policies.items(), _errors(result, part))
+        for (name, policy), error in zip(policies.items(), _errors(result, part))
     }
     return Section(f"Reliability of the {part}", "calibration/reliability.html", {"part": part, "diagrams": diagrams})
 
@@ -162,25 +173,41 @@ def _scores(result: CalibrationResult) -> dict[str, tuple[torch.Tensor, torch.Bo
 
 
 def _curves(result: CalibrationResult) -> Section:
-    roc_curves, precision_curves = {}, {}
+    roc_curves, precision_curves, rows = {}, {}, []
     for name, (scores, is_positive) in _scores(result).items():
         if is_positive.any() and not is_positive.all():
             arguments = scores.numpy(), is_positive.numpy(), result.thresholds.get(name)
             roc_curves[name], precision_curves[name] = roc(*arguments), precision_over_recall(*arguments)
-    drawn = {
-        "ROC": _draw(roc_curves, "false positive rate", "true positive rate"),
-        "Precision and recall": _draw(precision_curves, "recall", "precision", is_stepped=True),
-    }
-    return Section("Curves", "calibration/curves.html", {"curves": drawn})
+            intervals = area_intervals(*arguments[:2], result.check.groups)
+            areas = {ROC: roc_curves[name].area, PRECISION: precision_curves[name].area}
+            rows.append((name, [_area(area, intervals.get(kind)) for kind, area in areas.items()]))
+    axes, corner = ("false positive rate", "true positive rate"), _corner(roc_curves)
+    drawn = {"ROC": _draw(roc_curves, *axes)}
+    if corner < 1:
+        drawn["ROC, upper left corner enlarged: mind the axes"] = _draw(roc_curves, *axes, corner=corner)
+    drawn["Precision and recall"] = _draw(precision_curves, "recall", "precision", is_stepped=True)
+    return Section("Curves", "calibration/curves.html", {"curves": drawn, "rows": rows})
 
 
-def _draw(curves: Mapping[str, Curve], xlabel: str, ylabel: str, is_stepped: bool = False) -> Markup:
-    """The curves with their areas in the legend, and dots where a threshold was chosen."""
-    named = {f"{name} ({curve.area:.3f})": curve for name, curve in curves.items()}
-    points = {name: curve.chosen for name, curve in named.items() if curve.chosen is not None}
-    return share_curves(
-        {name: (curve.x, curve.y) for name, curve in named.items()}, points, xlabel, ylabel, is_stepped
-    )
+def _area(area: float, interval: tuple[float, float] | None) -> tuple[str, str]:
+    return f"{area:.4f}", f"({NO_INTERVAL if interval is None else '{:.4f} to {:.4f}'.format(*interval)})"
+
+
+def _corner(curves: Mapping[str, Curve]) -> float:
+    """The smallest corner that every curve, and every chosen point, comes into; 1 where only the whole has them."""
+    nearest = [float(np.maximum(curve.x, 1 - curve.y).min()) for curve in curves.values()]
+    chosen = [max(curve.chosen[0], 1 - curve.chosen[1]) for curve in curves.values() if curve.chosen is not None]
+    farthest = max([*nearest, *chosen], default=1.0)
+    return next((corner for corner in CORNERS if 1.2 * farthest <= corner), 1)
+
+
+def _draw(
+    curves: Mapping[str, Curve], xlabel: str, ylabel: str, is_stepped: bool = False, corner: float = 1
+) -> Markup:
+    """The curves, and dots where a threshold was chosen."""
+    points = {name: curve.chosen for name, curve in curves.items() if curve.chosen is not None}
+    shares = {name: (curve.x, curve.y) for name, curve in curves.items()}
+    return share_curves(shares, points, xlabel, ylabel, is_stepped, corner)
 
 
 # --------------------------------------------------------------------------------------------------

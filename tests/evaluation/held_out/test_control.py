@@ -1,9 +1,13 @@
 """Policies at work in the report, on a model whose verdicts are set by hand."""
 
+from dataclasses import replace
+from html import escape
+
 import pytest
 import torch
+from html_page import Page
 
-from safevlm_hf.evaluation.answering import answer_records
+from safevlm_hf.evaluation.answering import answer_records, judge_records
 from safevlm_hf.evaluation.held_out.control import POLICIES, draw_explanations, try_policies
 from safevlm_hf.evaluation.reports.control_parts import explanations_section, policies_section
 from safevlm_hf.evaluation.reports.pages import render_section
@@ -46,8 +50,11 @@ def test_policies_at_work(high_privacy, nano_processor, riskcards):
 
 
 def test_explanations_are_drawn(high_privacy, nano_processor, riskcards):
-    (drawing,) = draw_explanations(high_privacy, nano_processor, list(riskcards)[:1])
+    records = list(riskcards)[:1]
+    (drawing,) = draw_explanations(high_privacy, nano_processor, records)
     assert drawing.startswith(b"\x89PNG")
+    (explained,) = judge_records(high_privacy, nano_processor, records, progress=False)
+    explained = replace(explained, question="Who lives here, and where? " * 20 + "<b>")
     found = {
         "num_samples": 3,
         "mass": 0.5,
@@ -55,7 +62,13 @@ def test_explanations_are_drawn(high_privacy, nano_processor, riskcards):
         "mass_ratio": 5.0,
         "random_ratio": 1.0,
         "best_ratio": 10.0,
+        "intervals": {"mass": [0.42, 0.58]},
     }
-    page = render_section(explanations_section([drawing], {"region": found}))
-    assert "data:image/png;base64," in page and "5.00" in page
+    html = render_section(explanations_section([drawing], {"region": found}, [explained]))
+    assert "data:image/png;base64," in html and "5.00" in html and "0.500<small>(0.42 to 0.58)</small>" in html
+    # What the drawing shows stands beside it as text, the question whole.
+    verdict = f"privacy, high · risk {explained.verdict.risk:.2f} · condition"
+    assert f"<b>{escape(explained.question)}</b><br>Verdict: {verdict}" in html
+    (alt,) = (attributes["alt"] for attributes, _ in Page(html).of("img"))
+    assert alt.startswith(f"Verdict: {verdict}.") and "Categories: privacy 1.00, " in alt
     assert explanations_section([], None) is policies_section([], [], []) is None

@@ -1,7 +1,10 @@
 import json
 
+import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
+from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.judges.agreement import compare_judges
 from safevlm_hf.evaluation.judges.base import Judgement
 
@@ -57,9 +60,29 @@ def test_what_is_undefined_is_none():
     (found,) = compare_judges({"a": column("answer", "answer"), "b": column("answer", "answer")})
     assert found["kappa"] is None and found["agreement"] == 1.0
     (found,) = compare_judges({"a": column(None, "answer"), "b": column("answer", None)})
-    assert found["kappa"] is found["agreement"] is None and (found["judged"], found["failed"]) == (0, 2)
+    assert found["kappa"] is found["agreement"] is found["agreement_interval"] is found["kappa_interval"] is None and (
+        found["judged"],
+        found["failed"],
+    ) == (0, 2)
     assert found["confusion"] == found["differing"] == []
     assert compare_judges({}) == compare_judges({"a": column("answer")}) == []
+
+
+def test_agreement_and_kappa_have_intervals():
+    random = np.random.RandomState(0)
+    for one, other, weights in (
+        (random.choice(["answer", "refusal", "care"], 80), random.choice(["answer", "refusal"], 80), None),
+        (random.randint(0, 11, 80).astype(float), random.randint(0, 11, 80).astype(float), "quadratic"),
+    ):
+        (found,) = compare_judges({"a": column(*one.tolist()), "b": column(*other.tolist())}, same={})
+        confusion = np.array(found["confusion"])
+        first, second = (np.repeat(ids.ravel(), confusion.ravel()) for ids in np.indices(confusion.shape))
+        assert found["kappa"] == pytest.approx(cohen_kappa_score(first, second, weights=weights))
+        assert found["kappa_interval"][0] < found["kappa"] < found["kappa_interval"][1]
+        assert found["agreement_interval"] == list(Rate(np.trace(confusion), 80).interval)
+    (full,) = compare_judges({name: column("answer", "refusal", "answer") for name in "ab"})
+    assert (full["kappa"], full["kappa_interval"]) == (1, None)  # no draw changes it
+    assert full["agreement_interval"] == list(Rate(3, 3).interval)
 
 
 def test_other_items_are_an_error():

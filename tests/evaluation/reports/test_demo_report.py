@@ -271,7 +271,7 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
     results.trials = [PolicyTrial("A category switched off", "It is answered.", policy, frozenset(), tried)]
     path = write_report(tmp_path / "report.html", results)
     check_page(path.read_text())
-    assert "<b>5.00 (4.00 to 6.50)</b>" in path.read_text()
+    assert "<b>5.00</b><small>(4.00 to 6.50)</small>" in path.read_text()
     with open_page() as page:
         page.goto(path.as_uri())
         assert page.locator("h2").count() == page.locator("nav.contents a").count() == 11
@@ -320,6 +320,7 @@ def test_table(results):
     assert lines["Question pairs, both right"].split()[4:7] == ["-", "0.667", "0.667"]
     assert '  with head_pooling="first"' in table and "0.062" in table
     assert lines["held-out figure"].endswith("target")
+    assert "target" not in format_table(replace(results, targets=()))
 
 
 def test_targets():

@@ -69,6 +69,21 @@ def test_every_figure_names_its_judge_and_every_cell_its_system(page):
     assert "none" in rows and "target" not in rows
 
 
+def test_every_figure_has_an_interval_or_the_reason_why_not(page):
+    said = [text.strip() for text in page.texts]
+    assert "(0.500 to 1.000; n 2)" in said and "(no interval: no draw changes it; n 1)" in said
+    agreed = said[said.index("Do the judges agree?") :]
+    assert agreed[agreed.index("1.00") + 1] == "(0.34 to 1.00)"  # 2 of 2
+
+
+def test_only_drawn_cards_are_said_to_be_drawn(page):
+    assert "drawn cards" not in page.said
+    protocol = Protocol("riskcards", "test", 1, "a" * 64, "b" * 64, {}, 9, {})
+    result = EvaluationResult(protocol, System("base", "m"), [], Counts(1))
+    one = Evaluated(result, [Item("a", (), user_turn("What?"))], [Answer("a", "A card.")], {})
+    assert "drawn cards" in Page(render_evaluation_report([[one]])).said
+
+
 @pytest.mark.parametrize(
     "labels", [{"is_image_risky": True}, {"image_grade": "borderline"}, {"image_grade": "unsafe"}, {"severity": 2}]
 )

@@ -1,9 +1,10 @@
 """Whether the map of an explanation lies on what makes a picture risky, where that is known (RiskCards)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def localisation_figures(
     regions: Sequence[Sequence[float]],
     image_sizes: Sequence[tuple[int, int]],
     seed: int = 0,
-) -> dict[str, float | list[float]]:
+) -> dict[str, Any]:
     """How strongly maps lie on their regions, as means over the pictures. A uniform map has a ratio of 1.
 
     Args:
@@ -83,6 +84,7 @@ def localisation_figures(
     Returns:
         `mass`: the map's mass inside. `area_share`: the region's share of the area. `mass_ratio`: mass by area share.
         `interval`: the 95% bootstrap interval of `mass_ratio` over the pictures, left out of a single one.
+        `intervals`: those of the other means by name, without those that no draw changes.
         `random_ratio`: the same of random maps (each cell uniform in [0, 1)). `other_ratio`: of the map of the next
         picture, which shows what the usual places of regions give. `best_ratio`: of maps that lie inside as a whole.
 
@@ -104,15 +106,26 @@ def localisation_figures(
         name: [region_mass(*one) for one in zip(found, regions, image_sizes)] for name, found in candidates.items()
     }
     masses, areas = zip(*inside["mass_ratio"])
-    ratios = np.array([mass / area for mass, area in inside["mass_ratio"]])
-    ends = Bootstrap(seed=seed).interval(lambda weights: np.average(ratios, weights=weights), np.arange(len(ratios)))
-    return {
-        "mass": fmean(masses),
-        "area_share": fmean(areas),
-        **{name: fmean(mass / area for mass, area in pairs) for name, pairs in inside.items()},
-        "best_ratio": fmean(1 / area for area in areas),
-        **({"interval": [float(end) for end in ends]} if len(ratios) > 1 else {}),
+    means = {
+        "mass": masses,
+        "area_share": areas,
+        **{name: [mass / area for mass, area in pairs] for name, pairs in inside.items()},
+        "best_ratio": [1 / area for area in areas],
     }
+    intervals = _intervals(means, seed)
+    own = {"interval": intervals.pop("mass_ratio")} if "mass_ratio" in intervals else {}
+    return {**{name: fmean(values) for name, values in means.items()}, **own, "intervals": intervals}
+
+
+def _intervals(means: Mapping[str, Sequence[float]], seed: int) -> dict[str, list[float]]:
+    """95% bootstrap intervals of means over the same pictures."""
+    columns = {name: np.array(values) for name, values in means.items()}
+
+    def draw(weights: np.ndarray) -> dict[str, float]:
+        return {name: float(np.average(values, weights=weights)) for name, values in columns.items()}
+
+    found = Bootstrap(seed=seed).intervals(draw, np.arange(len(columns["mass"])))
+    return {name: [float(low), float(high)] for name, (low, high) in found.items() if low < high}
 
 
 @torch.inference_mode()
@@ -147,7 +160,7 @@ def explain_records(
 
 def riskcards_localisation(
     model, processor, records: Sequence[dict], batch_size: int = 16, map: str = "map", seed: int = 0
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """`localisation_figures` of the risky records of RiskCards.
 
     Returns figures by region: `"region"` (text, pictogram and symbol) and `"pictogram_region"`, and both again over

@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from safevlm_hf.extras import needs_extra
+from safevlm_hf.calibration.rates import Rate
 
+from ..metrics.bootstrap import Bootstrap
 from ..metrics.judged import COMPLETION_LABELS, HARM_LABELS, PREFERENCE_LABELS
 from .base import Judgement
-
-
-with needs_extra("eval"):
-    from sklearn.metrics import cohen_kappa_score
 
 
 SAME = {"care": "answer"}
@@ -41,10 +38,11 @@ def compare_judges(
 
     Returns:
         One dict per pair: `judges` (two names), `judged` (answers that both judged), `failed` (answers that one or
-        both did not), `agreement` (share), `kappa`, `labels` (of scores: the bands, from 0), `confusion` (rows are the
-        first judge's labels, columns the second's), and `differing` (a list of `{"item_id", "labels"}`, what either
-        judge said). `agreement` and `kappa` are `None` where they are undefined: without answers, or, for kappa, where
-        both judges gave one and the same label throughout.
+        both did not), `agreement` (share), `agreement_interval` (95%, Wilson's), `kappa`, `kappa_interval` (95%,
+        bootstrap over the answers), `labels` (of scores: the bands, from 0), `confusion` (rows are the first judge's
+        labels, columns the second's), and `differing` (a list of `{"item_id", "labels"}`, what either judge said).
+        `agreement` and `kappa` are `None` where they are undefined: without answers, or, for kappa, where both judges
+        gave one and the same label throughout. `kappa_interval` is `None` where no draw changes kappa.
 
     Raises:
         ValueError: two judges judged other items, or in another order.
@@ -64,12 +62,17 @@ def _compare(names: tuple[str, str], ones: Sequence[Judgement], others: Sequence
     first = [_category(a, same, scale) for a, _ in judged]
     second = [_category(b, same, scale) for _, b in judged]
     labels = [*range(BANDS)] if has_scores else sorted({*first, *second})
+    cells = np.array([labels.index(a) * len(labels) + labels.index(b) for a, b in zip(first, second)], dtype=int)
+    kappa, kappa_interval = _kappa(cells, len(labels), is_quadratic=has_scores)
+    num_agreed = sum(a == b for a, b in zip(first, second))
     return {
         "judges": list(names),
         "judged": len(judged),
         "failed": len(ones) - len(judged),
-        "agreement": sum(a == b for a, b in zip(first, second)) / len(judged) if judged else None,
-        "kappa": _kappa(first, second, labels, "quadratic" if has_scores else None),
+        "agreement": num_agreed / len(judged) if judged else None,
+        "agreement_interval": list(Rate(num_agreed, len(judged)).interval) if judged else None,
+        "kappa": kappa,
+        "kappa_interval": kappa_interval,
         "labels": labels,
         "confusion": [[list(zip(first, second)).count((a, b)) for b in labels] for a in labels] if judged else [],
         "differing": [
@@ -80,11 +83,25 @@ def _compare(names: tuple[str, str], ones: Sequence[Judgement], others: Sequence
     }
 
 
-def _kappa(first: list, second: list, labels: list, weights: str | None) -> float | None:
-    if len({*first, *second}) < 2:
-        return None
-    value = cohen_kappa_score(first, second, labels=labels, weights=weights)
-    return None if np.isnan(value) else float(value)
+def _kappa(cells: np.ndarray, num_labels: int, is_quadratic: bool) -> tuple[float | None, list[float] | None]:
+    """Cohen's kappa and its interval.
+
+    Args:
+        cells: (n,), of each answer the cell of the confusion matrix that it is in, row by row.
+    """
+    distances = np.subtract(*np.indices((num_labels, num_labels)))
+    costs = (distances**2 if is_quadratic else distances != 0).astype(float)
+
+    def kappa(weights: np.ndarray) -> float:
+        counts = np.bincount(cells, weights, num_labels**2).reshape(num_labels, num_labels)
+        by_chance = (costs * np.outer(counts.sum(axis=1), counts.sum(axis=0))).sum() / max(counts.sum(), 1)
+        return 1 - float((costs * counts).sum() / by_chance) if by_chance else math.nan
+
+    value = kappa(np.ones(len(cells)))
+    if math.isnan(value):
+        return None, None
+    low, high = Bootstrap().interval(kappa, np.arange(len(cells)))
+    return value, [float(low), float(high)] if low < high else None
 
 
 def _category(judgement: Judgement, same: Mapping[str, str], scale: tuple[float, float]) -> str | int:

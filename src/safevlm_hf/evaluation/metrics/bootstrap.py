@@ -15,7 +15,8 @@ class Bootstrap:
 
     Clusters are drawn with replacement, and all rows of a cluster stay together, so that the rotations of one question
     do not pass for independent questions. Draws in which a statistic is undefined (no risky item among them) are left
-    out. What never varies in the sample has an interval without width, however small the sample is.
+    out. What never varies in the sample has an interval without width, however small the sample is (`steady` has
+    others).
 
     Attributes:
         num_resamples: number of draws, at least 1.

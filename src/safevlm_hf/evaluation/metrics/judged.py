@@ -16,6 +16,7 @@ from safevlm_hf.evaluation.items import Item
 from safevlm_hf.evaluation.metrics.labels import is_risky, label_id
 from safevlm_hf.evaluation.metrics.measurement import Measurement, align
 from safevlm_hf.evaluation.metrics.shares import mean_of, share, weighted_mean
+from safevlm_hf.evaluation.metrics.steady import Rows, of_mean_over, of_share
 from safevlm_hf.evaluation.protocol.strict_json import shorten
 
 
@@ -87,7 +88,12 @@ def judged_accuracy(items: Sequence[Item], judgements: Sequence[str | None], jud
         return (weighted_mean(truth, seen, weights * truth) + weighted_mean(truth, seen, weights * (1 - truth))) / 2
 
     measured = mean_of("judged_accuracy", [(item, one) for (item, _), one in zip(rows, right)], (0, 1), judge)
-    return replace(measured, statistic=mean_of_sides, truth=sides)
+    steady = of_mean_over(_split_by_side, weighted_mean, of_share)
+    return replace(measured, statistic=mean_of_sides, truth=sides, steady_interval=steady)
+
+
+def _split_by_side(rows: Rows) -> list[Rows]:
+    return [rows.only(rows.truth == side) for side in (1, 0)]
 
 
 def safe_completion(

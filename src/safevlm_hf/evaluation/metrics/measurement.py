@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.metrics.figure import Figure
+from safevlm_hf.evaluation.metrics.steady import Rows, SteadyInterval, of_difference, of_mean_over
 from safevlm_hf.evaluation.protocol.strict_json import shorten
 
 
@@ -54,6 +54,7 @@ class Measurement:
         best, worst: like `seen`, what stands for a missing outcome in the two bounds; NaN where none is known.
         judge: who judged.
         is_share: whether `seen` are hits (0 or 1) and the statistic is their share.
+        steady_interval: the interval where no draw changes the figure; `None` where nothing can be said.
     """
 
     name: str
@@ -65,14 +66,14 @@ class Measurement:
     worst: np.ndarray
     judge: str | None = None
     is_share: bool = False
+    steady_interval: SteadyInterval | None = None
 
     def figure(self, bootstrap: Bootstrap | None = None, part: str | None = None) -> Figure:
         """The figure over all items."""
-        known = ~np.isnan(np.atleast_2d(self.seen.T)).any(axis=0)
-        truth, seen, failed = self.truth[known], self.seen[known], int((~known).sum())
-        clusters = clusters_of([item for item, is_known in zip(self.items, known) if is_known])
-        value = self._value(truth, seen)
-        low, high = self._interval(truth, seen, clusters, value, bootstrap or Bootstrap())
+        known = self._only(~np.isnan(np.atleast_2d(self.seen.T)).any(axis=0))
+        failed = len(self.items) - len(known.items)
+        value = self._value(known.truth, known.seen)
+        low, high = known._interval(value, bootstrap or Bootstrap())
         has_bounds = failed and not np.isnan([self.worst, self.best]).any()
         bounds = [self._value(self.truth, self._filled(ends)) for ends in (self.worst, self.best) if has_bounds]
         least, most = sorted(bounds) if bounds and not np.isnan(bounds).any() else (None, None)
@@ -83,7 +84,7 @@ class Measurement:
             high=rounded(high),
             total=len(self.items),
             failed=failed,
-            count=int(seen.sum()) if self.is_share else None,
+            count=int(known.seen.sum()) if self.is_share else None,
             least=rounded(least),
             most=rounded(most),
             part=part,
@@ -107,6 +108,8 @@ class Measurement:
             statistic=_mean_over_parts(self.statistic, len(names)),
             truth=np.column_stack([codes, labelled.truth]),
             is_share=False,
+            steady_interval=self.steady_interval
+            and of_mean_over(_split_by_code, self.statistic, self.steady_interval),
         )
         return [self.figure(bootstrap), *figures, mean.figure(bootstrap, f"mean over {by}")]
 
@@ -134,6 +137,7 @@ class Measurement:
             best=np.column_stack([self.best, other.worst]),
             worst=np.column_stack([self.worst, other.best]),
             is_share=False,
+            steady_interval=of_difference if self.is_share and other.is_share else None,
         ).figure(bootstrap)
 
     def _only(self, rows: np.ndarray) -> "Measurement":
@@ -147,15 +151,16 @@ class Measurement:
     def _value(self, truth: np.ndarray, seen: np.ndarray) -> float:
         return self.statistic(truth, seen, np.ones(len(truth))) if len(truth) else math.nan
 
-    def _interval(self, truth, seen, clusters, value: float, bootstrap: Bootstrap) -> tuple[float, float]:
-        low, high = bootstrap.interval(lambda weights: self.statistic(truth, seen, weights), clusters)
+    def _interval(self, value: float, bootstrap: Bootstrap) -> tuple[float, float]:
+        """Of rows that are all known; two NaN where there is none."""
+        clusters = clusters_of(self.items)
+        low, high = bootstrap.interval(lambda weights: self.statistic(self.truth, self.seen, weights), clusters)
         if low < high:
             return low, high
-        # Resampling cannot show what was never seen: 0 of 20 is not 0% for certain. Wilson's interval can.
-        if self.is_share and (value in (0, 1) or low == high):
-            num_clusters = int(clusters.max()) + 1
-            return Rate(round(value * num_clusters), num_clusters).interval
-        return math.nan, math.nan
+        is_steady = low == high or (len(self.seen) and not np.ptp(self.seen, axis=0).any())
+        if math.isnan(value) or not is_steady or self.steady_interval is None:
+            return math.nan, math.nan
+        return self.steady_interval(Rows(self.truth, self.seen, self.worst, self.best, clusters))
 
 
 def clusters_of(items: Sequence[Item]) -> np.ndarray:
@@ -176,6 +181,12 @@ def _mean_over_parts(statistic: Statistic, num_parts: int) -> Statistic:
         return math.fsum(values) / num_parts
 
     return mean
+
+
+def _split_by_code(rows: Rows) -> list[Rows]:
+    """By the first column of truth, which is left out of the parts."""
+    parts = [rows.only(rows.truth[:, 0] == code) for code in np.unique(rows.truth[:, 0])]
+    return [replace(part, truth=part.truth[:, 1]) for part in parts]
 
 
 def rounded(value: Any) -> float | None:

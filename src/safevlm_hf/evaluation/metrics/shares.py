@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from safevlm_hf.evaluation.items import Item
 from safevlm_hf.evaluation.metrics.measurement import Measurement, align
+from safevlm_hf.evaluation.metrics.steady import of_mean, of_share
 from safevlm_hf.evaluation.protocol.strict_json import shorten
 
 
@@ -60,4 +61,5 @@ def mean_of(
         worst=lowest,
         judge=judge,
         is_share=is_share,
+        steady_interval=of_share if is_share else of_mean,
     )

@@ -92,35 +92,54 @@ def _named(name: str, one: Prediction) -> tuple[str, str]:
 
 
 def explanations_section(
-    drawings: Sequence[bytes], localisation: Mapping[str, Mapping[str, float]] | None
+    drawings: Sequence[bytes],
+    localisation: Mapping[str, Mapping[str, Any]] | None,
+    explained: Sequence[Prediction] = (),
 ) -> Section | None:
-    """Maps of what the verdict rests on, and how well they find the risky region; `None` without drawings."""
+    """Maps of what the verdict rests on, and how well they find the risky region; `None` without drawings.
+
+    Args:
+        explained: which records the drawings are of.
+    """
     if not drawings:
         return None
     regions = [
-        {
-            "name": label,
-            "figures": {
-                "samples": found["num_samples"],
-                "share of the area": f"{found['area_share']:.3f}",
-                "share of the map": f"{found['mass']:.3f}",
-                "ratio": f"{found['mass_ratio']:.2f}{_in_brackets(found)}",
-                "random map": f"{found['random_ratio']:.2f}",
-                "best possible": f"{found['best_ratio']:.2f}",
-            },
-        }
+        {"name": label, "figures": _region_figures(found)}
         for name, label in REGIONS.items()
         if (found := (localisation or {}).get(name))
     ]
-    alt = "risky sample {}: its picture, the map of what the verdict rests on, the probability of each category, and "
-    alt += "the words of the question, shaded"
-    caption = "Risky sample {}: its picture, where the verdict comes from, and the words that decided"
-    pictures = [
-        inline_picture(one, "png", alt.format(number), caption.format(number))
-        for number, one in enumerate(drawings, 1)
-    ]
+    pictures = [_explained(drawing, one) for drawing, one in zip(drawings, explained, strict=True)]
     return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures})
 
 
-def _in_brackets(figures: Mapping[str, Any]) -> str:
-    return f" ({range_text(figures['interval'])})" if "interval" in figures else ""
+def _region_figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Title to a figure and its interval."""
+    titles = {
+        "share of the area": ("area_share", 3),
+        "share of the map": ("mass", 3),
+        "ratio": ("mass_ratio", 2),
+        "random map": ("random_ratio", 2),
+        "best possible": ("best_ratio", 2),
+    }
+    intervals = {**found.get("intervals", {}), **({"mass_ratio": found["interval"]} if "interval" in found else {})}
+    cells = {
+        title: (f"{found[name]:.{digits}f}", range_text(intervals[name]) if name in intervals else "")
+        for title, (name, digits) in titles.items()
+    }
+    return {"samples": (str(found["num_samples"]), ""), **cells}
+
+
+def _explained(drawing: bytes, one: Prediction) -> dict[str, Any]:
+    """The drawing, and what it says as text: the question, the verdict, and the probability of each category."""
+    verdict = one.verdict
+    name = ", ".join(dict.fromkeys((verdict.category, verdict.level)))
+    said = f"{name} · risk {verdict.risk:.2f} · {verdict.action}"
+    ranked = sorted(verdict.category_probabilities.items(), key=lambda item: -item[1])
+    categories = ", ".join(f"{name} {probability:.2f}" for name, probability in ranked)
+    alt = (
+        f"Verdict: {said}. The picture, the map of what the verdict rests on, and the words of the question, shaded. "
+    )
+    return {
+        "picture": inline_picture(drawing, "png", f"{alt}Categories: {categories}.", one.question),
+        "verdict": said,
+    }

@@ -28,6 +28,8 @@ def write_report(path: str | os.PathLike, results: DemoResults) -> Path:
 
 def render_report(results: DemoResults) -> str:
     """The whole page."""
+    # What is explained are the first risky records.
+    explained = [one for one in results.safe_predictions if one.level > 0][: len(results.explanations)]
     tried = results.safe_predictions[: len(results.trials[0].predictions)] if results.trials else ()
     sections = (
         figures_section(results),
@@ -36,7 +38,7 @@ def render_report(results: DemoResults) -> str:
         matrices_section(results),
         reliability_section(results),
         policies_section(results.trials, tried, results.categories),
-        explanations_section(results.explanations, results.localisation),
+        explanations_section(results.explanations, results.localisation, explained),
         _training_section(results),
         pairs_section(results),
         mistakes_section(results),
@@ -78,4 +80,6 @@ def format_table(results: DemoResults) -> str:
     ]
     tables = [[["held-out figure", *results.figures, "target"], *rows]]
     tables += format_rows(results.robustness, results.targets)
+    if not results.targets:
+        tables = [[row[:-1] for row in table] for table in tables]
     return "\n\n".join(map(align, tables)).replace("… ", "  ").replace("≥", ">=").replace("≤", "<=")

@@ -19,7 +19,7 @@ from safevlm_hf.evaluation.reports.figure_names import figure_title, is_shown_fi
 from safevlm_hf.evaluation.reports.pages import Section, render_page
 from safevlm_hf.evaluation.reports.picture_parts import Card, Chip, Said, picture_at
 from safevlm_hf.evaluation.reports.plots import share_curves
-from safevlm_hf.evaluation.reports.tables import Cell, Row
+from safevlm_hf.evaluation.reports.tables import NO_INTERVAL, Cell, Row, range_text
 from safevlm_hf.files import write_text
 
 
@@ -75,6 +75,7 @@ def _lead(result: EvaluationResult) -> dict:
         "items": counts.describe_items(),
         "missing": counts.missing,
         "failed": counts.failed,
+        "is_drawn": protocol.benchmark == "riskcards",
     }
 
 
@@ -131,13 +132,15 @@ def _text(figure: Figure) -> str:
 
 def _short_note(figure: Figure, with_total: bool) -> str:
     """As `_note`; without failures in few characters."""
-    if figure.failed or with_total or figure.low is None:
-        return _note(figure) if figure.failed or with_total else ""
-    return f"({figure.low:.2f}-{figure.high:.2f})"
+    if figure.failed or with_total:
+        return _note(figure)
+    return "" if figure.low is None else f"({figure.low:.2f}-{figure.high:.2f})"
 
 
 def _note(figure: Figure) -> str:
-    interval = f"{figure.low:.3f} to {figure.high:.3f}; " if figure.low is not None else ""
+    interval = "" if figure.value is None else f"{NO_INTERVAL}; "
+    if figure.low is not None:
+        interval = f"{figure.low:.3f} to {figure.high:.3f}; "
     failed = f"; {figure.failed} failed" if figure.failed else ""
     bounds = f", so {figure.least:.3f} to {figure.most:.3f}" if figure.least is not None else ""
     return f"({interval}n {figure.total}{failed}{bounds})"
@@ -154,16 +157,20 @@ def _agreement(one: Evaluated) -> list[dict]:
         {
             "judges": " and ".join(pair["judges"]),
             "judged": pair["judged"],
-            "agreement": _number(pair["agreement"]),
-            "kappa": _number(pair["kappa"]),
+            "agreement": _with_interval(pair, "agreement"),
+            "kappa": _with_interval(pair, "kappa"),
             "differing": ", ".join(shown["item_id"] for shown in pair["differing"][:5]),
         }
         for pair in compare_judges(one.judgements)
     ]
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _with_interval(pair: dict, name: str) -> tuple[str, str]:
+    """A figure of two judges, and its interval in brackets."""
+    value, interval = pair[name], pair[f"{name}_interval"]
+    if value is None:
+        return "-", ""
+    return f"{value:.2f}", f"({range_text(interval) if interval else NO_INTERVAL})"
 
 
 def _differences(of_benchmark: Sequence[Evaluated]) -> list[dict]:

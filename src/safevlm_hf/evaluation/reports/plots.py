@@ -52,7 +52,7 @@ def reliability_diagram(
         intervals = [Rate(round(bin.risky_share * bin.num_samples), bin.num_samples).interval for bin in bins]
         top.vlines(risks, *zip(*intervals) if intervals else ((), ()), color=COLOURS[0], linewidth=1, alpha=0.5)
         top.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=observed)
-        top.legend(loc="upper left")
+        top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)  # above: no data lies under it
         centres, widths = [(bin.low + bin.high) / 2 for bin in bins], [0.9 * (bin.high - bin.low) for bin in bins]
         below.bar(centres, [bin.num_samples for bin in bins], widths, color="#9dbbdb")
         below.set(xlabel=predicted, ylabel="samples")
@@ -128,19 +128,26 @@ def share_curves(
     xlabel: str,
     ylabel: str,
     is_stepped: bool = False,
+    corner: float = 1,
 ) -> Markup:
-    """Curves of one share over another, both 0 to 1: name to its (x, y), and to the point of it that is marked."""
-    with rc_context({**STYLE, "svg.hashsalt": xlabel}):
-        figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+    """Curves of one share over another, both 0 to 1: name to its (x, y), and to the point of it that is marked.
+
+    Args:
+        corner: how far the axes reach from the corner where x is 0 and y is 1; all points lie in it.
+    """
+    with rc_context({**STYLE, "svg.hashsalt": f"{xlabel} {corner:g}"}):
+        figure = Figure(figsize=(4.6, 5), layout="constrained")
         axes = figure.subplots()
         for index, (name, (x, y)) in enumerate(curves.items()):
             colour, drawstyle = COLOURS[index % len(COLOURS)], "steps-pre" if is_stepped else "default"
-            axes.plot(x, y, color=colour, linewidth=1.5, drawstyle=drawstyle, label=_plain(name), clip_on=False)
+            # Without clipping, what lies on the border is whole; of a corner the rest has to be cut off.
+            style = {"linewidth": 1.5, "drawstyle": drawstyle, "clip_on": corner < 1}
+            axes.plot(x, y, color=colour, label=_plain(name), **style)
             if name in points:
                 axes.plot(*points[name], color=colour, marker="o", markersize=6, clip_on=False)
-        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=xlabel, ylabel=ylabel)
+        axes.set(xlim=(0, corner), ylim=(1 - corner, 1), xlabel=xlabel, ylabel=ylabel)
         if curves:
-            axes.legend(fontsize=9, loc="lower left" if is_stepped else "lower right")
+            figure.legend(fontsize=9, loc="outside lower center", ncols=2)
         return _to_svg(figure)
 
 

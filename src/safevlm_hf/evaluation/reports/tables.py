@@ -8,6 +8,10 @@ from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.held_out.targets import Target
 
 
+NO_INTERVAL = "no interval: no draw changes it"
+"""What stands in place of an interval: the sample does not show how sure such a figure is."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """A figure, what it rests on, and whether it meets its targets; `None` if it has none."""
@@ -45,7 +49,7 @@ def interval_text(rate: Rate | None) -> str:
     return range_text(rate.interval)
 
 
-def range_text(interval: tuple[float, float]) -> str:
+def range_text(interval: Sequence[float]) -> str:
     """The ends of an interval: "0.01 to 0.07"; empty where there is none (NaN)."""
     low, high = interval
     return "" if low != low else f"{low:.2f} to {high:.2f}"
