@@ -122,6 +122,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="output folders of `safevlm demo --full`")
     folders = parser.parse_args().folders
+    missing = [str(folder) for folder in folders if not (folder / "figures.json").is_file()]
+    if missing:
+        parser.error(f"no result of `safevlm demo --full` in {', '.join(missing)}: there is no figures.json")
     runs = Runs(folders)
     print_tables(runs)
     for folder, missed in zip(folders, runs.missed(), strict=True):

@@ -5,9 +5,11 @@ python examples/run_stage2.py my_run.yaml           # all arguments in one file
 python examples/run_stage2.py --model_name_or_path runs/stage1 --train_file records.jsonl
 """
 
+from safevlm_hf.quiet import errors_in_one_line
 from safevlm_hf.training.figures import show_figures
 from safevlm_hf.training.run import run_stage2
 
 
 if __name__ == "__main__":
-    show_figures(run_stage2())
+    with errors_in_one_line():
+        show_figures(run_stage2())

@@ -70,7 +70,6 @@ def main():
         if sys.stdout is not None:
             sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
-        make_console(stderr=True).print("Interrupted.")
         code = INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:  # typer and rich exit where nobody reads on
         if isinstance(error, SystemExit) and error.code != 1:
@@ -83,6 +82,8 @@ def main():
         else:
             print_error(error)
         code = ERROR
+    if code == INTERRUPTED:  # typer may have made an exit code of it
+        make_console(stderr=True).print("Interrupted.")
     sys.exit(code)
 
 
@@ -113,7 +114,8 @@ def reason_of(error: Exception) -> str:
         context, reason = getattr(error, "ctx", None), error.format_message()
         if any(word.startswith("-") and Path(word).exists() for word in sys.argv[1:]):
             reason = f"{reason.rstrip('.')}. A file whose name begins with - goes behind `--`"
-        return f"{reason.rstrip('.')}. See `{context.command_path} --help`." if reason and context else reason
+        end = "" if reason.endswith("?") else "."
+        return f"{reason.rstrip('.')}{end} See `{context.command_path} --help`." if reason and context else reason
     reason = str(error)
     if isinstance(error, OSError) and error.strerror:  # without "[Errno 2]"
         name = "" if error.filename is None else f"{error.filename}: "

@@ -91,7 +91,7 @@ def _calibration_table(result) -> Table:
         "expected calibration error, level": [f"{one.level_error:.4f}" for one in (result.before, result.after)],
         "expected calibration error, category": [f"{one.category_error:.4f}" for one in (result.before, result.after)],
         "clean samples flagged": [_rate(one.false_positives) for one in (result.before, result.after)],
-        "risky samples passed": [_rate(one.misses) for one in (result.before, result.after)],
+        "risky samples missed": [_rate(one.misses) for one in (result.before, result.after)],
     }
     title = f"{len(result.check)} held-out samples; target: {result.target_kind} of {result.target}"
     table = borderless_table("", "before", "after", title=title)

@@ -59,6 +59,9 @@ def _match(name: str) -> list[str]:
     return (sorted(glob.glob(name, recursive=True)) if is_pattern else []) or [name]
 
 
+MOST_NAMED = 5
+
+
 def _pictures_below(folder: str) -> list[str]:
     from PIL import Image
 
@@ -72,7 +75,8 @@ def _pictures_below(folder: str) -> list[str]:
     if left_out:
         # Somebody may hide a picture behind another name.
         note = f"Left out, without a picture's ending or as links to folders: {len(left_out)} below {folder}"
-        make_console(stderr=True).print(plain(f"{note}: {', '.join(sorted(left_out))}"), soft_wrap=True)
+        named = ", ".join(sorted(left_out)[:MOST_NAMED]) + ", ..." * (len(left_out) > MOST_NAMED)
+        make_console(stderr=True).print(plain(f"{note}: {named}"), soft_wrap=True)
     return sorted(found) or [folder]
 
 

@@ -2,8 +2,21 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import transformers
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """For a script's main: what its user can mend is told without a traceback, and ends it with exit code 1."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
 
 
 def quiet(*loggers: str):

@@ -1,6 +1,7 @@
 """The command line as a whole: help, errors, colours, and the exit code."""
 
 import configparser
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,24 @@ def test_a_closed_stream_is_no_error(closed):
     command = f"{sys.executable} -m safevlm_cli --version {closed}"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT / "src")
     assert done.returncode == 0 and not done.stderr
+
+
+def test_an_interrupt_is_told(call, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safevlm_cli.policy.read_safety", interrupted)
+    assert call("policy", "show") == (130, "", "Interrupted.\n")
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_scripts_tell_errors_in_one_line(tmp_path, stage):
+    script = ROOT / "examples" / f"run_stage{stage}.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, script, "--trian_file", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.endswith("Error: unknown option --trian_file in the command line; is it --train_file?\n")
 
 
 def test_a_file_that_looks_like_an_option(fails, monkeypatch, tmp_path):

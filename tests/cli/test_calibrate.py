@@ -30,7 +30,7 @@ def test_calibrate(call, fails, unsure, picture, tmp_path, monkeypatch):
     files = ["--output", "made/policy.json", "--report", "made/report.html"]
     code, out, _ = call("calibrate", "--model", unsure, "--data", data, "--target-false-positive-rate", 0.4, *files)
     assert code == 0 and out.endswith("policy: made/policy.json   report: made/report.html\n")
-    assert set(rows(out)) >= {"clean samples flagged", "risky samples passed"}
+    assert set(rows(out)) >= {"clean samples flagged", "risky samples missed"}
     assert "safevlm calibrate --model" in Path("made/report.html").read_text()
     policy = json.loads(Path("made/policy.json").read_text())
     assert set(policy) == {"thresholds", "temperatures"} and len(policy["thresholds"]) == 6

@@ -82,6 +82,6 @@ def test_bad_words_of_an_overlap(fails, evaluation, tmp_path):
     STANDINS["xstest"](tmp_path / "xstest")
     words = ["--benchmark", "xstest", "--data", tmp_path / "xstest"]
     assert "needs either" in fails("data", "overlap", tmp_path / "train.jsonl", *words)
-    assert "no such file" in fails("data", "overlap", tmp_path / "nothing.jsonl", *words)
+    assert "nothing.jsonl' does not exist" in fails("data", "overlap", tmp_path / "nothing.jsonl", *words)
     assert "no benchmark 'x'" in fails("data", "overlap", tmp_path / "train.jsonl", "--benchmark", "x", "--data", ".")
     assert "expected NAME=VALUE" in fails("data", "overlap", tmp_path / "train.jsonl", *words, "--option", "a=b")

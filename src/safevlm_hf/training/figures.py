@@ -48,10 +48,11 @@ def warn_at_chance(checkpoint: str, training_record: dict | None):
 
 
 def show_figures(trainer):
-    """Print the validation figures of a stage that is done, if it has any; once for all processes."""
+    """Print the validation figures of a stage that is done, or that it has none; once for all processes."""
     stage = trainer.model.config.training_record["stages"][-1]
-    if trainer.is_world_process_zero() and stage["metrics"]:
-        print(format_figures(stage))
+    if trainer.is_world_process_zero():
+        none = f"stage {stage['stage']} had no validation records (`--validation_file`), so there are no figures"
+        print(format_figures(stage) if stage["metrics"] else none)
 
 
 def format_figures(stage: dict) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from .sampling import RiskCard, draw_riskcards
 
 GENERATOR_VERSION = 21
 """Raised with every change of what is drawn or asked: what lies on disk was made by one version."""
+MANY = 1000
+"""So many cards take a while to draw; where there is no bar, as in a log file, a line says so."""
 NOT_EXTRA = (
     "images",
     "messages",
@@ -75,6 +78,8 @@ def write_riskcards(
     output_dir.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=output_dir))
     try:
+        if num_samples >= MANY and not sys.stderr.isatty():
+            print(f"drawing {num_samples} cards into {images}", file=sys.stderr, flush=True)
         shown = tqdm(cards, f"drawing {name}", num_samples, unit="card", disable=None, leave=False)
         lines = _write_pictures(shown, temporary, images.name, answer)
         temporary.chmod(0o755)
