@@ -33,7 +33,11 @@ def card(
 
     if not Path(model).is_dir():
         raise ValueError(f"`--model` is {model!r}, expected the folder of a checkpoint, where its card lies.")
-    written = write_evaluation_card(model, results or [Path("runs/evaluation")], overlap or [])
+    results = results or [Path("runs/evaluation")]
+    missing = [str(path) for path in results if not path.exists()]
+    if missing:
+        raise ValueError(f"there are no results in {', '.join(missing)}: `safevlm evaluate` makes them.")
+    written = write_evaluation_card(model, results, overlap or [])
     console = make_console()
     for result in written.results:
         console.print(plain(f"{result.protocol.benchmark}/{result.protocol.split}: {result.system.name}"))

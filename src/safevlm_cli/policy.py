@@ -136,7 +136,9 @@ def replay(
     over = "the default policy" if model is None else f"the policy of {model}"
     title = f"What {audit} holds, had it been decided by {policy}, which overrides {over}. Samples: {report.samples}"
     console.print(plain(title), soft_wrap=True)
-    console.print(_action_table(report), _change_table(report))
+    console.print(_action_table(report))
+    if report.changes():
+        console.print(_change_table(report))
     for note in _replay_notes(report, settings, model, changes):
         console.print(plain(note), soft_wrap=True)
 

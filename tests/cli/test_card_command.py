@@ -64,7 +64,7 @@ def test_every_mistake_is_one_line_and_changes_nothing(fails, evaluated, tmp_pat
     assert "expected results.json files in it" in fails(
         "card", "--model", folder, "--results", tmp_path / "checkpoint"
     )
-    assert "no such file" in fails("card", "--model", folder, "--results", tmp_path / "results.json")
+    assert "there are no results in" in fails("card", "--model", folder, "--results", tmp_path / "results.json")
     assert "folder of a checkpoint" in fails("card", "--model", "org/name", "--results", results)
     (only_base,) = results.glob("*/base")
     assert "none of 1 results is of the checkpoint" in fails("card", "--model", folder, "--results", only_base)
