@@ -146,16 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     quiet("timm", "safevlm_hf")
     transformers.logging.disable_progress_bar()  # of weights that are loaded in no time
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # unset, it would warn in every fork
-    base = NANO_BASES[args.family]
-    if not base.is_dir():
-        making = f"`python examples/train_nano_base.py --family {args.family} --output_dir {base}`"
-        raise ValueError(f"the nano {args.family} is not part of this package yet; {making} makes it, in two hours")
-    folder = Path(args.output_dir or default_folder(args))
-    report = Path(args.report or (folder / "report.html" if folder != Path(DEFAULT_FOLDER) else "report.html"))
-    check_writable(folder, is_folder=True)
-    check_writable(report)
-    if not (args.overwrite_output_dir or args.fast):
-        refuse_to_overwrite(folder, report)
+    base, (folder, report) = find_base(args.family), find_places(args)
     sees_tiles = base != NANO_BASE
     drawn = {"varied_shapes": sees_tiles}
     stage1_options = extent.stage1 | {"model_name_or_path": str(base), **drawn}
@@ -211,6 +202,25 @@ def main(argv: list[str] | None = None) -> int:
     if args.fast:
         say(FAST_NOTE)
     return code
+
+
+def find_base(family: str) -> Path:
+    base = NANO_BASES[family]
+    if not base.is_dir():
+        making = f"`python examples/train_nano_base.py --family {family} --output_dir {base}`"
+        raise ValueError(f"the nano {family} is not part of this package yet; {making} makes it, in two hours")
+    return base
+
+
+def find_places(args: argparse.Namespace) -> tuple[Path, Path]:
+    """The folder of the run and its report, where both can be written and no earlier result is lost."""
+    folder = Path(args.output_dir or default_folder(args))
+    report = Path(args.report or (folder / "report.html" if folder != Path(DEFAULT_FOLDER) else "report.html"))
+    check_writable(folder, is_folder=True)
+    check_writable(report)
+    if not (args.overwrite_output_dir or args.fast):
+        refuse_to_overwrite(folder, report)
+    return folder, report
 
 
 def default_folder(args: argparse.Namespace) -> str:

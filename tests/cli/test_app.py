@@ -99,7 +99,10 @@ def test_without_a_command_it_is_the_help(call, words):
         (["policy", "check", "[red].json"], "'[red].json' does not exist"),
         (["policy", "check", "."], "'.' is a directory"),
         (["assess", "x.png", "--policy", "[red].json"], "'[red].json' does not exist"),
-        (["card", "--model", ".", "--results", "[red].json"], "there are no results in [red].json: `safevlm evaluate` makes them"),
+        (
+            ["card", "--model", ".", "--results", "[red].json"],
+            "there are no results in [red].json: `safevlm evaluate` makes them",
+        ),
         (["data", "check", "[red].jsonl"], "'[red].jsonl' does not exist"),
         (["data", "mix", "mixed", "--stage", "1"], "no risky records without a source"),
         (["calibrate", "--target-miss-rate", "0.1", "--output", "."], ". is a folder, expected a file"),

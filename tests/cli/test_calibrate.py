@@ -30,6 +30,8 @@ def test_calibrate(call, fails, unsure, picture, tmp_path, monkeypatch):
     files = ["--output", "made/policy.json", "--report", "made/report.html"]
     code, out, _ = call("calibrate", "--model", unsure, "--data", data, "--target-false-positive-rate", 0.4, *files)
     assert code == 0 and out.endswith("policy: made/policy.json   report: made/report.html\n")
+    thresholds = json.loads(Path("made/policy.json").read_text())["thresholds"]
+    assert thresholds and all(len(str(value)) < 14 for value in thresholds.values())  # not 0.05000000074505806
     assert set(rows(out)) >= {"clean samples flagged", "risky samples missed"}
     assert "safevlm calibrate --model" in Path("made/report.html").read_text()
     policy = json.loads(Path("made/policy.json").read_text())

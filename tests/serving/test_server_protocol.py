@@ -109,12 +109,16 @@ def test_a_stranger_with_a_large_body_hears_the_answer(address):
     assert answer_to(address, sent).startswith(b"HTTP/1.1 401")
 
 
+def statuses_now_and_later(address):
+    """Of a request while all connections are held, and of one when their time is over."""
+    first = answer_to(address, HEAD + b"\r\n")
+    time.sleep(1.5)
+    return [answer.split()[1] for answer in (first, answer_to(address, HEAD + b"\r\n"))]
+
+
 def test_idle_connections_do_not_keep_others_out_for_long(address):
     idle = [socket.create_connection(address) for _ in range(3)]
-    answers = [answer_to(address, HEAD + b"\r\n")]
-    time.sleep(1.5)
-    answers.append(answer_to(address, HEAD + b"\r\n"))
-    assert [answer.split()[1] for answer in answers] == [b"503", b"200"]
+    assert statuses_now_and_later(address) == [b"503", b"200"]
     for connection in idle:
         connection.close()
 
@@ -175,10 +179,7 @@ def test_a_large_answer_that_nobody_reads_holds_no_connection(address, close):
     for connection in unread:
         connection.sendall(LARGE + close + b"\r\n")
     time.sleep(0.2)
-    answers = [answer_to(address, HEAD + b"\r\n")]
-    time.sleep(1.5)
-    answers.append(answer_to(address, HEAD + b"\r\n"))
-    assert [answer.split()[1] for answer in answers] == [b"503", b"200"]
+    assert statuses_now_and_later(address) == [b"503", b"200"]
     for connection in unread:
         connection.close()
 
