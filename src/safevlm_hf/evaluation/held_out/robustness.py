@@ -175,16 +175,16 @@ def put_words_inside(records: Iterable[dict]) -> list[dict]:
         (filler,) = draw_fillers(1, "test", rng)
         return " ".join((*words[: len(words) // 2], filler, *words[len(words) // 2 :]))
 
-    return _with_questions(records, interrupt)
+    return with_questions(records, interrupt)
 
 
 def shorten_questions(records: Iterable[dict]) -> list[dict]:
     """Each question in one to three words."""
-    return _with_questions(records, lambda record, text: SHORT_QUESTIONS[json.loads(record["extra"])["kind"]])
+    return with_questions(records, lambda record, text: SHORT_QUESTIONS[json.loads(record["extra"])["kind"]])
 
 
-def _with_questions(records: Iterable[dict], rewrite: Callable[[dict, str], str]) -> list[dict]:
-    """The records, whose question is their first message, with other words for it."""
+def with_questions(records: Iterable[dict], rewrite: Callable[[dict, str], str]) -> list[dict]:
+    """Return the records, whose question is their first message, with other words for it."""
     asked = []
     for record in records:
         question, *rest = record["messages"]
