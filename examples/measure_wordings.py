@@ -68,14 +68,14 @@ def with_roles(messages: list[dict], roles: tuple[str, str]) -> list[dict]:
 
 def measure_few_words(model, processor, records: list[dict]):
     """Each card gets one of the prompts, under a policy that refuses every risk."""
-    rng = random.Random(0)
-    asked = with_questions(records, lambda record, text: rng.choice(FEW_WORDS))
-    found = answer_records(model, processor, asked, safety_policy=REFUSE_EVERY_RISK, progress=False)
-    risky = [one for one in found if one.level > 0]
-    refused = share(one.verdict.action == "refuse" for one in risky)
-    answered = share(one.answer_class == "answer" for one in risky)
-    print("\n| next to no words, every risk refused | risky, refused | risky, answered |\n|---|---|---|")
-    print(f"| {len(FEW_WORDS)} prompts | {refused} | {answered} |")
+    print("\n| every risk is refused | risky, refused | risky, answered |\n|---|---|---|")
+    for name, prompts in {"empty text": ("",), f"{len(FEW_WORDS)} prompts of few words": FEW_WORDS}.items():
+        rng = random.Random(0)
+        asked = with_questions(records, lambda record, text, rng=rng, prompts=prompts: rng.choice(prompts))
+        found = answer_records(model, processor, asked, safety_policy=REFUSE_EVERY_RISK, progress=False)
+        risky = [one for one in found if one.level > 0]
+        refused = share(one.verdict.action == "refuse" for one in risky)
+        print(f"| {name} | {refused} | {share(one.answer_class == 'answer' for one in risky)} |", flush=True)
 
 
 def flagged(predictions: list[Prediction], is_risky: bool) -> str:
