@@ -54,10 +54,11 @@ def train(
 
 
 def _show_what_is_kept(number: int, arguments: list[str]):
-    from safevlm_hf.training.arguments import checkpoints, parse_arguments
+    from safevlm_hf.training.arguments import parse_arguments
+    from safevlm_hf.training.checkpoints import find_checkpoints
 
     folder = parse_arguments(number, arguments)[2].output_dir
-    kept = len(checkpoints(folder))
+    kept = len(find_checkpoints(folder)[0])
     resuming = "the same command with `--resume_from_checkpoint true` goes on from the last one"
     print(f"{folder} keeps {kept} checkpoints of this stage" + (f": {resuming}." if kept else "."), file=sys.stderr)
 
@@ -83,8 +84,8 @@ def _stage_arguments(number: int, are_both: bool, given: list[str], output_dir: 
 
 
 def _without_resuming(given: list[str], folder: Path) -> list[str]:
-    """The options of both stages without `--resume_from_checkpoint true` where the stage has no checkpoint yet."""
-    from safevlm_hf.training.arguments import checkpoints
+    """The options of both stages without `--resume_from_checkpoint true` where the stage has no whole checkpoint."""
+    from safevlm_hf.training.checkpoints import find_checkpoints
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume_from_checkpoint", "--resume-from-checkpoint")
@@ -95,7 +96,7 @@ def _without_resuming(given: list[str], folder: Path) -> list[str]:
             f"{found.resume_from_checkpoint} is a checkpoint of one stage: name the stage with `--stage`, or let both "
             "go on from their last ones with `--resume_from_checkpoint true`."
         )
-    return given if checkpoints(folder) else others
+    return given if find_checkpoints(folder)[0] else others
 
 
 def _options_of_stage(number: int, given: list[str]) -> list[str]:

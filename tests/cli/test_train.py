@@ -86,9 +86,11 @@ def test_train_one_stage(call, fails, runs, tmp_path, stage, monkeypatch):
 
 def test_both_stages_go_on_where_they_were(call, fails, runs, tmp_path):
     (tmp_path / "stage1" / "checkpoint-7").mkdir(parents=True)
+    (tmp_path / "stage1" / "checkpoint-7" / "trainer_state.json").write_text("{}")
+    (tmp_path / "stage2" / "checkpoint-1").mkdir(parents=True)  # killed while it was written
     assert call("train", "--output-dir", tmp_path, "--resume_from_checkpoint", "true", "--seed", 3)[0] == 0
     resumed = [parse_arguments(*run)[2].resume_from_checkpoint for run in runs]
-    assert resumed == ["true", None]  # stage 2 has not begun
+    assert resumed == ["true", None]  # stage 2 has no whole one
     runs.clear()
     line = fails("train", "--output-dir", tmp_path, "--resume_from_checkpoint", tmp_path / "stage1/checkpoint-7")
     assert "is a checkpoint of one stage: name the stage with `--stage`" in line and not runs

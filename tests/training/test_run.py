@@ -295,7 +295,7 @@ def test_a_checkpoint_on_the_way_is_a_result_of_stage1(stage1, drawn, tmp_path):
     shutil.rmtree(tmp_path / "checkpoint-2")
     resumed = run_stage1(flags(**values, train_file=train_file, resume_from_checkpoint="true"))
     assert resumed.state.global_step == 2 and (tmp_path / "checkpoint-2").exists()
-    with pytest.raises(ValueError, match="No valid checkpoint"):
+    with pytest.raises(ValueError, match="holds no whole checkpoint to resume from: without"):
         values["output_dir"] = tmp_path / "empty"
         run_stage1(flags(**values, train_file=train_file, resume_from_checkpoint="true"))
 
@@ -314,6 +314,7 @@ def test_a_result_is_not_overwritten_unasked(stage1, monkeypatch, run, start):
 
 def test_checkpoints_of_a_run_that_did_not_end_are_not_mixed_with_another_run(tmp_path):
     (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text("{}")
     args = SafetyTrainingArguments(output_dir=str(tmp_path))
     with pytest.raises(ValueError, match="did not end: `--resume_from_checkpoint true` goes on"):
         args.refuse_to_overwrite()

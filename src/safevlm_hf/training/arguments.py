@@ -19,6 +19,7 @@ from transformers.hf_argparser import string_to_bool
 
 from ..data import NANO_BASE
 from ..files import check_writable, write_text
+from .checkpoints import checkpoint_to_resume, find_checkpoints
 
 
 logger = logging.getLogger(__name__)
@@ -191,26 +192,22 @@ class SafetyTrainingArguments(TrainingArguments):
         return {**vars(self), "hub_token": None}
 
     def refuse_to_overwrite(self):
-        """Raise `ValueError` where `output_dir` cannot be written, or holds a model, or checkpoints of a run that did
-        not end, unless they are to be replaced, or the run to be resumed."""
+        """Raise `ValueError` where `output_dir` cannot be written, or holds a model, or whole checkpoints of a run that
+        did not end, unless they are to be replaced, or the run to be resumed; or where there is none to resume from."""
         folder = Path(self.output_dir)
         check_writable(folder, is_folder=True)
-        if self.overwrite_output_dir or self.resume_from_checkpoint is not None:
+        resumed = checkpoint_to_resume(folder, self.resume_from_checkpoint)
+        if self.overwrite_output_dir or resumed is not None:
             return
         if any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
             raise ValueError(
                 f"{folder} holds a model: `--overwrite_output_dir` replaces it, and another `output_dir` keeps it."
             )
-        if checkpoints(folder):
+        if find_checkpoints(folder)[0]:
             raise ValueError(
                 f"{folder} holds checkpoints of a run that did not end: `--resume_from_checkpoint true` goes on from "
                 "the last one, and `--overwrite_output_dir` begins anew."
             )
-
-
-def checkpoints(output_dir: str | Path) -> list[Path]:
-    """The folders of a run's checkpoints on the way."""
-    return [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.is_dir()]
 
 
 class _YamlLoader(yaml.SafeLoader):

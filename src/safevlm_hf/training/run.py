@@ -19,7 +19,8 @@ from ..data.taxonomy import read_taxonomy
 from ..extras import needs_extra
 from ..families import find_family
 from ..modeling.configuration_safety import SafetyConfig
-from .arguments import checkpoints, parse_arguments
+from .arguments import parse_arguments
+from .checkpoints import checkpoint_to_resume, find_checkpoints, missing_part
 from .collator import SafetyCollator
 from .data import find_files, load_data
 from .figures import FIGURES, most_frequent_shares, warn_at_chance
@@ -192,15 +193,29 @@ def train(stage: int, model, processor, data, training_args, risk_prior: float |
     )
     if trainer.is_sharded:
         _refuse_plain_text(train_records, eval_records)
-    resume = training_args.resume_from_checkpoint
-    if resume is None and trainer.is_world_process_zero():
-        for folder in checkpoints(training_args.output_dir):  # of an older run, that a resumed one would go on from
-            shutil.rmtree(folder)
+    resumed = checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint)
+    trainer.accelerator.wait_for_everyone()  # or one process would look where the main one removes
+    if trainer.is_world_process_zero():
+        _set_in_order(training_args.output_dir, resumed)
     trainer.accelerator.wait_for_everyone()
-    if resume in ("true", "True"):  # from the command line; it means the last one
-        resume = True
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=resumed)
     return trainer
+
+
+def _set_in_order(output_dir: str, resumed: str | None):
+    """Say which checkpoints broke off; where the training begins anew remove all, or a resumed one would go on from
+    those of an older run."""
+    whole, half = find_checkpoints(output_dir)
+    going_on = "begins anew" if resumed is None else f"goes on from {resumed}"
+    for folder in half:
+        logger.warning(
+            "%s is not whole, the run was ended while it was written (%s is missing or breaks off): the training %s.",
+            folder,
+            missing_part(folder),
+            going_on,
+        )
+    for folder in (*whole, *half) if resumed is None else ():
+        shutil.rmtree(folder)
 
 
 def _refuse_plain_text(*data):

@@ -1,5 +1,7 @@
 """The Trainer of both stages: logs the parts of the loss, judges verdicts and answers, and saves what travels."""
 
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
@@ -9,6 +11,7 @@ from ..evaluation.metrics import load_metric
 from ..extras import needs_extra
 from ..modeling.model_card import write_model_card
 from ..modeling.safety_policy import predicted_ids
+from .checkpoints import STATE
 from .stages import merge, unwrap, with_weights
 from .terminal import replace_progress
 
@@ -119,6 +122,18 @@ class SafetyTrainer(Trainer):
         if self.is_fsdp_enabled and not _internal_call:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model, trial):
+        if self.args.should_save:  # where a run goes back and writes a checkpoint again, it is not whole until the end
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            (folder / STATE).unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir):
+        """As [`Trainer._save_rng_state`], the last thing that each process writes: when all have, the main process
+        writes `STATE`, by which a checkpoint counts as whole."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir=None, state_dict=None):
         if state_dict is not None:  # FSDP gathers tied weights twice; all other ways save them once

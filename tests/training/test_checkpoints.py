@@ -1,0 +1,160 @@
+"""Checkpoints on the way: which are whole, and where a run that was killed goes on."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_training import create_trainer, published, write
+from transformers import Trainer
+
+from safevlm_hf.training.arguments import SafetyTrainingArguments
+from safevlm_hf.training.checkpoints import checkpoint_to_resume, find_checkpoints, missing_part
+from safevlm_hf.training.run import run_stage1
+from safevlm_hf.training.stages import prepare_stage1
+
+
+ROOT = Path(__file__).parents[2]
+NANO = {"num_safety_tokens": 4, "num_condition_tokens": 4, "num_safety_heads": 4, "projector_depth": 1}
+OPTIONS = {
+    **NANO,
+    "learning_rate": 1e-3,
+    "warmup_steps": 0,
+    "max_steps": 3,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "save_total_limit": 0,
+    "report_to": "none",
+}
+KILLED = """
+import os, signal, sys
+from safevlm_hf.training.run import run_stage1
+from safevlm_hf.training.trainer import SafetyTrainer
+
+save = SafetyTrainer._save_optimizer_and_scheduler
+
+def save_or_die(trainer, folder):
+    if trainer.state.global_step == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(trainer, folder)
+
+SafetyTrainer._save_optimizer_and_scheduler = save_or_die
+run_stage1(sys.argv[1:])
+"""
+
+
+def flags(**values) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """As the Trainer writes one, with DeepSpeed's part of two processes."""
+    (folder / "global_step2").mkdir(parents=True)
+    save_file({"weight": torch.ones(64)}, folder / "model.safetensors")
+    for name in ("optimizer.pt", "training_args.bin", "rng_state_0.pth", "global_step2/zero_rank_0_optim_states.pt"):
+        torch.save({"state": torch.ones(64)}, folder / name)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 2}))
+    return folder
+
+
+def cut(file: Path):
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trainer_state.json",
+        "model.safetensors",
+        "optimizer.pt",
+        "training_args.bin",
+        "rng_state_0.pth",
+        "global_step2/zero_rank_0_optim_states.pt",
+    ],
+)
+def test_a_file_that_breaks_off_is_found(tmp_path, name):
+    folder = write_checkpoint(tmp_path / "checkpoint-2")
+    assert missing_part(folder) is None
+    cut(folder / name)
+    assert missing_part(folder) == Path(name).name
+    (folder / name).write_bytes(b"")
+    assert missing_part(folder) == Path(name).name
+
+
+def test_the_last_whole_one_is_resumed(tmp_path):
+    for step in (9, 10, 20):
+        write_checkpoint(tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-mine").mkdir()  # not the Trainer's
+    (tmp_path / "checkpoint-20" / "trainer_state.json").unlink()
+    whole, half = find_checkpoints(tmp_path)
+    assert [path.name for path in whole] == ["checkpoint-9", "checkpoint-10"] and half == [tmp_path / "checkpoint-20"]
+    for wanted in (True, "true"):
+        assert checkpoint_to_resume(tmp_path, wanted) == str(tmp_path / "checkpoint-10")
+    assert checkpoint_to_resume(tmp_path, str(tmp_path / "checkpoint-9")) == str(tmp_path / "checkpoint-9")
+    assert checkpoint_to_resume(tmp_path, None) is checkpoint_to_resume(tmp_path, False) is None
+    with pytest.raises(ValueError, match=r"checkpoint-20 is no whole .*whole in .*: checkpoint-9, checkpoint-10\."):
+        checkpoint_to_resume(tmp_path, str(tmp_path / "checkpoint-20"))
+
+
+def test_without_a_whole_one_the_run_begins_anew(tmp_path):
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(ValueError, match="no whole checkpoint to resume from, only checkpoint-1, which broke off"):
+        SafetyTrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="true").refuse_to_overwrite()
+    SafetyTrainingArguments(output_dir=str(tmp_path)).refuse_to_overwrite()
+
+
+def test_the_state_is_written_when_all_processes_are_done(
+    nano_model, nano_processor, riskcards, tmp_path, monkeypatch
+):
+    """Of several processes, each writes its random numbers: by the state the checkpoint is whole."""
+    trainer = create_trainer(
+        prepare_stage1(nano_model),
+        nano_processor,
+        riskcards,
+        tmp_path,
+        max_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    folder, seen = tmp_path / "checkpoint-1", []
+    write_checkpoint(folder)  # a run that went back writes it again
+    monkeypatch.setattr(Trainer, "_save_rng_state", lambda *_: seen.append((folder / "trainer_state.json").exists()))
+    wait = trainer.accelerator.wait_for_everyone
+    monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", lambda: seen.append("waited") or wait())
+    trainer.train()
+    assert seen[:2] == [False, "waited"] and missing_part(folder) is None
+
+
+def test_a_run_goes_back_to_the_last_whole_checkpoint(tmp_path, caplog):
+    data = write(tmp_path / "own.jsonl", *[published() for _ in range(3)])
+    words = flags(**OPTIONS, train_file=data, output_dir=tmp_path / "run")
+    run_stage1(words)
+    for name, step in (("trainer_state.json", 3), ("optimizer.pt", 2)):
+        cut(tmp_path / "run" / f"checkpoint-{step}" / name)
+    with caplog.at_level(logging.WARNING):
+        assert run_stage1([*words, "--resume_from_checkpoint", "true"]).state.global_step == 3
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    for name, step in (("trainer_state.json", 3), ("optimizer.pt", 2)):
+        assert f"checkpoint-{step} is not whole" in said and f"({name} is missing or breaks off)" in said
+    assert f"the training goes on from {tmp_path / 'run' / 'checkpoint-1'}." in said
+    assert len(find_checkpoints(tmp_path / "run")[0]) == 3
+
+
+def test_a_run_that_is_killed_while_it_writes_a_checkpoint_is_resumed(tmp_path, caplog):
+    data = write(tmp_path / "own.jsonl", *[published() for _ in range(3)])
+    words = flags(**OPTIONS, train_file=data, output_dir=tmp_path / "run")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], env=environment, capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").exists()
+    resumed = run_stage1([*words, "--resume_from_checkpoint", "true"])
+    assert f"the training goes on from {tmp_path / 'run' / 'checkpoint-1'}." in caplog.text
+    assert resumed.state.global_step == 3 and not find_checkpoints(tmp_path / "run")[1]
