@@ -35,6 +35,7 @@ TRAINING = {
     "gradient_accumulation_steps": 1,
     "save_strategy": "steps",
     "save_steps": 1,
+    "save_total_limit": 0,
     "report_to": "none",
     "disable_tqdm": "true",
 }

@@ -3,21 +3,29 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_training import create_trainer, published, write
+from tiny_training import create_arguments, create_trainer, published, write
 from transformers import Trainer
 
-from safevlm_hf.training.arguments import SafetyTrainingArguments
-from safevlm_hf.training.checkpoints import checkpoint_to_resume, find_checkpoints, missing_part
+from safevlm_hf.training.arguments import LoraArguments, SafetyTrainingArguments
+from safevlm_hf.training.checkpoints import (
+    checkpoint_size,
+    checkpoint_to_resume,
+    find_checkpoints,
+    missing_part,
+    warn_of_size,
+)
 from safevlm_hf.training.run import run_stage1
-from safevlm_hf.training.stages import prepare_stage1
+from safevlm_hf.training.stages import prepare_stage1, prepare_stage2
 
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +39,6 @@ OPTIONS = {
     "gradient_accumulation_steps": 1,
     "save_strategy": "steps",
     "save_steps": 1,
-    "save_total_limit": 0,
     "report_to": "none",
 }
 KILLED = """
@@ -135,7 +142,7 @@ def test_the_state_is_written_when_all_processes_are_done(
 
 def test_a_run_goes_back_to_the_last_whole_checkpoint(tmp_path, caplog):
     data = write(tmp_path / "own.jsonl", *[published() for _ in range(3)])
-    words = flags(**OPTIONS, train_file=data, output_dir=tmp_path / "run")
+    words = flags(**OPTIONS, train_file=data, output_dir=tmp_path / "run", save_total_limit=0)
     run_stage1(words)
     for name, step in (("trainer_state.json", 3), ("optimizer.pt", 2)):
         cut(tmp_path / "run" / f"checkpoint-{step}" / name)
@@ -146,6 +153,38 @@ def test_a_run_goes_back_to_the_last_whole_checkpoint(tmp_path, caplog):
         assert f"checkpoint-{step} is not whole" in said and f"({name} is missing or breaks off)" in said
     assert f"the training goes on from {tmp_path / 'run' / 'checkpoint-1'}." in said
     assert len(find_checkpoints(tmp_path / "run")[0]) == 3
+
+
+def test_the_last_checkpoint_alone_is_kept(nano_model, nano_processor, riskcards, tmp_path):
+    saved = {"save_strategy": "steps", "save_steps": 1}
+    create_trainer(prepare_stage1(nano_model), nano_processor, riskcards, tmp_path, **saved).train()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["checkpoint-3"]
+
+
+@pytest.mark.parametrize("stage", ["stage 1", "stage 2, LoRA"])
+def test_the_size_of_a_checkpoint_is_said_where_the_disk_is_small(
+    nano_model, nano_processor, riskcards, tmp_path, caplog, monkeypatch, stage
+):
+    lora = LoraArguments(lora_r=4)
+    model = prepare_stage1(nano_model) if stage == "stage 1" else prepare_stage2(nano_model, lora)
+    trainer = create_trainer(
+        model, nano_processor, riskcards, tmp_path, max_steps=1, save_strategy="steps", save_steps=1
+    )
+    trainer.train()
+    files = ("model.safetensors", "adapter_model.safetensors", "optimizer.pt")
+    written = sum(file.stat().st_size for file in (tmp_path / "checkpoint-1").iterdir() if file.name in files)
+    size = checkpoint_size(model)
+    assert size == pytest.approx(written, rel=0.1)
+    for free, is_said in ((9 * size, True), (11 * size, False)):
+        caplog.clear()
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        warn_of_size(model, trainer.args)
+        said = (
+            f"A checkpoint on the way takes about {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {tmp_path}."
+        )
+        assert (said in caplog.text) is is_said
+        warn_of_size(model, create_arguments(tmp_path, save_strategy="no"))
+        assert caplog.text.count("GB are free") == is_said
 
 
 def test_a_run_that_is_killed_while_it_writes_a_checkpoint_is_resumed(tmp_path, caplog):

@@ -123,7 +123,13 @@ def create_run(stage: str, start: str, records: str, **arguments) -> dict:
     """Three steps of four records, judged and saved at the second. Stage 1 with the language model's loss at every
     second step alone."""
     run = {"start": start, "records": records, "stage": stage, "max_steps": 3, "head_condition_share": 0.5}
-    run |= {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    run |= {
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_total_limit": 0,
+    }
     return {**run, "lm_loss_every": 2 if stage == "stage 1" else 1, **arguments}
 
 

@@ -286,7 +286,8 @@ def test_stage2_as_an_adapter_loads_again(stage1, drawn, tmp_path):
 
 def test_a_checkpoint_on_the_way_is_a_result_of_stage1(stage1, drawn, tmp_path):
     (train_file,) = stage1.parent.glob("riskcards/**/train.jsonl")
-    values = {**STAGE1, **SHORT, "save_strategy": "steps", "save_steps": 1, "output_dir": tmp_path}
+    values = {**STAGE1, **SHORT, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 0}
+    values["output_dir"] = tmp_path
     run_stage1(flags(**values, train_file=train_file))
     config = json.loads((tmp_path / "checkpoint-1" / "config.json").read_text())
     assert config["safety_config"]["is_trained"] is True

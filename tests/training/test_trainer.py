@@ -179,7 +179,7 @@ def test_answers_of_any_length_leave_the_heads_gradient(nano_model, nano_process
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(stage, nano_model, nano_processor, riskcards, tmp_path):
     start = {name: weight.clone() for name, weight in nano_model.state_dict().items()}
-    options = {"max_steps": 4, "head_condition_share": 0.5}
+    options = {"max_steps": 4, "head_condition_share": 0.5, "save_total_limit": 0}
     model = STAGES[stage](nano_model)
     whole = create_trainer(model, nano_processor, riskcards, tmp_path, save_strategy="steps", save_steps=2, **options)
     whole.train()
@@ -217,6 +217,7 @@ def test_the_best_checkpoint_is_loaded_at_the_end(nano_model, nano_processor, ri
         eval_steps=1,
         save_strategy="steps",
         save_steps=1,
+        save_total_limit=0,
         load_best_model_at_end=True,
         metric_for_best_model="eval_level_accuracy",
     )

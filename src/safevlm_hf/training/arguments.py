@@ -131,6 +131,9 @@ class SafetyTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Replace the model that output_dir holds; without it that is an error."}
     )
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "Checkpoints on the way that are kept, the last ones; 0 keeps all."}
+    )
     learning_rate: float = field(default=1e-5)
     num_train_epochs: float = field(default=3.0)
     per_device_train_batch_size: int = field(default=2)
@@ -192,8 +195,9 @@ class SafetyTrainingArguments(TrainingArguments):
         return {**vars(self), "hub_token": None}
 
     def refuse_to_overwrite(self):
-        """Raise `ValueError` where `output_dir` cannot be written, or holds a model, or whole checkpoints of a run that
-        did not end, unless they are to be replaced, or the run to be resumed; or where there is none to resume from."""
+        """Raise `ValueError` where `output_dir` cannot be written, or holds a model, or whole checkpoints of a run
+        that did not end, unless they are to be replaced, or the run to be resumed. Raise, too, where a run is to be
+        resumed and there is no whole checkpoint."""
         folder = Path(self.output_dir)
         check_writable(folder, is_folder=True)
         resumed = checkpoint_to_resume(folder, self.resume_from_checkpoint)

@@ -20,7 +20,7 @@ from ..extras import needs_extra
 from ..families import find_family
 from ..modeling.configuration_safety import SafetyConfig
 from .arguments import parse_arguments
-from .checkpoints import checkpoint_to_resume, find_checkpoints, missing_part
+from .checkpoints import checkpoint_to_resume, find_checkpoints, missing_part, warn_of_size
 from .collator import SafetyCollator
 from .data import find_files, load_data
 from .figures import FIGURES, most_frequent_shares, warn_at_chance
@@ -197,6 +197,7 @@ def train(stage: int, model, processor, data, training_args, risk_prior: float |
     trainer.accelerator.wait_for_everyone()  # or one process would look where the main one removes
     if trainer.is_world_process_zero():
         _set_in_order(training_args.output_dir, resumed)
+        warn_of_size(model, training_args)
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=resumed)
     return trainer
