@@ -38,7 +38,7 @@ def test_reading_draws_no_progress_bars_of_its_own(tiny_config, tmp_path, capfd)
     data = str(write(tmp_path / "own.jsonl", *records, plain_text()))
     data_args = DataArguments(train_file=data, validation_file=data, replay_file=data, max_eval_samples=4)
     train, held_out = load_data(1, data_args, tiny_config.safety_config, seed=0)
-    assert len(train["length"]) == 8 and len(held_out["length"]) == 4 and "Flattening" not in capfd.readouterr().err
+    assert len(train["length"]) == 24 and len(held_out["length"]) == 4 and "Flattening" not in capfd.readouterr().err
 
 
 def test_validation_pictures_that_are_trained_on_are_a_warning(tiny_config, tmp_path, caplog):
@@ -48,17 +48,27 @@ def test_validation_pictures_that_are_trained_on_are_a_warning(tiny_config, tmp_
     assert "1 of 1 validation records show a picture that is trained on" in caplog.text
 
 
+def test_no_clean_record_is_left_out_unasked(tiny_config, tmp_path, caplog):
+    data = write(tmp_path / "own.jsonl", published(), *[messages() for _ in range(11)])
+    few = write(tmp_path / "few.jsonl", published(), messages())
+    with caplog.at_level(logging.WARNING):
+        for stage in (1, 2):
+            assert (len(load(stage, tiny_config, data)), len(load(stage, tiny_config, few))) == (12, 2)
+    assert "eft out" not in caplog.text
+
+
 def test_the_share_of_clean_records(tiny_config, tmp_path, caplog):
     data = write(tmp_path / "own.jsonl", *[published() for _ in range(11)], *[messages() for _ in range(11)])
     with caplog.at_level(logging.WARNING):
-        paper = load(1, tiny_config, data)
+        paper = load(1, tiny_config, data, clean_share=3 / 14)
     assert sorted(paper["safety_level"]) == [0] * 3 + [3] * 11  # 3,000 clean beside 11,000 risky
-    assert "Left out 8 of 11 clean records to keep their share at 0.214 (`--clean_share 1` keeps all)." in caplog.text
-    assert load(1, tiny_config, data)["source"] == paper["source"]
-    assert len(load(2, tiny_config, data)) == 22
-    for share, clean in ((0.0, 0), (0.5, 11), (0.9, 11), (1.0, 11)):
+    said = "Left out 8 of 11 clean records to keep their share at 0.214 (without `--clean_share` all are kept)."
+    assert said in caplog.text
+    assert load(1, tiny_config, data, clean_share=3 / 14)["source"] == paper["source"]
+    for share, clean in ((0.0, 0), (0.01, 1), (0.5, 11), (0.9, 11), (1.0, 11)):
         assert load(2, tiny_config, data, clean_share=share)["safety_level"].count(0) == clean
-    assert len(load(1, tiny_config, write(tmp_path / "clean.jsonl", messages(), messages()))) == 2
+    all_clean = write(tmp_path / "clean.jsonl", messages(), messages())
+    assert len(load(1, tiny_config, all_clean, clean_share=3 / 14)) == 2
     with pytest.raises(ValueError, match=r"`clean_share` must be in \[0, 1\], got 1.5"):
         load(1, tiny_config, data, clean_share=1.5)
 

@@ -22,9 +22,6 @@ NUM_REPLAYED_RISKCARDS = 3600  # at most; `replay_share` says how many of them
 
 def load_data(stage: int, data_args, safety_config, seed: int):
     """Training and validation records; RiskCards where no file is named."""
-    clean_share = data_args.clean_share
-    if clean_share is None and stage == 1:
-        clean_share = PAPER_CLEAN_SHARE
     if data_args.train_file is None:
         train_file, validation_file, replay_file = draw_files(stage, data_args, safety_config, seed)
     else:
@@ -34,8 +31,8 @@ def load_data(stage: int, data_args, safety_config, seed: int):
     records = with_lengths(load_records(train_file, **names, **options))
     if stage == 1:
         records = with_images(records)
-    if data_args.train_file is not None and clean_share is not None:
-        records = with_clean_share(records, clean_share, seed)
+    if data_args.train_file is not None and data_args.clean_share is not None:
+        records = with_clean_share(records, data_args.clean_share, seed)
     if replay_file is not None:
         replay = with_lengths(load_records(replay_file, **names, **options))
         records = with_replay(records, with_images(replay) if stage == 1 else replay, data_args.replay_share, seed)
@@ -121,13 +118,16 @@ def with_images(records):
 
 
 def with_clean_share(records, clean_share: float, seed: int):
-    """All risky records, and clean ones up to `clean_share` of the whole, chosen by `seed`; logs what is left out."""
+    """Return all risky records, and clean ones up to `clean_share` of the whole, at least one where it is over 0,
+    chosen by `seed`; log what is left out."""
     levels = records["safety_level"]
     risky = [index for index, level in enumerate(levels) if level > 0]
     clean = [index for index, level in enumerate(levels) if level <= 0]
     if not 0 <= clean_share <= 1:
         raise ValueError(f"`clean_share` must be in [0, 1], got {clean_share}.")
-    wanted = len(clean) if clean_share == 1 or not risky else round(len(risky) * clean_share / (1 - clean_share))
+    if clean_share == 1 or not risky:
+        return records
+    wanted = max(round(len(risky) * clean_share / (1 - clean_share)), 1 if clean_share else 0)
     kept = random.Random(seed).sample(clean, min(wanted, len(clean)))
     if wanted > len(clean):
         logger.warning(
@@ -135,7 +135,7 @@ def with_clean_share(records, clean_share: float, seed: int):
         )
     if len(kept) < len(clean):
         logger.warning(
-            "Left out %d of %d clean records to keep their share at %.3f (`--clean_share 1` keeps all).",
+            "Left out %d of %d clean records to keep their share at %.3f (without `--clean_share` all are kept).",
             len(clean) - len(kept),
             len(clean),
             clean_share,
