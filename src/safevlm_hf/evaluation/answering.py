@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.data.records import IGNORE_INDEX, load_image
 from safevlm_hf.evaluation.judges.rules import AnswerClass, classify_answer
 from safevlm_hf.modeling.safety_policy import strictest_verdict
+from safevlm_hf.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -135,16 +135,14 @@ def judge_records(
 
 
 def _predict(predict, model, records: Sequence[dict], batch_size: int, title: str | None) -> list[Prediction]:
-    """`predict` on batches of records of like length, in the records' order. A title is shown on a terminal, with the
-    progress; below another bar it goes again."""
+    """`predict` on batches of records of like length, in the records' order. A title is shown with the progress."""
     records = list(records)
     order = longest_first(records)
     predictions: list = [None] * len(records)
     was_training = model.training
     model.eval()
     try:
-        hidden = True if title is None else None  # None: where nobody watches a terminal
-        with tqdm(total=len(records), desc=title, unit="record", disable=hidden, leave=None) as bar:
+        with Progress(len(records), title or "", "record", is_shown=title is not None) as bar:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
                 for row, prediction in zip(rows, predict([records[row] for row in rows]), strict=True):

@@ -135,6 +135,12 @@ class SafetyTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(
         default=1, metadata={"help": "Checkpoints on the way that are kept, the last ones; 0 keeps all."}
     )
+    logging_steps: float = field(
+        default=1, metadata={"help": "Steps between two logs; a terminal and a log file show one every few seconds."}
+    )
+    eval_steps: float | None = field(
+        default=500, metadata={"help": "Steps between two evaluations with `--eval_strategy steps`."}
+    )
     learning_rate: float = field(default=1e-5)
     num_train_epochs: float = field(default=3.0)
     per_device_train_batch_size: int = field(default=2)

@@ -1,27 +1,25 @@
 """What a terminal shows of a training, in place of the Trainer's dictionaries of logs."""
 
 import sys
-import time
 
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
+from ..progress import Countdown
 from .figures import FIGURES
 
 
-INTERVAL = 30.0  # seconds between the lines where there is no bar
 STEP = {"loss": "loss", "level_accuracy": FIGURES["level_accuracy"]}
 """What is shown of a step; evaluations show `FIGURES`."""
 
 
 class TerminalCallback(TrainerCallback):
-    """A bar with the time left and the loss; where it is disabled, as in a log file, a line now and then. Each
-    evaluation is a line. All of it goes to stderr, from the main process alone."""
+    """A bar with the time left and the loss; where it is disabled, as in a log file, a line every few seconds, and
+    one for the last step. Each evaluation is a line. All of it goes to stderr, from the main process alone."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.is_shown, self.evaluated = state.is_world_process_zero, {}
-        self.begin = self.last_line = time.monotonic()
-        self.first_step = state.global_step
+        self.countdown = Countdown(state.max_steps, state.global_step)
         self.bar = tqdm(
             desc="training",
             total=state.max_steps,
@@ -52,12 +50,12 @@ class TerminalCallback(TrainerCallback):
 
     def _show_step(self, state, figures: str):
         self.bar.set_postfix_str(figures)
-        now = time.monotonic()
-        if not self.bar.disable or now - self.last_line < INTERVAL:
+        if not self.bar.disable:
             return
-        self.last_line = now
-        left = (now - self.begin) / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
-        self._write(f"step {state.global_step} of {state.max_steps}, {tqdm.format_interval(left)} left: {figures}")
+        line = self.countdown.line(state.global_step)
+        is_last = state.global_step + state.logging_steps > state.max_steps
+        if line is not None or is_last:
+            self._write(f"step {line or f'{state.global_step} of {state.max_steps}'}: {figures}")
 
     def _write(self, line: str):
         self.bar.write(line, file=sys.stderr)

@@ -1,5 +1,6 @@
 """The Trainer of both stages: logs the parts of the loss, judges verdicts and answers, and saves what travels."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -104,7 +105,8 @@ class SafetyTrainer(Trainer):
         safety_config = unwrap(model).config.safety_config
         options = {
             "batch_size": self.args.per_device_eval_batch_size,
-            "progress": self.is_world_process_zero() and not self.args.disable_tqdm,
+            # Without a terminal there are lines in place of the bar.
+            "progress": self.is_world_process_zero() and not (self.args.disable_tqdm and sys.stderr.isatty()),
         }
         if self.is_sharded:
             if self.is_fsdp_enabled:
