@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from safevlm_hf import demo
+from safevlm_hf import demo, progress
 from safevlm_hf.evaluation.held_out.columns import BASE, BOTH_STAGES, FIRST, STAGE1
 from safevlm_hf.evaluation.held_out.robustness import PAIRS, QUICK_ROWS, RISKY_ANSWERED, RISKY_FLAGGED, row_records
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
@@ -20,10 +20,12 @@ from safevlm_hf.training.data import load_data
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     report = folder / "report.html"
-    with contextlib.redirect_stdout(io.StringIO()) as out:
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(progress, "INTERVAL", 0.0)  # every line, for nothing takes long here
         code = demo.main(["--fast", "--seed", "3", "--output_dir", str(folder / "run"), "--report", str(report)])
     logging.getLogger("safevlm_hf").setLevel(logging.NOTSET)  # the demo is quiet, other tests read what is said
-    return code, folder / "run", report.read_text(), out.getvalue()
+    return code, folder / "run", report.read_text(), out.getvalue(), err.getvalue()
 
 
 def test_every_figure_is_kept(run):
@@ -56,6 +58,12 @@ def test_the_terminal_is_calm(run):
     assert "{" not in out and "step" not in out
     for heading in ("Stage 1: the safety modules", "Stage 2: the language model", "after both stages: 16 held-out"):
         assert f"\n\n{heading}" in out
+
+
+def test_a_log_shows_the_time_left_after_training_too(run):
+    *_, after_training = run[4].split("step 1 of ")
+    for part in ("answering", "judging", "explaining", "drawing", "measuring"):
+        assert re.search(rf"^{part}: \d+ of \d+, \d\d:\d\d left$", after_training, re.MULTILINE), part
 
 
 def test_what_draws_beside_training_says_nothing(capfd, tmp_path):

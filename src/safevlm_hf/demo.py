@@ -357,6 +357,7 @@ def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
 
 def finish(folder: Path, report: str | Path, results: DemoResults) -> int:
     """Write figures, card and report; print the table."""
+    say("\nThe report")
     figures = {**results.figures, "localisation": results.localisation, "rows": _rates(results)}
     write_text(folder / FIGURES, json.dumps(figures, indent=2) + "\n")
     model, processor = reload(folder / "stage2")

@@ -44,6 +44,7 @@ def test_policies_at_work(high_privacy, nano_processor, riskcards):
     for name, action in (("default policy", "condition"), (off.name, "answer"), (forced.name, "refuse")):
         assert f"<b>{name} ({action})</b>" in compared  # one record's answers under all of them
     assert fixed in compared and fixed in of_forced
+    assert "Privacy is off, the other categories stay on. The counts change in" in of_off
     # By the moved threshold nothing changes, for nothing here is misleading: the answers are shown all the same.
     assert "Answers that changed: 0 of 4" in of_moved and of_moved.count("(condition)</b>") == 2
     assert "<b>default policy (condition)</b>" in of_off and "<b>this policy (answer)</b>" in of_off

@@ -142,6 +142,19 @@ def test_what_a_policy_changes_has_its_intervals(results):
     assert '<td class="short" data-head="answered now">3<small>(0.44 to 1.00)</small></td>' in page
 
 
+def test_what_a_policy_leaves_alone_is_read_from_the_table(results):
+    def note(changed: set[int]) -> str:
+        tried = [replace(one, answer="Hm.") if one.category in changed else one for one in results.safe_predictions]
+        results.trials = [PolicyTrial("One", "Note.", {}, frozenset({"Hm."}), tried)]
+        return re.search(r"<p>(Note\..*?) <code>", render_report(results))[1]
+
+    there = sorted({one.category for one in results.safe_predictions})
+    assert note(set()) == "Note. The counts change in no row."
+    for category in there:
+        assert note({category}) == f"Note. The counts change in {CATEGORIES[category]}, and in no other row."
+    assert note(set(there)) == "Note. The counts change in every row."
+
+
 def test_every_mistake_is_shown(results):
     section = render_report(results).split("<h2>Mistakes</h2>")[1].split("<h2>")[0]
     assert "2 of 6 samples (0.10 to 0.70)" in section

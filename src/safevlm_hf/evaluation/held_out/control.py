@@ -10,6 +10,7 @@ from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.answering import Prediction, answer_records, encode_prompts
 from safevlm_hf.evaluation.plot_verdict import plot_verdict
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
+from safevlm_hf.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class PolicyTrial:
 POLICIES = (
     (
         "A category switched off",
-        "Privacy is answered, the other categories stay as they were.",
+        "Privacy is off, the other categories stay on.",
         {"categories": {"privacy": False}},
     ),
     (
@@ -72,13 +73,15 @@ def try_policies(model, processor, records: Sequence[dict], batch_size: int = 32
 def draw_explanations(model, processor, records: Sequence[dict]) -> list[bytes]:
     """`plot_verdict` of each record, as PNG."""
     drawings = []
-    for record in records:
-        inputs = encode_prompts(processor, [record]).to(model.device, model.dtype)
-        explanation = model.explain(**inputs)
-        (verdict,) = processor.post_process_safety(explanation)
-        tokens = [processor.tokenizer.decode(token) for token in inputs["input_ids"][0].tolist()]
-        figure = plot_verdict(load_image(record["images"][0]), explanation, verdict, tokens=tokens)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=80)
-        drawings.append(buffer.getvalue())
+    with Progress(len(records), "drawing", "verdict") as bar:
+        for record in records:
+            inputs = encode_prompts(processor, [record]).to(model.device, model.dtype)
+            explanation = model.explain(**inputs)
+            (verdict,) = processor.post_process_safety(explanation)
+            tokens = [processor.tokenizer.decode(token) for token in inputs["input_ids"][0].tolist()]
+            figure = plot_verdict(load_image(record["images"][0]), explanation, verdict, tokens=tokens)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=80)
+            drawings.append(buffer.getvalue())
+            bar.update(1)
     return drawings

@@ -13,6 +13,7 @@ from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.answering import encode_prompts
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.modeling.safety_policy import predicted_ids
+from safevlm_hf.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -141,20 +142,22 @@ def explain_records(
             that raises the risk counts.
     """
     explained = []
-    for start in range(0, len(records), batch_size):
-        batch = [records[row] for row in range(start, min(start + batch_size, len(records)))]
-        explanation = model.explain(**encode_prompts(processor, batch).to(model.device, model.dtype))
-        levels, categories = (
-            ids.tolist()
-            for ids in predicted_ids(
-                explanation.safety_level_logits, explanation.safety_category_logits, model.config.safety_config
+    with Progress(len(records), "explaining", "record") as bar:
+        for start in range(0, len(records), batch_size):
+            batch = [records[row] for row in range(start, min(start + batch_size, len(records)))]
+            explanation = model.explain(**encode_prompts(processor, batch).to(model.device, model.dtype))
+            levels, categories = (
+                ids.tolist()
+                for ids in predicted_ids(
+                    explanation.safety_level_logits, explanation.safety_category_logits, model.config.safety_config
+                )
             )
-        )
-        maps = explanation[map].float().clamp(min=0).cpu()
-        for record, level, category, found in zip(batch, levels, categories, maps, strict=True):
-            is_right = (level, category) == (record["safety_level"], record["safety_category"])
-            size = load_image(record["images"][0]).size
-            explained.append(ExplainedRecord(found, is_right, size, json.loads(record["extra"])))
+            maps = explanation[map].float().clamp(min=0).cpu()
+            for record, level, category, found in zip(batch, levels, categories, maps, strict=True):
+                is_right = (level, category) == (record["safety_level"], record["safety_category"])
+                size = load_image(record["images"][0]).size
+                explained.append(ExplainedRecord(found, is_right, size, json.loads(record["extra"])))
+            bar.update(len(batch))
     return explained
 
 

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import CHANGES, NOUNS, SMALL_PRINT, TWO_CARDS, draw_fillers, write_riskcards
 from safevlm_hf.evaluation.answering import Prediction, answer_records, find_pairs, judge_records
 from safevlm_hf.evaluation.held_out.columns import BASE, BOTH_STAGES, FIRST, MEAN
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+from safevlm_hf.progress import Progress
 
 
 RISKY_FLAGGED, CLEAN_FLAGGED = "risky, flagged", "clean, flagged"
@@ -278,19 +277,23 @@ def measure_rows(
     Returns:
         One result per row, and one of the question pairs in all rows with words around, if there are any.
     """
-    results, pairs = [], {}
-    bar = tqdm(rows, "measuring", unit="row", disable=None)
-    for row in bar:
-        bar.set_postfix_str(row.name)
-        start = time.time()
-        records = row_records(row, folder, num_samples, seed, varied_shapes)
-        found = {name: _predict(row, *models[name], records) for name in row.columns if name in models}
-        results.append(RowResult(row, {name: rates(predictions) for name, predictions in found.items()}))
-        if row.curve == "words":
-            for name, predictions in found.items():
-                pairs.setdefault(name, []).extend(_pairs_right(predictions))
-        if bar.disable:  # nobody watches it
-            print(f"{row.name}: {len(records)} questions, {time.time() - start:.0f} s", flush=True)
+    results: list[RowResult] = []
+    pairs: dict[str, list[bool]] = {}
+    columns = [[name for name in row.columns if name in models] for row in rows]
+    with Progress(sum(map(len, columns)), "measuring", "measurement") as bar:
+        for row, names in zip(rows, columns):
+            bar.set_postfix_str(row.name)
+            start = time.time()
+            records, found = row_records(row, folder, num_samples, seed, varied_shapes), {}
+            for name in names:
+                found[name] = _predict(row, *models[name], records)
+                bar.update(1)
+            results.append(RowResult(row, {name: rates(predictions) for name, predictions in found.items()}))
+            if row.curve == "words":
+                for name, predictions in found.items():
+                    pairs.setdefault(name, []).extend(_pairs_right(predictions))
+            if bar.disable:  # nobody watches it
+                print(f"{row.name}: {len(records)} questions, {time.time() - start:.0f} s", flush=True)
     if pairs:
         row = Row(PAIRS, (), tuple(pairs))
         results.append(RowResult(row, {name: {PAIRS_RIGHT: _rate(right)} for name, right in pairs.items()}))

@@ -25,16 +25,18 @@ def policies_section(
     Args:
         defaults: what the default policy answered to the same records.
     """
-    shown = [
-        {
-            "name": trial.name,
-            "note": trial.note,
-            "policy": json.dumps(trial.policy),
-            "effects": _effects(trial, defaults, categories),
-            **_examples(trial, defaults),
-        }
-        for trial in trials
-    ]
+    shown = []
+    for trial in trials:
+        effects = _effects(trial, defaults, categories)
+        shown.append(
+            {
+                "name": trial.name,
+                "note": f"{trial.note} {_changes(effects)}",
+                "policy": json.dumps(trial.policy),
+                "effects": effects,
+                **_examples(trial, defaults),
+            }
+        )
     if not shown:
         return None
     return Section(
@@ -57,6 +59,14 @@ def _effects(trial: PolicyTrial, defaults: Sequence[Prediction], categories: Seq
             cells = {title: (count, interval_text(Rate(count, len(pairs)))) for title, count in counts.items()}
             effects.append({"name": name, "cells": {"samples": (len(pairs), "")} | cells, "is_changed": is_changed})
     return effects
+
+
+def _changes(effects: list[dict]) -> str:
+    """Say in which rows of the table anything changes."""
+    changed = [effect["name"] for effect in effects if effect["is_changed"]]
+    if not changed or len(changed) == len(effects):
+        return f"The counts change in {'every' if changed else 'no'} row."
+    return f"The counts change in {', '.join(changed)}, and in no other row."
 
 
 def _examples(trial: PolicyTrial, defaults: Sequence[Prediction]) -> dict:
