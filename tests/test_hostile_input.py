@@ -769,9 +769,10 @@ def test_sound_checkpoint_loads(checkpoint):
 @pytest.mark.parametrize(
     "content, match",
     [
-        ("", "generation_config.json.*no JSON"),
-        ('{"safety_policy": {"actions"', "generation_config.json.*no JSON"),
-        (b"\xff\xfe{", "generation_config.json.*no JSON"),
+        ("", "generation_config.json.*empty"),
+        ('{"safety_policy": {"actions"', "generation_config.json.*Expecting"),
+        (b"\xff\xfe{", "generation_config.json.*decode"),
+        ('{"safety_policy": {}, "safety_policy": {}}', "generation_config.json.*'safety_policy' comes twice"),
         ("[]", "generation_config.json.*JSON object, got list"),
         ({"safety_policy": []}, "must be a SafetyPolicy or a dict, got list"),
         ({"safety_policy": "off"}, "must be a SafetyPolicy or a dict, got str"),

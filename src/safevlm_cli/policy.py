@@ -13,6 +13,8 @@ from .loading import DEFAULT_MODEL, read_safety
 from .showing import ACTION_STYLES, borderless_table, make_console, plain
 
 
+LOW, HIGH = 0.001, 0.999  # a threshold beyond is more likely a slip than meant
+
 policy_app = typer.Typer(help="Look at safety policies.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
 
@@ -73,7 +75,8 @@ def check(
     """
     Check a policy file; exit code 2 and the reason where it is wrong.
 
-    Refusals that no published keyword judge recognises are named: benchmarks would count them as answers.
+    Warnings name refusals that no published keyword judge recognises, for benchmarks would count them as answers, and
+    thresholds under 0.001 or over 0.999, which nearly every picture reaches, or none.
 
     Example: `safevlm policy check policy.json --model runs/demo/stage2`
     """
@@ -86,9 +89,30 @@ def check(
     if model and applied.refuses(safety):
         _check_tokens(model, applied, safety)
     print(f"{file}: a sound policy for {model or 'the default categories'}, digest {policy.digest()}")
-    for category, text in unknown_refusals(applied, safety):
-        warning = f"Warning: no published keyword judge takes the refusal of {category!r} for one: {text!r}"
-        make_console(stderr=True).print(plain(warning, "yellow"), soft_wrap=True)
+    warnings = [
+        f"no published keyword judge takes the refusal of {category!r} for one: {text!r}"
+        for category, text in unknown_refusals(applied, safety)
+    ]
+    for warning in warnings + _extreme_thresholds(applied):
+        make_console(stderr=True).print(plain(f"Warning: {warning}", "yellow"), soft_wrap=True)
+
+
+def _extreme_thresholds(policy) -> list[str]:
+    """Thresholds that nearly every picture reaches, or nearly none, as words for a warning."""
+    found = {} if policy.risk_threshold is None else {"risk_threshold": policy.risk_threshold}
+    for part in ("thresholds", "review_thresholds"):
+        found |= {f"{part}[{name!r}]": value for name, value in getattr(policy, part).items() if value is not None}
+    low = [
+        f"`{name}` is {value:g}, under {LOW}: nearly every picture reaches it"
+        for name, value in found.items()
+        if value < LOW
+    ]
+    high = [
+        f"`{name}` is {value:g}, over {HIGH}: nearly no picture reaches it"
+        for name, value in found.items()
+        if value > HIGH
+    ]
+    return low + high
 
 
 def _check_tokens(model: str, policy, safety):
@@ -158,15 +182,13 @@ def _write_changes(path: Path, report):
 def _read_settings(policy: Path, model: str | None) -> dict:
     """The policy to replay. Without a checkpoint its names are checked against those of the audit trail."""
     from safevlm_hf import SafetyPolicy
+    from safevlm_hf.modeling.json_files import read_json
 
     if model is not None:
         safety, kept = read_safety(model)
         own = SafetyPolicy.create(kept, safety)
         return own.override(SafetyPolicy.from_file(policy, safety), safety).to_dict()
-    try:
-        settings = json.loads(policy.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{policy}: {error}") from None
+    settings = read_json(policy)
     if not isinstance(settings, dict):
         raise ValueError(f"{policy}: expected a policy, a JSON object, got {type(settings).__name__}.")
     return settings

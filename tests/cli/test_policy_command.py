@@ -10,7 +10,15 @@ from safevlm_hf import SafetyPolicy
 
 
 @pytest.mark.parametrize(
-    "text", ['{"thresholds": {"privacy": 2}}', '{"treshold": 1}', "{", "[]", '{"categories": {"x": true}}']
+    "text",
+    [
+        '{"thresholds": {"privacy": 2}}',
+        '{"treshold": 1}',
+        "{",
+        "[]",
+        '{"categories": {"x": true}}',
+        '{"actions": {"*": {"high": "refuse"}}, "actions": {}}',
+    ],
 )
 def test_policies_that_are_wrong(fails, checkpoint, picture, tmp_path, text):
     policy = tmp_path / "[red].json"
@@ -78,6 +86,21 @@ def test_policy_check_warns_of_refusals_that_no_published_judge_knows(call, chec
         assert second.endswith("the refusal of 'politics' for one: \"I'd rather not say.\"")
 
 
+def test_policy_check_warns_of_thresholds_that_every_picture_reaches_or_none(call, tmp_path):
+    policy = {
+        "risk_threshold": 0.9995,
+        "thresholds": {"privacy": 0.0005, "politics": 0.001, "fairness": 0.999, "*": None},
+        "review_thresholds": {"privacy": 0.0},
+    }
+    code, out, err = call("policy", "check", write_json(tmp_path / "policy.json", policy))
+    assert code == 0 and "a sound policy" in out
+    assert [line.split(":")[1].strip() for line in err.splitlines()] == [
+        "`thresholds['privacy']` is 0.0005, under 0.001",
+        "`review_thresholds['privacy']` is 0, under 0.001",
+        "`risk_threshold` is 0.9995, over 0.999",
+    ]
+
+
 def test_policy_check_warns_of_our_refusals_in_a_language_that_no_published_judge_knows(call, tmp_path):
     for language, warnings in (("en", 0), ("fr", 2)):
         policy = {"language": language, "actions": {"privacy": {"high": "refuse"}}}
@@ -101,7 +124,7 @@ def test_policy_replay(call, fails, checkpoint, picture, tmp_path):
     assert "new.json" in fails("policy", "replay", audit, "--policy", tmp_path / "missing" / "new.json")
     broken = write_json(tmp_path / "broken.json", {"categories": {"gambling": False}})
     assert "gambling" in fails("policy", "replay", audit, "--policy", broken)
-    for text in ("null", "[]", "[" * 100_000):
+    for text in ("null", "[]", "[" * 100_000, '{"thresholds": {"*": 0.5, "*": null}}'):
         broken.write_text(text)
         assert "broken.json: " in fails("policy", "replay", audit, "--policy", broken)
     assert "missing.jsonl" in fails("policy", "replay", tmp_path / "missing.jsonl", "--policy", policy)

@@ -405,6 +405,20 @@ def test_a_file_of_monstrous_numbers_or_depth_is_named(tmp_path, text):
         SafetyPolicy.from_file(tmp_path / "policy.json")
 
 
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        ('{"actions": {"*": {"high": "refuse"}}, "actions": {}}', "actions"),
+        ('{"actions": {"privacy": {"high": "refuse"}, "privacy": {}}}', "privacy"),
+        ('{"actions": {"*": {"high": "refuse", "high": "condition"}}}', "high"),
+    ],
+)
+def test_a_key_that_comes_twice_is_named(tmp_path, text, name):
+    (tmp_path / "policy.json").write_text(text)
+    with pytest.raises(ValueError, match=f"policy.json: the key '{name}' comes twice"):
+        SafetyPolicy.from_file(tmp_path / "policy.json", CONFIG)
+
+
 def test_digest_of_one_is_that_of_one_point_nought():
     assert SafetyPolicy(thresholds={"*": 1}).digest() == SafetyPolicy(thresholds={"*": 1.0}).digest()
 

@@ -1,9 +1,7 @@
 """What a checkpoint must hold to be loaded, and the policy that is kept with it."""
 
-import json
 from contextlib import contextmanager
 from logging import Filter
-from pathlib import Path
 from threading import get_ident
 
 from transformers.conversion_mapping import (
@@ -12,6 +10,7 @@ from transformers.conversion_mapping import (
 )
 from transformers.utils import cached_file, logging
 
+from .json_files import read_json
 from .safety_policy import SafetyPolicy
 
 
@@ -208,7 +207,8 @@ def stored_policy(checkpoint, **kwargs) -> dict | None:
     """The policy in a checkpoint's `generation_config.json`; `kwargs` as those of `from_pretrained`.
 
     The library drops a broken file without a word, and of a file that it once derived from a config
-    (`_from_model_config`) every key that is not its own. Raises `ValueError` for a file that cannot be read."""
+    (`_from_model_config`) every key that is not its own. Raises `ValueError` for a file that cannot be read, or has a
+    key twice."""
     if checkpoint is None:
         return None
     file = cached_file(
@@ -219,9 +219,9 @@ def stored_policy(checkpoint, **kwargs) -> dict | None:
         _raise_exceptions_for_missing_entries=False,
     )
     try:
-        values = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+        values = {} if file is None else read_json(file)
     except ValueError as error:
-        raise ValueError(f"{file} holds the safety policy, and is no JSON: {error}") from None
+        raise ValueError(f"The file with the safety policy cannot be used: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds the safety policy, and must be a JSON object, got {type(values).__name__}.")
     return values.get("safety_policy")

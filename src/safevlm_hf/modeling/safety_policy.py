@@ -6,12 +6,12 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import InitVar, asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from .configuration_safety import SAFE, SafetyConfig
+from .json_files import read_json
 from .safety_refusals import REFUSALS
 
 
@@ -227,16 +227,13 @@ class SafetyPolicy:
 
     @classmethod
     def from_file(cls, path, config: SafetyConfig | None = None) -> "SafetyPolicy":
-        """A policy from a JSON file. Raises `ValueError` with the file's name and the reason."""
+        """Return the policy in a JSON file. Raises `ValueError` with the file's name and the reason, a key that comes
+        twice among them."""
+        policy = read_json(path)
         try:
-            text = Path(path).read_text(encoding="utf-8")
-            if not text.strip():
-                raise ValueError("the file is empty, expected a JSON object.")
-            return cls.create(json.loads(text), config)
-        except ValueError as error:  # broken JSON and wrong encodings, too
+            return cls.create(policy, config)
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        except RecursionError:
-            raise ValueError(f"{path}: expected a policy, got lists or objects nested too deep to read.") from None
 
     def override(self, other: "SafetyPolicy | dict | None", config: SafetyConfig | None = None) -> "SafetyPolicy":
         """This policy with what `other` sets in place of its own, name by name: a deployment's over a checkpoint's.

@@ -6,6 +6,8 @@ import reprlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from safevlm_hf.modeling.json_files import unique_keys
+
 
 MAX_LEVELS = 50
 """Of mappings and lists in each other. Deeper ones are nobody's settings, and would exhaust the stack elsewhere."""
@@ -76,16 +78,6 @@ def parse_json(text: str | bytes, where: str) -> Any:
         raise ValueError(f"{where}: nested too deeply") from None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are of this kind
         raise ValueError(f"{where}: expected JSON, but {error}") from None
-
-
-def unique_keys(pairs: list[tuple[Any, Any]]) -> dict:
-    """The pairs as a dict. A key that comes twice is a `ValueError`: the second would silently replace the first."""
-    found = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {shorten(key)} comes twice")
-        found[key] = value
-    return found
 
 
 def check_keys(data, expected: Collection[str], where: str) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from safevlm_hf.evaluation.protocol.strict_json import unique_keys
+from safevlm_hf.modeling.json_files import unique_keys
 
 
 class _StrictLoader(yaml.SafeLoader):
