@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from .showing import print_warning
+
 
 DEFAULT_MODEL = "runs/demo/stage2"
 
@@ -49,9 +51,17 @@ def read_safety(model: str):
 
 
 def read_policy(path: Path | None, model):
+    """Return the policy of a file, with a warning where the checkpoint's own could silence what it refuses."""
     from safevlm_hf import SafetyPolicy
+    from safevlm_hf.modeling.operator_policy import describe_silencing
 
-    return None if path is None else SafetyPolicy.from_file(path, model.config.safety_config)
+    if path is None:
+        return None
+    policy = SafetyPolicy.from_file(path, model.config.safety_config)
+    silenced = describe_silencing(model.kept_policy(), policy, model.config.safety_config)
+    if silenced is not None:
+        print_warning(silenced)  # the library's own is not shown under a command
+    return policy
 
 
 def user_message(text: str, *pictures) -> dict:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from .app import THERE, Model, PolicyFile, app
 from .loading import DEFAULT_MODEL, read_safety
-from .showing import ACTION_STYLES, borderless_table, make_console, plain
+from .showing import ACTION_STYLES, borderless_table, make_console, plain, print_warning
 
 
 LOW, HIGH = 0.001, 0.999  # a threshold beyond is more likely a slip than meant
@@ -27,11 +27,13 @@ def show(model: Model = DEFAULT_MODEL, policy: PolicyFile = None):
     Example: `safevlm policy show --model runs/demo/stage2 --policy policy.json`
     """
     from safevlm_hf import SafetyPolicy
+    from safevlm_hf.modeling.operator_policy import describe_silencing
 
     safety, kept = read_safety(model)
-    applied = SafetyPolicy.create(kept, safety)
+    applied, silenced = SafetyPolicy.create(kept, safety), None
     if policy is not None:
-        applied = applied.override(SafetyPolicy.from_file(policy, safety), safety)
+        given = SafetyPolicy.from_file(policy, safety)
+        applied, silenced = applied.override(given, safety), describe_silencing(kept, given, safety)
     console = make_console()
     console.print(_policy_table(applied, safety))
     for line in _settings_for_all(applied):
@@ -39,6 +41,8 @@ def show(model: Model = DEFAULT_MODEL, policy: PolicyFile = None):
     sources = [f"the policy of {model}" if kept else f"{model} has no policy of its own, these are the defaults"]
     sources += [] if policy is None else [f"overridden by {policy}"]
     console.print(plain("; ".join(sources)), plain(f"digest {applied.digest()}"), sep="\n", soft_wrap=True)
+    if silenced is not None:
+        print_warning(silenced)
 
 
 def _settings_for_all(policy) -> list[str]:
@@ -73,7 +77,7 @@ def check(
     ] = None,
 ):
     """
-    Check a policy file; exit code 2 and the reason where it is wrong.
+    Check a policy file; exit code 2 and the reason where it is wrong, or where it could not be served with `--model`.
 
     Warnings name refusals that no published keyword judge recognises, for benchmarks would count them as answers, and
     thresholds under 0.001 or over 0.999, which nearly every picture reaches, or none.
@@ -82,10 +86,11 @@ def check(
     """
     from safevlm_hf import SafetyConfig, SafetyPolicy
     from safevlm_hf.evaluation.judges.unknown_refusals import unknown_refusals
+    from safevlm_hf.modeling.operator_policy import policy_in_force
 
     safety, kept = read_safety(model) if model else (SafetyConfig(), None)
     policy = SafetyPolicy.from_file(file, safety)
-    applied = SafetyPolicy.create(kept, safety).override(policy, safety)
+    applied = policy_in_force(kept, policy, safety)
     if model and applied.refuses(safety):
         _check_tokens(model, applied, safety)
     print(f"{file}: a sound policy for {model or 'the default categories'}, digest {policy.digest()}")
@@ -94,7 +99,7 @@ def check(
         for category, text in unknown_refusals(applied, safety)
     ]
     for warning in warnings + _extreme_thresholds(applied):
-        make_console(stderr=True).print(plain(f"Warning: {warning}", "yellow"), soft_wrap=True)
+        print_warning(warning)
 
 
 def _extreme_thresholds(policy) -> list[str]:
@@ -183,11 +188,11 @@ def _read_settings(policy: Path, model: str | None) -> dict:
     """The policy to replay. Without a checkpoint its names are checked against those of the audit trail."""
     from safevlm_hf import SafetyPolicy
     from safevlm_hf.modeling.json_files import read_json
+    from safevlm_hf.modeling.operator_policy import policy_in_force
 
     if model is not None:
         safety, kept = read_safety(model)
-        own = SafetyPolicy.create(kept, safety)
-        return own.override(SafetyPolicy.from_file(policy, safety), safety).to_dict()
+        return policy_in_force(kept, SafetyPolicy.from_file(policy, safety), safety).to_dict()
     settings = read_json(policy)
     if not isinstance(settings, dict):
         raise ValueError(f"{policy}: expected a policy, a JSON object, got {type(settings).__name__}.")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .app import Model, PolicyFile, app
-from .loading import DEFAULT_MODEL, load, read_policy
+from .loading import DEFAULT_MODEL, load
 
 
 def _switch(name: str, text: str):
@@ -77,7 +77,7 @@ def serve(
 
     Example: `safevlm serve --model runs/demo/stage2 --policy policy.json --system-prompt prompt.txt`
     """
-    from safevlm_hf import serving
+    from safevlm_hf import SafetyPolicy, serving
     from safevlm_hf.operator_prompt import read_system_prompt
     from safevlm_hf.serving.keys import read_api_keys
 
@@ -90,7 +90,7 @@ def serve(
         served_model_name or model,
         host,
         port,
-        policy=read_policy(policy, loaded),
+        policy=None if policy is None else SafetyPolicy.from_file(policy, loaded.config.safety_config),
         limits=serving.Limits(new_tokens=max_new_tokens),
         metrics_host=metrics_host,
         metrics_port=metrics_port,

@@ -31,6 +31,10 @@ def plain(text: str, style: str = "") -> Text:
     return Text("".join(char if char.isprintable() else repr(char)[1:-1] for char in text), style)
 
 
+def print_warning(text: str):
+    make_console(stderr=True).print(plain(f"Warning: {text}", "yellow"), soft_wrap=True)
+
+
 def borderless_table(*names: str, title: str | None = None) -> Table:
     """Nothing is cut where it is narrow: long words are broken."""
     columns = (Column(plain(name), overflow="fold") for name in names)

@@ -25,6 +25,7 @@ from safevlm_hf.calibration.report import render_calibration_report, write_calib
 from safevlm_hf.calibration.temperatures import fit_temperatures
 from safevlm_hf.calibration.thresholds import choose_thresholds
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
+from safevlm_hf.modeling.operator_policy import policy_in_force
 
 
 CONFIG = SafetyConfig()
@@ -424,6 +425,20 @@ def test_calibrating_a_model_starts_from_its_policy(nano_model, nano_processor, 
     with pytest.raises(ValueError, match="flags nothing"):
         calibrate(*arguments, target_miss_rate=0.1, base_policy={"enabled": False})
     assert len(seen) == 1  # bad arguments cost no work
+
+
+def test_a_calibrated_checkpoint_starts_under_its_calibrated_policy(
+    nano_model, nano_processor, riskcards, monkeypatch
+):
+    monkeypatch.setattr("safevlm_hf.calibration.calibrate.collect_verdict_logits", lambda *arguments: draw(1200, 0))
+    refuse = {"actions": {"*": {"high": "refuse"}}}
+    nano_model.generation_config.safety_policy = {"risk_threshold": 0.7, "remembered_turns": 3}
+    arguments = (nano_model, nano_processor, riskcards)
+    result = calibrate(*arguments, target_miss_rate=0.1, base_policy=refuse, progress=False)
+    own, named = result.policy.to_dict(), json.loads(json.dumps(result.policy.to_dict()))
+    with pytest.raises(ValueError, match="thresholds.*temperatures.*remembered_turns"):
+        policy_in_force(own, refuse, CONFIG)
+    assert policy_in_force(own, named, CONFIG) == result.policy and result.policy.refuses(CONFIG)
 
 
 def test_intervals_of_rates():

@@ -62,6 +62,25 @@ def test_policy_of_the_checkpoint(call, checkpoint, picture, tmp_path):
     assert json.loads(call("assess", picture, "--model", folder, "--json")[1])["action"] == "refuse"
 
 
+def test_a_checkpoint_that_could_silence_a_refusal(call, fails, checkpoint, picture, tmp_path):
+    folder, own = tmp_path / "calibrated", {"thresholds": {"*": 0.5}, "temperatures": {"category": 5.0}}
+    model = AutoModel.from_pretrained(checkpoint)
+    model.generation_config.safety_policy = own
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(folder)
+    words, keys = ["--model", folder, "--policy"], json.dumps(own)
+    refuse, named = write_json(tmp_path / "a.json", REFUSE), write_json(tmp_path / "b.json", REFUSE | own)
+    (tmp_path / "audit.jsonl").write_text('{"action": "answer"}\n')
+    assert call("policy", "check", named, "--model", folder)[0] == 0
+    assert keys in fails("policy", "check", refuse, "--model", folder)
+    assert keys in fails("policy", "replay", tmp_path / "audit.jsonl", *words, refuse)
+    assert keys in fails("serve", *words, refuse)
+    for command in (["policy", "show"], ["assess", picture]):
+        (warning,) = call(*command, *words, refuse)[2].splitlines()
+        assert warning.startswith("Warning: The operator's policy refuses") and keys in warning
+        assert call(*command, *words, named)[2] == ""
+
+
 def test_policy_check(call, fails, checkpoint, tmp_path):
     good = write_json(tmp_path / "[b]good.json", REFUSE)
     for options in ([], ["--model", checkpoint]):

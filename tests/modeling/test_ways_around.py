@@ -1,6 +1,8 @@
 """Ways around the verdict that were found, each closed: what a call, a cache or a config could do to lose it."""
 
 import copy
+import json
+from functools import partial
 
 import pytest
 import torch
@@ -579,9 +581,35 @@ def test_the_generation_config_wins(checkpoint, tmp_path):
     assert load(tmp_path / "again", generation_config=GenerationConfig())._policy(None) == SafetyPolicy(language="de")
 
 
-def test_a_broken_policy_in_the_config_raises(checkpoint):
-    import json
+@pytest.mark.parametrize("call", ["generate", "assess"])
+def test_a_call_that_refuses_is_told_once_what_the_checkpoint_could_hide(model, caplog, call):
+    from transformers.utils import logging
 
+    logging.warning_once.cache_clear()
+    own = {"thresholds": {"*": 0.5}, "temperatures": {"category": 5.0}}
+    judge = partial(generate, model, tokenizer=TEXTS) if call == "generate" else model.assess
+    model.generation_config.safety_policy = own
+    for named in (own, {"temperatures": {"category": 1.0}, "thresholds": {"*": None}}):
+        judge(**request(bright()), safety_policy={**REFUSE_ALL, **named})
+    assert "could keep a risk" not in caplog.text
+    for _ in range(2):
+        judge(**request(bright()), safety_policy=REFUSE_ALL)
+    assert caplog.text.count("could keep a risk") == 1 and json.dumps(own) in caplog.text
+
+
+def test_a_generation_config_of_the_call_counts_as_the_checkpoints(model, caplog):
+    from transformers.utils import logging
+
+    logging.warning_once.cache_clear()
+    given = {"generation_config": GenerationConfig(**GREEDY, pad_token_id=PAD, safety_policy={"enabled": False})}
+    given |= {"tokenizer": TEXTS}
+    model.generate(**request(bright()), **given, safety_policy={"enabled": True, **REFUSE_ALL})
+    assert "could keep a risk" not in caplog.text
+    model.generate(**request(bright()), **given, safety_policy=REFUSE_ALL)
+    assert '{"enabled": false}' in caplog.text
+
+
+def test_a_broken_policy_in_the_config_raises(checkpoint):
     file = checkpoint / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "safety_policy": {"categories": {"weather": False}}}))
     with pytest.raises(ValueError, match="weather"):

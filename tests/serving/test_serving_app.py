@@ -2,6 +2,7 @@
 
 import http.client
 import importlib
+import json
 import os
 import re
 import socket
@@ -44,6 +45,24 @@ def test_the_operators_policy_is_laid_over_the_checkpoints(checkpoint):
         assert answer_of(client.post(CHAT, json=ask(picture(RISKY), text(QUESTION)))) == "Not here."
     kept = SafetyPolicy.create(model.generation_config.safety_policy)
     assert not kept.is_on("politics") and kept.is_on("privacy")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"thresholds": {"*": 0.5}, "temperatures": {"category": 5.0}},
+        {"enabled": False, "thresholds": {"*": 1.0}},
+        {"remembered_turns": 1},
+    ],
+)
+def test_a_checkpoint_cannot_silence_an_operator_who_refuses(checkpoint, own):
+    model, processor = load(checkpoint)
+    model.generation_config.safety_policy = own
+    with pytest.raises(ValueError, match="operator's policy refuses") as raised:
+        serving.create_app(model, processor, NAME, REFUSE)
+    assert json.dumps(own) in str(raised.value)
+    serving.create_app(model, processor, NAME, {"language": "de"})  # it refuses nothing
+    serving.create_app(model, processor, NAME, {**own, **REFUSE})  # or it names each key
 
 
 def test_what_cannot_be_served(checkpoint):

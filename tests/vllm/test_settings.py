@@ -1,6 +1,7 @@
 """What cannot be honoured raises before the engine starts."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -88,6 +89,24 @@ def test_environment(checkpoint, monkeypatch, variable, value, message):
     monkeypatch.setenv(variable, value)
     with pytest.raises((ValueError, OSError), match=message):
         create_config(checkpoint[0])
+
+
+def test_a_checkpoint_cannot_silence_an_operator_who_refuses(checkpoint, monkeypatch, tmp_path):
+    folder, policy = tmp_path / "checkpoint", tmp_path / "policy.json"
+    shutil.copytree(checkpoint[0], folder)
+    own = {"thresholds": {"*": 0.5}, "temperatures": {"category": 5.0}}
+    kept = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**kept, "safety_policy": own}))
+    monkeypatch.setenv("SAFEVLM_POLICY", str(policy))
+    refuse = {"actions": {"*": {"high": "refuse"}}}
+    policy.write_text(json.dumps(refuse))
+    with pytest.raises(ValueError, match="operator's policy refuses.*thresholds.*0.5.*temperatures.*5.0"):
+        create_config(folder)
+    policy.write_text(json.dumps({**refuse, **own}))
+    assert action_on_private_papers(create_config(folder).model_config) == "refuse"
+    policy.write_text('{"actions": {"*": {"high": "refuse"}}, "actions": {}}')
+    with pytest.raises(ValueError, match="'actions' comes twice"):
+        create_config(folder)
 
 
 def test_unknown_category(checkpoint, monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.utils import logging
 
+from .operator_policy import describe_silencing
 from .safety_audit import SafetyAudit
 from .safety_cache import CACHE, Conversation, generating, is_generating
 from .safety_call import NoImageTokens, SafetyCall
@@ -45,7 +46,9 @@ class SafetyGenerationMixin:
 
         Args:
             safety_policy ([`SafetyPolicy`] or `dict`, *optional*): overrides, name by name, the policy in
-                `generation_config`. Without either, every category is on and a risk over 0.5 is conditioned.
+                `generation_config`. Without either, every category is on and a risk over 0.5 is conditioned. Where it
+                refuses, a warning names what the policy in `generation_config`, which counts as the checkpoint's even
+                where a caller set it, could hide from it.
             safety_audit ([`SafetyAudit`] or path, *optional*): where to write a line per sample, before its first
                 token. By default the file that the environment variable `SAFEVLM_AUDIT` names, or none.
             safety_shadow (`bool`, *optional*): the policy decides, and nothing follows from it: the audit says what
@@ -95,10 +98,15 @@ class SafetyGenerationMixin:
         return next((value for value in values if value is not None), None)
 
     def _policy(self, safety_policy, generation_config: GenerationConfig | None = None) -> SafetyPolicy:
-        """The checkpoint's policy, with what the call sets in place of its own."""
+        """The checkpoint's policy, with what the call sets in place of its own.
+
+        Warns, once, where the call's policy refuses and what is kept could silence it. What a generation config holds
+        counts as kept: nobody can tell whether it came with a checkpoint."""
         safety_config, policy = self.config.safety_config, DEFAULT_POLICY
         for given in (self.kept_policy(), getattr(generation_config, "safety_policy", None), safety_policy):
-            SafetyPolicy.create(given, safety_config)  # an error names the policy that it is in
+            silenced = describe_silencing(policy, given, safety_config)  # an error names the policy that it is in
+            if silenced is not None:
+                logger.warning_once(silenced)
             policy = policy.override(given, safety_config)
         if policy.enabled is False:
             logger.warning_once("The safety policy is disabled (`enabled=False`): answers are not conditioned.")

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.cli.serving.server import build_server
 
 from ..modeling import SafetyAudit, SafetyPolicy
+from ..modeling.operator_policy import policy_in_force
 from ..modeling.safety_refusals import all_refusal_ids
 from ..version import __version__
 from .chat import SafeChatHandler
@@ -55,14 +56,14 @@ def create_app(
         The app; `app.state.metrics` has its metrics, and `app.state.settings` the settings.
 
     Raises:
-        `ValueError`: for an untrained head, a policy that does not fit, a refusal with special tokens, settings that
-            contradict each other, or a system prompt that the template does not take.
+        `ValueError`: for an untrained head, a policy that does not fit, a checkpoint's policy that could silence what
+            `policy` refuses, a refusal with special tokens, settings that contradict each other, or a system prompt
+            that the template does not take.
     """
     if not model.config.safety_config.is_trained:
         raise ValueError(f"{name} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
     limits, settings = limits or Limits(), Settings(**settings)
-    own = SafetyPolicy.create(model.kept_policy(), model.config.safety_config)
-    policy = own.override(policy, model.config.safety_config)
+    policy = policy_in_force(model.kept_policy(), policy, model.config.safety_config)
     if policy.refuses(model.config.safety_config):
         all_refusal_ids(processor.tokenizer, policy, model.config.safety_config.categories)  # raises now, if ever
     model.generation_config.safety_policy = policy.to_dict()

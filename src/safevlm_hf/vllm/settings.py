@@ -9,6 +9,7 @@ from vllm.transformers_utils.processor import cached_processor_from_config
 from safevlm_hf import SafetyPolicy
 from safevlm_hf.families import BY_MODEL_TYPE
 from safevlm_hf.modeling.generation_safety import AUDIT_VARIABLE
+from safevlm_hf.modeling.operator_policy import policy_in_force
 from safevlm_hf.modeling.safety_checkpoint import stored_policy
 from safevlm_hf.operator_prompt import read_system_prompt, system_message
 
@@ -24,7 +25,8 @@ RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 def read_policy(model_config) -> SafetyPolicy:
     """The checkpoint's policy (`generation_config.json`), overridden by the operator's. Never a request's.
 
-    Raises `ValueError` where either cannot be read or does not fit the model."""
+    Raises `ValueError` where either cannot be read or does not fit the model, or the checkpoint's could silence what
+    the operator's refuses."""
     safety_config = model_config.hf_config.safety_config
     kept = stored_policy(model_config.model, revision=model_config.revision)
     # The config keeps a copy, for where that file is lost.
@@ -34,7 +36,7 @@ def read_policy(model_config) -> SafetyPolicy:
     except ValueError as error:
         raise ValueError(f"{model_config.model} holds a safety policy that cannot be used: {error}") from None
     path = os.environ.get(POLICY_VARIABLE)
-    return policy.override(SafetyPolicy.from_file(path, safety_config), safety_config) if path else policy
+    return policy_in_force(policy, SafetyPolicy.from_file(path, safety_config), safety_config) if path else policy
 
 
 @dataclass(frozen=True)

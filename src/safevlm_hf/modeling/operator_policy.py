@@ -1,0 +1,73 @@
+"""A checkpoint's policy under its operator's: the one may not silence what the other refuses."""
+
+import json
+
+from .configuration_safety import SafetyConfig
+from .safety_policy import EVERY, RISK_THRESHOLD, SafetyPolicy
+
+
+def policy_in_force(
+    own: SafetyPolicy | dict | None, operator: SafetyPolicy | dict | None, config: SafetyConfig
+) -> SafetyPolicy:
+    """Return an operator's policy laid over a checkpoint's own.
+
+    Raises `ValueError` where either does not fit, or the checkpoint's could silence the operator's
+    (`silencing_settings`)."""
+    silenced = describe_silencing(own, operator, config)
+    if silenced is not None:
+        raise ValueError(silenced)
+    return SafetyPolicy.create(own, config).override(operator, config)
+
+
+def describe_silencing(
+    own: SafetyPolicy | dict | None, operator: SafetyPolicy | dict | None, config: SafetyConfig
+) -> str | None:
+    """Return what `silencing_settings` finds as a sentence, and what to do about it; `None` where it finds nothing."""
+    found = silencing_settings(SafetyPolicy.create(own, config), SafetyPolicy.create(operator, config), config)
+    if not found:
+        return None
+    return (
+        "The operator's policy refuses, and the checkpoint's own could keep a risk from being flagged, by settings "
+        f"that the operator's does not name: {json.dumps(found)}. Name each of them in the operator's policy, with "
+        "the value that shall hold, or take them out of the checkpoint's generation_config.json and config.json."
+    )
+
+
+def silencing_settings(own: SafetyPolicy, operator: SafetyPolicy, config: SafetyConfig) -> dict:
+    """Return the settings of a checkpoint's policy under which less might be flagged than under the default, where
+    `operator` refuses and does not name them; empty where there are none.
+
+    What is not certain to flag at least as much counts: a temperature in either direction, and any threshold over 0,
+    for it stands in the place of the risk, which flags a category of any probability. A review band hides nothing: a
+    flag comes before it. The operator names a setting by setting it; of `categories` and `thresholds` the entries of
+    the categories that it sets, all of them by `"*"`, and of `temperatures` each by itself."""
+    if not operator.refuses(config):
+        return {}
+    categories = _acting(own.categories, operator.categories, operator, config)
+    thresholds = _acting(own.thresholds, operator.thresholds, operator, config)
+    is_higher = own.risk_threshold is not None and own.risk_threshold > RISK_THRESHOLD
+    found = {
+        "enabled": False if own.enabled is False and operator.enabled is None else None,
+        "categories": {name: is_on for name, is_on in categories.items() if not is_on},
+        "risk_threshold": own.risk_threshold if operator.risk_threshold is None and is_higher else None,
+        "thresholds": {name: threshold for name, threshold in thresholds.items() if threshold},
+        "temperatures": {
+            part: temperature
+            for part, temperature in own.temperatures.items()
+            if part not in operator.temperatures and temperature != 1
+        },
+        "remembered_turns": own.remembered_turns if operator.remembered_turns is None else None,
+    }
+    return {name: value for name, value in found.items() if value is not None and value != {}}
+
+
+def _acting(own: dict, given: dict, operator: SafetyPolicy, config: SafetyConfig) -> dict:
+    """Return the entries of `own` that hold for a category which the operator has on and does not name in `given`."""
+    if EVERY in given:
+        return {}
+    left = [name for name in config.categories if operator.is_on(name) and name not in given]
+    acting = {name if name in own else EVERY for name in left}
+    return {name: value for name, value in own.items() if name in acting}
+
+
+__all__ = ["describe_silencing", "policy_in_force", "silencing_settings"]
