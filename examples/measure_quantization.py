@@ -11,7 +11,7 @@ import torch
 from transformers import BitsAndBytesConfig, TorchAoConfig
 from transformers.utils import is_bitsandbytes_available, is_torchao_available, logging
 
-from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaModel, SafeLlavaProcessor
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.evaluation.answering import encode_prompts
@@ -25,7 +25,8 @@ def main():
     args = parser.parse_args()
     logging.set_verbosity_error()
     if args.quantise_tower:
-        SafeLlavaForConditionalGeneration.vision_modules = r"nothing"
+        # Each tells quantisers what to leave alone.
+        SafeLlavaForConditionalGeneration.vision_modules = SafeLlavaModel.vision_modules = r"nothing"
     batches = held_out_batches(args.model, args.num_samples)
     expected = verdicts(load(args.model), batches)
     print("| weights | levels or categories that change | conditions that change | largest change of a logit |")

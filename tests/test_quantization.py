@@ -1,6 +1,8 @@
 """Quantised weights and half precision: what the verdict rests on stays as it is, bit for bit."""
 
 import re
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from safevlm_hf.modeling.safety_policy import ACTIONS
 
 
 DEMO = Path(__file__).parents[1] / "runs/demo/stage2"
+EXAMPLE = Path(__file__).parents[1] / "examples/measure_quantization.py"
 HIGH, ILLEGAL = 3, 1
 REFUSING = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "No."}}
 
@@ -96,6 +99,7 @@ def test_verdict_is_not_quantised_and_the_language_model_is(checkpoint, inputs, 
 @pytest.mark.parametrize("quantiser", ["torchao int8", "bitsandbytes 8 bit", "bitsandbytes 4 bit"])
 def test_quantised_model_conditions_refuses_and_reloads(checkpoint, inputs, tmp_path, quantiser):
     model = load(checkpoint, quantization_config=QUANTISERS[quantiser]())
+    model.save_pretrained(tmp_path)  # before it answers: docs/deployment.md says why
     conditioned = answers(model, inputs)
     assert (conditioned[0].safety_condition_ids > 0).any()
     refused, tokens = answers(model, inputs, safety_policy=REFUSING)
@@ -104,7 +108,6 @@ def test_quantised_model_conditions_refuses_and_reloads(checkpoint, inputs, tmp_
         assert (tokenizer.decode(row, skip_special_tokens=True) == "No.") == (ACTIONS[action] == "refuse")
     assert ACTIONS.index("refuse") in refused.safety_action_ids
 
-    model.save_pretrained(tmp_path)
     again = load(tmp_path)
     for given, expected in zip(verdicts(again, inputs), verdicts(model, inputs)):
         # The same weights; where they lie in memory moves the last bits of a product.
@@ -120,6 +123,22 @@ def test_base_model_alone_is_spared_too(checkpoint, inputs, quantiser):
     with torch.no_grad():
         given, expected = (model.get_image_features(inputs["pixel_values"]) for model in (base, whole))
     assert torch.equal(given.safety_level_logits, expected.safety_level_logits)
+
+
+def test_the_measurement_quantises_the_tower_where_it_is_told_to(checkpoint, monkeypatch, capsys):
+    spec = spec_from_file_location("measure_quantization", EXAMPLE)
+    example = module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.setattr(example, "variants", lambda: {"8 bit": {"quantization_config": QUANTISERS["torchao int8"]()}})
+    monkeypatch.setattr(example.logging, "set_verbosity_error", lambda: None)
+    for model_class in (SafeLlavaModel, SafeLlavaForConditionalGeneration):  # what the example sets is undone
+        monkeypatch.setattr(model_class, "vision_modules", model_class.vision_modules)
+    changes = []
+    for words in ([], ["--quantise_tower"]):
+        monkeypatch.setattr(sys, "argv", ["example", "--model", str(checkpoint), "--num_samples", "2", *words])
+        example.main()
+        changes.append(float(capsys.readouterr().out.splitlines()[-1].split("|")[-2]))
+    assert changes[0] == 0 < changes[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
