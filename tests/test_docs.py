@@ -71,7 +71,7 @@ def test_the_table_of_files_names_what_exists_and_leaves_no_module_out():
 def test_prometheus_can_read_the_alert_rules():
     text = (ROOT / "docs" / "operations.md").read_text()
     (group,) = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[1])["groups"]
-    pytest.importorskip("prometheus_client", reason="needs the extra `serve`: pip install 'safevlm_hf[serve]'")
+    pytest.importorskip("prometheus_client", reason="needs the extra `serve`")
     from safevlm_hf.serving.metrics import Metrics
 
     known = {name for metric in Metrics("", "", False).registry.collect() for name in sample_names(metric)}
@@ -103,7 +103,7 @@ def test_the_api_pages_have_what_the_package_exports_beside_the_families():
 
 
 def test_the_site_is_built_without_a_warning(tmp_path):
-    pytest.importorskip("mkdocstrings", reason="needs the extra `docs`: pip install 'safevlm_hf[docs]'")
+    pytest.importorskip("mkdocstrings", reason="needs the extra `docs`")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

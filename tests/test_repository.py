@@ -124,6 +124,12 @@ def test_the_extras_that_makefile_and_documents_name_exist():
     assert {"dev", "serve", "quantization"} <= named <= extras()
 
 
+def test_no_document_installs_the_package_by_a_name_that_is_on_no_index():
+    paths = [ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.ipynb")]
+    found = [line for path in paths for line in re.findall(r"pip install[^`\n]*\bsafevlm_hf\b.*", path.read_text())]
+    assert len(paths) > 10 and found == []
+
+
 def test_the_citation_has_the_version():
     version = re.search('__version__ = "(.+)"', (ROOT / "src" / "safevlm_hf" / "version.py").read_text())[1]
     citation = load_yaml(ROOT / "CITATION.cff")

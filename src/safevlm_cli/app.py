@@ -123,7 +123,7 @@ def reason_of(error: Exception) -> str:
     if not isinstance(error, (ValueError, OSError)) or not reason:
         reason = f"{type(error).__name__}: {reason}"
     if isinstance(error, ModuleNotFoundError):
-        reason += "; pip install 'safevlm_hf[train]' brings what is missing."
+        reason += f"; {sys.executable} -m pip install 'safevlm_hf[train]' brings what is missing."
     return shorten(reason)
 
 

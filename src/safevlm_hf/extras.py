@@ -1,7 +1,9 @@
 """Packages that only an extra brings: where one is missing, the error names the extra."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 
@@ -15,7 +17,7 @@ def needs_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        message = f"the package {error.name} is not installed; pip install 'safevlm_hf[{extra}]' brings it"
+        message = f"the package {error.name} is not installed; {command_for(extra)} brings it"
         raise ImportError(message, name=error.name) from error
 
 
@@ -29,3 +31,15 @@ def check_extra(extra: str, *packages: str):
         for name in packages:
             if find_spec(name) is None:
                 raise ModuleNotFoundError(name=name)
+
+
+def command_for(extra: str) -> str:
+    """Return the command that adds an extra to this Python's environment, whether or not that is the shell's.
+
+    The package is on no index, so pip knows its name only where it has installed it.
+    """
+    try:
+        version("safevlm_hf")
+    except PackageNotFoundError:
+        return f"in a checkout, {sys.executable} -m pip install '.[{extra}]'"
+    return f"{sys.executable} -m pip install 'safevlm_hf[{extra}]'"

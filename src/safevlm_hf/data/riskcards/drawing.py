@@ -6,6 +6,7 @@ Drawing needs Pillow and the fonts that come with matplotlib; nothing is downloa
 import hashlib
 import math
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -82,7 +83,7 @@ def _font_path(name: str) -> str:
     try:
         import matplotlib
     except ModuleNotFoundError as error:  # `needs_extra` is not at hand where this folder is imported on its own
-        message = "the package matplotlib is not installed; pip install 'safevlm_hf[eval]' brings it"
+        message = f"the package matplotlib is not installed; {sys.executable} -m pip install matplotlib brings it"
         raise ImportError(message, name="matplotlib") from error
     return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf")
 
