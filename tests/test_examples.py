@@ -1,5 +1,7 @@
 """The scripts and the notebook of examples/."""
 
+import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -40,7 +42,19 @@ def test_the_notebook_runs_without_a_demo(tmp_path, monkeypatch):
     assert "image/png" in shown["question"][-1].data and "image/png" in shown["why"][-1].data
 
 
-def test_the_notebook_is_kept_without_outputs():
-    text = NOTEBOOK.read_text()
-    cells = text.count('"cell_type": "code"')
-    assert cells > 0 and text.count('"outputs": []') == text.count('"execution_count": null') == cells
+def test_the_notebook_keeps_what_the_trained_checkpoint_shows_and_nothing_of_the_machine():
+    notebook = json.loads(NOTEBOOK.read_text())
+    shown = {cell["id"]: cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"}
+    texts = {name: "".join(map(text_of, outputs)) for name, outputs in shown.items()}
+    assert "stage2" in texts["checkpoint"]
+    assert "high, risk 0." in texts["inputs"] and "safe, risk 0." in texts["inputs"]
+    assert "image/png" in shown["question"][-1]["data"] and "image/png" in shown["why"][-1]["data"]
+    for output in (output for outputs in shown.values() for output in outputs):
+        assert output["output_type"] != "error" and output.get("name") != "stderr"
+        assert not re.search(r"(?<![\w.])/\w+/|\b[A-Z]:\\", text_of(output)), "a path of the machine"
+    assert all(cell["metadata"] == {} for cell in notebook["cells"]), "times"
+    assert notebook["metadata"]["language_info"] == {"name": "python"}
+
+
+def text_of(output: dict) -> str:
+    return "".join(output.get("text", []) + output.get("data", {}).get("text/plain", []))

@@ -1,7 +1,10 @@
 import io
 import os
 import re
+import runpy
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from browser import SCROLLED_TABLES, check_readable, open_page
@@ -24,6 +27,7 @@ from safevlm_hf.evaluation.reports.tables import interval_text
 from safevlm_hf.evaluation.reports.verdict_parts import draw_matrix
 
 
+EXAMPLE = Path(__file__).parents[3] / "examples" / "picture_report.py"
 LEVELS = ("safe", "low", "medium", "high")
 HOSTILE = '<script>alert("1")</script>'
 LOGS = {
@@ -295,6 +299,19 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
         assert drawing.bounding_box()["width"] <= 390  # whole in view
         page.get_by_label("enlarge").check()
         assert drawing.bounding_box()["width"] == 960
+
+
+def test_the_example_pictures_two_pairs_of_the_report(results, tmp_path, monkeypatch):
+    with open_page():
+        pass  # skipped where there is no browser
+    report, picture = write_report(tmp_path / "report.html", results), tmp_path / "demo.png"
+    monkeypatch.setattr(sys, "argv", ["example", "--report", str(report), "--output", str(picture)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    with Image.open(picture) as image:
+        (width, height), colours = image.size, image.convert("RGB").getcolors(2**24)
+    assert width == 1300 and 150 < height < 800
+    shown = {round(red / 20) for count, (red, green, blue) in colours if count > 5000 and abs(blue - 160) < 5}
+    assert shown == {0, 2}  # the pictures of the first two pairs
 
 
 def test_report_without_verdicts_stages_pictures_or_samples(results):
