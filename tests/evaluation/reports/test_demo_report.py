@@ -28,6 +28,7 @@ from safevlm_hf.evaluation.reports.verdict_parts import draw_matrix
 
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "picture_report.py"
+FADED = "box => parseFloat(getComputedStyle(box).getPropertyValue('--faded'))"
 LEVELS = ("safe", "low", "medium", "high")
 HOSTILE = '<script>alert("1")</script>'
 LOGS = {
@@ -295,6 +296,11 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
         check_readable(page)
         page.set_viewport_size({"width": 390, "height": 900})
         assert page.evaluate(SCROLLED_TABLES) == []
+        wide, narrow = (page.get_by_label(f"{name}: labels in rows").first for name in ("Category", "Level"))
+        assert (wide.evaluate(FADED), narrow.evaluate(FADED)) == (64, 0)
+        wide.evaluate("box => box.scrollTo(box.scrollWidth, 0)")
+        page.wait_for_timeout(200)
+        assert wide.evaluate(FADED) == 0  # the end is seen whole
         drawing = page.locator("img.drawing")
         assert drawing.bounding_box()["width"] <= 390  # whole in view
         page.get_by_label("enlarge").check()
