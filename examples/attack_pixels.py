@@ -22,13 +22,14 @@ from safevlm_hf.evaluation.attacks.measure import Attacks, draw_cards
 from safevlm_hf.evaluation.attacks.pgd import UNBOUNDED, Budget
 from safevlm_hf.evaluation.attacks.report import Report, markdown, plain
 from safevlm_hf.families import find_family
-from safevlm_hf.files import write_text
+from safevlm_hf.files import refuse_to_overwrite, write_text
 from safevlm_hf.quiet import quiet
 from safevlm_hf.version import __version__
 
 
 LEAST_CARDS = 10
 MORE_STEPS = 4
+WRITTEN = TABLE, FIGURES, PLOT = "attack.md", "attack.json", "attack.png"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -58,6 +59,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     parser.add_argument("--batch_size", type=int, default=25, help="pictures that are attacked at once")
     parser.add_argument("--seed", type=int, default=0, help="of the cards and of the noise")
+    parser.add_argument("--overwrite", action="store_true", help="replace the result of an earlier run")
     args = parser.parse_args(argv)
     if args.size < LEAST_CARDS:
         parser.error(f"--size is {args.size}: a share of fewer than {LEAST_CARDS} cards says nothing")
@@ -97,6 +99,8 @@ def load(checkpoint: str):
 
 
 def run(args) -> Report:
+    for name in () if args.overwrite else WRITTEN:
+        refuse_to_overwrite(args.output_dir / name, "`--overwrite` replaces it, another `--output_dir` keeps it")
     model, processor = load(args.model)
     risky, clean = draw_cards(args.output_dir / "data", args.size, args.seed)
     attacks = Attacks(model, processor, risky, clean, args.restarts, args.batch_size, args.seed)
@@ -138,11 +142,11 @@ def main(argv=None) -> Report:
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     text = f"{markdown(report.table())}\n\n" + "".join(f"- {note}\n" for note in report.notes())
-    write_text(args.output_dir / "attack.md", text)
-    write_text(args.output_dir / "attack.json", json.dumps(report.as_json(settings(args)), indent=2) + "\n")
-    report.plot(args.output_dir / "attack.png")
+    write_text(args.output_dir / TABLE, text)
+    write_text(args.output_dir / FIGURES, json.dumps(report.as_json(settings(args)), indent=2) + "\n")
+    report.plot(args.output_dir / PLOT)
     print(plain(report.table(intervals=False)), *report.notes(), sep="\n")
-    print(f"with intervals: {args.output_dir / 'attack.md'}   plot: {args.output_dir / 'attack.png'}")
+    print(f"with intervals: {args.output_dir / TABLE}   plot: {args.output_dir / PLOT}")
     return report
 
 

@@ -56,7 +56,7 @@ from safevlm_hf.evaluation.pipeline import Candidate, Evaluated, Settings, evalu
 from safevlm_hf.evaluation.plain_texts import special_tokens
 from safevlm_hf.evaluation.reports.evaluation_report import write_evaluation_report
 from safevlm_hf.families import find_family
-from safevlm_hf.files import write_text
+from safevlm_hf.files import refuse_to_overwrite, write_text
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from safevlm_hf.quiet import quiet
 from safevlm_hf.training.arguments import write_nano_config
@@ -70,6 +70,7 @@ NOTE = (
     "until the first token of the answer can be shown."
 )
 BATCH_SIZES = (1, 8)
+WRITTEN = TABLE, FIGURES, REPORT = "comparison.md", "comparison.json", "report.html"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STOCK, SAFE = "stock model", "SafeVLM"
 TRAINED_WITHOUT = {
@@ -102,6 +103,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--max_new_tokens", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", action="store_true", help="two steps of each training: it runs, nothing is learned")
+    parser.add_argument("--overwrite", action="store_true", help="replace the tables of an earlier run")
     args = parser.parse_args(argv)
     if args.size < max(BATCH_SIZES) or args.rounds < 1:
         parser.error(f"--size must be at least {max(BATCH_SIZES)}, for a whole batch, and --rounds at least 1")
@@ -393,6 +395,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def main(argv=None) -> list[list[str]]:
     args = parse_args(argv)
     quiet("safevlm_hf", "timm")
+    for name in () if args.overwrite else WRITTEN:
+        refuse_to_overwrite(args.output_dir / name, "`--overwrite` replaces it, another `--output_dir` keeps it")
     benchmark = find_benchmark("riskcards")
     loaded = benchmark.load(args.output_dir / "data", size=args.size, seed=args.seed)
     settings = Settings(
@@ -415,10 +419,10 @@ def main(argv=None) -> list[list[str]]:
     rows = table_rows(evaluated, costs)
     asked = ", ".join(f"{count} times {reply}" for reply, count in sorted(ecso.replies.items()))
     text = f"{markdown(rows)}\n\n{NOTE}\nECSO's own question about harm was answered in this run: {asked}.\n"
-    write_text(args.output_dir / "comparison.md", text)
-    write_text(args.output_dir / "comparison.json", json.dumps(as_json(evaluated, costs, settings), indent=2) + "\n")
-    report = write_evaluation_report(args.output_dir / "report.html", [evaluated])
-    print(f"\n{text}\ntable: {args.output_dir / 'comparison.md'}   report: {report}")
+    write_text(args.output_dir / TABLE, text)
+    write_text(args.output_dir / FIGURES, json.dumps(as_json(evaluated, costs, settings), indent=2) + "\n")
+    report = write_evaluation_report(args.output_dir / REPORT, [evaluated])
+    print(f"\n{text}\ntable: {args.output_dir / TABLE}   report: {report}")
     return rows
 
 

@@ -14,8 +14,12 @@ from safevlm_hf.evaluation.candidates import VERDICT_OFF, safe_candidate
 from safevlm_hf.evaluation.comparing import save_comparison
 from safevlm_hf.evaluation.judges.matchers import published_matchers
 from safevlm_hf.evaluation.judges.rules import RulesJudge
-from safevlm_hf.evaluation.pipeline import Settings, evaluate_systems
-from safevlm_hf.evaluation.reports.evaluation_report import summary_rows, write_evaluation_report
+from safevlm_hf.evaluation.pipeline import Settings, evaluate_systems, result_names
+from safevlm_hf.evaluation.reports.evaluation_report import (
+    refuse_to_lose_results,
+    summary_rows,
+    write_evaluation_report,
+)
 
 
 def main() -> None:
@@ -24,6 +28,7 @@ def main() -> None:
     parser.add_argument("--benchmark", default="riskcards")
     parser.add_argument("--data", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--output_dir", type=Path, default=Path("runs/evaluation"))
+    parser.add_argument("--overwrite", action="store_true", help="replace the report of another run")
     args = parser.parse_args()
 
     # The files are checked before the model is loaded.
@@ -37,11 +42,15 @@ def main() -> None:
         safe_candidate("verdict off", args.model, model, processor, settings, VERDICT_OFF),
         safe_candidate("verdict on", args.model, model, processor, settings),
     ]
+    report = args.output_dir / "report.html"
+    if not args.overwrite:
+        names = result_names(benchmark, items, systems, settings)
+        refuse_to_lose_results(report, names, "`--overwrite` replaces it, another `--output_dir` keeps it")
     evaluated = evaluate_systems(benchmark, items, systems, settings, args.output_dir)
     save_comparison(evaluated, args.output_dir)
     for row in summary_rows(evaluated):
         print("\t".join(row))
-    print("report:", write_evaluation_report(args.output_dir / "report.html", [evaluated]))
+    print("report:", write_evaluation_report(report, [evaluated]))
 
 
 if __name__ == "__main__":

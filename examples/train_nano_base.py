@@ -22,6 +22,8 @@ from nano_base import idefics3, llava
 from nano_base.evaluation import evaluate
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from safevlm_hf.files import refuse_to_overwrite
+
 
 FAMILIES = {"llava": llava, "idefics3": idefics3}
 
@@ -29,6 +31,7 @@ FAMILIES = {"llava": llava, "idefics3": idefics3}
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
     parser.add_argument("--family", choices=FAMILIES, default="llava")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_pictures", type=int, help="for the tower")
@@ -57,6 +60,8 @@ def save(model, processor, output_dir: Path) -> None:
 
 def main(argv=None) -> dict:
     args = parse_args(argv)
+    if not args.overwrite:
+        refuse_to_overwrite(args.output_dir, "`--overwrite` replaces it, another `--output_dir` keeps it")
     start = time.time()
     torch.manual_seed(args.seed)
     save(*FAMILIES[args.family].train(args), args.output_dir)

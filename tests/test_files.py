@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from safevlm_hf.files import check_writable, write_text
+from safevlm_hf.files import check_writable, refuse_to_overwrite, write_text
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -56,6 +56,16 @@ def test_looking_whether_a_place_can_be_written_leaves_nothing(tmp_path):
         check_writable(tmp_path / name, is_folder)
     check_writable("/dev/null")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_is_there_is_told_with_the_way_out(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "file", tmp_path):
+        with pytest.raises(ValueError, match=f"{path} is there already: name another."):
+            refuse_to_overwrite(path, "name another")
+    for path in (tmp_path / "new", tmp_path / "empty", "/dev/null"):
+        refuse_to_overwrite(path, "name another")
 
 
 def _fail(*_):

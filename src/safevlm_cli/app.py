@@ -36,6 +36,8 @@ PolicyFile = Annotated[
     Path | None, typer.Option("--policy", "-p", help="JSON file that overrides the checkpoint's own policy.", **THERE)
 ]
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the result of an earlier run.")]
+
 
 def _show_version(wanted: bool):
     if wanted:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from .app import THERE, Model, PolicyFile, app
+from .app import THERE, Model, Overwrite, PolicyFile, app
 from .loading import DEFAULT_MODEL, load, read_policy
 from .showing import borderless_table, make_console, plain
 
@@ -33,12 +33,13 @@ def calibrate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, half to choose and half to check.")] = 0,
     num_riskcards: Annotated[int, typer.Option(help="Size of the drawn set.")] = 2000,
+    overwrite: Overwrite = False,
 ):
     """
     Fit the temperatures and choose the thresholds for a target; writes a policy and a report.
 
-    The policy is the checkpoint's own, with that of `--policy` over it and with the thresholds found. A policy that is
-    there already is replaced only where it is the one named by `--policy`.
+    The policy is the checkpoint's own, with that of `--policy` over it and with the thresholds found. A policy or a
+    report that is there already is replaced only with `--overwrite`, and a policy that `--policy` names without it.
 
     Example: `safevlm calibrate --data held_out.jsonl --target-false-positive-rate 0.01 -o policy.json`
     """
@@ -47,17 +48,18 @@ def calibrate(
     from safevlm_hf.calibration.report import write_calibration_report
     from safevlm_hf.data.records import load_records
     from safevlm_hf.data.riskcards import write_riskcards
-    from safevlm_hf.files import check_writable, write_text
+    from safevlm_hf.files import check_writable, refuse_to_overwrite, write_text
 
     if (target_false_positive_rate is None) == (target_miss_rate is None):
         raise ValueError("Name one target: `--target-false-positive-rate` or `--target-miss-rate`.")
-    if output.is_file() and (policy is None or not output.samefile(policy)):
-        raise ValueError(
-            f"{output} is there already: `--policy {output}` starts from it and replaces it, another `-o` keeps it."
-        )
-    check_writable(output)
     report = report or output.with_name("calibration.html")
+    check_writable(output)
     check_writable(report)
+    if not overwrite:
+        if policy is None or not (output.exists() and output.samefile(policy)):
+            starting = f"`--policy {output}` starts from it and replaces it, `--overwrite` replaces it unread"
+            refuse_to_overwrite(output, f"{starting}, another `-o` keeps it")
+        refuse_to_overwrite(report, "`--overwrite` replaces it, another `--report` keeps it")
     loaded, processor = load(model)
     safety = loaded.config.safety_config
     # Other cards than the demo's held-out ones, whose figures shall stay those of a head that has not seen them.

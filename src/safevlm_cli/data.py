@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .app import THERE, app
+from .app import THERE, Overwrite, app
 from .showing import borderless_table, make_console, plain
 
 
@@ -27,6 +27,7 @@ def mix(
     coco: Copy = None,
     size: Annotated[int | None, typer.Option(min=2, help="Records in all; the paper's number if unset.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    overwrite: Overwrite = False,
 ):
     """
     Mix published data sets to records for a stage, in the paper's proportions.
@@ -38,7 +39,12 @@ def mix(
     Example: `safevlm data mix runs/mix --stage 1 --vlguard VLGuard --rtvlm RedTeamingVLM --llava LLaVA --coco COCO`
     """
     from safevlm_hf.data.mixing import mix_records
+    from safevlm_hf.files import check_writable, refuse_to_overwrite
 
+    for path in (output_dir / f"stage{stage}.jsonl", output_dir / f"stage{stage}.json"):
+        check_writable(path)
+        if not overwrite:
+            refuse_to_overwrite(path, "`--overwrite` replaces it, another folder keeps it")
     done = mix_records(output_dir, stage, vlguard, rtvlm, llava, coco, size, seed)
     console = make_console()
     table = borderless_table("records", "wanted", "written")
@@ -109,6 +115,7 @@ def overlap(
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out items without a readable picture, and name them.")
     ] = False,
+    overwrite: Overwrite = False,
 ):
     """
     Look for a benchmark's pictures and texts in training records: near-duplicates, and runs of 13 words.
@@ -122,16 +129,21 @@ def overlap(
     from safevlm_hf.data.records import load_records
     from safevlm_hf.evaluation.benchmarks import find_benchmark
     from safevlm_hf.evaluation.contamination.overlap import find_overlap, save_overlap
+    from safevlm_hf.files import check_writable, refuse_to_overwrite
 
     from .evaluate import benchmark_options
     from .loading import read_safety
 
+    output = output or Path("runs/overlap") / f"{benchmark}.json"
     chosen = find_benchmark(benchmark)
+    check_writable(output)
+    if not overwrite:
+        refuse_to_overwrite(output, "`--overwrite` replaces it, another `--output` keeps it")
     loaded = chosen.load(data, skip_missing=skip_missing, **benchmark_options(option or [], [chosen])[benchmark])
     safety = read_safety(model)[0] if model else SafetyConfig()
     records = {file: load_records(file, safety.categories, safety.levels, image_root) for file in train}
     found = find_overlap(records, loaded)
-    path = save_overlap(found, output or Path("runs/overlap") / f"{benchmark}.json")
+    path = save_overlap(found, output)
     for line in loaded.missing:
         make_console().print(plain(f"left out: {line}"), soft_wrap=True)
     _show_overlap(found)

@@ -38,7 +38,7 @@ def demo(
     overwrite_output_dir: Annotated[
         bool,
         typer.Option(
-            "--overwrite-output-dir", "--overwrite_output_dir", help="Replace the result of an earlier demo."
+            "--overwrite-output-dir", "--overwrite_output_dir", help="Replace what an earlier demo has left."
         ),
     ] = False,
     full: Annotated[

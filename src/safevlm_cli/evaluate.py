@@ -1,5 +1,7 @@
 """`safevlm evaluate`: benchmarks of the field on a checkpoint, beside its verdict switched off, or a base model."""
 
+import sys
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .app import Model, PolicyFile, app
+from .app import Model, Overwrite, PolicyFile, app
 from .loading import DEFAULT_MODEL
 from .showing import borderless_table, make_console, plain
 
@@ -47,11 +49,13 @@ def evaluate(
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out items without a readable picture, and name them.")
     ] = False,
+    overwrite: Overwrite = False,
 ):
     """
     Run benchmarks: answers, verdicts, judgements, figures with intervals, a report. Nothing is downloaded.
 
-    A stopped run goes on where it was. Each benchmark is run with the verdict switched off, too.
+    A stopped run goes on where it was. Another run's report is replaced only with `--overwrite`; its results are kept.
+    Each benchmark is run with the verdict switched off, too.
 
     Example: `safevlm evaluate --benchmark vlguard,mmbench --data benchmarks --base llava-hf/llava-1.5-7b-hf`
     """
@@ -71,7 +75,13 @@ def evaluate(
         for one in chosen
     ]
     fitting = _judges_by_benchmark(all_judges, loaded)
-    return _run(chosen, loaded, fitting, model, base, policy, output, max_new_tokens, batch_size, seed)
+    settings = _settings(max_new_tokens, batch_size, seed)
+    candidates = _candidates(model, base, policy, settings)
+    runs = [
+        (one, items, candidates, replace(settings, judges=own))
+        for one, items, own in zip(chosen, loaded, fitting, strict=True)
+    ]
+    _run(runs, output, overwrite)
 
 
 HOW_TO_READ = """In brackets: 95% intervals. A refusal counts where its judge sees one: `rules` is
@@ -129,27 +139,31 @@ def _reason_against(judge, loaded) -> str | None:
     return None
 
 
-def _run(chosen, loaded, fitting, model, base, policy, output: Path, max_new_tokens: int, batch_size: int, seed: int):
-    import sys
-    from dataclasses import replace
-
-    from safevlm_hf.evaluation.comparing import save_comparison
+def _settings(max_new_tokens: int, batch_size: int, seed: int):
+    """What is equal for all benchmarks, without judges."""
     from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
-    from safevlm_hf.evaluation.pipeline import Settings, evaluate_systems
-    from safevlm_hf.evaluation.reports.evaluation_report import write_evaluation_report
+    from safevlm_hf.evaluation.pipeline import Settings
 
-    settings = Settings(
+    return Settings(
         [],
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         bootstrap=Bootstrap(seed=seed),
         progress=sys.stderr.isatty(),
     )
-    candidates = _candidates(model, base, policy, settings)
-    runs = [
-        (benchmark, items, candidates, replace(settings, judges=judges))
-        for benchmark, items, judges in zip(chosen, loaded, fitting, strict=True)
-    ]
+
+
+def _run(runs: list[tuple], output: Path, overwrite: bool):
+    """`runs`: per benchmark the first arguments of `evaluate_systems`."""
+    from safevlm_hf.evaluation.comparing import save_comparison
+    from safevlm_hf.evaluation.pipeline import evaluate_systems, result_names
+    from safevlm_hf.evaluation.reports.evaluation_report import refuse_to_lose_results, write_evaluation_report
+
+    report = output / "report.html"
+    if not overwrite:
+        names = set().union(*(result_names(*run) for run in runs))
+        advice = "it is of another run, `--overwrite` replaces it and keeps the results, another `--output` keeps it"
+        refuse_to_lose_results(report, names, advice)
     if len(runs) > 1:
         _show_costs(runs, output)
     evaluated = []
@@ -157,7 +171,7 @@ def _run(chosen, loaded, fitting, model, base, policy, output: Path, max_new_tok
         evaluated.append(evaluate_systems(*run, output))
         save_comparison(evaluated[-1], output)
         # After each benchmark, so that an error in a later one loses nothing.
-        report = write_evaluation_report(output / "report.html", evaluated)
+        write_evaluation_report(report, evaluated)
         _show(evaluated[-1])
     print(HOW_TO_READ)
     print(f"results: {output}/*/*/results.json   report: {report}")

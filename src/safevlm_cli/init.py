@@ -9,6 +9,9 @@ from .app import app
 from .loading import read_config
 
 
+NEVER_REPLACED = "name a new or empty folder"
+
+
 @app.command()
 def init(
     base: Annotated[
@@ -47,10 +50,10 @@ def init(
     from safevlm_hf.base_weights import check_weights_are_kept, find_weight_files
     from safevlm_hf.data.taxonomy import read_taxonomy
     from safevlm_hf.families import find_family
-    from safevlm_hf.files import check_writable
+    from safevlm_hf.files import check_writable, refuse_to_overwrite
     from safevlm_hf.quiet import quiet
 
-    refuse_to_overwrite(output)
+    refuse_to_overwrite(output, NEVER_REPLACED)
     check_writable(output, is_folder=True)
     names = read_taxonomy(taxonomy)
     quiet()
@@ -76,14 +79,10 @@ def init(
 def _assemble(base: Path, language_model: str | None, gguf_file: str | None, vision_tower: str | None):
     """A stock LLaVA, in a folder of its own."""
     from safevlm_hf.assembly import assemble_llava
+    from safevlm_hf.files import refuse_to_overwrite
 
     if not language_model or not vision_tower:
         raise ValueError("A LLaVA is put together from two: give `--language-model` and `--vision-tower`.")
-    refuse_to_overwrite(base)
+    refuse_to_overwrite(base, NEVER_REPLACED)
     for part in assemble_llava(language_model, vision_tower, gguf_file):
         part.save_pretrained(base)
-
-
-def refuse_to_overwrite(folder: Path):
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already: name a new or empty folder.")

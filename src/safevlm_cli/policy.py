@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .app import THERE, Model, PolicyFile, app
+from .app import THERE, Model, Overwrite, PolicyFile, app
 from .loading import DEFAULT_MODEL, read_safety
 from .showing import ACTION_STYLES, borderless_table, make_console, plain, print_warning
 
@@ -140,6 +140,7 @@ def replay(
         Path | None, typer.Option(help="Write which requests would change: JSON lines with their ids.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+    overwrite: Overwrite = False,
 ):
     """
     What another policy would have done with the samples of an audit trail.
@@ -154,7 +155,7 @@ def replay(
 
     settings = _read_settings(policy, model)
     if changes is not None:
-        _check_not_read(changes, audit, policy)
+        _check_changes(changes, overwrite, audit, policy)
     report = replay_audit(audit, settings)
     if changes is not None:
         _write_changes(changes, report)
@@ -172,10 +173,15 @@ def replay(
         console.print(plain(note), soft_wrap=True)
 
 
-def _check_not_read(changes: Path, *read: Path):
+def _check_changes(changes: Path, overwrite: bool, *read: Path):
+    from safevlm_hf.files import check_writable, refuse_to_overwrite
+
     for file in read:
         if changes.exists() and file.exists() and changes.samefile(file):
             raise ValueError(f"`--changes {changes}` would replace {file}, which is read: name another file.")
+    check_writable(changes)
+    if not overwrite:
+        refuse_to_overwrite(changes, "`--overwrite` replaces it, another `--changes` keeps it")
 
 
 def _write_changes(path: Path, report):

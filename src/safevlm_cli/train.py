@@ -26,7 +26,7 @@ def train(
     Every other option goes to the stages that have it: `--model_name_or_path`, `--train_file`, `--validation_file`,
     `--lora_r`, and all of `TrainingArguments` (`python examples/run_stage1.py --help` lists them). Stage 2 starts from
     stage 1's result, `OUTPUT_DIR/stage1`. In place of options one stage takes a YAML file, with its own `output_dir`.
-    A model that is there already is replaced only with `--overwrite_output_dir`.
+    What an earlier run has left there is replaced only with `--overwrite_output_dir`.
 
     Example: `safevlm train --model_name_or_path llava-hf/llava-1.5-7b-hf --train_file records.jsonl --bf16 true`
     """
@@ -71,9 +71,8 @@ def _stage_arguments(number: int, are_both: bool, given: list[str], output_dir: 
     overwrite, given = take_overwrite(given)
     replacing = ["--overwrite_output_dir"] if overwrite else []
     if not given:
-        values = {"output_dir": str(folder), "overwrite_output_dir": overwrite}
-        values |= {"model_name_or_path": str(first)} if number == 2 else {}
-        return [write_nano_config(number, folder / nano_config(number).name, **values)]
+        values = {"output_dir": str(folder)} | ({"model_name_or_path": str(first)} if number == 2 else {})
+        return [write_nano_config(number, folder / nano_config(number).name, overwrite, **values), *replacing]
     if any(word.endswith((".yaml", ".yml")) and not word.startswith("-") for word in given[:1]):
         if are_both or len(given) > 1:
             raise ValueError("A YAML file is for one stage, and stands alone: `safevlm train --stage 1 run.yaml`.")

@@ -38,7 +38,7 @@ from .evaluation.held_out.localisation import riskcards_localisation
 from .evaluation.held_out.robustness import FULL_ROWS, QUICK_ROWS, SMALL_PRINT_ROWS, Row, draw_row, measure_rows
 from .evaluation.held_out.targets import FULL_TARGETS, QUICK_TARGETS, SMALL_PRINT_TARGETS, Target
 from .evaluation.reports.demo_report import DemoResults, format_table, write_report
-from .files import check_writable, write_text
+from .files import check_writable, refuse_to_overwrite, write_text
 from .modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SafetyConfig
 from .modeling.model_card import write_model_card
 from .quiet import quiet
@@ -218,24 +218,15 @@ def find_places(args: argparse.Namespace) -> tuple[Path, Path]:
     report = Path(args.report or (folder / "report.html" if folder != Path(DEFAULT_FOLDER) else "report.html"))
     check_writable(folder, is_folder=True)
     check_writable(report)
-    if not (args.overwrite_output_dir or args.fast):
-        refuse_to_overwrite(folder, report)
+    if not args.overwrite_output_dir:
+        refuse_to_overwrite(folder, "`--overwrite_output_dir` replaces it, another `--output_dir` keeps it")
+        refuse_to_overwrite(report, "`--overwrite_output_dir` replaces it, another `--report` keeps it")
     return folder, report
 
 
 def default_folder(args: argparse.Namespace) -> str:
     parts = [DEFAULT_FOLDER, *([args.family] if args.family != "llava" else []), *(["fast"] if args.fast else [])]
     return "_".join(parts)
-
-
-def refuse_to_overwrite(folder: Path, report: Path):
-    """Raise `ValueError` where a demo has left its result. One that did not end is begun anew."""
-    for path in (folder / FIGURES, report):
-        if path.exists():
-            raise ValueError(
-                f"{path} is there already, of an earlier demo: `--overwrite_output_dir` replaces it, another "
-                "`--output_dir` keeps it."
-            )
 
 
 def start_drawing(*args):
@@ -301,7 +292,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--family", choices=NANO_BASES, default="llava", help="whose nano base; default: llava")
     parser.add_argument("--output_dir", help="default: runs/demo, runs/demo_idefics3, and with --fast runs/demo_fast")
     parser.add_argument("--report", help="default: report.html, in output_dir unless that is runs/demo")
-    parser.add_argument("--overwrite_output_dir", action="store_true", help="replace the result of an earlier demo")
+    parser.add_argument("--overwrite_output_dir", action="store_true", help="replace what an earlier demo has left")
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--full", action="store_true", help="every row, with at least 200 questions of each kind")
     extent.add_argument("--fast", action="store_true", help="a minute: everything runs, and nothing is learned")
@@ -311,7 +302,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def write_config(stage: int, folder: Path, seed: int, **overrides) -> str:
     """The embedded default's YAML with this run's seed and folders, kept beside the results."""
     values = {"seed": seed, "output_dir": str(folder / f"stage{stage}"), "riskcards_dir": str(folder / "riskcards")}
-    values["overwrite_output_dir"] = True  # the same command may run again
+    values["overwrite_output_dir"] = True  # `find_places` has looked
     if stage == 2:
         values["model_name_or_path"] = str(folder / "stage1")
     values |= overrides

@@ -27,6 +27,20 @@ def check_writable(path: str | os.PathLike, is_folder: bool = False):
         raise ValueError(f"{path} cannot be written: {place}: {reason}.") from None
 
 
+def refuse_to_overwrite(path: str | os.PathLike, advice: str):
+    """Stands before work whose result would take the place of an earlier one.
+
+    Args:
+        advice: the way out, such as "`--overwrite` replaces it, another `--output` keeps it".
+
+    Raises:
+        ValueError: there is a file, or a folder with something in it.
+    """
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise ValueError(f"{path} is there already: {advice}.")
+
+
 def write_text(path: str | os.PathLike, text: str) -> Path:
     """Writes the file and returns its path. It appears under its name only when it is complete; folders are made. The
     file behind a link is replaced, not the link; what is no file, as /dev/null, is written to."""

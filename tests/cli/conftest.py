@@ -3,6 +3,7 @@
 import io
 import signal
 import sys
+from dataclasses import dataclass
 
 import pytest
 import typer
@@ -11,6 +12,7 @@ from private_checkpoint import save_private
 from transformers import logging
 
 from safevlm_cli import main
+from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +27,18 @@ def library(monkeypatch):
     signal.signal(signal.SIGTERM, handler)
     logging.set_verbosity(verbosity)
     logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class FewDraws(Bootstrap):
+    """Intervals of a thousand draws take most of a small run's time."""
+
+    num_resamples: int = 20
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    monkeypatch.setattr("safevlm_hf.evaluation.metrics.bootstrap.Bootstrap", FewDraws)
 
 
 @pytest.fixture(scope="session")

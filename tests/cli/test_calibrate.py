@@ -44,7 +44,9 @@ def test_calibrate(call, fails, unsure, picture, tmp_path, monkeypatch):
     words = ["calibrate", "--model", unsure, "--data", data, "--target-false-positive-rate", 0.4, *files]
     assert "made/policy.json is there already: `--policy made/policy.json` starts from it" in fails(*words)
     Path("made/policy.json").write_text('{"language": "de", "review_thresholds": {"*": 0.9}}')
-    code, out, _ = call(*words, "--policy", "made/policy.json")
+    again = [*words, "--policy", "made/policy.json"]
+    assert "made/report.html is there already: `--overwrite` replaces it, another `--report` keeps it" in fails(*again)
+    code, out, _ = call(*again, "--report", "made/second.html")
     policy = json.loads(Path("made/policy.json").read_text())
     assert code == 0 and policy["language"] == "de" and len(policy["thresholds"]) == 6
     assert "its review band is left out" in out

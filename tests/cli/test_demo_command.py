@@ -45,6 +45,6 @@ def test_the_result_of_an_earlier_demo_stays(fails, monkeypatch, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "figures.json").write_text("{}")
     (tmp_path / "report.html").write_text("")
-    for words, name in ([["--output_dir", "run"], "run/figures.json"], [[], "report.html"]):
+    for words, name in ([["--output_dir", "run"], "run"], [[], "report.html"]):
         line = fails("demo", *words)
-        assert f"{name} is there already, of an earlier demo: `--overwrite_output_dir` replaces it" in line
+        assert f"{name} is there already: `--overwrite_output_dir` replaces it, another `--" in line

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,9 @@ from safevlm_cli.judges import read_judges
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.evaluation.benchmarks import BENCHMARKS
 from safevlm_hf.evaluation.judges.endpoint import PROBE
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 
 
-@dataclass(frozen=True)
-class FewDraws(Bootstrap):
-    """Intervals of a thousand draws take most of a small run's time."""
-
-    num_resamples: int = 20
-
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch):
-    monkeypatch.setattr("safevlm_hf.evaluation.metrics.bootstrap.Bootstrap", FewDraws)
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 
 def test_a_benchmark_of_ability_and_one_of_safety(call, checkpoint, tmp_path):

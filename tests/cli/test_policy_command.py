@@ -178,7 +178,7 @@ def test_policy_replay_writes_which_requests_change(call, fails, checkpoint, pic
     chat = ["chat", "--model", checkpoint, "--image", picture, "--audit", audit, "--max-new-tokens", 1]
     assert call(*chat, "--policy", write_json(tmp_path / "off.json", {"enabled": False}), stdin="And now?\n")[0] == 0
     replay = ["policy", "replay", audit, "--policy", policy, "--changes"]
-    for options, is_asked in (([], True), (["--model", checkpoint], False)):
+    for options, is_asked in (([], True), (["--model", checkpoint, "--overwrite"], False)):
         code, out, _ = call(*replay, changes, *options)
         assert code == 0 and out.rstrip().endswith(f"Samples that change: 1, in {changes}")
         assert "under other temperatures" in out and ("is `--model` missing?" in out) == is_asked
@@ -187,5 +187,5 @@ def test_policy_replay_writes_which_requests_change(call, fails, checkpoint, pic
     assert list(change) == ["line", "id", "request_id", "from", "to", "category", "at_least"]
     assert (change["line"], change["from"]) == (1, "answer") != change["to"]
     before = audit.read_text()
-    assert "would replace" in fails(*replay, audit)
+    assert "would replace" in fails(*replay, audit) and "would replace" in fails(*replay, audit, "--overwrite")
     assert audit.read_text() == before

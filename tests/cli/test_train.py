@@ -42,7 +42,7 @@ def test_train_without_options_is_the_embedded_default(call, runs, tmp_path):
     assert code == 0 and out.splitlines() == expected
     assert [number for number, _ in runs] == [1, 2]
     for number, (config,) in runs:
-        ours = {"output_dir": f"{tmp_path}/stage{number}", "overwrite_output_dir": False}
+        ours = {"output_dir": f"{tmp_path}/stage{number}"}
         ours |= {"model_name_or_path": f"{tmp_path}/stage1"} if number == 2 else {}
         assert yaml.safe_load(Path(config).read_text()) == yaml.safe_load(nano_config(number).read_text()) | ours
 

@@ -129,6 +129,18 @@ def evaluate_systems(
     return evaluated
 
 
+def result_names(
+    benchmark: Benchmark, loaded: Loaded, candidates: Sequence[Candidate], settings: Settings
+) -> set[str]:
+    """Name the results that [`evaluate_systems`] makes of these arguments, each by its protocol and system."""
+    protocol = _protocol(benchmark, loaded, _judges(candidates, settings), settings)
+    return {result_name(protocol, candidate.system) for candidate in candidates}
+
+
+def result_name(protocol: Protocol, system: System) -> str:
+    return f"{protocol.hash}:{slug(system.name)}"
+
+
 def check_judges(judges: Sequence[Judge], benchmarks: Sequence[Loaded]):
     """Raises now what would end a run after hours of answers.
 

@@ -19,7 +19,10 @@ from PIL import Image
 from safevlm_hf.evaluation.benchmarks import BENCHMARKS, BenchmarkError, Loaded, load_benchmark
 from safevlm_hf.evaluation.benchmarks.benchmark import user_turn
 from safevlm_hf.evaluation.items import Item
-from safevlm_hf.files import write_text
+from safevlm_hf.files import refuse_to_overwrite, write_text
+
+
+WRITTEN = TEST, FOR_GEH, MISSING = "test.jsonl", "geh.jsonl", "missing.txt"
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,9 @@ def export_benchmark(loaded: Loaded, output) -> Exported:
     reasons = {row["id"]: _why_not_for_geh(row) for row in rows}
     for_geh = [_geh_row(row) for row in rows if reasons[row["id"]] is None]
     missing = [*loaded.missing, *(f"{id}: not in geh.jsonl, {why}" for id, why in reasons.items() if why is not None)]
-    _write_lines(folder / "test.jsonl", rows)
-    _write_lines(folder / "geh.jsonl", for_geh)
-    write_text(folder / "missing.txt", "".join(f"{line}\n" for line in missing))
+    _write_lines(folder / TEST, rows)
+    _write_lines(folder / FOR_GEH, for_geh)
+    write_text(folder / MISSING, "".join(f"{line}\n" for line in missing))
     return Exported(folder, len(rows), len(for_geh), missing)
 
 
@@ -117,12 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", default="examples/lmms_eval_tasks/data")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="the benchmark's own")
     parser.add_argument("--skip-missing", action="store_true", help="leave out items without a readable picture")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export of the benchmark")
     args = parser.parse_args(arguments)
     for option in args.option:
         if "=" not in option:
             parser.error(f"--option {option}: expected NAME=VALUE")
     options = dict(option.split("=", 1) for option in args.option)
     try:
+        for name in () if args.overwrite else WRITTEN:
+            path = Path(args.output) / args.benchmark / name
+            refuse_to_overwrite(path, "`--overwrite` replaces it, another `--output` keeps it")
         loaded = load_benchmark(args.benchmark, args.data, skip_missing=args.skip_missing, **options)
         done = export_benchmark(loaded, args.output)
     except (BenchmarkError, OSError, ValueError) as error:

@@ -18,7 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..data import NANO_BASE
-from ..files import check_writable, write_text
+from ..files import check_writable, refuse_to_overwrite, write_text
 from .checkpoints import checkpoint_to_resume, find_checkpoints
 
 
@@ -123,6 +123,10 @@ class LoraArguments:
     )
 
 
+WRITTEN = {".json", ".safetensors", ".bin", ".jinja", ".py", ".txt", ".model"}
+"""Endings of the files that a stage writes; a config or a log of the run may lie beside them."""
+
+
 @dataclass
 class SafetyTrainingArguments(TrainingArguments):
     """Transformers' `TrainingArguments` with the paper's defaults, and what else both stages take. Its other fields
@@ -202,9 +206,9 @@ class SafetyTrainingArguments(TrainingArguments):
         return {**vars(self), "hub_token": None}
 
     def refuse_to_overwrite(self):
-        """Raise `ValueError` where `output_dir` cannot be written, or holds a model, or whole checkpoints of a run
-        that did not end, unless they are to be replaced, or the run to be resumed. Raise, too, where a run is to be
-        resumed and there is no whole checkpoint."""
+        """Raise `ValueError` where `output_dir` cannot be written, or holds a model, a part of one, or whole
+        checkpoints of a run that did not end, unless they are to be replaced, or the run to be resumed. Raise, too,
+        where a run is to be resumed and there is no whole checkpoint."""
         folder = Path(self.output_dir)
         check_writable(folder, is_folder=True)
         resumed = checkpoint_to_resume(folder, self.resume_from_checkpoint)
@@ -219,6 +223,9 @@ class SafetyTrainingArguments(TrainingArguments):
                 f"{folder} holds checkpoints of a run that did not end: `--resume_from_checkpoint true` goes on from "
                 "the last one, and `--overwrite_output_dir` begins anew."
             )
+        for file in sorted(folder.glob("*")):
+            if file.suffix in WRITTEN:
+                refuse_to_overwrite(file, "`--overwrite_output_dir` replaces it, another `output_dir` keeps it")
 
 
 class _YamlLoader(yaml.SafeLoader):
@@ -308,10 +315,13 @@ def take_overwrite(args: list[str]) -> tuple[bool, list[str]]:
     return found.overwrite_output_dir, others
 
 
-def write_nano_config(stage: int, path: Path, **overrides) -> str:
-    """Write the embedded default's YAML with other values; returns its path."""
-    values = yaml.safe_load(nano_config(stage).read_text()) | overrides
-    return str(write_text(path, yaml.safe_dump(values, sort_keys=False)))
+def write_nano_config(stage: int, path: Path, overwrite: bool = True, **overrides) -> str:
+    """Write the embedded default's YAML with other values; returns its path. Without `overwrite` a file with other
+    content is an error."""
+    text = yaml.safe_dump(yaml.safe_load(nano_config(stage).read_text()) | overrides, sort_keys=False)
+    if not overwrite and not (path.is_file() and path.read_bytes() == text.encode()):
+        refuse_to_overwrite(path, "`--overwrite_output_dir` replaces it, another `--output_dir` keeps it")
+    return str(write_text(path, text))
 
 
 def nano_config(stage: int) -> Path:

@@ -2,7 +2,8 @@
 stay blurred until somebody wants to see them."""
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from markupsafe import Markup
@@ -13,19 +14,34 @@ from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.agreement import compare_judges
 from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.metrics.system_roc import system_roc
-from safevlm_hf.evaluation.pipeline import Evaluated
+from safevlm_hf.evaluation.pipeline import Evaluated, result_name
 from safevlm_hf.evaluation.protocol.result import EvaluationResult
 from safevlm_hf.evaluation.reports.figure_names import figure_title, is_shown_first
 from safevlm_hf.evaluation.reports.pages import Section, render_page
 from safevlm_hf.evaluation.reports.picture_parts import Card, Chip, Said, picture_at
 from safevlm_hf.evaluation.reports.plots import share_curves
 from safevlm_hf.evaluation.reports.tables import NO_INTERVAL, Cell, Row, range_text
-from safevlm_hf.files import write_text
+from safevlm_hf.files import refuse_to_overwrite, write_text
 
 
 MAX_PICTURES = 12  # per benchmark
 RULES = "rules"  # the judge of the curve
 FLAGGED, NOT_FLAGGED_COLOUR = "#c2394b", "#1f7a4a"
+
+
+def refuse_to_lose_results(path: Path, names: Set[str], advice: str):
+    """Stands before a run whose report would take the place of an earlier one.
+
+    Args:
+        names: the results of the run, as `result_names` gives them.
+        advice: as for `refuse_to_overwrite`.
+
+    Raises:
+        ValueError: there is a file, and it is no report of some of these results.
+    """
+    found = re.search(rb'data-results="([^"]*)"', path.read_bytes()) if path.is_file() else None
+    if found is None or not set(found[1].decode().split()) <= names:
+        refuse_to_overwrite(path, advice)
 
 
 def write_evaluation_report(path: str | os.PathLike, evaluated: Sequence[Sequence[Evaluated]]) -> Path:
@@ -43,7 +59,9 @@ def render_evaluation_report(evaluated: Sequence[Sequence[Evaluated]]) -> str:
     lead = [_lead(of_benchmark[0].result) for of_benchmark in evaluated]
     versions = evaluated[0][0].result.protocol.versions
     facts = {"systems": "; ".join(one.result.system.name for one in evaluated[0]), **versions}
-    return render_page("evaluation/page.html", "Evaluation", sections, facts=facts, lead=lead)
+    results = [one.result for of_benchmark in evaluated for one in of_benchmark]
+    names = " ".join(result_name(one.protocol, one.system) for one in results)
+    return render_page("evaluation/page.html", "Evaluation", sections, facts=facts, lead=lead, result_names=names)
 
 
 def summary_rows(of_benchmark: Sequence[Evaluated]) -> list[list[str]]:
