@@ -10,13 +10,24 @@ from .app import Model, PolicyFile, app
 from .loading import DEFAULT_MODEL, load
 
 
-def _switch(name: str, text: str):
-    return Annotated[bool, typer.Option(name, help=text)]
+# One panel would be as wide as all of its longest names together, and leave no place for the help.
+CLIENTS, AUDIT, ADDRESSES, LOG = "Clients", "Audit", "Addresses", "On or off"
 
 
-Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
-ServedName = Annotated[str | None, typer.Option(help="Name of the model in requests and answers; `--model` if unset.")]
+def _switch(name: str, text: str, panel: str):
+    return Annotated[bool, typer.Option(name, help=text, rich_help_panel=panel)]
+
+
+def _port(text: str):
+    return typer.Option(min=0, max=65535, metavar="PORT", help=text, rich_help_panel=ADDRESSES)
+
+
+Host = Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=ADDRESSES)]
+Port = Annotated[int, _port("Port to listen on; 0 takes a free one.")]
+ServedName = Annotated[
+    str | None,
+    typer.Option(help="Name of the model in requests and answers; `--model` if unset.", rich_help_panel=CLIENTS),
+]
 SystemPrompt = Annotated[
     str | None,
     typer.Option(help="A text file, or the text: it stands in front of every conversation and is not judged."),
@@ -25,29 +36,37 @@ TrustClientRoles = _switch(
     "--trust-client-roles",
     "Believe clients about who said what: their system prompts and the answers that they send are not judged. "
     "Only where every client is a program of yours.",
+    CLIENTS,
 )
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")]
 ApiKeyFile = Annotated[
     Path | None,
-    typer.Option(help="File with the API keys, one per line; or one key in the variable SAFEVLM_API_KEY."),
+    typer.Option(
+        help="File with the API keys, one per line; or one key in the variable SAFEVLM_API_KEY.",
+        rich_help_panel=CLIENTS,
+    ),
 ]
 Moderations = Annotated[
-    bool, typer.Option(help="Whether there is /v1/moderations, where every client can read verdicts, with all scores.")
+    bool,
+    typer.Option(
+        help="Whether there is /v1/moderations, where every client can read verdicts, with all scores.",
+        rich_help_panel=LOG,
+    ),
 ]
 ExposeVerdict = _switch(
-    "--expose-verdict", "Send the verdict with each answer. Whoever reads it can search for a way around it."
+    "--expose-verdict", "Send the verdict with each answer. Whoever reads it can search for a way around it.", CLIENTS
 )
-Audit = Annotated[Path | None, typer.Option(help="JSON lines: what was seen and done.")]
-AuditWindows = _switch("--audit-windows", "Write the logits of all windows, so that `safevlm policy replay` is exact.")
-AuditModerations = _switch("--audit-moderations", "Write a line for each moderation, too.")
+Audit = Annotated[Path | None, typer.Option(help="JSON lines: what was seen and done.", rich_help_panel=AUDIT)]
+AuditWindows = _switch(
+    "--audit-windows", "Write the logits of all windows, so that `safevlm policy replay` is exact.", AUDIT
+)
+AuditModerations = _switch("--audit-moderations", "Write a line for each moderation, too.", AUDIT)
 Shadow = _switch(
-    "--shadow", "Decide, write it down (`--audit`), and ANSWER EVERYTHING: for the time before a policy acts."
+    "--shadow", "Decide, write it down (`--audit`), and ANSWER EVERYTHING: for the time before a policy acts.", AUDIT
 )
-MetricsHost = Annotated[str, typer.Option(help="Address of the metrics.")]
-MetricsPort = Annotated[
-    int | None, typer.Option(min=0, max=65535, help="Port of /metrics, for Prometheus and not for clients.")
-]
-AccessLog = Annotated[bool, typer.Option(help="Whether each request has a line in the log.")]
+MetricsHost = Annotated[str, typer.Option(help="Address of the metrics.", rich_help_panel=ADDRESSES)]
+MetricsPort = Annotated[int | None, _port("Port of /metrics, for Prometheus and not for clients.")]
+AccessLog = Annotated[bool, typer.Option(help="Whether each request has a line in the log.", rich_help_panel=LOG)]
 
 
 @app.command()

@@ -8,6 +8,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 
+LONGEST_LINE = 100_000  # in a pipe or a file
 ACTION_STYLES = {"answer": "green", "review": "yellow", "condition": "dark_orange", "refuse": "red"}
 
 
@@ -22,8 +23,12 @@ def no_color() -> bool:
 
 
 def make_console(stderr: bool = False) -> Console:
-    """Rich leaves bold and underlined text where there is to be no colour; here nothing is left."""
-    return Console(stderr=stderr, color_system=None if no_color() else "auto")
+    """Rich leaves bold and underlined text where there is to be no colour; here nothing is left. Where no terminal
+    reads, lines are as long as their content: rich would wrap them at 80 columns, and programs take lines apart."""
+    console = Console(stderr=stderr, color_system=None if no_color() else "auto")
+    if not console.file.isatty():
+        console.width = LONGEST_LINE
+    return console
 
 
 def plain(text: str, style: str = "") -> Text:

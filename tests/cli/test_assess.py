@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -29,9 +30,20 @@ def test_assess_shows_a_table(call, checkpoint, picture, monkeypatch):
 
 def test_a_narrow_table_cuts_nothing(call, checkpoint, picture, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     _, out, _ = call("assess", picture, "--model", checkpoint)
     first = [line[: line.index("  ")].strip() for line in out.partition("─\n")[2].splitlines()]
     assert "".join(first) == str(picture) and "…" not in out
+
+
+def test_a_table_in_a_pipe_has_a_line_per_row(call, checkpoint, picture, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    folder = picture.parent / ("a long name of a folder " * 9).strip()
+    folder.mkdir()
+    picture = picture.rename(folder / picture.name)
+    head, _, row = call("assess", picture, "--model", checkpoint)[1].splitlines()
+    assert rows(row)[str(picture)][:3] == ["condition", "privacy", "high"] and head.split()[-1] == "review"
 
 
 def test_assess_in_json(call, checkpoint, picture, tmp_path):

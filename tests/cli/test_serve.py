@@ -1,6 +1,7 @@
 """`safevlm serve` as a user types it: what is shown, where, and the exit code."""
 
 import inspect
+import re
 
 import pytest
 
@@ -95,3 +96,14 @@ def test_shadow_mode_without_an_audit_does_not_start(call, checkpoint):
     pytest.importorskip("safevlm_hf.serving", exc_type=ImportError)
     code, _, err = call("serve", "--model", checkpoint, "--shadow", "--port", 0)
     assert code == 2 and "--audit" in err
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_help_is_readable_where_it_is_narrow(call, monkeypatch, columns):
+    """No name is cut, and what an option does has room for several words per line."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = call("serve", "--help")[1]
+    rows = [re.match(r"│ --.*?(<.+?>|PORT|N)( \[.*?\])? +(?=\S)", line) for line in out.splitlines()]
+    widths = [columns - 2 - row.end() for row in rows if row]
+    assert len(widths) == 19 and min(widths) >= 28, out
+    assert "…" not in out
