@@ -144,6 +144,17 @@ def test_variables_of_the_template_are_question(folder, tmp_path, monkeypatch):
     assert ASK.replace(" ", "") in asked and RULES.replace(" ", "") in asked
 
 
+def test_variables_that_spell_a_token_together_are_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "talkative")
+    processor = SafeLlavaProcessor.from_pretrained(folder)
+    processor.chat_template = "{{ first }}{{ second }} " + processor.chat_template
+    processor.save_pretrained(tmp_path / "talkative")
+    renderer = open_renderer(tmp_path / "talkative")
+    for is_async in (False, True):
+        with pytest.raises(ValueError, match="spell the special token '</s>'"):
+            render(renderer, [shown("Hi")], is_async, first="</", second="s>")
+
+
 def test_picture_without_a_word_is_judged_by_all_text(renderer):
     messages = [{"role": "user", "content": [image_part(picture("red"))]}]
     assert RULES.replace(" ", "") in question(renderer, messages)

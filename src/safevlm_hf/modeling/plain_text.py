@@ -4,10 +4,14 @@ import dataclasses
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import accumulate, groupby
 
-from .question_mask import IMAGE_LOCATIONS, is_image_part
+from .question_mask import IMAGE_LOCATIONS, KNOWN_ROLES, is_image_part
+
+
+MAX_ROUNDS = 8  # of breaking: one is enough, unless a tokenizer takes out what breaks its tokens
 
 
 def _any_of(words: Sequence[str]) -> str:
@@ -30,17 +34,32 @@ class PlainText:
     Args:
         tokens (`Iterable[str]`): a tokenizer's special and added tokens, and the image's. There may be thousands:
             make one of these per prompt, not per text.
+        normalize (`Callable[[str], str]`, *optional*): what the tokenizer does to a text before it reads it (NFKC,
+            lower case, accents).
+        normalized_tokens (`Iterable[str]`): those of the tokens that it looks for in the normalised text.
     """
 
-    def __init__(self, tokens: Iterable[str]):
-        # Blanks mean nothing to a prompt.
-        tokens = {token for token in tokens if len(token) > 1 and not token.isspace()}
-        # A run of one character stays one however it is broken.
-        tokens = {token for token in tokens if token not in f"{token[0]} {token[1:]}"}
-        # Ends a text that would form a token with the next one. Unlike a blank, no template strips it.
-        marks = (chr(code) for code in range(0xB7, 0x2000))
-        self.seam = next(mark for mark in marks if mark.isprintable() and not any(mark in token for token in tokens))
-        self.pattern = re.compile(_any_of(sorted(tokens)) or r"(?!)")  # without tokens it finds none
+    def __init__(
+        self,
+        tokens: Iterable[str],
+        normalize: Callable[[str], str] | None = None,
+        normalized_tokens: Iterable[str] = (),
+    ):
+        tokens = _breakable(tokens)
+        # A run of one character may be blanks to the tokenizer.
+        looked_for = [token for token in normalized_tokens if normalize is not None and len(set(token)) > 1]
+        self.normalize = normalize if looked_for else None
+        normalized = _breakable([*looked_for, *map(normalize, looked_for)]) if self.normalize else set()
+        self.seam = self._choose_seam(tokens | normalized)
+        self.pattern = _pattern(tokens)
+        self.normalized_pattern = _pattern(normalized)
+
+    def _choose_seam(self, tokens: set[str]) -> str:
+        """What ends a text that would form a token with the next one. Unlike a blank, no template strips it, and the
+        tokenizer keeps it."""
+        marks = (mark for mark in map(chr, range(0xB7, 0x2000)) if mark.isprintable())
+        kept = (mark for mark in marks if self.normalize is None or mark in self.normalize(f"a{mark}a"))
+        return next(mark for mark in kept if not any(mark in token for token in tokens))
 
     def conversation(self, conversation) -> list:
         """One conversation, or several, as lists of dicts with plain texts."""
@@ -69,21 +88,25 @@ class PlainText:
         parts = [self._part(part) for part in content]
         with_text = [part for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
         of_type = [part for part in with_text if part.get("type") == "text"]
-        is_changed = True
-        while is_changed:
+        for _ in range(MAX_ROUNDS):
             is_changed = False
             for printed in (with_text, of_type):
                 for seam in self._crossed_seams([part["text"] for part in printed]):
                     printed[seam]["text"] += self.seam
                     is_changed = True
-        return parts
+            if not is_changed:
+                return parts
+        raise ValueError("The parts of a message spell a special token that this tokenizer does not let be broken.")
 
     def _crossed_seams(self, texts: list[str]) -> set[int]:
         """The texts at whose end a token goes on into the next one."""
-        seams = set()
-        for pieces in (texts, [text.strip() for text in texts]):
+        seams, stripped = set(), [text.strip() for text in texts]
+        forms = [(self.pattern, texts), (self.pattern, stripped)]
+        if self.normalize is not None:
+            forms += [(self.normalized_pattern, [*map(self.normalize, pieces)]) for pieces in (texts, stripped)]
+        for pattern, pieces in forms:
             ends = list(accumulate(map(len, pieces)))
-            for match in self.pattern.finditer("".join(pieces)):
+            for match in pattern.finditer("".join(pieces)):
                 seam = bisect_right(ends, match.start())
                 if ends[seam] < match.end():
                     seams.add(seam)
@@ -93,31 +116,132 @@ class PlainText:
         part = _as_plain(part)
         if not isinstance(part, Mapping) or not is_image_part(part):
             return self.value(part)
-        # What says where the pixels are may hold a token, as a file's name does; templates print none of it.
+        # What says where the pixels are may hold a token, as a file's name does, and templates print none of it.
         locations = {name: part[name] for name in IMAGE_LOCATIONS if name in part}
         return {**self.value({name: item for name, item in part.items() if name not in locations}), **locations}
 
     def value(self, value):
-        """Any data of a client's, as tools are: all texts in it, the names, too."""
+        """Any data of a client's, as tools and a template's variables are: all texts in it, the names, too."""
         value = _as_plain(value)
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
             return {self.value(name): self.value(item) for name, item in value.items()}
-        if _is_sequence(value):
+        if _is_sequence(value) or isinstance(value, Set):
             return [self.value(item) for item in value]
+        if isinstance(value, (bytes, bytearray)) and self._count(str(value)):
+            raise ValueError("Bytes with special tokens in them cannot be made plain text: decode them first.")
         return value
 
     def text(self, text: str) -> str:
-        # A space after the first character breaks a token; broken ones may leave another to find.
-        broken = self.pattern.sub(_break, text)
-        while broken != text:
-            text, broken = broken, self.pattern.sub(_break, broken)
-        return text
+        for _ in range(MAX_ROUNDS):
+            # A space after the first character breaks a token; broken ones may leave another to find.
+            broken = self.pattern.sub(_break, text)
+            while broken != text:
+                text, broken = broken, self.pattern.sub(_break, broken)
+            if self.normalize is None or not self.normalized_pattern.search(read := self.normalize(text)):
+                return text
+            text = self.normalized_pattern.sub(_break, read)
+        raise ValueError(f"A text holds a special token that this tokenizer does not let be broken: {text[:100]!r}.")
+
+    def check_rendering(self, render: Callable[..., str], messages: list, variables: Mapping, template: str | None):
+        """
+        Raise `ValueError` where plain texts spell a token with one another, or with the words of the template: two
+        fields that it prints side by side, or a name in `<{{ name }}>`.
+
+        Texts that may take part are marked and rendered once more: what the template alone spells is still there.
+
+        Args:
+            render: makes the prompt of messages, with variables as keyword arguments.
+            messages, variables: plain, as [`PlainText.conversation`] and [`PlainText.value`] return them.
+            template: its source. Words that it looks for, as `.content` or `'image'`, are not marked, or it would
+                print something else.
+        """
+        found = self._count(render(messages, **variables))
+        marking = _Marking(self, found, template or "")
+        marked = [*map(marking.message, messages)]
+        marked_variables = {name: marking.value(value) for name, value in variables.items()}
+        if not marking.has_marked:
+            return
+        try:
+            lost = found - self._count(render(marked, **marked_variables))
+        except Exception:  # the template's own, which it did not raise for the texts as they are
+            lost = found
+        if lost:
+            raise ValueError(
+                f"Texts of this conversation spell the special token {min(lost)!r}, with one another or with the chat "
+                "template. Texts, roles, names and template variables can be anything but a part of such a token."
+            )
+
+    def _count(self, text: str) -> Counter:
+        found = Counter(self.pattern.findall(text))
+        if self.normalize is not None:
+            found += Counter(self.normalized_pattern.findall(self.normalize(text)))
+        return found
+
+
+class _Marking:
+    """Marks the texts that may be a part of these tokens, as values of the same form: between all characters, and at
+    both ends."""
+
+    def __init__(self, plain: PlainText, tokens: Iterable[str], template: str):
+        self.seam, self.normalize = plain.seam, plain.normalize
+        self.tokens = {token.casefold() for token in tokens}
+        self.beginnings = tuple({token[:end] for token in self.tokens for end in range(1, len(token))})
+        self.ends = tuple({token[start:] for token in self.tokens for start in range(1, len(token))})
+        self.mentioned = {*re.findall(r"\.(\w+)", template)}
+        self.mentioned |= {word for _, word in re.findall(r"""(["'])(\w+)\1""", template)}
+        self.has_marked = False
+
+    def message(self, message: Mapping) -> dict:
+        marked = self.value(message)
+        return {**marked, "role": message["role"]} if message.get("role") in KNOWN_ROLES else marked
+
+    def value(self, value):
+        if isinstance(value, str):
+            return self._text(value) if self._may_take_part(value) else value
+        if isinstance(value, Mapping):
+            return {self.value(name): self.value(item) for name, item in value.items()}
+        return [self.value(item) for item in value] if _is_sequence(value) else value
+
+    def _text(self, text: str) -> str:
+        self.has_marked = True
+        return f"{self.seam}{self.seam.join(text)}{self.seam}"
+
+    def _may_take_part(self, text: str) -> bool:
+        forms = {text} if self.normalize is None else {text, self.normalize(text)}
+        forms = {form.strip().casefold() for form in forms} - {""}
+        if not forms or text in self.mentioned:
+            return False
+        return any(
+            form.endswith(self.beginnings)
+            or form.startswith(self.ends)
+            or any(form in token or _is_spread(token, form) for token in self.tokens)
+            for form in forms
+        )
+
+
+def _is_spread(token: str, text: str) -> bool:
+    """Whether a text holds a token's characters in order. A template may take out what is between them."""
+    rest = iter(text)
+    return all(character in rest for character in token)
+
+
+def _breakable(tokens: Iterable[str]) -> set[str]:
+    # Blanks mean nothing to a prompt. A run of one character stays one however it is broken.
+    return {token for token in tokens if len(token) > 1 and not token.isspace() and token not in _split(token)}
+
+
+def _pattern(tokens: set[str]) -> re.Pattern:
+    return re.compile(_any_of(sorted(tokens)) or r"(?!)")  # without tokens it finds none
+
+
+def _split(token: str) -> str:
+    return f"{token[0]} {token[1:]}"
 
 
 def _break(match: re.Match) -> str:
-    return f"{match[0][0]} {match[0][1:]}"
+    return _split(match[0])
 
 
 def _as_plain(value):

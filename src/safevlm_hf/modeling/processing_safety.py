@@ -167,9 +167,10 @@ class SafeProcessorMixin(CarriesCodeMixin):
         **kwargs,
     ):
         """
-        As [`ProcessorMixin.apply_chat_template`], with two differences. Special tokens inside the messages' text are
-        made plain text, so that no text adds an image position, moves one, or ends a turn. And with `tokenize=True,
-        return_dict=True` the result has a `question_mask`, (batch, length), which marks the tokens that users said.
+        As [`ProcessorMixin.apply_chat_template`], with two differences. Special tokens inside texts of the messages,
+        tools, documents and template variables are made plain text, so that no text adds an image position, moves one,
+        or ends a turn; texts that spell one together, or with the template's own words, raise `ValueError`. And with
+        `tokenize=True, return_dict=True` the result has a `question_mask`, (batch, length): it marks what users said.
 
         The mask is 0 on everything that no user said. On a user's token it is the number of the user's turn, counted
         from the last one: 1, 2, ... All text of a conversation is the question where users said nothing, where a
@@ -187,16 +188,14 @@ class SafeProcessorMixin(CarriesCodeMixin):
         kwargs.pop("sanitize_control_tokens", None)  # done here for every conversation, in every supported version
         plain = self.plain_text()
         conversation = plain.conversation(conversation)
-        options = {
-            **kwargs,
-            "chat_template": chat_template,
-            "tools": plain.value(tools),
-            "documents": plain.value(documents),
-        }
+        variables = {"tools": tools, "documents": documents, **kwargs}
+        variables = {name: plain.value(value) for name, value in variables.items() if name not in TOKENIZING_OPTIONS}
+        rendering = {**variables, "chat_template": chat_template}
+        options = {**kwargs, **rendering}
+        conversations = conversation if is_batch(conversation) else [conversation]
+        self._check_renderings(plain, conversations, variables, chat_template)
         if not (kwargs.get("tokenize") and kwargs.get("return_dict")):
             return super().apply_chat_template(conversation, **options)
-        conversations = conversation if is_batch(conversation) else [conversation]
-        rendering = {name: value for name, value in options.items() if name not in TOKENIZING_OPTIONS}
         if operator_messages is not None and has_texts({**rendering, "chat_template": None}):
             spans: list[QuestionSpans | None] = [None] * len(conversations)
         else:
@@ -215,11 +214,20 @@ class SafeProcessorMixin(CarriesCodeMixin):
             _conversation_spans.reset(tokens[0])
             _answer_spans.reset(tokens[1])
 
+    def _check_renderings(self, plain: PlainText, conversations: list, variables: dict, chat_template: str | None):
+        render = partial(super().apply_chat_template, chat_template=chat_template)
+        # Without what cuts the end of a prompt off.
+        variables = {name: value for name, value in variables.items() if name != "continue_final_message"}
+        for messages in conversations:
+            plain.check_rendering(render, messages, variables, self._template_source(chat_template))
+
+    def _template_source(self, chat_template: str | None) -> str:
+        template = self.chat_template if chat_template is None else chat_template
+        return (template.get("default", "") if isinstance(template, dict) else template) or ""
+
     def _marks_answers(self, chat_template: str | None) -> bool:
         """Whether the template says what the model has answered, which few do."""
-        template = self.chat_template if chat_template is None else chat_template
-        template = template.get("default", "") if isinstance(template, dict) else template
-        return re.search(r"{%-?\s*generation", template or "") is not None
+        return re.search(r"{%-?\s*generation", self._template_source(chat_template)) is not None
 
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs: Unpack[ProcessingKwargs]):
         if videos is not None or audio is not None:
@@ -288,8 +296,14 @@ class SafeProcessorMixin(CarriesCodeMixin):
 
     def plain_text(self) -> PlainText:
         """What makes texts plain, for the tokens that the tokenizer has now."""
-        added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
-        return PlainText([self.image_token, *self.tokenizer.all_special_tokens, *added])
+        tokenizer = self.tokenizer
+        added = tokenizer.added_tokens_decoder.values()
+        normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
+        return PlainText(
+            [self.image_token, *tokenizer.all_special_tokens, *(token.content for token in added)],
+            normalizer and normalizer.normalize_str,
+            [token.content for token in added if token.normalized],
+        )
 
     def post_process_safety(self, outputs) -> list[SafetyVerdict]:
         """

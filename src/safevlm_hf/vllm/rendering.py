@@ -19,6 +19,7 @@ from .prompts import QUESTION, RenderedQuestion
 from .settings import read_operator, read_policy
 
 
+UNPRINTED = ("chat_template", "tokenize", "continue_final_message")  # options of a rendering
 TURNS = "question_turns"  # of a rendered prompt: the question mask, one number per token
 
 
@@ -33,17 +34,17 @@ class SafeRenderer(HfRenderer):
         super().__init__(config, tokenizer)
         self.operator = read_operator(self.model_config)
         self.remembered_turns = read_policy(self.model_config).remembered_turns
-        self._find_question_async = make_async(self._find_question, executor=self._executor)
+        self._read_async = make_async(self._read, executor=self._executor)
 
     def render_messages(self, messages, params):
         messages, params = self._prepare(messages, params)
         conversation, prompt = super().render_messages(messages, params)
-        return conversation, self._tokenise(prompt, self._find_question(conversation, params))
+        return conversation, self._tokenise(prompt, self._read(conversation, params))
 
     async def render_messages_async(self, messages, params):
         messages, params = self._prepare(messages, params)
         conversation, prompt = await super().render_messages_async(messages, params)
-        spans = await self._render_with_timeout(self._find_question_async(conversation, params))
+        spans = await self._render_with_timeout(self._read_async(conversation, params))
         return conversation, self._tokenise(prompt, spans)
 
     def _prepare(self, messages, params):
@@ -54,9 +55,24 @@ class SafeRenderer(HfRenderer):
         params = replace(params, chat_template_kwargs=kwargs, chat_template_content_format="openai")
         return plain.conversation([*self.operator.messages, *messages]), params
 
-    def _find_question(self, conversation, params) -> QuestionSpans | None:
-        """Where the question stands in a conversation's prompt; nothing where all of its text is the question."""
+    def _read(self, conversation, params) -> QuestionSpans | None:
+        """The question in a conversation's prompt, which no text of a client's may have spelled a token in."""
         options = params.get_apply_chat_template_kwargs()
+        self._check_rendering(conversation, options)
+        return self._find_question(conversation, options)
+
+    def _check_rendering(self, conversation, options: dict):
+        tokenizer = self.get_tokenizer()
+        chosen = options.get("chat_template")
+        template = resolve_chat_template(tokenizer, chosen, options.get("tools"), model_config=self.model_config)
+        # Without what cuts the end of a prompt off.
+        variables = {name: value for name, value in options.items() if name not in UNPRINTED}
+        render = partial(safe_apply_chat_template, self.model_config, tokenizer, chat_template=chosen, tokenize=False)
+        plain = cached_processor_from_config(self.model_config).plain_text()
+        plain.check_rendering(render, conversation, variables, template)
+
+    def _find_question(self, conversation, options: dict) -> QuestionSpans | None:
+        """Where the question stands in a conversation's prompt; nothing where all of its text is the question."""
         if not self.operator.trusts_client_roles and self._bring_texts(options):
             return None
         render = partial(safe_apply_chat_template, self.model_config, self.get_tokenizer(), **options)
