@@ -140,6 +140,90 @@ def test_a_pipelined_request_is_answered(address):
 
 
 # --------------------------------------------------------------------------------------------------
+# Requests whose end a proxy may see at another place
+# --------------------------------------------------------------------------------------------------
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+SMUGGLED = b"0\r\n\r\n" + HEAD + b"\r\n"
+AMBIGUOUS = {
+    "length and chunks": b"Content-Length: 5\r\n" + CHUNKED,
+    "chunks and length": CHUNKED + b"content-length: 5\r\n",
+    "length of nothing and chunks": b"Content-Length: 0\r\n" + CHUNKED,
+    "two lengths": b"Content-Length: 5\r\nContent-Length: 6\r\n",
+    "a length twice": b"Content-Length: 5\r\nContent-Length: 5\r\n",
+    "a list of lengths": b"Content-Length: 5, 5\r\n",
+    "a length with a sign": b"Content-Length: +5\r\n",
+    "a length in hexadecimal": b"Content-Length: 0x5\r\n",
+    "an empty length": b"Content-Length:\r\n",
+    "chunks twice": CHUNKED + CHUNKED,
+    "chunks, identity": b"Transfer-Encoding: chunked, identity\r\n",
+    "identity": b"Transfer-Encoding: identity\r\n",
+    "gzip, chunks": b"Transfer-Encoding: gzip, chunked\r\n",
+    "misspelt": b"Transfer-Encoding: xchunked\r\n",
+    "quoted": b'Transfer-Encoding: "chunked"\r\n',
+    "with a control character": b"Transfer-Encoding: \x0bchunked\r\n",
+    "a blank before the colon": b"Transfer-Encoding : chunked\r\n",
+    "folded chunks": b"Transfer-Encoding:\r\n chunked\r\n",
+    "a folded length": b"Content-Length:\r\n\t5\r\n",
+    "another folded line": b"X-Note: a\r\n Content-Length: 5\r\n" + CHUNKED,
+    "a line that ends with LF": b"X-Note: a\nContent-Length: 5\r\n",
+    "a line that ends with CR": b"X-Note: a\rContent-Length: 5\r\n",
+    "two hosts": b"Host: other\r\n",
+}
+
+
+def all_answers(address, sent):
+    """Until the server closes the connection."""
+    with connected(address) as connection:
+        connection.sendall(sent)
+        connection.settimeout(3)
+        found = b""
+        while part := connection.recv(1000):
+            found += part
+    return found
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+@pytest.mark.parametrize("before", [b"", HEAD + b"\r\n"], ids=["first", "pipelined"])
+def test_an_ambiguous_request_is_refused_and_closed(address, name, before):
+    sent = before + b"POST /health HTTP/1.1\r\nHost: h\r\n" + AMBIGUOUS[name] + b"\r\n" + SMUGGLED
+    answers = [part[:3] for part in all_answers(address, sent).split(b"HTTP/1.1 ")[1:]]
+    assert answers == ([b"200"] if before else []) + [b"400"]
+
+
+def test_chunks_in_http_1_0_are_refused(address):
+    answer = all_answers(address, b"POST /health HTTP/1.0\r\nHost: h\r\n" + CHUNKED + b"\r\n" + SMUGGLED)
+    assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
+
+
+def test_a_request_after_a_body_that_was_not_waited_for_is_looked_at(address):
+    """The stranger is answered before the body's end."""
+    with connected(address) as connection:
+        connection.sendall(POST + b"Content-Length: 5\r\n\r\n")
+        time.sleep(0.1)
+        connection.sendall(b"12345" + POST + AMBIGUOUS["length and chunks"] + b"\r\n" + SMUGGLED)
+        found = b""
+        while part := connection.recv(1000):
+            found += part
+    assert b" 200 " not in found and found.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 10\r\n\r\n", CHUNKED + b"\r\na\r\n", CHUNKED.upper() + b"\r\na\r\n"]
+)
+def test_a_request_with_one_end_is_answered(address, framing):
+    end = b"" if framing.startswith(b"Content") else b"\r\n0\r\n\r\n"
+    sent = LARGE.replace(b"/large", b"/health") + framing + bytes(10) + end
+    with connected(address) as connection:
+        for _ in range(2):
+            connection.sendall(sent)
+            found = b""
+            while not found.endswith(b"\0\0"):
+                found += connection.recv(1000)
+            assert found.startswith(b"HTTP/1.1 200")
+
+
+# --------------------------------------------------------------------------------------------------
 # Answers that nobody reads
 # --------------------------------------------------------------------------------------------------
 

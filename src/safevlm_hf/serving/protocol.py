@@ -1,15 +1,46 @@
-"""HTTP as uvicorn speaks it, to clients that say what they want in time, and read what they get."""
+"""HTTP as uvicorn speaks it, to clients that say what they want in time and in one way, and read what they get."""
 
+import re
 import socket
 import struct
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 HEAD_TIME = 10  # seconds for a request's line and headers
+HEAD_SIZE = 2**16  # bytes of them
 READ_TIME = 30  # seconds for a client to take what the system has no more room for
 SEND_BUFFER = 2**17  # bytes that the system keeps of a connection's answers; by itself it takes megabytes
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, no seconds
+
+
+HEAD_END = re.compile(rb"\n\r?\n")
+FOLDED = re.compile(rb"\n[ \t]")
+BARE_LINE_END = re.compile(rb"(?<!\r)\n")
+FRAMING = re.compile(rb"\n(content-length|transfer-encoding)[ \t]*:([^\n]*)", re.IGNORECASE)
+
+
+class StrictConnection(h11.Connection):
+    """Refuses a request whose end a proxy in front may see at another place: the rest would be another client's
+    request. h11 alone lets `Transfer-Encoding` win over a `Content-Length` beside it, as over HTTP/1.0, takes a length
+    that is said twice, and joins folded lines."""
+
+    def next_event(self):
+        if self.their_state is h11.IDLE:
+            received, _ = self.trailing_data
+            if end := HEAD_END.search(received):
+                _check_framing(received[: end.end()])
+        return super().next_event()
+
+
+def _check_framing(head: bytes):
+    framing = FRAMING.findall(head)
+    is_chunked = any(name.lower() == b"transfer-encoding" for name, _ in framing)
+    is_old = not head.partition(b"\n")[0].rstrip().endswith(b"HTTP/1.1")
+    says_twice = len(framing) > 1 or any(b"," in value for _, value in framing)
+    if says_twice or (is_chunked and is_old) or FOLDED.search(head) or BARE_LINE_END.search(head):
+        raise h11.RemoteProtocolError("The request's end is ambiguous.")
 
 
 class PromptProtocol(H11Protocol):
@@ -18,6 +49,10 @@ class PromptProtocol(H11Protocol):
     to take its answers."""
 
     unread = None  # the timer that runs while something waits to be sent
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.conn = StrictConnection(h11.SERVER, HEAD_SIZE)
 
     def connection_made(self, transport):
         super().connection_made(transport)
