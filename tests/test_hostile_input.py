@@ -776,6 +776,7 @@ def test_sound_checkpoint_loads(checkpoint):
         ("[]", "generation_config.json.*JSON object, got list"),
         ({"safety_policy": []}, "must be a SafetyPolicy or a dict, got list"),
         ({"safety_policy": "off"}, "must be a SafetyPolicy or a dict, got str"),
+        ({"safety_policy": "policy.json"}, r"got str 'policy.json'. A file is read by `SafetyPolicy.from_file"),
         ({"safety_policy": 0}, "must be a SafetyPolicy or a dict, got int"),
         ({"safety_policy": {"enable": False}}, r"\['enable'\].*Valid keys"),
         ({"safety_policy": {"enabled": "false"}}, "enabled.*true or false"),

@@ -119,6 +119,8 @@ def reason_of(error: Exception) -> str:
         end = "" if reason.endswith("?") else "."
         return f"{reason.rstrip('.')}{end} See `{context.command_path} --help`." if reason and context else reason
     reason = str(error)
+    if (of_package := sys.modules.get("safevlm_hf.quiet")) and of_package.is_of_network(error):
+        return shorten(f"{of_package.UNREACHED} ({reason})")
     if isinstance(error, OSError) and error.strerror:  # without "[Errno 2]"
         name = "" if error.filename is None else f"{error.filename}: "
         reason = f"{name}{error.strerror[0].lower()}{error.strerror[1:]}"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from .modeling import FAMILIES
@@ -41,9 +42,9 @@ def find_family(checkpoint: str, revision: str | None = None) -> Family:
     except OSError as error:
         if Path(checkpoint).is_dir():
             raise
-        raise ValueError(
-            f"there is no folder {checkpoint} here, and the Hub has no such model or cannot be reached: {error}"
-        ) from None
+        is_unreached = isinstance(error.__cause__, (LocalEntryNotFoundError, ConnectionError))
+        reason = "cannot be reached: is there a network?" if is_unreached else f"has no such model: {error}"
+        raise ValueError(f"there is no folder {checkpoint} here, and the Hub {reason}") from None
     model_type = config.get("model_type")
     if model_type is None:
         inside = sorted(str(file.parent) for file in Path(checkpoint).glob("*/config.json"))

@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from command_line import ROOT, start, write_json
 import safevlm_hf
 from safevlm_cli import app
 from safevlm_cli.app import reason_of
+from safevlm_hf import quiet
 from safevlm_hf.data import NANO_BASE
 
 
@@ -169,6 +171,46 @@ def test_scripts_tell_errors_in_one_line(tmp_path, stage):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.endswith("Error: unknown option --trian_file in the command line; is it --train_file?\n")
+
+
+class NoNetwork(Exception):
+    __module__ = "httpx2"  # as the Hub's library lets it through, which is no `OSError`
+
+
+def test_a_hub_that_cannot_be_reached_is_named(fails, monkeypatch):
+    def unreached(*_):
+        raise NoNetwork("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr("safevlm_cli.policy.read_safety", unreached)
+    said = (
+        "Error: the Hub cannot be reached: is there a network? What is named must be a folder or file here, or in the "
+    )
+    said += "cache. ([Errno -2] Name or service not known)"
+    assert said in " ".join(fails("policy", "show").split())
+    with pytest.raises(SystemExit, match=re.escape(said)), quiet.errors_in_one_line():
+        unreached()
+    with pytest.raises(ZeroDivisionError), quiet.errors_in_one_line():
+        raise ZeroDivisionError
+
+
+SPEAKING = """
+import logging, warnings
+from safevlm_hf.quiet import errors_in_one_line, quiet
+logging.basicConfig()
+with errors_in_one_line():
+    {quiet}
+    logging.getLogger("bitsandbytes.autograd._functions").warning("MatMul8bitLt: inputs will be cast")
+    warnings.warn("will be removed", FutureWarning)
+    warnings.warn("kept")
+"""
+
+
+@pytest.mark.parametrize("code", ["pass", "quiet()"])
+def test_notes_of_libraries_are_not_shown_in_scripts(code):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", SPEAKING.format(quiet=code)]
+    said = subprocess.run(command, capture_output=True, text=True, env=environment).stderr
+    assert "UserWarning: kept" in said and "MatMul8bitLt" not in said and "will be removed" not in said
 
 
 def test_a_file_that_looks_like_an_option(fails, monkeypatch, tmp_path):

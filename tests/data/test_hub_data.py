@@ -60,6 +60,26 @@ def test_messages_with_pictures(tmp_path):
     assert [path.name for path in file.parent.parent.iterdir()] == [file.parent.name]
 
 
+def test_folders_of_save_to_disk(tmp_path):
+    saved = Dataset.from_list([chat_rows()], features=CHAT)
+    saved.save_to_disk(tmp_path / "alone")
+    datasets.DatasetDict(train=saved, other=saved.select([0, 0])).save_to_disk(tmp_path / "splits")
+    for name, count in (("alone", 1), ("splits", 1), ("splits:other", 2)):
+        records = read_records(find_records(tmp_path / name))
+        assert records["safety_level"] == [3] * count and load_image(records[0]["images"][0]).size == (16, 8)
+    with pytest.raises(ValueError, match="has no split 'validation', only 'train', 'other': name one, as"):
+        find_records(tmp_path / "splits", "validation")
+
+
+def test_a_hub_that_cannot_be_reached_is_named(monkeypatch):
+    def unreached(*_, **__):
+        raise ConnectionError("Couldn't reach 'some/cards' on the Hub (OfflineModeIsEnabled)")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreached)
+    with pytest.raises(OSError, match="no file or folder some/cards here, and the Hub, .* cannot be reached"):
+        find_records("some/cards")
+
+
 def test_the_published_form_with_labels_of_its_own(tmp_path):
     """Ids of a `ClassLabel` are the data set's: its names count."""
     features = {

@@ -164,6 +164,9 @@ BAD = {
         num_images=2, safety_category=["privacy", "safe"], safety_level=["high", "high"]
     ),
     "image not found: .*none.png": published(image="none.png"),
+    "'image' is a web address, 'https://a.org/b.jpg': download": published(image="https://a.org/b.jpg"),
+    "'images' is a web address, 'HTTP://a.org/b.jpg'": chat(images=["HTTP://a.org/b.jpg"]),
+    "'image' is a web address, 'a.png<split>http": published(image="a.png<split>http://a.org/b.jpg"),
     "unreadable image: .*text.png": published(image="text.png"),
     "image not found: .*gone.png": published(image="a.png<split>gone.png"),
     "'image' must be a path": published(image=3),

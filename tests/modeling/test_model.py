@@ -448,10 +448,20 @@ def test_extended_model_survives_saving(model, tmp_path):
     assert loaded.assess(**inputs).safety_condition_ids.tolist() == [loaded.config.safety_config.num_conditions - 1]
 
 
-@pytest.mark.parametrize("names", [[], "gambling", ["privacy"], ["a", "a"], [" "]], ids=str)
-def test_bad_names_change_nothing(model, names):
+BAD_NAMES = {
+    "a list of new names": [],
+    "new names, got 'gambling'": "gambling",
+    r"\['privacy'\] are categories of this model already": ["fraud", "privacy"],
+    r"\['a'\] would be there twice": ["a", "a"],
+    "non-empty": [" "],
+}
+
+
+@pytest.mark.parametrize("said", BAD_NAMES)
+def test_bad_names_change_nothing(model, said):
+    names = BAD_NAMES[said]
     head = model.model.safety_head.category_head.weight
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=said):
         model.extend_categories(names)
     assert model.model.safety_head.category_head.weight is head
     assert len(model.config.safety_config.categories) == 7

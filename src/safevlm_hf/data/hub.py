@@ -18,6 +18,7 @@ with needs_extra("train"):
     import datasets
 
 
+SAVED = ("dataset_dict.json", "state.json")  # files of `save_to_disk`
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 IMAGE_KEYS = ("image", "images")
 LABEL_KEYS = {"safe_type", "safe_level", "safety_category", "safety_level"}
@@ -29,7 +30,8 @@ def find_records(name: str | os.PathLike, split: str = "train") -> Path:
 
     Args:
         name: a file; or a data set, `org/name` on the Hub or a folder, with `:split` behind it if it is another one.
-            Its columns are the keys of a record. Pictures may be in it, and labels may be names or `ClassLabel`s.
+            The folder may be one of `save_to_disk`. Its columns are the keys of a record. Pictures may be in it, and
+            labels may be names or `ClassLabel`s.
         split: of a data set whose name has none.
 
     Returns:
@@ -54,7 +56,7 @@ def find_records(name: str | os.PathLike, split: str = "train") -> Path:
 
 
 def _write_records(path: str, split: str, is_on_hub: bool) -> Path:
-    dataset = datasets.load_dataset(path, split=split)
+    dataset = _load(path, split)
     name = re.sub(r"[^\w.-]+", "-", "-".join([*Path(path).parts[-2:], split, dataset._fingerprint]))
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "safevlm_hf" / name.strip("-")
     file = folder / "records.jsonl"
@@ -78,6 +80,30 @@ def _write_records(path: str, split: str, is_on_hub: bool) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return file
+
+
+def _load(path: str, split: str):
+    if any(os.path.isfile(os.path.join(path, name)) for name in SAVED):
+        return _load_saved(path, split)
+    try:
+        return datasets.load_dataset(path, split=split)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"there is no file or folder {path} here, and the Hub, which may have a data set of this name, cannot be "
+            f"reached: is there a network? ({error})"
+        ) from None
+
+
+def _load_saved(path: str, split: str):
+    """A folder of `save_to_disk`: a data set alone, which is every split, or several under their names."""
+    saved = datasets.load_from_disk(path)
+    if not isinstance(saved, datasets.DatasetDict):
+        return saved
+    if split not in saved:
+        raise ValueError(
+            f"{path} has no split {split!r}, only {', '.join(map(repr, saved))}: name one, as `{path}:NAME`."
+        )
+    return saved[split]
 
 
 def _rows(dataset):

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE_MARK = "<image>"
 JOIN_MARK = "<split>"
+WEB_ADDRESS = re.compile(r"\s*(https?|ftp)://", re.IGNORECASE)
 IGNORE_INDEX = -100
 MAX_LISTED_PROBLEMS = 10
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
@@ -274,6 +276,11 @@ def _parse_images(value, key: str, root: Path) -> list[str]:
     references = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(references, list) or not all(isinstance(item, str) and item for item in references):
         raise _BadRecord(f"'{key}' must be a path or a list of paths, got {value!r}")
+    addresses = [item for item in references if any(WEB_ADDRESS.match(part) for part in item.split(JOIN_MARK))]
+    if addresses:
+        raise _BadRecord(
+            f"'{key}' is a web address, {addresses[0][:200]!r}: download the image first, and name the file here"
+        )
     return [
         JOIN_MARK.join(os.path.abspath(root / part) for part in reference.split(JOIN_MARK)) for reference in references
     ]

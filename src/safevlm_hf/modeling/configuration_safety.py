@@ -95,7 +95,10 @@ class SafetyConfig(PreTrainedConfig):
     def _check_names(self):
         for field in ("categories", "levels"):
             names = getattr(self, field)
-            if len(names) < 2 or len(set(names)) != len(names) or not all(name.strip() for name in names):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise ValueError(f"`{field}` must be different, and {repeated} would be there twice, got {names}.")
+            if len(names) < 2 or not all(name.strip() for name in names):
                 raise ValueError(f"`{field}` must hold at least two different, non-empty names, got {names}.")
             bad = [name for name in names if name == "*" or not name.isprintable()]
             if bad:

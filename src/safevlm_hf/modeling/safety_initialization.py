@@ -53,6 +53,11 @@ class SafetyInitializationMixin:
         safety = self.config.safety_config
         if isinstance(names, str) or not names:
             raise ValueError(f"`extend_categories` takes a list of new names, got {names!r}.")
+        known = [name for name in names if name in safety.categories]
+        if known:
+            raise ValueError(
+                f"{known} are categories of this model already: `extend_categories` takes new names alone."
+            )
         extended = SafetyConfig(**{**safety.to_dict(), "categories": [*safety.categories, *names]})  # checks the names
         head = self.model.safety_head.category_head
         head.weight = nn.Parameter(F.pad(head.weight, (0, 0, 0, len(names))))

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import InitVar, asdict, dataclass, field, fields, is_dataclass
+from os import PathLike
 from typing import Any
 
 import torch
@@ -216,6 +217,11 @@ class SafetyPolicy:
         # By name, not by class: the package's and a checkpoint's own copy of this file may meet in one process.
         if is_dataclass(policy) and type(policy).__name__ == cls.__name__:
             policy = asdict(policy)
+        if isinstance(policy, str | PathLike):
+            raise ValueError(
+                f"A safety policy must be a SafetyPolicy or a dict, got {type(policy).__name__} "
+                f"{str(policy)[:100]!r}. A file is read by `SafetyPolicy.from_file(path, model.config.safety_config)`."
+            )
         if not isinstance(policy, dict):
             raise ValueError(f"A safety policy must be a SafetyPolicy or a dict, got {type(policy).__name__}.")
         valid = [one.name for one in fields(cls)]
