@@ -1,9 +1,13 @@
 """The model card: filled from the record of the training, ours on every save, and never over somebody's own."""
 
+import ast
+import re
+
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
+from safevlm_hf.evaluation.cards.card import END, START
 from safevlm_hf.modeling.model_card import MARKER, create_model_card, is_generated_card, write_model_card
 
 
@@ -61,6 +65,40 @@ def test_a_base_from_a_folder_keeps_its_own_license(tiny_config, base, license):
 def test_any_part_of_the_record_may_be_missing(tiny_config, record):
     tiny_config.training_record = record
     assert ModelCard(str(create_model_card(tiny_config))).data.eval_results is None
+
+
+HOSTILE = "\n\n```\n<img src=x onerror=a()> [b](http://c) **d** | `e`\n## Limits\n" + START + END
+
+
+def test_a_strangers_names_and_record_are_text_and_no_markup(tiny_config):
+    name = '<img src=x> [b](http://c) | ``` `e` "}): False, print(1), ({"'
+    tiny_config.safety_config.categories = [name, "safe"]
+    tiny_config.safety_config.levels = ["safe", name]
+    stage = {
+        "stage": HOSTILE,
+        "train_data": HOSTILE,
+        HOSTILE: HOSTILE,
+        "command": HOSTILE,
+        "metrics": {HOSTILE: HOSTILE},
+    }
+    texts = ("name", "base_model", "machine", "eval_data")
+    tiny_config.training_record = {**dict.fromkeys(texts, HOSTILE), "stages": [stage], "figures": {HOSTILE: HOSTILE}}
+    card = ModelCard(str(create_model_card(tiny_config))).text
+    fence, outside, inside = "", [], []
+    for line in card.splitlines():
+        if line.startswith("```") and not fence:
+            fence = line.rstrip("abcdefghijklmnopqrstuvwxyz")
+        elif line == fence:
+            fence = ""
+        else:
+            (inside if fence else outside).append(line)
+    shown = re.sub(r"`[^`]*`", "", re.sub(r"\\.", "", "\n".join(outside)))  # neither escaped nor in code
+    assert "<img" not in shown and "[b]" not in shown and "**d**" not in shown
+    assert [line for line in outside if line.startswith("#")].count("## Limits") == 1 and "## Limits" not in inside
+    assert START not in card and END not in card
+    (call,) = [line for line in inside if line.startswith("model.generate(**inputs, safety_policy=")]
+    given = ast.parse(call).body[0].value.keywords[1].value
+    assert ast.literal_eval(given) == {"categories": {name: False}}
 
 
 def test_saving_renews_our_card_and_keeps_somebodys_own(tiny_config, tmp_path):

@@ -1,5 +1,7 @@
 """The model card (README.md) of a checkpoint, written from its configuration and the record of its training."""
 
+import html
+import json
 import math
 import os
 import re
@@ -77,10 +79,10 @@ def is_generated_card(text: str) -> bool:
 def create_model_card(config, repo_id: str | None = None, tags=()) -> ModelCard:
     """The card of a checkpoint, with the Hub's metadata. Arguments as in [`write_model_card`]."""
     record = config.training_record or {}
-    name = (repo_id or record.get("name") or config.class_prefix).split("/")[-1]
+    name = str(repo_id or record.get("name") or config.class_prefix).split("/")[-1]
     sections = [
         MARKER,
-        f"# {name}",
+        f"# {escape(name)}",
         _introduction(config, record),
         "## Use",
         _usage(config, repo_id),
@@ -130,7 +132,7 @@ def _metadata(record: dict, name: str, tags) -> ModelCardData:
 
 def _introduction(config, record: dict) -> str:
     safety = config.safety_config
-    base_model = f"`{_public(record['base_model'])}`" if record.get("base_model") else "a stock checkpoint"
+    base_model = code(_public(record["base_model"])) if record.get("base_model") else "a stock checkpoint"
     return (
         f"SafeVLM ([arXiv 2405.13581](https://arxiv.org/abs/2405.13581)) on {base_model}: a vision language model "
         "that gives each image a safety verdict, under the question it comes with, and answers under that verdict.\n\n"
@@ -141,9 +143,10 @@ def _introduction(config, record: dict) -> str:
 
 
 def _usage(config, repo_id: str | None) -> str:
-    risky = [name for name in config.safety_config.categories if name != "safe"]
+    risky = next(name for name in config.safety_config.categories if name != "safe")
+    policy = f'{{"categories": {{{json.dumps(risky, ensure_ascii=False)}: False}}}}'
     return (
-        f"```python\n{USAGE.format(repo=repo_id or 'path/or/repository')}\n```\n\n"
+        f"{_block(USAGE.format(repo=repo_id or 'path/or/repository'), 'python')}\n\n"
         "The code of the model is in this repository, hence `trust_remote_code=True`; with `import safevlm_hf` it is "
         "not needed.\n\n"
         "**Verdict.** `model.assess(**inputs)` gives the verdict without running the language model, "
@@ -151,7 +154,7 @@ def _usage(config, repo_id: str | None) -> str:
         "is 1 - p(safe).\n\n"
         "**Policy.** What a verdict does is data, and needs no training. Pass it to one call, or keep it in "
         "`generation_config.json`:\n\n"
-        f'```python\nmodel.generate(**inputs, safety_policy={{"categories": {{"{risky[0]}": False}}}})\n```\n\n'
+        f"{_block(f'model.generate(**inputs, safety_policy={policy})', 'python')}\n\n"
         "Without a policy every category is on, and an image is flagged where its risk is over 0.5. A text without an "
         "image has no verdict. Training may still have changed how the model answers it."
     )
@@ -174,14 +177,14 @@ def _training(config, record: dict) -> str:
     if not record:
         return "No training is on record for this checkpoint."
     base_model = _public(record.get("base_model") or "not on record")
-    lines = [f"Base model: `{base_model}`. Machine: {record.get('machine') or 'not on record'}."]
+    lines = [f"Base model: {code(base_model)}. Machine: {escape(record.get('machine') or 'not on record')}."]
     for index, stage in enumerate(record.get("stages") or []):
         values = {key: value for key, value in stage.items() if key not in ("stage", "metrics", "command")}
         values |= {f"{name} at the end": value for name, value in (stage.get("metrics") or {}).items()}
-        lines.append(f"### Stage {stage.get('stage', index + 1)}")
-        lines.append(_table(("", ""), [(key.replace("_", " "), _public(value)) for key, value in values.items()]))
+        lines.append(f"### Stage {escape(stage.get('stage', index + 1))}")
+        lines.append(_table(("", ""), [(str(key).replace("_", " "), _public(value)) for key, value in values.items()]))
         if stage.get("command"):
-            lines.append(f"```bash\n{stage['command']}\n```")
+            lines.append(_block(_one_line(stage["command"]), "bash"))
     return "\n\n".join(lines)
 
 
@@ -189,14 +192,14 @@ def _figures(record: dict) -> str:
     if not record.get("figures"):
         return "None was measured on this checkpoint."
     rows = [(name.replace("_", " "), value) for name, value in record["figures"].items()]
-    machine = f", on {record['machine']}" if record.get("machine") else ""
-    return f"Measured on {_figures_data(record)}{machine}.\n\n" + _table(("figure", "value"), rows)
+    machine = f", on {escape(record['machine'])}" if record.get("machine") else ""
+    return f"Measured on {escape(_figures_data(record))}{machine}.\n\n" + _table(("figure", "value"), rows)
 
 
 def _figures_data(record: dict) -> str:
     if record.get("eval_data"):
-        return _public(record["eval_data"])
-    trained_on = [_public(stage["train_data"]) for stage in record.get("stages") or [] if stage.get("train_data")]
+        return str(_public(record["eval_data"]))
+    trained_on = [str(_public(stage["train_data"])) for stage in record.get("stages") or [] if stage.get("train_data")]
     return f"data held out from {' and '.join(dict.fromkeys(trained_on))}" if trained_on else "held-out data"
 
 
@@ -228,9 +231,28 @@ def _table(head, rows) -> str:
 
 
 def _cell(value) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return f"{value:.4g}" if isinstance(value, float) else escape(value)
+
+
+def escape(value) -> str:
+    """Return text of unknown origin as Markdown shows it: one line, no markup, no cell of its own."""
+    return re.sub(r"([\\`*_\[\]|~$!#])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
+
+
+def code(value) -> str:
+    """Return text of unknown origin between backticks, which nothing in it closes."""
+    return f"`{_one_line(value).replace('`', chr(39))}`"
+
+
+def _one_line(value) -> str:
+    # Commands look for our marks, which are comments, in the text of a card.
+    return " ".join(str(value).split()).replace("<!--", "<! --")
+
+
+def _block(text: str, language: str) -> str:
+    """Return a code block. Its fence is longer than any in the text, so nothing in it ends the block."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _public(name):
@@ -242,4 +264,4 @@ def _is_repo_id(name) -> bool:
     return isinstance(name, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists()
 
 
-__all__ = ["create_model_card", "is_generated_card", "write_model_card"]
+__all__ = ["code", "create_model_card", "escape", "is_generated_card", "write_model_card"]

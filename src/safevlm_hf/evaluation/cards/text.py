@@ -1,7 +1,5 @@
 """The section "Evaluation" of a model card: a table per benchmark, and what its training data share with it."""
 
-import html
-import re
 from collections.abc import Mapping, Sequence
 
 from safevlm_hf.evaluation.benchmarks import BENCHMARKS
@@ -10,6 +8,7 @@ from safevlm_hf.evaluation.counting import NOT_FLAGGED
 from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.protocol.result import EvaluationResult
 from safevlm_hf.evaluation.reports.figure_names import figure_title, is_headline, is_shown_first
+from safevlm_hf.modeling.model_card import code, escape
 
 
 HEAD = ("figure", "judge", "system", "value", "95% interval", "n", "without an outcome")
@@ -38,11 +37,6 @@ def render_section(tables: Sequence[Sequence[EvaluationResult]], overlaps: Mappi
     return "\n\n".join(parts)
 
 
-def escape(value) -> str:
-    """Text of unknown origin as Markdown shows it: one line, no markup, no cell of its own."""
-    return re.sub(r"([\\`*_\[\]|~$!#])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
-
-
 def _facts(results: Sequence[EvaluationResult]) -> str:
     protocol, counts = results[0].protocol, results[0].counts
     dates = sorted(one.times.date[:10] for one in results)
@@ -50,7 +44,7 @@ def _facts(results: Sequence[EvaluationResult]) -> str:
     versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in protocol.versions.items())
     return (
         f"{counts.describe_items()}, {counts.missing} more were missing in the files. Benchmark "
-        f"`{_code(protocol.benchmark)}`, protocol `{protocol.hash}`, {date}, with {versions}."
+        f"{code(protocol.benchmark)}, protocol `{protocol.hash}`, {date}, with {versions}."
     )
 
 
@@ -116,13 +110,8 @@ def _contamination(overlap: Overlap | None) -> str:
 
 
 def _train_file(one: Mapping) -> str:
-    return f"`{_code(one['file'])}` (SHA-256 `{one['hash'][:12]}`, {one['num_records']} records)"
+    return f"{code(one['file'])} (SHA-256 `{one['hash'][:12]}`, {one['num_records']} records)"
 
 
 def _number(numbers: Mapping, side: str) -> str:
     return escape(numbers.get(side, "unknown"))
-
-
-def _code(text: str) -> str:
-    """Text between backticks, which nothing in it may close."""
-    return " ".join(text.replace("`", "'").split())
