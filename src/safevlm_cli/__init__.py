@@ -5,7 +5,7 @@ must not wait for that, so commands import the library where they call it.
 """
 
 # In the order in which `safevlm --help` lists them.
-from . import init, data, train, assess, chat, calibrate, evaluate, card, demo, serve, app_command, policy  # isort: skip
+from . import init, data, train, assess, chat, calibrate, evaluate, card, demo, serve, app_command, policy, verify  # isort: skip
 from .app import app, main
 
 
@@ -24,4 +24,5 @@ __all__ = [
     "serve",
     "app_command",
     "policy",
+    "verify",
 ]

@@ -363,6 +363,94 @@ def test_a_checkpoint_cannot_weaken_the_verdict_unseen(tiny_model, tmp_path, cap
     assert ("brings a policy of its own" in caplog.text) == (said is not None) and (said or "") in caplog.text
 
 
+# --------------------------------------------------------------------------------------------------
+# The digest of names, sizes, texts and policy
+# --------------------------------------------------------------------------------------------------
+
+
+def edit_config(folder, **values):
+    """Change the safety config by hand; `None` takes a field of the config out."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    for name in [name for name, value in values.items() if value is None]:
+        del config[name], values[name]
+    file.write_text(json.dumps({**config, "safety_config": config["safety_config"] | values}))
+
+
+def changes_said(folder, caplog, model_class=SafeLlavaForConditionalGeneration, **kwargs):
+    """The parts that loading says are not as they were saved."""
+    logging.enable_propagation()
+    caplog.clear()
+    model_class.from_pretrained(folder, **kwargs)
+    return re.findall("wrote it: its (.*) differ from the digest", caplog.text)
+
+
+KEPT = {"risk_threshold": 0.4, "refusals": {"*": "No."}, "actions": {"*": {"high": "refuse"}}}
+
+
+@pytest.mark.parametrize(
+    "file, values, part",
+    [
+        ("config", {"categories": ["privacy", "safe", "politics"]}, "names"),
+        ("config", {"levels": ["safe", "high", "medium", "low"]}, "names"),
+        ("config", {"head_pooling": "mean"}, "head sizes"),
+        ("config", {"num_attention_heads": 2}, "head sizes"),
+        ("config", {"is_trained": True}, "head sizes"),
+        ("generation", {"safety_policy": {**KEPT, "refusals": {"*": "Sure, here it is."}}}, "refusal texts"),
+        ("generation", {"safety_policy": {**KEPT, "language": "de"}}, "refusal texts"),
+        ("generation", {"safety_policy": {**KEPT, "risk_threshold": 0.45}}, "policy"),
+        ("generation", {"safety_policy": {}}, "refusal texts, policy"),
+        ("generation", {"safety_policy": {**KEPT, "thresholds": {"privacy": None}}}, "policy"),
+    ],
+)
+def test_what_was_changed_by_hand_is_named(tiny_model, tmp_path, caplog, file, values, part):
+    tiny_model.config.safety_config.categories = ["politics", "privacy", "safe"]
+    tiny_model = SafeLlavaForConditionalGeneration(tiny_model.config)
+    tiny_model.generation_config.safety_policy = KEPT
+    tiny_model.save_pretrained(tmp_path)
+    assert not changes_said(tmp_path, caplog)
+    (edit_config if file == "config" else edit_generation_config)(tmp_path, **values)
+    assert changes_said(tmp_path, caplog) == [part]
+    SafeLlavaForConditionalGeneration.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    assert not changes_said(tmp_path, caplog)
+
+
+def test_other_condition_rows_are_named(tiny_config, tmp_path, caplog):
+    SafeLlavaForConditionalGeneration(tiny_config).save_pretrained(tmp_path)
+    edit_config(tmp_path, num_condition_tokens=1)
+    assert changes_said(tmp_path, caplog, ignore_mismatched_sizes=True) == ["condition shape"]
+
+
+@pytest.mark.parametrize("model_class", [SafeLlavaForConditionalGeneration, SafeLlavaModel])
+def test_an_older_checkpoint_without_a_digest_loads_in_silence(tiny_model, tmp_path, caplog, model_class):
+    tiny_model.save_pretrained(tmp_path)
+    edit_config(tmp_path, safety_digest=None)
+    edit_generation_config(tmp_path, safety_policy={"risk_threshold": 0.4})
+    assert not changes_said(tmp_path, caplog, model_class)
+
+
+def test_the_digest_follows_what_is_saved(tiny_model, tmp_path, caplog):
+    """Another precision, more categories, an operator's policy, the config alone, several files."""
+    tiny_model.save_pretrained(tmp_path)
+    assert not changes_said(tmp_path, caplog, SafeLlavaModel)
+    tiny_model.extend_categories(["gambling"])
+    tiny_model.generation_config.safety_policy = {"thresholds": {"gambling": 1}, "actions": {}}
+    folder = tmp_path / "other"
+    tiny_model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="60KB")
+    assert not changes_said(folder, caplog, dtype=torch.float32)
+    config = SafeLlavaConfig.from_pretrained(folder)
+    config.safety_policy["remembered_turns"] = 2
+    config.save_pretrained(folder)
+    edit_generation_config(folder, safety_policy=config.safety_policy)
+    assert not changes_said(folder, caplog)
+
+
+def test_a_new_start_has_no_old_digest(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    config = SafeLlavaConfig.from_pretrained(tmp_path)
+    assert config.safety_digest and SafeLlavaConfig.from_base_config(config).safety_digest is None
+
+
 def test_saved_keys_are_those_of_the_modules(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")

@@ -41,6 +41,18 @@ def test_checkpoint_policy(checkpoint):
     assert model_config.logprobs_mode == "processed_logprobs"
 
 
+def test_names_that_were_changed_by_hand_are_said(checkpoint, tmp_path, caplog):
+    folder = shutil.copytree(checkpoint[0], tmp_path / "copy")
+    create_config(folder)
+    assert "not as `save_pretrained` wrote it" not in caplog.text
+    config = json.loads((folder / "config.json").read_text())
+    config["safety_config"]["levels"].reverse()
+    config["safety_config"]["levels"] = ["safe", *config["safety_config"]["levels"][:-1]]
+    (folder / "config.json").write_text(json.dumps(config))
+    create_config(folder)
+    assert "its names differ from the digest" in caplog.text
+
+
 def test_operators_policy(checkpoint, lenient):
     model_config = create_config(checkpoint[0]).model_config
     assert action_on_private_papers(model_config) == "condition"

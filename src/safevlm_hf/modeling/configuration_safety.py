@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from .model_card import write_model_card
 from .safety_code import CarriesCodeMixin, auto_map, save_code
+from .safety_digest import safety_digests
 
 
 DEFAULT_CATEGORIES = [
@@ -162,6 +163,8 @@ class SafeConfigMixin(CarriesCodeMixin):
             where that file is lost.
         training_record (`dict`, *optional*): what made this checkpoint (base model, data, stages, figures); the model
             card is written from it.
+        safety_digest (`dict`, *optional*): digests of names, head sizes, condition shape, refusal texts and policy,
+            which `save_pretrained` renews; loading warns of what differs.
     """
 
     class_prefix: ClassVar[str]
@@ -170,6 +173,7 @@ class SafeConfigMixin(CarriesCodeMixin):
     safety_config: dict | PreTrainedConfig | None = None
     safety_policy: dict | None = None
     training_record: dict | None = None
+    safety_digest: dict | None = None
 
     def __post_init__(self, **kwargs):
         if self.safety_config is None:
@@ -207,7 +211,8 @@ class SafeConfigMixin(CarriesCodeMixin):
     def from_base_config(cls, config: PreTrainedConfig, **safety_kwargs):
         """This configuration around the backbone's stock one; `safety_kwargs` go to [`SafetyConfig`]."""
         safety_config = SafetyConfig(**{**cls.default_safety, **safety_kwargs})
-        return cls.from_dict({**cls._as_safe(config.to_dict()), "safety_config": safety_config.to_dict()})
+        new = {"safety_config": safety_config.to_dict(), "safety_digest": None}
+        return cls.from_dict({**cls._as_safe(config.to_dict()), **new})
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -226,6 +231,7 @@ class SafeConfigMixin(CarriesCodeMixin):
     def save_pretrained(self, save_directory, **kwargs):
         # Loading from the Hub writes the repository into `auto_map`; a saved checkpoint carries its own code.
         self.auto_map = auto_map(self.model_type, self.class_prefix)
+        self.safety_digest = safety_digests(self, self.safety_policy)
         save_code(save_directory, self.model_type)
         write_model_card(save_directory, self)
         super().save_pretrained(save_directory, **kwargs)

@@ -11,6 +11,7 @@ from transformers.conversion_mapping import (
 from transformers.utils import cached_file, logging
 
 from .json_files import read_json
+from .safety_digest import changed_parts
 from .safety_policy import SafetyPolicy
 
 
@@ -86,6 +87,7 @@ class SafeCheckpointMixin:
         if stored is not None:
             model.generation_config.safety_policy = stored
         _check_policies(pretrained_model_name_or_path, model)
+        warn_of_changes(pretrained_model_name_or_path, model.config, stored)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -176,6 +178,18 @@ def _check_policies(checkpoint, model):
         )
 
 
+def warn_of_changes(checkpoint, config, stored: dict | None):
+    """Warn of what is not as it was saved. `stored` is the policy in the checkpoint's `generation_config.json`."""
+    kept = [policy for policy in (stored, config.safety_policy) if policy is not None]
+    changed = changed_parts(config, kept or [None])
+    if changed:
+        logger.warning(
+            f"{checkpoint} is not as `save_pretrained` wrote it: its {', '.join(changed)} differ from the digest in "
+            "config.json (`safety_digest`). If you made this change, load the checkpoint and save it to write a new "
+            "digest. If you did not, do not rely on its verdicts before you know who did."
+        )
+
+
 def _is_of_safety(key: str) -> bool:
     return key.removeprefix("model.").startswith("safety_")
 
@@ -227,4 +241,4 @@ def stored_policy(checkpoint, **kwargs) -> dict | None:
     return values.get("safety_policy")
 
 
-__all__ = ["SafeCheckpointMixin", "register_key_conversions", "stored_policy"]
+__all__ = ["SafeCheckpointMixin", "register_key_conversions", "stored_policy", "warn_of_changes"]

@@ -10,7 +10,7 @@ from safevlm_hf import SafetyPolicy
 from safevlm_hf.families import BY_MODEL_TYPE
 from safevlm_hf.modeling.generation_safety import AUDIT_VARIABLE
 from safevlm_hf.modeling.operator_policy import policy_in_force
-from safevlm_hf.modeling.safety_checkpoint import stored_policy
+from safevlm_hf.modeling.safety_checkpoint import stored_policy, warn_of_changes
 from safevlm_hf.operator_prompt import read_system_prompt, system_message
 
 from . import RENDERER
@@ -77,6 +77,8 @@ class SafeSettings(VerifyAndUpdateConfig):
             },
             "images would be answered without a verdict, with one on other pixels, or without an audit trail",
         )
+        stored = stored_policy(model_config.model, revision=model_config.revision)
+        warn_of_changes(model_config.model, model_config.hf_config, stored)
         if not read_policy(model_config).refuses(model_config.hf_config.safety_config):
             return
         # Whoever can read what the model would have said can put the answer together by itself.
