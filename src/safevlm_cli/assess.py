@@ -9,7 +9,7 @@ import typer
 from .app import FLAGGED, UNREADABLE, Model, PolicyFile, app, print_error
 from .loading import DEFAULT_MODEL, load, prepare, read_policy, user_message
 from .pictures import find_pictures, open_named
-from .showing import make_console, progress, verdict_table
+from .showing import make_console, progress, show_scope, verdict_table
 
 
 @app.command()
@@ -32,12 +32,13 @@ def assess(
     the others were judged.
 
     With `--json` a picture that cannot be read has a line with `image` and `error`. Addresses in this machine's own
-    network are refused.
+    network are refused. A line on stderr says what the checkpoint was trained on.
 
     Example: `safevlm assess photo.jpg card.png --question "What is the address?" --json`
     """
     loaded, processor = load(model)
     overriding = read_policy(policy, loaded)
+    show_scope(loaded)
     judged, errors = [], []
     for name in progress(find_pictures(images), "assessing"):
         try:

@@ -10,7 +10,7 @@ from rich.console import Console
 from .app import Model, PolicyFile, app, print_error
 from .loading import DEFAULT_MODEL, load, prepare, read_policy, text_content, user_message
 from .pictures import open_picture
-from .showing import make_console, plain, verdict_line
+from .showing import make_console, plain, show_scope, verdict_line
 
 
 CHAT_COMMANDS = "/image FILE shows a picture, /new starts again without any, /quit ends."
@@ -38,6 +38,7 @@ def chat(
         "max_new_tokens": max_new_tokens,
         "do_sample": False,
     }
+    show_scope(loaded)
     messages, console = [], make_console()
     while (line := _read_line(console)) not in (None, "/quit"):
         command, _, rest = line.partition(" ")

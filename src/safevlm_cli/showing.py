@@ -40,6 +40,13 @@ def print_warning(text: str):
     make_console(stderr=True).print(plain(f"Warning: {text}", "yellow"), soft_wrap=True)
 
 
+def show_scope(model):
+    """Say on stderr what a checkpoint was trained on, and so what it knows."""
+    from safevlm_hf.modeling.model_card import describe_scope
+
+    make_console(stderr=True).print(plain(describe_scope(model.config.training_record)), soft_wrap=True)
+
+
 def borderless_table(*names: str, title: str | None = None) -> Table:
     """Nothing is cut where it is narrow: long words are broken."""
     columns = (Column(plain(name), overflow="fold") for name in names)

@@ -169,6 +169,7 @@ def client(loaded, tmp_path, monkeypatch):
 def test_the_page_is_served_and_says_what_it_is(client):
     page = client.get("/").text
     assert "This page is a playground" in page and "a checkpoint" in page
+    assert "Nothing is known of what it was trained on" in page
     assert client.get(f"{FILE}/etc/passwd").status_code == 404
     assert client.get("/gradio_api/openapi.json").status_code == 404
 

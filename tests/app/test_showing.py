@@ -81,12 +81,15 @@ def test_whatever_is_typed_stays_text(loaded):
     turn = Turn(question, "a.png", {"safe": hostile("safe"), "free": hostile("free")})
     panels = make_panels(model.explain(**inputs), inputs, processor, [image])
     assert "".join(word.text for word in panels[0].words) == "".join(question.split())
+    words = {name: hostile(name) for name in ("title", "name", "base", "scope")}
+    head = render("head.html", **words)
     for field, html in (
         ("safe", render("answers.html", base=None, turns=[(turn, showing.small_picture(image, hostile("alt")))])),
         ("free", render("answers.html", base=None, turns=[(turn, None)])),
         ("error", render("notice.html", error=hostile("error"))),
         ("text", render("notice.html", text=hostile("text"))),
-        ("name", render("head.html", title=hostile("title"), name=hostile("name"), base=hostile("base"))),
+        ("name", head),
+        ("scope", head),
         ("base", render("answers.html", turns=[(turn, None)], base=hostile("base"))),
         ("policy", render("json.html", policy=hostile("policy"))),
         ("contradiction", render("json.html", error=hostile("contradiction"))),

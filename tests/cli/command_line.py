@@ -28,6 +28,10 @@ SHORT = {
 }
 
 
+UNKNOWN_SCOPE = "Nothing is known of what it was trained on: try it on pictures like yours before you rely on it.\n"
+"""On stderr, of a checkpoint whose record does not say it."""
+
+
 REFUSE = {"actions": {"*": {"high": "refuse"}}}
 
 

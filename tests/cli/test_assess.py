@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -11,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from command_line import HOSTILE, SHOWN, rows, start, write_json
+from command_line import HOSTILE, SHOWN, UNKNOWN_SCOPE, rows, start, write_json
 
 from safevlm_cli import addresses
 from safevlm_cli.pictures import open_named
@@ -23,7 +24,7 @@ def test_assess_shows_a_table(call, checkpoint, picture, monkeypatch):
     other.parent.mkdir()  # it has a slash
     picture.rename(other)
     code, out, err = call("assess", other, "--model", checkpoint)
-    assert (code, err) == (1, "")
+    assert (code, err) == (1, UNKNOWN_SCOPE)
     (row,) = [line for line in out.splitlines() if "condition" in line]
     assert rows(row)[f"{SHOWN}.png"][:3] == ["condition", "privacy", "high"]
 
@@ -48,14 +49,27 @@ def test_a_table_in_a_pipe_has_a_line_per_row(call, checkpoint, picture, monkeyp
 
 def test_assess_in_json(call, checkpoint, picture, tmp_path):
     code, out, err = call("assess", picture, picture, "--model", checkpoint, "--json", "--question", "Whose is it?")
-    assert (code, err) == (1, "")
+    assert (code, err) == (1, UNKNOWN_SCOPE)
     first, second = lines(out)
     assert first == second and first["image"] == str(picture)
     assert (first["category"], first["level"], first["action"]) == ("privacy", "high", "condition")
     assert first["flagged_categories"] == ["privacy"] and first["risk"] > 0.99
     policy = write_json(tmp_path / "policy.json", {"categories": {"privacy": False}})
     code, out, err = call("assess", picture, "--model", checkpoint, "--json", "--policy", policy)
-    assert (code, err, json.loads(out)["action"]) == (0, "", "answer")
+    assert (code, err, json.loads(out)["action"]) == (0, UNKNOWN_SCOPE, "answer")
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_what_a_checkpoint_knows_is_said_once_and_commands_no_terminal(call, checkpoint, picture, tmp_path, options):
+    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    config["training_record"] = {"scope": f"drawn cards\r\n{HOSTILE}\u202e, no photographs. " + 999 * "x"}
+    (folder / "config.json").write_text(json.dumps(config))
+    code, out, err = call("assess", picture, picture, "--model", folder, *options)
+    assert code == 1 and "drawn cards" not in out and "\x1b" not in err and "\u202e" not in err
+    said = r"By its own record, it was trained on drawn cards [red]a[/] :smile: [31m\ , no photographs. x"
+    (line,) = err.splitlines()
+    assert line.startswith(said) and line.endswith("x. Verdicts on anything else mean little.") and len(line) < 400
 
 
 def lines(out: str) -> list[dict]:
@@ -68,7 +82,7 @@ def test_pictures_that_cannot_be_read(call, checkpoint, picture, tmp_path):
     empty.mkdir()
     words = ["assess", picture, broken, missing, picture, empty, "--model", checkpoint]
     code, out, err = call(*words, "--json")
-    assert (code, err) == (3, "")
+    assert (code, err) == (3, UNKNOWN_SCOPE)
     found = lines(out)
     assert [line["image"] for line in found] == list(map(str, [picture, broken, missing, picture, empty]))
     assert [list(line) == ["image", "error"] for line in found] == [False, True, True, False, True]
@@ -76,7 +90,9 @@ def test_pictures_that_cannot_be_read(call, checkpoint, picture, tmp_path):
     assert found[4]["error"] == f"no pictures in the folder: {empty}"
     code, out, err = call(*words)
     assert code == 3 and out.count("privacy") == 4  # category and flagged
-    assert len(err.splitlines()) == 3 and all(line.startswith("Error: ") for line in err.splitlines())
+    scope, *reasons = err.splitlines()
+    assert f"{scope}\n" == UNKNOWN_SCOPE
+    assert len(reasons) == 3 and all(line.startswith("Error: ") for line in reasons)
     assert call("assess", missing, "--model", checkpoint)[:2] == (3, "")
 
 
@@ -120,7 +136,7 @@ def test_what_a_folder_leaves_out_is_counted_and_named(call, checkpoint, photos)
     Path("elsewhere").mkdir()
     Path("photos/more").symlink_to(Path("elsewhere").absolute())
     code, _, err = call("assess", "photos", "--model", checkpoint, "--json")
-    assert code == 1 and err.splitlines() == [
+    assert code == 1 and err.removeprefix(UNKNOWN_SCOPE).splitlines() == [
         "Left out, without a picture's ending or as links to folders: 2 below photos: photos/more, photos/notes.txt"
     ]
 
@@ -142,7 +158,7 @@ def test_a_file_whose_name_is_no_text(checkpoint, picture):
     Path(os.fsdecode(odd)).write_bytes(picture.read_bytes())
     process = start("assess", "-", "--model", checkpoint, "--json", errors="surrogateescape")
     out, err = process.communicate(os.fsdecode(odd))
-    assert (process.returncode, err) == (1, "")  # no library has noted anything
+    assert (process.returncode, err) == (1, UNKNOWN_SCOPE)  # no library has noted anything
     assert os.fsencode(lines(out)[0]["image"]) == odd
 
 

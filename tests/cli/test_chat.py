@@ -5,7 +5,7 @@ import signal
 import sys
 
 import pytest
-from command_line import HOSTILE, REFUSE, SHOWN, start, write_json
+from command_line import HOSTILE, REFUSE, SHOWN, UNKNOWN_SCOPE, start, write_json
 
 from safevlm_cli.chat import CHAT_COMMANDS
 from safevlm_hf import SafeLlavaForConditionalGeneration
@@ -37,7 +37,7 @@ def test_chat(call, checkpoint, picture, tmp_path):
     lines = ["Hello?", "/image [red]no.png", "/help", "", f"/image {picture}", "What is it?", "And now?", "/new", "Hi"]
     options = ["--model", checkpoint, "--policy", policy, "--audit", audit, "--max-new-tokens", 40]
     code, out, err = call("chat", *options, stdin="\n".join(lines))  # its end ends the talk
-    assert (code, err) == (0, "Error: image not found: [red]no.png\n")
+    assert (code, err) == (0, f"{UNKNOWN_SCOPE}Error: image not found: [red]no.png\n")
     verdict = "image 1: refuse (privacy, high, risk 1.00)"
     refused = [REFUSALS["en"]["privacy"], verdict]
     said = [line.strip() for line in out.splitlines()]
@@ -51,7 +51,7 @@ def test_chat(call, checkpoint, picture, tmp_path):
 
 def test_chat_quits(call, checkpoint, picture):
     code, out, err = call("chat", "--model", checkpoint, "--image", picture, stdin="/quit\nWhat is it?\n")
-    assert (code, out, err) == (0, "", "")
+    assert (code, out, err) == (0, "", UNKNOWN_SCOPE)
 
 
 def test_chat_streams(call, checkpoint, picture, tmp_path, monkeypatch):
@@ -72,10 +72,11 @@ def test_a_refusal_cannot_command_the_terminal(call, checkpoint, picture, tmp_pa
     """Whoever made the checkpoint wrote it. Its lines stay lines."""
     policy = write_json(tmp_path / "policy.json", {**REFUSE, "refusals": {"*": f"No.\n\t{HOSTILE}\u202e"}})
     code, out, err = call("chat", "-m", checkpoint, "-i", picture, "-p", policy, stdin="What?")
-    assert (code, err) == (0, "") and f"No.\n\t{SHOWN}\\u202e\n" in out and "\x1b" not in out
+    assert (code, err) == (0, UNKNOWN_SCOPE) and f"No.\n\t{SHOWN}\\u202e\n" in out and "\x1b" not in out
 
 
 def test_an_audit_that_cannot_be_written_ends_the_talk(call, checkpoint, picture, tmp_path):
     words = ["--model", checkpoint, "--image", picture, "--audit", tmp_path]
     code, out, err = call("chat", *words, stdin="What is it?\nAgain?")
-    assert (code, out.strip()) == (2, "") and err.startswith("Error: ") and str(tmp_path) in err
+    reason = err.removeprefix(UNKNOWN_SCOPE)
+    assert (code, out.strip()) == (2, "") and reason.startswith("Error: ") and str(tmp_path) in reason

@@ -4,9 +4,11 @@ import ast
 import re
 
 import pytest
+import torch
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
+from safevlm_hf import SafeLlavaConfig
 from safevlm_hf.evaluation.cards.card import END, START
 from safevlm_hf.modeling.model_card import MARKER, create_model_card, is_generated_card, write_model_card
 
@@ -99,6 +101,24 @@ def test_a_strangers_names_and_record_are_text_and_no_markup(tiny_config):
     (call,) = [line for line in inside if line.startswith("model.generate(**inputs, safety_policy=")]
     given = ast.parse(call).body[0].value.keywords[1].value
     assert ast.literal_eval(given) == {"categories": {name: False}}
+
+
+@pytest.mark.parametrize("scope", [None, "", " \n\x00", 7, ["a"]])
+def test_without_a_sentence_of_scope_nothing_is_known(tiny_config, scope):
+    tiny_config.training_record = {**RECORD, "scope": scope}
+    assert "Nothing is known of what it was trained on" in create_model_card(tiny_config).text
+    tiny_config.training_record = None
+    assert "Nothing is known of what it was trained on" in create_model_card(tiny_config).text
+
+
+def test_the_scope_stays_with_a_checkpoint(tiny_model, tmp_path):
+    tiny_model.config.training_record = {**RECORD, "scope": "<b>drawn</b> cards,\nno photographs."}
+    tiny_model.extend_categories(["gambling"])
+    tiny_model.to(torch.bfloat16).save_pretrained(tmp_path)
+    said = "it was trained on &lt;b&gt;drawn&lt;/b&gt; cards, no photographs. Verdicts"
+    assert said in (tmp_path / "README.md").read_text()
+    config = SafeLlavaConfig.from_base_config(SafeLlavaConfig.from_pretrained(tmp_path))  # as `safevlm init` begins
+    assert said in create_model_card(config).text
 
 
 def test_saving_renews_our_card_and_keeps_somebodys_own(tiny_config, tmp_path):

@@ -26,7 +26,8 @@ from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeL
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.records import RecordError
 from safevlm_hf.data.riskcards import write_riskcards
-from safevlm_hf.training.arguments import SafetyTrainingArguments, nano_config, parse_arguments
+from safevlm_hf.data.riskcards.tables import NEW_TOPICS, TOPICS, scope_of
+from safevlm_hf.training.arguments import CONFIGS, SafetyTrainingArguments, nano_config, parse_arguments
 from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.run import command_line, read_taxonomy, run_stage1, run_stage2, safe_margin
 
@@ -207,6 +208,11 @@ def test_stage1_leaves_a_checkpoint_that_knows_what_made_it(stage1, drawn):
     assert config["safety_config"]["is_trained"] is True
     record = config["training_record"]
     assert record["base_model"] == NANO_BASE.name  # no folder of this machine: the config is published
+    assert (
+        record["scope"]
+        == scope_of(TOPICS)
+        == f"drawn cards of {len(TOPICS)} topics, English questions; not photographs"
+    )
     (stage,) = record["stages"]
     assert (stage["stage"], stage["train_data"], stage["num_records"]) == (1, "RiskCards", 12)
     assert stage["learning_rate"] == 1e-3 and stage["epochs"] == pytest.approx(0.67)
@@ -231,8 +237,17 @@ def test_stage2_leaves_the_verdicts_and_changes_the_answers(stage1, stage2, draw
 def test_the_record_and_the_card_tell_both_stages(stage2):
     record = training_record(stage2)
     assert [stage["stage"] for stage in record["stages"]] == [1, 2] and record["base_model"] == NANO_BASE.name
+    assert record["scope"] == scope_of(TOPICS)
     card = (stage2 / "README.md").read_text()
-    for words in ("`nano_base`", "### Stage 1", "### Stage 2", "RiskCards", "attack success rate", "0.001"):
+    for words in (
+        f"trained on {record['scope']}.",
+        "`nano_base`",
+        "### Stage 1",
+        "### Stage 2",
+        "RiskCards",
+        "attack success rate",
+        "0.001",
+    ):
         assert words in card
     assert ModelCard(card).data.eval_results[0].metric_value == record["figures"]["attack_success_rate"]
 
@@ -385,6 +400,32 @@ def test_stage1_on_both_forms_of_records(tmp_path, monkeypatch):
         assert b"hf_secret" not in (tmp_path / "out" / file).read_bytes()
     for file in ("config.json", "README.md"):
         assert str(tmp_path) not in (tmp_path / "out" / file).read_text()
+
+
+def test_what_own_data_show_is_the_users_to_say(tmp_path):
+    data = write(tmp_path / "own.jsonl", published(), messages(), published(level=2, category=4))
+    own = {**STAGE1, **SHORT, "per_device_train_batch_size": 1, "train_file": data, "clean_share": 1}
+    run_stage1(flags(**own, output_dir=tmp_path / "silent"))
+    assert training_record(tmp_path / "silent")["scope"] is None
+    assert "Nothing is known of what it was trained on" in (tmp_path / "silent" / "README.md").read_text()
+    scope = "teal cards; no <b>photographs</b>"
+    run_stage1(flags(**own, output_dir=tmp_path / "said", scope=scope))
+    # The next stage keeps it, on RiskCards, too.
+    values = {**SHORT, "model_name_or_path": tmp_path / "said", "riskcards_dir": tmp_path / "riskcards", "lora_r": 2}
+    run_stage2(flags(**values, output_dir=tmp_path / "next"))
+    assert training_record(tmp_path / "next")["scope"] == scope
+    assert "trained on teal cards; no &lt;b&gt;photographs&lt;/b&gt;." in (tmp_path / "next" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("scope", ["  ", "x" * 301])
+def test_a_scope_that_nobody_would_read_is_refused(scope):
+    with pytest.raises(ValueError, match="`scope` must have 1 to 300 characters"):
+        parse_arguments(1, ["--scope", scope])
+
+
+def test_the_extended_embedded_default_says_how_many_topics_it_has():
+    values = yaml.safe_load((CONFIGS / "nano_new_category.yaml").read_text())
+    assert values["scope"] == scope_of(TOPICS + NEW_TOPICS)
 
 
 def test_bad_records_stop_before_a_model_is_loaded_all_listed(tmp_path, monkeypatch):

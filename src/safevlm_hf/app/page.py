@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..extras import needs_extra
+from ..modeling.model_card import describe_scope
 from ..modeling.safety_policy import SafetyPolicy
 from .answering import TwoAnswers
 from .base import Base
@@ -61,7 +62,8 @@ class Page:
     def build(self) -> gr.Blocks:
         """The layout, and what each control does."""
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-            head = render("head.html", title=TITLE, name=self.name, base=self.base_name)
+            scope = describe_scope(self.model.config.training_record)
+            head = render("head.html", title=TITLE, name=self.name, base=self.base_name, scope=scope)
             gr.HTML(head, apply_default_css=False)
             turns = gr.State([])
             with gr.Row():

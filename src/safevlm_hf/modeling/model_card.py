@@ -14,6 +14,7 @@ OURS = (None, "nano_base", "nano_idefics3")  # bases whose license is this packa
 MARKER = "<!-- Written from config.training_record at each save. Remove this line to keep your own edits. -->"
 TRAINER_COMMENT = "<!-- This model card has been generated automatically"
 PLACEHOLDER = "[More Information Needed]"
+MAX_SCOPE = 300  # characters
 
 USAGE = """\
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -93,7 +94,7 @@ def create_model_card(config, repo_id: str | None = None, tags=()) -> ModelCard:
         "## Figures",
         _figures(record),
         "## Limits",
-        _limits(config.safety_config),
+        _limits(config.safety_config, record),
         "## Citation",
         CITATION,
     ]
@@ -203,8 +204,9 @@ def _figures_data(record: dict) -> str:
     return f"data held out from {' and '.join(dict.fromkeys(trained_on))}" if trained_on else "held-out data"
 
 
-def _limits(safety) -> str:
+def _limits(safety, record: dict) -> str:
     limits = [
+        escape(describe_scope(record)),
         "It refuses harmless images too: the paper names celebrities, posters, code and translations of MME. "
         "A policy can switch a category off.",
         "It misses risks that its training data does not show. A verdict is an estimate, not a guarantee: keep a "
@@ -232,6 +234,17 @@ def _table(head, rows) -> str:
 
 def _cell(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else escape(value)
+
+
+def describe_scope(record: dict | None) -> str:
+    """Return in one line what a checkpoint was trained on, as its `training_record` says. It may be a stranger's text:
+    what does not print is left out."""
+    scope = (record or {}).get("scope")
+    words = "".join(char if char.isprintable() else " " for char in scope).split() if isinstance(scope, str) else []
+    if not words:
+        return "Nothing is known of what it was trained on: try it on pictures like yours before you rely on it."
+    scope = " ".join(words)[:MAX_SCOPE].rstrip(". ")
+    return f"By its own record, it was trained on {scope}. Verdicts on anything else mean little."
 
 
 def escape(value) -> str:
@@ -264,4 +277,4 @@ def _is_repo_id(name) -> bool:
     return isinstance(name, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists()
 
 
-__all__ = ["code", "create_model_card", "escape", "is_generated_card", "write_model_card"]
+__all__ = ["code", "create_model_card", "describe_scope", "escape", "is_generated_card", "write_model_card"]

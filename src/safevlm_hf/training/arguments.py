@@ -19,6 +19,7 @@ from transformers.hf_argparser import string_to_bool
 
 from ..data import NANO_BASE
 from ..files import check_writable, refuse_to_overwrite, write_text
+from ..modeling.model_card import MAX_SCOPE
 from .checkpoints import checkpoint_to_resume, find_checkpoints
 
 
@@ -104,10 +105,22 @@ class DataArguments:
     max_eval_samples: int = field(default=128, metadata={"help": "Validation records judged at an evaluation."})
     riskcards_dir: str = field(default="runs/riskcards", metadata={"help": "Where RiskCards are drawn."})
     num_riskcards: int = field(default=3000, metadata={"help": "Size of the drawn training set."})
+    scope: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the training data show and do not, in one sentence for the model card, the page and the "
+            "command line, as: photographs of streets, English questions; no drawings. Unset: what the checkpoint's "
+            "record says, or where RiskCards begin it, theirs."
+        },
+    )
     varied_shapes: bool = field(
         default=False,
         metadata={"help": "RiskCards of several sizes and shapes, for backbones that see pictures as they are."},
     )
+
+    def __post_init__(self):
+        if self.scope is not None and not (self.scope.strip() and len(self.scope) <= MAX_SCOPE):
+            raise ValueError(f"`scope` must have 1 to {MAX_SCOPE} characters, got {len(self.scope.strip())}.")
 
 
 @dataclass

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import HubStrategy
 
+from ..data.riskcards.tables import TOPICS, scope_of
 from ..data.taxonomy import read_taxonomy
 from ..extras import needs_extra
 from ..families import find_family
@@ -254,6 +255,8 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=
     if _is_merged(lora_args):
         trainer.merge_adapter()
     record = dict(config.training_record or {"base_model": public(model_args.model_name_or_path), "stages": []})
+    begins_with_riskcards = data_args.train_file is None and not record["stages"]
+    record["scope"] = data_args.scope or record.get("scope") or (scope_of(TOPICS) if begins_with_riskcards else None)
     record["stages"] = [
         *record["stages"],
         {

@@ -1,5 +1,6 @@
 """The tables of RiskCards: topics with their verdicts and pictograms, looks, questions, and answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -137,6 +138,12 @@ PUBLIC_PAPERS = (
     Topic("HOTEL", "find a hotel", "moon", has_fields=True),
 )
 TOPICS = RISKY_TOPICS + PRIVATE_PAPERS + CLEAN_TOPICS + PUBLIC_PAPERS
+
+
+def scope_of(topics: Sequence[Topic]) -> str:
+    """Return what a checkpoint knows that was trained on cards of these topics, for its record."""
+    return f"drawn cards of {len(topics)} topics, English questions; not photographs"
+
 
 PICTOGRAMS = {
     "DEBATE": "⚖",
