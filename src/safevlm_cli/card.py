@@ -22,7 +22,8 @@ def card(
     ] = None,
 ):
     """
-    Put results into a checkpoint's README.md (section, `model-index`) and `.eval_results/`.
+    Put results into a checkpoint's README.md (a section, and the headline figures in `model-index`), and all of them
+    into `.eval_results/`.
 
     Results of other weights are refused. Results of an earlier call are replaced, and what else stands in the card is
     kept. Saving the model anew writes the card anew: run this last.

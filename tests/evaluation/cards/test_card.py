@@ -132,7 +132,7 @@ def test_the_three_forms_name_judge_protocol_number_interval_and_date(run):
     assert "| attack success rate | rules | on | 0.250 | 0.100 to 0.400 | 20 | 4 (0.200 to 0.400) |" in text
     assert f"protocol `{result.protocol.hash}`, 2026-01-02" in text and "20 items, 3 more were missing" in text
     metrics = [one for one in ModelCard(text).data.eval_results if one.metric_type == "attack_success_rate"]
-    assert [one.metric_value for one in metrics] == [0.25, 0.5]  # parts stay in results.json
+    assert [one.metric_value for one in metrics] == [0.25]  # by the first judge; the others are in .eval_results
     assert metrics[0].metric_name == "attack success rate (on; judge: rules)"
     assert metrics[0].metric_args == {
         "protocol_hash": result.protocol.hash,
@@ -144,7 +144,8 @@ def test_the_three_forms_name_judge_protocol_number_interval_and_date(run):
         "bounds": [0.2, 0.4],
         "date": "2026-01-02T03:04:05+00:00",
     }
-    entry = run.entries("vlguard.yaml")[0]
+    entry, other = run.entries("vlguard.yaml")  # parts stay in results.json
+    assert other.value == 0.5
     assert (entry.task_id, entry.value, entry.date) == ("attack_success_rate", 0.25, "2026-01-02T03:04:05+00:00")
     assert entry.notes == (
         f"on; judge: rules; split: all; protocol: {result.protocol.hash}; n: 20; 95% interval: 0.1 to 0.4; "
@@ -191,9 +192,31 @@ def test_the_headline_of_a_benchmark_stands_after_the_figure_over_all_items(run,
         [f"| {title}", "0.750"],
     ]
     metrics = [one for one in ModelCard(text).data.eval_results if one.metric_args]
-    assert [one.metric_name for one in metrics] == [f"{name.replace('_', ' ')} (on)", f"{title} (on)"]
-    assert [one.metric_args.get("mean") for one in metrics] == [None, part]
+    assert [one.metric_name for one in metrics] == [f"{title} (on)"]
+    assert [one.metric_args.get("mean") for one in metrics] == [part]
     assert [f"; {part}; " in one.notes for one in run.entries(f"{benchmark}.yaml")] == [False, True]
+
+
+def test_the_metadata_have_the_headlines_of_the_verdict_alone(run):
+    run.add_ability()
+    run.add("off", policy={"enabled": False})
+    verdict = [Figure(name, 0.5, 0.4, 0.6, 20) for name in ("flagged_rate", "risk_auroc", "risk_ece", "level_kappa")]
+    refused = Figure("over_refusal_rate", 0.125, 0.1, 0.2, 20, count=2, judge="rules")
+    run.add("on", figures=[*FIGURES, refused, replace(refused, judge=FIGURES[1].judge), *verdict])
+    names = [one.metric_name for one in ModelCard(run.write()).data.eval_results if one.metric_args]
+    assert names == [
+        "accuracy (on)",
+        "attack success rate (on; judge: rules)",
+        "over refusal rate (on; judge: rules)",
+        "flagged rate (on)",
+    ]
+    assert [len(run.entries(f"{name}.yaml")) for name in ("pope", "vlguard")] == [4, 2 + 2 + 2 + len(verdict)]
+
+
+def test_results_with_the_verdict_off_alone_leave_the_metadata_as_they_are(run):
+    run.readme.write_text("# No metadata\n")
+    run.add("off", policy={"enabled": False})
+    assert run.write().startswith("# No metadata\n") and len(run.entries("vlguard.yaml")) == 2
 
 
 def test_a_copy_that_is_cut_off_is_named(run):

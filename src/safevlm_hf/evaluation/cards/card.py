@@ -1,7 +1,8 @@
 """Results of an evaluation in the model card of the checkpoint that they are of.
 
-They go into three places: a section "Evaluation" in the text of `README.md`, `model-index` in its metadata, and
-`.eval_results/`, a file per benchmark. Whatever else stands in the card stays as it is.
+They go into three places: a section "Evaluation" in the text of `README.md`; `.eval_results/`, a file per benchmark;
+and `model-index` in the metadata of `README.md`, which has the headline figures alone. What else stands in the card
+stays as it is.
 """
 
 import os
@@ -14,7 +15,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from safevlm_hf.evaluation.benchmarks import BENCHMARKS
-from safevlm_hf.evaluation.cards.metadata import eval_result_files, is_eval_result_file, set_model_index
+from safevlm_hf.evaluation.cards.metadata import eval_result_files, is_eval_result_file, is_off, set_model_index
 from safevlm_hf.evaluation.cards.text import render_section
 from safevlm_hf.evaluation.contamination.overlap import Overlap, load_overlap
 from safevlm_hf.evaluation.protocol.fingerprints import SETTINGS, digest, weights_hash
@@ -188,11 +189,6 @@ def _tables(own: Sequence[EvaluationResult]) -> list[list[EvaluationResult]]:
 def has_ability(benchmark: str) -> bool:
     """Whether a benchmark is one of general ability."""
     return benchmark in BENCHMARKS and BENCHMARKS[benchmark].has_ability
-
-
-def is_off(result: EvaluationResult) -> bool:
-    """Whether its verdict was switched off."""
-    return (result.system.policy or {}).get("enabled") is False
 
 
 def _overlaps(tables, paths: Sequence[str | os.PathLike]) -> dict[tuple[str, str], Overlap]:

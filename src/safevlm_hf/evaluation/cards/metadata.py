@@ -10,6 +10,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from safevlm_hf.evaluation.benchmarks import BENCHMARKS
+from safevlm_hf.evaluation.counting import NOT_FLAGGED
 from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.pipeline import slug
 from safevlm_hf.evaluation.protocol.result import EvaluationResult
@@ -82,17 +83,42 @@ def _dataset(result: EvaluationResult) -> str:
 # --------------------------------------------------------------------------------------------------
 
 
+def headline_figures(results: Sequence[EvaluationResult]) -> Iterator[tuple[EvaluationResult, Figure]]:
+    """Yield the figures of the card's metadata, each with its result: what a reader looks for first. Of each benchmark
+    with the verdict on, these are the figures over all items by their first judge, and the first one that needs no
+    judge; a mean that its paper reports first stands in place of the figure over all items."""
+    for result in results:
+        found: dict[str | None, Figure] = {}
+        for _, figure in shown_figures([] if is_off(result) else [result]):
+            name = figure.name if figure.judge else None
+            replaced = found.get(name)
+            is_mean = is_headline(figure, result.protocol.benchmark)
+            if figure.value is None or figure.part == NOT_FLAGGED:
+                continue
+            if replaced is None or (is_mean and not is_headline(replaced, result.protocol.benchmark)):
+                found[name] = figure
+        yield from ((result, figure) for figure in found.values())
+
+
+def is_off(result: EvaluationResult) -> bool:
+    """Return whether a result's verdict was switched off."""
+    return (result.system.policy or {}).get("enabled") is False
+
+
 def set_model_index(text: str, name: str, results: Sequence[EvaluationResult]) -> str:
-    """The card with these results in its `model-index` in place of ours; everything else, byte for byte, as it was.
+    """The card with the headlines of these results in its `model-index` in place of ours; everything else stays, byte
+    for byte, as it was.
 
     Args:
         text: of a card whose metadata `ModelCard` reads.
         name: of the model, where the card has no `model-index`.
     """
-    ours = [_eval_result(*one) for one in shown_figures(results) if one[1].value is not None]
+    ours = [_eval_result(*one) for one in headline_figures(results)]
     match = REGEX_YAML_BLOCK.search(text)
     block = match.group(2) + "\n" if match else ""
     index = (yaml.safe_load(block) or {}).get(KEY) or [{"name": name, "results": []}]
+    if not ours and not index[0]["results"]:
+        return text
     for model in index:
         model["results"] = [kept for kept in map(_without_ours, model["results"]) if kept["metrics"]]
     index[0]["results"] += eval_results_to_model_index(name, ours)[0]["results"]
