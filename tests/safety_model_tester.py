@@ -12,7 +12,7 @@ import pytest
 import torch
 from jinja2 import TemplateError
 from safety_checkpoint_tester import SafetyCheckpointTester, init
-from safety_generation_tester import MODES, SafetyGenerationTester
+from safety_generation_tester import BY_TOKEN, MODES, SafetyGenerationTester
 from tiny_backbones import (
     CAREFUL,
     DISABLED,
@@ -28,6 +28,7 @@ from tiny_backbones import (
     without_images,
 )
 from transformers import set_seed
+from transformers.utils import logging
 
 
 OPTIONAL = {"input_ids", "attention_mask", "question_mask", "pixel_values", "pixel_attention_mask"}
@@ -272,6 +273,60 @@ class SafetyModelTester(SafetyGenerationTester, SafetyCheckpointTester):
                 with pytest.raises(ValueError, match=f"{name}|do not match"):
                     call(**without)
 
+    def test_only_structure_tokens_stand_inside_a_block(self, processor, checkpoint):
+        """Words between the image tokens of one image are no part of it, and may be nobody's question."""
+        model = self.model_class.from_pretrained(checkpoint).eval()
+        inputs = dict(self.prepare(processor, [[self.says([picture(self.sizes[0], 1)], "Read it.")]]))
+        encoded = self.encode(model, inputs)
+        for name, wrong in wrong_blocks(inputs, model.config.image_token_id).items():
+            for call in (model, model.generate, model.assess, model.explain):
+                with pytest.raises(ValueError, match="stands between the image tokens"):
+                    call(**wrong)
+                    pytest.fail(f"taken: {name}")
+            with pytest.raises(ValueError, match="stands between the image tokens"):
+                model.generate(**without_images(wrong), mm_encoder_outputs={"image": encoded})
+        self.answer(model, inputs)
+
+    def test_a_model_without_a_tokenizer_knows_structure_by_its_places(self, model, processor, caplog):
+        logging.warning_once.cache_clear()
+        inputs = dict(self.prepare(processor, [[self.says([picture(self.sizes[0], 1)], "Read it.")]]))
+        model.assess(**inputs)
+        assert ("No tokenizer was found" in caplog.text) == model.model.has_structure_tokens
+        for name, wrong in wrong_blocks(inputs, model.config.image_token_id).items():
+            if name.startswith(("a word in", "a word beside", "padding")):
+                with pytest.raises(ValueError, match="stands between the image tokens"):
+                    model.assess(**wrong)
+                    pytest.fail(f"taken: {name}")
+
+    def encode(self, model, inputs):
+        of_images = {name: inputs[name] for name in model.model.image_arguments if name in inputs}
+        return model.get_image_features(inputs["pixel_values"], **of_images)
+
+    def test_a_word_between_two_blocks_that_shift_raises(self, model, processor):
+        """The second picture's positions begin in the first one's block, so that both have as many as they need."""
+        inputs = dict(self.prepare(processor, self.conversations()[1:2]))
+        safety, image_token_id = model.config.safety_config, model.config.image_token_id
+        extra = safety.num_safety_tokens + safety.num_condition_tokens
+        length = extra + len(self.encode(model, inputs).image_features[0])
+        places = (inputs["input_ids"][0] == image_token_id).nonzero().flatten().tolist()
+        columns = [*range(inputs["input_ids"].shape[1])]
+        word = columns.pop()  # from the end of the prompt to a place inside
+        for place in (places[length - 1], places[length + 1]):
+            shifted = columns_of(inputs, [*columns[:place], word, *columns[place:]])
+            for call in (model, model.generate, model.assess):
+                with pytest.raises(ValueError, match="stands between the image tokens"):
+                    call(**shifted)
+
+    def test_a_cached_block_is_not_taken_apart(self, model, processor):
+        """The images come from the cache, and the ids of the whole conversation say that a word stands among them."""
+        inputs = dict(self.prepare(processor, self.conversations()[:1]))
+        outputs = self.answer(model, inputs, output_logits=False)
+        last = int((inputs["input_ids"][0] == model.config.image_token_id).nonzero().max())
+        added = torch.arange(inputs["input_ids"].shape[1])
+        wrong = columns_of(inputs, [*added[:last].tolist(), len(added) - 1, *added[last:].tolist()])
+        with pytest.raises(ValueError, match="stands between the image tokens"):
+            self.answer(model, without_images(wrong), past_key_values=cache_of(outputs))
+
     def test_encoded_images_under_an_old_name_raise(self, model, processor):
         """They would fill a cache that is taken for one without images."""
         inputs = self.prepare(processor, self.conversations()[:1])
@@ -279,6 +334,40 @@ class SafetyModelTester(SafetyGenerationTester, SafetyCheckpointTester):
         for forward in (model, model.model):
             with pytest.raises(ValueError, match="images without a verdict"):
                 forward(input_ids=inputs["input_ids"], image_hidden_states=torch.cat(features)[None])
+
+
+def columns_of(inputs: dict, columns: list[int]) -> dict:
+    """The same inputs with the tokens in these columns."""
+    names = ("input_ids", *BY_TOKEN)
+    return {name: value[:, columns] if name in names else value for name, value in inputs.items()}
+
+
+def wrong_blocks(inputs: dict, image_token_id: int) -> dict[str, dict]:
+    """Prompts of one picture, by what is wrong in its block."""
+    is_image = inputs["input_ids"][0] == image_token_id
+    places = is_image.nonzero().flatten().tolist()
+    first, last, columns = places[0], places[-1], [*range(len(is_image))]
+    ids = inputs["input_ids"][0].tolist()
+    word = next(column for column in columns[last:] if ids[column] not in ids[first : last + 1])
+    wrong = {
+        "a word in front of the picture": [*columns[: first + 1], word, *columns[first + 1 :]],
+        "a word in the middle": [*columns[: places[len(places) // 2]], word, *columns[places[len(places) // 2] :]],
+        "a word in front of the last position": [*columns[:last], word, *columns[last:]],
+    }
+    for place in (column for column in columns[first:last] if not is_image[column]):
+        wrong |= {
+            f"a word for structure {place}": [*columns[:place], word, *columns[place + 1 :]],
+            f"a word beside structure {place}": [*columns[:place], word, *columns[place:]],
+            f"no structure {place}": [*columns[:place], *columns[place + 1 :]],
+            f"structure {place} twice": [*columns[: place + 1], *columns[place:]],
+            f"structure {place} later": [*columns[:place], place + 1, place, *columns[place + 2 :]],
+        }
+    # Two line breaks that change places are the same.
+    changed = {name: order for name, order in wrong.items() if [ids[column] for column in order] != ids}
+    prompts = {name: columns_of(inputs, order) for name, order in changed.items()}
+    padded = copy.deepcopy(prompts["a word in the middle"])
+    padded["attention_mask"][0, places[len(places) // 2]] = 0
+    return {**prompts, "padding in the middle": padded}
 
 
 __all__ = [

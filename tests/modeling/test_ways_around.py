@@ -413,6 +413,20 @@ def test_text_alone_may_have_its_own_mask_and_positions(model):
     assert generate(model, **inputs, position_ids=positions) is not None
 
 
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("place", [1, 4, 20, BLOCK - 1])
+def test_words_inside_a_block(model, place, images):
+    ids = prompt(8, images=images)
+    ids[-1 - BLOCK + place : -1 - BLOCK + place] = [RISKY]
+    inputs = {**batch(ids), "pixel_values": torch.cat([dark(), bright()][:images])}
+    embeds = model.get_input_embeddings()(inputs["input_ids"]).detach()
+    for call in (model.generate, model.assess, model, model.model):
+        with pytest.raises(ValueError, match="stands between the image tokens.*SafeLlavaProcessor"):
+            call(**inputs)
+    with pytest.raises(ValueError, match="stands between the image tokens"):
+        generate(model, inputs_embeds=embeds, pixel_values=inputs["pixel_values"])
+
+
 # --------------------------------------------------------------------------------------------------
 # Ways of decoding
 # --------------------------------------------------------------------------------------------------

@@ -5,15 +5,14 @@ What happens before and after the library's own `generate` is one [`SafetyCall`]
 
 import os
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
-from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.utils import logging
 
 from .operator_policy import describe_silencing
 from .safety_audit import SafetyAudit
+from .safety_blocks import load_tokenizer
 from .safety_cache import CACHE, Conversation, generating, is_generating
 from .safety_call import NoImageTokens, SafetyCall
 from .safety_checks import GENERATE_ARGUMENTS, check_question_mask
@@ -126,7 +125,7 @@ class SafetyGenerationMixin:
 
     def _tokenizer(self):
         try:
-            return _load_tokenizer(self.name_or_path, getattr(self.config, "_commit_hash", None))
+            return load_tokenizer(self.name_or_path, getattr(self.config, "_commit_hash", None))
         except (OSError, ValueError) as error:
             raise OSError(
                 "A safety policy that refuses needs the tokenizer, and none was found with the model "
@@ -216,12 +215,6 @@ def _check_shadow(is_shadow: bool, audit: SafetyAudit | None):
         logger.warning_once(
             "Shadow mode (`safety_shadow=True`): verdicts are written down, and every image is answered."
         )
-
-
-@lru_cache(maxsize=4)
-def _load_tokenizer(name_or_path: str, revision: str | None):
-    # A refusal needs no code of the tokenizer's, and the library must not ask on stdin in the middle of an answer.
-    return AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
 
 
 __all__ = ["AUDIT_VARIABLE", "CACHE", "SafetyGenerationMixin", "decide_samples"]

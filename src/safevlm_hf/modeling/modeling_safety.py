@@ -77,8 +77,8 @@ class SafeModelMixin(JudgesImagesMixin):
         image_arguments: names of what `get_image_features` takes besides `pixel_values`.
         own_image_arguments: those of them that the backbone does not know.
         pixel_values_ndim: dimensions of `pixel_values`.
-        has_structure_tokens: whether the processor writes tokens inside a block, which are no question. Elsewhere what
-            stands there is words that somebody has put there, and counts.
+        has_structure_tokens: whether the processor writes tokens inside a block, which are no question;
+            `block_layouts` then says which. Any other token there raises.
         pools_tensor: whether the backbone's `forward` reads one tensor in place of a list with an entry per image.
         places_images_by_prompt: whether the backbone finds an image's positions, or which of them see each other, by
             the prompt from its beginning on: behind text that is in a cache alone it would get them wrong.

@@ -8,6 +8,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_safety import SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
+from .safety_blocks import Layout
 from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_modules import to_squares
@@ -53,6 +54,11 @@ class SafeGemma3Model(SafeModelMixin, SafePreTrainedModelMixin, Gemma3Model):
         outputs = super().get_image_features(pixel_values, return_dict=True, **kwargs)
         maps = to_squares(outputs.pooler_output)
         return self.judge_images(outputs, maps, self.split_pixels(pixel_values), safety_inputs)
+
+    def block_layouts(self, num_features: int) -> list[Layout]:
+        """The ways in which the processor may write a picture of so many positions."""
+        between = [("\n", "\n", "<start_of_image>"), ("<end_of_image>", "\n", "\n")]
+        return [Layout([0, num_features, 0], between)]
 
     def check_arguments(self, arguments: dict):
         # They say which positions see each other in both directions.

@@ -8,6 +8,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_safety import SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import KeepsOffsetsMixin, SafeProcessorMixin
+from .safety_blocks import Layout
 from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_tiles import LastTileConfigMixin, LastTileMixin, TiledProcessorMixin
@@ -70,6 +71,10 @@ class SafeInternVLModel(LastTileMixin, SafeModelMixin, SafePreTrainedModelMixin,
             **kwargs,
         )
         return self.judge_last_tiles(outputs, outputs.pooler_output, pixels, safety_inputs)
+
+    def block_layouts(self, num_features: int) -> list[Layout]:
+        """The ways in which the processor may write a picture of so many positions."""
+        return [Layout([0, num_features, 0], [("<img>",), ("</img>",)])]
 
     def split_pixels(
         self, pixel_values: torch.Tensor, safety_num_tiles: torch.LongTensor | None = None, **image_inputs

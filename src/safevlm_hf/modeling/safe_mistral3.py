@@ -9,6 +9,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_safety import SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
+from .safety_blocks import Layout, grids_of
 from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_judging import MAX_PIXEL
@@ -16,6 +17,8 @@ from .safety_tiles import parts_of_large_maps
 
 
 register_key_conversions("safe_mistral3", "SafeMistral3")
+
+BREAK, END = ("[IMG_BREAK]",), ("[IMG_END]",)  # structure tokens at the ends of rows
 
 
 @strict
@@ -75,6 +78,11 @@ class SafeMistral3Model(SafeModelMixin, SafePreTrainedModelMixin, Mistral3Model)
         pixels = self.split_pixels(pixel_values, image_sizes)
         parts = parts_of_large_maps(maps, self.config.safety_grid_size)
         return self.judge_images(outputs, maps, pixels, safety_inputs, parts)
+
+    def block_layouts(self, num_features: int) -> list[Layout]:
+        """The ways in which the processor may write a picture of so many positions."""
+        grids = grids_of(num_features)
+        return [Layout([columns] * rows + [0], [BREAK] * (rows - 1) + [END]) for rows, columns in grids]
 
     def split_pixels(self, pixel_values, image_sizes: torch.LongTensor, **image_inputs):  # type: ignore[override]
         return [image[:, :height, :width] for image, (height, width) in zip(pixel_values, image_sizes.tolist())]

@@ -9,6 +9,14 @@ from .configuration_safety import SafetyConfig
 from .safety_policy import SafetyPolicy, condition_category, is_readable
 
 
+def inside_blocks(image_mask: torch.BoolTensor, block_lengths: list[int]) -> torch.BoolTensor:
+    """Tokens between the first and the last image position of one image, (batch, length); the images take so many of
+    the positions in `image_mask`, (batch, length), one after the other."""
+    ends = torch.tensor([0, *block_lengths], device=image_mask.device).cumsum(dim=0)
+    before = image_mask.flatten().cumsum(dim=0).view_as(image_mask)  # image positions up to each token
+    return ~image_mask & ~torch.isin(before, ends)
+
+
 @dataclass
 class SafetyInputs:
     """What a verdict needs besides the pixels: the question of each sample, and the policy.
@@ -43,9 +51,7 @@ class SafetyInputs:
         """`text_mask` without the tokens that the processor writes inside a block, as rows and tiles have them."""
         if self.image_mask is None:
             return self.text_mask
-        ends = torch.tensor([0, *block_lengths], device=self.image_mask.device).cumsum(dim=0)
-        before = self.image_mask.flatten().cumsum(dim=0).view_as(self.image_mask)  # image positions up to each token
-        return self.text_mask & torch.isin(before, ends).to(self.text_mask.device)
+        return self.text_mask & ~inside_blocks(self.image_mask, block_lengths).to(self.text_mask.device)
 
     def fit(self, block_lengths: list[int]) -> torch.Tensor:
         """Whether the positions are whole blocks in each row, and as many as the images. One bool."""
@@ -179,5 +185,6 @@ __all__ = [
     "SafetyLossFields",
     "SafetyOutput",
     "decide_samples",
+    "inside_blocks",
     "verdict_output",
 ]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import torch_compilable_check
 
+from .safety_blocks import check_runs, check_structure
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_losses import clean_losses
 from .safety_modules import readings_of
@@ -51,13 +52,8 @@ class JudgesImagesMixin:
         Raises:
             `ValueError`: for a `question_mask` of another shape than the prompt's.
         """
-        embed_tokens = self.get_input_embeddings()
-        if inputs_embeds is None:
-            inputs_embeds = embed_tokens(input_ids)
-            image_mask = input_ids == self.config.image_token_id
-        else:
-            image_token = torch.full((), self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
-            image_mask = (inputs_embeds == embed_tokens(image_token)).all(dim=-1)
+        image_mask = self.image_mask_of(input_ids, inputs_embeds)
+        inputs_embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         text_mask = ~image_mask
         if attention_mask is not None and attention_mask.ndim == 2:
             text_mask = text_mask & _mask_of_prompt(attention_mask, text_mask)
@@ -72,6 +68,15 @@ class JudgesImagesMixin:
                 )
             text_mask = text_mask & (question_mask != 0).to(text_mask.device)
         return SafetyInputs(inputs_embeds, text_mask, image_mask.sum(dim=1), image_mask=image_mask, **kwargs)
+
+    def image_mask_of(
+        self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor | None = None
+    ) -> torch.BoolTensor:
+        """(batch, length), true at image positions; `inputs_embeds` win."""
+        if inputs_embeds is None:
+            return input_ids == self.config.image_token_id
+        image_token = torch.full((), self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(image_token)).all(dim=-1)
 
     def question_mask_of(self, safety_inputs: SafetyInputs, block_lengths: list[int]) -> torch.BoolTensor:
         """(batch, length), true on what the head reads."""
@@ -149,6 +154,8 @@ class JudgesImagesMixin:
         self._check_positions(
             safety_inputs.fit(block_lengths), safety_inputs.image_token_counts.sum(), sum(block_lengths)
         )
+        if safety_inputs.image_mask is not None:
+            self._check_insides(safety_inputs, block_lengths)
         rows = safety_inputs.image_rows(block_lengths).to(encoded.safety_features.device)
         of_windows = self._read_windows(encoded, safety_inputs, block_lengths, rows)
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
@@ -182,6 +189,13 @@ class JudgesImagesMixin:
             f"{self.config.safety_config.num_condition_tokens} condition positions: prepare the inputs with "
             f"{self.config.class_prefix}Processor (the stock processor leaves no room for them).",
         )
+
+    def _check_insides(self, safety_inputs: SafetyInputs, block_lengths: list[int]):
+        """Raise for a token inside a block that the processor would not write there."""
+        if not self.has_structure_tokens:
+            check_runs(self, safety_inputs.image_mask, block_lengths)
+        elif not torch.compiler.is_compiling():  # it reads values; `generate` and `assess` do not compile the encoding
+            check_structure(self, safety_inputs, block_lengths)
 
     def _read_windows(
         self,

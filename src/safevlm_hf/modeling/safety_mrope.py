@@ -3,6 +3,7 @@
 import torch
 from transformers.utils.generic import can_return_tuple
 
+from .safety_blocks import check_runs
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_tiles import parts_of_large_maps
 
@@ -84,6 +85,9 @@ class MRopeMixin:
                 f"`mm_token_type_ids` mark {int(is_image.sum())} positions of images, and the blocks of these images "
                 f"have {len(of_images)}: prepare the inputs with {self.config.class_prefix}Processor."
             )
+        extra = safety.num_safety_tokens + safety.num_condition_tokens
+        # Positions are found in front of the images' encoding, which looks at the token ids.
+        check_runs(self, is_image, [extra + rows * columns for rows, columns in self._grids(image_grid_thw)])
         types = mm_token_type_ids.clone()
         types[is_image] = torch.tensor(of_images, dtype=types.dtype, device=types.device)
         return types

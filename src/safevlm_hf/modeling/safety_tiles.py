@@ -2,12 +2,17 @@
 the whole picture, and parts of maps that are larger than the projector's grid."""
 
 import math
+from itertools import product
 
 import torch
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_safety import GRID_SIZE
+from .safety_blocks import Layout, grids_of
 from .safety_inputs import SafetyImageOutput, SafetyInputs
+
+
+AROUND, WHOLE = "<fake_token_around_image>", "<global-img>"  # structure tokens: around each tile, and of the last one
 
 
 def cut_map(features: torch.Tensor, side: int) -> list[torch.Tensor]:
@@ -147,6 +152,15 @@ class PaddedTilesMixin(LastTileMixin):
         # The backbone takes tiles of zeros for padding.
         return self.split_tiles(tiles[(tiles != 0).flatten(1).any(dim=1)], safety_num_tiles)
 
+    def block_layouts(self, num_features: int) -> list[Layout]:
+        """The ways in which the processor may write a picture of so many positions."""
+        length, num_tiles = self.image_seq_len, num_features // self.image_seq_len - 1
+        if not num_tiles:
+            return [Layout([0, length, 0], [(AROUND, WHOLE), (AROUND,)])]
+        runs = [0, *[length] * (num_tiles + 1), 0]
+        end = [("\n", "\n", AROUND, WHOLE), (AROUND,)]
+        return [Layout(runs, [*_tokens_before_tiles(*grid), *end]) for grid in grids_of(num_tiles)]
+
     def inputs_merger(self, input_ids, inputs_embeds: torch.Tensor, image_hidden_states: torch.Tensor):
         # Before transformers 5.20 it wants whole tiles in a row, and a block has further positions.
         if input_ids is None:
@@ -155,6 +169,14 @@ class PaddedTilesMixin(LastTileMixin):
         else:
             mask = input_ids == self.config.image_token_id
         return inputs_embeds.masked_scatter(mask[..., None], image_hidden_states.to(inputs_embeds.dtype))
+
+
+def _tokens_before_tiles(rows: int, columns: int) -> list[tuple[str, ...]]:
+    """Structure tokens in front of each tile."""
+    return [
+        (*(("\n",) if row and not column else ()), AROUND, f"<row_{row + 1}_col_{column + 1}>")
+        for row, column in product(range(rows), range(columns))
+    ]
 
 
 class TiledProcessorMixin:
