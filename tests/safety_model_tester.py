@@ -27,8 +27,10 @@ from tiny_backbones import (
     tiny_tokenizer,
     without_images,
 )
-from transformers import set_seed
+from transformers import DynamicCache, StaticCache, set_seed
 from transformers.utils import logging
+
+from safevlm_hf.modeling.generation_safety import CACHE
 
 
 OPTIONAL = {"input_ids", "attention_mask", "question_mask", "pixel_values", "pixel_attention_mask"}
@@ -272,6 +274,43 @@ class SafetyModelTester(SafetyGenerationTester, SafetyCheckpointTester):
             for call in (model, model.generate):
                 with pytest.raises(ValueError, match=f"{name}|do not match"):
                     call(**without)
+
+    def test_image_tokens_without_images_raise(self, model, processor, tmp_path):
+        """In every form of a prompt; the verdict would be nobody's. A plain `forward` has none, and says so."""
+        inputs = without_images(self.prepare(processor, self.conversations()[:1]))
+        given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        embeds = model.get_input_embeddings()(inputs["input_ids"]).detach()
+        static = StaticCache(model.config, max_cache_len=2 * embeds.shape[1])
+        shadow = {"safety_shadow": True, "safety_audit": tmp_path / "audit.jsonl"}
+        for more in (
+            {},
+            {"mm_encoder_outputs": {"image": None}},
+            {"inputs_embeds": embeds, "input_ids": None},
+            {"inputs_embeds": embeds},
+            {CACHE: DynamicCache(config=model.config)},
+            {CACHE: static},
+            shadow,
+            {"safety_policy": DISABLED},
+        ):
+            with pytest.raises(ValueError, match="holds image tokens, and no images came with it"):
+                self.answer(model, {**given, **more})
+        for call in (model.assess, model.explain):
+            with pytest.raises(ValueError, match="need `pixel_values`"):
+                call(**inputs)
+
+    def test_forward_warns_once_of_image_tokens_without_images(self, model, processor, caplog):
+        logging.warning_once.cache_clear()
+        ids = self.prepare(processor, self.conversations()[:1])["input_ids"]
+        text = self.prepare(processor, self.conversations()[2:])["input_ids"]
+        assert model(input_ids=text).safety_level_logits is None and "image tokens" not in caplog.text
+        for _ in range(2):
+            outputs = model(input_ids=ids)
+            assert outputs.safety_level_logits is None and torch.isfinite(outputs.logits).all()
+        assert caplog.text.count("holds image tokens, and no images came with it") == 1
+        # Nor does `generate` go on from there.
+        turn = {"input_ids": text, "attention_mask": torch.ones(1, ids.shape[1] + text.shape[1]).long()}
+        with pytest.raises(ValueError, match="The cache holds images whose verdict is not known"):
+            self.answer(model, {**turn, CACHE: cache_of(outputs)})
 
     def test_only_structure_tokens_stand_inside_a_block(self, processor, checkpoint):
         """Words between the image tokens of one image are no part of it, and may be nobody's question."""

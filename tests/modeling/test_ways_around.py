@@ -413,6 +413,31 @@ def test_text_alone_may_have_its_own_mask_and_positions(model):
     assert generate(model, **inputs, position_ids=positions) is not None
 
 
+def test_masked_image_tokens_are_image_tokens(model):
+    """Image tokens under a mask of 0 are image tokens without an image, too."""
+    inputs = request(bright())
+    del inputs["pixel_values"]
+    inputs["attention_mask"][:, 1 : 1 + BLOCK] = 0
+    with pytest.raises(ValueError, match="holds image tokens, and no images came with it"):
+        generate(model, **inputs)
+
+
+def test_image_tokens_behind_a_cached_text(model):
+    cache = DynamicCache(config=model.config)
+    sequences = generate(model, **batch([BOS, 8, 9]), **new_cache(model, cache))
+    turn = next_turn(sequences, cache, *[IMAGE] * BLOCK, 11)
+    whole = torch.cat([sequences, torch.tensor([[*[IMAGE] * BLOCK, 11]])], dim=1)
+    for inputs in (turn, {"input_ids": whole}):
+        with pytest.raises(ValueError, match="holds image tokens, and no images came with it"):
+            generate(model, **inputs, **new_cache(model, copy.deepcopy(cache)))
+
+
+def test_more_image_tokens_than_a_cache_has_images(model):
+    sequences, cache = after_clean_turn(model)
+    with pytest.raises(ValueError, match="the images in the cache take"):
+        generate(model, **next_turn(sequences, cache, *[IMAGE] * BLOCK, 9), **new_cache(model, cache))
+
+
 @pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("place", [1, 4, 20, BLOCK - 1])
 def test_words_inside_a_block(model, place, images):

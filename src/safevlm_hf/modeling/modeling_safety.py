@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .generation_safety import SafetyGenerationMixin
@@ -29,6 +30,9 @@ from .safety_judging import JudgesImagesMixin
 from .safety_losses import head_loss
 from .safety_modules import SafetyConditions, SafetyHead, SafetyProjector, SafetyTokens, init_safety_weights
 from .safety_signatures import forward_of_backbone, with_fields, with_signature_of
+
+
+logger = logging.get_logger(__name__)
 
 
 class SafePreTrainedModelMixin(SparesVerdictMixin, SafeCheckpointMixin, CarriesCodeMixin):
@@ -242,7 +246,13 @@ class SafeModelMixin(JudgesImagesMixin):
         # `generate` sees to both by itself.
         is_called_alone = not torch.compiler.is_compiling() and not is_generating()
         if is_called_alone:
-            is_free = take_free_cache(cache) and is_free
+            lacks_images = is_free and bool(self.image_mask_of(kwargs["input_ids"]).any())
+            if lacks_images:
+                logger.warning_once(
+                    "The prompt holds image tokens, and no images came with it: `forward` gives it no verdict, and "
+                    "`generate` raises. Pass `pixel_values`."
+                )
+            is_free = take_free_cache(cache) and is_free and not lacks_images
             self.cache_state = read_state(cache, self.cache_state)
         for name in self.own_image_arguments:
             kwargs.pop(name, None)

@@ -137,6 +137,12 @@ class SafetyCall:
         )
         encoded = self.encoded_images
         cached = self._join_cache(record) if self.past_length else None
+        if not self.has_new_images and cached is None and bool(self.safety_inputs.image_mask.any()):
+            raise ValueError(
+                "The prompt holds image tokens, and no images came with it, so that it would be answered without a "
+                f"verdict: pass all that {self.model.config.class_prefix}Processor gives, `pixel_values` among it, or "
+                "the cache of the conversation that holds the images. A prompt without images has no image tokens."
+            )
         if self.conversation is not None:
             self.safety_inputs = self.model._judged(self.conversation, self.policy, self.safety_inputs)
         if self.is_shadow:
