@@ -298,6 +298,17 @@ class SafetyModelTester(SafetyGenerationTester, SafetyCheckpointTester):
             with pytest.raises(ValueError, match="need `pixel_values`"):
                 call(**inputs)
 
+    def test_an_untrained_model_answers_image_tokens_without_images(self, own_tokenizer, processor, caplog):
+        """There is no verdict to lose before stage 1, and the library's own tests ask for it."""
+        logging.warning_once.cache_clear()
+        model = self.make_model(own_tokenizer)
+        model.config.safety_config.is_trained = False
+        inputs = without_images(self.prepare(processor, self.conversations()[:1]))
+        given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        for _ in range(2):
+            assert self.answer(model, given).sequences.shape[1] > given["input_ids"].shape[1]
+        assert caplog.text.count("holds image tokens, and no images came with it") == 1
+
     def test_forward_warns_once_of_image_tokens_without_images(self, model, processor, caplog):
         logging.warning_once.cache_clear()
         ids = self.prepare(processor, self.conversations()[:1])["input_ids"]

@@ -6,6 +6,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.utils import logging
 
 from .safety_audit import SafetyAudit, audit_lines
 from .safety_cache import (
@@ -32,6 +33,8 @@ from .safety_inputs import SafetyImageOutput, SafetyInputs, decide_samples, verd
 from .safety_policy import ACTIONS, DEFAULT_POLICY, SafetyPolicy
 from .safety_refusals import ForcedRefusal, all_refusal_ids
 
+
+logger = logging.get_logger(__name__)
 
 ALL_AGAIN = "pass the `pixel_values` of all images again together with the `input_ids` of the whole conversation"
 UNKNOWN_CACHE = (
@@ -138,11 +141,7 @@ class SafetyCall:
         encoded = self.encoded_images
         cached = self._join_cache(record) if self.past_length else None
         if not self.has_new_images and cached is None and bool(self.safety_inputs.image_mask.any()):
-            raise ValueError(
-                "The prompt holds image tokens, and no images came with it, so that it would be answered without a "
-                f"verdict: pass all that {self.model.config.class_prefix}Processor gives, `pixel_values` among it, or "
-                "the cache of the conversation that holds the images. A prompt without images has no image tokens."
-            )
+            self._miss_images()
         if self.conversation is not None:
             self.safety_inputs = self.model._judged(self.conversation, self.policy, self.safety_inputs)
         if self.is_shadow:
@@ -160,6 +159,18 @@ class SafetyCall:
         if self.has_images:
             self.model._warn_weak_safety()
             check_images_are_seen(self.model, self.kwargs, self.has_new_images)
+
+    def _miss_images(self):
+        """Raise for image tokens whose images did not come. Before stage 1 there is no verdict to lose: such a model
+        answers as its base does, as the library's own tests demand, and warns once."""
+        text = (
+            "The prompt holds image tokens, and no images came with it, so that it would be answered without a verdict: "
+            f"pass all that {self.model.config.class_prefix}Processor gives, `pixel_values` among it, or the cache of "
+            "the conversation that holds the images. A prompt without images has no image tokens."
+        )
+        if self.model.config.safety_config.is_trained:
+            raise ValueError(text)
+        logger.warning_once(text)
 
     def _readable_mask(self) -> torch.Tensor | None:
         """The mask, where it is one that a question can be read through; with images others raise, further below."""
