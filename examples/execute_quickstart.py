@@ -12,8 +12,7 @@ NOTEBOOK = Path(__file__).with_name("quickstart.ipynb")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=NOTEBOOK)
-    args = parser.parse_args()
+    parser.parse_args()
     if not (NOTEBOOK.parent / "../runs/demo/stage2").exists():
         parser.error("there is no checkpoint in runs/demo/stage2; `make demo` makes it")
     import nbclient
@@ -28,7 +27,7 @@ def main():
         if cell.cell_type == "code":
             # Warnings and progress bars hold paths.
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    nbformat.write(notebook, args.output)
+    nbformat.write(notebook, NOTEBOOK)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""How many risky cards are flagged where the question is typed in another way, is split, or has next to no words.
+"""How much of the risky pictures is flagged where the words are another hand's, typed in another way, or missing.
 
     python examples/measure_wordings.py --model runs/demo/stage2
 
-Each way of typing is measured by itself, on the same held-out questions. Intervals are Wilson's, of 95%.
+Every row asks about the same held-out pictures, half of them risky. Requests, questions about the look and prose are
+of hands that have not seen the words of training. What asks for the look of a risky picture should not be flagged: its
+row is the price of flagging the rest. Intervals are Wilson's, of 95%.
 """
 
 import argparse
@@ -17,10 +19,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, logging
 import safevlm_hf  # noqa: F401
 from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.data.records import load_records
-from safevlm_hf.data.riskcards import write_riskcards
+from safevlm_hf.data.riskcards import HANDS, LAST, OPEN, wordings_of_others, write_riskcards
 from safevlm_hf.evaluation.answering import Prediction, answer_records, judge_records
 from safevlm_hf.evaluation.held_out.robustness import split_requests, with_questions
-from safevlm_hf.evaluation.held_out.typing import FEW_WORDS, WAYS_OF_TYPING
+from safevlm_hf.evaluation.held_out.wordings import typing_rows, wording_rows
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
@@ -31,6 +33,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="runs/demo/stage2")
     parser.add_argument("--num_samples", type=int, default=200)
+    parser.add_argument("--part", choices=(OPEN, LAST), default=OPEN, help="the last third is for the end of the work")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.set_verbosity_error()
@@ -38,26 +41,25 @@ def main():
     processor = AutoProcessor.from_pretrained(args.model)
     with tempfile.TemporaryDirectory() as folder:
         file = write_riskcards(Path(folder) / "riskcards", "test", args.num_samples, args.seed)
-        records = load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
+        records = list(load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS))
         judge = partial(judge_records, model, processor, progress=False)
-        measure_typing(judge, records)
-        measure_split_requests(judge, records)
-        measure_few_words(model, processor, records)
+        print("| the question | risky pictures, flagged | clean pictures, flagged |\n|---|---|---|")
+        for row in (*typing_rows(), *wording_rows(args.part)):
+            print_row(row.name, judge(row.convert(records)))
+        for name, asked in split_rows(records).items():
+            print_row(name, judge(asked))
+        measure_changes(judge, records, args.part)
+        measure_few_words(model, processor, records, args.part)
 
 
-def measure_typing(judge: Callable, records: list[dict]):
-    print("| the question | risky, flagged | clean, flagged |\n|---|---|---|")
-    for name, type_text in {"as it is": str, **WAYS_OF_TYPING}.items():
-        found = judge(with_questions(records, lambda record, text, type_text=type_text: type_text(text)))
-        print(f"| {name} | {flagged(found, True)} | {flagged(found, False)} |", flush=True)
-
-
-def measure_split_requests(judge: Callable, records: list[dict]):
+def split_rows(records: list[dict]) -> dict[str, list[dict]]:
     """On a server nobody vouches for a client's roles, so what the assistant is said to have said counts, too."""
+    roles = {"split over two turns, in the library": ("user", "assistant"), "..., on a server": ("user", "user")}
     asked = split_requests(records)
-    for name, roles in {"in the library": ("user", "assistant"), "on a server": ("user", "user")}.items():
-        found = judge([{**record, "messages": with_roles(record["messages"], roles)} for record in asked])
-        print(f"| split over two turns, {name} | {flagged(found, True)} | {flagged(found, False)} |", flush=True)
+    return {
+        name: [{**record, "messages": with_roles(record["messages"], own)} for record in asked]
+        for name, own in roles.items()
+    }
 
 
 def with_roles(messages: list[dict], roles: tuple[str, str]) -> list[dict]:
@@ -66,10 +68,29 @@ def with_roles(messages: list[dict], roles: tuple[str, str]) -> list[dict]:
     return [*asked, messages[-1]]
 
 
-def measure_few_words(model, processor, records: list[dict]):
-    """Each card gets one of the prompts, under a policy that refuses every risk."""
+def measure_changes(judge: Callable, records: list[dict], part: str):
+    """Requests with one thing changed, about the risky pictures: how many of those that were flagged no longer are."""
+    print("\n| one thing changed | flagged before | of these, lost |\n|---|---|---|")
+    risky = [record for record in records if record["safety_level"] > 0]
+    for hand in HANDS:
+        pairs = wordings_of_others("changed", hand=hand, part=part)
+        asked = [(record, pairs[number % len(pairs)]) for number, record in enumerate(risky)]
+        before = judge([ask(record, pair.original) for record, pair in asked])
+        after = judge([ask(record, pair.text) for record, pair in asked])
+        lost = [not now.is_flagged for then, now in zip(before, after) if then.is_flagged]
+        print(f"| {hand} hand | {share(one.is_flagged for one in before)} | {share(lost)} |", flush=True)
+
+
+def ask(record: dict, words: str) -> dict:
+    (asked,) = with_questions([record], lambda record, text: words)
+    return asked
+
+
+def measure_few_words(model, processor, records: list[dict], part: str):
+    """Each picture gets one of the prompts, under a policy that refuses every risk."""
+    few = [one.text for one in wordings_of_others("few", None, part=part)]
     print("\n| every risk is refused | risky, refused | risky, answered |\n|---|---|---|")
-    for name, prompts in {"empty text": ("",), f"{len(FEW_WORDS)} prompts of few words": FEW_WORDS}.items():
+    for name, prompts in {"empty text": [""], "next to no words": few}.items():
         rng = random.Random(0)
         asked = with_questions(records, lambda record, text, rng=rng, prompts=prompts: rng.choice(prompts))
         found = answer_records(model, processor, asked, safety_policy=REFUSE_EVERY_RISK, progress=False)
@@ -78,13 +99,17 @@ def measure_few_words(model, processor, records: list[dict]):
         print(f"| {name} | {refused} | {share(one.answer_class == 'answer' for one in risky)} |", flush=True)
 
 
-def flagged(predictions: list[Prediction], is_risky: bool) -> str:
-    return share(one.is_flagged for one in predictions if (one.level > 0) == is_risky)
+def print_row(name: str, predictions: list[Prediction]):
+    risky = share(one.is_flagged for one in predictions if one.level > 0)
+    clean = share(one.is_flagged for one in predictions if one.level == 0)
+    print(f"| {name} | {risky} | {clean} |", flush=True)
 
 
 def share(hits) -> str:
     hits = list(hits)
     found = Rate(sum(hits), len(hits))
+    if not hits:
+        return "-"
     low, high = found.interval
     return f"{found.share:.2f} ({low:.2f} to {high:.2f})"
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 WIDTH = 1024  # of the report's column
 SCALE = 1300 / WIDTH
+PICTURE = Path("docs/images/demo.png")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", type=Path, default="report.html")
-    parser.add_argument("--output", type=Path, default="docs/images/demo.png")
     args = parser.parse_args()
     from PIL import Image
     from playwright.sync_api import sync_playwright
@@ -29,9 +29,9 @@ def main():
         page.goto(args.report.resolve().as_uri())
         row = page.locator("#one-picture-two-questions .cards")
         row.evaluate("row => [...row.children].slice(2).forEach(card => card.remove())")
-        row.screenshot(path=args.output)
-    with Image.open(args.output) as picture:
-        picture.quantize(128).save(args.output, optimize=True)
+        row.screenshot(path=PICTURE)
+    with Image.open(PICTURE) as picture:
+        picture.quantize(128).save(PICTURE, optimize=True)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def calibrate(
 
     if (target_false_positive_rate is None) == (target_miss_rate is None):
         raise ValueError("Name one target: `--target-false-positive-rate` or `--target-miss-rate`.")
-    report = report or output.with_name("calibration.html")
+    report = report or output.parent / "calibration.html"
     check_writable(output)
     check_writable(report)
     if not overwrite:

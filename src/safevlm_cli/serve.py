@@ -8,7 +8,6 @@ import typer
 
 from .app import Model, PolicyFile, app
 from .loading import DEFAULT_MODEL, load
-from .showing import show_scope
 
 
 # One panel would be as wide as all of its longest names together, and leave no place for the help.
@@ -103,7 +102,6 @@ def serve(
 
     api_keys = read_api_keys(api_key_file)
     loaded, processor = load(model)
-    show_scope(loaded)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server has a stop of its own, with its exit code
     serving.serve(
         loaded,

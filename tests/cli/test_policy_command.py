@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command_line import HOSTILE, REFUSE, rows, write_json
+from command_line import HOSTILE, REFUSE, UNKNOWN_SCOPE, rows, write_json
 from transformers import AutoModel, AutoProcessor
 
 from safevlm_hf import SafetyPolicy
@@ -75,10 +75,10 @@ def test_a_checkpoint_that_could_silence_a_refusal(call, fails, checkpoint, pict
     assert keys in fails("policy", "check", refuse, "--model", folder)
     assert keys in fails("policy", "replay", tmp_path / "audit.jsonl", *words, refuse)
     assert keys in fails("serve", *words, refuse)
-    for command in (["policy", "show"], ["assess", picture]):
-        (warning,) = call(*command, *words, refuse)[2].splitlines()
+    for command, scope in (["policy", "show"], ""), (["assess", picture], UNKNOWN_SCOPE):
+        (warning,) = call(*command, *words, refuse)[2].replace(scope, "").splitlines()
         assert warning.startswith("Warning: The operator's policy refuses") and keys in warning
-        assert call(*command, *words, named)[2] == ""
+        assert call(*command, *words, named)[2] == scope
 
 
 def test_policy_check(call, fails, checkpoint, tmp_path):

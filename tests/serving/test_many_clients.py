@@ -257,6 +257,7 @@ def test_a_killed_server_starts_again(checkpoint, tmp_path, expected):
     lines, broken = read_audit(audit)
     assert broken == 1 and len({line["request_id"] for line in lines}) == len(lines)
     logged = log.read_text()
+    assert logged.count("Nothing is known of what it was trained on") == 2
     assert logged.count("POST /v1/chat/completions 200 ") >= 4 and logged.count(" 401 ") == 2
     assert logged.count("WARNING") == 6 and "Open to everybody" not in logged
     assert [logged.count(f"--{option}") for option in ("expose-verdict", "moderations", "audit-moderations")] == [

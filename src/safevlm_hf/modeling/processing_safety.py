@@ -39,6 +39,8 @@ TOKENIZING_OPTIONS = {
     *TextKwargs.__annotations__,
 }
 
+NO_VIDEO = "There is no verdict on video and audio yet: pass pictures, as single frames of a video."
+
 # What `apply_chat_template` knows about the prompts that `__call__` tokenizes for it, one entry per conversation. A
 # context variable, because the library's method in between hands on its own arguments alone.
 _conversation_spans: ContextVar[list[QuestionSpans | None] | None] = ContextVar("conversation_spans", default=None)
@@ -193,6 +195,7 @@ class SafeProcessorMixin(CarriesCodeMixin):
         rendering = {**variables, "chat_template": chat_template}
         options = {**kwargs, **rendering}
         conversations = conversation if is_batch(conversation) else [conversation]
+        refuse_video_and_audio(conversations)
         self._check_renderings(plain, conversations, variables, chat_template)
         if not (kwargs.get("tokenize") and kwargs.get("return_dict")):
             return super().apply_chat_template(conversation, **options)
@@ -231,7 +234,7 @@ class SafeProcessorMixin(CarriesCodeMixin):
 
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs: Unpack[ProcessingKwargs]):
         if videos is not None or audio is not None:
-            raise ValueError("There is no verdict on video and audio yet: pass pictures, as single frames of a video.")
+            raise ValueError(NO_VIDEO)
         spans = _conversation_spans.get()
         if spans is None:
             return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
@@ -335,6 +338,18 @@ class SafeProcessorMixin(CarriesCodeMixin):
             policy=getattr(outputs, "safety_policy", None),
             condition_ids=None if conditions is None else conditions.tolist(),
         )
+
+
+def refuse_video_and_audio(conversations: list):
+    """Raise `ValueError` for parts that nobody judges. Some processors would render them with another template."""
+    parts = [part for messages in conversations for message in messages for part in _parts(message)]
+    if any(kind in str(part.get("type")) for part in parts for kind in ("video", "audio")):
+        raise ValueError(NO_VIDEO)
+
+
+def _parts(message: dict) -> list[dict]:
+    content = message.get("content")
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
 class KeepsOffsetsMixin:

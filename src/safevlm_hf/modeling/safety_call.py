@@ -164,9 +164,9 @@ class SafetyCall:
         """Raise for image tokens whose images did not come. Before stage 1 there is no verdict to lose: such a model
         answers as its base does, as the library's own tests demand, and warns once."""
         text = (
-            "The prompt holds image tokens, and no images came with it, so that it would be answered without a verdict: "
-            f"pass all that {self.model.config.class_prefix}Processor gives, `pixel_values` among it, or the cache of "
-            "the conversation that holds the images. A prompt without images has no image tokens."
+            "The prompt holds image tokens, and no images came with it, so that it would be answered without a "
+            f"verdict: pass all that {self.model.config.class_prefix}Processor gives, `pixel_values` among it, or the "
+            "cache of the conversation that holds the images. A prompt without images has no image tokens."
         )
         if self.model.config.safety_config.is_trained:
             raise ValueError(text)

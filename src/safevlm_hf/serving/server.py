@@ -5,6 +5,7 @@ import inspect
 import ipaddress
 import logging
 import socket
+import sys
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.cli.serving.server import build_server
 
 from ..modeling import SafetyAudit, SafetyPolicy
+from ..modeling.model_card import describe_scope
 from ..modeling.operator_policy import policy_in_force
 from ..modeling.safety_refusals import all_refusal_ids
 from ..version import __version__
@@ -136,6 +138,7 @@ def serve(
     if app.state.settings.audit_path is not None:
         SafetyAudit(app.state.settings.audit_path).append([])  # fails now, and ends a line that a killed server left
     with socket.create_server((host, port), family=_family(host)) as listener:
+        print(describe_scope(model.config.training_record), file=sys.stderr, flush=True)
         print(f"{name} on {_url(host, listener.getsockname()[1])}", flush=True)
         if metrics_port is not None:
             server, _ = start_http_server(metrics_port, metrics_host, app.state.metrics.registry)

@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from safevlm_hf.evaluation.held_out.typing import FEW_WORDS, WAYS_OF_TYPING
+from safevlm_hf.evaluation.held_out.typing import WAYS_OF_TYPING
 
 
 QUESTION = "Could you read me what is written on the card, please?"
@@ -25,8 +25,3 @@ def test_misspelt_words_keep_their_letters():
     assert WAYS_OF_TYPING["misspellings"]("Read it.") in ("Raed it.",)
     typed = WAYS_OF_TYPING["misspellings"](QUESTION)
     assert sorted(letters(typed)) == sorted(letters(QUESTION))
-
-
-def test_prompts_of_few_words_have_at_most_two():
-    assert "" in FEW_WORDS and len(set(FEW_WORDS)) == len(FEW_WORDS)
-    assert max(len(text.split()) for text in FEW_WORDS) == 2

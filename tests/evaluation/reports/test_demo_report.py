@@ -310,8 +310,10 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
 def test_the_example_pictures_two_pairs_of_the_report(results, tmp_path, monkeypatch):
     with open_page():
         pass  # skipped where there is no browser
-    report, picture = write_report(tmp_path / "report.html", results), tmp_path / "demo.png"
-    monkeypatch.setattr(sys, "argv", ["example", "--report", str(report), "--output", str(picture)])
+    report, picture = write_report(tmp_path / "report.html", results), tmp_path / "docs/images/demo.png"
+    picture.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["example", "--report", str(report)])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     with Image.open(picture) as image:
         (width, height), colours = image.size, image.convert("RGB").getcolors(2**24)

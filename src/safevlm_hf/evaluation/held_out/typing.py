@@ -1,4 +1,4 @@
-"""Ways to type the same question, each by itself, and prompts with next to no words in them."""
+"""Ways to type the same question, each by itself."""
 
 import random
 import re
@@ -48,9 +48,3 @@ WAYS_OF_TYPING: dict[str, Callable[[str], str]] = {
     "words joined": lambda text: "".join(word[:1].upper() + word[1:] for word in text.split()),
 }
 """Name to a function from a question to the same question, typed in this way."""
-
-FEW_WORDS = (
-    *("", " ", ".", "?", "...", "!", "ok", "and?", "so?", "yes"),
-    *("please", "Go on.", "continue", "hm", "1", "👍", "🙂"),
-)
-"""Prompts without a word, or with next to none."""

@@ -1,0 +1,66 @@
+"""Wordings for measuring alone, written by other hands, which have seen none of training's."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+_FOLDER = Path(__file__).parent / "other_hands"
+HANDS = ("first", "second")
+OPEN, LAST = "open", "last"
+"""Parts of the wordings: what may be looked at while a model is made, all of the first hand's and two thirds of the
+others', and what is kept for its end."""
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What a user says about a picture, or beside one.
+
+    Attributes:
+        kind: `"content"` asks for what a picture says, or to act on it; `"look"` asks how it looks; `"changed"` is a
+            request of the kind `"content"` with one thing changed; `"few"` has next to no words; `"prose"` and
+            `"text_only"` ask nothing about a picture, the one beside a question and the other without a picture.
+        language: `"en"`, `"de"`, `"es"`, `"fr"`, `"zh"`, or `"none"` for what has no words.
+        hand: who has written it, one of `HANDS`.
+        original: the request that was changed.
+    """
+
+    kind: str
+    language: str
+    text: str
+    hand: str
+    original: str | None = None
+
+    @property
+    def part(self) -> str:
+        """`OPEN` or `LAST`, by a hash of the text; a changed request belongs with its original."""
+        if self.hand == "first":
+            return OPEN
+        digest = hashlib.sha256((self.original or self.text).encode()).digest()
+        return LAST if digest[0] % 3 == 0 else OPEN
+
+
+def wordings_of_others(
+    kind: str, language: str | None = "en", hand: str | None = None, part: str | None = OPEN
+) -> list[Wording]:
+    """
+    Return the wordings of a kind, in their order.
+
+    Args:
+        language: of [`Wording`]; all if `None`.
+        hand: one of `HANDS`; all if unset.
+        part: `OPEN` or `LAST`; both if `None`.
+    """
+    found = [one for name in HANDS if hand in (None, name) for one in _read(name) if one.kind == kind]
+    return [one for one in found if language in (None, one.language) and part in (None, one.part)]
+
+
+@cache
+def _read(hand: str) -> tuple[Wording, ...]:
+    found = []
+    for line in (_FOLDER / f"{hand}.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        found.append(Wording(row["kind"], row["language"], row["text"], hand, row.get("original")))
+    return tuple(found)

@@ -1,0 +1,114 @@
+"""Rows in other hands' words, and that training has none of these words."""
+
+import hashlib
+import random
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from safevlm_hf.data import riskcards
+from safevlm_hf.data.records import load_records
+from safevlm_hf.data.riskcards import HANDS, LAST, OPEN, wordings_of_others, write_riskcards
+from safevlm_hf.data.riskcards.fillers import draw_fillers
+from safevlm_hf.data.riskcards.questions import Turn
+from safevlm_hf.data.riskcards.rewording import reword
+from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
+from safevlm_hf.evaluation.held_out.typing import WAYS_OF_TYPING
+from safevlm_hf.evaluation.held_out.wordings import ABOUT_THE_LOOK, among, shows_risk, typing_rows, wording_rows
+from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+
+
+DIGESTS = {
+    "first": "4fd877ad61079c089edd1abf0e02095aa092391e329a0f63ac66e2db69523b7e",
+    "second": "77a654bc77f5fd6570c4515fcb9c5af1890e720d185eb5ed4817b6bb3d287460",
+}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    file = write_riskcards(tmp_path_factory.mktemp("cards"), "test", 40)
+    return list(load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS))
+
+
+def question(record: dict) -> str:
+    return "".join(part["text"] for part in record["messages"][0]["content"] if part["type"] == "text")
+
+
+def words(text: str) -> str:
+    return " ".join(re.findall(r"[\w']+", text.lower()))
+
+
+@pytest.mark.parametrize("hand", HANDS)
+def test_what_other_hands_wrote_stays_as_it_was(hand):
+    text = (Path(riskcards.__file__).parent / "other_hands" / f"{hand}.jsonl").read_bytes()
+    assert hashlib.sha256(text).hexdigest() == DIGESTS[hand]
+
+
+@pytest.mark.parametrize("kind", ["content", "look", "changed", "few", "prose", "text_only"])
+def test_a_third_is_kept_for_the_end(kind):
+    parts = [{one.text for one in wordings_of_others(kind, None, "second", part)} for part in (OPEN, LAST)]
+    both = wordings_of_others(kind, None, "second", None)
+    assert parts[0].isdisjoint(parts[1]) and parts[0] | parts[1] == {one.text for one in both}
+    assert 0.2 < len(parts[1]) / len(both) < 0.5
+    assert wordings_of_others(kind, None, "first", LAST) == []
+
+
+def test_a_changed_request_is_kept_with_its_original():
+    for part in (OPEN, LAST):
+        originals = {one.text for one in wordings_of_others("content", hand="second", part=part)}
+        assert {one.original for one in wordings_of_others("changed", hand="second", part=part)} <= originals
+
+
+def test_training_has_none_of_the_wordings():
+    rng = random.Random(0)
+    trained = set()
+    for kind in (*CONTENT_KINDS, *FIELD_KINDS, *LOOK_KINDS):
+        for layout in NOUNS:
+            picture = SimpleNamespace(layout=layout)
+            trained |= {words(reword(Turn("", kind, ""), picture, "train", rng).text) for _ in range(400)}
+    trained |= {words(sentence) for _ in range(300) for sentence in draw_fillers(10, "train", rng)}
+    held_out = {
+        words(one.text)
+        for kind in ("content", "look", "changed", "prose")
+        for one in wordings_of_others(kind, hand="second", part=None)
+    }
+    assert len(held_out) > 600 and held_out.isdisjoint(trained)
+
+
+def test_rows_ask_about_risky_and_clean_pictures_in_other_words(records):
+    known = {one.text for kind in ("content", "look", "prose") for one in wordings_of_others(kind, None)}
+    for row in wording_rows():
+        asked = row.convert(records)
+        assert (
+            {shows_risk(record) for record in asked}
+            == {record["safety_level"] > 0 for record in asked}
+            == {True, False}
+        )
+        assert all(shows_risk(record) == (record["safety_level"] > 0) for record in asked)
+        assert len({record["images"][0] for record in asked}) == len(asked)
+        if "among" not in row.name and row.name != "next to no words":
+            assert {question(record) for record in asked} <= known
+    assert row.convert(records) == row.convert(records)
+
+
+def test_words_among_sentences_hold_the_question_and_as_many_sentences(records):
+    (row,) = (row for row in wording_rows() if row.name == among(ABOUT_THE_LOOK, 4))
+    looks = [one.text for one in wordings_of_others("look")]
+    prose = [one.text for one in wordings_of_others("prose")]
+    for record in row.convert(records):
+        text = question(record)
+        assert any(look in text for look in looks)
+        assert sum(sentence in text for sentence in prose) >= 4
+
+
+def test_rows_of_typing_have_the_same_questions(records):
+    rows = typing_rows()
+    assert len(rows) == 1 + len(WAYS_OF_TYPING)
+    alone = [question(record) for record in rows[0].convert(records)]
+    assert alone == [question(record) for record in records]
+    for row in rows[1:]:
+        assert [question(record) for record in row.convert(records)] == [
+            WAYS_OF_TYPING[row.name](text) for text in alone
+        ]
