@@ -54,12 +54,12 @@ test-all: $(INSTALLED)
 test-families: $(INSTALLED)
 	$(PYTEST) tests/modeling/test_safe_*.py
 	test -d .venv-oldest || .venv/bin/pip install --quiet --no-deps --target .venv-oldest 'transformers==5.19.*'
-	PYTHONPATH=.venv-oldest $(PYTEST) tests/modeling/test_safe_*.py
+	PYTHONPATH=$(CURDIR)/.venv-oldest $(PYTEST) tests/modeling/test_safe_*.py
 
 # Hostile pictures on the older pillow that gradio asks for.
 test-pillow: $(INSTALLED)
 	test -d .venv-pillow || .venv/bin/pip install --quiet --no-deps --target .venv-pillow 'pillow<13'
-	PYTHONPATH=.venv-pillow $(PYTEST) tests/test_hostile_input.py
+	PYTHONPATH=$(CURDIR)/.venv-pillow $(PYTEST) tests/test_hostile_input.py
 
 # Whether vLLM gives the same answers, on the CPU; after `make demo` for every held-out card, too.
 test-vllm: $(VLLM_INSTALLED)
