@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import write_riskcards
@@ -29,6 +31,17 @@ def read_records(path):
 def draw_records(folder):
     """A dozen RiskCards, half of them clean, each one picture with its question alone."""
     return read_records(write_riskcards(folder, "train", 12, seed=0, clean_share=0.5, surroundings="alone"))
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """As the Trainer writes one, with DeepSpeed's part of two processes."""
+    (folder / "global_step2").mkdir(parents=True)
+    save_file({"weight": torch.ones(64)}, folder / "model.safetensors")
+    for name in ("optimizer.pt", "training_args.bin", "rng_state_0.pth", "global_step2/zero_rank_0_optim_states.pt"):
+        torch.save({"state": torch.ones(64)}, folder / name)
+    (folder / "config.json").write_text('{"model_type": "safe_llava"}')
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 2}))
+    return folder
 
 
 def create_arguments(folder, **arguments) -> SafetyTrainingArguments:

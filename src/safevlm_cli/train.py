@@ -90,7 +90,7 @@ def _without_resuming(given: list[str], folder: Path) -> list[str]:
     parser.add_argument("--resume_from_checkpoint", "--resume-from-checkpoint")
     with _argparse_errors():
         found, others = parser.parse_known_args(given)
-    if found.resume_from_checkpoint not in (None, "true", "True"):
+    if (found.resume_from_checkpoint or "true").lower() not in ("true", "false"):
         raise ValueError(
             f"{found.resume_from_checkpoint} is a checkpoint of one stage: name the stage with `--stage`, or let both "
             "go on from their last ones with `--resume_from_checkpoint true`."

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from command_line import SAFETY_FLAGS, SHORT, flags
+from tiny_training import write_checkpoint
 from transformers import AutoModel
 
 import safevlm_hf.demo
@@ -85,12 +86,17 @@ def test_train_one_stage(call, fails, runs, tmp_path, stage, monkeypatch):
 
 
 def test_both_stages_go_on_where_they_were(call, fails, runs, tmp_path):
-    (tmp_path / "stage1" / "checkpoint-7").mkdir(parents=True)
-    (tmp_path / "stage1" / "checkpoint-7" / "trainer_state.json").write_text("{}")
-    (tmp_path / "stage2" / "checkpoint-1").mkdir(parents=True)  # killed while it was written
+    write_checkpoint(tmp_path / "stage1" / "checkpoint-7")
     assert call("train", "--output-dir", tmp_path, "--resume_from_checkpoint", "true", "--seed", 3)[0] == 0
     resumed = [parse_arguments(*run)[2].resume_from_checkpoint for run in runs]
     assert resumed == ["true", None]  # stage 2 has no whole one
+    runs.clear()
+    (tmp_path / "stage2" / "checkpoint-1").mkdir(parents=True)  # killed while it was written
+    line = fails("train", "--output-dir", tmp_path, "--resume_from_checkpoint", "true", "--seed", 3)
+    assert "stage2 holds checkpoint-1, no whole checkpoint to go on from" in line and not runs
+    words = ["--overwrite_output_dir", "--resume_from_checkpoint"]
+    assert call("train", "--output-dir", tmp_path, *words, "true", "--seed", 3)[0] == 0
+    assert call("train", "--output-dir", tmp_path, *words, "false", "--seed", 3)[0] == 0
     runs.clear()
     line = fails("train", "--output-dir", tmp_path, "--resume_from_checkpoint", tmp_path / "stage1/checkpoint-7")
     assert "is a checkpoint of one stage: name the stage with `--stage`" in line and not runs

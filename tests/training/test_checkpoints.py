@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_training import create_arguments, create_trainer, published, write
+from tiny_training import create_arguments, create_trainer, published, write, write_checkpoint
 from transformers import Trainer
 
 from safevlm_hf.training.arguments import LoraArguments, SafetyTrainingArguments
@@ -62,16 +62,6 @@ def flags(**values) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
-def write_checkpoint(folder: Path) -> Path:
-    """As the Trainer writes one, with DeepSpeed's part of two processes."""
-    (folder / "global_step2").mkdir(parents=True)
-    save_file({"weight": torch.ones(64)}, folder / "model.safetensors")
-    for name in ("optimizer.pt", "training_args.bin", "rng_state_0.pth", "global_step2/zero_rank_0_optim_states.pt"):
-        torch.save({"state": torch.ones(64)}, folder / name)
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 2}))
-    return folder
-
-
 def cut(file: Path):
     file.write_bytes(file.read_bytes()[:-20])
 
@@ -80,6 +70,7 @@ def cut(file: Path):
     "name",
     [
         "trainer_state.json",
+        "config.json",
         "model.safetensors",
         "optimizer.pt",
         "training_args.bin",
@@ -94,6 +85,53 @@ def test_a_file_that_breaks_off_is_found(tmp_path, name):
     assert missing_part(folder) == Path(name).name
     (folder / name).write_bytes(b"")
     assert missing_part(folder) == Path(name).name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "missing"),
+    [
+        ("trainer_state.json", "{}", "trainer_state.json"),
+        ("trainer_state.json", "null", "trainer_state.json"),
+        ("trainer_state.json", "[" * 10**5, "trainer_state.json"),
+        ("config.json", "[]", "config.json"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}', "model-00001"),
+        ("model.safetensors.index.json", '{"weight_map": ', "model.safetensors.index.json"),
+        ("model.safetensors.index.json", '{"weight_map": []}', "model.safetensors.index.json"),
+    ],
+)
+def test_json_that_says_nothing_is_a_missing_part(tmp_path, name, content, missing):
+    folder = write_checkpoint(tmp_path / "checkpoint-2")
+    (folder / name).write_text(content)
+    assert missing_part(folder).startswith(missing)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "adapter_model.safetensors",
+        "pytorch_model_fsdp_0/.metadata",
+        "global_step2/mp_rank_00_model_states.pt",
+        "model-00001-of-00001.safetensors",
+    ],
+)
+def test_a_checkpoint_without_weights_is_not_whole(tmp_path, weights):
+    folder = write_checkpoint(tmp_path / "checkpoint-2")
+    whole = (folder / "model.safetensors").rename(tmp_path / "weights")
+    assert missing_part(folder) == "model.safetensors"
+    (folder / weights).parent.mkdir(exist_ok=True)
+    shutil.copy(folder / "optimizer.pt" if weights.endswith(".pt") else whole, folder / weights)
+    if "-of-" in weights:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"weight": weights}}))
+    assert missing_part(folder) is None
+
+
+def test_what_a_user_has_put_beside_the_files_of_a_checkpoint_says_nothing_of_it(tmp_path):
+    folder = write_checkpoint(tmp_path / "checkpoint-2")
+    (folder / "notes.bin").write_text("no zip file")
+    (folder / "mine.safetensors").write_text("none either")
+    (folder / "x.pt").symlink_to(tmp_path / "nowhere")
+    (folder / "runs" / "y.pt").mkdir(parents=True)
+    assert missing_part(folder) is None
 
 
 def test_the_last_whole_one_is_resumed(tmp_path):
@@ -111,11 +149,40 @@ def test_the_last_whole_one_is_resumed(tmp_path):
         checkpoint_to_resume(tmp_path, str(tmp_path / "checkpoint-20"))
 
 
-def test_without_a_whole_one_the_run_begins_anew(tmp_path):
+def test_without_a_whole_one_nothing_is_resumed_and_nothing_removed(tmp_path):
     (tmp_path / "checkpoint-1").mkdir()
     with pytest.raises(ValueError, match="no whole checkpoint to resume from, only checkpoint-1, which broke off"):
         SafetyTrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="true").refuse_to_overwrite()
-    SafetyTrainingArguments(output_dir=str(tmp_path)).refuse_to_overwrite()
+    with pytest.raises(ValueError, match="holds checkpoint-1, no whole .* another `output_dir` keeps it"):
+        SafetyTrainingArguments(output_dir=str(tmp_path)).refuse_to_overwrite()
+    SafetyTrainingArguments(output_dir=str(tmp_path), overwrite_output_dir=True).refuse_to_overwrite()
+
+
+def test_a_link_is_no_place_for_a_checkpoint(tmp_path):
+    elsewhere, output_dir = write_checkpoint(tmp_path / "elsewhere"), tmp_path / "run"
+    write_checkpoint(output_dir / "checkpoint-8")
+    (output_dir / "checkpoint-9").symlink_to(elsewhere)
+    assert find_checkpoints(output_dir) == ([output_dir / "checkpoint-8"], [])
+    for options in ({}, {"overwrite_output_dir": True}, {"resume_from_checkpoint": "true"}):
+        with pytest.raises(ValueError, match="holds links where checkpoints would be written: checkpoint-9"):
+            SafetyTrainingArguments(output_dir=str(output_dir), **options).refuse_to_overwrite()
+
+
+def test_only_a_checkpoint_of_the_output_folder_goes_on_with_what_lies_there(tmp_path):
+    elsewhere, output_dir = write_checkpoint(tmp_path / "other" / "checkpoint-1"), tmp_path / "run"
+    write_checkpoint(output_dir / "checkpoint-1")
+
+    def refuse(resumed):
+        SafetyTrainingArguments(output_dir=str(output_dir), resume_from_checkpoint=str(resumed)).refuse_to_overwrite()
+
+    refuse(output_dir / "checkpoint-1")
+    for resumed in (elsewhere, "false", "False"):
+        with pytest.raises(ValueError, match="holds checkpoints of a run that did not end"):
+            refuse(resumed)
+    (output_dir / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a model"):
+        refuse(elsewhere)
+    refuse(output_dir / "checkpoint-1")
 
 
 def test_the_state_is_written_when_all_processes_are_done(
@@ -153,6 +220,24 @@ def test_a_run_goes_back_to_the_last_whole_checkpoint(tmp_path, caplog):
         assert f"checkpoint-{step} is not whole" in said and f"({name} is missing or breaks off)" in said
     assert f"the training goes on from {tmp_path / 'run' / 'checkpoint-1'}." in said
     assert len(find_checkpoints(tmp_path / "run")[0]) == 3
+
+
+@pytest.mark.parametrize("best", [{}, {"load_best_model_at_end": "true", "eval_strategy": "steps", "eval_steps": 1}])
+def test_a_folder_of_somebody_else_stays(tmp_path, best):
+    data, run = write(tmp_path / "own.jsonl", *[published() for _ in range(3)]), tmp_path / "run"
+    notes = run / "checkpoint-500" / "NOTES.md"
+    notes.parent.mkdir(parents=True)
+    save_file({"weight": torch.ones(64)}, notes.with_name("model.safetensors"))
+    notes.write_text("mine\n")
+    words = flags(**OPTIONS, **best, train_file=data, validation_file=data, output_dir=run)
+    with pytest.raises(ValueError, match="holds checkpoint-500, no whole checkpoint to go on from"):
+        run_stage1(words)
+    assert notes.read_text() == "mine\n"
+    notes.parent.rename(tmp_path / "kept")
+    run_stage1([*words, "--max_steps", "1"])
+    (tmp_path / "kept").rename(notes.parent)
+    assert run_stage1([*words, "--resume_from_checkpoint", "true"]).state.global_step == 3
+    assert len(find_checkpoints(run)[0]) <= 2 and notes.read_text() == "mine\n"
 
 
 def test_the_last_checkpoint_alone_is_kept(nano_model, nano_processor, riskcards, tmp_path):

@@ -18,7 +18,7 @@ import yaml
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from PIL import Image
-from tiny_training import NANO_SAFETY, messages, plain_text, published, read_records, write
+from tiny_training import NANO_SAFETY, messages, plain_text, published, read_records, write, write_checkpoint
 from transformers import AutoModel, AutoProcessor
 
 import safevlm_hf.training.run
@@ -329,8 +329,7 @@ def test_a_result_is_not_overwritten_unasked(stage1, monkeypatch, run, start):
 
 
 def test_checkpoints_of_a_run_that_did_not_end_are_not_mixed_with_another_run(tmp_path):
-    (tmp_path / "checkpoint-3").mkdir()
-    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text("{}")
+    write_checkpoint(tmp_path / "checkpoint-3")
     args = SafetyTrainingArguments(output_dir=str(tmp_path))
     with pytest.raises(ValueError, match="did not end: `--resume_from_checkpoint true` goes on"):
         args.refuse_to_overwrite()

@@ -20,7 +20,7 @@ from transformers.hf_argparser import string_to_bool
 from ..data import NANO_BASE
 from ..files import check_writable, refuse_to_overwrite, write_text
 from ..modeling.model_card import MAX_SCOPE
-from .checkpoints import checkpoint_to_resume, find_checkpoints
+from .checkpoints import checkpoint_to_resume, find_checkpoints, find_links, goes_on, listed
 
 
 logger = logging.getLogger(__name__)
@@ -219,22 +219,33 @@ class SafetyTrainingArguments(TrainingArguments):
         return {**vars(self), "hub_token": None}
 
     def refuse_to_overwrite(self):
-        """Raise `ValueError` where `output_dir` cannot be written, or holds a model, a part of one, or whole
-        checkpoints of a run that did not end, unless they are to be replaced, or the run to be resumed. Raise, too,
-        where a run is to be resumed and there is no whole checkpoint."""
+        """Raise `ValueError` where `output_dir` cannot be written, or holds a model, a part of one, or checkpoints,
+        whole or not, unless they are to be replaced, or the run that lies there to be resumed. Raise, too, where a run
+        is to be resumed and there is no whole checkpoint, and where a checkpoint's name is a link."""
         folder = Path(self.output_dir)
         check_writable(folder, is_folder=True)
+        if links := find_links(folder):
+            raise ValueError(
+                f"{folder} holds links where checkpoints would be written: {listed(links)}. Remove them, or name "
+                "another `output_dir`."
+            )
         resumed = checkpoint_to_resume(folder, self.resume_from_checkpoint)
-        if self.overwrite_output_dir or resumed is not None:
+        if self.overwrite_output_dir or goes_on(folder, resumed):
             return
         if any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
             raise ValueError(
                 f"{folder} holds a model: `--overwrite_output_dir` replaces it, and another `output_dir` keeps it."
             )
-        if find_checkpoints(folder)[0]:
+        whole, half = find_checkpoints(folder)
+        if whole:
             raise ValueError(
                 f"{folder} holds checkpoints of a run that did not end: `--resume_from_checkpoint true` goes on from "
                 "the last one, and `--overwrite_output_dir` begins anew."
+            )
+        if half:
+            raise ValueError(
+                f"{folder} holds {listed(half)}, no whole checkpoint to go on from: `--overwrite_output_dir` removes "
+                "it, and another `output_dir` keeps it."
             )
         for file in sorted(folder.glob("*")):
             if file.suffix in WRITTEN:

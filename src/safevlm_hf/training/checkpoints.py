@@ -16,38 +16,103 @@ logger = logging.getLogger(__name__)
 NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "trainer_state.json"
 """The Trainer writes it last, when all processes have written their parts (`SafetyTrainer._save_rng_state`)."""
-WEIGHTS, PICKLED = (".safetensors",), (".pt", ".pth", ".bin")
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model.safetensors",
+    "pytorch_model_fsdp_*/.metadata",
+    "pytorch_model_fsdp*.bin",
+    "global_step*/*_model_states.pt",
+)
+"""Places where the Trainer puts weights: whole or in shards, an adapter, FSDP (`.metadata` comes last), DeepSpeed."""
+TENSORS = ("model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors")
+PICKLED = (
+    "training_args.bin",
+    "optimizer.pt",
+    "optimizer.bin",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "pytorch_model_fsdp*.bin",
+    "global_step*/*_states.pt",
+)
+INDEX = "model.safetensors.index.json"
+OBJECTS = ("config.json", "adapter_config.json", INDEX)
+"""The Trainer's files alone are looked at; what a user has put beside them says nothing of the checkpoint."""
 LARGE_SHARE = 0.1
 """Share of the free disk from which on the size of a checkpoint is said."""
 
 
 def find_checkpoints(output_dir: str | Path) -> tuple[list[Path], list[Path]]:
-    """Return a run's checkpoints in the order of their steps: the whole ones, and those that the run was killed at."""
+    """Return a run's checkpoints in the order of their steps: the whole ones, and the others, which the run was killed
+    at, or which are none of its own. Links are left out."""
     steps = {folder: NAME.fullmatch(folder.name) for folder in Path(output_dir).glob("checkpoint-*")}
-    found = sorted((int(step[1]), folder) for folder, step in steps.items() if step and folder.is_dir())
+    is_own = {folder: folder.is_dir() and not folder.is_symlink() for folder in steps}
+    found = sorted((int(step[1]), folder) for folder, step in steps.items() if step and is_own[folder])
     whole = [folder for _, folder in found if missing_part(folder) is None]
     return whole, [folder for _, folder in found if folder not in whole]
 
 
+def find_links(output_dir: str | Path) -> list[Path]:
+    """Return the links that are named as checkpoints: the Trainer would write through them."""
+    return sorted(path for path in Path(output_dir).glob("checkpoint-*") if path.is_symlink())
+
+
 def missing_part(checkpoint: Path) -> str | None:
-    """Return the name of a file that a checkpoint lacks, or that breaks off; `None` where it is whole."""
-    try:
-        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """Return the name of a file that a checkpoint lacks, or that breaks off; `None` where it is whole.
+
+    JSON files are read, and of weights and states the head and the end are checked, for they may have many gigabytes:
+    other bytes in the middle of such a file are not found."""
+    state = _read_object(checkpoint / STATE)
+    if not isinstance(state.get("global_step"), int):
         return STATE
+    if not any(_find(checkpoint, WEIGHTS)):
+        return WEIGHTS[0]
     # A machine that goes down may keep the last file that was written and lose the end of an earlier one.
-    return next((file.name for file in sorted(checkpoint.rglob("*")) if _breaks_off(file)), None)
+    for file in _find(checkpoint, OBJECTS):
+        if not _read_object(file):
+            return file.name
+    if (checkpoint / INDEX).exists():
+        shards = _read_object(checkpoint / INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            return INDEX
+        lacking = [shard for shard in map(str, shards.values()) if not (checkpoint / shard).is_file()]
+        if lacking:
+            return min(lacking)
+    broken = [file for file in _find(checkpoint, TENSORS) if not _is_safetensors(file)]
+    broken += [file for file in _find(checkpoint, PICKLED) if not zipfile.is_zipfile(file)]
+    return min((file.name for file in broken), default=None)
 
 
-def _breaks_off(file: Path) -> bool:
-    """Tell from a file's head or end, for its size may be many gigabytes."""
+def _find(checkpoint: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return [file for pattern in patterns for file in sorted(checkpoint.glob(pattern))]
+
+
+def _read_object(file: Path) -> dict:
+    """Return what a JSON file holds; nothing where it holds no object."""
     try:
-        if file.suffix in WEIGHTS:
-            with safe_open(file, framework="pt"):
-                return False
-        return file.suffix in PICKLED and not zipfile.is_zipfile(file)
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_safetensors(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt"):
+            return True
     except (OSError, SafetensorError):
-        return True
+        return False
+
+
+def remove_older(output_dir: str | Path, kept: list[str | Path], limit: int):
+    """Remove whole checkpoints, the oldest first, until there are `limit` of them. Those in `kept` stay, and all that
+    are not whole: they may be somebody else's."""
+    staying = {Path(folder).resolve() for folder in kept}
+    by_age = sorted(find_checkpoints(output_dir)[0], key=lambda folder: (folder / STATE).stat().st_mtime)
+    others = [folder for folder in by_age if folder.resolve() not in staying]
+    for folder in others[: len(others) - max(0, limit - (len(by_age) - len(others)))]:
+        shutil.rmtree(folder)
 
 
 def checkpoint_to_resume(output_dir: str | Path, wanted: str | bool | None) -> str | None:
@@ -56,30 +121,38 @@ def checkpoint_to_resume(output_dir: str | Path, wanted: str | bool | None) -> s
 
     Args:
         output_dir: where the run's checkpoints are.
-        wanted: `resume_from_checkpoint`. True, also as text, is the last whole one; any other text is a folder.
+        wanted: `resume_from_checkpoint`. True, also as text, is the last whole one, false is none; any other text is a
+            folder.
 
     Raises:
         ValueError: there is no whole one, or the named one is not whole.
     """
-    if wanted is None or wanted is False:
+    if wanted is None or str(wanted).lower() == "false":
         return None
     whole, half = find_checkpoints(output_dir)
-    if str(wanted) in ("true", "True"):
+    if str(wanted).lower() == "true":
         if not whole:
-            found = f", only {_listed(half)}, which broke off" if half else ""
+            found = f", only {listed(half)}, which broke off" if half else ""
+            beginning = " and with `--overwrite_output_dir`, which removes what is there," if half else ""
             raise ValueError(
-                f"{output_dir} holds no whole checkpoint to resume from{found}: without `--resume_from_checkpoint` "
-                "the run begins anew."
+                f"{output_dir} holds no whole checkpoint to resume from{found}: without `--resume_from_checkpoint`"
+                f"{beginning} the run begins anew."
             )
         return str(whole[-1])
     missing = missing_part(Path(str(wanted)))
     if missing is not None:
-        others = f"; whole in {output_dir}: {_listed(whole)}" if whole else ""
+        others = f"; whole in {output_dir}: {listed(whole)}" if whole else ""
         raise ValueError(f"{wanted} is no whole checkpoint: its {missing} is missing or breaks off{others}.")
     return str(wanted)
 
 
-def _listed(folders: list[Path]) -> str:
+def goes_on(output_dir: str | Path, resumed: str | None) -> bool:
+    """Tell whether a run that starts from this checkpoint goes on with the one that lies in `output_dir`."""
+    return resumed is not None and Path(resumed).resolve().parent == Path(output_dir).resolve()
+
+
+def listed(folders: list[Path]) -> str:
+    """Return the names of these folders in one line."""
     return ", ".join(folder.name for folder in folders)
 
 

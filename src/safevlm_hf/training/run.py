@@ -21,7 +21,7 @@ from ..extras import needs_extra
 from ..families import find_family
 from ..modeling.configuration_safety import SafetyConfig
 from .arguments import parse_arguments
-from .checkpoints import checkpoint_to_resume, find_checkpoints, missing_part, warn_of_size
+from .checkpoints import checkpoint_to_resume, find_checkpoints, goes_on, missing_part, warn_of_size
 from .collator import SafetyCollator
 from .data import find_files, load_data
 from .figures import FIGURES, most_frequent_shares, warn_at_chance
@@ -197,27 +197,31 @@ def train(stage: int, model, processor, data, training_args, risk_prior: float |
     resumed = checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint)
     trainer.accelerator.wait_for_everyone()  # or one process would look where the main one removes
     if trainer.is_world_process_zero():
-        _set_in_order(training_args.output_dir, resumed)
+        _set_in_order(training_args, resumed)
         warn_of_size(model, training_args)
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=resumed)
     return trainer
 
 
-def _set_in_order(output_dir: str, resumed: str | None):
-    """Say which checkpoints broke off; where the training begins anew remove all, or a resumed one would go on from
-    those of an older run."""
-    whole, half = find_checkpoints(output_dir)
+def _set_in_order(args, resumed: str | None):
+    """Say which checkpoints are not whole. Where the run in `output_dir` is to be overwritten, remove all, or a later
+    one would be resumed from them."""
+    whole, half = find_checkpoints(args.output_dir)
     going_on = "begins anew" if resumed is None else f"goes on from {resumed}"
     for folder in half:
         logger.warning(
-            "%s is not whole, the run was ended while it was written (%s is missing or breaks off): the training %s.",
+            "%s is not whole, as of a run that was ended while it was written (%s is missing or breaks off): the "
+            "training %s.",
             folder,
             missing_part(folder),
             going_on,
         )
-    for folder in (*whole, *half) if resumed is None else ():
-        shutil.rmtree(folder)
+    if args.overwrite_output_dir and not goes_on(args.output_dir, resumed):
+        source = Path(resumed or os.devnull).resolve()  # may lie in one of them
+        for folder in (*whole, *half):
+            if folder.resolve() not in source.parents:
+                shutil.rmtree(folder)
 
 
 def _refuse_plain_text(*data):

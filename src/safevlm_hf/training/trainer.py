@@ -1,6 +1,7 @@
 """The Trainer of both stages: logs the parts of the loss, judges verdicts and answers, and saves what travels."""
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from ..evaluation.metrics import load_metric
 from ..extras import needs_extra
 from ..modeling.model_card import write_model_card
 from ..modeling.safety_policy import predicted_ids
-from .checkpoints import STATE
+from .checkpoints import STATE, remove_older
 from .stages import merge, unwrap, with_weights
 from .terminal import replace_progress
 
@@ -126,10 +127,31 @@ class SafetyTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model, trial):
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:  # where a run goes back and writes a checkpoint again, it is not whole until the end
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             (folder / STATE).unlink(missing_ok=True)
-        super()._save_checkpoint(model, trial)
+        with self._removing_nothing():
+            super()._save_checkpoint(model, trial)
+        best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
+        if self.args.should_save and limit is not None and limit > 0:
+            remove_older(folder.parent, [folder, *filter(None, [best])], limit)
+
+    def _finalize_training(self, trial, *args, **kwargs):
+        with self._removing_nothing():
+            output = super()._finalize_training(trial, *args, **kwargs)
+        best = self.state.best_model_checkpoint
+        if self.args.should_save and self.args.save_total_limit == 1 and best is not None:
+            remove_older(self._get_output_dir(trial=trial), [best], 1)
+        return output
+
+    @contextmanager
+    def _removing_nothing(self):
+        """Keep the Trainer from removing older checkpoints, which for it are all folders of that name."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield
+        finally:
+            self.args.save_total_limit = limit
 
     def _save_rng_state(self, output_dir):
         """As [`Trainer._save_rng_state`], the last thing that each process writes: when all have, the main process
