@@ -232,6 +232,41 @@ def test_written_files_are_reused_only_for_the_same_arguments(tmp_path):
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"train.jsonl": "mine"},
+        {"train.json": "mine"},
+        {"train.jsonl": "mine", "train.json": "[1]"},
+        {"train.jsonl": "mine", "train.json": "[" * 10**5},
+        {"train.jsonl": "mine", "train.json": '{"split": "train"}'},
+        {"train.jsonl": "mine", "train.json": '{"split": "test", "num_samples": 20, "answer": "", "generator": 1}'},
+    ],
+)
+def test_records_of_somebody_else_are_not_replaced(tmp_path, monkeypatch, written):
+    for name, content in written.items():
+        (tmp_path / name).write_text(content)
+    before = {path: path.read_text() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(riskcards.disk, "_write_pictures", lambda *_: pytest.fail("something is drawn"))
+    with pytest.raises(
+        ValueError, match=f"{tmp_path / next(iter(written))} is there, .* Move it away, or draw into another folder"
+    ):
+        write_riskcards(tmp_path, "train", 20)
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_records_that_a_killed_call_has_left_are_taken_if_nobody_changed_them(tmp_path):
+    path = write_riskcards(tmp_path, "train", 20)
+    (tmp_path / "train.json").unlink()
+    records = path.read_text()
+    assert write_riskcards(tmp_path, "train", 20).read_text() == records and (tmp_path / "train.json").exists()
+    (tmp_path / "train.json").unlink()
+    path.write_text(records + "mine\n")
+    with pytest.raises(ValueError, match="would replace it"):
+        write_riskcards(tmp_path, "train", 20)
+    assert path.read_text() == records + "mine\n"
+
+
 def test_folder_of_another_process_is_taken_and_the_answer_can_be_the_complying_one(tmp_path):
     path = write_riskcards(tmp_path, "train", 20, answer="complying_answer")
     records = path.read_text()

@@ -49,12 +49,15 @@ def write_riskcards(
 
     The file is `<split>.jsonl`; surroundings and a change that are asked for stand in its name
     (`test-words-4-turned-0.5.jsonl`), so that parts of a split share a folder. What is there already is reused if it
-    was made with the same arguments by the same code. Several processes may call this at once: every file appears
-    under its name only when it is complete.
+    was made with the same arguments by the same code, and replaced if `<split>.json` beside it says that it was made
+    with others. Several processes may call this at once: every file appears under its name only when it is complete.
 
     Args:
         answer: which answer the conversations hold: `"answer"` (the safe one) or `"complying_answer"`.
         clean_share, new_category, surroundings, change, strength, varied_shapes: as in [`draw_riskcards`].
+
+    Raises:
+        ValueError: records of somebody else lie there.
     """
     output_dir = Path(output_dir)
     options = {
@@ -74,6 +77,8 @@ def write_riskcards(
     images = output_dir / f"{name}-{key}"
     if _is_complete(records, images, made_with, parameters):
         return records
+    if not images.is_dir():  # or a call with the same arguments is about to write its records, or was killed there
+        _refuse_foreign(records, made_with, split)
 
     output_dir.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=output_dir))
@@ -86,7 +91,9 @@ def write_riskcards(
         _move_folder(temporary, images)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    write_text(records, "".join(lines))
+    text = "".join(lines)
+    _refuse_foreign(records, made_with, split, text)
+    write_text(records, text)
     write_text(made_with, json.dumps(parameters, indent=2) + "\n")
     return records
 
@@ -102,9 +109,30 @@ def _file_name(split: str, surroundings: str | None, change: str | None, strengt
 
 
 def _is_complete(records: Path, images: Path, made_with: Path, parameters: dict) -> bool:
-    if not (records.is_file() and images.is_dir() and made_with.is_file()):
-        return False
-    return json.loads(made_with.read_text()) == parameters
+    return records.is_file() and images.is_dir() and _read_parameters(made_with) == parameters
+
+
+def _refuse_foreign(records: Path, made_with: Path, split: str, text: str | None = None):
+    """Raise `ValueError` where a file would be replaced that is not made here; records with this text are."""
+    parameters = _read_parameters(made_with)
+    if parameters.get("split") == split and {"num_samples", "answer", "generator"} <= set(parameters):
+        return
+    is_same = text is not None and records.is_file() and records.read_bytes() == text.encode()
+    for file in [made_with] if is_same else [records, made_with]:
+        if file.exists():
+            raise ValueError(
+                f"{file} is there, and {made_with} does not say that it was drawn here: RiskCards would replace it. "
+                "Move it away, or draw into another folder."
+            )
+
+
+def _read_parameters(made_with: Path) -> dict:
+    """Return what the records were made with; nothing where the file is none of ours."""
+    try:
+        parameters = json.loads(made_with.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return parameters if isinstance(parameters, dict) else {}
 
 
 def _write_pictures(cards: Iterator[RiskCard], folder: Path, name: str, answer: str) -> list[str]:
