@@ -1,10 +1,11 @@
 """Files that are whole or not there."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from safevlm_hf.files import check_writable, refuse_to_overwrite, write_text
+from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite, write_text
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -56,6 +57,20 @@ def test_looking_whether_a_place_can_be_written_leaves_nothing(tmp_path):
         check_writable(tmp_path / name, is_folder)
     check_writable("/dev/null")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_files_of_one_command_are_apart(tmp_path):
+    there, link = tmp_path / "a", tmp_path / "link"
+    there.write_text("")
+    link.symlink_to(there)
+    for other in (there, link, tmp_path / "b" / ".." / "a", there / "inside.html", tmp_path):
+        with pytest.raises(ValueError, match="`-o` .*a and `--report` .*: name another file"):
+            check_apart({"-o": there, "--report": other})
+    for read in (there, link):
+        with pytest.raises(ValueError, match="`-o .*a` would replace `--data` .*, which is read"):
+            check_apart({"-o": there, "--report": None}, {"--policy": None, "--data": read})
+    check_apart({"-o": there, "--report": tmp_path / "ab"}, {"--data": tmp_path, "--prompt": Path("word " * 99)})
+    check_apart({"-o": Path("/dev/null"), "--report": Path("/dev/null")})
 
 
 def test_what_is_there_is_told_with_the_way_out(tmp_path):

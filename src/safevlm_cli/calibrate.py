@@ -48,11 +48,13 @@ def calibrate(
     from safevlm_hf.calibration.report import write_calibration_report
     from safevlm_hf.data.records import load_records
     from safevlm_hf.data.riskcards import write_riskcards
-    from safevlm_hf.files import check_writable, refuse_to_overwrite, write_text
+    from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite, write_text
 
     if (target_false_positive_rate is None) == (target_miss_rate is None):
         raise ValueError("Name one target: `--target-false-positive-rate` or `--target-miss-rate`.")
     report = report or output.parent / "calibration.html"
+    check_apart({"--output": output, "--report": report}, {"--data": data})
+    check_apart({"--report": report}, {"--policy": policy})  # which `--output` may replace
     check_writable(output)
     check_writable(report)
     if not overwrite:

@@ -30,6 +30,9 @@ def chat(
 
     Example: `safevlm chat --model runs/demo/stage2 --image card.png`
     """
+    from safevlm_hf.files import check_apart
+
+    check_apart({"--audit": audit}, {"--image": image, "--policy": policy})
     pictures = [open_picture(image)] if image else []
     loaded, processor = load(model)
     options = {

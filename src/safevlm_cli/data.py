@@ -129,13 +129,15 @@ def overlap(
     from safevlm_hf.data.records import load_records
     from safevlm_hf.evaluation.benchmarks import find_benchmark
     from safevlm_hf.evaluation.contamination.overlap import find_overlap, save_overlap
-    from safevlm_hf.files import check_writable, refuse_to_overwrite
+    from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite
 
     from .evaluate import benchmark_options
     from .loading import read_safety
 
     output = output or Path("runs/overlap") / f"{benchmark}.json"
     chosen = find_benchmark(benchmark)
+    for file in train:
+        check_apart({"--output": output}, {"TRAIN": file})
     check_writable(output)
     if not overwrite:
         refuse_to_overwrite(output, "`--overwrite` replaces it, another `--output` keeps it")

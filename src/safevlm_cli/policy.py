@@ -173,12 +173,10 @@ def replay(
         console.print(plain(note), soft_wrap=True)
 
 
-def _check_changes(changes: Path, overwrite: bool, *read: Path):
-    from safevlm_hf.files import check_writable, refuse_to_overwrite
+def _check_changes(changes: Path, overwrite: bool, audit: Path, policy: Path):
+    from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite
 
-    for file in read:
-        if changes.exists() and file.exists() and changes.samefile(file):
-            raise ValueError(f"`--changes {changes}` would replace {file}, which is read: name another file.")
+    check_apart({"--changes": changes}, {"AUDIT": audit, "--policy": policy})
     check_writable(changes)
     if not overwrite:
         refuse_to_overwrite(changes, "`--overwrite` replaces it, another `--changes` keeps it")

@@ -97,9 +97,14 @@ def serve(
     Example: `safevlm serve --model runs/demo/stage2 --policy policy.json --system-prompt prompt.txt`
     """
     from safevlm_hf import SafetyPolicy, serving
+    from safevlm_hf.files import check_apart
     from safevlm_hf.operator_prompt import read_system_prompt
     from safevlm_hf.serving.keys import read_api_keys
 
+    prompt_file = None if system_prompt is None else Path(system_prompt)
+    check_apart(
+        {"--audit": audit}, {"--policy": policy, "--api-key-file": api_key_file, "--system-prompt": prompt_file}
+    )
     api_keys = read_api_keys(api_key_file)
     loaded, processor = load(model)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server has a stop of its own, with its exit code

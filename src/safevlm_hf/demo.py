@@ -38,7 +38,7 @@ from .evaluation.held_out.localisation import riskcards_localisation
 from .evaluation.held_out.robustness import FULL_ROWS, QUICK_ROWS, SMALL_PRINT_ROWS, Row, draw_row, measure_rows
 from .evaluation.held_out.targets import FULL_TARGETS, QUICK_TARGETS, SMALL_PRINT_TARGETS, Target
 from .evaluation.reports.demo_report import DemoResults, format_table, write_report
-from .files import check_writable, refuse_to_overwrite, write_text
+from .files import check_apart, check_writable, refuse_to_overwrite, write_text
 from .modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SafetyConfig
 from .modeling.model_card import write_model_card
 from .quiet import quiet
@@ -216,6 +216,9 @@ def find_places(args: argparse.Namespace) -> tuple[Path, Path]:
     """The folder of the run and its report, where both can be written and no earlier result is lost."""
     folder = Path(args.output_dir or default_folder(args))
     report = Path(args.report or (folder / "report.html" if folder != Path(DEFAULT_FOLDER) else "report.html"))
+    names = ["stage1", "stage2", *FULL.poolings.values()]
+    for name in (FIGURES, "riskcards", *names, *(f"{name}.yaml" for name in names)):
+        check_apart({"--report": report, "--output_dir": folder / name})
     check_writable(folder, is_folder=True)
     check_writable(report)
     if not args.overwrite_output_dir:

@@ -3,6 +3,8 @@
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping
+from itertools import combinations, product
 from pathlib import Path
 
 
@@ -39,6 +41,37 @@ def refuse_to_overwrite(path: str | os.PathLike, advice: str):
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ValueError(f"{path} is there already: {advice}.")
+
+
+def check_apart(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None] | None = None):
+    """Stands before long work with several outputs, or with inputs that have to outlast it.
+
+    Args:
+        outputs, inputs: the files by how a user names them, such as "--report"; `None` for those that are not wanted.
+
+    Raises:
+        ValueError: two outputs are one file, or one lies in the other, or an output is an input.
+    """
+    written = [(name, path) for name, path in outputs.items() if path is not None and not _is_special(path)]
+    read = [(name, path) for name, path in (inputs or {}).items() if path is not None]
+    for (name, path), (other, place) in combinations(written, 2):
+        one, two = Path(os.path.realpath(path)), Path(os.path.realpath(place))
+        if _is_same(path, place) or one in two.parents or two in one.parents:
+            raise ValueError(f"`{name}` {path} and `{other}` {place} are in each other's way: name another file.")
+    for (name, path), (other, place) in product(written, read):
+        if _is_same(path, place):
+            raise ValueError(f"`{name} {path}` would replace `{other}` {place}, which is read: name another file.")
+
+
+def _is_special(path: Path) -> bool:
+    """Tell of what can be written to again and again, as /dev/null."""
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:

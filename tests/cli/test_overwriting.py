@@ -153,6 +153,31 @@ def test_what_took_long_is_not_replaced_unasked(fails, words, tmp_path, key):
     assert {path: content for path, content in files(tmp_path).items() if path in before} == before
 
 
+COLLIDING = {
+    "calibrate --output calibration.html --target-miss-rate 0.5": "`--report` calibration.html",
+    "calibrate --output a --report ./a --target-miss-rate 0.5": "`--report` a",
+    "calibrate --output a --report a/b.html --target-miss-rate 0.5": "`--report` a/b.html",
+    "calibrate --output {data}/train.jsonl --data {data}/train.jsonl --target-miss-rate 0.5 --overwrite": "`--data`",
+    "calibrate --report {data}/policy.json -p {data}/policy.json --target-miss-rate 0.5 --overwrite": "`--policy`",
+    "chat --audit {data}/policy.json --policy {data}/policy.json": "`--policy`",
+    "serve --audit {data}/policy.json --policy {data}/policy.json": "`--policy`",
+    "serve --audit {data}/train.jsonl --system-prompt {data}/train.jsonl": "`--system-prompt`",
+    "data overlap {data}/train.jsonl -b xstest --data {data}/xstest -o {data}/train.jsonl --overwrite": "`TRAIN`",
+    "demo --output_dir new --report new": "`--output_dir` new/",
+    "demo --output_dir new --report new/figures.json": "`--output_dir` new/figures.json",
+    "demo --output_dir new --report new/stage2/report.html": "`--output_dir` new/stage2",
+}
+"""Commands whose files would take each other's place, to what the error names."""
+
+
+@pytest.mark.parametrize("command", COLLIDING)
+def test_files_of_one_command_are_compared_before_the_work(fails, words, tmp_path, command):
+    before = files(tmp_path)
+    line = fails(*words(command, tmp_path))
+    assert COLLIDING[command] in line and "name another file" in line
+    assert files(tmp_path) == before
+
+
 def test_an_audit_trail_grows(call, words, tmp_path, picture):
     trail = put_there(tmp_path, "trail.jsonl")
     command = words("chat --model {model} --audit {there} --max-new-tokens 1 --image", trail)
@@ -236,6 +261,13 @@ def test_a_script_replaces_nothing_unasked(words, tmp_path, monkeypatch, capsys,
     said = f"{end.value} {capsys.readouterr().err}"
     assert str(there) in said and re.search("`--overwrite(_output_dir)?` replaces it", said), said
     assert files(tmp_path) == before and file.read_text() == OLD
+
+
+def test_an_export_does_not_take_the_place_of_what_it_reads(words, tmp_path, capsys):
+    before = files(tmp_path)
+    with pytest.raises(SystemExit):
+        export.main(words("xstest --data {data}/xstest --output {data} --overwrite", tmp_path))
+    assert "would replace `--data`" in capsys.readouterr().err and files(tmp_path) == before
 
 
 def test_an_export_is_replaced_with_the_option(words, tmp_path):

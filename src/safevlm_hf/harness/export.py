@@ -19,7 +19,7 @@ from PIL import Image
 from safevlm_hf.evaluation.benchmarks import BENCHMARKS, BenchmarkError, Loaded, load_benchmark
 from safevlm_hf.evaluation.benchmarks.benchmark import user_turn
 from safevlm_hf.evaluation.items import Item
-from safevlm_hf.files import refuse_to_overwrite, write_text
+from safevlm_hf.files import check_apart, refuse_to_overwrite, write_text
 
 
 WRITTEN = TEST, FOR_GEH, MISSING = "test.jsonl", "geh.jsonl", "missing.txt"
@@ -127,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--option {option}: expected NAME=VALUE")
     options = dict(option.split("=", 1) for option in args.option)
     try:
+        check_apart({"--output": Path(args.output) / args.benchmark}, {"--data": Path(args.data)})
         for name in () if args.overwrite else WRITTEN:
             path = Path(args.output) / args.benchmark / name
             refuse_to_overwrite(path, "`--overwrite` replaces it, another `--output` keeps it")
