@@ -50,9 +50,10 @@ def init(
     from safevlm_hf.base_weights import check_weights_are_kept, find_weight_files
     from safevlm_hf.data.taxonomy import read_taxonomy
     from safevlm_hf.families import find_family
-    from safevlm_hf.files import check_writable, refuse_to_overwrite
+    from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite
     from safevlm_hf.quiet import quiet
 
+    check_apart({"OUTPUT": output}, {"BASE": Path(base)})
     refuse_to_overwrite(output, NEVER_REPLACED)
     check_writable(output, is_folder=True)
     names = read_taxonomy(taxonomy)

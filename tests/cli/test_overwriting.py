@@ -166,6 +166,7 @@ COLLIDING = {
     "demo --output_dir new --report new": "`--output_dir` new/",
     "demo --output_dir new --report new/figures.json": "`--output_dir` new/figures.json",
     "demo --output_dir new --report new/stage2/report.html": "`--output_dir` new/stage2",
+    "init new ./new --language-model {data} --vision-tower {data}": "`BASE` new",
 }
 """Commands whose files would take each other's place, to what the error names."""
 
