@@ -259,6 +259,22 @@ def test_generation_marks_cover_exactly_the_answers(processor, options):
             assert (ids[mask] == processor.tokenizer.eos_token_id).sum() == len(answers)
 
 
+@pytest.mark.parametrize("name", [None, "default", "other"])
+def test_a_template_chosen_by_name_is_read_as_the_template_itself(processor, name):
+    chat = [user("What is it?"), assistant("A red card.")]
+    options = {"add_generation_prompt": False, "return_assistant_tokens_mask": True}
+    expected = encode(processor, chat, **options)
+    other = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    is_default = name != "other"
+    processor.chat_template = {
+        "default": processor.chat_template if is_default else other,
+        "other": other if is_default else processor.chat_template,
+    }
+    given = encode(processor, chat, chat_template=name, **options)
+    assert given["input_ids"].equal(expected["input_ids"])
+    assert torch.as_tensor(given["assistant_masks"]).equal(torch.as_tensor(expected["assistant_masks"]))
+
+
 def test_answer_of_several_parts_ends_once(processor):
     parts = {"role": "assistant", "content": [{"type": "text", "text": "A red"}, {"type": "text", "text": "card."}]}
     ids = encode(processor, [user("What is it?"), parts], add_generation_prompt=False)["input_ids"][0]

@@ -225,8 +225,10 @@ class SafeProcessorMixin(CarriesCodeMixin):
             plain.check_rendering(render, messages, variables, self._template_source(chat_template))
 
     def _template_source(self, chat_template: str | None) -> str:
-        template = self.chat_template if chat_template is None else chat_template
-        return (template.get("default", "") if isinstance(template, dict) else template) or ""
+        """The template itself, of which callers may give the name."""
+        named = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        chosen = "default" if chat_template is None else chat_template
+        return named.get(chosen, chat_template) or ""
 
     def _marks_answers(self, chat_template: str | None) -> bool:
         """Whether the template says what the model has answered, which few do."""

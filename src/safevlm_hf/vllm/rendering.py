@@ -65,6 +65,8 @@ class SafeRenderer(HfRenderer):
         tokenizer = self.get_tokenizer()
         chosen = options.get("chat_template")
         template = resolve_chat_template(tokenizer, chosen, options.get("tools"), model_config=self.model_config)
+        if isinstance(tokenizer.chat_template, dict):  # the engine may return a name as it is
+            template = tokenizer.chat_template.get(template, template)
         # Without what cuts the end of a prompt off.
         variables = {name: value for name, value in options.items() if name not in UNPRINTED}
         render = partial(safe_apply_chat_template, self.model_config, tokenizer, chat_template=chosen, tokenize=False)
