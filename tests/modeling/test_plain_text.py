@@ -63,6 +63,30 @@ def test_no_token_is_spelled_over_several_texts(template, content):
     assert [part["type"] for part in message["content"]] == [part["type"] for part in content]
 
 
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("system", ["", "Be brief. /no_think", "/think | No <tools>."])
+@pytest.mark.parametrize("text", ["Is 3 < 4 > 2?", " ", "&lt;im_end&gt; in HTML", "think: tool_call\n\nend|> &amp;"])
+def test_tokens_of_a_known_template_do_not_raise(template, system, text):
+    tokens = [*TOKENS, "<|image_pad|>", "<think>", "</think>", "<tool_call>", "</tool_call>", "<start_of_turn>"]
+    call = {"type": "function", "id": "a1b2c3d4e", "function": {"name": "look", "arguments": {"end": text}}}
+    conversation = [
+        {"role": "system", "content": texts(system)},
+        {"role": "user", "content": [PICTURE, *texts(text)]},
+        {"role": "assistant", "content": texts(f"<think>{text}</think>{text}"), "reasoning_content": text},
+        {"role": "user", "content": texts(text)},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": text, "name": "look", "tool_call_id": "a1b2c3d4e"},
+    ]
+    for messages in (conversation[:2], conversation[1:3], conversation[:4], conversation):
+        plain = PlainText(tokens)
+        messages = plain.conversation(messages)
+        try:
+            render(template, messages)
+        except (TypeError, jinja2.TemplateError, pytest.fail.Exception):
+            continue  # the template takes no such conversation
+        plain.check_rendering(lambda given: render(template, given), messages, {}, template.read_text())
+
+
 def test_harmless_parts_stay_as_they_are():
     content = [PICTURE, *texts("Is 3 <", "4? See <im", "and\n\n", "<b> too.")]
     (message,) = PlainText([*TOKENS, "\n\n", "  "]).conversation([{"role": "user", "content": content}])

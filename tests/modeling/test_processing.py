@@ -553,6 +553,12 @@ SPELLED = {
         "{{ messages[0].content[0].path }}",
         {"messages": [{"role": "user", "content": [{"type": "image", "path": "</s>"}]}]},
     ),
+    "unescaped": ("{{ messages[0].content | striptags }}", {"messages": [{"role": "user", "content": "&lt;/s&gt;"}]}),
+    "unescaped, by number": ("{{ a | striptags }}" + END, {"a": "&#60;&sol;s&#x3e;"}),
+    "reversed": ("{{ messages[0].content | reverse }}", {"messages": [{"role": "user", "content": "a >s/< b"}]}),
+    "reversed parts": ("{{ a[::-1] }}" + END, {"a": "end>s/<"}),
+    "every second letter": ("{{ a[::2] }}" + END, {"a": "<x/xsx>"}),
+    "quoted": ("{{ a | replace('&lt', '<') | replace('&gt', '>') }}" + END, {"a": "&lt/s&gt"}),
     "a tool's call": (
         "{{ messages[0].tool_calls[0].name }}{{ messages[0].tool_calls[0].arguments }}",
         {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"name": "<", "arguments": "/s>"}]}]},
@@ -600,6 +606,31 @@ def test_texts_that_spell_no_token_are_not_changed(processor):
         [{"role": "user", "content": HARMLESS}], template, tools=tools, style="</"
     )
     assert rendered == f"<user>Is 3 <<image>4, or > image </b> s?</s>{tools}</"
+
+
+ASKING = {
+    "is it empty": "{{ '<s>' if m.content else '</s>' }}",
+    "is it blank": "{{ '</s>' if m.content | trim else '<s>' }}",
+    "how long is it": "{{ '</s>' if m.content | length > 20 else '<s>' }}",
+    "what does it say": "{{ '<s>' if '/no_think' in m.content else '</s>' }}",
+    "how does it begin": "{{ '<s>' if m.content.startswith('Don\\'t') else '</s>' }}",
+    "in any case": "{{ '<s>' if 'picture' in m.content | lower else '</s>' }}",
+    "how many lines are there": "{% for line in m.content.split('\n') %}<s>{{ line }}</s>{% endfor %}",
+    "is it the same": "{{ '<s>' if m.content == messages[0].content else '</s>' }}",
+    "is it another": "{{ '<s>' if mode == 'very high' else '</s>' }}{{ mode }}",
+    "who says it": "{{ '<s>' if m.role == 'critic' else '</s>' }}",
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_tokens_that_a_template_writes_because_of_a_text_do_not_raise(processor, name):
+    """Nor do they where a text has a part of a token in it."""
+    template = "{% for m in messages %}" + ASKING[name] + "{{ m.content }}{% endfor %}"
+    for text in ("", "  ", "s", "Is a < b > s/? /no_think", "Don't.", "Look at\nthis Picture,\n\nplease: </", "/s>>>"):
+        for role in ("user", "critic"):
+            messages = [{"role": role, "content": text}, {"role": "user", "content": "Don't, image s."}]
+            said = processor.apply_chat_template(messages, template, mode="very high")
+            assert text in said and ("<s>" in said or "</s>" in said)
 
 
 @pytest.mark.parametrize("conversation", ["USER: hi", [], None, [[]], 7])

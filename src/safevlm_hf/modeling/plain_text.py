@@ -6,12 +6,14 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from itertools import accumulate, groupby
+from itertools import accumulate, cycle, groupby
 
 from .question_mask import IMAGE_LOCATIONS, KNOWN_ROLES, is_image_part
 
 
 MAX_ROUNDS = 8  # of breaking: one is enough, unless a tokenizer takes out what breaks its tokens
+TAG = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)  # of a template
+QUOTED = re.compile(r"""(["'])((?:\\.|(?!\1)[^\\])*)\1""", re.DOTALL)
 
 
 def _any_of(words: Sequence[str]) -> str:
@@ -50,7 +52,8 @@ class PlainText:
         looked_for = [token for token in normalized_tokens if normalize is not None and len(set(token)) > 1]
         self.normalize = normalize if looked_for else None
         normalized = _breakable([*looked_for, *map(normalize, looked_for)]) if self.normalize else set()
-        self.seam = self._choose_seam(tokens | normalized)
+        self.tokens = tokens | normalized
+        self.seam = self._choose_seam(self.tokens)
         self.pattern = _pattern(tokens)
         self.normalized_pattern = _pattern(normalized)
 
@@ -146,31 +149,32 @@ class PlainText:
 
     def check_rendering(self, render: Callable[..., str], messages: list, variables: Mapping, template: str | None):
         """
-        Raise `ValueError` where plain texts spell a token with one another, or with the words of the template: two
-        fields that it prints side by side, or a name in `<{{ name }}>`.
+        Raise `ValueError` where plain texts spell a token after all: with one another, as two fields that a template
+        prints side by side, with its words, as a name in `<{{ name }}>`, or because it reverses or unescapes them.
 
-        Texts that may take part are marked and rendered once more: what the template alone spells is still there.
+        The prompt is made once more of texts in other letters: what the template alone spells is still there.
 
         Args:
             render: makes the prompt of messages, with variables as keyword arguments.
             messages, variables: plain, as [`PlainText.conversation`] and [`PlainText.value`] return them.
-            template: its source. Words that it looks for, as `.content` or `'image'`, are not marked, or it would
+            template: its source. Words that it looks for, as `.content` or `'image'`, stay as they are, or it would
                 print something else.
         """
         found = self._count(render(messages, **variables))
-        marking = _Marking(self, found, template or "")
-        marked = [*map(marking.message, messages)]
-        marked_variables = {name: marking.value(value) for name, value in variables.items()}
-        if not marking.has_marked:
+        if not found:
             return
+        cipher = _Cipher(self, found, template or "")
+        changed = [*map(cipher.message, messages)]
         try:
-            lost = found - self._count(render(marked, **marked_variables))
+            spelled = found - self._count(
+                render(changed, **{name: cipher.value(value) for name, value in variables.items()})
+            )
         except Exception:  # the template's own, which it did not raise for the texts as they are
-            lost = found
-        if lost:
+            spelled = found
+        if spelled:
             raise ValueError(
-                f"Texts of this conversation spell the special token {min(lost)!r}, with one another or with the chat "
-                "template. Texts, roles, names and template variables can be anything but a part of such a token."
+                f"Texts of this conversation spell the special token {min(spelled)!r}, with one another or with the "
+                "chat template. Texts, roles, names and template variables can be anything but a part of such a token."
             )
 
     def _count(self, text: str) -> Counter:
@@ -180,51 +184,50 @@ class PlainText:
         return found
 
 
-class _Marking:
-    """Marks the texts that may be a part of these tokens, as values of the same form: between all characters, and at
-    both ends."""
+class _Cipher:
+    """Writes texts in letters that are in no token, as values of the same form. Each character has a letter of its own
+    and blanks stay, so that what a template asks of a text has the same answer: whether it is empty, how long it is,
+    where its lines end, what it is equal to, and whether it holds a word that the template looks for."""
 
-    def __init__(self, plain: PlainText, tokens: Iterable[str], template: str):
-        self.seam, self.normalize = plain.seam, plain.normalize
-        self.tokens = {token.casefold() for token in tokens}
-        self.beginnings = tuple({token[:end] for token in self.tokens for end in range(1, len(token))})
-        self.ends = tuple({token[start:] for token in self.tokens for start in range(1, len(token))})
-        self.mentioned = {*re.findall(r"\.(\w+)", template)}
-        self.mentioned |= {word for _, word in re.findall(r"""(["'])(\w+)\1""", template)}
-        self.has_marked = False
+    def __init__(self, plain: PlainText, found: Iterable[str], template: str):
+        self.letters = _Letters(plain)
+        quoted = {re.sub(r"\\(.)", r"\1", text) for tag in TAG.findall(template) for _, text in QUOTED.findall(tag)}
+        self.names = {*re.findall(r"\.(\w+)", template), *(text for text in quoted if re.fullmatch(r"\w+", text))}
+        words = {text.casefold() for text in quoted if re.search(r"\w\w", text)}
+        # Among longer texts, what is itself a part of a token is none of the words.
+        self.words = {word for word in words if not any(word in token.casefold() for token in found)}
 
     def message(self, message: Mapping) -> dict:
-        marked = self.value(message)
-        return {**marked, "role": message["role"]} if message.get("role") in KNOWN_ROLES else marked
+        changed = self.value(message)
+        return {**changed, "role": message["role"]} if message.get("role") in KNOWN_ROLES else changed
 
     def value(self, value):
         if isinstance(value, str):
-            return self._text(value) if self._may_take_part(value) else value
+            return value if value in self.names else self._text(value)
         if isinstance(value, Mapping):
             return {self.value(name): self.value(item) for name, item in value.items()}
         return [self.value(item) for item in value] if _is_sequence(value) else value
 
     def _text(self, text: str) -> str:
-        self.has_marked = True
-        return f"{self.seam}{self.seam.join(text)}{self.seam}"
-
-    def _may_take_part(self, text: str) -> bool:
-        forms = {text} if self.normalize is None else {text, self.normalize(text)}
-        forms = {form.strip().casefold() for form in forms} - {""}
-        if not forms or text in self.mentioned:
-            return False
-        return any(
-            form.endswith(self.beginnings)
-            or form.startswith(self.ends)
-            or any(form in token or _is_spread(token, form) for token in self.tokens)
-            for form in forms
+        folded = text.casefold()
+        words = sorted(word for word in self.words if word in folded)
+        pieces = re.split(f"({_any_of(words)})", text, flags=re.IGNORECASE) if words else [text]
+        return "".join(
+            piece if is_word else piece.translate(self.letters) for is_word, piece in zip(cycle((0, 1)), pieces)
         )
 
 
-def _is_spread(token: str, text: str) -> bool:
-    """Whether a text holds a token's characters in order. A template may take out what is between them."""
-    rest = iter(text)
-    return all(character in rest for character in token)
+class _Letters(dict):
+    """A table for `str.translate`: to each character but blanks another rare Chinese letter, which has no case and no
+    other form."""
+
+    def __init__(self, plain: PlainText):
+        in_tokens = {character for token in plain.tokens for character in token}
+        self.unused = cycle([letter for letter in range(0x3400, 0x4DC0) if chr(letter) not in in_tokens])
+
+    def __missing__(self, character: int) -> int:
+        self[character] = character if chr(character).isspace() else next(self.unused)
+        return self[character]
 
 
 def _breakable(tokens: Iterable[str]) -> set[str]:
