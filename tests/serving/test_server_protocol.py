@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import uvicorn
@@ -23,6 +23,8 @@ SIZE = 2**20  # bytes of the large answer
 
 
 async def healthy(scope, receive, send):
+    while scope["path"] == "/read" and (await receive()).get("more_body"):
+        pass
     size = SIZE if scope["path"] == "/large" else 2
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
     for start in range(0, size, 2**16):
@@ -188,6 +190,48 @@ def all_answers(address, sent):
 def test_an_ambiguous_request_is_refused_and_closed(address, name, before):
     sent = before + b"POST /health HTTP/1.1\r\nHost: h\r\n" + AMBIGUOUS[name] + b"\r\n" + SMUGGLED
     answers = [part[:3] for part in all_answers(address, sent).split(b"HTTP/1.1 ")[1:]]
+    assert answers == ([b"200"] if before else []) + [b"400"]
+
+
+HIDDEN = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKS = {
+    "a trailer that ends with LF": b"0\r\nX: y\n\n" + HIDDEN,
+    "a trailer and a blank line": b"0\r\nX: y\n\r\n",
+    "a trailer": b"0\r\nX: y\r\n\r\n",
+    "a folded trailer": b"0\r\nX: y\r\n z\r\n\r\n",
+    "a last line that ends with LF": b"0\r\n\n" + HIDDEN,
+    "a last chunk that ends with LF": b"0\n\r\n" + HIDDEN,
+    "an extension": b"2;a=b\r\n{}\r\n0\r\n\r\n",
+    "an extension with CR": b"2;a\r35\r\n{}\r\n0\r\n\r\n",
+    "an extension of the last chunk": b"2\r\n{}\r\n0;a\n\r\n" + HIDDEN,
+    "a blank behind a size": b"2 \r\n{}\r\n0\r\n\r\n",
+    "a sign": b"+2\r\n{}\r\n0\r\n\r\n",
+    "a prefix": b"0x2\r\n{}\r\n0\r\n\r\n",
+    "no size": b"\r\n{}\r\n0\r\n\r\n",
+    "a long size": b"0" * 20 + b"2\r\n{}\r\n0\r\n\r\n",
+    "a chunk that ends with LF": b"2\r\n{}\n0\r\n\r\n" + HIDDEN,
+    "a chunk longer than its size": b"2\r\n{}}\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+@pytest.mark.parametrize("before", [b"", LARGE.replace(b"/large", b"/health") + b"\r\n"], ids=["first", "pipelined"])
+@pytest.mark.parametrize("is_slow", [False, True], ids=["at once", "byte by byte"])
+def test_a_chunked_body_with_another_end_is_refused_and_closed(address, name, before, is_slow):
+    head = LARGE.replace(b"GET /large", b"POST /read") + CHUNKED + b"\r\n"
+    with connected(address) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(before + head + (b"" if is_slow else CHUNKS[name]))
+        found = b""
+        with suppress(ConnectionError):
+            for byte in CHUNKS[name] if is_slow else b"":
+                connection.sendall(bytes([byte]))
+                time.sleep(0.001)
+        connection.settimeout(3)
+        with suppress(ConnectionError):
+            while part := connection.recv(1000):
+                found += part
+    answers = [part[:3] for part in found.split(b"HTTP/1.1 ")[1:]]
     assert answers == ([b"200"] if before else []) + [b"400"]
 
 

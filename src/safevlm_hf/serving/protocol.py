@@ -5,6 +5,7 @@ import socket
 import struct
 
 import h11
+from h11._readers import ChunkedReader
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
@@ -18,13 +19,14 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, no seconds
 HEAD_END = re.compile(rb"\n\r?\n")
 FOLDED = re.compile(rb"\n[ \t]")
 BARE_LINE_END = re.compile(rb"(?<!\r)\n")
+CHUNK_LINE = re.compile(rb"[0-9a-fA-F]{1,16}\r\n")
 FRAMING = re.compile(rb"\n(content-length|transfer-encoding)[ \t]*:([^\n]*)", re.IGNORECASE)
 
 
 class StrictConnection(h11.Connection):
     """Refuses a request whose end a proxy in front may see at another place: the rest would be another client's
     request. h11 alone lets `Transfer-Encoding` win over a `Content-Length` beside it, as over HTTP/1.0, takes a length
-    that is said twice, and joins folded lines."""
+    that is said twice, joins folded lines, and takes any line end in the trailers of a chunked body."""
 
     def next_event(self):
         if self.their_state is h11.IDLE:
@@ -32,6 +34,38 @@ class StrictConnection(h11.Connection):
             if end := HEAD_END.search(received):
                 _check_framing(received[: end.end()])
         return super().next_event()
+
+    def _get_io_object(self, *of_state):
+        reader = super()._get_io_object(*of_state)
+        return StrictChunks() if isinstance(reader, ChunkedReader) else reader
+
+
+class StrictChunks(ChunkedReader):
+    """Reads a chunked body whose lines are the chunks' sizes alone: without extensions and trailers, which nothing
+    here needs."""
+
+    def __call__(self, buffer):
+        return super().__call__(buffer if isinstance(buffer, ChunkLines) else ChunkLines(buffer))
+
+
+class ChunkLines:
+    """A connection's buffer as the chunks' reader asks for it, whose lines are looked at."""
+
+    def __init__(self, buffer):
+        self.maybe_extract_at_most, self.extract_line = buffer.maybe_extract_at_most, buffer.maybe_extract_next_line
+
+    def maybe_extract_next_line(self):
+        line = self.extract_line()
+        if line is not None and not CHUNK_LINE.fullmatch(line):
+            raise h11.RemoteProtocolError("A chunk must begin with its size in hexadecimal digits and CRLF.")
+        return line
+
+    def maybe_extract_lines(self):
+        """No lines, where the body ends as it must."""
+        line = self.extract_line()
+        if line is not None and line != b"\r\n":
+            raise h11.RemoteProtocolError("After the last chunk must come an empty line.")
+        return None if line is None else []
 
 
 def _check_framing(head: bytes):
