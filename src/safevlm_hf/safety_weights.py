@@ -40,7 +40,7 @@ def safety_weights_digest(checkpoint: str) -> str:
             f"{checkpoint} has no safety weights: expected a safe checkpoint, and for an adapter the one that it was "
             "trained on."
         )
-    meaning = safety_digests(find_family(checkpoint).config.from_pretrained(checkpoint), None)
+    meaning = safety_digests(find_family(checkpoint).config.from_pretrained(checkpoint), [])
     hashed = repr((sorted(weights), [meaning[part] for part in FIELDS]))
     return f"{'+'.join(sorted(dtypes))}:{hashlib.sha256(hashed.encode()).hexdigest()}"
 

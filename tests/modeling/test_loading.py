@@ -445,6 +445,67 @@ def test_the_digest_follows_what_is_saved(tiny_model, tmp_path, caplog):
     assert not changes_said(folder, caplog)
 
 
+def save_the_model(folder):
+    SafeLlavaForConditionalGeneration.from_pretrained(folder).save_pretrained(folder)
+
+
+def save_the_config(folder):
+    SafeLlavaConfig.from_pretrained(folder).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("save", [save_the_model, save_the_config])
+@pytest.mark.parametrize("before", [None, {"risk_threshold": 0.45, "language": "de"}])
+def test_a_policy_that_was_saved_alone_is_named_until_model_or_config_is_saved(
+    tiny_model, tmp_path, caplog, before, save
+):
+    tiny_model.generation_config.safety_policy = before
+    tiny_model.save_pretrained(tmp_path)
+    tiny_model.generation_config.safety_policy = {"risk_threshold": 0.4}
+    tiny_model.generation_config.save_pretrained(tmp_path)
+    assert "policy" in changes_said(tmp_path, caplog)[0]
+    assert "save the model or its config to the same folder" in caplog.text
+    save(tmp_path)
+    assert not changes_said(tmp_path, caplog)
+    edit_generation_config(tmp_path, safety_policy={"risk_threshold": 0.5})
+    assert changes_said(tmp_path, caplog) == ["policy"]
+
+
+def test_the_config_of_the_same_model_ends_the_warning(tiny_model, tmp_path, caplog):
+    tiny_model.generation_config.safety_policy = {"risk_threshold": 0.45}
+    tiny_model.save_pretrained(tmp_path)
+    tiny_model.generation_config.safety_policy = {"risk_threshold": 0.4}
+    tiny_model.generation_config.save_pretrained(tmp_path)
+    tiny_model.config.save_pretrained(tmp_path)
+    assert not changes_said(tmp_path, caplog)
+
+
+def test_the_config_of_an_older_checkpoint_may_be_saved_anew(tiny_model, tmp_path, caplog):
+    tiny_model.save_pretrained(tmp_path)
+    edit_config(tmp_path, safety_digest=None)
+    edit_generation_config(tmp_path, safety_policy={"risk_threshold": 0.4})
+    save_the_config(tmp_path)
+    assert not changes_said(tmp_path, caplog)
+    edit_generation_config(tmp_path, safety_policy={"risk_threshold": 0.5})
+    assert changes_said(tmp_path, caplog) == ["policy"]
+
+
+def test_a_policy_that_was_saved_over_is_a_change(tiny_model, tmp_path, caplog):
+    """The digest of the second save is of its own policy alone."""
+    for threshold in (0.4, 0.45):
+        tiny_model.generation_config.safety_policy = {"risk_threshold": threshold}
+        tiny_model.save_pretrained(tmp_path)
+        assert not changes_said(tmp_path, caplog)
+    edit_generation_config(tmp_path, safety_policy={"risk_threshold": 0.4})
+    assert changes_said(tmp_path, caplog) == ["policy"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"safety_policy": 7}', '{"safety_policy": {}, "safety_policy": {}}'])
+def test_a_broken_generation_config_does_not_keep_the_config_from_being_saved(tiny_config, tmp_path, content):
+    (tmp_path / "generation_config.json").write_text(content)
+    tiny_config.save_pretrained(tmp_path)
+    assert SafeLlavaConfig.from_pretrained(tmp_path).safety_digest
+
+
 def test_a_new_start_has_no_old_digest(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     config = SafeLlavaConfig.from_pretrained(tmp_path)

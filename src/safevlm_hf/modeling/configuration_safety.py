@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .json_files import read_policy
 from .model_card import write_model_card
 from .safety_code import CarriesCodeMixin, auto_map, save_code
 from .safety_digest import safety_digests
@@ -231,10 +233,21 @@ class SafeConfigMixin(CarriesCodeMixin):
     def save_pretrained(self, save_directory, **kwargs):
         # Loading from the Hub writes the repository into `auto_map`; a saved checkpoint carries its own code.
         self.auto_map = auto_map(self.model_type, self.class_prefix)
-        self.safety_digest = safety_digests(self, self.safety_policy)
+        self.safety_digest = safety_digests(self, [self.safety_policy, _policy_in(save_directory)])
         save_code(save_directory, self.model_type)
         write_model_card(save_directory, self)
         super().save_pretrained(save_directory, **kwargs)
+
+
+def _policy_in(folder) -> dict | None:
+    """Return the policy in the generation config that a folder holds; none where that cannot be used, which loading
+    says."""
+    file = Path(folder) / "generation_config.json"
+    try:
+        policy = read_policy(file) if file.is_file() else None
+    except ValueError:
+        return None
+    return policy if isinstance(policy, dict) else None
 
 
 __all__ = ["DEFAULT_CATEGORIES", "DEFAULT_LEVELS", "SAFE", "SHORT_BLOCK", "SafeConfigMixin", "SafetyConfig"]

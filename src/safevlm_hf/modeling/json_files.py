@@ -21,6 +21,21 @@ def read_json(path) -> Any:
         raise ValueError(f"{path}: lists or objects are nested too deep to read.") from None
 
 
+def read_policy(generation_config) -> dict | None:
+    """Return the safety policy in a `generation_config.json`.
+
+    Raises `ValueError` as [`read_json`], and where the file holds no JSON object."""
+    try:
+        values = read_json(generation_config)
+    except ValueError as error:
+        raise ValueError(f"The file with the safety policy cannot be used: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{generation_config} holds the safety policy, and must be a JSON object, got {type(values).__name__}."
+        )
+    return values.get("safety_policy")
+
+
 def unique_keys(pairs: list[tuple[Any, Any]]) -> dict:
     """Return the pairs as a dict. Raise `ValueError` for a key that comes twice: the second would replace the first
     without a word."""
@@ -32,4 +47,4 @@ def unique_keys(pairs: list[tuple[Any, Any]]) -> dict:
     return found
 
 
-__all__ = ["read_json", "unique_keys"]
+__all__ = ["read_json", "read_policy", "unique_keys"]

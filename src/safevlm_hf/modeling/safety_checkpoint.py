@@ -10,7 +10,7 @@ from transformers.conversion_mapping import (
 )
 from transformers.utils import cached_file, logging
 
-from .json_files import read_json
+from .json_files import read_policy
 from .safety_digest import changed_parts
 from .safety_policy import SafetyPolicy
 
@@ -97,6 +97,9 @@ class SafeCheckpointMixin:
             self.generation_config.safety_policy, self.config.safety_policy = policy, dict(policy)
             # Of a generation config that it derived from the model's the library loads no keys but its own.
             self.generation_config._from_model_config = False
+        if self.can_generate() and kwargs.get("is_main_process", True):
+            # Before the config, whose digest is of the policy in this file, too.
+            self.generation_config.save_pretrained(save_directory)
         return super().save_pretrained(save_directory, **kwargs)
 
     def kept_policy(self) -> "SafetyPolicy | dict | None":
@@ -180,13 +183,13 @@ def _check_policies(checkpoint, model):
 
 def warn_of_changes(checkpoint, config, stored: dict | None):
     """Warn of what is not as it was saved. `stored` is the policy in the checkpoint's `generation_config.json`."""
-    kept = [policy for policy in (stored, config.safety_policy) if policy is not None]
-    changed = changed_parts(config, kept or [None])
+    changed = changed_parts(config, [stored, config.safety_policy])
     if changed:
         logger.warning(
             f"{checkpoint} is not as `save_pretrained` wrote it: its {', '.join(changed)} differ from the digest in "
-            "config.json (`safety_digest`). If you made this change, load the checkpoint and save it to write a new "
-            "digest. If you did not, do not rely on its verdicts before you know who did."
+            "config.json (`safety_digest`). If you made this change, save the model or its config to the same folder "
+            "(`config.save_pretrained`), which writes a new digest. If you did not, do not rely on its verdicts "
+            "before you know who did."
         )
 
 
@@ -223,22 +226,20 @@ def stored_policy(checkpoint, **kwargs) -> dict | None:
     The library drops a broken file without a word, and of a file that it once derived from a config
     (`_from_model_config`) every key that is not its own. Raises `ValueError` for a file that cannot be read, or has a
     key twice."""
+    file = _find_file(checkpoint, "generation_config.json", **kwargs)
+    return None if file is None else read_policy(file)
+
+
+def _find_file(checkpoint, name: str, **kwargs) -> str | None:
     if checkpoint is None:
         return None
-    file = cached_file(
+    return cached_file(
         checkpoint,
-        "generation_config.json",
+        name,
         **{name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None},
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
     )
-    try:
-        values = {} if file is None else read_json(file)
-    except ValueError as error:
-        raise ValueError(f"The file with the safety policy cannot be used: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} holds the safety policy, and must be a JSON object, got {type(values).__name__}.")
-    return values.get("safety_policy")
 
 
 __all__ = ["SafeCheckpointMixin", "register_key_conversions", "stored_policy", "warn_of_changes"]

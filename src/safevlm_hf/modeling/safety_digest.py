@@ -24,17 +24,26 @@ FIELDS = {
 TEXTS = ("refusals", "language")  # fields of the policy
 
 
-def safety_digests(config, policy: dict | None) -> dict[str, str]:
+def safety_digests(config, policies: list[dict | None]) -> dict[str, str]:
     """
     Return part to digest: names, head sizes, condition shape, refusal texts and policy. Weights are no part of it.
 
     Args:
         config (a configuration with [`SafeConfigMixin`]): whose `safety_config` is taken.
-        policy (`dict`, *optional*): the one that is kept with the checkpoint.
+        policies (`list[dict | None]`): all copies that the checkpoint keeps. A part in which they differ has a digest
+            of each, with blanks between them.
     """
+    digests: dict[str, list[str]] = {}
+    for policy in [policy for policy in policies if policy is not None] or [{}]:
+        for part, digest in _digests(config, policy).items():
+            digests.setdefault(part, []).append(digest)
+    return {part: " ".join(dict.fromkeys(found)) for part, found in digests.items()}
+
+
+def _digests(config, policy: dict) -> dict[str, str]:
     safety = config.safety_config
     parts: dict[str, list | dict] = {part: [getattr(safety, name) for name in names] for part, names in FIELDS.items()}
-    settings = _settings(policy or {})
+    settings = _settings(policy)
     parts["refusal texts"] = {name: value for name, value in settings.items() if name in TEXTS}
     parts["policy"] = {name: value for name, value in settings.items() if name not in TEXTS}
     return {part: _digest(value) for part, value in parts.items()}
@@ -44,9 +53,8 @@ def changed_parts(config, policies: list[dict | None]) -> list[str]:
     """Return the parts that are not as `config.safety_digest` says: none of an older checkpoint, which has no digests.
     `policies` are all copies that the checkpoint keeps."""
     stored = config.safety_digest or {}
-    found = [safety_digests(config, policy).items() for policy in policies]
-    changed = [part for digests in found for part, digest in digests if stored.get(part, digest) != digest]
-    return list(dict.fromkeys(changed))
+    found = safety_digests(config, policies)
+    return [part for part in found if part in stored and not {*found[part].split()} <= {*str(stored[part]).split()}]
 
 
 def _settings(policy: dict) -> dict:
