@@ -506,6 +506,17 @@ def test_a_broken_generation_config_does_not_keep_the_config_from_being_saved(ti
     assert SafeLlavaConfig.from_pretrained(tmp_path).safety_digest
 
 
+@pytest.mark.parametrize("model_class", [SafeLlavaForConditionalGeneration, AutoModelForImageTextToText])
+@pytest.mark.parametrize("name", ["safety_policy", "safety_config"])
+def test_a_key_of_the_config_that_comes_twice_raises(tiny_model, tmp_path, model_class, name):
+    tiny_model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    text = file.read_text().rstrip().removesuffix("}")
+    file.write_text(f'{text}, "{name}": {{}}, "{name}": {{"risk_threshold": 1.0}}}}')
+    with pytest.raises(ValueError, match=f"config.json: the key '{name}' comes twice"):
+        model_class.from_pretrained(tmp_path)
+
+
 def test_a_new_start_has_no_old_digest(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     config = SafeLlavaConfig.from_pretrained(tmp_path)

@@ -10,7 +10,7 @@ from transformers.conversion_mapping import (
 )
 from transformers.utils import cached_file, logging
 
-from .json_files import read_policy
+from .json_files import read_json, read_policy
 from .safety_digest import changed_parts
 from .safety_policy import SafetyPolicy
 
@@ -57,9 +57,12 @@ class SafeCheckpointMixin:
         Raises:
             `ValueError`: for a checkpoint that lacks weights of its backbone, or says it is trained and lacks any; for
                 a stock one with weights that its backbone does not have; for a `generation_config.json` that cannot be
-                read, or a policy that does not fit.
+                read, or a policy that does not fit; for a key that comes twice in it or in `config.json`.
             `RuntimeError`: for weights of another size than the config says.
         """
+        config_file = _find_file(pretrained_model_name_or_path, "config.json", **kwargs)
+        if config_file is not None:
+            read_json(config_file)  # raises where a key comes twice, as a policy may: the library takes the second
         stored = None
         if cls.can_generate() and kwargs.get("generation_config") is None:
             stored = stored_policy(pretrained_model_name_or_path, **kwargs)
