@@ -7,6 +7,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
+from transformers.utils import logging
 
 from safevlm_hf import SafeLlavaConfig
 from safevlm_hf.evaluation.cards.card import END, START
@@ -109,6 +110,70 @@ def test_without_a_sentence_of_scope_nothing_is_known(tiny_config, scope):
     assert "Nothing is known of what it was trained on" in create_model_card(tiny_config).text
     tiny_config.training_record = None
     assert "Nothing is known of what it was trained on" in create_model_card(tiny_config).text
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://evil.example/a", "HTTPS://evil.example", "www.evil.example", "WwW.evil.example", "a@evil.example"],
+)
+def test_an_address_in_a_strangers_text_is_no_link(tiny_config, address):
+    """Readers make links of addresses without markup, of those whose characters are escaped, too."""
+    tiny_config.safety_config.categories = [address, "safe"]
+    tiny_config.safety_config.levels = ["safe", address]
+    stage = {"stage": address, "train_data": address, address: address, "metrics": {address: 1.0}}
+    texts = dict.fromkeys(("name", "machine", "eval_data", "scope"), f"of {address}")
+    tiny_config.training_record = {**texts, "stages": [stage], "figures": {address: address}}
+    card = ModelCard(str(create_model_card(tiny_config))).text
+    outside = re.sub(r"(?s)```.*?```|`[^`]*`", "", card).replace("\\", "")
+    assert "evil" in outside and "arxiv.org" in outside
+    linked = re.findall(r"(?i)(?:https?://|www\.|\S@)\S+", outside)
+    assert linked == ["https://arxiv.org/abs/2405.13581))"]  # our own
+
+
+def test_marks_that_do_not_print_are_left_out_of_every_field(tiny_config):
+    text = "a\u202eb\u200bc\x1b[31md\ud800e"
+    stage = {"stage": text, "train_data": text, text: text, "command": text, "metrics": {text: text}}
+    texts = dict.fromkeys(("name", "base_model", "machine", "eval_data", "license", "scope"), text)
+    record = {**texts, "datasets": [text], "stages": [stage], "figures": {text: 1.0, f"{text}2": text}}
+    for kept in (record, {**record, "eval_data": None, "datasets": text}):
+        tiny_config.training_record = kept
+        card = str(create_model_card(tiny_config, tags=("mine",)))
+        assert not [char for char in card if not char.isprintable() and char != "\n"]
+        assert not [char for char in ("\\u202e", "\\x1b", "\\e", "\\ud800") if char in card.lower()]
+
+
+ODD_RECORDS = {
+    "figures": [[1], "x", 7],
+    "stages": ["abc", [1], 7, [{"metrics": [1]}], {"metrics": {}}],
+    "datasets": [7, [1], {"a": "b"}],
+    "machine": [[1], {"a": 1}],
+    "license": [[1]],
+    "base_model": [[1], {"a": 1}, 7],
+    "name": [[1]],
+    "eval_data": [[1]],
+}
+
+
+@pytest.mark.parametrize("key, value", [(key, value) for key, values in ODD_RECORDS.items() for value in values])
+def test_what_is_malformed_in_a_record_is_left_out_with_a_warning(tiny_config, tmp_path, caplog, key, value):
+    logging.enable_propagation()
+    tiny_config.training_record = {"scope": "drawn cards", key: value}
+    tiny_config.save_pretrained(tmp_path)
+    (said,) = [line for line in caplog.messages if "training record" in line]
+    assert f"leaves out {key} of" in said and "drawn cards" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000, [[1]], None, {"a": 1}, float("inf")], ids=range(7))
+def test_figures_of_any_kind_are_shown_as_text(tiny_config, tmp_path, value):
+    tiny_config.training_record = {"figures": {"x": value, 1: 0.5}, "stages": [{"a": value, "metrics": {"b": value}}]}
+    (result,) = ModelCard(str(create_model_card(tiny_config))).data.eval_results
+    assert result.metric_value == 0.5 and "| x |" in create_model_card(tiny_config).text
+
+
+def test_odd_tags_of_an_older_card_do_not_keep_a_model_from_being_saved(tiny_config, tmp_path):
+    (tmp_path / "README.md").write_text(f"---\ntags: [1, mine, [2]]\n---\n{MARKER}\n")
+    tiny_config.save_pretrained(tmp_path)
+    assert "mine" in ModelCard.load(tmp_path / "README.md").data.tags
 
 
 def test_the_scope_stays_with_a_checkpoint(tiny_model, tmp_path):

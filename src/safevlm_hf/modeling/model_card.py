@@ -2,19 +2,23 @@
 
 import html
 import json
-import math
 import os
 import re
+import sys
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 OURS = (None, "nano_base", "nano_idefics3")  # bases whose license is this package's
 MARKER = "<!-- Written from config.training_record at each save. Remove this line to keep your own edits. -->"
 TRAINER_COMMENT = "<!-- This model card has been generated automatically"
 PLACEHOLDER = "[More Information Needed]"
 MAX_SCOPE = 300  # characters
+TEXTS = ("name", "base_model", "machine", "license", "eval_data")  # of a training record
 
 USAGE = """\
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -63,7 +67,7 @@ def write_model_card(save_directory, config, repo_id: str | None = None):
             return
         # `push_to_hub(tags=...)` has put them there, or peft, which also names the folder of the base.
         tags = ModelCard(text, ignore_metadata_errors=True).data.tags or []
-        tags = [tag for tag in tags if not tag.startswith("base_model:")]
+        tags = [tag for tag in tags if isinstance(tag, str) and not tag.startswith("base_model:")]
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(str(create_model_card(config, repo_id, tags)), encoding="utf-8")
     os.replace(partial, path)
@@ -79,8 +83,8 @@ def is_generated_card(text: str) -> bool:
 
 def create_model_card(config, repo_id: str | None = None, tags=()) -> ModelCard:
     """The card of a checkpoint, with the Hub's metadata. Arguments as in [`write_model_card`]."""
-    record = config.training_record or {}
-    name = str(repo_id or record.get("name") or config.class_prefix).split("/")[-1]
+    record = _well_formed(config.training_record or {})
+    name = _one_line(repo_id or record.get("name") or config.class_prefix).split("/")[-1]
     sections = [
         MARKER,
         f"# {escape(name)}",
@@ -102,29 +106,57 @@ def create_model_card(config, repo_id: str | None = None, tags=()) -> ModelCard:
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
+def _well_formed(record: dict) -> dict:
+    """Return the record, which may be a stranger's, without what has another form than training writes."""
+    forms = {
+        **dict.fromkeys(TEXTS, lambda value: isinstance(value, str)),
+        "datasets": lambda value: isinstance(value, str) or _is_list_of(str, value),
+        "stages": lambda value: _is_list_of(dict, value) and all(_has_metrics(stage) for stage in value),
+        "figures": lambda value: isinstance(value, dict),
+    }
+    malformed = [key for key, fits in forms.items() if record.get(key) is not None and not fits(record[key])]
+    if malformed:
+        logger.warning(
+            f"The model card leaves out {', '.join(malformed)} of the training record, which has another form than "
+            "training writes: names are texts, `stages` a list of dicts with a dict of `metrics`, `figures` a dict."
+        )
+    return {key: value for key, value in record.items() if key not in malformed}
+
+
+def _is_list_of(kind: type, value) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(one, kind) for one in value)
+
+
+def _has_metrics(stage: dict) -> bool:
+    return isinstance(stage.get("metrics") or {}, dict)
+
+
 def _metadata(record: dict, name: str, tags) -> ModelCardData:
     base_model = record.get("base_model")
-    data = _figures_data(record)
+    data = _one_line(_figures_data(record))
+    datasets = record.get("datasets")
     results = [
         EvalResult(
             task_type="image-text-to-text",
             dataset_type=re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "held-out",
             dataset_name=data,
-            metric_type=figure,
-            metric_name=figure.replace("_", " "),
+            metric_type=_one_line(figure),
+            metric_name=_one_line(figure).replace("_", " "),
             metric_value=value,
         )
         for figure, value in (record.get("figures") or {}).items()
         # The Hub takes JSON: a figure that is not a number stays in the text.
-        if isinstance(value, (int, float)) and math.isfinite(value)
+        if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
     ]
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         # Weights derived from a base on the Hub come under its license, which is not ours to name.
-        license=record.get("license") or ("apache-2.0" if base_model in OURS else None),
+        license=_one_line(record.get("license") or "") or ("apache-2.0" if base_model in OURS else None),
         base_model=base_model if _is_repo_id(base_model) else None,
-        datasets=record.get("datasets"),
+        datasets=[*map(_one_line, datasets)]
+        if isinstance(datasets, (list, tuple))
+        else datasets and _one_line(datasets),
         tags=["safevlm", "safety", "vision-language-model", *tags],
         model_name=name,
         eval_results=results or None,
@@ -183,7 +215,9 @@ def _training(config, record: dict) -> str:
         values = {key: value for key, value in stage.items() if key not in ("stage", "metrics", "command")}
         values |= {f"{name} at the end": value for name, value in (stage.get("metrics") or {}).items()}
         lines.append(f"### Stage {escape(stage.get('stage', index + 1))}")
-        lines.append(_table(("", ""), [(str(key).replace("_", " "), _public(value)) for key, value in values.items()]))
+        lines.append(
+            _table(("", ""), [(_one_line(key).replace("_", " "), _public(value)) for key, value in values.items()])
+        )
         if stage.get("command"):
             lines.append(_block(_one_line(stage["command"]), "bash"))
     return "\n\n".join(lines)
@@ -192,7 +226,7 @@ def _training(config, record: dict) -> str:
 def _figures(record: dict) -> str:
     if not record.get("figures"):
         return "None was measured on this checkpoint."
-    rows = [(name.replace("_", " "), value) for name, value in record["figures"].items()]
+    rows = [(_one_line(name).replace("_", " "), value) for name, value in record["figures"].items()]
     machine = f", on {escape(record['machine'])}" if record.get("machine") else ""
     return f"Measured on {escape(_figures_data(record))}{machine}.\n\n" + _table(("figure", "value"), rows)
 
@@ -240,16 +274,17 @@ def describe_scope(record: dict | None) -> str:
     """Return in one line what a checkpoint was trained on, as its `training_record` says. It may be a stranger's text:
     what does not print is left out."""
     scope = (record or {}).get("scope")
-    words = "".join(char if char.isprintable() else " " for char in scope).split() if isinstance(scope, str) else []
-    if not words:
+    scope = _printable(scope)[:MAX_SCOPE].rstrip(". ") if isinstance(scope, str) else ""
+    if not scope:
         return "Nothing is known of what it was trained on: try it on pictures like yours before you rely on it."
-    scope = " ".join(words)[:MAX_SCOPE].rstrip(". ")
     return f"By its own record, it was trained on {scope}. Verdicts on anything else mean little."
 
 
 def escape(value) -> str:
-    """Return text of unknown origin as Markdown shows it: one line, no markup, no cell of its own."""
-    return re.sub(r"([\\`*_\[\]|~$!#])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
+    """Return text of unknown origin as Markdown shows it: one line, no markup, no cell of its own, no link. Addresses
+    are broken by a blank, because readers make links of them even where their characters are escaped."""
+    text = re.sub(r"(?i)(?<=:)(?=//)|(?<=www\.)|(?<=\S)(?=@)", " ", _printable(value))
+    return re.sub(r"([\\`*_\[\]|~$!#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def code(value) -> str:
@@ -259,7 +294,16 @@ def code(value) -> str:
 
 def _one_line(value) -> str:
     # Commands look for our marks, which are comments, in the text of a card.
-    return " ".join(str(value).split()).replace("<!--", "<! --")
+    return _printable(value).replace("<!--", "<! --")
+
+
+def _printable(value) -> str:
+    """Return a value as one line of text, without marks that turn its direction, have no width or steer a terminal."""
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of lists in lists
+        text = "not shown"
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def _block(text: str, language: str) -> str:

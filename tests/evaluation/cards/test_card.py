@@ -235,7 +235,7 @@ def test_names_of_others_are_text_and_no_markup(run):
     text = run.write()
     section = text[text.index(START) :]
     assert section.count(END) == 1 and "<script>" not in section and "<img" not in section
-    assert "a\\|b &lt;img src=x&gt; \\[c\\](http://d)" in section
+    assert "a\\|b &lt;img src=x&gt; \\[c\\](http: //d)" in section
     assert run.write() == text
 
 
