@@ -45,7 +45,7 @@ class StrictChunks(ChunkedReader):
     here needs."""
 
     def __call__(self, buffer):
-        return super().__call__(buffer if isinstance(buffer, ChunkLines) else ChunkLines(buffer))
+        return super().__call__(buffer if isinstance(buffer, ChunkLines) else ChunkLines(buffer))  # type: ignore[arg-type]
 
 
 class ChunkLines:
