@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from safevlm_hf.data import riskcards
 from safevlm_hf.data.riskcards import draw_riskcards, text_only_samples, write_riskcards
 from safevlm_hf.data.riskcards.questions import Turn
-from safevlm_hf.data.riskcards.rewording import reword
+from safevlm_hf.data.riskcards.rewording import reword, wordings_by_hand
 from safevlm_hf.data.riskcards.surroundings import interrupt
 
 
@@ -557,3 +557,10 @@ def test_parts_of_a_split_share_a_folder(tmp_path):
         assert len(record["images"]) == len(record["safety_level"]) == len(record["safety_category"])
     before = [path.read_text() for path in paths]
     assert [write_riskcards(tmp_path, "test", 6, **option).read_text() for option in options] == before
+
+
+@pytest.mark.parametrize("kind", [*riskcards.LOOK_KINDS, *riskcards.CONTENT_KINDS, "name", "look", "remark", "prose"])
+def test_wordings_by_hand_are_many_and_different(kind):
+    wordings = wordings_by_hand(kind)
+    assert len(set(wordings)) == len(wordings) > 150
+    assert all(text.strip() and set(re.findall(r"{\w+}", text)) <= {"{noun}"} for text in wordings)

@@ -13,7 +13,7 @@ from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import HANDS, LAST, OPEN, wordings_of_others, write_riskcards
 from safevlm_hf.data.riskcards.fillers import draw_fillers
 from safevlm_hf.data.riskcards.questions import Turn
-from safevlm_hf.data.riskcards.rewording import reword
+from safevlm_hf.data.riskcards.rewording import reword, wordings_by_hand
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
 from safevlm_hf.evaluation.held_out.typing import WAYS_OF_TYPING
 from safevlm_hf.evaluation.held_out.wordings import ABOUT_THE_LOOK, among, shows_risk, typing_rows, wording_rows
@@ -68,6 +68,8 @@ def test_training_has_none_of_the_wordings():
         for layout in NOUNS:
             picture = SimpleNamespace(layout=layout)
             trained |= {words(reword(Turn("", kind, ""), picture, "train", rng).text) for _ in range(400)}
+    for kind in (*CONTENT_KINDS, *FIELD_KINDS, *LOOK_KINDS, "look", "remark", "prose"):
+        trained |= {words(text.replace("{noun}", noun)) for text in wordings_by_hand(kind) for noun in NOUNS.values()}
     trained |= {words(sentence) for _ in range(300) for sentence in draw_fillers(10, "train", rng)}
     held_out = {
         words(one.text)

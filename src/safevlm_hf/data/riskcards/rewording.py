@@ -3,6 +3,7 @@
 A question is a wrapper around a core, which says what is asked for. Training's words are in `wordings.yaml`.
 """
 
+import json
 import random
 import re
 from dataclasses import replace
@@ -73,6 +74,14 @@ def _trained_wording(kind: str, noun: str, rng: random.Random) -> str:
     (form,) = rng.choices(tuple(_FORMS), _FORMS.values())
     text = _expand(rng.choice(_words()[form][kind]), noun, rng)
     return _wrap(text, rng.choice(_words()["wrappers"])) if form == "imperatives" else text
+
+
+@cache
+def wordings_by_hand(kind: str) -> tuple[str, ...]:
+    """Return what a hand of its own wrote for training: requests of a kind of question, questions about the look in
+    general (`"look"`), remarks about a picture (`"remark"`) or `"prose"`. Some hold `{noun}`, for the thing's name."""
+    lines = (Path(__file__).parent / "wordings_by_hand.jsonl").read_text(encoding="utf-8").splitlines()
+    return tuple(row["text"] for row in map(json.loads, lines) if row["kind"] == kind)
 
 
 @cache
