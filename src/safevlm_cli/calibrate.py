@@ -53,10 +53,10 @@ def calibrate(
     if (target_false_positive_rate is None) == (target_miss_rate is None):
         raise ValueError("Name one target: `--target-false-positive-rate` or `--target-miss-rate`.")
     report = report or output.parent / "calibration.html"
-    check_apart({"--output": output, "--report": report}, {"--data": data})
-    check_apart({"--report": report}, {"--policy": policy})  # which `--output` may replace
     check_writable(output)
     check_writable(report)
+    check_apart({"--output": output, "--report": report}, {"--data": data})
+    check_apart({"--report": report}, {"--policy": policy})  # which `--output` may replace
     if not overwrite:
         if policy is None or not (output.exists() and output.samefile(policy)):
             starting = f"`--policy {output}` starts from it and replaces it, `--overwrite` replaces it unread"
