@@ -47,7 +47,7 @@ def test_the_address_is_printed_when_the_page_is_there_and_nothing_else_is(check
         with urllib.request.urlopen(line.split()[-1]) as answer:
             assert answer.status == 200
         page.send_signal(signal.SIGINT)
-        assert page.communicate(timeout=60) == ("", "")
+        assert page.communicate(timeout=60) == ("", "Interrupted.\n")
 
 
 def test_without_the_demos_checkpoint_it_says_how_to_make_it(fails, tmp_path, monkeypatch):

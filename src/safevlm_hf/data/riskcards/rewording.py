@@ -78,7 +78,7 @@ def _trained_wording(kind: str, noun: str, rng: random.Random) -> str:
 
 @cache
 def wordings_by_hand(kind: str) -> tuple[str, ...]:
-    """Return what a hand of its own wrote for training: requests of a kind of question, questions about the look in
+    """Return what two hands wrote for training: requests of a kind of question, questions about the look in
     general (`"look"`), remarks about a picture (`"remark"`) or `"prose"`. Some hold `{noun}`, for the thing's name."""
     lines = (Path(__file__).parent / "wordings_by_hand.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(row["text"] for row in map(json.loads, lines) if row["kind"] == kind)
