@@ -1,11 +1,11 @@
 """A trial on words alone: which reading of a question tells requests for the content from harmless words.
 
-    python examples/try_readings.py --encoder all-MiniLM-L6-v2 --reading tree --distil_steps 800
+    python examples/try_readings.py --encoder sentence-transformers/all-MiniLM-L6-v2 --reading tree --distil_steps 800
 
 Pictures play no part. A text is flagged where any window of 4, 8, 16 or 32 of its tokens is, as in the head. It is
 asked for requests, questions about the look and prose of other hands, at two thresholds: where 0.05 of the questions
-about the look are flagged, and where 0.15 of them are among one sentence of prose. The encoder is a folder with
-all-MiniLM-L6-v2 (Apache-2.0). It gives its tokenizer, vectors of single tokens, and what a tree is distilled from.
+about the look are flagged, and where 0.15 of them are among one sentence of prose. The encoder is
+all-MiniLM-L6-v2 (Apache-2.0), or a folder with it. It gives its tokenizer, vectors of single tokens, and what a tree is distilled from.
 """
 
 import argparse
@@ -33,7 +33,7 @@ NO_TOKEN = -1
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", required=True, help="Folder of the sentence encoder.")
+    parser.add_argument("--encoder", required=True, help="Folder or name of the sentence encoder.")
     parser.add_argument("--vectors", choices=("random", "distilled"), default="distilled")
     parser.add_argument("--reading", choices=("mean", "tree"), default="tree")
     parser.add_argument("--wordings", choices=("tables", "both"), default="both", help="What it is trained on.")
