@@ -4,8 +4,8 @@
 
 Pictures play no part. A text is flagged where any window of 4, 8, 16 or 32 of its tokens is, as in the head. It is
 asked for requests, questions about the look and prose of other hands, at two thresholds: where 0.05 of the questions
-about the look are flagged, and where 0.15 of them are among one sentence of prose. The encoder is
-all-MiniLM-L6-v2 (Apache-2.0), or a folder with it. It gives its tokenizer, vectors of single tokens, and what a tree is distilled from.
+about the look are flagged, and where 0.15 of them are among one sentence of prose. The encoder is all-MiniLM-L6-v2
+(Apache-2.0), or a folder with it. It gives its tokenizer, vectors of single tokens, and what a tree is distilled from.
 """
 
 import argparse
