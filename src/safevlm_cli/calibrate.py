@@ -48,20 +48,12 @@ def calibrate(
     from safevlm_hf.calibration.report import write_calibration_report
     from safevlm_hf.data.records import load_records
     from safevlm_hf.data.riskcards import write_riskcards
-    from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite, write_text
+    from safevlm_hf.files import write_text
 
     if (target_false_positive_rate is None) == (target_miss_rate is None):
         raise ValueError("Name one target: `--target-false-positive-rate` or `--target-miss-rate`.")
     report = report or output.parent / "calibration.html"
-    check_writable(output)
-    check_writable(report)
-    check_apart({"--output": output, "--report": report}, {"--data": data})
-    check_apart({"--report": report}, {"--policy": policy})  # which `--output` may replace
-    if not overwrite:
-        if policy is None or not (output.exists() and output.samefile(policy)):
-            starting = f"`--policy {output}` starts from it and replaces it, `--overwrite` replaces it unread"
-            refuse_to_overwrite(output, f"{starting}, another `-o` keeps it")
-        refuse_to_overwrite(report, "`--overwrite` replaces it, another `--report` keeps it")
+    _check_outputs(output, report, data, policy, overwrite)
     loaded, processor = load(model)
     safety = loaded.config.safety_config
     # Other cards than the demo's held-out ones, whose figures shall stay those of a head that has not seen them.
@@ -88,6 +80,21 @@ def calibrate(
     for remark in result.remarks:
         make_console().print(plain(remark), soft_wrap=True)
     print(f"policy: {output}   report: {report}")
+
+
+def _check_outputs(output: Path, report: Path, data: Path | None, policy: Path | None, overwrite: bool):
+    """Raise `ValueError`, before the work, where policy and report cannot both be written and nothing else be lost."""
+    from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite
+
+    check_writable(output)
+    check_writable(report)
+    check_apart({"--output": output, "--report": report}, {"--data": data})
+    check_apart({"--report": report}, {"--policy": policy})  # which `--output` may replace
+    if not overwrite:
+        if policy is None or not (output.exists() and output.samefile(policy)):
+            starting = f"`--policy {output}` starts from it and replaces it, `--overwrite` replaces it unread"
+            refuse_to_overwrite(output, f"{starting}, another `-o` keeps it")
+        refuse_to_overwrite(report, "`--overwrite` replaces it, another `--report` keeps it")
 
 
 def _calibration_table(result) -> Table:

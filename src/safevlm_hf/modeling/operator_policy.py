@@ -9,7 +9,7 @@ from .safety_policy import EVERY, RISK_THRESHOLD, SafetyPolicy
 def policy_in_force(
     own: SafetyPolicy | dict | None, operator: SafetyPolicy | dict | None, config: SafetyConfig
 ) -> SafetyPolicy:
-    """Return an operator's policy laid over a checkpoint's own.
+    """Return a checkpoint's policy, overridden by its operator's.
 
     Raises `ValueError` where either does not fit, or the checkpoint's could silence the operator's
     (`silencing_settings`)."""

@@ -15,7 +15,7 @@ from safevlm_hf.data.riskcards.fillers import draw_fillers
 from safevlm_hf.data.riskcards.questions import Turn
 from safevlm_hf.data.riskcards.rewording import reword, wordings_by_hand
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
-from safevlm_hf.evaluation.held_out.typing import WAYS_OF_TYPING
+from safevlm_hf.evaluation.held_out.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.evaluation.held_out.wordings import ABOUT_THE_LOOK, among, shows_risk, typing_rows, wording_rows
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 

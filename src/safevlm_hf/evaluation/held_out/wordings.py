@@ -12,7 +12,7 @@ from functools import partial
 from safevlm_hf.data.riskcards import OPEN, RISKY_TOPICS, wordings_of_others
 from safevlm_hf.data.riskcards.tables import PRIVATE_PAPERS
 from safevlm_hf.evaluation.held_out.robustness import ALONE, Part, Row, with_questions
-from safevlm_hf.evaluation.held_out.typing import WAYS_OF_TYPING
+from safevlm_hf.evaluation.held_out.ways_of_typing import WAYS_OF_TYPING
 
 
 LANGUAGES = {"de": "German", "es": "Spanish", "fr": "French", "zh": "Chinese"}
