@@ -74,6 +74,8 @@ def measure_changes(judge: Callable, records: list[dict], part: str):
     risky = [record for record in records if record["safety_level"] > 0]
     for hand in HANDS:
         pairs = wordings_of_others("changed", hand=hand, part=part)
+        if not pairs:
+            continue
         asked = [(record, pairs[number % len(pairs)]) for number, record in enumerate(risky)]
         before = judge([ask(record, pair.original) for record, pair in asked])
         after = judge([ask(record, pair.text) for record, pair in asked])

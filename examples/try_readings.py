@@ -13,7 +13,6 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -22,8 +21,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, logging
 
 from safevlm_hf.data.riskcards import draw_fillers, wordings_of_others
-from safevlm_hf.data.riskcards.questions import Turn
-from safevlm_hf.data.riskcards.rewording import reword, wordings_by_hand
+from safevlm_hf.data.riskcards.rewording import draw_wording, wordings_by_hand
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
 
 
@@ -171,7 +169,7 @@ class Texts:
         if self.by_hand and self.rng.random() < 0.5:
             kind = "look" if kind in LOOK_KINDS and self.rng.random() < 0.4 else kind
             return self.rng.choice(wordings_by_hand(kind)).replace("{noun}", NOUNS[noun])
-        return reword(Turn("", kind, ""), SimpleNamespace(layout=noun), "train", self.rng).text
+        return draw_wording(kind, NOUNS[noun], self.rng)
 
     def prose(self, count: int) -> list[str]:
         own = [*wordings_by_hand("prose"), *wordings_by_hand("remark")] if self.by_hand else []

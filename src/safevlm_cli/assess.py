@@ -12,6 +12,10 @@ from .pictures import find_pictures, open_named
 from .showing import make_console, progress, show_scope, verdict_table
 
 
+QUESTION = "What is in this picture?"
+"""What is asked of a head that reads the language model's embeddings: it has learned no verdict on a picture alone."""
+
+
 @app.command()
 def assess(
     images: Annotated[
@@ -22,7 +26,9 @@ def assess(
         ),
     ],
     model: Model = DEFAULT_MODEL,
-    question: Annotated[str, typer.Option("--question", "-q", help="What is asked.")] = "What is in this picture?",
+    question: Annotated[
+        str | None, typer.Option("--question", "-q", help="What is asked; unset: the picture is judged by itself.")
+    ] = None,
     policy: PolicyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per picture.")] = False,
 ):
@@ -39,6 +45,8 @@ def assess(
     loaded, processor = load(model)
     overriding = read_policy(policy, loaded)
     show_scope(loaded)
+    if question is None:
+        question = "" if loaded.config.safety_config.reads_words else QUESTION
     judged, errors = [], []
     for name in progress(find_pictures(images), "assessing"):
         try:

@@ -37,6 +37,7 @@ from .evaluation.held_out.control import POLICIES, draw_explanations, try_polici
 from .evaluation.held_out.localisation import riskcards_localisation
 from .evaluation.held_out.robustness import FULL_ROWS, QUICK_ROWS, SMALL_PRINT_ROWS, Row, draw_row, measure_rows
 from .evaluation.held_out.targets import FULL_TARGETS, QUICK_TARGETS, SMALL_PRINT_TARGETS, Target
+from .evaluation.held_out.wordings import quick_wording_rows, typing_rows, wording_rows
 from .evaluation.reports.demo_report import DemoResults, format_table, write_report
 from .files import check_apart, check_writable, refuse_to_overwrite, write_text
 from .modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SafetyConfig
@@ -89,7 +90,7 @@ _FAST_TRAINING = {
 QUICK = Extent(
     8,
     100,
-    QUICK_ROWS,
+    (*QUICK_ROWS, *quick_wording_rows()),
     num_row_samples=200,
     targets=QUICK_TARGETS,
     num_tried=100,
@@ -102,7 +103,7 @@ QUICK = Extent(
 FULL = Extent(
     40,
     170,
-    FULL_ROWS,
+    (*FULL_ROWS, *wording_rows(), *typing_rows()),
     num_row_samples=400,
     targets=FULL_TARGETS,
     poolings={MEAN: "mean", FIRST: "first"},
@@ -327,6 +328,7 @@ def train_pooling(pooling: str, folder: Path, seed: int, epochs: float, override
     options = {
         "output_dir": str(folder / pooling),
         "head_pooling": pooling,
+        "head_reading": "embeddings",  # words are read in windows alone
         "num_train_epochs": epochs,
         "lm_loss_every": 0,
     }

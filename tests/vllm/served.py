@@ -94,7 +94,8 @@ def rig(model, processor):
             for colour, ending, is_raw in itertools.product(COLOURS, ENDINGS, (True, False)):
                 prompt = encode(processor, Chat((picture(colour),), question + ending))
                 if is_raw:  # then all of its text is the question
-                    del prompt["question_mask"]
+                    prompt.pop("question_mask")
+                    prompt.pop("question_ids", None)
                 model.assess(**prompt)
                 targets.append(target)
     hook.remove()
@@ -126,10 +127,10 @@ def save_rigged(model, processor, folder):
     return type(model).from_pretrained(folder).eval()
 
 
-def make_checkpoint(folder, **vision):
+def make_checkpoint(folder, safety=SAFETY, **vision):
     """A rigged checkpoint in the folder, and transformers' answers to `CHATS`. `vision` changes the tower's config."""
     config = SafeLlavaConfig.from_pretrained(NANO_BASE)
-    config.safety_config = SafetyConfig(**SAFETY)
+    config.safety_config = SafetyConfig(**safety)
     for name, value in vision.items():
         setattr(config.vision_config, name, value)
     model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, config=config).eval()

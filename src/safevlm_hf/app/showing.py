@@ -75,8 +75,7 @@ def make_panels(explanation, inputs, processor, images: Sequence[Image.Image]) -
         explanation: what `model.explain` returned for `inputs`, one conversation.
         images: its pictures.
     """
-    verdicts, ids = processor.post_process_safety(explanation), inputs["input_ids"][0].tolist()
-    mask = inputs["question_mask"][0].tolist() if "question_mask" in inputs else [1] * len(ids)
+    verdicts = processor.post_process_safety(explanation)
     panels = []
     for index, (verdict, image) in enumerate(zip(verdicts, images, strict=True)):
         parts = explanation.question_contributions[index].tolist()
@@ -91,7 +90,7 @@ def make_panels(explanation, inputs, processor, images: Sequence[Image.Image]) -
             categories=[
                 _bar(name, value, _note(verdict, name)) for name, value in verdict.category_probabilities.items()
             ],
-            words=_words(processor.tokenizer, ids, mask, weights, parts),
+            words=_words(_group(processor, inputs), weights, parts),
             picture=draw_map(image, explanation.map[index].float().cpu()),
         )
         panels.append(panel)
@@ -113,10 +112,12 @@ def _note(verdict, category: str) -> str:
 # --------------------------------------------------------------------------------------------------
 
 
-def _words(
-    tokenizer, ids: Sequence[int], mask: Sequence[int], weights: Sequence[float], parts: Sequence[float]
-) -> list[Word]:
-    """The words of the question, with what each adds to the log-odds of the risk."""
+def _group(processor, inputs) -> list[tuple[str, list[int]]]:
+    """The words of the question, each with the places of its tokens among those that the explanation weighs."""
+    if "question_ids" in inputs:
+        return _group_own_words(processor.question_tokens(inputs), inputs["question_ids"][0, :, 1].tolist())
+    tokenizer, ids = processor.tokenizer, inputs["input_ids"][0].tolist()
+    mask = inputs["question_mask"][0].tolist() if "question_mask" in inputs else [1] * len(ids)
     tokens, groups, last = tokenizer.convert_ids_to_tokens(ids), [], None
     for place, counts in enumerate(mask):
         if not counts:
@@ -125,13 +126,25 @@ def _words(
             groups.append([])
         groups[-1].append(place)
         last = place
+    return [(tokenizer.decode([ids[place] for place in group]).strip(), group) for group in groups]
+
+
+def _group_own_words(tokens: Sequence[str], turns: Sequence[int]) -> list[tuple[str, list[int]]]:
+    groups: list[tuple[str, list[int]]] = []
+    for place, (token, turn) in enumerate(zip(tokens, turns)):
+        if token.startswith("##") and groups:
+            text, places = groups.pop()
+            groups.append((text + token.removeprefix("##"), [*places, place]))
+        elif turn:
+            groups.append((token, [place]))
+    return groups
+
+
+def _words(groups: list[tuple[str, list[int]]], weights: Sequence[float], parts: Sequence[float]) -> list[Word]:
+    """The words of the question, with what each adds to the log-odds of the risk."""
     found = [
-        (
-            tokenizer.decode([ids[place] for place in group]).strip(),
-            math.fsum(parts[place] for place in group),
-            any(weights[place] > 0 for place in group),
-        )
-        for group in groups
+        (text, math.fsum(parts[place] for place in places), any(weights[place] > 0 for place in places))
+        for text, places in groups
     ]
     strongest = max((abs(part) for _, part, decides in found if decides), default=0.0) or 1.0
     return [_word(text or "␣", part, part / strongest, decides) for text, part, decides in found]

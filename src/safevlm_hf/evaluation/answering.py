@@ -209,7 +209,8 @@ def encode_prompts(processor, records: Sequence[dict], question_mask: bool = Tru
         processor_kwargs={"padding": True, "padding_side": "left"},
     )
     if not question_mask:
-        inputs.pop("question_mask", None)
+        for name in ("question_mask", "question_ids"):
+            inputs.pop(name, None)
     return inputs
 
 

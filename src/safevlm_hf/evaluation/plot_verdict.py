@@ -37,8 +37,9 @@ def plot_verdict(
         verdict: the `SafetyVerdict` on this image, from `processor.post_process_safety`.
         index: which image of the explanation.
         path: where to save the figure; its ending says the format.
-        tokens: the prompt's tokens as texts, one a position of `explanation.question_weights`. Those with a weight
-            are shown: the stronger the shade the larger the weight; red raises the risk, blue lowers it.
+        tokens: one text per position of `explanation.question_weights`, as `processor.question_tokens` gives them.
+            Those with a weight are shown: the stronger the shade the larger the weight; red raises the risk, blue
+            lowers it.
 
     Returns:
         The figure: picture, picture with the map of `explanation`, probabilities of the categories (a filled circle

@@ -189,7 +189,7 @@ class SimpleSafeVlm(SafeVlm):
         """(1, length, vocabulary). The verdict is on what stands before `start`, as where the answer is generated."""
         labels = inputs["input_ids"].clone()
         labels[:, :start] = -100
-        texts = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "question_mask")}
+        texts = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "question_mask", "question_ids")}
         safety_inputs = self.model.model.prepare_safety_inputs(**texts, labels=labels, policy=self.policy)
         return self.model(**inputs, safety_inputs=safety_inputs, use_cache=False).logits
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -60,6 +61,11 @@ class SafetyConfig(PreTrainedConfig):
             and 32 if unset.
         head_gate_size (`int`, defaults to 256): width of the layer that reads the words of a run together; 0 for none.
         head_gate_dropout (`float`, defaults to 0.1): share of the tokens that this layer misses in training.
+        head_reading (`str`, defaults to `"embeddings"`): what the head reads of the question. `"embeddings"`: the
+            language model's, as published. `"words"`: word vectors of its own, the same on every backbone.
+        head_word_size (`int`, defaults to 128), head_hidden_size (`int`, defaults to 256), head_vocab_size (`int`,
+            defaults to 30522): widths of the word vectors and of the windows' states, and number of vectors, with
+            `head_reading="words"`. It reads windows alone.
         safe_margin (`float`, defaults to 0.0): what the head's loss takes from the logits of safe. So probabilities
             are meant for prompts in use, of which fewer are risky than of the training data (stage 1's `risk_prior`).
         loss_weight (`float`, defaults to 10.0): weight of the head's loss beside the language model's.
@@ -82,6 +88,10 @@ class SafetyConfig(PreTrainedConfig):
     head_window_sizes: list[int] | None = None
     head_gate_size: int = 256
     head_gate_dropout: float = 0.1
+    head_reading: Literal["embeddings", "words"] = "embeddings"
+    head_word_size: int = 128
+    head_hidden_size: int = 256
+    head_vocab_size: int = 30522
     safe_margin: float = 0.0
     loss_weight: float = 10.0
     is_trained: bool = False
@@ -122,6 +132,9 @@ class SafetyConfig(PreTrainedConfig):
             "num_attention_heads": 1,
             "head_gate_size": 0,
             "head_gate_dropout": 0,
+            "head_word_size": 1,
+            "head_hidden_size": 1,
+            "head_vocab_size": 1,
             "loss_weight": 0,
         }
         for field, minimum in minima.items():
@@ -137,6 +150,25 @@ class SafetyConfig(PreTrainedConfig):
         sizes = self.head_window_sizes
         if not sizes or sizes != sorted(set(sizes)) or any(size < 1 or size & (size - 1) for size in sizes):
             raise ValueError(f"`head_window_sizes` must be rising powers of two, as [4, 8, 16, 32], got {sizes}.")
+        if self.head_reading == "words":
+            self._check_word_reading()
+
+    def _check_word_reading(self):
+        sizes = self.head_window_sizes
+        if self.head_pooling != "windows" or any(2 * one != two for one, two in pairwise(sizes)):
+            raise ValueError(
+                '`head_reading="words"` needs `head_pooling="windows"` and `head_window_sizes` of which each is twice '
+                f"the one before, got {self.head_pooling!r} and {sizes}."
+            )
+        if self.head_hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`num_attention_heads` must divide `head_hidden_size`, got {self.num_attention_heads} and "
+                f"{self.head_hidden_size}."
+            )
+
+    @property
+    def reads_words(self) -> bool:
+        return self.head_reading == "words"
 
     @property
     def safe_category(self) -> int:

@@ -15,14 +15,19 @@ from .safety_audit import SafetyAudit
 from .safety_blocks import load_tokenizer
 from .safety_cache import CACHE, Conversation, generating, is_generating
 from .safety_call import NoImageTokens, SafetyCall
-from .safety_checks import GENERATE_ARGUMENTS, check_question_mask
+from .safety_checks import GENERATE_ARGUMENTS, check_question_ids, check_question_mask
 from .safety_inputs import SafetyInputs, decide_samples
 from .safety_policy import DEFAULT_POLICY, SafetyPolicy
 from .safety_refusals import ForcedRefusal
+from .safety_words import load_words
 
 
 logger = logging.get_logger(__name__)
 
+NO_WORDS = (
+    "The words of the question are not known, because %s: its pictures are judged by themselves. Pass all that the "
+    "processor gives."
+)
 AUDIT_VARIABLE = "SAFEVLM_AUDIT"  # environment variable: file of the audit trail
 
 
@@ -38,6 +43,7 @@ class SafetyGenerationMixin:
         safety_audit=None,
         safety_shadow: bool = False,
         question_mask: torch.Tensor | None = None,
+        question_ids: torch.LongTensor | None = None,
         **kwargs,
     ):
         """
@@ -55,6 +61,9 @@ class SafetyGenerationMixin:
                 policy nor a checkpoint can ask for it, only the call.
             question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said, as the
                 processor gives it: the users' turn counted from the last one, 1. Without it, all text is the question.
+            question_ids (`torch.LongTensor` of shape `(batch, words, 2)`, *optional*): what users said in words of the
+                head's own, each with its turn, as the processor gives them for a model with `head_reading="words"`.
+                Without them they are read from `input_ids`, by the checkpoint's own tokenizer.
             tokenizer (*optional*): for a policy that refuses; by default the checkpoint's own is loaded.
 
         Returns:
@@ -79,7 +88,7 @@ class SafetyGenerationMixin:
         audit = SafetyAudit.create(_audit(safety_audit))
         _check_shadow(safety_shadow, audit)
         call = SafetyCall(self, inputs, kwargs, policy, audit, safety_shadow)
-        call.begin(question_mask)
+        call.begin(question_mask, question_ids)
         with generating():
             outputs = super().generate(inputs, **call.kwargs)
         return call.end(outputs)
@@ -125,7 +134,7 @@ class SafetyGenerationMixin:
 
     def _tokenizer(self):
         try:
-            return load_tokenizer(self.name_or_path, getattr(self.config, "_commit_hash", None))
+            return self._load_tokenizer()
         except (OSError, ValueError) as error:
             raise OSError(
                 "A safety policy that refuses needs the tokenizer, and none was found with the model "
@@ -162,7 +171,13 @@ class SafetyGenerationMixin:
         return 0
 
     def _conversation(
-        self, input_ids, inputs_embeds, attention_mask, question_mask=None, settings: dict | None = None
+        self,
+        input_ids,
+        inputs_embeds,
+        attention_mask,
+        question_mask=None,
+        question_ids=None,
+        settings: dict | None = None,
     ) -> tuple[Conversation, SafetyInputs]:
         """What the prompt says, and the inputs of its verdict without a policy."""
         if attention_mask is None and inputs_embeds is None:
@@ -178,7 +193,28 @@ class SafetyGenerationMixin:
         is_masked = question_mask is not None and self.config.safety_config.head_pooling != "first"
         if is_masked:
             turns = turns * question_mask.long().to(turns.device)
-        return Conversation(safety_inputs.text_embeds, turns, safety_inputs.image_mask, is_masked), safety_inputs
+        if question_ids is None and self.config.safety_config.reads_words:
+            question_ids = self._read_words(input_ids if inputs_embeds is None else None, turns, settings or {})
+        elif question_ids is not None:
+            check_question_ids(question_ids, len(turns), self.config.safety_config)
+        found = (safety_inputs.text_embeds, turns, safety_inputs.image_mask, is_masked, question_ids)
+        return Conversation(*found), safety_inputs
+
+    def _read_words(self, input_ids, turns: torch.LongTensor, settings: dict) -> torch.LongTensor | None:
+        """The question in the head's own words, of token ids by the tokenizer of the call or the checkpoint."""
+        if input_ids is None:
+            logger.warning_once(NO_WORDS % "there are embeddings and no `question_ids`")
+            return None
+        try:
+            words = load_words(self.name_or_path, getattr(self.config, "_commit_hash", None))
+            tokenizer = settings.get("tokenizer") or self._load_tokenizer()
+        except (OSError, ValueError) as error:
+            logger.warning_once(NO_WORDS % f"{self.name_or_path!r} brings no tokenizer ({str(error)[:80]})")
+            return None
+        return words.of_tokens(tokenizer, input_ids, turns)
+
+    def _load_tokenizer(self):
+        return load_tokenizer(self.name_or_path, getattr(self.config, "_commit_hash", None))
 
     def _judged(self, conversation: Conversation, policy: SafetyPolicy, safety_inputs: SafetyInputs) -> SafetyInputs:
         """The inputs of a verdict on a whole conversation."""
@@ -196,6 +232,7 @@ class SafetyGenerationMixin:
             image_token_counts=conversation.is_image.sum(dim=1),
             image_mask=conversation.is_image,
             policy=policy,
+            question_ids=conversation.words(policy.remembered_turns),
         )
 
 

@@ -28,8 +28,15 @@ from .safety_initialization import SafetyInitializationMixin
 from .safety_inputs import SafetyFields, SafetyImageOutput, SafetyInputs, SafetyLossFields
 from .safety_judging import JudgesImagesMixin
 from .safety_losses import head_loss
-from .safety_modules import SafetyConditions, SafetyHead, SafetyProjector, SafetyTokens, init_safety_weights
+from .safety_modules import (
+    SafetyConditions,
+    SafetyProjector,
+    SafetyTokens,
+    embedding_head,
+    init_safety_weights,
+)
 from .safety_signatures import forward_of_backbone, with_fields, with_signature_of
+from .safety_word_head import init_word_weights, word_head
 
 
 logger = logging.get_logger(__name__)
@@ -40,7 +47,7 @@ class SafePreTrainedModelMixin(SparesVerdictMixin, SafeCheckpointMixin, CarriesC
 
     # Quantisers leave them as they are, by the start of a module's name, in the whole model or the base model.
     _keep_in_fp32_modules = [r"(?:model\.)?safety_\w+"]
-    _no_split_modules = ["SafetyHead", "SafetyProjector"]
+    _no_split_modules = ["SafetyHead", "SafetyWordHead", "SafetyProjector"]
 
     @property
     def vision_modules(self) -> str:
@@ -54,7 +61,7 @@ class SafePreTrainedModelMixin(SparesVerdictMixin, SafeCheckpointMixin, CarriesC
         return False
 
     def _init_weights(self, module):
-        if not init_safety_weights(module):
+        if not init_safety_weights(module) and not init_word_weights(module):
             super()._init_weights(module)
 
     def post_init(self):
@@ -124,17 +131,7 @@ class SafeModelMixin(JudgesImagesMixin):
             safety.projector_mlp_depth,
         )
         self.safety_tokens = SafetyTokens(safety.num_safety_tokens, hidden_size)
-        self.safety_head = SafetyHead(
-            hidden_size,
-            safety.num_attention_heads,
-            len(safety.levels),
-            len(safety.categories),
-            safety.head_pooling,
-            safety.head_window_sizes,
-            safety.head_gate_size,
-            safety.head_gate_dropout,
-            safety.safe_category,
-        )
+        self.safety_head = (word_head if safety.reads_words else embedding_head)(safety, hidden_size)
         self.safety_conditions = (
             SafetyConditions(safety.num_conditions, safety.num_condition_tokens, hidden_size)
             if safety.num_condition_tokens
@@ -218,6 +215,7 @@ class SafeModelMixin(JudgesImagesMixin):
         past_key_values: Cache | None = None,
         safety_inputs: SafetyInputs | None = None,
         question_mask: torch.Tensor | None = None,
+        question_ids: torch.LongTensor | None = None,
         **kwargs,
     ):
         r"""
@@ -225,6 +223,8 @@ class SafeModelMixin(JudgesImagesMixin):
 
         Args:
             question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said.
+            question_ids (`torch.LongTensor` of shape `(batch, words, 2)`, *optional*): what they said, in words of the
+                head's own, each with its turn, as the processor gives them for a model with `head_reading="words"`.
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
         """
         inputs_embeds = kwargs.get("inputs_embeds")
@@ -232,7 +232,8 @@ class SafeModelMixin(JudgesImagesMixin):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         check_modalities(kwargs)
         if pixel_values is not None:
-            encoded = self.encode_images(pixel_values, {**kwargs, "question_mask": question_mask}, safety_inputs)
+            of_question = {"question_mask": question_mask, "question_ids": question_ids}
+            encoded = self.encode_images(pixel_values, {**kwargs, **of_question}, safety_inputs)
             kwargs["mm_encoder_outputs"] = {"image": encoded}
         cache = one_cache(cache, past_key_values)
         image_outputs = (kwargs.get("mm_encoder_outputs") or {}).get("image")
@@ -314,6 +315,7 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin, SafetyAssessmentM
         safety_inputs: SafetyInputs | None = None,
         safety_only: bool = False,
         question_mask: torch.Tensor | None = None,
+        question_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs,
     ):
@@ -329,6 +331,9 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin, SafetyAssessmentM
             safety_only (`bool`, *optional*): the head's loss alone, for training; the language model does not run.
             question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said, as the
                 processor gives it. Without it all text is the question.
+            question_ids (`torch.LongTensor` of shape `(batch, words, 2)`, *optional*): the same in words of the head's
+                own, each with its turn, for a model with `head_reading="words"`. Without them it judges the picture
+                by itself.
 
         Returns:
             `output_class`. The loss is `lm_loss + loss_weight * safety_loss` (paper, 3.2).
@@ -336,7 +341,7 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin, SafetyAssessmentM
         check_modalities(kwargs)
         encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         if pixel_values is not None:
-            arguments = {**kwargs, "question_mask": question_mask}
+            arguments = {**kwargs, "question_mask": question_mask, "question_ids": question_ids}
             encoded = self.model.encode_images(pixel_values, arguments, safety_inputs, labels, safety_conditions)
             kwargs["mm_encoder_outputs"] = {"image": encoded}
         safety_loss = None

@@ -25,9 +25,11 @@ from .question_mask import (
 )
 from .safety_code import CarriesCodeMixin, auto_map, save_code
 from .safety_policy import SafetyVerdict, verdicts_from_logits
+from .safety_words import SafetyWords, fill_up, load_words
 
 
 SAFETY_FIELDS = ("categories", "levels", "num_safety_tokens", "num_condition_tokens")
+SOURCE = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 OFFSETS = {"return_offsets_mapping": "offset_mapping", "return_text_replacement_offsets": "text_replacement_offsets"}
 # Options of `apply_chat_template` that have no part in the rendering.
 TOKENIZING_OPTIONS = {
@@ -66,6 +68,7 @@ class SafeProcessorMixin(CarriesCodeMixin):
     family: str
     class_prefix: str
     default_safety: dict = {}
+    words: SafetyWords | None = None
 
     def set_safety(self, categories, levels, num_safety_tokens, num_condition_tokens):
         """Take over the names and sizes of the safety modules; the family's where unset."""
@@ -81,25 +84,26 @@ class SafeProcessorMixin(CarriesCodeMixin):
     ):
         """As [`ProcessorMixin.from_pretrained`]; `safety_config` is for a model that has not been saved yet."""
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        source = {name: kwargs[name] for name in SOURCE if name in kwargs}
+        reading = _stored_safety(pretrained_model_name_or_path, source).get("head_reading")
         for name in SAFETY_FIELDS if safety_config is not None else ():
             setattr(processor, name, getattr(safety_config, name))
+        if (reading if safety_config is None else safety_config.head_reading) == "words":
+            processor.words = load_words(pretrained_model_name_or_path, kwargs.get("revision"))
         return processor
 
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
-        names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-        source = {name: kwargs[name] for name in names if name in kwargs}  # the library takes them out
+        source = {name: kwargs[name] for name in SOURCE if name in kwargs}  # the library takes them out
         processor_dict, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
-        try:
-            config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **source)
-        except OSError:  # a folder that holds a processor alone
-            config = {}
-        safety_config = config.get("safety_config") or {}
+        safety_config = _stored_safety(pretrained_model_name_or_path, source)
         processor_dict.update({name: safety_config[name] for name in SAFETY_FIELDS if name in safety_config})
         return processor_dict, kwargs
 
     def save_pretrained(self, save_directory, **kwargs):
         save_code(save_directory, self.family)
+        if self.words is not None:
+            self.words.save(save_directory)
         self.auto_map = {"AutoProcessor": auto_map(self.family, self.class_prefix)["AutoProcessor"]}
         try:
             return super().save_pretrained(save_directory, **kwargs)
@@ -156,7 +160,7 @@ class SafeProcessorMixin(CarriesCodeMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return [*super().model_input_names, "question_mask"]
+        return [*super().model_input_names, "question_mask", *(["question_ids"] if self.words is not None else [])]
 
     def apply_chat_template(
         self,
@@ -239,10 +243,12 @@ class SafeProcessorMixin(CarriesCodeMixin):
             raise ValueError(NO_VIDEO)
         spans = _conversation_spans.get()
         if spans is None:
-            return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
+            inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
+            return self._with_words(inputs, text, None)
         needed = dict.fromkeys(OFFSETS, True) if self.tokenizer.is_fast else {}
         inputs = super().__call__(images=images, text=text, videos=videos, audio=audio, **{**kwargs, **needed})
         texts = [text] if isinstance(text, str) else text
+        inputs = self._with_words(inputs, texts, spans)
         inputs["question_mask"] = _in_form_of(inputs["input_ids"], self._question_mask(inputs, texts, spans))
         answers = _answer_spans.get()
         if answers is not None:
@@ -251,6 +257,22 @@ class SafeProcessorMixin(CarriesCodeMixin):
             if not kwargs.get(option):
                 inputs.pop(name, None)
         return inputs
+
+    def _with_words(self, inputs: BatchFeature, text, spans: list[QuestionSpans | None] | None) -> BatchFeature:
+        """The inputs with `question_ids`, (batch, words, 2), where the head reads words of its own."""
+        texts = [text] if isinstance(text, str) else text
+        if self.words is None or "input_ids" not in inputs or not all(isinstance(one, str) for one in texts):
+            return inputs
+        special, spans = self.special_texts, spans or [None] * len(texts)
+        rows = [self.words.of_prompt(*row, special) for row in zip(texts, spans)]
+        inputs["question_ids"] = _in_form_of(inputs["input_ids"], fill_up(rows))
+        return inputs
+
+    @property
+    def special_texts(self) -> list[str]:
+        """What spells a token of its own in a prompt."""
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
+        return [self.image_token, *self.tokenizer.all_special_tokens, *added]
 
     def _question_mask(
         self, inputs: BatchFeature, texts: list[str], spans: list[QuestionSpans | None]
@@ -302,13 +324,19 @@ class SafeProcessorMixin(CarriesCodeMixin):
     def plain_text(self) -> PlainText:
         """What makes texts plain, for the tokens that the tokenizer has now."""
         tokenizer = self.tokenizer
-        added = tokenizer.added_tokens_decoder.values()
         normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
         return PlainText(
-            [self.image_token, *tokenizer.all_special_tokens, *(token.content for token in added)],
+            self.special_texts,
             normalizer and normalizer.normalize_str,
-            [token.content for token in added if token.normalized],
+            [token.content for token in tokenizer.added_tokens_decoder.values() if token.normalized],
         )
+
+    def question_tokens(self, inputs, row: int = 0) -> list[str]:
+        """The texts whose weights an explanation of these inputs gives: the prompt's tokens or, where the head reads
+        words of its own, these; a piece that goes on with the word before begins with "##"."""
+        if "question_ids" in inputs:
+            return self.words.tokens(_as_lists(inputs["question_ids"][row][:, 0]))
+        return [self.tokenizer.decode(token) for token in _as_lists(inputs["input_ids"][row])]
 
     def post_process_safety(self, outputs) -> list[SafetyVerdict]:
         """
@@ -342,6 +370,15 @@ class SafeProcessorMixin(CarriesCodeMixin):
         )
 
 
+def _stored_safety(checkpoint, source: dict) -> dict:
+    """The `safety_config` in a checkpoint's `config.json`."""
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(checkpoint, **source)
+    except OSError:  # a folder that holds a processor alone
+        return {}
+    return config.get("safety_config") or {}
+
+
 def refuse_video_and_audio(conversations: list):
     """Raise `ValueError` for parts that nobody judges. Some processors would render them with another template."""
     parts = [part for messages in conversations for message in messages for part in _parts(message)]
@@ -370,7 +407,7 @@ def _as_lists(value) -> list | None:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _in_form_of(ids, rows: list[list[int]]):
+def _in_form_of(ids, rows: list):
     if isinstance(ids, torch.Tensor):
         return torch.tensor(rows, device=ids.device)
     return np.array(rows) if isinstance(ids, np.ndarray) else rows

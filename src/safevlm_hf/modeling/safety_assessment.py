@@ -1,11 +1,12 @@
 """Verdicts without an answer: `assess` gives them, `explain` also says what they rest on."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from .safety_audit import SafetyAudit, audit_lines
-from .safety_explanation import SafetyExplanation, explain_head
+from .safety_explanation import SafetyExplanation, explain_head, explain_word_head
 from .safety_inputs import SafetyInputs, SafetyOutput, decide_samples, verdict_output
 from .safety_policy import ACTIONS, SafetyPolicy
 
@@ -25,6 +26,7 @@ class SafetyAssessmentMixin:
         inputs_embeds: torch.Tensor | None = None,
         safety_policy: SafetyPolicy | dict | None = None,
         question_mask: torch.Tensor | None = None,
+        question_ids: torch.LongTensor | None = None,
         safety_audit=None,
         **image_inputs,
     ) -> SafetyOutput:
@@ -32,14 +34,15 @@ class SafetyAssessmentMixin:
         The verdict on each image under the text of its own sample, without running the language model.
 
         Args:
-            input_ids, pixel_values, attention_mask, inputs_embeds, question_mask, image_inputs: as for `generate`.
+            input_ids, pixel_values, attention_mask, inputs_embeds, question_mask, question_ids, image_inputs: as for
+                `generate`.
             safety_policy: as for `generate`.
             safety_audit: as for `generate`, for this call alone: the environment variable asks for answers.
 
         Returns:
             [`SafetyOutput`]; `processor.post_process_safety` gives it by name.
         """
-        prompt = (input_ids, inputs_embeds, attention_mask, question_mask)
+        prompt = (input_ids, inputs_embeds, attention_mask, question_mask, question_ids)
         outputs, safety_inputs, policy = self._judge(prompt, pixel_values, image_inputs, safety_policy)
         audit = SafetyAudit.create(safety_audit)
         if audit is not None:
@@ -62,6 +65,7 @@ class SafetyAssessmentMixin:
         inputs_embeds: torch.Tensor | None = None,
         safety_policy: SafetyPolicy | dict | None = None,
         question_mask: torch.Tensor | None = None,
+        question_ids: torch.LongTensor | None = None,
         **image_inputs,
     ) -> SafetyExplanation:
         """
@@ -76,13 +80,17 @@ class SafetyAssessmentMixin:
         Raises:
             `ValueError`: without `pixel_values`, or where positions and images do not match.
         """
-        prompt = (input_ids, inputs_embeds, attention_mask, question_mask)
+        prompt = (input_ids, inputs_embeds, attention_mask, question_mask, question_ids)
         outputs, safety_inputs, policy = self._judge(prompt, pixel_values, image_inputs, safety_policy)
         rows, block_lengths = outputs.safety_image_rows, [len(block) for block in outputs.pooler_output]
-        explained: dict[str, Any] = explain_head(
+        explain: Callable = explain_word_head
+        question: tuple[torch.Tensor, ...] = (self.model.words_of(safety_inputs),)
+        if not self.config.safety_config.reads_words:
+            mask = self.model.question_mask_of(safety_inputs, block_lengths)
+            explain, question = explain_head, (safety_inputs.text_embeds, mask)
+        explained: dict[str, Any] = explain(
             self.model.safety_head,
-            safety_inputs.text_embeds.to(rows.device)[rows],
-            self.model.question_mask_of(safety_inputs, block_lengths).to(rows.device)[rows],
+            *(part.to(rows.device)[rows] for part in question),
             self.model.safety_tokens()[0],
             outputs.safety_features,
             outputs.safety_window_ids,

@@ -101,12 +101,12 @@ class SafetyCall:
 
     # -- before the first token -----------------------------------------------------------------------------------
 
-    def begin(self, question_mask: torch.Tensor | None):
+    def begin(self, question_mask: torch.Tensor | None, question_ids: torch.LongTensor | None):
         """Judge what is encoded already, and prepare the arguments so that nothing is answered past its verdict."""
         record = None if self.cache is None else read_record(self.cache)
         if self.has_prompt:
             self._check_prompt()
-            self._judge_images(record, question_mask)
+            self._judge_images(record, question_mask, question_ids)
             self._act_on_verdicts()
         else:
             self._check_call_without_prompt(record)
@@ -126,7 +126,9 @@ class SafetyCall:
                 "`input_ids`, or start without a cache."
             )
 
-    def _judge_images(self, record: CacheRecord | None, question_mask: torch.Tensor | None):
+    def _judge_images(
+        self, record: CacheRecord | None, question_mask: torch.Tensor | None, question_ids: torch.LongTensor | None
+    ):
         """Bring the images of the call under the question of its whole conversation. Those that come as pixels are
         judged where the library encodes them."""
         base_model = self.model.model
@@ -136,6 +138,7 @@ class SafetyCall:
             self.inputs_embeds,
             self._readable_mask(),
             question_mask,
+            question_ids,
             self.kwargs,
         )
         encoded = self.encoded_images
@@ -359,7 +362,13 @@ class SafetyCall:
         answer = sequences[:, 0 if self.input_ids is None else self.input_ids.shape[1] :]
         turns = torch.zeros_like(answer) if conversation.is_masked else torch.ones_like(answer)
         embeds, is_image = self.model.get_input_embeddings()(answer), torch.zeros_like(answer, dtype=torch.bool)
-        return conversation.followed_by(Conversation(embeds, turns, is_image, conversation.is_masked))
+        words = None
+        if conversation.question_ids is not None:
+            words = answer.new_zeros(len(answer), 0, 2)
+            if not conversation.is_masked:
+                words = self.model._read_words(answer, turns, self.kwargs)
+        answered = Conversation(embeds, turns, is_image, conversation.is_masked, words)
+        return conversation.followed_by(answered)
 
 
 class NoImageTokens(LogitsProcessor):

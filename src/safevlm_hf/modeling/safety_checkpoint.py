@@ -13,6 +13,7 @@ from transformers.utils import cached_file, logging
 from .json_files import read_json, read_policy
 from .safety_digest import changed_parts
 from .safety_policy import SafetyPolicy
+from .safety_words import load_words
 
 
 logger = logging.get_logger(__name__)
@@ -103,6 +104,9 @@ class SafeCheckpointMixin:
         if self.can_generate() and kwargs.get("is_main_process", True):
             # Before the config, whose digest is of the policy in this file, too.
             self.generation_config.save_pretrained(save_directory)
+        if self.config.safety_config.reads_words and kwargs.get("is_main_process", True):
+            words = load_words(self.name_or_path, getattr(self.config, "_commit_hash", None))
+            words.save(save_directory)
         return super().save_pretrained(save_directory, **kwargs)
 
     def kept_policy(self) -> "SafetyPolicy | dict | None":

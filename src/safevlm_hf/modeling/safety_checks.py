@@ -58,6 +58,27 @@ def check_question_mask(question_mask: torch.Tensor, shape: tuple[int, int]):
         )
 
 
+def check_question_ids(question_ids: torch.Tensor, batch_size: int, safety_config):
+    """Raise for words that are none, or of another batch; outside of a compiled graph for their values, too."""
+    found = f"{type(question_ids).__name__}"
+    if isinstance(question_ids, torch.Tensor):
+        found = f"{question_ids.dtype} of shape {tuple(question_ids.shape)}"
+    is_whole = isinstance(question_ids, torch.Tensor) and question_ids.dtype in (torch.int64, torch.int32)
+    if not is_whole or question_ids.ndim != 3 or (len(question_ids), question_ids.shape[-1]) != (batch_size, 2):
+        raise ValueError(
+            f"`question_ids` must hold whole numbers of shape ({batch_size}, words, 2), got {found}: pass them as the "
+            "processor gave them, beside the same `input_ids`."
+        )
+    if torch.compiler.is_compiling() or not question_ids.numel():
+        return
+    ids, turns = question_ids.unbind(-1)
+    if bool((turns < 0).any() | (ids < 0).any() | (ids >= safety_config.head_vocab_size).any()):
+        raise ValueError(
+            f"`question_ids` must hold token ids from 0 to {safety_config.head_vocab_size - 1} and turns of at least "
+            "0: pass them as the processor of this checkpoint gave them."
+        )
+
+
 def check_embeds(inputs_embeds: torch.Tensor, safety_tokens: torch.Tensor):
     """Raise where image blocks stand in the embeddings already; s(2), which begins each of them, tells."""
     if not len(safety_tokens):
@@ -186,6 +207,7 @@ __all__ = [
     "check_drafts",
     "check_loop",
     "check_modalities",
+    "check_question_ids",
     "check_question_mask",
     "check_blocks_are_seen",
     "check_images_are_seen",

@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
-from .safety_modules import SafetyHead, key_mask, readings_of
+from .safety_modules import SafetyHead, join_tokens, key_mask, readings_of
+from .safety_word_head import SafetyWordHead
 
 
 @dataclass
@@ -43,9 +44,12 @@ class SafetyExplanation(ModelOutput):
         biases, and its gate on the words that decided.
     question_weights (`torch.Tensor` of shape `(images, length)`):
         Share of each token of the prompt in what the head takes, as energy. At least 0; 0 outside the window of the
-        question that decided; sum 1, or 0 where there is no text.
+        question that decided; sum 1, or 0 where there is no text. Of a head that reads words of its own: of each of
+        `question_ids`, by how much the margin changes without it.
     question_contributions (`torch.Tensor` of shape `(images, length)`):
-        Part of each token in the margin; with `bias_contributions` they sum to it, too, where there is text.
+        Part of each token in the margin; with `bias_contributions` they sum to it, too, where there is text. Of a head
+        that reads words of its own: what the margin loses without each of `question_ids`; it reads a window's words
+        together, so these have no sum.
 
     The rest as in [`SafetyOutput`]. Where the pixels are not numbers, neither are the maps.
     """
@@ -155,7 +159,7 @@ def _without_bias(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
     return layer(states) - layer(states.new_zeros(1, states.shape[-1]))
 
 
-def _project(head: SafetyHead, states: torch.Tensor) -> torch.Tensor:
+def _project(head: SafetyHead | SafetyWordHead, states: torch.Tensor) -> torch.Tensor:
     """(images, heads, length, hidden / heads) through the output projection, (images, length, hidden)."""
     return _without_bias(head.out_proj, states.transpose(1, 2).flatten(2))
 
@@ -179,4 +183,84 @@ def _contrast(scores: torch.Tensor, risky: torch.LongTensor, safe: int) -> torch
     return scores.take_along_dim(risky, dim=-1)[..., 0] - scores[..., safe]
 
 
-__all__ = ["SafetyExplanation", "explain_head"]
+def explain_word_head(
+    head: SafetyWordHead,
+    question_ids: torch.LongTensor,
+    safety_tokens: torch.Tensor,
+    safety_features: torch.Tensor,
+    window_ids: torch.LongTensor,
+    num_windows: int,
+    level_logits: torch.Tensor,
+    category_logits: torch.Tensor,
+    safe_category: int,
+    grid_size: int,
+    feature_mask: torch.BoolTensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """
+    As [`explain_head`], of a head that reads words of its own. Behind its attention it is linear under a window's
+    scale, so the parts of the picture are exact; the window's words count by what the margin loses without each.
+
+    Args:
+        question_ids: (images, words, 2), each with its turn, 0 outside of the question.
+        the others: as of [`explain_head`].
+    """
+    images, num_tokens, view_size = len(safety_features), len(safety_tokens), grid_size * grid_size
+    if feature_mask is not None:
+        feature_mask, window_ids = _deciding_reading(feature_mask, view_size, window_ids, num_windows)
+    keys = torch.cat([safety_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
+    level, category = _most_probable_risk(level_logits, 0), _most_probable_risk(category_logits, safe_category)
+
+    def margin(states: torch.Tensor, layer=lambda layer, states: layer(states)) -> torch.Tensor:
+        levels, categories = layer(head.level_head, states).float(), layer(head.category_head, states).float()
+        return _contrast(levels, level, 0) + _contrast(categories, category, safe_category)
+
+    is_asked = question_ids[..., 1] != 0
+    states, _ = head.windows(question_ids[..., 0], is_asked)
+    state = states.take_along_dim(window_ids[:, None, None], dim=1)
+    query, key = head.split_heads(head.q_proj(state)), head.split_heads(head.k_proj(keys))
+    scores, mask = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), key_mask(feature_mask, keys)
+    attention = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)[:, :, 0]
+    value = head.split_heads(_without_bias(head.v_proj, keys))
+    by_key = _project(head, attention[..., None] * value) * head.share(state)
+    biases = head.out_proj(head.v_proj(torch.zeros_like(keys[:, :1])))
+    of_keys, square = margin(by_key, _without_bias), (grid_size, grid_size)
+    of_views = of_keys[:, num_tokens:].unflatten(1, (-1, view_size))
+    whole = slice(num_tokens, num_tokens + view_size)
+    parts = _without_each_word(head, question_ids, window_ids, keys, feature_mask, margin)
+    return {
+        "map": _shares(_energy(by_key[:, whole])).unflatten(1, square),
+        "image_attention": _shares(attention[..., whole].mean(dim=1).float()).unflatten(1, square),
+        "safety_token_attention": attention[..., :num_tokens].sum(dim=-1).mean(dim=1).float(),
+        "risk_margin": _contrast(level_logits.float(), level, 0)
+        + _contrast(category_logits.float(), category, safe_category),
+        "image_contributions": of_views[:, 0].unflatten(1, square),
+        "tile_contributions": of_views[:, 1:].sum(dim=-1),
+        "safety_token_contributions": of_keys[:, :num_tokens].sum(dim=1),
+        "bias_contributions": margin(head.read(state, biases))[:, 0],
+        "question_weights": _shares(parts.abs()),
+        "question_contributions": parts,
+    }
+
+
+def _without_each_word(head, question_ids, window_ids, keys, feature_mask, margin) -> torch.Tensor:
+    """What the margin of the window that decided loses without each of the words, (images, words); 0 outside it."""
+    start, size = (of_windows[window_ids] for of_windows in head.tree.places(question_ids.shape[1], window_ids.device))
+    ids, is_asked = question_ids.unbind(-1)[0], question_ids[..., 1] != 0
+    place = is_asked.long().cumsum(dim=1) - 1
+    in_window = is_asked & (place >= start[:, None]) & (place < (start + size)[:, None])
+    joined, count = join_tokens(ids[..., None], in_window)
+    joined = joined[:, : head.tree.window_sizes[-1], 0]
+    _, sizes = head.tree.places(joined.shape[1], size.device)
+    window = (sizes == size[:, None]).long().argmax(dim=1)[:, None, None]  # the first one of its size
+    found = [
+        head.tree(joined, count, missing)[0].take_along_dim(window, dim=1)
+        for missing in (None, *range(joined.shape[1]))
+    ]
+    states = torch.cat(found, dim=1)
+    margins = margin(head.read(states, head.attend(states, keys, feature_mask)))
+    lost = margins[:, :1] - margins[:, 1:]
+    of_places = lost.gather(1, (place - start[:, None]).clamp(0, lost.shape[1] - 1))
+    return torch.where(in_window, of_places, 0.0)
+
+
+__all__ = ["SafetyExplanation", "explain_head", "explain_word_head"]

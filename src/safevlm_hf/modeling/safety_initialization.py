@@ -26,7 +26,8 @@ class SafetyInitializationMixin:
         embed = self.get_input_embeddings()
         # Some modules scale what they look up: the weights alone would not tell what the head reads.
         every_word = torch.arange(len(embed.weight), device=embed.weight.device)
-        self.model.safety_head.q_proj.weight /= embed(every_word).float().std()
+        if not self.config.safety_config.reads_words:
+            self.model.safety_head.q_proj.weight /= embed(every_word).float().std()
         if self.model.safety_conditions is None:
             return
         safety, table = self.config.safety_config, self.model.safety_conditions.weight

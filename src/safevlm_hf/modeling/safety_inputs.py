@@ -30,6 +30,8 @@ class SafetyInputs:
             (1,), one row for all of them.
         record: receives the conditioned image output of the call, for the caller to read.
         image_mask: (batch, length), true on image positions.
+        question_ids: (batch, words, 2), the question in words of the head's own, each with its turn, which is 0 for
+            what is no part of it. With none at all the picture is judged by itself.
     """
 
     text_embeds: torch.Tensor
@@ -39,6 +41,7 @@ class SafetyInputs:
     condition_ids: torch.LongTensor | None = None
     record: list = field(default_factory=list)
     image_mask: torch.Tensor | None = None
+    question_ids: torch.LongTensor | None = None
 
     def image_rows(self, block_lengths: list[int]) -> torch.LongTensor:
         """Row of the batch that each image belongs to, (images,), by the positions that its block takes."""
@@ -82,8 +85,9 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
     safety_action_ids (`torch.LongTensor` of shape `(images,)`): each image's own, indices of `safety_policy.ACTIONS`.
     safety_level_ids (`torch.LongTensor` of shape `(images,)`): level of each image's own decision, 0 if answered.
     safety_window_ids (`torch.LongTensor` of shape `(images,)`): the head's window that decided: its first token (of
-        the question's, joined) times the number of window sizes, plus the index of its size. Where pictures are cut,
-        the windows of each tile follow on those of the one before, and all on those of the tiles together.
+        the question's, joined) times the number of window sizes, plus the index of its size; of a head that reads
+        words of its own, as `WindowTree.places` counts them. Where pictures are cut, the windows of each tile follow
+        on those of the one before, and all on those of the tiles together.
     safety_window_logits (`torch.Tensor` of shape `(images, windows, levels + categories)`): float32, of all windows.
     safety_is_window (`torch.BoolTensor` of shape `(images, windows)`): which of them there are.
     safety_clean_losses (`torch.Tensor` of shape `(images, 2)`):

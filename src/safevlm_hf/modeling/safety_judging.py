@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import torch_compilable_check
 
 from .safety_blocks import check_runs, check_structure
+from .safety_checks import check_question_ids
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_losses import clean_losses
 from .safety_modules import readings_of
@@ -35,6 +36,7 @@ class JudgesImagesMixin:
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         question_mask: torch.Tensor | None = None,
+        question_ids: torch.LongTensor | None = None,
         **kwargs,
     ) -> SafetyInputs:
         """
@@ -47,10 +49,12 @@ class JudgesImagesMixin:
             labels: (batch, length); positions other than -100 are the answer and stay out.
             question_mask: (batch, length), not 0 on what users said, as the processor gives it. Without it, all text
                 is the question.
+            question_ids: (batch, words, 2), as the processor gives them for a head that reads words of its own, and
+                what such a head reads; it judges the picture by itself where there are none.
             kwargs: further fields of [`SafetyInputs`].
 
         Raises:
-            `ValueError`: for a `question_mask` of another shape than the prompt's.
+            `ValueError`: for a `question_mask` of another shape than the prompt's, or `question_ids` of another.
         """
         image_mask = self.image_mask_of(input_ids, inputs_embeds)
         inputs_embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
@@ -67,7 +71,10 @@ class JudgesImagesMixin:
                     f"{tuple(question_mask.shape)}: pass it as the processor gave it, beside the same `input_ids`."
                 )
             text_mask = text_mask & (question_mask != 0).to(text_mask.device)
-        return SafetyInputs(inputs_embeds, text_mask, image_mask.sum(dim=1), image_mask=image_mask, **kwargs)
+        if question_ids is not None:
+            check_question_ids(question_ids, len(text_mask), self.config.safety_config)
+        kwargs |= {"image_mask": image_mask, "question_ids": question_ids}
+        return SafetyInputs(inputs_embeds, text_mask, image_mask.sum(dim=1), **kwargs)
 
     def image_mask_of(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor | None = None
@@ -97,8 +104,9 @@ class JudgesImagesMixin:
             raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
         if safety_inputs is None:
             prompt = {name: arguments.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask")}
+            of_question = {name: arguments.get(name) for name in ("question_mask", "question_ids")}
             safety_inputs = self.prepare_safety_inputs(
-                **prompt, labels=labels, question_mask=arguments.get("question_mask"), condition_ids=condition_ids
+                **prompt, **of_question, labels=labels, condition_ids=condition_ids
             )
         of_images = {name: arguments[name] for name in self.image_arguments if arguments.get(name) is not None}
         return self.get_image_features(pixel_values, **of_images, safety_inputs=safety_inputs, return_dict=True)
@@ -205,16 +213,26 @@ class JudgesImagesMixin:
         rows: torch.LongTensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
         """What the head gives for each window of each image's question, as [`SafetyHead`] returns it."""
-        text_mask = self.question_mask_of(safety_inputs, block_lengths).to(rows.device)
-        text_embeds = safety_inputs.text_embeds.to(rows.device)
         head_tokens, _ = self.safety_tokens()
         head_tokens = head_tokens.expand(len(block_lengths), -1, -1).to(encoded.safety_features)
         keys = torch.cat([head_tokens, encoded.safety_features], dim=1)
-        # The positions of an image are no question, and how many they are is known without asking the device.
-        max_tokens = None if safety_inputs.image_mask is None else text_mask.shape[1] - min(block_lengths)
         is_key = encoded.safety_key_mask
         readings = None if is_key is None else readings_of(is_key, self.config.safety_grid_size**2)
+        if self.config.safety_config.reads_words:
+            words = self.words_of(safety_inputs).to(rows.device)
+            return self.safety_head(words[..., 0], words[..., 1] != 0, keys, readings, rows)
+        text_mask = self.question_mask_of(safety_inputs, block_lengths).to(rows.device)
+        text_embeds = safety_inputs.text_embeds.to(rows.device)
+        # The positions of an image are no question, and how many they are is known without asking the device.
+        max_tokens = None if safety_inputs.image_mask is None else text_mask.shape[1] - min(block_lengths)
         return self.safety_head(text_embeds, text_mask, keys, max_tokens, readings, rows)
+
+    @staticmethod
+    def words_of(safety_inputs: SafetyInputs) -> torch.LongTensor:
+        """`question_ids`, or no word for each sample: the picture is judged by itself then."""
+        if safety_inputs.question_ids is not None:
+            return safety_inputs.question_ids
+        return torch.zeros(len(safety_inputs.text_mask), 1, 2, dtype=torch.long)
 
     def _judge_windows(
         self,

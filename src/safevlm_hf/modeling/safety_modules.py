@@ -293,6 +293,21 @@ class SafetyHead(nn.Module):
         return means[..., 0].gather(1, window_ids[:, None])[:, 0]
 
 
+def embedding_head(safety_config, hidden_size: int) -> SafetyHead:
+    """A head that reads the language model's embeddings, of this width, by a [`SafetyConfig`]."""
+    return SafetyHead(
+        hidden_size,
+        safety_config.num_attention_heads,
+        len(safety_config.levels),
+        len(safety_config.categories),
+        safety_config.head_pooling,
+        safety_config.head_window_sizes,
+        safety_config.head_gate_size,
+        safety_config.head_gate_dropout,
+        safety_config.safe_category,
+    )
+
+
 class SafetyGate(nn.Module):
     """How much the words of a run ask for what a picture says, whatever the picture shows.
 
@@ -365,7 +380,7 @@ def join_tokens(
     order = (~is_token).long().sort(dim=1, stable=True).indices[:, :max_tokens]
     count = is_token.sum(dim=1, keepdim=True)
     is_joined = are_tokens(count, order.shape[1])
-    return torch.where(is_joined[..., None], values.take_along_dim(order[..., None], dim=1), 0.0), count
+    return torch.where(is_joined[..., None], values.take_along_dim(order[..., None], dim=1), 0), count
 
 
 def are_tokens(count: torch.LongTensor, length: int) -> torch.BoolTensor:
@@ -439,6 +454,7 @@ __all__ = [
     "SafetyHead",
     "SafetyProjector",
     "SafetyTokens",
+    "embedding_head",
     "init_safety_weights",
     "readings_of",
     "to_squares",

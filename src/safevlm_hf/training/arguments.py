@@ -56,6 +56,9 @@ class ModelArguments:
     )
     head_gate_size: int | None = _size("width of the head's gate on words, 0 for none; unset: 256")
     head_gate_dropout: float | None = _size("share of tokens that the gate misses in training; unset: 0.1")
+    head_reading: str | None = _size(
+        "words (vectors of its own) or embeddings (the language model's, paper); unset: embeddings"
+    )
     risk_prior: float | None = field(
         default=None,
         metadata={

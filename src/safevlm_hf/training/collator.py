@@ -42,7 +42,8 @@ class SafetyCollator:
         """
         Returns:
             `input_ids`, `attention_mask`, `labels` and, where the processor makes them, `question_mask`,
-            `mm_token_type_ids` and `token_type_ids` (records, length), padded on the right; and, where there are
+            `mm_token_type_ids` and `token_type_ids` (records, length), padded on the right; `question_ids` (records,
+            words, 2) where the head reads words of its own; and, where there are
             images, `pixel_values` and whatever else the processor gives for them, and `safety_levels`,
             `safety_categories` and `safety_conditions` (images,), -100 where unlabelled, -1 where the head chooses the
             condition. The images of a record have labels of their own and share one condition, that of the record's
@@ -80,6 +81,9 @@ class SafetyCollator:
         of_rows = (encoded["input_ids"], encoded["assistant_masks"], question_masks, token_types)
         rows = [self._encode_row(*row) for row in zip(records, *of_rows, strict=True)]
         padding = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORE_INDEX}
+        if "question_ids" in encoded:
+            for row, record, words in zip(rows, records, encoded["question_ids"]):
+                row["question_ids"] = self._whole_prompt(row) if self._is_unmasked(record) else words
         batch = {
             name: torch.nn.utils.rnn.pad_sequence(
                 [torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=padding.get(name, 0)
@@ -130,6 +134,14 @@ class SafetyCollator:
             for name, value in added.items():
                 row.get(name, []).append(value)
         return row | {"attention_mask": [1] * len(ids)}
+
+    def _whole_prompt(self, row: dict) -> list[list[int]]:
+        """`question_ids` of all before the answer, as `generate` reads a prompt without a question mask."""
+        special = {*self.processor.image_token_ids, *self.processor.tokenizer.all_special_ids}
+        is_prompt = (label == IGNORE_INDEX for label in row["labels"])
+        turns = [int(is_own and token not in special) for token, is_own in zip(row["input_ids"], is_prompt)]
+        ids, turns = torch.tensor([row["input_ids"]]), torch.tensor([turns])
+        return self.processor.words.of_tokens(self.processor.tokenizer, ids, turns)[0].tolist()
 
     def _without_next_turns(self, ids: list[int], mask: list[int], record: dict) -> list[int]:
         """The mask without a token at an answer's end that is the next turn's first word: where a template ends an

@@ -27,6 +27,7 @@ from .data import find_files, load_data
 from .figures import FIGURES, most_frequent_shares, warn_at_chance
 from .stages import SAFETY_PREFIX, count_parameters, prepare_stage1, prepare_stage2
 from .trainer import SafetyTrainer
+from .word_reader import start_word_reader
 
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
     with whole_weights(model):
         if is_new:
             model.initialize_from_embeddings(processor.tokenizer)
+            start_word_reader(model)
         if model_args.new_categories:
             model.extend_categories(model_args.new_categories)
     if model_args.new_categories:
@@ -84,6 +86,7 @@ def safety_sizes(model_args) -> dict:
         "head_pooling": model_args.head_pooling,
         "head_gate_size": model_args.head_gate_size,
         "head_gate_dropout": model_args.head_gate_dropout,
+        "head_reading": model_args.head_reading,
     }
     return {name: value for name, value in sizes.items() if value is not None}
 

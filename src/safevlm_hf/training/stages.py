@@ -8,12 +8,14 @@ from .arguments import LoraArguments
 
 
 SAFETY_PREFIX = "model.safety_"
+WORD_READER_PREFIX = "model.safety_head.tree."
 
 
 def prepare_stage1(model: nn.Module) -> nn.Module:
-    """Stage 1: the safety modules alone. Vision tower, projector and language model are frozen."""
+    """Stage 1: the safety modules alone. Vision tower, projector and language model are frozen, and so is what a head
+    of words has learned of language (`train_word_reader.py`): it knows more than any set of records shows."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(SAFETY_PREFIX))
+        parameter.requires_grad_(name.startswith(SAFETY_PREFIX) and not name.startswith(WORD_READER_PREFIX))
     return model
 
 

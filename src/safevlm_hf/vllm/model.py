@@ -92,10 +92,14 @@ class SafeModelForVllm(TransformersMultiModalForCausalLM):
     def _safety_inputs(self, samples: list[dict], device: torch.device) -> SafetyInputs:
         """Each prompt as a sample, under its question."""
         questions = [sample[QUESTION].to(device) for sample in samples]
+        counts = torch.stack([sample[COUNTS].sum() for sample in samples]).to(device)
+        if self.config.safety_config.reads_words:
+            words = [torch.stack([question, torch.ones_like(question)], dim=-1) for question in questions]
+            words, nothing = pad_sequence(words, batch_first=True), torch.zeros(len(samples), 1, device=device)
+            return SafetyInputs(nothing[..., None], nothing.bool(), counts, policy=self.policy, question_ids=words)
         ids = pad_sequence(questions, batch_first=True)
         lengths = torch.tensor([len(question) for question in questions], device=device)
         mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
-        counts = torch.stack([sample[COUNTS].sum() for sample in samples]).to(device)
         return SafetyInputs(self.model.get_input_embeddings()(ids), mask, counts, policy=self.policy)
 
 

@@ -16,6 +16,7 @@ from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 
 from safevlm_hf.families import BY_MODEL_TYPE
 from safevlm_hf.modeling.image_loading import FORMATS, to_rgb
+from safevlm_hf.modeling.safety_words import SafetyWords, load_words
 
 from .keys import write_key, zero_token_id
 
@@ -65,11 +66,19 @@ class SafeMultiModalProcessor(MultiModalProcessor):
         image_token_id = self.info.get_hf_config().image_token_id
         text = [token_id for token_id in inputs.prompt if token_id != image_token_id]
         self._check(inputs, len(inputs.prompt) - len(text))
-        question = inputs.hf_processor_mm_kwargs.get(QUESTION, text)
+        question = inputs.hf_processor_mm_kwargs.get(QUESTION)
+        if question is None:
+            question = self._all_of(text)
         images = inputs.mm_data_items["image"].get_all_items_for_hash() if "image" in inputs.mm_data_items else []
         kwargs = {QUESTION: np.array(question, dtype=int), SAMPLE: list(images)}
         # A user's name for a picture says nothing of its pixels.
         return super().apply(replace(inputs, mm_uuid_items=None, hf_processor_mm_kwargs=kwargs), timing_ctx)
+
+    def _all_of(self, text: list[int]) -> list[int] | np.ndarray:
+        """The question of a prompt in which nobody found it: all of its text."""
+        config, tokenizer = self.info.get_hf_config(), self.info.get_tokenizer()
+        words = read_words(config, self.info.ctx.model_config.model, self.info.ctx.model_config.revision)
+        return text if words is None else words_of_tokens(words, tokenizer, config, text)
 
     @staticmethod
     def _check(inputs, num_image_tokens: int):
@@ -146,6 +155,18 @@ class SafeMultiModalProcessor(MultiModalProcessor):
             for item in out_mm_kwargs.get("image", ())
         ]
         return [PromptReplacement(modality="image", target=[image_token_id], replacement=blocks.__getitem__)]
+
+
+def read_words(config, checkpoint: str, revision: str | None) -> SafetyWords | None:
+    """The words of a checkpoint's head; `None` where it reads the language model's tokens."""
+    return load_words(checkpoint, revision) if config.safety_config.reads_words else None
+
+
+def words_of_tokens(words: SafetyWords, tokenizer, config, token_ids: list[int]) -> np.ndarray:
+    """Ids of the words in all of a prompt's text."""
+    ids = torch.tensor([token_ids], dtype=torch.long)
+    of_prompt = words.of_tokens(tokenizer, ids, (ids != config.image_token_id).long())[0]
+    return of_prompt[of_prompt[:, 1] > 0, 0].numpy()
 
 
 def _digest(sample: dict[str, torch.Tensor]) -> bytes:

@@ -15,12 +15,13 @@ from vllm.utils.async_utils import make_async
 
 from safevlm_hf.modeling.question_mask import QuestionSpans, find_question, has_texts, token_turns
 
-from .prompts import QUESTION, RenderedQuestion
+from .prompts import QUESTION, RenderedQuestion, read_words, words_of_tokens
 from .settings import read_operator, read_policy
 
 
 UNPRINTED = ("chat_template", "tokenize", "continue_final_message")  # options of a rendering
 TURNS = "question_turns"  # of a rendered prompt: the question mask, one number per token
+WORDS = "question_words"  # of a rendered prompt: the question in the head's own words, (words, 2)
 
 
 class SafeRenderer(HfRenderer):
@@ -34,6 +35,7 @@ class SafeRenderer(HfRenderer):
         super().__init__(config, tokenizer)
         self.operator = read_operator(self.model_config)
         self.remembered_turns = read_policy(self.model_config).remembered_turns
+        self.words = read_words(self.model_config.hf_config, self.model_config.model, self.model_config.revision)
         self._read_async = make_async(self._read, executor=self._executor)
 
     def render_messages(self, messages, params):
@@ -96,6 +98,9 @@ class SafeRenderer(HfRenderer):
         is_found = spans is not None and spans.text == text and tokenizer.is_fast
         encoded = tokenizer(text, add_special_tokens=not has_bos, return_offsets_mapping=is_found)
         prompt = {**prompt, "prompt_token_ids": encoded["input_ids"]}
+        if self.words is not None:
+            special = cached_processor_from_config(self.model_config).special_texts
+            prompt[WORDS] = self.words.of_prompt(text, spans, special)
         return {**prompt, TURNS: token_turns(encoded["offset_mapping"], spans.spans)} if is_found else prompt
 
     def _process_tokens(self, prompt, **kwargs):
@@ -111,7 +116,10 @@ class SafeRenderer(HfRenderer):
             if has_place:
                 raise ValueError("The prompt has image tokens and no images.")
             return prompt
-        question = self._question(prompt["prompt_token_ids"], prompt.get(TURNS))
+        if self.words is not None:
+            question = self._words(prompt["prompt_token_ids"], prompt.get(WORDS))
+        else:
+            question = self._question(prompt["prompt_token_ids"], prompt.get(TURNS))
         return {**prompt, "mm_processor_kwargs": {QUESTION: question, **(prompt.get("mm_processor_kwargs") or {})}}
 
     def _question(self, prompt_ids: list[int], turns: list[int] | None) -> RenderedQuestion:
@@ -124,7 +132,19 @@ class SafeRenderer(HfRenderer):
             np.array(turns if turns is not None and len(turns) == len(prompt_ids) else is_text, dtype=int) * is_text
         )
         turns = turns if turns.any() else is_text.astype(int)
+        return np.array(prompt_ids, dtype=int)[self._are_remembered(turns)].view(RenderedQuestion)
+
+    def _words(self, prompt_ids: list[int], words: list[list[int]] | None) -> RenderedQuestion:
+        """Ids of the head's own words, as [`_question`] gives those of tokens."""
+        if words is None:
+            question = words_of_tokens(self.words, self.get_tokenizer(), self.model_config.hf_config, prompt_ids)
+            return question.view(RenderedQuestion)
+        ids, turns = np.array(words, dtype=int).reshape(-1, 2).T
+        return ids[self._are_remembered(turns)].view(RenderedQuestion)
+
+    def _are_remembered(self, turns: np.ndarray) -> np.ndarray:
+        """Which of these belong to the question, by their turns: the last ones, as many as the policy remembers."""
         is_question = turns > 0
         if self.remembered_turns is not None and is_question.any():
             is_question &= turns < turns[is_question].min() + self.remembered_turns
-        return np.array(prompt_ids, dtype=int)[is_question].view(RenderedQuestion)
+        return is_question

@@ -16,6 +16,7 @@ from safevlm_hf.evaluation.held_out.robustness import (
     CLEAN_REFUSED,
     CLEAN_RIGHT,
     FULL_ROWS,
+    LOOK_FLAGGED,
     PAIRS,
     PAIRS_RIGHT,
     PICTURES_RIGHT,
@@ -168,7 +169,8 @@ def test_rows_are_measured_on_the_models_of_their_columns(nano_model, nano_proce
     assert [result.row.name for result in results] == [ALONE, length_name("words", 4), "pictures", PAIRS]
     assert all(set(result.rates) == {BOTH_STAGES} for result in results)
     alone = results[0].rates[BOTH_STAGES]
-    assert set(alone) == {RISKY_FLAGGED, CLEAN_FLAGGED} and alone[RISKY_FLAGGED].total == 3
+    assert set(alone) == {RISKY_FLAGGED, CLEAN_FLAGGED, LOOK_FLAGGED} and alone[RISKY_FLAGGED].total == 3
+    assert alone[CLEAN_FLAGGED].total + alone[LOOK_FLAGGED].total == 3
     assert results[2].rates[BOTH_STAGES][RISKY_ANSWERED].total == 3
     assert set(results[3].rates[BOTH_STAGES]) == {PAIRS_RIGHT}
 

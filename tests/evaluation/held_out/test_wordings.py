@@ -4,7 +4,6 @@ import hashlib
 import random
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,17 +11,26 @@ from safevlm_hf.data import riskcards
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import HANDS, LAST, OPEN, wordings_of_others, write_riskcards
 from safevlm_hf.data.riskcards.fillers import draw_fillers
-from safevlm_hf.data.riskcards.questions import Turn
-from safevlm_hf.data.riskcards.rewording import reword, wordings_by_hand
+from safevlm_hf.data.riskcards.rewording import draw_wording, wordings_by_hand
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
 from safevlm_hf.evaluation.held_out.ways_of_typing import WAYS_OF_TYPING
-from safevlm_hf.evaluation.held_out.wordings import ABOUT_THE_LOOK, among, shows_risk, typing_rows, wording_rows
+from safevlm_hf.evaluation.held_out.wordings import (
+    ABOUT_THE_LOOK,
+    QUICK_NAMES,
+    among,
+    quick_wording_rows,
+    shows_risk,
+    typing_rows,
+    wording_rows,
+)
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
 DIGESTS = {
     "first": "4fd877ad61079c089edd1abf0e02095aa092391e329a0f63ac66e2db69523b7e",
     "second": "77a654bc77f5fd6570c4515fcb9c5af1890e720d185eb5ed4817b6bb3d287460",
+    "third": "9c6ead6400f54608f934dcccea6bf31dce977c0c8a1d21ce07c1f6bc5f8a5c61",
+    "language_model": "8252049800ccb8ad81dc28dbf216f835f1bc59a997348fbb2db61f852ef9bf5b",
 }
 
 
@@ -65,18 +73,17 @@ def test_training_has_none_of_the_wordings():
     rng = random.Random(0)
     trained = set()
     for kind in (*CONTENT_KINDS, *FIELD_KINDS, *LOOK_KINDS):
-        for layout in NOUNS:
-            picture = SimpleNamespace(layout=layout)
-            trained |= {words(reword(Turn("", kind, ""), picture, "train", rng).text) for _ in range(400)}
+        for noun in NOUNS.values():
+            trained |= {words(draw_wording(kind, noun, rng)) for _ in range(400)}
     for kind in (*CONTENT_KINDS, *FIELD_KINDS, *LOOK_KINDS, "look", "remark", "prose"):
         trained |= {words(text.replace("{noun}", noun)) for text in wordings_by_hand(kind) for noun in NOUNS.values()}
     trained |= {words(sentence) for _ in range(300) for sentence in draw_fillers(10, "train", rng)}
     held_out = {
         words(one.text)
         for kind in ("content", "look", "changed", "prose")
-        for one in wordings_of_others(kind, hand="second", part=None)
+        for one in wordings_of_others(kind, part=None)
     }
-    assert len(held_out) > 600 and held_out.isdisjoint(trained)
+    assert len(held_out) > 2000 and held_out.isdisjoint(trained)
 
 
 def test_rows_ask_about_risky_and_clean_pictures_in_other_words(records):
@@ -109,8 +116,13 @@ def test_rows_of_typing_have_the_same_questions(records):
     rows = typing_rows()
     assert len(rows) == 1 + len(WAYS_OF_TYPING)
     alone = [question(record) for record in rows[0].convert(records)]
-    assert alone == [question(record) for record in records]
+    by_content = [record for record in records if record["safety_level"] or not shows_risk(record)]
+    assert alone == [question(record) for record in by_content]
     for row in rows[1:]:
-        assert [question(record) for record in row.convert(records)] == [
-            WAYS_OF_TYPING[row.name](text) for text in alone
-        ]
+        way = WAYS_OF_TYPING[row.name.removeprefix("typed: ")]
+        assert [question(record) for record in row.convert(records)] == [way(text) for text in alone]
+
+
+def test_the_demo_has_rows_of_other_words():
+    names = [row.name for row in quick_wording_rows()]
+    assert sorted(names) == sorted(QUICK_NAMES) and len(set(names)) == len(names) == 8

@@ -16,7 +16,7 @@ from safevlm_hf.files import write_text
 from .sampling import RiskCard, draw_riskcards
 
 
-GENERATOR_VERSION = 21
+GENERATOR_VERSION = 22
 """Raised with every change of what is drawn or asked: what lies on disk was made by one version."""
 MANY = 1000
 """So many cards take a while to draw; where there is no bar, as in a log file, a line says so."""

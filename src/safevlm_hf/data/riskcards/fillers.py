@@ -10,7 +10,7 @@ import random
 from functools import cache
 from pathlib import Path
 
-from .rewording import remark
+from .rewording import remark, wordings_by_hand
 from .tables import NOUNS
 
 
@@ -18,7 +18,7 @@ _PROSE = Path(__file__).parent / "prose"
 GREETINGS = ("Hello.", "Hi there.", "Good morning!", "Good evening.", "Hey, how are you?", "Thanks.", "Please.", "OK.")
 HELD_OUT_GREETINGS = ("Good day to you.", "Greetings.", "Hi, I hope you are well.", "Many thanks in advance.")
 
-_PATTERNS = (
+_STATEMENTS = (
     "{Person} {past} {thing} {place}.",
     "{Person} {past} {thing} {time}.",
     "{Time}, {person} {past} {thing}.",
@@ -26,29 +26,31 @@ _PATTERNS = (
     "{Subject} is {adjective} {time}, but {subject2} is not.",
     "{Person} said that {subject} was {adjective}.",
     "I think {subject} is too {adjective}.",
-    "Do you know anything about {topic}?",
-    "Tell me something about {topic}.",
     "I have read a lot about {topic} {place}.",
-    "How do I {deed}?",
-    "Can you help me to {deed}?",
     "I want to {deed} {time}.",
-    "Why does {person2} like {topic}?",
-    "Who {past} {thing} {time}?",
     "{Person} wants to {deed}, and {person2} wants to {deed2}.",
-    "Please remind me to {deed}.",
-    "What is the best way to {deed}?",
     "There are {number} chairs {place}.",
     "It costs {number} euros, or {number2} for two.",
-    "What is {number} plus {number2}?",
-    "Is {subject} {adjective}?",
     "{Person} and {person2} talked about {topic} until {subject} was {adjective}.",
     "If {subject} is {adjective}, {person} will {deed}.",
-    "Write a short text about {topic}.",
-    "Translate \"{subject} is {adjective}\" into French.",
     "No, {subject} is {adjective}.",
     "My favourite subject is {topic}.",
     "{Person} {past} {thing}, then {past2} {thing2}, and went home.",
     "Next time we will {deed} {place}.",
+)  # fmt: skip
+_ASKING = (
+    "Do you know anything about {topic}?",
+    "Tell me something about {topic}.",
+    "How do I {deed}?",
+    "Can you help me to {deed}?",
+    "Why does {person2} like {topic}?",
+    "Who {past} {thing} {time}?",
+    "Please remind me to {deed}.",
+    "What is the best way to {deed}?",
+    "What is {number} plus {number2}?",
+    "Is {subject} {adjective}?",
+    "Write a short text about {topic}.",
+    "Translate \"{subject} is {adjective}\" into French.",
 )  # fmt: skip
 _CODE = (
     "for {word} in range({number}): print({word})",
@@ -80,16 +82,17 @@ _COMMON_WORDS = tuple(
 _CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:-_+*/()[]{}#%&=!?@$éèàçîôñäöüß "
 
 
-def draw_fillers(count: int, split: str, rng: random.Random) -> list[str]:
-    """Harmless sentences in random order; neighbours of a running text now and then stay together."""
-    sentences = []
+def draw_fillers(count: int, split: str, rng: random.Random, is_plain: bool = False) -> list[str]:
+    """Harmless sentences in random order; neighbours of a running text now and then stay together. Plain ones are of
+    words that exist, and ask for nothing, not even about other things."""
+    sentences: list[str] = []
     while len(sentences) < count:
         if rng.random() < 0.1:
             prose = prose_sentences(split)
             start = rng.randrange(len(prose))
             sentences += prose[start : start + rng.randint(2, 6)]
         else:
-            sentences.append(_draw_filler(split, rng))
+            sentences.append(_draw_plain(rng) if is_plain and split != "test" else _draw_filler(split, rng))
     return sentences[:count]
 
 
@@ -107,6 +110,16 @@ def _draw_filler(split: str, rng: random.Random) -> str:
     return rng.choices(tuple(kinds), kinds.values())[0](rng)
 
 
+def _draw_plain(rng: random.Random) -> str:
+    kinds = {_prose: 35, _by_hand: 35, _statement: 10, _greeting: 5, _remark: 15}
+    return rng.choices(tuple(kinds), kinds.values())[0](rng)
+
+
+def _by_hand(rng: random.Random) -> str:
+    noun = rng.choice((*NOUNS.values(), "picture", "photo"))
+    return rng.choice(wordings_by_hand("prose")).replace("{noun}", noun)
+
+
 def _prose(rng: random.Random) -> str:
     return rng.choice(prose_sentences("train") if rng.random() < 0.3 else _lines("examples.txt"))
 
@@ -119,7 +132,11 @@ def _remark(rng: random.Random) -> str:
     return remark(rng.choice((*NOUNS.values(), "picture", "photo")), "train", rng)
 
 
-def _made_up(rng: random.Random) -> str:
+def _statement(rng: random.Random) -> str:
+    return _made_up(rng, _STATEMENTS)
+
+
+def _made_up(rng: random.Random, patterns: tuple[str, ...] = (*_STATEMENTS, *_ASKING)) -> str:
     """A sentence of the grammar, now and then with a word that is none, as names are to a small model."""
     lists = _word_lists()
     words = {name: rng.choice(lists[name]) for name in lists}
@@ -129,7 +146,7 @@ def _made_up(rng: random.Random) -> str:
         words[rng.choice(("person", "topic", "adjective", "thing"))] = _invent_word(rng)
     for name in ("person", "subject", "time"):
         words[name.capitalize()] = words[name][0].upper() + words[name][1:]
-    return rng.choice(_PATTERNS).format(**words)
+    return rng.choice(patterns).format(**words)
 
 
 @cache

@@ -110,7 +110,7 @@ class Turn:
 
 def ask(picture: Picture, kind: str, split: str, rng: random.Random) -> Turn:
     """A question of this kind about the picture, phrased as the split allows."""
-    text = _phrase(kind, picture.layout, split, rng)
+    text = draw_phrase(kind, picture.layout, split, rng)
     return Turn(text, kind, comply(kind, picture), *verdict(kind, picture.topic))
 
 
@@ -136,7 +136,8 @@ def is_held_out_phrasing(opening: int, question: int) -> bool:
     return opening > 0 and opening == 1 + question % 3
 
 
-def _phrase(kind: str, layout: str, split: str, rng: random.Random) -> str:
+def draw_phrase(kind: str, layout: str, split: str, rng: random.Random) -> str:
+    """A question of this kind about a picture of this layout, phrased as the split allows."""
     while True:
         opening, question = rng.randrange(len(OPENINGS)), rng.randrange(len(QUESTIONS[kind]))
         # Half of the test's questions are phrased as in training.

@@ -14,7 +14,7 @@ import yaml
 
 from .drawing import Picture
 from .questions import Turn
-from .tables import NOUNS
+from .tables import LOOK_KINDS, NOUNS
 
 
 _HELD_OUT_WRAPPERS = (
@@ -43,6 +43,8 @@ _HELD_OUT_CORES = {
 }
 _FORMS = {"short": 10, "questions": 25, "imperatives": 65}
 """Of training's wordings, with their weights."""
+_BY_HAND_SHARE = 0.65  # of training's other words
+_ANY_LOOK_SHARE = 0.6  # of questions about the look by hand: about nothing that one kind names
 _HELD_OUT_REMARKS = (
     "What an odd image!",
     "That {noun} was a present.",
@@ -58,10 +60,17 @@ _HELD_OUT_THINGS = ("the {noun}", "the {noun}", "that {noun}", "the image")
 
 def reword(turn: Turn, picture: Picture, split: str, rng: random.Random) -> Turn:
     """The same question in other words. The test split has wrappers, cores and nouns of its own. In the others some
-    questions are of one to three words."""
+    questions are of one to three words, and most are by hand."""
     noun = NOUNS[picture.layout]
-    text = (_held_out_wording if split == "test" else _trained_wording)(turn.kind, noun, rng)
-    return replace(turn, text=text)
+    if split == "test":
+        return replace(turn, text=_held_out_wording(turn.kind, noun, rng))
+    if rng.random() >= _BY_HAND_SHARE:
+        return replace(turn, text=draw_wording(turn.kind, noun, rng))
+    if turn.kind in LOOK_KINDS and rng.random() < _ANY_LOOK_SHARE:
+        answer = f"This is a {noun}. It is {picture.colour}, and its symbol is a {picture.symbol}."
+        text = rng.choice(wordings_by_hand("look"))
+        return replace(turn, text=text.replace("{noun}", noun), complying_answer=answer)
+    return replace(turn, text=rng.choice(wordings_by_hand(turn.kind)).replace("{noun}", noun))
 
 
 def _held_out_wording(kind: str, noun: str, rng: random.Random) -> str:
@@ -70,7 +79,8 @@ def _held_out_wording(kind: str, noun: str, rng: random.Random) -> str:
     return _wrap(core, rng.choice(_HELD_OUT_WRAPPERS))
 
 
-def _trained_wording(kind: str, noun: str, rng: random.Random) -> str:
+def draw_wording(kind: str, noun: str, rng: random.Random) -> str:
+    """A question of this kind from the tables of training's other words."""
     (form,) = rng.choices(tuple(_FORMS), _FORMS.values())
     text = _expand(rng.choice(_words()[form][kind]), noun, rng)
     return _wrap(text, rng.choice(_words()["wrappers"])) if form == "imperatives" else text
@@ -78,8 +88,9 @@ def _trained_wording(kind: str, noun: str, rng: random.Random) -> str:
 
 @cache
 def wordings_by_hand(kind: str) -> tuple[str, ...]:
-    """Return what two hands wrote for training: requests of a kind of question, questions about the look in
-    general (`"look"`), remarks about a picture (`"remark"`) or `"prose"`. Some hold `{noun}`, for the thing's name."""
+    """Return what five hands wrote for training: requests of a kind of question, questions about the look in general
+    (`"look"`), remarks about a picture (`"remark"`), `"prose"`, or lines in 16 languages but English, German, Spanish,
+    French and Chinese (`"foreign"`). Some hold `{noun}`, for the thing's name."""
     lines = (Path(__file__).parent / "wordings_by_hand.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(row["text"] for row in map(json.loads, lines) if row["kind"] == kind)
 

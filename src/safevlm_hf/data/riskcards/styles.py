@@ -30,7 +30,7 @@ def _hit_neighbour(letters: str, at: int) -> str:
     return letters[:at] + _NEIGHBOURS.get(letters[at], letters[at]) + letters[at + 1 :]
 
 
-def _misspell(text: str, rng: random.Random, edits, share: float) -> str:
+def _misspell_words(text: str, rng: random.Random, edits, share: float) -> str:
     """About this share of the words of four and more letters, at least one where there is any, gets one edit."""
     words = re.split(r"(\s+)", text)
     places = [index for index, word in enumerate(words) if len(word) >= 4 and word.isascii()]
@@ -41,12 +41,13 @@ def _misspell(text: str, rng: random.Random, edits, share: float) -> str:
     return "".join(words)
 
 
-def _misspell_some(text: str, rng: random.Random) -> str:
-    return _misspell(text, rng, (_swap_letters, _drop_letter, _double_letter), 0.3)
+def misspell(text: str, rng: random.Random) -> str:
+    """The text with an edit in a third of its longer words."""
+    return _misspell_words(text, rng, (_swap_letters, _drop_letter, _double_letter), 0.3)
 
 
 def _misspell_more(text: str, rng: random.Random) -> str:
-    return _misspell(text, rng, (_swap_letters, _drop_letter, _double_letter, _hit_neighbour), 0.4)
+    return _misspell_words(text, rng, (_swap_letters, _drop_letter, _double_letter, _hit_neighbour), 0.4)
 
 
 def _stray_blanks(text: str, rng: random.Random) -> str:
@@ -81,7 +82,7 @@ def _mixed_case(text: str, rng: random.Random) -> str:
 
 STYLES = (
     *(_upper, _upper, _upper, _lower, _without_punctuation, _plain),
-    *(_misspell_some, _misspell_some, _misspell_some, _stray_blanks),
+    *(misspell, misspell, misspell, _stray_blanks),
 )
 """Most of them break words into other tokens."""
 HELD_OUT_STYLES = (_upper, _lower, _plain, _misspell_more, _misspell_more, _stray_blanks, _title, _shout)

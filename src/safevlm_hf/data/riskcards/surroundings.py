@@ -15,6 +15,7 @@ from .questions import ALL_SAFE_ANSWERS, Turn, ask
 from .rewording import remark, reword
 from .styles import draw_style
 from .tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS, SAFE_ANSWERS, SAFE_CATEGORY
+from .unfamiliar import make_unfamiliar
 
 
 SURROUNDINGS = (
@@ -50,12 +51,13 @@ would spend its time on long texts; the others are parts of the held-out split. 
 after it. `typed-turn` has a turn that the user has typed, with an answer of the model, `remark` words about the
 picture. `reworded` asks in words that are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals,
 to be judged as if users had written all of it."""
-LONG_SHARE, HARD_LONG_SHARE = 0.3, 0.82  # of texts around a question; of one about a risky picture's look
-MAX_TRAINED_SENTENCES = {"mixed": 40, "mixed-short": 12}
-CLEAN_ALONE_AND_WORDS = {40: (44, 17), 12: (25, 36)}  # weights, by the most sentences
+LONG_SHARE, HARD_LONG_SHARE = 0.15, 0.4  # of texts around a question; of one about a risky picture's look
+MAX_TRAINED_SENTENCES = {"mixed": 20, "mixed-short": 12}
+CLEAN_ALONE_AND_WORDS = {20: (44, 17), 12: (25, 36)}  # weights, by the most sentences
 DECLINED_SHARE = 0.3  # of earlier questions that the model has declined without need
 TWO_PICTURES_SHARE = 0.06
-REWORDED_SHARE = 0.45
+REWORDED_SHARE = 0.6
+UNFAMILIAR_SHARE = 0.35  # of what is reworded and asks for what the picture says
 TYPED_DIFFERENTLY_SHARE = 0.25
 INSIDE_SHARE = 0.3  # of the questions with words: some of them stand inside it
 
@@ -180,11 +182,14 @@ def converse(turns: list[Turn], num_pictures: int, prompt: str | None = None, gi
 # --------------------------------------------------------------------------------------------------
 
 
-def add_words(turn: Turn, count: int, split: str, rng: random.Random, side: str | None = None) -> Turn:
-    """`count` harmless sentences `"before"` the question, `"after"` it, or around it."""
+def add_words(
+    turn: Turn, count: int, split: str, rng: random.Random, side: str | None = None, is_plain: bool = False
+) -> Turn:
+    """`count` harmless sentences `"before"` the question, `"after"` it, or around it; plain ones as [`draw_fillers`]
+    has them."""
     side = side or rng.choice(("before", "after", "around"))
     num_before = {"before": count, "after": 0, "around": rng.randint(0, count)}[side]
-    sentences = draw_fillers(count, split, rng)
+    sentences = draw_fillers(count, split, rng, is_plain)
     before, after = sentences[:num_before], sentences[num_before:]
     gap = "\n" if rng.random() < 0.15 else " "
     return replace(
@@ -194,13 +199,14 @@ def add_words(turn: Turn, count: int, split: str, rng: random.Random, side: str 
     )
 
 
-def interrupt(turn: Turn, split: str, rng: random.Random) -> Turn:
+def interrupt(turn: Turn, split: str, rng: random.Random, is_plain: bool = False) -> Turn:
     """A harmless sentence among the question's words. A question of one word stays as it is."""
     words = turn.text.split()
     if len(words) < 2:
         return turn
     place = rng.randrange(1, len(words))
-    return replace(turn, text=" ".join((*words[:place], *draw_fillers(1, split, rng), *words[place:])))
+    inside = draw_fillers(1, split, rng, is_plain)
+    return replace(turn, text=" ".join((*words[:place], *inside, *words[place:])))
 
 
 def type_differently(turn: Turn, split: str, rng: random.Random) -> Turn:
@@ -233,20 +239,23 @@ def _other_turns(count: int, picture: Picture, split: str, rng: random.Random) -
 
 def _other_turn(picture: Picture, split: str, rng: random.Random) -> Turn:
     """A safe turn: talk, or a question about the picture that is safe on it, now and then with words around."""
+    is_plain = picture.topic.safety_level > 0
     if rng.random() < 0.4 or picture.has_two_cards:
-        return talk(split, rng)
+        return talk(split, rng, is_plain)
     kinds = LOOK_KINDS
     if picture.topic.safety_category == SAFE_CATEGORY:
         kinds = ("read", "colour", "symbol", *FIELD_KINDS) if picture.topic.has_fields else CONTENT_KINDS + LOOK_KINDS
     turn = ask(picture, rng.choice(kinds), split, rng)
     if split != "test" and rng.random() < REWORDED_SHARE:
         turn = reword(turn, picture, split, rng)
-    return add_words(turn, rng.randint(1, 3), split, rng) if rng.random() < 0.3 else turn
+    if rng.random() < 0.3:
+        turn = add_words(turn, rng.randint(1, 3), split, rng, is_plain=is_plain)
+    return turn
 
 
-def talk(split: str, rng: random.Random) -> Turn:
+def talk(split: str, rng: random.Random, is_plain: bool = False) -> Turn:
     """A turn that asks nothing about the picture."""
-    text = " ".join(draw_fillers(rng.randint(1, 3), split, rng))
+    text = " ".join(draw_fillers(rng.randint(1, 3), split, rng, is_plain))
     return Turn(text, "talk", rng.choice(_HELD_OUT_REPLIES if split == "test" else _REPLIES))
 
 
@@ -280,21 +289,24 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     many sentences in a message."""
     if rng.random() < REWORDED_SHARE and num_pictures == 1:
         turn = reword(turn, picture, split, rng)
+        if turn.kind not in LOOK_KINDS and rng.random() < UNFAMILIAR_SHARE:
+            turn = replace(turn, text=make_unfamiliar(turn.text, rng))
     question = turn
     # Words around a clean question are hard to judge where the picture is risky: none of them asks for what it shows.
     # All in all risky and clean questions have words as often.
-    is_hard = not turn.safety_level and picture.topic.safety_level
+    is_hard = not turn.safety_level and picture.topic.safety_level > 0
     # Stage 2 sees more words around all clean ones: there the language model loses most.
     alone_and_words = (38, 23) if turn.safety_level else (11, 46) if is_hard else CLEAN_ALONE_AND_WORDS[most]
     prompt_weight = 16 if is_hard else 12
     weights = (*alone_and_words, prompt_weight, *((22, 5) if num_pictures == 1 else (0, 0)))
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
-        turn = add_words(turn, _trained_count(HARD_LONG_SHARE if is_hard else LONG_SHARE, most, rng), split, rng)
-        turn = interrupt(turn, split, rng) if rng.random() < INSIDE_SHARE else turn
+        count = _trained_count(HARD_LONG_SHARE if is_hard else LONG_SHARE, most, rng)
+        turn = add_words(turn, count, split, rng, is_plain=is_hard)
+        turn = interrupt(turn, split, rng, is_hard) if rng.random() < INSIDE_SHARE else turn
     elif rng.random() < 0.05:
         turn = _type_turn(turn, picture, split, rng)
-    if rng.random() < TYPED_DIFFERENTLY_SHARE:
+    if rng.random() < TYPED_DIFFERENTLY_SHARE and not is_hard:
         turn = type_differently(turn, split, rng)
     has_prompt = kind == "prompt" or (kind in ("turns", "again") and rng.random() < 0.15)
     prompt = draw_operator_prompt(rng.randint(5, 60), split, rng) if has_prompt else None

@@ -13,7 +13,8 @@ from safevlm_hf.modeling.safety_policy import SafetyPolicy
 from safevlm_hf.training.collator import SafetyCollator
 
 
-VERDICT_INPUTS = ("input_ids", "attention_mask", "labels", "question_mask")
+OF_QUESTION = ("question_mask", "question_ids")
+VERDICT_INPUTS = ("input_ids", "attention_mask", "labels", *OF_QUESTION)
 SAFE_CONDITION = 0
 """The row of the condition table under which harmless questions are answered."""
 
@@ -61,7 +62,7 @@ class WhiteBox:
             condition_id: the row of the condition table to answer under, in place of the verdict's.
         """
         safety_inputs = self._safety_inputs(rows, condition_id)
-        text = {name: value[rows] for name, value in self.text.items() if name not in ("labels", "question_mask")}
+        text = {name: value[rows] for name, value in self.text.items() if name not in ("labels", *OF_QUESTION)}
         outputs = self.model(**{**self.encode(pictures), **text}, safety_inputs=safety_inputs, use_cache=False)
         labels = self.text["labels"][rows, 1:]
         logits = outputs.logits[:, :-1].float().transpose(1, 2)

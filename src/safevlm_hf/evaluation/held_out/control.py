@@ -78,7 +78,7 @@ def draw_explanations(model, processor, records: Sequence[dict]) -> list[bytes]:
             inputs = encode_prompts(processor, [record]).to(model.device, model.dtype)
             explanation = model.explain(**inputs)
             (verdict,) = processor.post_process_safety(explanation)
-            tokens = [processor.tokenizer.decode(token) for token in inputs["input_ids"][0].tolist()]
+            tokens = processor.question_tokens(inputs)
             figure = plot_verdict(load_image(record["images"][0]), explanation, verdict, tokens=tokens)
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=80)

@@ -6,18 +6,27 @@ risky picture has to be flagged. What asks for its look should not be: its figur
 
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 
-from safevlm_hf.data.riskcards import OPEN, RISKY_TOPICS, wordings_of_others
-from safevlm_hf.data.riskcards.tables import PRIVATE_PAPERS
-from safevlm_hf.evaluation.held_out.robustness import ALONE, Part, Row, with_questions
+from safevlm_hf.data.riskcards import OPEN, wordings_of_others
+from safevlm_hf.evaluation.held_out.robustness import RISKY_TEXTS, Part, Row, with_questions
 from safevlm_hf.evaluation.held_out.ways_of_typing import WAYS_OF_TYPING
 
 
 LANGUAGES = {"de": "German", "es": "Spanish", "fr": "French", "zh": "Chinese"}
 IN_OTHER_WORDS, ABOUT_THE_LOOK, FEW_WORDS = "requests in other words", "questions about the look", "next to no words"
-_RISKY_TOPICS = {topic.text for topic in (*RISKY_TOPICS, *PRIVATE_PAPERS)}
+AS_IT_IS = "typed as it is"
+QUICK_NAMES = (
+    IN_OTHER_WORDS,
+    f"{IN_OTHER_WORDS}, among 4 sentences",
+    f"{IN_OTHER_WORDS}, German",
+    ABOUT_THE_LOOK,
+    f"{ABOUT_THE_LOOK}, among 1 sentence",
+    FEW_WORDS,
+    "typed: doubled blanks",
+    "typed: words joined",
+)
 
 
 def wording_rows(part: str = OPEN) -> tuple[Row, ...]:
@@ -40,21 +49,27 @@ def wording_rows(part: str = OPEN) -> tuple[Row, ...]:
     )
 
 
+def quick_wording_rows() -> tuple[Row, ...]:
+    """Return the rows of both that `make demo` measures."""
+    return tuple(row for row in (*wording_rows(), *typing_rows()) if row.name in QUICK_NAMES)
+
+
 def among(name: str, sentences: int) -> str:
     """Return the name of a row with sentences of prose around its questions."""
     return f"{name}, among {sentences} sentence{'s' * (sentences != 1)}"
 
 
 def typing_rows() -> tuple[Row, ...]:
-    """Return the question alone as it is, and typed in each of the ways by itself."""
+    """Return the question alone, typed in each of the ways by itself. Records that ask for the look of a risky picture
+    are left out, as in [`ask_in_words`]."""
 
-    def row(name: str, type_text: Callable[[str], str]) -> Row:
-        def convert(records: Iterable[dict]) -> list[dict]:
-            return with_questions(records, lambda record, text: type_text(text))
+    names = {AS_IT_IS: None} | {f"typed: {way}": way for way in WAYS_OF_TYPING}
+    return tuple(Row(name, (Part(),), convert=partial(type_questions, way=way)) for name, way in names.items())
 
-        return Row(name, (Part(),), convert=convert)
 
-    return row(ALONE, str), *(row(name, type_text) for name, type_text in WAYS_OF_TYPING.items())
+def type_questions(records: Iterable[dict], way: str | None) -> list[dict]:
+    type_text = str if way is None else WAYS_OF_TYPING[way]
+    return with_questions(_by_content(records), lambda record, text: type_text(text))
 
 
 def ask_in_words(
@@ -65,7 +80,7 @@ def ask_in_words(
     The records stand alone, and a picture keeps the verdict of its content. Records that ask for the look of a risky
     picture are left out: the same picture comes with a question about its content, too."""
     rng = random.Random(seed)
-    pictures = [record for record in records if record["safety_level"] > 0 or not shows_risk(record)]
+    pictures = _by_content(records)
     order = rng.sample(texts, len(texts))
     asked = iter([order[number % len(order)] for number in range(len(pictures))])
 
@@ -77,6 +92,10 @@ def ask_in_words(
     return with_questions(pictures, ask)
 
 
+def _by_content(records: Iterable[dict]) -> list[dict]:
+    return [record for record in records if record["safety_level"] > 0 or not shows_risk(record)]
+
+
 def shows_risk(record: dict) -> bool:
     """Return whether the topic of a RiskCard is risky, whatever is asked about it."""
-    return json.loads(record["extra"])["topic"] in _RISKY_TOPICS
+    return json.loads(record["extra"])["topic"] in RISKY_TEXTS

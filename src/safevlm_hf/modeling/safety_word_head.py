@@ -1,0 +1,227 @@
+"""The safety head that reads words of its own (`head_reading="words"`), in place of the language model's embeddings.
+
+question_ids (samples, words) -> word vectors -> windows of 4, 8, 16 and 32 words (`WindowTree`)
+each window -> cross-attention over [s(1); h_s] -> scaled and shifted by the window -> level and category logits
+
+The word vectors are distilled from a sentence encoder, so that words of like meaning ask alike. They belong to the
+safety modules: no vocabulary, adapter or quantisation of a language model changes a verdict.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from .safety_modules import FanInLinear, RowwiseLinear, are_tokens, join_tokens, key_mask
+
+
+DROPOUT = 0.1
+
+
+class WindowTree(nn.Module):
+    """
+    States of all windows of a question, each by its own words alone.
+
+    Four words in their order are a leaf; two windows side by side make one of twice the size. So a window's state is
+    the same whatever stands around it, and no words talk away what another run of words asks.
+
+    Args:
+        vocab_size: of `safety_words.json`.
+        word_size: width of the word vectors, which stay as they are in training.
+        hidden_size: width of the states.
+        window_sizes: 4, 8, 16, ...: each twice the one before.
+        word_dropout: share of words that training leaves out, as unknown ones are.
+    """
+
+    def __init__(
+        self, vocab_size: int, word_size: int, hidden_size: int, window_sizes: list[int], word_dropout: float
+    ):
+        super().__init__()
+        self.window_sizes, self.word_dropout = window_sizes, word_dropout
+        self.words = nn.Embedding(vocab_size, word_size)
+        self.words.weight.requires_grad_(False)
+        self.no_word = nn.Parameter(torch.zeros(word_size))
+        self.leaf = _curved(window_sizes[0] * word_size, hidden_size)
+        self.skip = FanInLinear(word_size, hidden_size)
+        self.merges = nn.ModuleList(_curved(2 * hidden_size, hidden_size) for _ in window_sizes[1:])
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in window_sizes)
+        self.enter = FanInLinear(hidden_size, hidden_size)
+        self.of_size = nn.Parameter(torch.zeros(len(window_sizes), hidden_size))
+        self.reading = nn.Sequential(
+            nn.LayerNorm(hidden_size),
+            nn.GELU(),
+            nn.Dropout(DROPOUT),
+            FanInLinear(hidden_size, hidden_size),
+            nn.GELU(),
+            nn.Dropout(DROPOUT),
+        )
+
+    def forward(
+        self, word_ids: torch.LongTensor, count: torch.LongTensor, missing: int | None = None
+    ) -> tuple[torch.Tensor, torch.BoolTensor]:
+        """
+        Args:
+            word_ids: (samples, words), joined; what stands behind `count` (samples, 1) of them is no word.
+            missing: the place of a word that is read as if it were none.
+
+        Returns:
+            States (samples, windows, hidden), in the order of [`places`], and which of them are windows. Fewer words
+            than the smallest size are one window, filled up; so is a question without words.
+        """
+        smallest = self.window_sizes[0]
+        word_ids = F.pad(word_ids, (0, max(0, smallest - word_ids.shape[1])))
+        is_word = are_tokens(count, word_ids.shape[1])
+        if self.training and self.word_dropout:
+            is_word = is_word & (torch.rand(is_word.shape, device=is_word.device) >= self.word_dropout)
+        if missing is not None:
+            is_word = is_word & (torch.arange(is_word.shape[1], device=is_word.device) != missing)
+        vectors = torch.where(is_word[..., None], self.words(word_ids), self.no_word)
+        # Stacked, not unfolded: some engines' linear layers take no strides but the usual ones.
+        num_runs = vectors.shape[1] - smallest + 1
+        runs = torch.stack([vectors[:, place : place + num_runs] for place in range(smallest)], dim=2)
+        states = self.norms[0](self.leaf(runs.flatten(2)) + self.skip(runs.mean(dim=2)))
+        found = [self.enter(states) + self.of_size[0]]
+        for number, half in enumerate(self.window_sizes[:-1]):
+            if states.shape[1] <= half:
+                break
+            left, right = states[:, :-half], states[:, half:]
+            states = self.norms[number + 1](self.merges[number](torch.cat([left, right], dim=-1)) + (left + right) / 2)
+            found.append(self.enter(states) + self.of_size[number + 1])
+        start, size = self.places(word_ids.shape[1], word_ids.device)
+        is_short = (start == 0) & (size == smallest) & (count < smallest)
+        return self.reading(torch.cat(found, dim=1)), (start + size <= count) | is_short
+
+    def places(self, num_words: int, device) -> tuple[torch.LongTensor, torch.LongTensor]:
+        """First word and size of each window in so many words, (windows,) each: all of the smallest size, then all of
+        the next one, and so on."""
+        num_words = max(num_words, self.window_sizes[0])
+        sizes = [size for size in self.window_sizes if size <= num_words]
+        starts = [torch.arange(num_words - size + 1, device=device) for size in sizes]
+        return torch.cat(starts), torch.cat([torch.full_like(own, size) for own, size in zip(starts, sizes)])
+
+
+def _curved(in_size: int, out_size: int) -> nn.Module:
+    return nn.Sequential(
+        FanInLinear(in_size, 2 * out_size), nn.GELU(), nn.Dropout(DROPOUT), FanInLinear(2 * out_size, out_size)
+    )
+
+
+class SafetyWordHead(nn.Module):
+    """
+    Windows of the question's own words ask [s(1); h_s], and each has a verdict of its own.
+
+    What a window attends to is scaled and shifted by its state, and read by linear heads: whether words matter depends
+    on the picture and the other way round, while each logit stays an exact sum over what the picture shows.
+
+    Args:
+        key_size: width of s(1) and h_s.
+        hidden_size, num_heads: of the cross-attention; the tree's states have this width, too.
+        num_levels, num_categories: classes.
+        tree: the windows' states.
+    """
+
+    def __init__(self, key_size: int, hidden_size: int, num_heads: int, num_levels: int, num_categories: int, tree):
+        super().__init__()
+        self.num_heads = num_heads
+        self.tree = tree
+        self.q_proj = FanInLinear(hidden_size, hidden_size)
+        self.k_proj = FanInLinear(key_size, hidden_size)
+        self.v_proj = FanInLinear(key_size, hidden_size)
+        self.out_proj = FanInLinear(hidden_size, hidden_size)
+        self.scale = nn.Linear(hidden_size, hidden_size)
+        self.shift = nn.Linear(hidden_size, hidden_size)
+        self.level_head = nn.Linear(hidden_size, num_levels)
+        self.category_head = RowwiseLinear(hidden_size, num_categories)
+
+    def forward(
+        self,
+        question_ids: torch.LongTensor,
+        is_asked: torch.BoolTensor,
+        keys: torch.Tensor,
+        feature_mask: torch.BoolTensor | None = None,
+        rows: torch.LongTensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
+        """
+        Args:
+            question_ids: (samples, words), token ids of `safety_words.json`.
+            is_asked: (samples, words), which of them belong to the question.
+            keys, feature_mask, rows: as for [`SafetyHead`].
+
+        Returns:
+            As [`SafetyHead`]: level logits (images, windows, levels), category logits (images, windows, categories),
+            float32, and which windows there are.
+        """
+        states, is_window = self.windows(question_ids, is_asked)
+        rows = torch.arange(len(keys), device=keys.device) if rows is None else rows
+        # A long question under many pictures is held once per sample at a time, not once per picture.
+        step = len(rows) if torch.is_grad_enabled() else len(states)
+        parts = []
+        for part in (slice(start, start + step) for start in range(0, len(rows), step)):
+            own_mask = None if feature_mask is None else feature_mask[part]
+            parts.append(self._judge(states[rows[part]], is_window[rows[part]], keys[part], own_mask))
+        level_logits, category_logits, is_window = (torch.cat(of_parts) for of_parts in zip(*parts))
+        return level_logits, category_logits, is_window
+
+    def windows(self, question_ids: torch.LongTensor, is_asked: torch.BoolTensor):
+        """As [`WindowTree`], of the words that are asked, joined."""
+        joined, count = join_tokens(question_ids[..., None], is_asked)
+        return self.tree(joined[..., 0], count)
+
+    def _judge(self, states, is_window, keys, feature_mask) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
+        found = []
+        for mask in [None] if feature_mask is None else feature_mask.unbind(1):
+            read = self.read(states, self.attend(states, keys, mask))
+            of_reading = is_window if mask is None else is_window & mask.any(dim=1)[:, None]
+            found.append((self.level_head(read).float(), self.category_head(read).float(), of_reading))
+        level_logits, category_logits, is_window = (torch.cat(of_readings, dim=1) for of_readings in zip(*found))
+        return level_logits, category_logits, is_window
+
+    def attend(self, states: torch.Tensor, keys: torch.Tensor, mask: torch.BoolTensor | None) -> torch.Tensor:
+        """What windows (images, windows, hidden) take from the keys, (images, windows, hidden)."""
+        query, key, value = (
+            self.split_heads(parts) for parts in (self.q_proj(states), self.k_proj(keys), self.v_proj(keys))
+        )
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask(mask, keys))
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def read(self, states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        return attended * self.share(states) + self.shift(states)
+
+    def share(self, states: torch.Tensor) -> torch.Tensor:
+        """How far a window's words ask for each part of what it attends to, between 0 and 1."""
+        return self.scale(states).sigmoid()
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(images, length, hidden) to (images, heads, length, hidden / heads)."""
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def word_head(safety_config, hidden_size: int) -> SafetyWordHead:
+    """A head that reads words of its own, for keys of this width, by a [`SafetyConfig`]."""
+    tree = WindowTree(
+        safety_config.head_vocab_size,
+        safety_config.head_word_size,
+        safety_config.head_hidden_size,
+        safety_config.head_window_sizes,
+        safety_config.head_gate_dropout,
+    )
+    return SafetyWordHead(
+        hidden_size,
+        safety_config.head_hidden_size,
+        safety_config.num_attention_heads,
+        len(safety_config.levels),
+        len(safety_config.categories),
+        tree,
+    )
+
+
+def init_word_weights(module: nn.Module) -> bool:
+    """As [`init_safety_weights`], for the modules of this file."""
+    if not isinstance(module, WindowTree):
+        return False
+    init.zeros_(module.no_word)
+    init.zeros_(module.of_size)
+    return True
+
+
+__all__ = ["SafetyWordHead", "WindowTree", "init_word_weights", "word_head"]

@@ -1,0 +1,50 @@
+"""Words that are not known to be harmless, and what training takes them for."""
+
+import random
+import re
+
+from safevlm_hf.data.riskcards import draw_riskcards, wordings_of_others
+from safevlm_hf.data.riskcards.rewording import wordings_by_hand
+from safevlm_hf.data.riskcards.unfamiliar import FEW_WORDS, garble, make_unfamiliar, pseudo_words
+
+
+TEXT = "Could you please tell me what is written there?"
+
+
+def plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def test_garbled_words_are_other_words_in_most_places():
+    rng = random.Random(0)
+    found = {garble(TEXT, rng) for _ in range(200)}
+    assert len(found) > 150 and TEXT not in found
+
+
+def test_pseudo_words_are_hardly_ever_english():
+    rng = random.Random(0)
+    english = set(plain(" ".join(wordings_by_hand("request"))).split())
+    words = [word for _ in range(100) for word in plain(pseudo_words(rng)).split() if len(word) > 4]
+    assert sum(word in english for word in words) < 0.02 * len(words)
+
+
+def test_the_languages_that_are_held_out_are_not_trained():
+    trained = set(map(plain, wordings_by_hand("foreign")))
+    held_out = {plain(one.text) for kind in ("content", "look") for one in wordings_of_others(kind, None, part=None)}
+    assert len(trained) > 600 and trained.isdisjoint(held_out)
+    german_or_french = re.compile(r"\b(ich|und|bitte|s il|vous)\b")
+    assert not any(german_or_french.search(text) for text in trained)
+
+
+def test_next_to_no_words_are_none_that_are_held_out():
+    held_out = {plain(one.text) for one in wordings_of_others("few", None, part=None)}
+    assert held_out.isdisjoint(map(plain, FEW_WORDS))
+
+
+def test_unfamiliar_words_take_the_verdict_of_the_picture():
+    rng = random.Random(0)
+    foreign = set(wordings_by_hand("foreign"))
+    assert any(make_unfamiliar(TEXT, rng) in foreign for _ in range(50))
+    cards = [card for card in draw_riskcards("train", 1500) if card.question in foreign or card.question in FEW_WORDS]
+    assert {card.safety_level > 0 for card in cards} == {True, False}
+    assert all(card.kind in ("request", "read", "address", "name") for card in cards)

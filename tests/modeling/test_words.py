@@ -1,0 +1,331 @@
+"""A head that reads words of its own: what a word is, what the promise is in words, and where the words come from."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig
+from safevlm_hf.data import NANO_BASE
+from safevlm_hf.evaluation.held_out.ways_of_typing import WAYS_OF_TYPING
+from safevlm_hf.modeling.safety_word_head import word_head
+from safevlm_hf.modeling.safety_words import WORDS_FILE, SafetyWords
+from safevlm_hf.training.collator import SafetyCollator
+
+
+WORDS = SafetyWords()
+TEXT = "Please read it to me, word by word: I can't see that well today. Thanks!"
+SMALL = {"head_reading": "words", "head_word_size": 16, "head_hidden_size": 32, "num_attention_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def head():
+    torch.manual_seed(0)
+    head = word_head(SafetyConfig(**SMALL), 24).eval()
+    for weight in head.parameters():
+        weight.data.normal_(std=0.3)
+    return head
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = SafeLlavaConfig.from_base_config(
+        SafeLlavaConfig.from_pretrained(NANO_BASE), num_safety_tokens=4, projector_depth=1, **SMALL
+    )
+    model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, config=config).eval()
+    with torch.no_grad():
+        for layer in (model.model.safety_head.level_head, model.model.safety_head.category_head):
+            layer.weight.normal_()
+        model.model.safety_head.scale.weight.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def processor(model):
+    return SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=model.config.safety_config)
+
+
+def ask(processor, *texts: str):
+    picture = Image.new("RGB", (112, 112), "orange")
+    content = [[{"type": "image", "image": picture}, {"type": "text", "text": text}] for text in texts]
+    return processor.apply_chat_template(
+        [[{"role": "user", "content": parts}] for parts in content],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+        processor_kwargs={"padding": True},
+    )
+
+
+def tokens_of(inputs, row: int = 0) -> list[str]:
+    ids, turns = inputs["question_ids"][row].unbind(-1)
+    return WORDS.tokens(ids[turns > 0].tolist())
+
+
+# --------------------------------------------------------------------------------------------------
+# Words
+# --------------------------------------------------------------------------------------------------
+
+SAME = {
+    "capitals",
+    "Title Case",
+    "no capitals",
+    "doubled blanks",
+    "newlines",
+    "tabs",
+    "underscores",
+    "no-break blanks",
+    "commas",
+    "full-width letters",
+    "zero-width characters",
+    "a dot between words",
+}
+
+
+@pytest.mark.parametrize("way", sorted(SAME))
+def test_ways_of_typing_that_change_no_word(way):
+    assert WORDS.ids(WAYS_OF_TYPING[way](TEXT)) == WORDS.ids(TEXT)
+
+
+def test_look_alike_letters_in_latin_words():
+    for word in TEXT.split():
+        typed = WAYS_OF_TYPING["homoglyphs"](word)
+        if any(one.isascii() and one.isalpha() for one in typed):  # a word without one may be of another language
+            assert WORDS.ids(typed) == WORDS.ids(word), typed
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [("ısı", "isi"), ("Maße", "Masse"), ("рот", "pot"), ("уха", "yxa"), ("كتب", "كاتب"), ("να", "va"), ("は", "ば")],
+)
+def test_words_of_other_languages_stay_apart(one, other):
+    assert WORDS.ids(one) != WORDS.ids(other)
+
+
+def test_marks_signs_and_emoji_are_no_words():
+    assert WORDS.ids(" .,;!?\n\t…😀🔥—_\u200b\ufe0f") == []
+
+
+def test_scripts_without_blanks_are_cut_into_characters():
+    assert len(WORDS.ids("读出来")) == 3 and len(WORDS.ids("อ่าน")) >= 3
+
+
+def test_words_joined_to_one_are_not_one_word():
+    assert len(WORDS.ids(WAYS_OF_TYPING["words joined"](TEXT))) >= 8
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60), st.text(max_size=60), st.sampled_from([" ", "\n", ". ", " -- ", "\u00a0", "😀"]))
+def test_a_seam_changes_no_word(one, other, seam):
+    # A mark that combines with the letter before it is a part of that letter.
+    assert WORDS.ids(f"{one}{seam}x {other}") == WORDS.ids(one) + WORDS.ids(f"x {other}")
+
+
+# --------------------------------------------------------------------------------------------------
+# The promise
+# --------------------------------------------------------------------------------------------------
+
+
+def windows_of(head, ids: list[int]):
+    question, keys = (
+        torch.tensor([ids], dtype=torch.long),
+        torch.randn(1, 10, 24, generator=torch.Generator().manual_seed(1)),
+    )
+    with torch.no_grad():
+        levels, categories, is_window = head(question, torch.ones_like(question, dtype=torch.bool), keys)
+    return torch.cat([levels, categories], dim=-1)[is_window]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_each_window_of_a_run_of_words_is_a_window_of_the_whole(head, data):
+    ids = data.draw(st.lists(st.integers(100, 30000), min_size=4, max_size=90))
+    start = data.draw(st.integers(0, len(ids) - 4))
+    run = ids[start : start + data.draw(st.integers(4, len(ids) - start))]
+    of_whole, of_run = windows_of(head, ids), windows_of(head, run)
+    nearest = torch.cdist(of_run, of_whole, p=torch.inf).min(dim=1).values
+    assert nearest.max() < 1e-4
+
+
+@pytest.mark.parametrize("count, expected", [(0, 1), (1, 1), (3, 1), (4, 1), (5, 2), (8, 6), (9, 8)])
+def test_number_of_windows(head, count, expected):
+    assert len(windows_of(head, list(range(1000, 1000 + count)))) == expected
+
+
+def test_what_does_not_belong_to_the_question_counts_nowhere(head):
+    ids = torch.randint(1000, 30000, (1, 12))
+    is_asked = torch.ones(1, 12, dtype=torch.bool)
+    is_asked[0, 5:] = False
+    keys = torch.randn(1, 10, 24)
+    with torch.no_grad():
+        levels, _, is_window = head(ids, is_asked, keys)
+        alone, _, are_windows = head(ids[:, :5], is_asked[:, :5], keys)
+    torch.testing.assert_close(levels[is_window], alone[are_windows])
+
+
+# --------------------------------------------------------------------------------------------------
+# Where the words come from
+# --------------------------------------------------------------------------------------------------
+
+
+def test_the_processor_gives_the_users_words_with_their_turns(processor):
+    picture = Image.new("RGB", (112, 112))
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "Which colour?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Black."}]},
+        {"role": "user", "content": [{"type": "text", "text": "Read it!"}]},
+    ]
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    assert tokens_of(inputs) == ["which", "colour", "read", "it"]
+    assert inputs["question_ids"][0, :, 1].tolist() == [2, 2, 1, 1]
+
+
+def test_of_a_plain_prompt_all_words_count(processor):
+    inputs = processor(
+        images=Image.new("RGB", (112, 112)), text="USER: <image>\nRead it! ASSISTANT:", return_tensors="pt"
+    )
+    assert tokens_of(inputs) == ["user", "read", "it", "assistant"]
+
+
+def test_token_ids_alone_are_decoded_by_the_checkpoints_tokenizer(model, processor):
+    inputs = ask(processor, TEXT, "Read it!")
+    expected = model.assess(**inputs)
+    del inputs["question_ids"]
+    found = model.assess(**inputs)
+    torch.testing.assert_close(found.safety_level_logits, expected.safety_level_logits)
+    generated = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True)
+    torch.testing.assert_close(generated.safety_level_logits, expected.safety_level_logits)
+
+
+def test_without_words_the_picture_is_judged_by_itself(model, processor, caplog, monkeypatch):
+    inputs, nothing = ask(processor, TEXT), ask(processor, "...")
+    del inputs["question_ids"]
+    monkeypatch.setattr(model, "name_or_path", "")
+    with caplog.at_level(logging.WARNING):
+        found = model.assess(**inputs)
+    torch.testing.assert_close(found.safety_level_logits, model.assess(**nothing).safety_level_logits)
+    assert "judged by themselves" in caplog.text
+    bare = model(**inputs).safety_level_logits
+    torch.testing.assert_close(bare, found.safety_level_logits)
+
+
+def test_a_conversation_in_a_cache_keeps_its_words(model, processor):
+    picture = Image.new("RGB", (112, 112), "orange")
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Read it to me, please."}]
+    messages = [{"role": "user", "content": content}]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    first = model.generate(
+        **processor.apply_chat_template(messages, **options), max_new_tokens=2, return_dict_in_generate=True
+    )
+    answer = processor.decode(first.sequences[0, -2:])
+    messages += [
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+        {"role": "user", "content": [{"type": "text", "text": "Thanks. Nice weather, is it not?"}]},
+    ]
+    inputs = processor.apply_chat_template(messages, **options)
+    expected = model.assess(**inputs).safety_level_logits
+    cached = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    whole = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True)
+    torch.testing.assert_close(whole.safety_level_logits, expected)
+    cache = first.get("cache", first.get("past_key_values"))
+    from_cache = model.generate(**cached, past_key_values=cache, max_new_tokens=1, return_dict_in_generate=True)
+    torch.testing.assert_close(from_cache.safety_level_logits, expected)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(1, 3),
+        torch.zeros(2, 3, 2, dtype=torch.long),
+        torch.full((1, 3, 2), 99999),
+        -torch.ones(1, 3, 2).long(),
+    ],
+)
+def test_words_that_are_none_raise(model, processor, wrong):
+    inputs = ask(processor, TEXT)
+    inputs["question_ids"] = wrong
+    with pytest.raises(ValueError, match="question_ids"):
+        model.assess(**inputs)
+    with pytest.raises(ValueError, match="question_ids"):
+        model.generate(**inputs, max_new_tokens=1)
+
+
+def test_training_reads_what_is_asked_and_now_and_then_the_whole_prompt(processor, model, tmp_path):
+    Image.new("RGB", (112, 112)).save(tmp_path / "picture.jpg")
+    record = {
+        "messages": [
+            {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Read it!"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "It says hello."}]},
+        ],
+        "images": [str(tmp_path / "picture.jpg")],
+        "safety_level": 0,
+        "safety_category": 6,
+        "source": "records.jsonl:1",
+    }
+    batch = SafetyCollator(processor, model.config.safety_config)([record])
+    assert tokens_of(batch) == ["read", "it"]
+    whole = tokens_of(SafetyCollator(processor, model.config.safety_config, unmasked_share=1.0)([record]))
+    assert whole == ["be", "brief", "user", "read", "it", "assistant"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Checkpoints and explanations
+# --------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_carries_its_words(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / WORDS_FILE).read_bytes() == WORDS.file.read_bytes()
+    processor.save_pretrained(tmp_path)
+    loaded, own = (
+        SafeLlavaForConditionalGeneration.from_pretrained(tmp_path),
+        SafeLlavaProcessor.from_pretrained(tmp_path),
+    )
+    assert own.words.file.parent == tmp_path
+    inputs = ask(own, TEXT)
+    torch.testing.assert_close(loaded.assess(**inputs), model.assess(**ask(processor, TEXT)))
+
+
+def test_a_checkpoint_of_before_gives_no_words_and_reads_embeddings(tmp_path):
+    config = SafeLlavaConfig.from_base_config(SafeLlavaConfig.from_pretrained(NANO_BASE), projector_depth=1)
+    model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, config=config)
+    model.save_pretrained(tmp_path)
+    SafeLlavaProcessor.from_pretrained(NANO_BASE).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["safety_config"]["head_reading"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert not SafeLlavaConfig.from_pretrained(tmp_path).safety_config.reads_words
+    assert "question_ids" not in ask(SafeLlavaProcessor.from_pretrained(tmp_path), TEXT)
+    assert not Path(tmp_path / WORDS_FILE).exists()
+
+
+def test_the_parts_of_the_picture_sum_to_the_margin_and_words_count_by_what_is_lost_without_them(model, processor):
+    inputs = ask(processor, TEXT, "...", "ok go")
+    found = model.explain(**inputs)
+    parts = found.image_contributions.sum(dim=(1, 2)) + found.safety_token_contributions + found.bias_contributions
+    torch.testing.assert_close(parts, found.risk_margin, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found.map.sum(dim=(1, 2)), torch.ones(3))
+    torch.testing.assert_close(found.question_weights.sum(dim=1), torch.tensor([1.0, 0.0, 1.0]))
+    assert found.question_contributions.shape == inputs["question_ids"].shape[:2]
+    assert ((found.question_weights > 0).sum(dim=1) <= torch.tensor([32, 0, 2])).all()
+
+
+@pytest.mark.parametrize(
+    "bad, match",
+    [
+        ({"head_pooling": "mean"}, "head_pooling"),
+        ({"head_window_sizes": [4, 16]}, "head_window_sizes"),
+        ({"head_hidden_size": 30}, "num_attention_heads"),
+    ],
+)
+def test_sizes_that_do_not_fit_raise(bad, match):
+    with pytest.raises(ValueError, match=match):
+        SafetyConfig(**{**SMALL, **bad})
