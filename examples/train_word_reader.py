@@ -34,11 +34,13 @@ from safevlm_hf.data.riskcards.styles import misspell
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
 from safevlm_hf.data.riskcards.unfamiliar import FEW_WORDS, garble, pseudo_words
 from safevlm_hf.evaluation.held_out.ways_of_typing import WAYS_OF_TYPING
+from safevlm_hf.files import refuse_to_overwrite
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.safety_word_head import WindowTree
 from safevlm_hf.modeling.safety_words import WORDS_FILE, SafetyWords
 
 
+READER_FILE = "word_reader.safetensors"
 MAX_WORDS = 80  # of a text in training: windows learn by themselves
 LAST_STEPS = 600
 NUM_WORST = 8  # windows of a harmless text that its loss looks at
@@ -54,8 +56,11 @@ def main():
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overwrite", action="store_true", help="Replace files of these names in output_dir.")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
+    for name in (WORDS_FILE, READER_FILE) if not args.overwrite else ():
+        refuse_to_overwrite(args.output_dir / name, "`--overwrite` replaces it, another `--output_dir` keeps it")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     word_tokenizer(args.encoder).save(str(args.output_dir / WORDS_FILE), pretty=False)
     start, config, words = time.time(), SafetyConfig(head_reading="words"), SafetyWords(args.output_dir / WORDS_FILE)
@@ -67,7 +72,7 @@ def main():
         config.head_gate_dropout,
     )
     tree.words.weight.data = word_vectors(args.encoder, config.head_word_size)
-    file, flag = args.output_dir / "word_reader.safetensors", nn.Linear(config.head_hidden_size, 1)
+    file, flag = args.output_dir / READER_FILE, nn.Linear(config.head_hidden_size, 1)
     if args.reader is None:
         train(tree, flag, Texts(words, args.seed), args.steps, args.learning_rate, args.batch_size)
         save(tree, flag, file)

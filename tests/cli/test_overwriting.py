@@ -235,6 +235,7 @@ SCRIPTS = {
     "examples/run_stage1.py": ("--output_dir {there}", "config.json"),
     "examples/run_stage2.py": ("--output_dir {there}", "model.safetensors"),
     "examples/train_nano_base.py": ("--output_dir {there}", "config.json"),
+    "examples/train_word_reader.py": ("--encoder {model} --output_dir {there}", "word_reader.safetensors"),
     "src/safevlm_hf/harness/export.py": ("xstest --data {data}/xstest --output {there}", "xstest/test.jsonl"),
 }
 """Script to its words and what lies there."""
