@@ -239,6 +239,15 @@ def test_a_conversation_in_a_cache_keeps_its_words(model, processor):
     torch.testing.assert_close(from_cache.safety_level_logits, expected)
 
 
+def test_unknown_words_do_not_make_a_cache_forget_its_own(model, processor, monkeypatch):
+    first = model.generate(**ask(processor, TEXT), max_new_tokens=2, return_dict_in_generate=True)
+    cache, new = first.get("cache", first.get("past_key_values")), torch.tensor([[20, 21, 22]])
+    options = {"past_key_values": cache, "attention_mask": torch.ones(1, int(cache.get_seq_length()) + 3).long()}
+    monkeypatch.setattr(model, "name_or_path", "")
+    with pytest.raises(ValueError, match="words of the new text are not known"):
+        model.generate(new, question_mask=torch.ones_like(new), max_new_tokens=1, **options)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

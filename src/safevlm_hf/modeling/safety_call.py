@@ -220,6 +220,11 @@ class SafetyCall:
                 f"{self.model.config.class_prefix} finds an image's place by the prompt from its beginning on, and "
                 f"the text before this one is in the cache alone: {ALL_AGAIN}."
             )
+        if earlier.question_ids is not None and self.conversation.question_ids is None:
+            raise ValueError(
+                "The words of the new text are not known, and without them those of the turns in the cache would be "
+                "lost, too: pass `question_ids`, or a `tokenizer`, or load the model from a checkpoint that has one."
+            )
         self.conversation = earlier.followed_by(self.conversation)
         return record.images
 

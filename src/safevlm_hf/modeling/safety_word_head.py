@@ -3,8 +3,8 @@
 question_ids (samples, words) -> word vectors -> windows of 4, 8, 16 and 32 words (`WindowTree`)
 each window -> cross-attention over [s(1); h_s] -> scaled and shifted by the window -> level and category logits
 
-The word vectors are distilled from a sentence encoder, so that words of like meaning ask alike. They belong to the
-safety modules: no vocabulary, adapter or quantisation of a language model changes a verdict.
+The word vectors are principal parts of a sentence encoder's, so that words of like meaning ask alike. They belong to
+the safety modules: no vocabulary, adapter or quantisation of a language model changes a verdict.
 """
 
 import torch
