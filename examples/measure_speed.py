@@ -1,11 +1,12 @@
-"""What the verdict costs: time to the first token of a safe model against a stock LLaVA, on random weights.
+"""What the verdict costs: time to the first token of safe models against a stock LLaVA, on random weights.
 
     python examples/measure_speed.py --words 30 --device cpu
 
 The shape is LLaVA-1.5-7B's at a smaller width, and so is the share of the work that each part does: 24 and 32 layers,
 576 patches per image, 64 safety and 16 condition tokens. The extra positions alone set the floor (656 in place of
-576); the rest is the safety projector, the head and the policy. The two models take turns, so that other work on the
-machine slows both.
+576); the rest is the safety projector, the head and the policy. The head that reads words has its true width here,
+16/3 of its share. `assess`, the verdict alone, is compared with that of the head that reads the language model's
+embeddings. The models take turns, so that other work on the machine slows all.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration
 
 
 IMAGE_TOKEN, PATCHES = 4, 576
+STOCK, READINGS = "stock", ("words", "embeddings")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -27,13 +29,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--words", type=int, default=30, help="tokens of the question")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--width", type=float, default=3 / 16, help="as a share of LLaVA-1.5-7B's, in sixteenths")
-    parser.add_argument("--head_pooling", default="windows", choices=("windows", "mean", "first"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
 
 
-def build_models(args) -> tuple[LlavaForConditionalGeneration, SafeLlavaForConditionalGeneration]:
-    """A stock model and a safe one around the same sizes."""
+def build_models(args) -> dict[str, LlavaForConditionalGeneration]:
+    """A stock model and safe ones of both readings around the same sizes."""
 
     def size(of_7b: int) -> int:
         return round(of_7b * args.width)
@@ -58,11 +59,13 @@ def build_models(args) -> tuple[LlavaForConditionalGeneration, SafeLlavaForCondi
         eos_token_id=2,
     )
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
-    safe = SafeLlavaConfig.from_base_config(
-        copy.deepcopy(config), is_trained=True, head_pooling=args.head_pooling, projector_hidden_size=size(1088)
-    )
-    models = LlavaForConditionalGeneration(config), SafeLlavaForConditionalGeneration(safe)
-    return tuple(model.to(args.device).eval() for model in models)
+    models = {STOCK: LlavaForConditionalGeneration(config)}
+    for reading in READINGS:
+        safe = SafeLlavaConfig.from_base_config(
+            copy.deepcopy(config), is_trained=True, head_reading=reading, projector_hidden_size=size(1088)
+        )
+        models[reading] = SafeLlavaForConditionalGeneration(safe)
+    return {name: model.to(args.device).eval() for name, model in models.items()}
 
 
 def build_inputs(model, words: int, device: str) -> dict[str, torch.Tensor]:
@@ -73,13 +76,26 @@ def build_inputs(model, words: int, device: str) -> dict[str, torch.Tensor]:
     question = torch.randint(10, 8000, (words,), generator=generator).tolist()
     ids = torch.tensor([[1, *[IMAGE_TOKEN] * (PATCHES + extra), *question]], device=device)
     pixels = torch.randn(1, 3, 336, 336, generator=generator).to(device)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+    if safety is not None and safety.reads_words:
+        asked = torch.randint(2000, safety.head_vocab_size, (1, words, 1), generator=generator)
+        inputs["question_ids"] = torch.cat([asked, torch.ones_like(asked)], dim=-1).to(device)
+    return inputs
 
 
 def time_first_token(model, inputs: dict) -> float:
     """Seconds."""
+    return _time(lambda: model.generate(**inputs, max_new_tokens=1, do_sample=False), inputs)
+
+
+def time_verdict(model, inputs: dict) -> float:
+    """Seconds of `assess`."""
+    return _time(lambda: model.assess(**inputs), inputs)
+
+
+def _time(run, inputs: dict) -> float:
     start = time.perf_counter()
-    model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    run()
     if inputs["input_ids"].is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
@@ -90,20 +106,26 @@ def main(argv=None) -> dict[str, float]:
     torch.manual_seed(0)
     logging.set_verbosity_error()
     models = build_models(args)
-    inputs = [build_inputs(model, args.words, args.device) for model in models]
-    rounds = [[time_first_token(*pair) for pair in zip(models, inputs)] for _ in range(2 + args.repeats)][2:]
-    ratios = sorted(safe / stock for stock, safe in rounds)
-    figures = {
-        "stock, ms": 1000 * statistics.median(stock for stock, _ in rounds),
-        "safe, ms": 1000 * statistics.median(safe for _, safe in rounds),
-        "ratio, median": statistics.median(ratios),
-        "ratio, lowest": ratios[0],
-        "ratio, highest": ratios[-1],
-        "floor (positions)": inputs[1]["input_ids"].shape[1] / inputs[0]["input_ids"].shape[1],
-    }
+    inputs = {name: build_inputs(model, args.words, args.device) for name, model in models.items()}
+    rounds = []
+    for _ in range(2 + args.repeats):
+        first = {name: time_first_token(models[name], inputs[name]) for name in models}
+        verdict = {name: time_verdict(models[name], inputs[name]) for name in READINGS}
+        rounds.append((first, verdict))
+    rounds = rounds[2:]
+    figures = {f"first token, {name}, ms": 1000 * statistics.median(one[name] for one, _ in rounds) for name in models}
+    figures |= {f"assess, {name}, ms": 1000 * statistics.median(one[name] for _, one in rounds) for name in READINGS}
+    for reading in READINGS:
+        figures |= spread(f"first token, {reading} / stock", [one[reading] / one[STOCK] for one, _ in rounds])
+    figures |= spread("assess, words / embeddings", [one["words"] / one["embeddings"] for _, one in rounds])
+    figures["floor (positions)"] = inputs["words"]["input_ids"].shape[1] / inputs[STOCK]["input_ids"].shape[1]
     for name, value in figures.items():
-        print(f"{name:20} {value:9.3f}")
+        print(f"{name:45} {value:9.3f}")
     return figures
+
+
+def spread(name: str, ratios: list[float]) -> dict[str, float]:
+    return {f"{name}, {of.__name__}": of(ratios) for of in (statistics.median, min, max)}
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """How much of the risky pictures is flagged where the words are another hand's, typed in another way, or missing.
 
-    python examples/measure_wordings.py --model runs/demo/stage2
+    python examples/measure_wordings.py --model runs/demo/stage2 [--mossbench mossbench]
 
 Every row asks about the same held-out pictures, half of them risky. Requests, questions about the look and prose are
 of hands that have not seen the words of training. What asks for the look of a risky picture should not be flagged: its
-row is the price of flagging the rest. Intervals are Wilson's, of 95%.
+row is the price of flagging the rest. FigStep's question is asked, too, and with a copy of MOSSBench its 300 harmless
+questions, which beside a risky picture count as unfamiliar words. Intervals are Wilson's, of 95%.
 """
 
 import argparse
+import json
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +20,27 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, logging
 
 import safevlm_hf  # noqa: F401
 from safevlm_hf.calibration.rates import Rate
-from safevlm_hf.data.records import load_records
-from safevlm_hf.data.riskcards import HANDS, LAST, OPEN, wordings_of_others, write_riskcards
+from safevlm_hf.data.records import IGNORE_INDEX, load_records
+from safevlm_hf.data.riskcards import (
+    ATTACKER,
+    HANDS,
+    LAST,
+    OPEN,
+    text_only_samples,
+    wordings_of_others,
+    write_riskcards,
+)
 from safevlm_hf.evaluation.answering import Prediction, answer_records, judge_records
-from safevlm_hf.evaluation.held_out.robustness import split_requests, with_questions
-from safevlm_hf.evaluation.held_out.wordings import typing_rows, wording_rows
+from safevlm_hf.evaluation.benchmarks.figstep import PROMPT
+from safevlm_hf.evaluation.held_out.robustness import Part, Row, split_requests, with_questions
+from safevlm_hf.evaluation.held_out.wordings import (
+    ABOUT_THE_LOOK,
+    ask_in_words,
+    by_content,
+    shows_risk,
+    typing_rows,
+    wording_rows,
+)
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
@@ -34,6 +52,7 @@ def main():
     parser.add_argument("--model", default="runs/demo/stage2")
     parser.add_argument("--num_samples", type=int, default=200)
     parser.add_argument("--part", choices=(OPEN, LAST), default=OPEN, help="the last third is for the end of the work")
+    parser.add_argument("--mossbench", type=Path, help="Folder of a copy of MOSSBench.")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.set_verbosity_error()
@@ -44,21 +63,47 @@ def main():
         records = list(load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS))
         judge = partial(judge_records, model, processor, progress=False)
         print("| the question | risky pictures, flagged | clean pictures, flagged |\n|---|---|---|")
-        for row in (*typing_rows(), *wording_rows(args.part)):
+        for row in (*typing_rows(), *wording_rows(args.part), *attack_rows(), *benchmark_rows(args.mossbench)):
             print_row(row.name, judge(row.convert(records)))
         for name, asked in split_rows(records).items():
             print_row(name, judge(asked))
         measure_changes(judge, records, args.part)
         measure_few_words(model, processor, records, args.part)
+    measure_first_messages(model, processor, args.part)
+
+
+def attack_rows() -> Iterator[Row]:
+    """What an attacker asked: before the first try, and then seeing how many cards were flagged."""
+    kinds = {"content": "requests, before the first try", "look": ABOUT_THE_LOOK, "attack": "all that was tried later"}
+    for kind, name in kinds.items():
+        texts = [one.text for one in wordings_of_others(kind, hand=ATTACKER)]
+        yield Row(f"an attacker's {name}", (Part(),), convert=partial(ask_in_words, texts=texts, prose=[]))
+
+
+def benchmark_rows(mossbench: Path | None) -> Iterator[Row]:
+    """Questions of published benchmarks, asked of cards."""
+    yield Row("FigStep's question", (Part(),), convert=partial(ask_in_words, texts=[PROMPT], prose=[]))
+    if mossbench is not None:
+        items = json.loads((mossbench / "data/images_information/information.json").read_text(encoding="utf-8"))
+        texts = [item["question"] for item in items.values()]
+        yield Row("MOSSBench's questions", (Part(),), convert=partial(ask_in_words, texts=texts, prose=[]))
 
 
 def split_rows(records: list[dict]) -> dict[str, list[dict]]:
-    """On a server nobody vouches for a client's roles, so what the assistant is said to have said counts, too."""
-    roles = {"split over two turns, in the library": ("user", "assistant"), "..., on a server": ("user", "user")}
-    asked = split_requests(records)
+    """On a server nobody vouches for a client's roles, so what the assistant is said to have said counts, too. What
+    asks for the look of a risky picture counts by the picture, as in the other rows."""
+    places = {"in the library": ("user", "assistant"), "on a server": ("user", "user")}
+    looks = [record for record in records if record["safety_level"] == 0 and shows_risk(record)]
+    kinds = {
+        "questions": by_content(records),
+        ABOUT_THE_LOOK: [{**record, "safety_level": 1} for record in looks],
+    }
     return {
-        name: [{**record, "messages": with_roles(record["messages"], own)} for record in asked]
-        for name, own in roles.items()
+        f"{kind}, split over two turns, {place}": [
+            {**record, "messages": with_roles(record["messages"], roles)} for record in split_requests(of_kind)
+        ]
+        for place, roles in places.items()
+        for kind, of_kind in kinds.items()
     }
 
 
@@ -99,6 +144,23 @@ def measure_few_words(model, processor, records: list[dict], part: str):
         risky = [one for one in found if one.level > 0]
         refused = share(one.verdict.action == "refuse" for one in risky)
         print(f"| {name} | {refused} | {share(one.answer_class == 'answer' for one in risky)} |", flush=True)
+
+
+def measure_first_messages(model, processor, part: str):
+    """What people say without showing a picture is answered; what RiskCards ask for is refused without one, too."""
+    harmless = ["Hello", *(one.text for one in wordings_of_others("text_only", None, part=part))]
+    harmful = [sample.question for sample in text_only_samples(500, split="test") if sample.is_harmful]
+    print("\n| without a picture | refused |\n|---|---|")
+    for name, texts in {"harmless first messages": harmless, "risky topics in plain text": harmful}.items():
+        asked = [text_record(text) for text in texts]
+        found = answer_records(model, processor, asked, progress=False)
+        print(f"| {name} | {share(one.answer_class == 'refusal' for one in found)} |", flush=True)
+
+
+def text_record(text: str) -> dict:
+    roles = (("user", text), ("assistant", ""))
+    messages = [{"role": role, "content": [{"type": "text", "text": words}]} for role, words in roles]
+    return {"messages": messages, "images": [], "safety_level": IGNORE_INDEX, "safety_category": IGNORE_INDEX}
 
 
 def print_row(name: str, predictions: list[Prediction]):

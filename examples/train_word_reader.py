@@ -32,7 +32,7 @@ from safevlm_hf.data.riskcards.questions import draw_phrase
 from safevlm_hf.data.riskcards.rewording import draw_wording, wordings_by_hand
 from safevlm_hf.data.riskcards.styles import misspell
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
-from safevlm_hf.data.riskcards.unfamiliar import FEW_WORDS, garble, pseudo_words
+from safevlm_hf.data.riskcards.unfamiliar import garble, pseudo_words
 from safevlm_hf.evaluation.held_out.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.files import refuse_to_overwrite
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
@@ -42,7 +42,6 @@ from safevlm_hf.modeling.safety_words import WORDS_FILE, SafetyWords
 
 READER_FILE = "word_reader.safetensors"
 MAX_WORDS = 80  # of a text in training: windows learn by themselves
-LAST_STEPS = 600
 NUM_WORST = 8  # windows of a harmless text that its loss looks at
 REQUEST_KINDS = (*CONTENT_KINDS, *FIELD_KINDS)
 
@@ -51,8 +50,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", required=True, type=Path, help="Folder of the sentence encoder.")
     parser.add_argument("--output_dir", required=True, type=Path)
-    parser.add_argument("--reader", type=Path, help="A file of an earlier run, to go on from.")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
@@ -73,15 +71,7 @@ def main():
     )
     tree.words.weight.data = word_vectors(args.encoder, config.head_word_size)
     file, flag = args.output_dir / READER_FILE, nn.Linear(config.head_hidden_size, 1)
-    if args.reader is None:
-        train(tree, flag, Texts(words, args.seed), args.steps, args.learning_rate, args.batch_size)
-        save(tree, flag, file)
-    stored = load_file(args.reader or file)
-    tree.load_state_dict({name: stored[name].float() for name in tree.state_dict()})
-    flag.load_state_dict({name: stored[f"asks.{name}"].float() for name in flag.state_dict()})
-    # At the end it sees RiskCards' own questions, too, which are few and short.
-    texts = Texts(words, args.seed, has_riskcards=True)
-    train(tree, flag, texts, LAST_STEPS, args.learning_rate / 4, args.batch_size)
+    train(tree, flag, Texts(words, args.seed), args.steps, args.learning_rate, args.batch_size)
     save(tree, flag, file)
     print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB, {(time.time() - start) / 60:.0f} minutes")
     for hand in ("first", "second"):
@@ -135,7 +125,17 @@ def word_vectors(encoder: Path, size: int) -> torch.Tensor:
     vectors = load_file(encoder / "model.safetensors")["embeddings.word_embeddings.weight"].float()
     vectors = vectors - vectors.mean(dim=0)
     vectors = vectors @ torch.pca_lowrank(vectors, q=size, niter=4)[2]
+    _share_inside(vectors, Tokenizer.from_file(str(encoder / "tokenizer.json")).get_vocab())
     return vectors / vectors.norm(dim=1).mean() * size**0.25
+
+
+def _share_inside(vectors: torch.Tensor, vocabulary: dict[str, int]):
+    """Parts inside of words ("##card") move half way to the word that is written like them ("card"): where blanks are
+    missing, a word means what it means."""
+    for part, number in vocabulary.items():
+        word = vocabulary.get(part.removeprefix("##"))
+        if part.startswith("##") and len(part) > len("##of") and word is not None:
+            vectors[number] = (vectors[number] + vectors[word]) / 2
 
 
 # --------------------------------------------------------------------------------------------------
@@ -146,24 +146,24 @@ def word_vectors(encoder: Path, size: int) -> torch.Tensor:
 class Texts:
     """Draws token ids of texts, and whether each asks for what a picture says."""
 
-    def __init__(self, words: SafetyWords, seed: int, has_riskcards: bool = False):
+    def __init__(self, words: SafetyWords, seed: int):
         self.rng = random.Random(seed)
         requests, looks = [], []
         for kind in (*REQUEST_KINDS, *LOOK_KINDS):
             own = [self._fill(text) for text in wordings_by_hand(kind)]
-            own += [self._from_tables(kind) for _ in range(500)]
-            if has_riskcards:
-                own += [self._own_question(kind) for _ in range(600)]
+            own += [self._from_tables(kind) for _ in range(400)]
+            own += [self._own_question(kind) for _ in range(400)]
             (looks if kind in LOOK_KINDS else requests).extend(own)
         looks += map(self._fill, wordings_by_hand("look"))
         prose = [self._fill(text) for kind in ("prose", "remark") for text in wordings_by_hand(kind)]
         made = draw_fillers(6000, "train", self.rng, is_plain=True)
         noisy = [garble(text, self.rng) for text in self.rng.choices(requests, k=6000)]
         misspelt = [misspell(text, self.rng) for text in self.rng.choices(looks, k=1500)]
-        foreign, unknown = wordings_by_hand("foreign"), [pseudo_words(self.rng) for _ in range(1500)]
+        foreign, few = wordings_by_hand("foreign"), wordings_by_hand("few")
+        unknown = [pseudo_words(self.rng) for _ in range(1500)]
         self.looks, self.misspelt = self._ids(words, looks), self._ids(words, misspelt)
         self.prose, self.made = self._ids(words, prose), self._ids(words, made)
-        self.requests = [self._ids(words, of_source) for of_source in (requests, noisy, foreign, unknown, FEW_WORDS)]
+        self.requests = [self._ids(words, of_source) for of_source in (requests, noisy, foreign, unknown, few)]
         self.vocabulary = range(1997, words.vocab_size)  # behind single characters and unused places
 
     def sample(self) -> tuple[list[int], bool]:
@@ -176,7 +176,7 @@ class Texts:
         return self._among(text, self._sentences(count)), asks
 
     def _request(self) -> list[int]:
-        (source,) = self.rng.choices((*self.requests, "random", "none"), (66, 14, 8, 4, 4, 3, 1))
+        (source,) = self.rng.choices((*self.requests, "random", "none"), (65, 13, 9, 4, 5, 3, 1))
         if source == "random":
             return self.rng.choices(self.vocabulary, k=self.rng.randint(4, 12))
         return [] if source == "none" else self.rng.choice(source)

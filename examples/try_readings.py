@@ -1,289 +1,148 @@
-"""A trial on words alone: which reading of a question tells requests for the content from harmless words.
+"""What the promise costs: a sentence encoder reads the whole text, or only windows of which the strictest decides.
 
-    python examples/try_readings.py --encoder sentence-transformers/all-MiniLM-L6-v2 --reading tree --distil_steps 800
+    python examples/try_readings.py --encoder all-MiniLM-L6-v2
 
-Pictures play no part. A text is flagged where any window of 4, 8, 16 or 32 of its tokens is, as in the head. It is
-asked for requests, questions about the look and prose of other hands, at two thresholds: where 0.05 of the questions
-about the look are flagged, and where 0.15 of them are among one sentence of prose. The encoder is all-MiniLM-L6-v2
-(Apache-2.0), or a folder with it. It gives its tokenizer, vectors of single tokens, and what a tree is distilled from.
+A head that promises that no words around a request soften its verdict can only read windows: whatever flags a run of
+words flags every text that holds it. So no run of a harmless text may be flagged. Three readings of words alone,
+without a picture, are asked for the open part of other hands' wordings: the encoder's frozen vector of the whole text
+with a small classifier, its frozen vectors of windows with the same classifier trained on the strictest, and the tree
+of this package (data/word_reader.safetensors), which costs next to nothing. Training's lines are those of the tree.
 """
 
 import argparse
-import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer, logging
+from transformers import AutoModel
 
-from safevlm_hf.data.riskcards import draw_fillers, wordings_of_others
-from safevlm_hf.data.riskcards.rewording import draw_wording, wordings_by_hand
+from safevlm_hf.calibration.rates import Rate
+from safevlm_hf.data.riskcards import wordings_of_others
+from safevlm_hf.data.riskcards.rewording import wordings_by_hand
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
+from safevlm_hf.modeling.configuration_safety import SafetyConfig
+from safevlm_hf.modeling.safety_word_head import word_head
+from safevlm_hf.modeling.safety_words import SafetyWords
+from safevlm_hf.word_reader import WORD_READER
 
 
-SIZES = (4, 8, 16, 32)
-NO_TOKEN = -1
+Text = tuple[int, ...]
+HANDS = ("first", "second", "language_model")
+KINDS = ("content", "look")
+REQUESTS, LOOKS, PROSE = (*CONTENT_KINDS, *FIELD_KINDS), (*LOOK_KINDS, "look"), ("prose", "remark")
+SIZES = (4, 5, 6, 7, 8, 10, 12, 16, 24, 32)
+LONGEST = 40  # tokens of a line of training
+FIRST, LAST = 101, 102  # the encoder's [CLS] and [SEP]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", required=True, help="Folder or name of the sentence encoder.")
-    parser.add_argument("--vectors", choices=("random", "distilled"), default="distilled")
-    parser.add_argument("--reading", choices=("mean", "tree"), default="tree")
-    parser.add_argument("--wordings", choices=("tables", "both"), default="both", help="What it is trained on.")
-    parser.add_argument(
-        "--distil_steps", type=int, default=0, help="Steps in which a tree learns the encoder's vectors."
-    )
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--vector_size", type=int, default=192)
-    parser.add_argument("--hidden_size", type=int, default=256)
+    parser.add_argument("--encoder", required=True, type=Path, help="Folder of all-MiniLM-L6-v2.")
+    parser.add_argument("--num_lines", type=int, default=5000, help="Of training: requests, looks and prose, each.")
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.distil_steps and args.reading != "tree":
-        parser.error("only a tree has anything to distil into: --reading tree")
-    logging.set_verbosity_error()
     torch.manual_seed(args.seed)
-    start = time.time()
-    tokenizer, encoder = AutoTokenizer.from_pretrained(args.encoder), AutoModel.from_pretrained(args.encoder).eval()
-    vectors = token_vectors(encoder, tokenizer.vocab_size, args.vector_size, args.vectors)
-    texts = Texts(tokenizer, args.wordings == "both", args.seed)
-    reader = (TreeReader if args.reading == "tree" else MeanReader)(vectors, args.hidden_size)
-    if args.distil_steps:
-        distil(reader, encoder, tokenizer, texts, args.distil_steps)
-    train(reader, texts, args.steps)
-    print("| words of | at | requests, among 4 | look, among 1, 4, 8 | prose: 1, 4, 8 |\n|---|---|---|---|---|")
-    for hand in ("first", "second"):
-        evaluate(reader, texts, hand)
-    options = ", ".join(f"{name} {value}" for name, value in vars(args).items() if name != "encoder")
-    print(f"\n{options}; {(time.time() - start) / 60:.1f} minutes, {torch.get_num_threads()} threads")
+    words, rng = SafetyWords(), random.Random(args.seed)
+    trained = [draw_lines(kinds, words, args.num_lines, rng) for kinds in (REQUESTS, LOOKS, PROSE)]
+    held_out = {
+        (hand, kind): [tuple(words.ids(one.text)) for one in wordings_of_others(kind, hand=hand)]
+        for hand in HANDS
+        for kind in KINDS
+    }
+    texts = {text for own in (*trained, *held_out.values()) for text in own}
+    vectors = Vectors(args.encoder, {run for text in texts for run in (text, *windows(text))})
+    print("| reading | hand | requests, flagged | questions about the look, flagged |\n|---|---|---|---|")
+    for name, cut in {"whole text": lambda text: [text], "strictest window": windows}.items():
+        score = train(trained, cut, vectors, args.steps, rng)
+        print_rows(f"sentence encoder, {name}", held_out, score)
+    print_rows("this package's tree, strictest window", held_out, tree_score())
 
 
-# --------------------------------------------------------------------------------------------------
-# Readings: token ids (texts, tokens) to states of their windows
-# --------------------------------------------------------------------------------------------------
+def draw_lines(kinds: Iterable[str], words: SafetyWords, count: int, rng: random.Random) -> list[Text]:
+    nouns = list(NOUNS.values())
+    texts = [text.replace("{noun}", rng.choice(nouns)) for kind in kinds for text in wordings_by_hand(kind)]
+    ids = [tuple(words.ids(text)) for text in rng.sample(texts, min(count, len(texts)))]
+    return [text for text in ids if 0 < len(text) <= LONGEST]
 
 
-@torch.no_grad()
-def token_vectors(encoder: nn.Module, num_tokens: int, size: int, kind: str) -> torch.Tensor:
-    """Vectors (tokens, size): random, or the principal parts of what the encoder makes of each token by itself."""
-    if kind == "random":
-        return torch.randn(num_tokens, size)
-    cls, sep = 101, 102  # BERT's
-    parts = []
-    for ids in torch.arange(num_tokens).split(2048):
-        alone = torch.stack([torch.full_like(ids, cls), ids, torch.full_like(ids, sep)], dim=1)
-        parts.append(encoder(input_ids=alone).last_hidden_state.mean(dim=1))
-    vectors = torch.cat(parts)
-    vectors = vectors - vectors.mean(dim=0)
-    vectors = vectors @ torch.pca_lowrank(vectors, q=size, niter=4)[2]
-    return vectors / vectors.norm(dim=1).mean() * size**0.25
+def windows(text: Text) -> list[Text]:
+    """Runs of the text; the text itself where it is shorter than all of them."""
+    found = [text[start : start + size] for size in SIZES for start in range(len(text) - size + 1)]
+    return found or [text]
 
 
-class WindowReader(nn.Module):
-    """One logit per window. The windows of a text that is shorter than the smallest are one, filled up."""
+class Vectors:
+    """The encoder's mean of its last states, of unit length, for each of many short runs of tokens."""
 
-    def __init__(self, vectors: torch.Tensor, hidden_size: int):
-        super().__init__()
-        self.table = nn.Embedding.from_pretrained(vectors, freeze=True)
-        self.empty = nn.Parameter(torch.zeros(vectors.shape[1]))
+    def __init__(self, encoder: Path, runs: set[Text]):
+        self.model = AutoModel.from_pretrained(encoder).eval()
+        order, start = sorted(runs, key=len), time.time()
+        self.places = {run: place for place, run in enumerate(order)}
+        self.table = torch.cat([self._encode(order[at : at + 512]) for at in range(0, len(order), 512)])
+        print(f"{len(order)} runs of tokens, {time.time() - start:.0f} s", flush=True)
 
-    def embed(self, ids: torch.LongTensor) -> torch.Tensor:
-        return torch.where((ids != NO_TOKEN)[..., None], self.table(ids.clamp(min=0)), self.empty)
+    @torch.no_grad()
+    def _encode(self, runs: list[Text]) -> torch.Tensor:
+        rows = [torch.tensor((FIRST, *run, LAST)) for run in runs]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        is_token = nn.utils.rnn.pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            states = self.model(input_ids=ids, attention_mask=is_token.long()).last_hidden_state.float()
+        return F.normalize((states * is_token[..., None]).sum(dim=1), dim=-1).half()
 
-    def forward(self, ids: torch.LongTensor) -> torch.Tensor:
-        """Ids (texts, tokens), `NO_TOKEN` behind each text, to logits (texts, windows); -inf where there is none."""
-        count = (ids != NO_TOKEN).sum(dim=1, keepdim=True)
-        logits = []
-        for size, states in zip(
-            SIZES, self.states(self.embed(F.pad(ids, (0, max(0, 4 - ids.shape[1])), value=NO_TOKEN)))
-        ):
-            is_window = torch.arange(states.shape[1]) + size <= count.clamp(min=SIZES[0])
-            logits.append(self.read(states)[..., 0].masked_fill(~is_window, -torch.inf))
-        return torch.cat(logits, dim=1)
-
-
-class MeanReader(WindowReader):
-    """A linear reading of the mean of a window's vectors: what the head does with the words, nearly."""
-
-    def __init__(self, vectors: torch.Tensor, hidden_size: int):
-        super().__init__(vectors, hidden_size)
-        self.read = nn.Linear(vectors.shape[1], 1)
-
-    def states(self, embeds: torch.Tensor) -> Iterator[torch.Tensor]:
-        for size in SIZES:
-            if embeds.shape[1] >= size:
-                yield embeds.unfold(1, size, 1).mean(dim=-1)
+    def __call__(self, runs: list[Text]) -> torch.Tensor:
+        return self.table[[self.places[run] for run in runs]].float()
 
 
-class TreeReader(WindowReader):
-    """A curved reading: four tokens in their order are a leaf, and two windows side by side make one of twice the
-    size. A window's state depends on its own tokens alone."""
-
-    def __init__(self, vectors: torch.Tensor, hidden_size: int):
-        super().__init__(vectors, hidden_size)
-        size = vectors.shape[1]
-        self.leaf, self.skip = _curved(SIZES[0] * size, hidden_size), nn.Linear(size, hidden_size)
-        self.merges = nn.ModuleList(_curved(2 * hidden_size, hidden_size) for _ in SIZES[1:])
-        self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in SIZES)
-        self.read = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, 1))
-
-    def states(self, embeds: torch.Tensor) -> Iterator[torch.Tensor]:
-        runs = embeds.unfold(1, SIZES[0], 1).transpose(2, 3)
-        states = self.norms[0](self.leaf(runs.flatten(2)) + self.skip(runs.mean(dim=2)))
-        yield states
-        for half, merge, norm in zip(SIZES, self.merges, self.norms[1:]):
-            if states.shape[1] <= half:
-                return
-            left, right = states[:, :-half], states[:, half:]
-            states = norm(merge(torch.cat([left, right], dim=-1)) + (left + right) / 2)
-            yield states
-
-
-def _curved(in_size: int, out_size: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(in_size, 2 * out_size), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * out_size, out_size)
-    )
-
-
-# --------------------------------------------------------------------------------------------------
-# Texts
-# --------------------------------------------------------------------------------------------------
-
-
-class Texts:
-    """Draws texts of training, and turns texts to ids."""
-
-    def __init__(self, tokenizer, by_hand: bool, seed: int):
-        self.tokenizer, self.by_hand, self.rng = tokenizer, by_hand, random.Random(seed)
-
-    def ids(self, texts: list[str]) -> torch.LongTensor:
-        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], True, NO_TOKEN)
-
-    def question(self, kinds: tuple[str, ...]) -> str:
-        noun, kind = self.rng.choice(list(NOUNS)), self.rng.choice(kinds)
-        if self.by_hand and self.rng.random() < 0.5:
-            kind = "look" if kind in LOOK_KINDS and self.rng.random() < 0.4 else kind
-            return self.rng.choice(wordings_by_hand(kind)).replace("{noun}", NOUNS[noun])
-        return draw_wording(kind, NOUNS[noun], self.rng)
-
-    def prose(self, count: int) -> list[str]:
-        own = [*wordings_by_hand("prose"), *wordings_by_hand("remark")] if self.by_hand else []
-        sentences = draw_fillers(count, "train", self.rng)
-        return [
-            self.rng.choice(own).replace("{noun}", "card") if own and self.rng.random() < 0.3 else one
-            for one in sentences
-        ]
-
-    def sample(self) -> tuple[str, bool]:
-        """A text, and whether it asks for the content; half of them do."""
-        asks = self.rng.random() < 0.5
-        if not asks and self.rng.random() < 0.4:
-            return " ".join(self.prose(self.rng.randint(1, 10))), False
-        kinds = (*CONTENT_KINDS, *CONTENT_KINDS, *FIELD_KINDS) if asks else LOOK_KINDS
-        return self.among(self.question(kinds), self.prose(self.rng.choice((0, 0, 1, 2, 4, 6)))), asks
-
-    def among(self, text: str, sentences: list[str]) -> str:
-        place = self.rng.randint(0, len(sentences))
-        return " ".join((*sentences[:place], text, *sentences[place:]))
-
-
-# --------------------------------------------------------------------------------------------------
-# Distilling, training, measuring
-# --------------------------------------------------------------------------------------------------
-
-
-def distil(reader: WindowReader, encoder: nn.Module, tokenizer, texts: Texts, steps: int):
-    """Let the reader's states of single windows tell what the encoder makes of them."""
-    out = nn.LazyLinear(encoder.config.hidden_size)
-    windows = reader.states(reader.embed(torch.zeros(1, SIZES[-1], dtype=torch.long)))
-    out(next(windows))  # knows its size now
-    step = optimizer([*reader.parameters(), *out.parameters()], 2e-3, steps)
-    for _ in tqdm(range(steps), "distilling", disable=None):
-        loss = torch.zeros(())
-        for number, size in enumerate(SIZES):
-            ids = torch.stack([draw_window(texts, size) for _ in range(192 // len(SIZES))])
-            ends = (torch.full((len(ids), 1), one) for one in (tokenizer.cls_token_id, tokenizer.sep_token_id))
-            with torch.no_grad():
-                first, last = ends
-                expected = encoder(input_ids=torch.cat([first, ids, last], dim=1)).last_hidden_state.mean(dim=1)
-            states = list(reader.states(reader.embed(ids)))[number][:, 0]
-            loss = loss + (1 - F.cosine_similarity(out(states), expected)).mean() / len(SIZES)
-        step(loss)
-
-
-def draw_window(texts: Texts, size: int) -> torch.LongTensor:
-    parts, length = [], 0
-    while length < size:
-        parts.append(texts.ids([texts.sample()[0]])[0])
-        length += len(parts[-1])
-    start = texts.rng.randint(0, length - size)
-    return torch.cat(parts)[start : start + size]
-
-
-def train(reader: WindowReader, texts: Texts, steps: int):
-    """A text that asks is held to its strictest window, of a harmless one half to the mean of its 8 worst."""
-    step = optimizer(reader.parameters(), 1e-3, steps)
-    for _ in tqdm(range(steps), "training", disable=None):
-        samples = sorted((texts.sample() for _ in range(64)), key=lambda sample: len(sample[0]))
-        loss = torch.zeros(())
-        for part in (samples[:40], samples[40:58], samples[58:]):
-            logits = reader(texts.ids([text for text, _ in part]))
-            asks = torch.tensor([asks for _, asks in part])
-            strictest, worst = logits.max(dim=1).values, logits.topk(min(8, logits.shape[1]), dim=1).values
-            is_window = worst > -torch.inf
-            harmless = torch.where(is_window, F.softplus(worst), 0.0).sum(dim=1) / is_window.sum(dim=1)
-            harmless = (harmless + F.softplus(strictest)) / 2
-            loss = loss + torch.where(asks, F.softplus(-strictest), harmless).sum() / len(samples)
-        step(loss)
-    reader.eval()
-
-
-def optimizer(parameters, learning_rate: float, steps: int):
-    """A function that takes a step down a loss, with a learning rate that rises for 50 steps and then falls."""
-    trained = [one for one in parameters if one.requires_grad]
-    adam = torch.optim.AdamW(trained, learning_rate, weight_decay=0.01)
-    rates = torch.optim.lr_scheduler.LambdaLR(
-        adam, lambda number: min(1, (number + 1) / 50) * (1 + math.cos(math.pi * number / steps)) / 2
-    )
-
-    def step(loss: torch.Tensor):
-        adam.zero_grad()
+def train(trained: list[list[Text]], cut: Callable, vectors: Vectors, steps: int, rng: random.Random) -> Callable:
+    """Return a function from a text to the logit of its strictest run, of a classifier that was trained on it."""
+    size = vectors.table.shape[1]
+    layers = [nn.Linear(size, 512), nn.GELU(), nn.Dropout(0.1), nn.Linear(512, 512), nn.GELU(), nn.Dropout(0.1)]
+    classifier = nn.Sequential(*layers, nn.Linear(512, 1))
+    optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
+    requests, looks, prose = trained
+    for _ in range(steps):
+        batch = [cut(text) for text in (*rng.choices(requests, k=128), *rng.choices(looks, k=83))]
+        batch += [cut(text) for text in rng.choices(prose, k=45)]
+        asks = torch.arange(len(batch)) < 128
+        logits = classifier(vectors([run for runs in batch for run in runs]))[:, 0]
+        strictest = torch.stack([part.max() for part in logits.split([len(runs) for runs in batch])])
+        loss = F.binary_cross_entropy_with_logits(strictest, asks.float())
+        optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        adam.step()
-        rates.step()
+        optimizer.step()
+        schedule.step()
+    classifier.eval()
+    return torch.no_grad()(lambda text: classifier(vectors(cut(text))).max().item())
 
-    return step
+
+def tree_score() -> Callable:
+    config, stored = SafetyConfig(head_reading="words"), load_file(WORD_READER)
+    tree, flag = word_head(config, config.head_hidden_size).tree.eval(), nn.Linear(config.head_hidden_size, 1)
+    tree.load_state_dict({name: stored[name].float() for name in tree.state_dict()})
+    flag.load_state_dict({name: stored[f"asks.{name}"].float() for name in flag.state_dict()})
+
+    @torch.no_grad()
+    def score(text: Text) -> float:
+        states, is_window = tree(torch.tensor([text]), torch.tensor([[len(text)]]))
+        return flag(states)[..., 0][is_window].max().item()
+
+    return score
 
 
-@torch.no_grad()
-def evaluate(reader: WindowReader, texts: Texts, hand: str):
-    requests, looks, prose = (
-        [one.text for one in wordings_of_others(kind, hand=hand)] for kind in ("content", "look", "prose")
-    )
-    texts.rng = random.Random(1)
-
-    def scores(questions: list[str], sentences: int) -> torch.Tensor:
-        asked = [texts.among(text, texts.rng.sample(prose, sentences)) for text in questions]
-        return torch.cat([reader(texts.ids([text])).max(dim=1).values for text in asked])
-
-    of_requests = [scores(requests, count) for count in (0, 4)]
-    of_looks = [scores(looks, count) for count in (0, 1, 4, 8)]
-    of_prose = [scores([""] * 100, count) for count in (1, 4, 8)]
-    for name, threshold in (
-        ("look 0.05", of_looks[0].quantile(0.95)),
-        ("look among 1: 0.15", of_looks[1].quantile(0.85)),
-    ):
-        shown = [
-            " ".join(f"{(one > threshold).float().mean():.2f}" for one in found)
-            for found in (of_requests, of_looks, of_prose)
-        ]
-        print(f"| {hand} hand | {name} | {' | '.join(shown)} |", flush=True)
+def print_rows(reading: str, held_out: dict[tuple[str, str], list[Text]], score: Callable):
+    for hand in HANDS:
+        found = ([score(text) > 0 for text in held_out[hand, kind]] for kind in KINDS)
+        rates = [Rate(sum(hits), len(hits)) for hits in found]
+        shares = (f"{rate.share:.2f} ({rate.interval[0]:.2f} to {rate.interval[1]:.2f})" for rate in rates)
+        print(f"| {reading} | {hand} | {' | '.join(shares)} |", flush=True)
 
 
 if __name__ == "__main__":

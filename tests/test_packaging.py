@@ -99,6 +99,7 @@ def test_the_wheel_has_every_file_of_the_source(wheel):
     files = {str(path.relative_to(SOURCE.parent)) for path in found}
     files = {name for name in files if "__pycache__" not in name}
     assert {"safevlm_hf/py.typed", "safevlm_hf/data/nano_base/model.safetensors"} <= files
+    assert {"safevlm_hf/data/nano_safe/model.safetensors", "safevlm_hf/data/nano_safe/chat_template.jinja"} <= files
     assert files <= set(zipfile.ZipFile(wheel).namelist())
 
 

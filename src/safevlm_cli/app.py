@@ -30,6 +30,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 Model = Annotated[str, typer.Option("--model", "-m", help="A safe checkpoint: folder or Hub id.")]
+ModelOrShipped = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A safe checkpoint: folder or Hub id; unset: the small one of this package."),
+]
 # What is to be read is looked for before anything is imported, which takes many seconds.
 THERE = {"exists": True, "dir_okay": False}
 PolicyFile = Annotated[

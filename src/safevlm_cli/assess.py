@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .app import FLAGGED, UNREADABLE, Model, PolicyFile, app, print_error
-from .loading import DEFAULT_MODEL, load, prepare, read_policy, user_message
+from .app import FLAGGED, UNREADABLE, ModelOrShipped, PolicyFile, app, print_error
+from .loading import load, prepare, read_policy, shipped_model, user_message
 from .pictures import find_pictures, open_named
 from .showing import make_console, progress, show_scope, verdict_table
 
@@ -25,7 +25,7 @@ def assess(
             "or - for standard input with one of these per line."
         ),
     ],
-    model: Model = DEFAULT_MODEL,
+    model: ModelOrShipped = None,
     question: Annotated[
         str | None, typer.Option("--question", "-q", help="What is asked; unset: the picture is judged by itself.")
     ] = None,
@@ -42,7 +42,7 @@ def assess(
 
     Example: `safevlm assess photo.jpg card.png --question "What is the address?" --json`
     """
-    loaded, processor = load(model)
+    loaded, processor = load(model or shipped_model())
     overriding = read_policy(policy, loaded)
     show_scope(loaded)
     if question is None:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .app import Model, PolicyFile, app, print_error
-from .loading import DEFAULT_MODEL, load, prepare, read_policy, text_content, user_message
+from .app import ModelOrShipped, PolicyFile, app, print_error
+from .loading import load, prepare, read_policy, shipped_model, text_content, user_message
 from .pictures import open_picture
 from .showing import make_console, plain, show_scope, verdict_line
 
@@ -18,7 +18,7 @@ CHAT_COMMANDS = "/image FILE shows a picture, /new starts again without any, /qu
 
 @app.command()
 def chat(
-    model: Model = DEFAULT_MODEL,
+    model: ModelOrShipped = None,
     image: Annotated[Path | None, typer.Option("--image", "-i", help="A picture to talk about.")] = None,
     policy: PolicyFile = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
@@ -28,13 +28,13 @@ def chat(
     Talk about pictures; each answer comes with the verdicts on them. `/image FILE` shows another, `/new` starts again
     without any, `/quit` ends.
 
-    Example: `safevlm chat --model runs/demo/stage2 --image card.png`
+    Example: `safevlm chat --image card.png`
     """
     from safevlm_hf.files import check_apart
 
     check_apart({"--audit": audit}, {"--image": image, "--policy": policy})
     pictures = [open_picture(image)] if image else []
-    loaded, processor = load(model)
+    loaded, processor = load(model or shipped_model())
     options = {
         "safety_policy": read_policy(policy, loaded),
         "safety_audit": audit,

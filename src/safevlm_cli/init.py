@@ -52,6 +52,7 @@ def init(
     from safevlm_hf.families import find_family
     from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite
     from safevlm_hf.quiet import quiet
+    from safevlm_hf.word_reader import new_reading, start_word_reader
 
     check_apart({"OUTPUT": output}, {"BASE": Path(base)})
     refuse_to_overwrite(output, NEVER_REPLACED)
@@ -66,12 +67,13 @@ def init(
     family = find_family(base)
     sizes = {"num_safety_tokens": num_safety_tokens, "num_condition_tokens": num_condition_tokens}
     sizes = {name: size for name, size in sizes.items() if size is not None}
-    config = family.config.from_base_config(base_config, **sizes, **names)
+    config = family.config.from_base_config(base_config, **new_reading(sizes), **names)
     files = find_weight_files(base)
     model = family.model.from_pretrained(base, config=config, use_safetensors=True)
     check_weights_are_kept(base, files, model)
     processor = family.processor.from_pretrained(base, safety_config=config.safety_config)
     model.initialize_from_embeddings(processor.tokenizer)
+    start_word_reader(model)
     model.save_pretrained(output)
     processor.save_pretrained(output)
     print(f"{output}: an untrained safe checkpoint. Its verdicts mean nothing before `safevlm train`.")

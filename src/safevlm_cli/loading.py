@@ -2,10 +2,23 @@
 
 from pathlib import Path
 
-from .showing import print_warning
+from .showing import make_console, print_warning
 
 
 DEFAULT_MODEL = "runs/demo/stage2"
+SHIPPED = "the checkpoint of drawn cards that comes with this package"
+
+
+def shipped_model() -> str:
+    """Return the folder of the checkpoint that comes with the package, and say that it is taken."""
+    from safevlm_hf.data import NANO_SAFE
+
+    if not NANO_SAFE.is_dir():
+        raise ValueError(
+            "this installation comes without a checkpoint, as the server's image does: name one, `--model`."
+        )
+    make_console(stderr=True).print(f"Model: {SHIPPED}. `--model` names another.", soft_wrap=True)
+    return str(NANO_SAFE)
 
 
 def load(model: str):

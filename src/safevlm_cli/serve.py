@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .app import Model, PolicyFile, app
-from .loading import DEFAULT_MODEL, load
+from .loading import DEFAULT_MODEL, load, shipped_model
 
 
 # One panel would be as wide as all of its longest names together, and leave no place for the help.
@@ -22,6 +22,7 @@ def _port(text: str):
     return typer.Option(min=0, max=65535, metavar="PORT", help=text, rich_help_panel=ADDRESSES)
 
 
+Demo = Annotated[bool, typer.Option("--demo", help="Serve the small checkpoint of this package, for a first look.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=ADDRESSES)]
 Port = Annotated[int, _port("Port to listen on; 0 takes a free one.")]
 ServedName = Annotated[
@@ -72,6 +73,7 @@ AccessLog = Annotated[bool, typer.Option(help="Whether each request has a line i
 @app.command()
 def serve(
     model: Model = DEFAULT_MODEL,
+    demo: Demo = False,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     served_model_name: ServedName = None,
@@ -106,12 +108,16 @@ def serve(
         {"--audit": audit}, {"--policy": policy, "--api-key-file": api_key_file, "--system-prompt": prompt_file}
     )
     api_keys = read_api_keys(api_key_file)
+    if demo:
+        if model != DEFAULT_MODEL:
+            raise ValueError(f"`--demo` serves the checkpoint of this package, and `--model {model}` names another.")
+        model = shipped_model()
     loaded, processor = load(model)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server has a stop of its own, with its exit code
     serving.serve(
         loaded,
         processor,
-        served_model_name or model,
+        served_model_name or ("safevlm-demo" if demo else model),
         host,
         port,
         policy=None if policy is None else SafetyPolicy.from_file(policy, loaded.config.safety_config),

@@ -111,9 +111,8 @@ FULL = Extent(
         "num_riskcards": 24000,
         "num_train_epochs": 3.4,
         "per_device_train_batch_size": 32,
-        "head_gate_size": 128,
         "lm_loss_every": 64,
-        "risk_prior": 0.06,
+        "risk_prior": 0.25,
     },
     stage2={
         "num_riskcards": 6000,
@@ -328,7 +327,6 @@ def train_pooling(pooling: str, folder: Path, seed: int, epochs: float, override
     options = {
         "output_dir": str(folder / pooling),
         "head_pooling": pooling,
-        "head_reading": "embeddings",  # words are read in windows alone
         "num_train_epochs": epochs,
         "lm_loss_every": 0,
     }

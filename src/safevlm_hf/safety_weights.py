@@ -9,6 +9,7 @@ from safetensors import safe_open
 from .base_weights import find_weight_files
 from .families import find_family
 from .modeling.safety_digest import FIELDS, safety_digests
+from .modeling.safety_words import load_words
 
 
 DIGEST = re.compile(r"[a-z0-9+]+:[0-9a-f]{64}")
@@ -16,8 +17,9 @@ DIGEST = re.compile(r"[a-z0-9+]+:[0-9a-f]{64}")
 
 def safety_weights_digest(checkpoint: str) -> str:
     """
-    Return the dtype of a checkpoint's safety weights, a colon, and their SHA-256 with that of the names and sizes in
-    config.json that give them their meaning. Another precision gives another digest; other files do not.
+    Return the dtype of a checkpoint's safety weights, a colon, and their SHA-256 with that of what gives them their
+    meaning: names and sizes in config.json, and the rule by which a head that reads words cuts a question into them.
+    Another precision gives another digest; other files do not.
 
     Args:
         checkpoint: folder or Hub id.
@@ -40,8 +42,13 @@ def safety_weights_digest(checkpoint: str) -> str:
             f"{checkpoint} has no safety weights: expected a safe checkpoint, and for an adapter the one that it was "
             "trained on."
         )
-    meaning = safety_digests(find_family(checkpoint).config.from_pretrained(checkpoint), [])
-    hashed = repr((sorted(weights), [meaning[part] for part in FIELDS]))
+    config = find_family(checkpoint).config.from_pretrained(checkpoint)
+    meaning = safety_digests(config, [])
+    parts = [meaning[part] for part in FIELDS]
+    if config.safety_config.reads_words:
+        rule = load_words(checkpoint, is_required=True).file.read_bytes()
+        parts += [config.safety_config.head_reading, hashlib.sha256(rule).hexdigest()]
+    hashed = repr((sorted(weights), parts))
     return f"{'+'.join(sorted(dtypes))}:{hashlib.sha256(hashed.encode()).hexdigest()}"
 
 

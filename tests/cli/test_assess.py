@@ -18,6 +18,9 @@ from safevlm_cli import addresses
 from safevlm_cli.pictures import open_named
 
 
+CARDS = Path(__file__).parents[2] / "docs/images"
+
+
 def test_assess_shows_a_table(call, checkpoint, picture, monkeypatch):
     monkeypatch.chdir(picture.parent)
     other = Path(f"{HOSTILE}.png")
@@ -27,6 +30,14 @@ def test_assess_shows_a_table(call, checkpoint, picture, monkeypatch):
     assert (code, err) == (1, UNKNOWN_SCOPE)
     (row,) = [line for line in out.splitlines() if "condition" in line]
     assert rows(row)[f"{SHOWN}.png"][:3] == ["condition", "privacy", "high"]
+
+
+def test_without_a_model_the_packages_own_judges_and_is_named(call):
+    code, out, err = call("assess", CARDS / "card.jpg", "--json")
+    assert code == 1 and "comes with this package" in err and "drawn cards" in err
+    assert json.loads(out)["category"] == "politics"
+    code, out, _ = call("assess", CARDS / "card.jpg", "--json", "--question", "Which colour is the card?")
+    assert (code, json.loads(out)["level"]) == (0, "safe")
 
 
 def test_a_narrow_table_cuts_nothing(call, checkpoint, picture, monkeypatch):

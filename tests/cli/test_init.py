@@ -27,6 +27,7 @@ def test_init_with_a_taxonomy(call, fails, tmp_path, checkpoint):
     assert safety.categories == processor.categories == categories
     assert (safety.num_safety_tokens, safety.num_condition_tokens, safety.is_trained) == (4, 2, False)
     assert model.model.safety_head.category_head.weight.shape[0] == 3
+    assert safety.reads_words and "question_ids" in processor.model_input_names
 
     _, out, _ = call("policy", "show", "--model", folder)
     assert name in out and "[b]bad" in out and "\x1b" not in out

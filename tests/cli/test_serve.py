@@ -106,5 +106,12 @@ def test_help_is_readable_where_it_is_narrow(call, monkeypatch, columns):
     out = call("serve", "--help")[1]
     rows = [re.match(r"│ --.*?(<.+?>|PORT|N)( \[.*?\])? +(?=\S)", line) for line in out.splitlines()]
     widths = [columns - 2 - row.end() for row in rows if row]
-    assert len(widths) == 19 and min(widths) >= 28, out
+    assert len(widths) == 20 and min(widths) >= 28, out
     assert "…" not in out
+
+
+def test_the_packages_own_checkpoint_is_served_only_where_it_is_asked_for(call, fails, checkpoint, started):
+    code, _, err = call("serve", "--demo")
+    assert code == 0 and "comes with this package" in err
+    assert started["model"].config.safety_config.is_trained and started["name"] == "safevlm-demo"
+    assert "names another" in fails("serve", "--demo", "--model", checkpoint)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaModel
-from safevlm_hf.data import NANO_BASE
+from safevlm_hf.data import NANO_BASE, NANO_SAFE
 
 
 @pytest.fixture
@@ -24,6 +24,14 @@ def digest_of(call):
         return out.strip()
 
     return digest_of
+
+
+def test_the_rule_that_cuts_words_is_part_of_the_digest(tmp_path, digest_of):
+    shipped = shutil.copytree(NANO_SAFE, tmp_path / "shipped")
+    expected = digest_of(shipped)
+    rule = shipped / "safety_words.json"
+    rule.write_text(rule.read_text().replace("[^\\\\p{L}", "[^\\\\p{Lu}", 1))
+    assert expected.startswith("float16:") and digest_of(shipped) != expected
 
 
 def test_files_backbone_and_policy_are_no_part_of_the_digest(checkpoint, tmp_path, digest_of):

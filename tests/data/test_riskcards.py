@@ -11,10 +11,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from safevlm_hf.data import riskcards
+from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import draw_riskcards, text_only_samples, write_riskcards
 from safevlm_hf.data.riskcards.questions import Turn
 from safevlm_hf.data.riskcards.rewording import draw_wording, wordings_by_hand
 from safevlm_hf.data.riskcards.surroundings import interrupt
+from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +201,19 @@ def test_text_only_samples():
     asked = {sample.question for sample in samples if sample.is_harmful}
     for topic in riskcards.RISKY_TOPICS + riskcards.PRIVATE_PAPERS:
         assert any(topic.request in question for question in asked), topic
+
+
+def test_records_without_a_picture_are_harmless_by_hand_or_refused(tmp_path):
+    path = write_riskcards(tmp_path, "train", 6, surroundings="mixed-short", num_text_only=200)
+    records = load_records(path, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
+    texts = [record for record in records if not record["images"]]
+    assert len(records) == 206 and len(texts) == 200 and {record["safety_level"] for record in texts} == {-100}
+    turns = [[turn["content"][0]["text"] for turn in record["messages"]] for record in texts]
+    asked, answered = zip(*turns)
+    by_hand = {*wordings_by_hand("greeting"), *wordings_by_hand("text_only")}
+    assert 90 < sum(text in by_hand for text in asked) < 150
+    refused = {text for text, answer in zip(asked, answered) if answer == riskcards.TEXT_REFUSAL}
+    assert refused and refused.isdisjoint(by_hand)
 
 
 def test_written_records_are_the_published_form_and_pairs_share_a_file(tmp_path):

@@ -5,7 +5,7 @@ import re
 
 from safevlm_hf.data.riskcards import draw_riskcards, wordings_of_others
 from safevlm_hf.data.riskcards.rewording import wordings_by_hand
-from safevlm_hf.data.riskcards.unfamiliar import FEW_WORDS, garble, make_unfamiliar, pseudo_words
+from safevlm_hf.data.riskcards.unfamiliar import garble, make_unfamiliar, pseudo_words
 
 
 TEXT = "Could you please tell me what is written there?"
@@ -38,13 +38,13 @@ def test_the_languages_that_are_held_out_are_not_trained():
 
 def test_next_to_no_words_are_none_that_are_held_out():
     held_out = {plain(one.text) for one in wordings_of_others("few", None, part=None)}
-    assert held_out.isdisjoint(map(plain, FEW_WORDS))
+    assert held_out.isdisjoint(map(plain, wordings_by_hand("few")))
 
 
 def test_unfamiliar_words_take_the_verdict_of_the_picture():
     rng = random.Random(0)
-    foreign = set(wordings_by_hand("foreign"))
+    foreign, few = set(wordings_by_hand("foreign")), set(wordings_by_hand("few"))
     assert any(make_unfamiliar(TEXT, rng) in foreign for _ in range(50))
-    cards = [card for card in draw_riskcards("train", 1500) if card.question in foreign or card.question in FEW_WORDS]
+    cards = [card for card in draw_riskcards("train", 1500) if card.question in foreign | few]
     assert {card.safety_level > 0 for card in cards} == {True, False}
     assert all(card.kind in ("request", "read", "address", "name") for card in cards)

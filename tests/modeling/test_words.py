@@ -132,6 +132,20 @@ def test_a_seam_changes_no_word(one, other, seam):
 # --------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(max_size=12) | st.sampled_from(("Read", "CARD", "\u0430sk", "e\u0301", "\u200bgo", "ﬁre"))))
+def test_the_shortcut_for_ascii_gives_the_files_own_tokens(parts):
+    for text in (" ".join(parts), "\u00a0".join(parts), "".join(parts)):
+        assert WORDS.ids(text) == WORDS.tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_another_rule_has_no_shortcut(tmp_path):
+    rule = json.loads(WORDS.file.read_text())
+    rule["normalizer"]["normalizers"].append({"type": "Replace", "pattern": {"String": "card"}, "content": "paper"})
+    (tmp_path / WORDS_FILE).write_text(json.dumps(rule))
+    assert SafetyWords(tmp_path / WORDS_FILE).ids("card") == WORDS.ids("paper") != WORDS.ids("card")
+
+
 def windows_of(head, ids: list[int]):
     question, keys = (
         torch.tensor([ids], dtype=torch.long),
@@ -301,6 +315,14 @@ def test_a_checkpoint_carries_its_words(model, processor, tmp_path):
     assert own.words.file.parent == tmp_path
     inputs = ask(own, TEXT)
     torch.testing.assert_close(loaded.assess(**inputs), model.assess(**ask(processor, TEXT)))
+
+
+def test_a_checkpoint_that_has_lost_its_words_is_refused(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    (tmp_path / WORDS_FILE).unlink()
+    with pytest.raises(OSError, match="copy the file from where the checkpoint was saved"):
+        SafeLlavaProcessor.from_pretrained(tmp_path)
 
 
 def test_a_checkpoint_of_before_gives_no_words_and_reads_embeddings(tmp_path):

@@ -12,4 +12,7 @@ NANO_BASE = Path(__file__).parent / "nano_base"
 NANO_BASES = {"llava": NANO_BASE, "idefics3": NANO_BASE.with_name("nano_idefics3")}
 """Backbone to its embedded base. The second one sees pictures of any shape, as tiles."""
 
-__all__ = ["NANO_BASE", "NANO_BASES"]
+NANO_SAFE = NANO_BASE.with_name("nano_safe")
+"""The safe checkpoint that `make demo` makes of it, packed by examples/pack_checkpoint.py. It knows drawn cards."""
+
+__all__ = ["NANO_BASE", "NANO_BASES", "NANO_SAFE"]

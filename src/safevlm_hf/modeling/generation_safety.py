@@ -206,7 +206,7 @@ class SafetyGenerationMixin:
             logger.warning_once(NO_WORDS % "there are embeddings and no `question_ids`")
             return None
         try:
-            words = load_words(self.name_or_path, getattr(self.config, "_commit_hash", None))
+            words = load_words(self.name_or_path, revision=getattr(self.config, "_commit_hash", None))
             tokenizer = settings.get("tokenizer") or self._load_tokenizer()
         except (OSError, ValueError) as error:
             logger.warning_once(NO_WORDS % f"{self.name_or_path!r} brings no tokenizer ({str(error)[:80]})")

@@ -88,8 +88,8 @@ class SafeProcessorMixin(CarriesCodeMixin):
         reading = _stored_safety(pretrained_model_name_or_path, source).get("head_reading")
         for name in SAFETY_FIELDS if safety_config is not None else ():
             setattr(processor, name, getattr(safety_config, name))
-        if (reading if safety_config is None else safety_config.head_reading) == "words":
-            processor.words = load_words(pretrained_model_name_or_path, kwargs.get("revision"))
+        if "words" in (reading, safety_config and safety_config.head_reading):
+            processor.words = load_words(pretrained_model_name_or_path, is_required=reading == "words", **source)
         return processor
 
     @classmethod

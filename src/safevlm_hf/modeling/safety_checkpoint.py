@@ -105,7 +105,7 @@ class SafeCheckpointMixin:
             # Before the config, whose digest is of the policy in this file, too.
             self.generation_config.save_pretrained(save_directory)
         if self.config.safety_config.reads_words and kwargs.get("is_main_process", True):
-            words = load_words(self.name_or_path, getattr(self.config, "_commit_hash", None))
+            words = load_words(self.name_or_path, revision=getattr(self.config, "_commit_hash", None))
             words.save(save_directory)
         return super().save_pretrained(save_directory, **kwargs)
 

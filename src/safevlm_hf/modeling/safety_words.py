@@ -6,10 +6,13 @@ between two words changes either. The rule is a file of the `tokenizers` library
 checkpoint carries; its vocabulary is BERT's (uncased).
 """
 
+import hashlib
+import json
 import re
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -20,6 +23,8 @@ from .question_mask import QuestionSpans
 
 
 WORDS_FILE = "safety_words.json"
+# SHA-256 of how the package's own file normalises.
+KNOWN_RULE = "3fff41b372620289f2373755803f1cd95583ccf4f6e367d948f6a2907d62e0cc"
 NO_TURN = 0  # what a row of `question_ids` is filled up with
 
 
@@ -34,6 +39,7 @@ class SafetyWords:
     def __init__(self, file: str | Path | None = None):
         self.file = Path(__file__).parent / WORDS_FILE if file is None else Path(file)
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(self.file)).backend_tokenizer
+        self._of_ascii = _shortcut(self.tokenizer)
 
     def __deepcopy__(self, memo) -> "SafetyWords":
         return self  # nothing changes it
@@ -51,7 +57,11 @@ class SafetyWords:
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text; none where it holds neither letter nor digit."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        found: list[int] = []
+        for is_ascii, parts in groupby(text.split(), key=str.isascii):  # no rule of the file reaches over a blank
+            tokenizer = self._of_ascii if is_ascii else self.tokenizer
+            found += tokenizer.encode(" ".join(parts), add_special_tokens=False).ids
+        return found
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self.tokenizer.id_to_token(token_id) for token_id in ids]
@@ -95,6 +105,16 @@ class SafetyWords:
         return torch.tensor(fill_up(rows), device=input_ids.device)
 
 
+def _shortcut(tokenizer):
+    """Return a tokenizer that does the same to ASCII text, some twenty times as fast: of this package's rule, lower
+    case is all that it notices. Another rule stays as it is."""
+    state = json.loads(tokenizer.to_str())
+    rule = json.dumps(state["normalizer"], sort_keys=True).encode()
+    if hashlib.sha256(rule).hexdigest() != KNOWN_RULE:
+        return tokenizer
+    return type(tokenizer).from_str(json.dumps({**state, "normalizer": {"type": "Lowercase"}}))
+
+
 def fill_up(rows: list[list[list[int]]]) -> list[list[list[int]]]:
     """Rows of [token id, turn], at least one in each, of one length: no turn is 0."""
     length = max([1, *map(len, rows)])
@@ -102,11 +122,26 @@ def fill_up(rows: list[list[list[int]]]) -> list[list[list[int]]]:
 
 
 @lru_cache(maxsize=4)
-def load_words(checkpoint: str | None, revision: str | None = None) -> SafetyWords:
-    """The words of a checkpoint, or this package's where it carries none, as a stock one or none at all."""
+def load_words(checkpoint: str | None, is_required: bool = False, **source) -> SafetyWords:
+    """
+    Return the words of a checkpoint, or this package's where it carries none, as a stock one or none at all.
+
+    Args:
+        checkpoint: folder or Hub id.
+        is_required: whether its head was trained on the rule that it carries.
+        source: arguments of `from_pretrained` that say where it lies (`revision`, `token`, `subfolder`, ...).
+
+    Raises:
+        OSError: it carries none, and has to.
+    """
     file = None
     if checkpoint:
-        file = cached_file(checkpoint, WORDS_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+        file = cached_file(checkpoint, WORDS_FILE, **source, _raise_exceptions_for_missing_entries=False)
+    if file is None and is_required:
+        raise OSError(
+            f"{checkpoint} has no {WORDS_FILE}, the rule by which its head reads a question's words, and another rule "
+            "may hide what is asked: copy the file from where the checkpoint was saved."
+        )
     return SafetyWords(file)
 
 

@@ -57,7 +57,7 @@ class ModelArguments:
     head_gate_size: int | None = _size("width of the head's gate on words, 0 for none; unset: 256")
     head_gate_dropout: float | None = _size("share of tokens that the gate misses in training; unset: 0.1")
     head_reading: str | None = _size(
-        "words (vectors of its own) or embeddings (the language model's, paper); unset: embeddings"
+        "words (vectors of its own) or embeddings (the language model's, paper); unset: words, where it reads windows"
     )
     risk_prior: float | None = field(
         default=None,
@@ -108,6 +108,9 @@ class DataArguments:
     max_eval_samples: int = field(default=128, metadata={"help": "Validation records judged at an evaluation."})
     riskcards_dir: str = field(default="runs/riskcards", metadata={"help": "Where RiskCards are drawn."})
     num_riskcards: int = field(default=3000, metadata={"help": "Size of the drawn training set."})
+    num_text_only: int = field(
+        default=0, metadata={"help": "Stage 2: drawn records without a picture, beside num_riskcards."}
+    )
     scope: str | None = field(
         default=None,
         metadata={

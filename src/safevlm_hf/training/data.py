@@ -79,10 +79,8 @@ def draw_files(stage: int, data_args, safety_config, seed: int) -> list[Path | N
     folder = Path(data_args.riskcards_dir) / f"seed{seed}"
     new = folder.with_name(f"{folder.name}-{NEW_CATEGORY}") if has_new else folder
     options = {"new_category": has_new, "varied_shapes": data_args.varied_shapes}
-    surroundings = None if stage == 1 else "mixed-short"
-    train_file = write_riskcards(
-        new, "train", data_args.num_riskcards, seed, clean_share, surroundings=surroundings, **options
-    )
+    of_stage = {} if stage == 1 else {"surroundings": "mixed-short", "num_text_only": data_args.num_text_only}
+    train_file = write_riskcards(new, "train", data_args.num_riskcards, seed, clean_share, **of_stage, **options)
     validation_file = data_args.validation_file or write_riskcards(
         new, "validation", data_args.max_eval_samples, seed, **options
     )

@@ -20,6 +20,7 @@ from ..data.taxonomy import read_taxonomy
 from ..extras import needs_extra
 from ..families import find_family
 from ..modeling.configuration_safety import SafetyConfig
+from ..word_reader import new_reading, start_word_reader
 from .arguments import parse_arguments
 from .checkpoints import checkpoint_to_resume, find_checkpoints, goes_on, missing_part, warn_of_size
 from .collator import SafetyCollator
@@ -27,7 +28,6 @@ from .data import find_files, load_data
 from .figures import FIGURES, most_frequent_shares, warn_at_chance
 from .stages import SAFETY_PREFIX, count_parameters, prepare_stage1, prepare_stage2
 from .trainer import SafetyTrainer
-from .word_reader import start_word_reader
 
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
         )
     if is_new:
         config = config_class.from_base_config(
-            config, **read_taxonomy(model_args.taxonomy_file), **safety_sizes(model_args)
+            config, **read_taxonomy(model_args.taxonomy_file), **new_reading(safety_sizes(model_args))
         )
     else:
         _refuse_other_sizes(model_args, config.safety_config)

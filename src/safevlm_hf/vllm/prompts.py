@@ -159,7 +159,7 @@ class SafeMultiModalProcessor(MultiModalProcessor):
 
 def read_words(config, checkpoint: str, revision: str | None) -> SafetyWords | None:
     """The words of a checkpoint's head; `None` where it reads the language model's tokens."""
-    return load_words(checkpoint, revision) if config.safety_config.reads_words else None
+    return load_words(checkpoint, is_required=True, revision=revision) if config.safety_config.reads_words else None
 
 
 def words_of_tokens(words: SafetyWords, tokenizer, config, token_ids: list[int]) -> np.ndarray:

@@ -38,6 +38,7 @@ from safevlm_hf.evaluation.held_out.robustness import (
     split_requests,
 )
 from safevlm_hf.evaluation.held_out.targets import FULL_TARGETS, QUICK_TARGETS, Target
+from safevlm_hf.evaluation.held_out.wordings import typing_rows, wording_rows
 from safevlm_hf.evaluation.reports.pages import render_section
 from safevlm_hf.evaluation.reports.robustness_parts import format_rows, robustness_section
 
@@ -245,11 +246,12 @@ def test_bounds_hold_row_by_row():
 
 
 def test_every_target_is_of_a_row():
-    names = {row.name for row in FULL_ROWS} | {PAIRS}
+    rows = (*FULL_ROWS, *wording_rows(), *typing_rows())
+    names = {row.name for row in rows} | {PAIRS}
     for target in (target for target in FULL_TARGETS if "; " in target.figure):
         row = target.figure.rsplit("; ", 1)[0]
         assert row in names
-        columns = next((one.columns for one in FULL_ROWS if one.name == row), (BOTH_STAGES,))
+        columns = next((one.columns for one in rows if one.name == row), (BOTH_STAGES,))
         assert {target.column, target.relative_to or target.column} <= set(columns)
     assert len(FULL_TARGETS) > len(QUICK_TARGETS)
 

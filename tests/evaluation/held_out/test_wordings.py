@@ -9,13 +9,15 @@ import pytest
 
 from safevlm_hf.data import riskcards
 from safevlm_hf.data.records import load_records
-from safevlm_hf.data.riskcards import HANDS, LAST, OPEN, wordings_of_others, write_riskcards
+from safevlm_hf.data.riskcards import ATTACKER, HANDS, LAST, OPEN, wordings_of_others, write_riskcards
 from safevlm_hf.data.riskcards.fillers import draw_fillers
 from safevlm_hf.data.riskcards.rewording import draw_wording, wordings_by_hand
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
 from safevlm_hf.evaluation.held_out.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.evaluation.held_out.wordings import (
     ABOUT_THE_LOOK,
+    BY_ITSELF,
+    FEW_WORDS,
     QUICK_NAMES,
     among,
     quick_wording_rows,
@@ -30,6 +32,7 @@ DIGESTS = {
     "first": "4fd877ad61079c089edd1abf0e02095aa092391e329a0f63ac66e2db69523b7e",
     "second": "77a654bc77f5fd6570c4515fcb9c5af1890e720d185eb5ed4817b6bb3d287460",
     "third": "9c6ead6400f54608f934dcccea6bf31dce977c0c8a1d21ce07c1f6bc5f8a5c61",
+    ATTACKER: "ccfdfcb6f8b0dd1905eea93d261eb2cf45d64cd86cd54c17a812441c3c198218",
     "language_model": "8252049800ccb8ad81dc28dbf216f835f1bc59a997348fbb2db61f852ef9bf5b",
 }
 
@@ -48,7 +51,7 @@ def words(text: str) -> str:
     return " ".join(re.findall(r"[\w']+", text.lower()))
 
 
-@pytest.mark.parametrize("hand", HANDS)
+@pytest.mark.parametrize("hand", [*HANDS, ATTACKER])
 def test_what_other_hands_wrote_stays_as_it_was(hand):
     text = (Path(riskcards.__file__).parent / "other_hands" / f"{hand}.jsonl").read_bytes()
     assert hashlib.sha256(text).hexdigest() == DIGESTS[hand]
@@ -86,6 +89,12 @@ def test_training_has_none_of_the_wordings():
     assert len(held_out) > 2000 and held_out.isdisjoint(trained)
 
 
+def test_training_has_none_of_the_first_messages():
+    trained = {words(text) for kind in ("greeting", "text_only") for text in wordings_by_hand(kind)}
+    held_out = {words(one.text) for one in wordings_of_others("text_only", None, part=None)}
+    assert len(trained) > 900 and len(held_out) > 200 and held_out.isdisjoint(trained)
+
+
 def test_rows_ask_about_risky_and_clean_pictures_in_other_words(records):
     known = {one.text for kind in ("content", "look", "prose") for one in wordings_of_others(kind, None)}
     for row in wording_rows():
@@ -97,7 +106,7 @@ def test_rows_ask_about_risky_and_clean_pictures_in_other_words(records):
         )
         assert all(shows_risk(record) == (record["safety_level"] > 0) for record in asked)
         assert len({record["images"][0] for record in asked}) == len(asked)
-        if "among" not in row.name and row.name != "next to no words":
+        if "among" not in row.name and row.name not in (FEW_WORDS, BY_ITSELF):
             assert {question(record) for record in asked} <= known
     assert row.convert(records) == row.convert(records)
 
@@ -125,4 +134,4 @@ def test_rows_of_typing_have_the_same_questions(records):
 
 def test_the_demo_has_rows_of_other_words():
     names = [row.name for row in quick_wording_rows()]
-    assert sorted(names) == sorted(QUICK_NAMES) and len(set(names)) == len(names) == 8
+    assert sorted(names) == sorted(QUICK_NAMES) and len(set(names)) == len(names) == 9

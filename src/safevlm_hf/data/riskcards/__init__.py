@@ -23,5 +23,5 @@ from .questions import is_held_out_phrasing
 from .sampling import SMALL_PRINT, TWO_CARDS, RiskCard, draw_riskcards
 from .surroundings import SURROUNDINGS, Conversation
 from .tables import *
-from .text_only import TextSample, text_only_samples
-from .wordings_of_others import HANDS, LAST, OPEN, Wording, wordings_of_others
+from .text_only import TextSample, first_messages, text_only_samples
+from .wordings_of_others import ATTACKER, HANDS, LAST, OPEN, Wording, wordings_of_others

@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 from safevlm_hf.files import write_text
 
 from .sampling import RiskCard, draw_riskcards
+from .text_only import TextSample, first_messages
 
 
-GENERATOR_VERSION = 22
+GENERATOR_VERSION = 23
 """Raised with every change of what is drawn or asked: what lies on disk was made by one version."""
 MANY = 1000
 """So many cards take a while to draw; where there is no bar, as in a log file, a line says so."""
@@ -44,6 +45,7 @@ def write_riskcards(
     change: str | None = None,
     strength: float = 1.0,
     varied_shapes: bool = False,
+    num_text_only: int = 0,
 ) -> Path:
     """Writes records and their pictures (JPEG), and returns the path of the former.
 
@@ -55,6 +57,7 @@ def write_riskcards(
     Args:
         answer: which answer the conversations hold: `"answer"` (the safe one) or `"complying_answer"`.
         clean_share, new_category, surroundings, change, strength, varied_shapes: as in [`draw_riskcards`].
+        num_text_only: further records, without a picture: [`first_messages`].
 
     Raises:
         ValueError: records of somebody else lie there.
@@ -70,7 +73,8 @@ def write_riskcards(
         "varied_shapes": varied_shapes,
     }
     cards = draw_riskcards(split, num_samples, **options)
-    parameters = {"split": split, "num_samples": num_samples, "answer": answer, **options, **_made_by()}
+    parameters = {"split": split, "num_samples": num_samples, "answer": answer, **options}
+    parameters |= {"num_text_only": num_text_only, **_made_by()}
     key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
     name = _file_name(split, surroundings, change, strength)
     records, made_with = output_dir / f"{name}.jsonl", output_dir / f"{name}.json"
@@ -91,7 +95,7 @@ def write_riskcards(
         _move_folder(temporary, images)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    text = "".join(lines)
+    text = "".join((*lines, *map(_text_record, first_messages(num_text_only, seed))))
     _refuse_foreign(records, made_with, split, text)
     write_text(records, text)
     write_text(made_with, json.dumps(parameters, indent=2) + "\n")
@@ -163,6 +167,11 @@ def _record(card: RiskCard, images: list[str], answer: str) -> dict:
         "messages": [*card.messages, {"role": "assistant", "content": answer}],
         **extra,
     }
+
+
+def _text_record(sample: TextSample) -> str:
+    turns = (("user", sample.question), ("assistant", sample.answer))
+    return json.dumps({"images": [], "messages": [{"role": role, "content": text} for role, text in turns]}) + "\n"
 
 
 def _published_record(card: RiskCard, image: str, answer: str) -> dict:

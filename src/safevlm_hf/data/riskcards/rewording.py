@@ -88,9 +88,10 @@ def draw_wording(kind: str, noun: str, rng: random.Random) -> str:
 
 @cache
 def wordings_by_hand(kind: str) -> tuple[str, ...]:
-    """Return what five hands wrote for training: requests of a kind of question, questions about the look in general
-    (`"look"`), remarks about a picture (`"remark"`), `"prose"`, or lines in 16 languages but English, German, Spanish,
-    French and Chinese (`"foreign"`). Some hold `{noun}`, for the thing's name."""
+    """Return what many hands wrote for training: requests of a kind of question, questions about the look in general
+    (`"look"`), remarks about a picture (`"remark"`), `"prose"`, next to no words (`"few"`), lines in some forty
+    languages, but no German, Spanish, French or Chinese (`"foreign"`), or first messages without a picture
+    (`"greeting"`, `"text_only"`). Some hold `{noun}`, for the thing's name."""
     lines = (Path(__file__).parent / "wordings_by_hand.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(row["text"] for row in map(json.loads, lines) if row["kind"] == kind)
 

@@ -57,7 +57,7 @@ CLEAN_ALONE_AND_WORDS = {20: (44, 17), 12: (25, 36)}  # weights, by the most sen
 DECLINED_SHARE = 0.3  # of earlier questions that the model has declined without need
 TWO_PICTURES_SHARE = 0.06
 REWORDED_SHARE = 0.6
-UNFAMILIAR_SHARE = 0.35  # of what is reworded and asks for what the picture says
+UNFAMILIAR_SHARE = 0.45  # of what is reworded and asks for what the picture says
 TYPED_DIFFERENTLY_SHARE = 0.25
 INSIDE_SHARE = 0.3  # of the questions with words: some of them stand inside it
 

@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 
+from .rewording import wordings_by_hand
 from .tables import (
     CATEGORIES,
     CLEAN_TOPICS,
@@ -20,12 +21,13 @@ from .tables import (
 # --------------------------------------------------------------------------------------------------
 
 TEXT_FORMS = ("How do I {}?", "Tell me how to {}.", "I want to {}. How?", "Please help me to {}.")
+HELLO, WHO_I_AM = "Hello, how can I help?", "I am a small model that looks at pictures."
 GREETINGS = (
-    ("Hello.", "Hello, how can I help?"),
+    ("Hello.", HELLO),
     ("Good morning.", "Good morning, how can I help?"),
     ("How are you?", "I am fine, thank you."),
     ("Thank you.", "You are welcome."),
-    ("Who are you?", "I am a small model that looks at pictures."),
+    ("Who are you?", WHO_I_AM),
 )
 THINGS = {"grass": "green", "snow": "white", "blood": "red", "the sky": "blue", "a lemon": "yellow", "coal": "black"}
 HINTS = (
@@ -55,6 +57,19 @@ def text_only_samples(num_samples: int, seed: int = 0, split: str = "train") -> 
     """
     rng = random.Random(f"text {split} {seed}")
     return [_text_sample(split, rng) for _ in range(num_samples)]
+
+
+def first_messages(num_samples: int, seed: int = 0) -> list[TextSample]:
+    """For stage 2: six in ten of them what people first say to an assistant, by hand and harmless; the others as in
+    [`text_only_samples`], so that harmful text is still refused."""
+    rng = random.Random(f"first messages {seed}")
+    return [_first_message(rng) if rng.random() < 0.6 else _text_sample("train", rng) for _ in range(num_samples)]
+
+
+def _first_message(rng: random.Random) -> TextSample:
+    if rng.random() < 0.25:
+        return TextSample(rng.choice(wordings_by_hand("greeting")), HELLO, False)
+    return TextSample(rng.choice(wordings_by_hand("text_only")), WHO_I_AM, False)
 
 
 def _text_sample(split: str, rng: random.Random) -> TextSample:

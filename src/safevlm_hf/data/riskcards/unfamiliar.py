@@ -9,12 +9,6 @@ from .rewording import wordings_by_hand
 from .styles import misspell
 
 
-FEW_WORDS = (
-    "go,no,now,please,and then?,more,again,right,yep,do,come on,hello?,what,hey,thanks,mhm,alright,fine,this,that,"
-    "here,look,see,one,two,x,a,k,but,why,how,huh,eh,oh,yo,carry on,keep going,keep at it,as before,same again,"
-    "any ideas,your thoughts,over to you,tell me,help,help me,for me,with this,about this,thoughts,idk,tbh,fyi,"
-    "hmm ok,yes please,no thanks,go for it,you know,just do,start,begin,proceed,onward"
-).split(",")
 _LETTERS, _DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
 
 
@@ -37,7 +31,8 @@ def pseudo_words(rng: random.Random) -> str:
     """Words of a language that nobody speaks."""
     words = []
     for _ in range(rng.randint(3, 9)):
-        syllables = (rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiouyäöüéàı") for _ in range(rng.randint(1, 4)))
+        length = rng.randint(1, 4) if rng.random() < 0.8 else rng.randint(5, 10)
+        syllables = (rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiouyäöüéàı") for _ in range(length))
         words.append("".join(syllables) + rng.choice(("", "n", "s", "t", "r")))
     return " ".join(words)
 
@@ -45,10 +40,10 @@ def pseudo_words(rng: random.Random) -> str:
 def make_unfamiliar(text: str, rng: random.Random) -> str:
     """A question's words, or others in their place, that are not known to be harmless."""
     kind = rng.random()
-    if kind < 0.4:
+    if kind < 0.25:
         return garble(text, rng)
-    if kind < 0.6:
+    if kind < 0.4:
         return rng.choice(wordings_by_hand("foreign"))
-    if kind < 0.7:
+    if kind < 0.55:
         return pseudo_words(rng)
-    return rng.choice(FEW_WORDS) if kind < 0.92 else rng.choice(("", ".", "?", "!"))
+    return rng.choice(wordings_by_hand("few")) if kind < 0.84 else rng.choice(("", ".", "?", "!"))

@@ -9,6 +9,9 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "other_hands"
 HANDS = ("first", "second", "third", "language_model")
+ATTACKER = "attacker"
+"""A hand that is asked for by its name alone: requests and questions about the look that an attacker of `make demo`'s
+checkpoint wrote before the first try, and of the kind `"attack"` all that came after, chosen by what was flagged."""
 OPEN, LAST = "open", "last"
 """Parts of the wordings: what may be looked at while a model is made, all of the first hand's and two thirds of the
 second's and of the language model's (Qwen2.5-Coder-0.5B-Instruct); and what is kept for its end, the third hand's
@@ -37,8 +40,8 @@ class Wording:
     @property
     def part(self) -> str:
         """`OPEN` or `LAST`, of most hands by a hash of the text; a changed request belongs with its original."""
-        if self.hand in ("first", "third"):
-            return OPEN if self.hand == "first" else LAST
+        if self.hand in ("first", "third", ATTACKER):
+            return LAST if self.hand == "third" else OPEN
         digest = hashlib.sha256((self.original or self.text).encode()).digest()
         return LAST if digest[0] % 3 == 0 else OPEN
 
@@ -51,10 +54,10 @@ def wordings_of_others(
 
     Args:
         language: of [`Wording`]; all if `None`.
-        hand: one of `HANDS`; all if unset.
+        hand: one of `HANDS`, or `ATTACKER`; all of `HANDS` if unset.
         part: `OPEN` or `LAST`; both if `None`.
     """
-    found = [one for name in HANDS if hand in (None, name) for one in _read(name) if one.kind == kind]
+    found = [one for name in (HANDS if hand is None else (hand,)) for one in _read(name) if one.kind == kind]
     return [one for one in found if language in (None, one.language) and part in (None, one.part)]
 
 

@@ -37,13 +37,14 @@ FIGURES = (
 
 RISKY_TEXTS = frozenset(topic.text for topic in (*RISKY_TOPICS, *PRIVATE_PAPERS))
 """What risky pictures say."""
-ALONE, PAIRS = "alone", "sentences around: 1 to 40"
+ALONE, PAIRS, FAR_PAIRS = "alone", "sentences around: 1 and 4, pairs", "sentences around: 16 and 40, pairs"
 WORDS_ANSWERED, TURN_ANSWERED = "sentences around: 1 to 6, answered", "turn of the question: 2 to 4, answered"
 PROMPT_ANSWERED, UNMASKED = "words in the operator's prompt: 5 to 60, answered", "rules or refusals, no mask, answered"
 PICTURES_ANSWERED = "picture changed, answered"
 AFTER_REFUSAL, SPLIT = "look asked after a refusal", "request split over two turns"
 MEMORIES = {"all turns remembered": None, "last turn remembered": {"remembered_turns": 1}}
 SMALL_PRINT_ANSWERED = "small print in a large picture, answered"
+FEW_SENTENCES = 4  # among which both questions about a picture have to be told apart
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 
 LENGTHS = {"words": (1, 4, 16, 40), "prompt": (5, 20, 60), "turn": (2, 4, 8)}
@@ -290,10 +291,11 @@ def measure_rows(
         varied_shapes: pictures of several sizes and shapes, for backbones that see them as they are.
 
     Returns:
-        One result per row, and one of the question pairs in all rows with words around, if there are any.
+        One result per row, and, of the question pairs in the rows with sentences around, one for few sentences and
+        one for many, if there are any.
     """
     results: list[RowResult] = []
-    pairs: dict[str, list[bool]] = {}
+    pairs: dict[str, dict[str, list[bool]]] = {}
     columns = [[name for name in row.columns if name in models] for row in rows]
     with Progress(sum(map(len, columns)), "measuring", "measurement") as bar:
         for row, names in zip(rows, columns):
@@ -305,13 +307,14 @@ def measure_rows(
                 bar.update(1)
             results.append(RowResult(row, {name: rates(predictions) for name, predictions in found.items()}))
             if row.curve == "words":
+                of_row = pairs.setdefault(PAIRS if row.place <= FEW_SENTENCES else FAR_PAIRS, {})
                 for name, predictions in found.items():
-                    pairs.setdefault(name, []).extend(_pairs_right(predictions))
+                    of_row.setdefault(name, []).extend(_pairs_right(predictions))
             if bar.disable:  # nobody watches it
                 print(f"{row.name}: {len(records)} questions, {time.time() - start:.0f} s", flush=True)
-    if pairs:
-        row = Row(PAIRS, (), tuple(pairs))
-        results.append(RowResult(row, {name: {PAIRS_RIGHT: _rate(right)} for name, right in pairs.items()}))
+    for row_name, of_row in pairs.items():
+        row = Row(row_name, (), tuple(of_row))
+        results.append(RowResult(row, {name: {PAIRS_RIGHT: _rate(right)} for name, right in of_row.items()}))
     return results
 
 

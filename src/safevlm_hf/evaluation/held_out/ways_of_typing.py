@@ -48,3 +48,5 @@ WAYS_OF_TYPING: dict[str, Callable[[str], str]] = {
     "words joined": lambda text: "".join(word[:1].upper() + word[1:] for word in text.split()),
 }
 """Name to a function from a question to the same question, typed in this way."""
+UNREADABLE = ("misspellings", "no vowels", "leetspeak", "letters spaced apart", "a dot between words", "words joined")
+"""Those that change the words themselves, or where they end."""

@@ -16,7 +16,7 @@ from safevlm_hf.evaluation.held_out.ways_of_typing import WAYS_OF_TYPING
 
 LANGUAGES = {"de": "German", "es": "Spanish", "fr": "French", "zh": "Chinese"}
 IN_OTHER_WORDS, ABOUT_THE_LOOK, FEW_WORDS = "requests in other words", "questions about the look", "next to no words"
-AS_IT_IS = "typed as it is"
+AS_IT_IS, BY_ITSELF = "typed as it is", "the picture by itself"
 QUICK_NAMES = (
     IN_OTHER_WORDS,
     f"{IN_OTHER_WORDS}, among 4 sentences",
@@ -24,6 +24,7 @@ QUICK_NAMES = (
     ABOUT_THE_LOOK,
     f"{ABOUT_THE_LOOK}, among 1 sentence",
     FEW_WORDS,
+    BY_ITSELF,
     "typed: doubled blanks",
     "typed: words joined",
 )
@@ -46,6 +47,7 @@ def wording_rows(part: str = OPEN) -> tuple[Row, ...]:
         *(row(f"{ABOUT_THE_LOOK}, {name}", "look", language) for language, name in LANGUAGES.items()),
         row("prose", "prose"),
         row(FEW_WORDS, "few", None),
+        Row(BY_ITSELF, (Part(),), convert=partial(ask_in_words, texts=[""], prose=[])),
     )
 
 
@@ -59,17 +61,22 @@ def among(name: str, sentences: int) -> str:
     return f"{name}, among {sentences} sentence{'s' * (sentences != 1)}"
 
 
+def typed(way: str) -> str:
+    """Return the name of a row of one of `WAYS_OF_TYPING`."""
+    return f"typed: {way}"
+
+
 def typing_rows() -> tuple[Row, ...]:
     """Return the question alone, typed in each of the ways by itself. Records that ask for the look of a risky picture
     are left out, as in [`ask_in_words`]."""
 
-    names = {AS_IT_IS: None} | {f"typed: {way}": way for way in WAYS_OF_TYPING}
+    names = {AS_IT_IS: None} | {typed(way): way for way in WAYS_OF_TYPING}
     return tuple(Row(name, (Part(),), convert=partial(type_questions, way=way)) for name, way in names.items())
 
 
 def type_questions(records: Iterable[dict], way: str | None) -> list[dict]:
     type_text = str if way is None else WAYS_OF_TYPING[way]
-    return with_questions(_by_content(records), lambda record, text: type_text(text))
+    return with_questions(by_content(records), lambda record, text: type_text(text))
 
 
 def ask_in_words(
@@ -80,7 +87,7 @@ def ask_in_words(
     The records stand alone, and a picture keeps the verdict of its content. Records that ask for the look of a risky
     picture are left out: the same picture comes with a question about its content, too."""
     rng = random.Random(seed)
-    pictures = _by_content(records)
+    pictures = by_content(records)
     order = rng.sample(texts, len(texts))
     asked = iter([order[number % len(order)] for number in range(len(pictures))])
 
@@ -92,7 +99,7 @@ def ask_in_words(
     return with_questions(pictures, ask)
 
 
-def _by_content(records: Iterable[dict]) -> list[dict]:
+def by_content(records: Iterable[dict]) -> list[dict]:
     return [record for record in records if record["safety_level"] > 0 or not shows_risk(record)]
 
 

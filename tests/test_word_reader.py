@@ -1,14 +1,17 @@
 """What a head of words starts from, and that stage 1 leaves it as it is."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration
-from safevlm_hf.data import NANO_BASE
+from safevlm_hf.data import NANO_BASE, NANO_SAFE
 from safevlm_hf.modeling.safety_words import SafetyWords
 from safevlm_hf.training.stages import prepare_stage1
-from safevlm_hf.training.word_reader import WORD_READER, start_word_reader
+from safevlm_hf.word_reader import WORD_READER, new_reading, start_word_reader
 
 
 def load(**safety):
@@ -56,3 +59,29 @@ def test_like_words_have_like_vectors():
     assert likeness("read", "reading") > likeness("read", "blue") and likeness("red", "green") > likeness(
         "red", "explain"
     )
+
+
+@pytest.mark.parametrize(
+    "asked, reading",
+    [
+        ({}, "words"),
+        ({"head_pooling": "windows"}, "words"),
+        ({"head_pooling": "first"}, "embeddings"),
+        ({"head_reading": "embeddings"}, "embeddings"),
+    ],
+)
+def test_new_safety_modules_read_words_unless_they_are_asked_not_to(asked, reading):
+    assert new_reading(asked) == {**asked, "head_reading": reading}
+
+
+@pytest.mark.parametrize("file", [WORD_READER, NANO_SAFE / "model.safetensors"])
+def test_the_docs_name_the_hash_of_what_ships(file):
+    docs = Path(__file__).parents[1] / "docs/evaluation.md"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in docs.read_text(encoding="utf-8")
+
+
+def test_what_ships_is_small_and_computes_in_float32():
+    file = NANO_SAFE / "model.safetensors"
+    assert file.stat().st_size < 24e6 and {weight.dtype for weight in load_file(file).values()} == {torch.float16}
+    model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_SAFE, dtype="auto")
+    assert model.dtype == torch.float32 and model.config.safety_config.is_trained

@@ -7,7 +7,14 @@ import torch
 from safetensors.torch import load_file
 
 
-WORD_READER = Path(__file__).parents[1] / "data" / "word_reader.safetensors"
+WORD_READER = Path(__file__).parent / "data" / "word_reader.safetensors"
+
+
+def new_reading(sizes: dict) -> dict:
+    """Return the sizes of new safety modules, whose head reads words unless they ask for the published reading, or for
+    a pooling that has no windows."""
+    has_windows = sizes.get("head_pooling", "windows") == "windows"
+    return {"head_reading": "words" if has_windows else "embeddings", **sizes}
 
 
 @torch.no_grad()
