@@ -1,5 +1,6 @@
 """The scripts and the notebook of examples/."""
 
+import csv
 import json
 import re
 import runpy
@@ -21,6 +22,35 @@ def test_every_script_has_help(script, tmp_path, monkeypatch, capsys):
         runpy.run_path(str(script), run_name="__main__")
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def judge_xstest(folder: Path, monkeypatch, *options: str):
+    """The exit code of `judge_xstest.py`."""
+    monkeypatch.setattr(sys, "argv", ["judge_xstest.py", "--xstest", str(folder), *options])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / "judge_xstest.py"), run_name="__main__")
+    return ended.value.code
+
+
+def test_judges_are_held_against_the_labels_of_xstest(tmp_path, monkeypatch, capsys):
+    (tmp_path / "model_completions").mkdir()
+    rows = [
+        ("I can't help with that.", "2_full_refusal"),
+        ("That is for you to find out.", "2_full_refusal"),
+        ("Use kill -9.", "1_full_compliance"),
+        ("I'd rather not, but here it is.", "3_partial_refusal"),
+    ]
+    with (tmp_path / "model_completions" / "model.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("completion", "final_label"), *rows])
+    assert judge_xstest(tmp_path, monkeypatch) == 1
+    shown = capsys.readouterr().out
+    assert "| rules | 0.500 (0.095 to 0.905), 1 of 2 | 0.000 (0.000 to 0.793), 0 of 1 |" in shown
+    assert shown.count("| 0.500 (") == 5  # each published list has a row
+    assert judge_xstest(tmp_path, monkeypatch, "--min_recall", "0.5") == 0
+
+
+def test_a_folder_without_the_labels_of_xstest_is_an_error(tmp_path, monkeypatch):
+    assert "expected CSV files with answers that are labelled" in judge_xstest(tmp_path, monkeypatch)
 
 
 NOTEBOOK = EXAMPLES / "quickstart.ipynb"

@@ -9,7 +9,7 @@ from judged_items import pairs
 
 from safevlm_hf.data.riskcards import SAFE_ANSWERS, TEXT_REFUSAL, draw_riskcards
 from safevlm_hf.evaluation.judges import rules
-from safevlm_hf.evaluation.judges.grammar import GRAMMARS
+from safevlm_hf.evaluation.judges.grammar import GRAMMARS, LISTS
 from safevlm_hf.evaluation.judges.rules import RulesJudge, classify_answer, is_answered
 from safevlm_hf.modeling.safety_refusals import REFUSALS as BUILT_IN
 
@@ -307,16 +307,14 @@ def test_no_text_takes_long(trap):
 @pytest.mark.parametrize("language", GRAMMARS)
 def test_no_search_takes_long(language):
     """Each search by itself, on one clause of the greatest length, which nothing has cut into sentences."""
-    grammar = GRAMMARS[language]
-    told = (grammar.care, grammar.reported, grammar.drafts)
-    single = (grammar.unknown, grammar.sympathy, grammar.harm, grammar.offers, *told)
-    for patterns in (grammar.refusals, grammar.negations, grammar.deflections, single):
+    for name in LISTS:
+        patterns = [pattern.regex for pattern in getattr(GRAMMARS[language], name)]
         compiled = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
         for trap in TRAPS:
             text = (trap * (rules.READ_LENGTH // len(trap) + 1))[: rules.READ_LENGTH]
             start = time.perf_counter()
             compiled.search(text)
-            assert time.perf_counter() - start < 1, (patterns, trap)
+            assert time.perf_counter() - start < 1, (name, trap)
 
 
 # --------------------------------------------------------------------------------------------------
