@@ -1,6 +1,7 @@
 """Policy and verdicts as data, without a model."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ from transformers import GenerationConfig
 from safevlm_hf import SafetyConfig, SafetyPolicy
 from safevlm_hf.modeling.safety_policy import (
     ACTIONS,
+    SafetyDecision,
+    Strictness,
     condition_category,
     condition_name,
     condition_rows,
     condition_text,
+    strictest_verdict,
     verdicts_from_logits,
 )
 
@@ -523,3 +527,40 @@ def test_composing_is_valid_or_raises(first, second):
     assert both.override(second, CONFIG) == both
     for name, is_on in second.categories.items():
         assert both.categories[name] == is_on
+
+
+@st.composite
+def decisions(draw):
+    """Decisions of a few values, so that many are alike, and which of them count."""
+    size = draw(st.integers(1, 12))
+    ids = st.lists(st.integers(0, 3), min_size=size, max_size=size)
+    risks = draw(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, math.inf]), min_size=size, max_size=size))
+    is_candidate = draw(st.lists(st.booleans(), min_size=size, max_size=size).filter(any))
+    return draw(ids), draw(ids), risks, is_candidate
+
+
+@settings(max_examples=300, deadline=None)
+@given(decisions())
+def test_strictness_of_tensors_is_that_of_tuples(decisions):
+    *columns, is_candidate = decisions
+    actions, levels, risks = map(torch.tensor, columns)
+    decision = SafetyDecision(torch.zeros_like(actions), actions, levels, risks, flagged=None, review=None)
+    index = decision.strictest(torch.tensor(is_candidate)).item()
+    found = [Strictness(*one) if counts else None for *one, counts in zip(*columns, is_candidate)]
+    assert found[index] == max(filter(None, found))
+    assert index == found.index(found[index])  # the first of those that are alike, as `max` takes it
+
+
+def test_each_sample_has_a_strictest_image_of_its_own():
+    actions, levels, risks = torch.tensor([[2, 1, 0.9], [3, 1, 0.6], [2, 3, 0.7], [2, 3, 0.8], [0, 0, 0.2]]).T
+    decision = SafetyDecision(None, actions.long(), levels.long(), risks, flagged=None, review=None)
+    assert decision.strictest_images(torch.tensor([0, 0, 1, 1, 2]), 3).tolist() == [1, 3, 4]
+
+
+def test_strictness_of_a_verdict_is_that_of_its_line_in_an_audit_trail():
+    policy = {"actions": {"privacy": {"medium": "refuse"}}}
+    verdicts = [verdict_of(level, policy, privacy=0.6) for level in (3, 2, 0)]
+    found = [Strictness.of_verdict(vars(verdict)) for verdict in verdicts]
+    assert [one[:2] for one in found] == [(3, 3), (3, 2), (0, 0)] and found[0].risk == verdicts[0].risk
+    assert [Strictness.of_verdict(json.loads(json.dumps(vars(verdict)))) for verdict in verdicts] == found
+    assert strictest_verdict(verdicts[::-1]) == verdicts[0] and strictest_verdict([]) is None

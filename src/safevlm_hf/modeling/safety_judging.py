@@ -319,8 +319,8 @@ def _no_question(safety_features: torch.Tensor, block_lengths: list[int]) -> Saf
 
 def _condition_ids(decision: SafetyDecision, rows: torch.LongTensor, safety_inputs: SafetyInputs) -> torch.LongTensor:
     """The row of the condition table for each image, (images,). A sample has one: that of its strictest image."""
-    samples = torch.arange(len(safety_inputs.text_mask), device=rows.device)
-    condition_ids = decision.condition_ids[decision.strictest(rows == samples[:, None])[rows]]
+    strictest = decision.strictest_images(rows, len(safety_inputs.text_mask))
+    condition_ids = decision.condition_ids[strictest[rows]]
     if safety_inputs.condition_ids is None:
         return condition_ids
     given = safety_inputs.condition_ids.to(condition_ids.device)

@@ -4,10 +4,10 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, asdict, dataclass, field, fields, is_dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -58,13 +58,31 @@ class SafetyVerdict:
     review_categories: tuple[str, ...] = ()
 
 
+class Strictness(NamedTuple):
+    """How strict a decision is: by action, then by level, then by risk, as tuples compare.
+
+    `SafetyDecision.strictest` is the same order on tensors.
+
+    Attributes:
+        action: index of `ACTIONS`.
+        level: index of the level's name; 0 is safe.
+        risk: 1 - p(level is safe); infinite where the pixels gave no verdict.
+    """
+
+    action: int = 0
+    level: int = 0
+    risk: float = 0.0
+
+    @classmethod
+    def of_verdict(cls, verdict: Mapping[str, Any]) -> "Strictness":
+        """Return the strictness of a verdict, given by field: `vars` of a [`SafetyVerdict`], or an audit trail's."""
+        level = list(verdict["level_probabilities"]).index(verdict["level"])
+        return cls(ACTIONS.index(verdict["action"]), level, verdict["risk"])
+
+
 def strictest_verdict(verdicts: Sequence[SafetyVerdict]) -> SafetyVerdict | None:
-    """The verdict that decides about a sample: by action, then by level, then by risk. `None` if there is none."""
-
-    def strictness(verdict: SafetyVerdict) -> tuple[int, int, float]:
-        return ACTIONS.index(verdict.action), list(verdict.level_probabilities).index(verdict.level), verdict.risk
-
-    return max(verdicts, key=strictness, default=None)
+    """Return the verdict that decides about a sample, by its [`Strictness`]; `None` if there is none."""
+    return max(verdicts, key=lambda verdict: Strictness.of_verdict(vars(verdict)), default=None)
 
 
 @dataclass(frozen=True)
@@ -88,7 +106,7 @@ class SafetyDecision:
     review: torch.BoolTensor
 
     def strictest(self, is_candidate: torch.BoolTensor) -> torch.LongTensor:
-        """Index, along the last dimension, of the strictest decision: by action, then by level, then by risk.
+        """Return the index, along the last dimension, of the decision with the highest [`Strictness`].
 
         Args:
             is_candidate: (..., decisions), which of them count; broadcast with (...), at least one along the last
@@ -98,6 +116,14 @@ class SafetyDecision:
         strictness = torch.where(is_candidate, strictness, -1)
         is_strictest = strictness == strictness.max(dim=-1, keepdim=True).values
         return torch.where(is_strictest, self.risks, -1.0).argmax(dim=-1)
+
+    def strictest_images(self, image_rows: torch.LongTensor, num_samples: int) -> torch.LongTensor:
+        """Return the index of each sample's strictest image, (samples,); any index where a sample has no image.
+
+        Args:
+            image_rows: (images,), the sample that each image belongs to.
+        """
+        return self.strictest(image_rows == torch.arange(num_samples, device=image_rows.device)[:, None])
 
 
 @dataclass(frozen=True)
@@ -592,6 +618,7 @@ __all__ = [
     "SafetyDecision",
     "SafetyPolicy",
     "SafetyVerdict",
+    "Strictness",
     "condition_category",
     "condition_name",
     "condition_rows",
