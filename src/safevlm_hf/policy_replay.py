@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from .evaluation.protocol.checked_fields import expect, is_count, is_number, is_optional_text, is_text
 from .modeling.configuration_safety import SAFE, SafetyConfig
 from .modeling.safety_audit import UNREADABLE, deciding_category, decode_logits
-from .modeling.safety_policy import ACTIONS, SafetyPolicy, Strictness, condition_category, is_readable
+from .modeling.safety_decision import calibrated_probabilities, decide, is_readable
+from .modeling.safety_policy import ACTIONS, SafetyPolicy, Strictness, condition_category
 
 
 MAX_LINES, MAX_WINDOWS = 8192, 2**18  # that are decided at once: fast, in some ten megabytes
@@ -299,7 +300,7 @@ class Taxonomy:
         """What the policy decides on pictures with equally many windows."""
         logits = torch.stack([verdict.logits for verdict in verdicts])  # (pictures, windows, levels + categories)
         parts = logits.split([len(self.config.levels), len(self.config.categories)], dim=-1)
-        decision, is_read = self.policy.decide(*parts, self.config), is_readable(*parts)
+        decision, is_read = decide(self.policy, *parts, self.config), is_readable(*parts)
         pictures, windows = torch.arange(len(logits)), decision.strictest(torch.ones_like(is_read))
         columns = (decision.action_ids, decision.level_ids, decision.risks, decision.condition_ids, is_read)
         strictest = zip(*(column[pictures, windows].tolist() for column in columns), strict=True)
@@ -314,7 +315,7 @@ class Taxonomy:
     ) -> list[bool]:
         """Whether the policy gives no window the probabilities that were written down, rounded to six digits."""
         parts = (("level", level_logits), ("category", category_logits))
-        found = torch.cat([self.policy.probabilities(logits, part) for part, logits in parts], dim=-1)
+        found = torch.cat([calibrated_probabilities(self.policy, logits, part) for part, logits in parts], dim=-1)
         written = torch.tensor([verdict.probabilities for verdict in verdicts])[:, None]
         is_same = ((found - written).abs().amax(dim=-1) < 1e-4).any(dim=-1)
         return (is_readable(level_logits, category_logits).all(dim=-1) & ~is_same).tolist()

@@ -26,6 +26,7 @@ from safevlm_hf.calibration.temperatures import fit_temperatures
 from safevlm_hf.calibration.thresholds import choose_thresholds
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.operator_policy import policy_in_force
+from safevlm_hf.modeling.safety_decision import calibrated_probabilities
 
 
 CONFIG = SafetyConfig()
@@ -331,7 +332,7 @@ def test_a_target_out_of_reach_is_named():
 def test_a_low_threshold_needs_samples_there():
     labelled = draw(1200, 0)
     thresholds = choose_thresholds(labelled, SCALES, CONFIG, target_false_positive_rate=0.9).thresholds
-    scores = SafetyPolicy(temperatures=SCALES).probabilities(labelled.category_logits, "category")
+    scores = calibrated_probabilities(SafetyPolicy(temperatures=SCALES), labelled.category_logits, "category")
     for name, threshold in thresholds.items():
         own = scores[labelled.category == CONFIG.categories.index(name), CONFIG.categories.index(name)]
         assert threshold >= 1 / len(labelled)

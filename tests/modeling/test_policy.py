@@ -10,16 +10,20 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
+from safevlm_hf.modeling.safety_decision import (
+    SafetyDecision,
+    calibrated_risks,
+    condition_rows,
+    decide,
+    verdicts_from_logits,
+)
 from safevlm_hf.modeling.safety_policy import (
     ACTIONS,
-    SafetyDecision,
     Strictness,
     condition_category,
     condition_name,
-    condition_rows,
     condition_text,
     strictest_verdict,
-    verdicts_from_logits,
 )
 
 
@@ -30,8 +34,9 @@ def logits(level, category):
     return torch.eye(4)[[level]] * 5, torch.eye(7)[[category]] * 5
 
 
-def decide(level, category, **policy):
-    return condition_name(SafetyPolicy(**policy).decide(*logits(level, category), CONFIG).condition_ids.item(), CONFIG)
+def condition_of(level, category, **policy):
+    decision = decide(SafetyPolicy(**policy), *logits(level, category), CONFIG)
+    return condition_name(decision.condition_ids.item(), CONFIG)
 
 
 def test_each_verdict_has_a_condition_of_its_own():
@@ -59,9 +64,9 @@ def test_texts_of_the_conditions():
 
 
 def test_default_policy_decides_by_the_risk():
-    assert decide(3, 1) == "illegal risk, high"
-    assert decide(0, 1) == "safe"
-    assert decide(3, 6) == "politics, high"  # a risk is not talked away by a category that says safe
+    assert condition_of(3, 1) == "illegal risk, high"
+    assert condition_of(0, 1) == "safe"
+    assert condition_of(3, 6) == "politics, high"  # a risk is not talked away by a category that says safe
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,7 @@ def test_an_unsure_head_is_judged_by_its_risk(threshold, condition):
     level = torch.tensor([[0.36, 0.30, 0.01, 0.33]]).log()
     category = torch.tensor([[0.1, 0.3, 0.05, 0.05, 0.05, 0.05, 0.4]]).log()
     policy = SafetyPolicy(risk_threshold=threshold)
-    decision = policy.decide(level, category, CONFIG)
+    decision = decide(policy, level, category, CONFIG)
     assert condition_name(decision.condition_ids.item(), CONFIG) == condition
     (verdict,) = verdicts_from_logits(level, category, [0], CONFIG, policy)
     assert verdict.risk == pytest.approx(0.64)
@@ -85,16 +90,16 @@ def test_risk_never_falls_as_a_risky_level_rises():
     for column in (1, 2, 3):
         higher = level.clone()
         higher[:, column] += torch.rand(50)
-        assert (policy.risks(higher) >= policy.risks(level)).all()
+        assert (calibrated_risks(policy, higher) >= calibrated_risks(policy, level)).all()
 
 
 def test_what_is_switched_off_is_not_flagged_as_something_else():
     level, category = logits(3, 4)
     category[0, 1] += 1.0  # "illegal risk" comes next, far behind
     policy = SafetyPolicy(categories={"privacy": False})
-    assert condition_name(policy.decide(level, category, CONFIG).condition_ids.item(), CONFIG) == "safe"
+    assert condition_name(decide(policy, level, category, CONFIG).condition_ids.item(), CONFIG) == "safe"
     category[0, 1] = category[0, 4] + 2.0
-    assert condition_name(policy.decide(level, category, CONFIG).condition_ids.item(), CONFIG) == "illegal risk, high"
+    assert condition_name(decide(policy, level, category, CONFIG).condition_ids.item(), CONFIG) == "illegal risk, high"
 
 
 @pytest.mark.parametrize("name, value", [("risk_threshold", 1.5), ("remembered_turns", 0), ("remembered_turns", 2.5)])
@@ -104,9 +109,9 @@ def test_new_fields_are_checked(name, value):
 
 
 def test_policy_switches():
-    assert decide(3, 4, categories={"privacy": False}) == "safe"
-    assert decide(3, 1, categories={"privacy": False}) == "illegal risk, high"
-    assert decide(3, 1, enabled=False) == "safe"
+    assert condition_of(3, 4, categories={"privacy": False}) == "safe"
+    assert condition_of(3, 1, categories={"privacy": False}) == "illegal risk, high"
+    assert condition_of(3, 1, enabled=False) == "safe"
 
 
 @pytest.mark.parametrize("part", ["level", "category"])
@@ -114,7 +119,7 @@ def test_policy_switches():
 def test_verdicts_that_are_no_numbers_are_of_the_highest_level(part, disabled):
     level, category = logits(0, 6)
     (level if part == "level" else category)[0, 0] = float("nan")
-    row = SafetyPolicy(categories=dict.fromkeys(disabled, False)).decide(level, category, CONFIG).condition_ids
+    row = decide(SafetyPolicy(categories=dict.fromkeys(disabled, False)), level, category, CONFIG).condition_ids
     assert condition_name(row.item(), CONFIG).endswith(", high")
 
 
@@ -278,7 +283,7 @@ def test_temperature_calibrates_the_probabilities():
 
 def test_huge_finite_logits_are_not_made_unreadable_by_a_temperature():
     level, category = torch.eye(4)[[3]] * 3e38, torch.eye(7)[[4]] * 3e38 - 1.5e38
-    decision = SafetyPolicy(temperatures={"category": 0.05}, thresholds={"*": 0.5}).decide(level, category, CONFIG)
+    decision = decide(SafetyPolicy(temperatures={"category": 0.05}, thresholds={"*": 0.5}), level, category, CONFIG)
     assert condition_name(decision.condition_ids.item(), CONFIG) == "privacy, high"
 
 
@@ -491,10 +496,10 @@ def valid(policy):
 def test_every_valid_policy_decides_soundly(policy, logits):
     policy = valid(policy)
     assume(policy is not None)
-    decision = policy.decide(*logits, CONFIG)
+    decision = decide(policy, *logits, CONFIG)
     refuses = policy.refuses(CONFIG)
     for image in range(3):
-        alone = policy.decide(*(part[image : image + 1] for part in logits), CONFIG)
+        alone = decide(policy, *(part[image : image + 1] for part in logits), CONFIG)
         assert alone.action_ids.item() == decision.action_ids[image].item()  # whatever the batch
         assert alone.condition_ids.item() == decision.condition_ids[image].item()
         action, row = ACTIONS[decision.action_ids[image]], decision.condition_ids[image].item()
@@ -510,7 +515,7 @@ def test_every_valid_policy_decides_soundly(policy, logits):
 @given(verdict_logits, probabilities, probabilities)
 def test_a_lower_threshold_never_lets_more_through(logits, one, other):
     low, high = sorted((one, other))
-    flagged = [SafetyPolicy(thresholds={"*": value}).decide(*logits, CONFIG).flagged for value in (low, high)]
+    flagged = [decide(SafetyPolicy(thresholds={"*": value}), *logits, CONFIG).flagged for value in (low, high)]
     assert (flagged[0] | ~flagged[1]).all()
 
 

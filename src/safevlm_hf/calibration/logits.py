@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 from safevlm_hf.data.records import JOIN_MARK
 from safevlm_hf.evaluation.answering import judge_batch, longest_first
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
-from safevlm_hf.modeling.safety_policy import SafetyPolicy, is_readable
+from safevlm_hf.modeling.safety_decision import decide, is_readable
+from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
 
 logger = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ def _windows(head_output: tuple, is_own: torch.BoolTensor) -> torch.Tensor:
 def _strictest_images(outputs, num_records: int, config: SafetyConfig) -> list[int]:
     """Return the index of the image that decides each record of a batch, under the policy that was applied."""
     policy = SafetyPolicy.create(outputs.safety_policy, config)
-    decision = policy.decide(outputs.safety_level_logits, outputs.safety_category_logits, config)
+    decision = decide(policy, outputs.safety_level_logits, outputs.safety_category_logits, config)
     return decision.strictest_images(outputs.safety_image_rows, num_records).tolist()
 
 

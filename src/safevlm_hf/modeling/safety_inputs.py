@@ -6,7 +6,8 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
 from .configuration_safety import SafetyConfig
-from .safety_policy import SafetyPolicy, Strictness, condition_category, is_readable
+from .safety_decision import calibrated_risks, is_readable
+from .safety_policy import SafetyPolicy, Strictness, condition_category
 
 
 def inside_blocks(image_mask: torch.BoolTensor, block_lengths: list[int]) -> torch.BoolTensor:
@@ -166,7 +167,7 @@ def decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tu
     for encoded in safety_inputs.record:
         level_logits, category_logits = encoded.safety_level_logits, encoded.safety_category_logits
         readable = is_readable(level_logits, category_logits)
-        risks = torch.where(readable, safety_inputs.policy.risks(level_logits), torch.inf)
+        risks = torch.where(readable, calibrated_risks(safety_inputs.policy, level_logits), torch.inf)
         columns = (
             encoded.safety_image_rows,
             encoded.safety_action_ids,
