@@ -2,14 +2,20 @@
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
+from shutil import copy
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
+from safevlm_hf.modeling import safety_policy
 from safevlm_hf.modeling.safety_decision import (
     SafetyDecision,
     calibrated_risks,
@@ -569,3 +575,31 @@ def test_strictness_of_a_verdict_is_that_of_its_line_in_an_audit_trail():
     assert [one[:2] for one in found] == [(3, 3), (3, 2), (0, 0)] and found[0].risk == verdicts[0].risk
     assert [Strictness.of_verdict(json.loads(json.dumps(vars(verdict)))) for verdict in verdicts] == found
     assert strictest_verdict(verdicts[::-1]) == verdicts[0] and strictest_verdict([]) is None
+
+
+# --------------------------------------------------------------------------------------------------
+# Without torch
+# --------------------------------------------------------------------------------------------------
+
+ELSEWHERE = """
+import sys
+
+for name in ("torch", "transformers", "huggingface_hub", "numpy", "safevlm_hf"):
+    sys.modules[name] = None  # importing it fails
+from copied.operator_policy import policy_in_force
+from copied.safety_policy import SafetyNames, Strictness
+
+policy = policy_in_force(None, {"actions": {"*": {"high": "refuse"}}}, SafetyNames())
+print(policy.digest(), policy.action("privacy", "high", SafetyNames()), Strictness(3) > Strictness(2, 3, 1.0))
+"""
+
+
+def test_the_policy_can_be_used_where_there_is_no_torch(tmp_path):
+    """By its files alone, copied to where another runtime has its own."""
+    folder = Path(safety_policy.__file__).parent
+    (tmp_path / "copied").mkdir()
+    for file in {folder / "operator_policy.py", *get_relative_import_files(folder / "operator_policy.py")}:
+        copy(file, tmp_path / "copied")
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, cwd=tmp_path)
+    digest = SafetyPolicy(actions={"*": {"high": "refuse"}}).digest()
+    assert (done.stdout, done.stderr) == (f"{digest} refuse True\n", "")
