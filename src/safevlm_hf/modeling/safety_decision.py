@@ -1,4 +1,4 @@
-"""What a policy decides, on tensors: the order of [`Strictness`], decisions from logits, and verdicts by name."""
+"""What a policy decides, on tensors: the order of `Strictness`, decisions from logits, and verdicts by name."""
 
 import math
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class SafetyDecision:
     review: torch.BoolTensor
 
     def strictest(self, is_candidate: torch.BoolTensor) -> torch.LongTensor:
-        """Return the index, along the last dimension, of the decision with the highest [`Strictness`].
+        """Return the index, along the last dimension, of the strictest decision, as `Strictness` compares.
 
         Args:
             is_candidate: (..., decisions), which of them count; broadcast with (...), at least one along the last
