@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from safevlm_cli import app
 from safevlm_cli.loading import load
-from safevlm_hf.modeling import SafetyPolicy
+from safevlm_hf import SafetyPolicy
 from safevlm_hf.training.arguments import LoraArguments
 from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.run import run_stage1, run_stage2

@@ -20,7 +20,7 @@ from tiny_backbones import (
 from transformers import DynamicCache, StaticCache, pipeline
 from transformers.generation import utils as generation_utils
 
-from safevlm_hf.modeling import SafetyPolicy, read_audit
+from safevlm_hf import SafetyPolicy, read_audit
 from safevlm_hf.modeling.generation_safety import CACHE
 
 

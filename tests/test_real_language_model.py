@@ -35,8 +35,8 @@ import safevlm_cli
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.assembly import assemble_llava, multimodal_chat_template
 from safevlm_hf.data import NANO_BASE
+from safevlm_hf.modeling.refusal_texts import REFUSALS
 from safevlm_hf.modeling.safety_policy import condition_text
-from safevlm_hf.modeling.safety_refusals import REFUSALS
 from safevlm_hf.training.arguments import LoraArguments
 from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.stages import merge, prepare_stage1, prepare_stage2

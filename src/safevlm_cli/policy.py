@@ -84,11 +84,11 @@ def check(
 
     Example: `safevlm policy check policy.json --model runs/demo/stage2`
     """
-    from safevlm_hf import SafetyConfig, SafetyPolicy
-    from safevlm_hf.evaluation.judges.unknown_refusals import unknown_refusals
-    from safevlm_hf.modeling.operator_policy import policy_in_force
+    from .torch_free.evaluation.judges.unknown_refusals import unknown_refusals
+    from .torch_free.modeling.operator_policy import policy_in_force
+    from .torch_free.modeling.safety_policy import SafetyNames, SafetyPolicy
 
-    safety, kept = read_safety(model) if model else (SafetyConfig(), None)
+    safety, kept = read_safety(model) if model else (SafetyNames(), None)
     policy = SafetyPolicy.from_file(file, safety)
     applied = policy_in_force(kept, policy, safety)
     if model and applied.refuses(safety):

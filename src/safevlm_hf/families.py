@@ -6,7 +6,41 @@ from pathlib import Path
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-from .modeling import FAMILIES
+from .modeling import (
+    safe_fast_vlm,
+    safe_gemma3,
+    safe_glm4v,
+    safe_idefics3,
+    safe_internvl,
+    safe_llava,
+    safe_llava_next,
+    safe_llava_onevision,
+    safe_mistral3,
+    safe_qwen2_5_vl,
+    safe_qwen2_vl,
+    safe_qwen3_5,
+    safe_qwen3_vl,
+    safe_smolvlm,
+)
+
+
+FAMILIES = (
+    safe_llava,
+    safe_qwen2_vl,
+    safe_qwen2_5_vl,
+    safe_smolvlm,
+    safe_idefics3,
+    safe_llava_next,
+    safe_llava_onevision,
+    safe_fast_vlm,
+    safe_qwen3_vl,
+    safe_qwen3_5,
+    safe_gemma3,
+    safe_mistral3,
+    safe_internvl,
+    safe_glm4v,
+)
+"""In the order in which they were added. Each names its configuration, generating model, base model and processor."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from .evaluation.protocol.checked_fields import expect, is_count, is_number, is_optional_text, is_text
 from .modeling.configuration_safety import SAFE, SafetyConfig
 from .modeling.safety_audit import UNREADABLE, deciding_category, decode_logits
-from .modeling.safety_policy import ACTIONS, SafetyPolicy, condition_category, is_readable
+from .modeling.safety_decision import calibrated_probabilities, decide, is_readable
+from .modeling.safety_policy import ACTIONS, SafetyPolicy, Strictness, condition_category
 
 
 MAX_LINES, MAX_WINDOWS = 8192, 2**18  # that are decided at once: fast, in some ten megabytes
@@ -270,18 +271,12 @@ class PolicyReplay:
 
 @dataclass(frozen=True)
 class Decided:
-    """What a policy decides on a picture: action (an index of `ACTIONS`), level, risk and category of its strictest
-    window. And whether the picture was judged under other temperatures."""
+    """What a policy decides on a picture: the strictness and the category of its strictest window. And whether the
+    picture was judged under other temperatures."""
 
-    action: int
-    level: int
-    risk: float
+    strictness: Strictness
     category: str
     is_recalibrated: bool
-
-    @property
-    def strictness(self) -> tuple[int, int, float]:
-        return self.action, self.level, self.risk
 
 
 @dataclass(frozen=True)
@@ -305,14 +300,14 @@ class Taxonomy:
         """What the policy decides on pictures with equally many windows."""
         logits = torch.stack([verdict.logits for verdict in verdicts])  # (pictures, windows, levels + categories)
         parts = logits.split([len(self.config.levels), len(self.config.categories)], dim=-1)
-        decision, is_read = self.policy.decide(*parts, self.config), is_readable(*parts)
+        decision, is_read = decide(self.policy, *parts, self.config), is_readable(*parts)
         pictures, windows = torch.arange(len(logits)), decision.strictest(torch.ones_like(is_read))
         columns = (decision.action_ids, decision.level_ids, decision.risks, decision.condition_ids, is_read)
         strictest = zip(*(column[pictures, windows].tolist() for column in columns), strict=True)
         recalibrated = self._are_recalibrated(verdicts, *parts)
         return [
-            Decided(action, level, risk, condition_category(row, self.config) if readable else UNREADABLE, is_new)
-            for (action, level, risk, row, readable), is_new in zip(strictest, recalibrated, strict=True)
+            Decided(Strictness(*one), condition_category(row, self.config) if readable else UNREADABLE, is_new)
+            for (*one, row, readable), is_new in zip(strictest, recalibrated, strict=True)
         ]
 
     def _are_recalibrated(
@@ -320,7 +315,7 @@ class Taxonomy:
     ) -> list[bool]:
         """Whether the policy gives no window the probabilities that were written down, rounded to six digits."""
         parts = (("level", level_logits), ("category", category_logits))
-        found = torch.cat([self.policy.probabilities(logits, part) for part, logits in parts], dim=-1)
+        found = torch.cat([calibrated_probabilities(self.policy, logits, part) for part, logits in parts], dim=-1)
         written = torch.tensor([verdict.probabilities for verdict in verdicts])[:, None]
         is_same = ((found - written).abs().amax(dim=-1) < 1e-4).any(dim=-1)
         return (is_readable(level_logits, category_logits).all(dim=-1) & ~is_same).tolist()
@@ -334,8 +329,8 @@ def _strictest_action(policy: SafetyPolicy, config: SafetyConfig) -> int:
 
 
 def _sample(line: JudgedLine, decided: Sequence[Decided]) -> ReplayedSample:
-    strictest = max(decided, key=lambda one: one.strictness, default=Decided(0, 0, 0.0, SAFE, False))
-    after = strictest.action
+    strictest = max(decided, key=lambda one: one.strictness, default=Decided(Strictness(), SAFE, False))
+    after = strictest.strictness.action
     is_softer = after == 0 or after < ACTIONS.index(line.before)
     most = max((verdict.taxonomy.strictest_action for verdict in line.verdicts), default=0)
     return ReplayedSample(
@@ -351,12 +346,7 @@ def _sample(line: JudgedLine, decided: Sequence[Decided]) -> ReplayedSample:
 def _category_before(verdicts: list[dict]) -> str:
     if not verdicts:
         return SAFE
-    return deciding_category(max(verdicts, key=_strictness))
-
-
-def _strictness(verdict: dict) -> tuple[int, int, float]:
-    level = list(verdict["level_probabilities"]).index(verdict["level"])
-    return ACTIONS.index(verdict["action"]), level, verdict["risk"]
+    return deciding_category(max(verdicts, key=Strictness.of_verdict))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from browser import check_readable, open_page
 from html_page import hostile
 from PIL import Image
 
-from safevlm_hf.modeling.safety_refusals import REFUSALS
+from safevlm_hf.modeling.refusal_texts import REFUSALS
 
 
 pytest.importorskip("gradio")

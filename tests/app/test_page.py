@@ -17,7 +17,7 @@ from safevlm_hf.app.door import API, EVENTS, FILE  # noqa: E402
 from safevlm_hf.app.page import Page  # noqa: E402
 from safevlm_hf.app.server import create_app  # noqa: E402
 from safevlm_hf.data import NANO_BASE  # noqa: E402
-from safevlm_hf.modeling.safety_refusals import REFUSALS  # noqa: E402
+from safevlm_hf.modeling.refusal_texts import REFUSALS  # noqa: E402
 
 
 NOTICE, ANSWERS, VERDICT, TURNS, QUESTION = range(5)

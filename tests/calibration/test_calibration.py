@@ -26,6 +26,7 @@ from safevlm_hf.calibration.temperatures import fit_temperatures
 from safevlm_hf.calibration.thresholds import choose_thresholds
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.operator_policy import policy_in_force
+from safevlm_hf.modeling.safety_decision import calibrated_probabilities
 
 
 CONFIG = SafetyConfig()
@@ -109,7 +110,13 @@ def test_logits_are_those_of_each_records_last_question(nano_model, nano_process
     assert together.groups == tuple(one["images"][0] for one in records)
 
 
-def test_of_several_images_the_riskiest_counts(nano_model, nano_processor, riskcards):
+RISKY_LEVELS = [[9.0, 0, 0, 0], [0, 0, 0, 9.0]]
+# The second image is less risky, and of a higher level: the strictest, as generation decides.
+RISING_LEVELS = [[0, 9.0, 0, 0], [0, 0, 0, 2.0]]
+
+
+@pytest.mark.parametrize("levels", [RISKY_LEVELS, RISING_LEVELS], ids=["riskier", "higher"])
+def test_of_several_images_the_strictest_counts(nano_model, nano_processor, riskcards, levels):
     first, second = riskcards[0], riskcards[1]
     question = first["messages"][0]["content"]
     image = [part for part in question if part["type"] == "image"]
@@ -120,14 +127,14 @@ def test_of_several_images_the_riskiest_counts(nano_model, nano_processor, riskc
     }
     seen = nano_model.assess
 
-    def assess(**inputs):  # the second image is the risky one
+    def assess(**inputs):
         outputs = seen(**inputs)
-        outputs.safety_level_logits = torch.tensor([[9.0, 0, 0, 0], [0, 0, 0, 9.0]])
+        outputs.safety_level_logits = torch.tensor(levels)
         return outputs
 
     nano_model.assess = assess
     labelled = collect_verdict_logits(nano_model, nano_processor, [both], progress=False)
-    assert labelled.level_logits.tolist() == [[0, 0, 0, 9]] and labelled.groups == (first["images"][0],)
+    assert labelled.level_logits.tolist() == levels[1:] and labelled.groups == (first["images"][0],)
 
 
 def test_what_cannot_be_used_is_named(nano_model, nano_processor, riskcards, caplog):
@@ -325,7 +332,7 @@ def test_a_target_out_of_reach_is_named():
 def test_a_low_threshold_needs_samples_there():
     labelled = draw(1200, 0)
     thresholds = choose_thresholds(labelled, SCALES, CONFIG, target_false_positive_rate=0.9).thresholds
-    scores = SafetyPolicy(temperatures=SCALES).probabilities(labelled.category_logits, "category")
+    scores = calibrated_probabilities(SafetyPolicy(temperatures=SCALES), labelled.category_logits, "category")
     for name, threshold in thresholds.items():
         own = scores[labelled.category == CONFIG.categories.index(name), CONFIG.categories.index(name)]
         assert threshold >= 1 / len(labelled)

@@ -1,5 +1,6 @@
 """What tests of several commands write and read."""
 
+import configparser
 import json
 import os
 import re
@@ -63,3 +64,37 @@ def rows(table: str) -> dict[str, list[str]]:
     """Cells of a table by its first column."""
     lines = [re.split(" {2,}", line.strip()) for line in table.splitlines()]
     return {first: rest for first, *rest in lines}
+
+
+ALONE = """
+import sys, time
+from importlib import import_module
+
+seconds, module, name, *lines = sys.argv[1:]
+main = getattr(import_module(module), name)
+for line in lines:
+    sys.argv = ["safevlm", *line.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (line, end.code)
+heavy = {"torch", "transformers", "datasets", "evaluate", "sklearn", "safevlm_hf"} & set(sys.modules)
+print(sorted(heavy), time.process_time() < float(seconds))
+"""
+
+
+def entry_point() -> list[str]:
+    """Return module and function of the program `safevlm`."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    (script,) = setup["options.entry_points"]["console_scripts"].split("\n")[1:]
+    return script.split(" = ")[1].split(":")
+
+
+def run_alone(lines: list[str], seconds: float) -> str:
+    """Run `safevlm ...` for each line in one process of its own, and return what it prints. The last line has the
+    heavy modules that were imported, and whether it took less than so many seconds of the processor."""
+    command = [sys.executable, "-c", ALONE, str(seconds), *entry_point(), *lines]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "src")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout

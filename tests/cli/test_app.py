@@ -1,6 +1,5 @@
 """The command line as a whole: help, errors, colours, and the exit code."""
 
-import configparser
 import os
 import re
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from command_line import ROOT, start, write_json
+from command_line import ROOT, run_alone, start, write_json
 
 import safevlm_hf
 from safevlm_cli import app
@@ -32,38 +31,10 @@ def test_every_command_has_help_with_an_example(call, words):
     assert f"Example: safevlm {' '.join(words)} " in out
 
 
-HELP_OF_ALL = """
-import sys, time
-from importlib import import_module
-
-module, name, *lines = sys.argv[1:]
-main = getattr(import_module(module), name)
-for line in lines:
-    sys.argv = ["safevlm", *line.split()]
-    try:
-        main()
-    except SystemExit as end:
-        assert not end.code, (line, end.code)
-print(sorted({"torch", "transformers", "datasets", "evaluate", "sklearn", "safevlm_hf"} & set(sys.modules)))
-print(time.process_time() < len(lines))
-"""
-
-
-def entry_point() -> list[str]:
-    """Module and function of the program `safevlm`."""
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    (script,) = setup["options.entry_points"]["console_scripts"].split("\n")[1:]
-    return script.split(" = ")[1].split(":")
-
-
 def test_help_comes_at_once_and_alone():
     """In a second each, and without the library, whose import takes many and brings notes of others."""
     lines = ["--help", "--version", *(" ".join([*words, "--help"]) for words in commands())]
-    command = [sys.executable, "-c", HELP_OF_ALL, *entry_point(), *lines]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "src")
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert done.stdout.splitlines()[-2:] == ["[]", "True"]
+    assert "[] True" == run_alone(lines, seconds=len(lines)).splitlines()[-1]
 
 
 @pytest.mark.parametrize("module", ["safevlm_cli", "safevlm_hf"])

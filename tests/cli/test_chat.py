@@ -9,7 +9,7 @@ from command_line import HOSTILE, REFUSE, SHOWN, UNKNOWN_SCOPE, start, write_jso
 
 from safevlm_cli.chat import CHAT_COMMANDS
 from safevlm_hf import SafeLlavaForConditionalGeneration
-from safevlm_hf.modeling.safety_refusals import REFUSALS
+from safevlm_hf.modeling.refusal_texts import REFUSALS
 
 
 @pytest.fixture

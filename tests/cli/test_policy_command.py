@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command_line import HOSTILE, REFUSE, UNKNOWN_SCOPE, rows, write_json
+from command_line import HOSTILE, REFUSE, UNKNOWN_SCOPE, rows, run_alone, write_json
 from transformers import AutoModel, AutoProcessor
 
 from safevlm_hf import SafetyPolicy
@@ -91,6 +91,12 @@ def test_policy_check(call, fails, checkpoint, tmp_path):
     # A refusal that could not be given is found here, and not at the first picture.
     cut = write_json(tmp_path / "cut.json", REFUSE | {"refusals": {"*": "I can't help.</s>"}})
     assert "holds special tokens" in fails("policy", "check", cut, "--model", checkpoint)
+
+
+def test_policy_check_comes_at_once_and_without_torch(tmp_path):
+    file = write_json(tmp_path / "policy.json", REFUSE)
+    first, last = run_alone([f"policy check {file}"], seconds=1.5).splitlines()
+    assert first.endswith(f"digest {SafetyPolicy(**REFUSE).digest()}") and last == "[] True"
 
 
 def test_policy_check_warns_of_refusals_that_no_published_judge_knows(call, checkpoint, tmp_path):

@@ -138,7 +138,7 @@ def test_a_gate_that_misses_every_token_is_refused(share):
 def test_families_with_short_images_add_fewer_positions():
     from transformers import SmolVLMConfig
 
-    from safevlm_hf.modeling import SafeSmolVLMConfig, SafeSmolVLMProcessor
+    from safevlm_hf import SafeSmolVLMConfig, SafeSmolVLMProcessor
 
     for config in (SafeSmolVLMConfig(), SafeSmolVLMConfig.from_base_config(SmolVLMConfig(), levels=["safe", "bad"])):
         assert (config.safety_config.num_safety_tokens, config.safety_config.num_condition_tokens) == (16, 8)

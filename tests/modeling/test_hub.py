@@ -186,7 +186,7 @@ def test_travelling_code_needs_nothing_of_the_package(path):
 
 
 def test_shared_files_name_no_backbone():
-    families = {family.__name__.rpartition("safe_")[2] for family in safevlm_hf.modeling.FAMILIES}
+    families = {family.__name__.rpartition("safe_")[2] for family in safevlm_hf.FAMILIES}
     words = {*families, *(name.replace("_", "") for name in families), "vision_tower", "multi_modal_projector"}
     for path in FOLDER.glob("*.py"):
         if not path.name.startswith(("safe_", "__init__")):

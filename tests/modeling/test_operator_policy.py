@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
 from safevlm_hf.modeling.operator_policy import describe_silencing, policy_in_force, silencing_settings
+from safevlm_hf.modeling.safety_decision import decide
 from safevlm_hf.modeling.safety_policy import ACTIONS, REFUSE
 
 
@@ -145,7 +146,7 @@ def test_whatever_starts_flags_what_the_default_flags(own, operator, seed):
         together = policy_in_force(own, operator, CONFIG)
     except ValueError:  # it does not start
         return
-    by_default, in_force = (policy.decide(*verdict_logits(seed), CONFIG) for policy in (operator, together))
+    by_default, in_force = (decide(policy, *verdict_logits(seed), CONFIG) for policy in (operator, together))
     assert (in_force.flagged | ~by_default.flagged).all()
     assert (in_force.action_ids >= by_default.action_ids).all()
     assert (in_force.action_ids == REFUSE)[by_default.action_ids == REFUSE].all()
@@ -163,12 +164,12 @@ def test_the_edges_of_every_key():
         ({"categories": {name: is_on}} for is_on in (True, False) for name in ("*", "privacy")),
         ({"enabled": is_on} for is_on in (True, False)),
     )
-    default = SafetyPolicy(**REFUSE_ALL).decide(*verdict_logits(0), CONFIG)
+    default = decide(SafetyPolicy(**REFUSE_ALL), *verdict_logits(0), CONFIG)
     num_started = 0
     for own in alone:
         if found(own):
             continue
         num_started += 1
-        decision = policy_in_force(own, REFUSE_ALL, CONFIG).decide(*verdict_logits(0), CONFIG)
+        decision = decide(policy_in_force(own, REFUSE_ALL, CONFIG), *verdict_logits(0), CONFIG)
         assert (decision.flagged | ~default.flagged).all() and (decision.action_ids >= default.action_ids).all(), own
     assert num_started > 20 and ACTIONS[default.action_ids.max()] == "refuse"

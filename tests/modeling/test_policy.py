@@ -1,21 +1,35 @@
 """Policy and verdicts as data, without a model."""
 
 import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from shutil import copy
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
+from safevlm_hf.modeling import safety_policy
+from safevlm_hf.modeling.safety_decision import (
+    SafetyDecision,
+    calibrated_risks,
+    condition_rows,
+    decide,
+    verdicts_from_logits,
+)
 from safevlm_hf.modeling.safety_policy import (
     ACTIONS,
+    Strictness,
     condition_category,
     condition_name,
-    condition_rows,
     condition_text,
-    verdicts_from_logits,
+    strictest_verdict,
 )
 
 
@@ -26,8 +40,9 @@ def logits(level, category):
     return torch.eye(4)[[level]] * 5, torch.eye(7)[[category]] * 5
 
 
-def decide(level, category, **policy):
-    return condition_name(SafetyPolicy(**policy).decide(*logits(level, category), CONFIG).condition_ids.item(), CONFIG)
+def condition_of(level, category, **policy):
+    decision = decide(SafetyPolicy(**policy), *logits(level, category), CONFIG)
+    return condition_name(decision.condition_ids.item(), CONFIG)
 
 
 def test_each_verdict_has_a_condition_of_its_own():
@@ -55,9 +70,9 @@ def test_texts_of_the_conditions():
 
 
 def test_default_policy_decides_by_the_risk():
-    assert decide(3, 1) == "illegal risk, high"
-    assert decide(0, 1) == "safe"
-    assert decide(3, 6) == "politics, high"  # a risk is not talked away by a category that says safe
+    assert condition_of(3, 1) == "illegal risk, high"
+    assert condition_of(0, 1) == "safe"
+    assert condition_of(3, 6) == "politics, high"  # a risk is not talked away by a category that says safe
 
 
 @pytest.mark.parametrize(
@@ -68,7 +83,7 @@ def test_an_unsure_head_is_judged_by_its_risk(threshold, condition):
     level = torch.tensor([[0.36, 0.30, 0.01, 0.33]]).log()
     category = torch.tensor([[0.1, 0.3, 0.05, 0.05, 0.05, 0.05, 0.4]]).log()
     policy = SafetyPolicy(risk_threshold=threshold)
-    decision = policy.decide(level, category, CONFIG)
+    decision = decide(policy, level, category, CONFIG)
     assert condition_name(decision.condition_ids.item(), CONFIG) == condition
     (verdict,) = verdicts_from_logits(level, category, [0], CONFIG, policy)
     assert verdict.risk == pytest.approx(0.64)
@@ -81,16 +96,16 @@ def test_risk_never_falls_as_a_risky_level_rises():
     for column in (1, 2, 3):
         higher = level.clone()
         higher[:, column] += torch.rand(50)
-        assert (policy.risks(higher) >= policy.risks(level)).all()
+        assert (calibrated_risks(policy, higher) >= calibrated_risks(policy, level)).all()
 
 
 def test_what_is_switched_off_is_not_flagged_as_something_else():
     level, category = logits(3, 4)
     category[0, 1] += 1.0  # "illegal risk" comes next, far behind
     policy = SafetyPolicy(categories={"privacy": False})
-    assert condition_name(policy.decide(level, category, CONFIG).condition_ids.item(), CONFIG) == "safe"
+    assert condition_name(decide(policy, level, category, CONFIG).condition_ids.item(), CONFIG) == "safe"
     category[0, 1] = category[0, 4] + 2.0
-    assert condition_name(policy.decide(level, category, CONFIG).condition_ids.item(), CONFIG) == "illegal risk, high"
+    assert condition_name(decide(policy, level, category, CONFIG).condition_ids.item(), CONFIG) == "illegal risk, high"
 
 
 @pytest.mark.parametrize("name, value", [("risk_threshold", 1.5), ("remembered_turns", 0), ("remembered_turns", 2.5)])
@@ -100,9 +115,9 @@ def test_new_fields_are_checked(name, value):
 
 
 def test_policy_switches():
-    assert decide(3, 4, categories={"privacy": False}) == "safe"
-    assert decide(3, 1, categories={"privacy": False}) == "illegal risk, high"
-    assert decide(3, 1, enabled=False) == "safe"
+    assert condition_of(3, 4, categories={"privacy": False}) == "safe"
+    assert condition_of(3, 1, categories={"privacy": False}) == "illegal risk, high"
+    assert condition_of(3, 1, enabled=False) == "safe"
 
 
 @pytest.mark.parametrize("part", ["level", "category"])
@@ -110,7 +125,7 @@ def test_policy_switches():
 def test_verdicts_that_are_no_numbers_are_of_the_highest_level(part, disabled):
     level, category = logits(0, 6)
     (level if part == "level" else category)[0, 0] = float("nan")
-    row = SafetyPolicy(categories=dict.fromkeys(disabled, False)).decide(level, category, CONFIG).condition_ids
+    row = decide(SafetyPolicy(categories=dict.fromkeys(disabled, False)), level, category, CONFIG).condition_ids
     assert condition_name(row.item(), CONFIG).endswith(", high")
 
 
@@ -274,7 +289,7 @@ def test_temperature_calibrates_the_probabilities():
 
 def test_huge_finite_logits_are_not_made_unreadable_by_a_temperature():
     level, category = torch.eye(4)[[3]] * 3e38, torch.eye(7)[[4]] * 3e38 - 1.5e38
-    decision = SafetyPolicy(temperatures={"category": 0.05}, thresholds={"*": 0.5}).decide(level, category, CONFIG)
+    decision = decide(SafetyPolicy(temperatures={"category": 0.05}, thresholds={"*": 0.5}), level, category, CONFIG)
     assert condition_name(decision.condition_ids.item(), CONFIG) == "privacy, high"
 
 
@@ -487,10 +502,10 @@ def valid(policy):
 def test_every_valid_policy_decides_soundly(policy, logits):
     policy = valid(policy)
     assume(policy is not None)
-    decision = policy.decide(*logits, CONFIG)
+    decision = decide(policy, *logits, CONFIG)
     refuses = policy.refuses(CONFIG)
     for image in range(3):
-        alone = policy.decide(*(part[image : image + 1] for part in logits), CONFIG)
+        alone = decide(policy, *(part[image : image + 1] for part in logits), CONFIG)
         assert alone.action_ids.item() == decision.action_ids[image].item()  # whatever the batch
         assert alone.condition_ids.item() == decision.condition_ids[image].item()
         action, row = ACTIONS[decision.action_ids[image]], decision.condition_ids[image].item()
@@ -506,7 +521,7 @@ def test_every_valid_policy_decides_soundly(policy, logits):
 @given(verdict_logits, probabilities, probabilities)
 def test_a_lower_threshold_never_lets_more_through(logits, one, other):
     low, high = sorted((one, other))
-    flagged = [SafetyPolicy(thresholds={"*": value}).decide(*logits, CONFIG).flagged for value in (low, high)]
+    flagged = [decide(SafetyPolicy(thresholds={"*": value}), *logits, CONFIG).flagged for value in (low, high)]
     assert (flagged[0] | ~flagged[1]).all()
 
 
@@ -523,3 +538,68 @@ def test_composing_is_valid_or_raises(first, second):
     assert both.override(second, CONFIG) == both
     for name, is_on in second.categories.items():
         assert both.categories[name] == is_on
+
+
+@st.composite
+def decisions(draw):
+    """Decisions of a few values, so that many are alike, and which of them count."""
+    size = draw(st.integers(1, 12))
+    ids = st.lists(st.integers(0, 3), min_size=size, max_size=size)
+    risks = draw(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, math.inf]), min_size=size, max_size=size))
+    is_candidate = draw(st.lists(st.booleans(), min_size=size, max_size=size).filter(any))
+    return draw(ids), draw(ids), risks, is_candidate
+
+
+@settings(max_examples=300, deadline=None)
+@given(decisions())
+def test_strictness_of_tensors_is_that_of_tuples(decisions):
+    *columns, is_candidate = decisions
+    actions, levels, risks = map(torch.tensor, columns)
+    decision = SafetyDecision(torch.zeros_like(actions), actions, levels, risks, flagged=None, review=None)
+    index = decision.strictest(torch.tensor(is_candidate)).item()
+    found = [Strictness(*one) if counts else None for *one, counts in zip(*columns, is_candidate)]
+    assert found[index] == max(filter(None, found))
+    assert index == found.index(found[index])  # the first of those that are alike, as `max` takes it
+
+
+def test_each_sample_has_a_strictest_image_of_its_own():
+    actions, levels, risks = torch.tensor([[2, 1, 0.9], [3, 1, 0.6], [2, 3, 0.7], [2, 3, 0.8], [0, 0, 0.2]]).T
+    decision = SafetyDecision(None, actions.long(), levels.long(), risks, flagged=None, review=None)
+    assert decision.strictest_images(torch.tensor([0, 0, 1, 1, 2]), 3).tolist() == [1, 3, 4]
+
+
+def test_strictness_of_a_verdict_is_that_of_its_line_in_an_audit_trail():
+    policy = {"actions": {"privacy": {"medium": "refuse"}}}
+    verdicts = [verdict_of(level, policy, privacy=0.6) for level in (3, 2, 0)]
+    found = [Strictness.of_verdict(vars(verdict)) for verdict in verdicts]
+    assert [one[:2] for one in found] == [(3, 3), (3, 2), (0, 0)] and found[0].risk == verdicts[0].risk
+    assert [Strictness.of_verdict(json.loads(json.dumps(vars(verdict)))) for verdict in verdicts] == found
+    assert strictest_verdict(verdicts[::-1]) == verdicts[0] and strictest_verdict([]) is None
+
+
+# --------------------------------------------------------------------------------------------------
+# Without torch
+# --------------------------------------------------------------------------------------------------
+
+ELSEWHERE = """
+import sys
+
+for name in ("torch", "transformers", "huggingface_hub", "numpy", "safevlm_hf"):
+    sys.modules[name] = None  # importing it fails
+from copied.operator_policy import policy_in_force
+from copied.safety_policy import SafetyNames, Strictness
+
+policy = policy_in_force(None, {"actions": {"*": {"high": "refuse"}}}, SafetyNames())
+print(policy.digest(), policy.action("privacy", "high", SafetyNames()), Strictness(3) > Strictness(2, 3, 1.0))
+"""
+
+
+def test_the_policy_can_be_used_where_there_is_no_torch(tmp_path):
+    """By its files alone, copied to where another runtime has its own."""
+    folder = Path(safety_policy.__file__).parent
+    (tmp_path / "copied").mkdir()
+    for file in {folder / "operator_policy.py", *get_relative_import_files(folder / "operator_policy.py")}:
+        copy(file, tmp_path / "copied")
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, cwd=tmp_path)
+    digest = SafetyPolicy(actions={"*": {"high": "refuse"}}).digest()
+    assert (done.stdout, done.stderr) == (f"{digest} refuse True\n", "")

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyConfig, SafetyPolicy
-from safevlm_hf.modeling.safety_refusals import REFUSALS
+from safevlm_hf.modeling.refusal_texts import REFUSALS
 
 
 REFUSE = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "no", "illegal risk": "never", "privacy": "secret"}}

@@ -4,7 +4,7 @@ import pytest
 from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
 from transformers import CLIPImageProcessor, FastVlmConfig, FastVlmForConditionalGeneration
 
-from safevlm_hf.modeling import SafeFastVlmConfig, SafeFastVlmForConditionalGeneration, SafeFastVlmProcessor
+from safevlm_hf import SafeFastVlmConfig, SafeFastVlmForConditionalGeneration, SafeFastVlmProcessor
 
 
 pytestmark = pytest.mark.slow  # `make test-families` runs it

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.generation import utils as generation_utils
 
-from safevlm_hf.modeling import SafeGemma3Config, SafeGemma3ForConditionalGeneration, SafeGemma3Processor
+from safevlm_hf import SafeGemma3Config, SafeGemma3ForConditionalGeneration, SafeGemma3Processor
 
 
 pytestmark = pytest.mark.slow  # `make test-families` runs it

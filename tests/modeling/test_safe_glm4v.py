@@ -12,7 +12,7 @@ from transformers import (
     Glm4vVideoProcessor,
 )
 
-from safevlm_hf.modeling import SafeGlm4vConfig, SafeGlm4vForConditionalGeneration, SafeGlm4vProcessor
+from safevlm_hf import SafeGlm4vConfig, SafeGlm4vForConditionalGeneration, SafeGlm4vProcessor
 
 
 pytestmark = pytest.mark.slow  # `make test-families` runs it

@@ -4,7 +4,7 @@ import pytest
 from test_safe_smolvlm import TestSmolVLM as SmolVLM
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor
 
-from safevlm_hf.modeling import SafeIdefics3Config, SafeIdefics3ForConditionalGeneration, SafeIdefics3Processor
+from safevlm_hf import SafeIdefics3Config, SafeIdefics3ForConditionalGeneration, SafeIdefics3Processor
 
 
 pytestmark = pytest.mark.slow  # `make test-families` runs it

@@ -18,7 +18,7 @@ from transformers import (
     InternVLVideoProcessor,
 )
 
-from safevlm_hf.modeling import SafeInternVLConfig, SafeInternVLForConditionalGeneration, SafeInternVLProcessor
+from safevlm_hf import SafeInternVLConfig, SafeInternVLForConditionalGeneration, SafeInternVLProcessor
 
 
 pytestmark = pytest.mark.slow  # `make test-families` runs it

@@ -3,7 +3,7 @@
 from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
 from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration
 
-from safevlm_hf.modeling import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 
 
 class TestLlava(SafetyModelTester):

@@ -5,7 +5,7 @@ from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester,
 from tiled_model_tester import TiledModelTester
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextImageProcessor
 
-from safevlm_hf.modeling import SafeLlavaNextConfig, SafeLlavaNextForConditionalGeneration, SafeLlavaNextProcessor
+from safevlm_hf import SafeLlavaNextConfig, SafeLlavaNextForConditionalGeneration, SafeLlavaNextProcessor
 
 
 pytestmark = pytest.mark.slow  # `make test-families` runs it

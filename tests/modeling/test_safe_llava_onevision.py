@@ -10,7 +10,7 @@ from transformers import (
     LlavaOnevisionVideoProcessor,
 )
 
-from safevlm_hf.modeling import (
+from safevlm_hf import (
     SafeLlavaOnevisionConfig,
     SafeLlavaOnevisionForConditionalGeneration,
     SafeLlavaOnevisionProcessor,

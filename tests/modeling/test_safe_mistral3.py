@@ -6,7 +6,7 @@ from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester,
 from tiled_model_tester import LargeMapTester
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration, PixtralImageProcessor
 
-from safevlm_hf.modeling import SafeMistral3Config, SafeMistral3ForConditionalGeneration, SafeMistral3Processor
+from safevlm_hf import SafeMistral3Config, SafeMistral3ForConditionalGeneration, SafeMistral3Processor
 
 
 pytestmark = pytest.mark.slow  # `make test-families` runs it

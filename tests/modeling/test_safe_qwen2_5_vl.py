@@ -13,7 +13,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from safevlm_hf.modeling import (
+from safevlm_hf import (
     SafeQwen2_5_VLConfig,
     SafeQwen2_5_VLForConditionalGeneration,
     SafeQwen2_5_VLProcessor,

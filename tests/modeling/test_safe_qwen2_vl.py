@@ -4,7 +4,7 @@ import pytest
 from test_safe_qwen2_5_vl import TestQwen2_5_VL as Qwen2_5_VL
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from safevlm_hf.modeling import SafeQwen2VLConfig, SafeQwen2VLForConditionalGeneration, SafeQwen2VLProcessor
+from safevlm_hf import SafeQwen2VLConfig, SafeQwen2VLForConditionalGeneration, SafeQwen2VLProcessor
 
 
 pytestmark = pytest.mark.slow  # `make test-families` runs it

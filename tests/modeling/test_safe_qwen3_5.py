@@ -9,7 +9,7 @@ from safety_model_tester import MODES, init
 from test_safe_qwen2_5_vl import TestQwen2_5_VL as Qwen2_5_VL
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLVideoProcessor
 
-from safevlm_hf.modeling import SafeQwen3_5Config, SafeQwen3_5ForConditionalGeneration, SafeQwen3_5Processor
+from safevlm_hf import SafeQwen3_5Config, SafeQwen3_5ForConditionalGeneration, SafeQwen3_5Processor
 
 
 pytestmark = pytest.mark.slow  # `make test-families` runs it

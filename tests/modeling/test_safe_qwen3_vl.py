@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLModel, Qwen3VLVideoProcessor
 from transformers.generation import utils as generation_utils
 
-from safevlm_hf.modeling import SafeQwen3VLConfig, SafeQwen3VLForConditionalGeneration, SafeQwen3VLProcessor
+from safevlm_hf import SafeQwen3VLConfig, SafeQwen3VLForConditionalGeneration, SafeQwen3VLProcessor
 
 
 pytestmark = pytest.mark.slow  # `make test-families` runs it

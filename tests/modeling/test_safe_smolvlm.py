@@ -6,7 +6,7 @@ from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, picture, tiny
 from tiled_model_tester import TiledModelTester
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessor, SmolVLMVideoProcessor
 
-from safevlm_hf.modeling import SafeSmolVLMConfig, SafeSmolVLMForConditionalGeneration, SafeSmolVLMProcessor
+from safevlm_hf import SafeSmolVLMConfig, SafeSmolVLMForConditionalGeneration, SafeSmolVLMProcessor
 
 
 TOKENS = (

@@ -35,8 +35,9 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 from safevlm_hf import SafeLlavaForConditionalGeneration
 from safevlm_hf.modeling.generation_safety import CACHE, decide_samples
 from safevlm_hf.modeling.safety_audit import read_audit
+from safevlm_hf.modeling.safety_decision import calibrated_risks, condition_rows, decide
 from safevlm_hf.modeling.safety_inputs import SafetyImageOutput, SafetyInputs
-from safevlm_hf.modeling.safety_policy import SafetyPolicy, condition_rows
+from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
 
 REFUSE_ALL = {
@@ -666,7 +667,7 @@ def test_samples_are_decided_by_action_then_level_then_risk(model):
     levels = torch.tensor([[0.0, 9.0, 0.0, 0.0], [1.5, 0.0, 0.0, 2.0], [1.4, 0.0, 0.0, 2.0]])
     categories = 9.0 * nn.functional.one_hot(torch.tensor([4, 1, 1]), 7)
     policy = SafetyPolicy()
-    decision = policy.decide(levels, categories, config)
+    decision = decide(policy, levels, categories, config)
     encoded = SafetyImageOutput(
         safety_level_logits=levels,
         safety_category_logits=categories,
@@ -678,7 +679,7 @@ def test_samples_are_decided_by_action_then_level_then_risk(model):
     inputs = SafetyInputs(torch.zeros(1, 1, 4), torch.ones(1, 1).bool(), torch.tensor([3]), policy, record=[encoded])
     ((action, risk, category),) = decide_samples(inputs, config)
     assert (action, category) == (2, "illegal risk")
-    assert risk == pytest.approx(policy.risks(levels[2:]).item())
+    assert risk == pytest.approx(calibrated_risks(policy, levels[2:]).item())
 
 
 def test_two_pictures_one_condition(model):

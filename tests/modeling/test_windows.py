@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
+from safevlm_hf.modeling.safety_decision import decide
 from safevlm_hf.modeling.safety_modules import (
     SafetyHead,
     init_safety_weights,
@@ -144,10 +145,10 @@ def policies(draw):
     )
 
 
-def decide(policy, token_logits, is_token):
+def strictest(policy, token_logits, is_token):
     """Action, level and risk of the strictest window."""
     means, are_windows = means_of(token_logits, is_token)
-    decision = policy.decide(means[..., :4], means[..., 4:], CONFIG)
+    decision = decide(policy, means[..., :4], means[..., 4:], CONFIG)
     index = decision.strictest(are_windows)[0]
     return decision.action_ids[0, index].item(), decision.level_ids[0, index].item()
 
@@ -161,7 +162,7 @@ def test_a_conversation_is_never_less_strict_than_a_run_of_it(policy, length, se
     token_logits = 4 * torch.randn(1, length, 11, generator=torch.Generator().manual_seed(seed))
     run = torch.zeros(1, length, dtype=torch.bool)
     run[:, start:stop] = True
-    assert decide(policy, token_logits, torch.ones_like(run)) >= decide(policy, token_logits, run)
+    assert strictest(policy, token_logits, torch.ones_like(run)) >= strictest(policy, token_logits, run)
 
 
 @pytest.fixture
@@ -306,17 +307,17 @@ def test_the_strictest_window_is_not_always_the_riskiest():
     levels = torch.tensor([[[0.0, 0.0, 0.0, 9.0], [0.0, 3.0, 0.0, 0.0]]])
     categories = torch.full((1, 2, 7), -9.0)
     categories[0, 0, 1] = categories[0, 1, 4] = 9.0  # "illegal risk" at the highest level, "privacy" at the lowest
-    decision = policy.decide(levels, categories, CONFIG)
+    decision = decide(policy, levels, categories, CONFIG)
     assert decision.risks.argmax() == 0
     assert decision.strictest(torch.ones(1, 2, dtype=torch.bool)).tolist() == [1]
-    assert SafetyPolicy().decide(levels, categories, CONFIG).strictest(torch.ones(1, 2) > 0).tolist() == [0]
+    assert decide(SafetyPolicy(), levels, categories, CONFIG).strictest(torch.ones(1, 2) > 0).tolist() == [0]
     assert decision.strictest(torch.tensor([[True, False]])).tolist() == [0]
 
 
 def test_level_goes_before_risk():
     levels = torch.tensor([[[0.0, 9.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.5]]])
     categories = torch.zeros(1, 2, 7)
-    decision = SafetyPolicy().decide(levels, categories, CONFIG)
+    decision = decide(SafetyPolicy(), levels, categories, CONFIG)
     assert decision.risks[0, 0] > decision.risks[0, 1] > 0.5
     assert decision.strictest(torch.ones(1, 2) > 0).tolist() == [1]
 

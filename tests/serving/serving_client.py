@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, serving
-from safevlm_hf.modeling.safety_refusals import REFUSALS
+from safevlm_hf.modeling.refusal_texts import REFUSALS
 
 
 NAME = "nano"

@@ -4,8 +4,8 @@ import json
 
 from ..extras import needs_extra
 from ..modeling.configuration_safety import SafetyConfig
+from ..modeling.refusal_texts import REFUSALS
 from ..modeling.safety_policy import SETTABLE_ACTIONS, SafetyPolicy
-from ..modeling.safety_refusals import REFUSALS
 from .controls import MAX_TURNS, Controls
 from .events import PRIVATE, RAW
 from .showing import render

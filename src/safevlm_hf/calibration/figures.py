@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
+from safevlm_hf.modeling.safety_decision import calibrated_probabilities, decide
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
 from .logits import LabelledLogits
@@ -44,15 +45,15 @@ def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: Safe
 def flagged_categories(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyConfig) -> torch.BoolTensor:
     """(n, categories), whether any window of the sample is flagged as the category."""
     level_logits, category_logits, _ = labelled.all_windows()
-    return labelled.highest(policy.decide(level_logits, category_logits, config).flagged.float()) > 0
+    return labelled.highest(decide(policy, level_logits, category_logits, config).flagged.float()) > 0
 
 
 def category_scores(policy: SafetyPolicy, labelled: LabelledLogits) -> torch.Tensor:
     """(n, categories), the calibrated probability of each category at the window where it is the highest."""
-    return labelled.highest(policy.probabilities(labelled.all_windows()[1], "category"))
+    return labelled.highest(calibrated_probabilities(policy, labelled.all_windows()[1], "category"))
 
 
 def confidences(policy: SafetyPolicy, labelled: LabelledLogits, part: str) -> tuple[list[float], list[bool]]:
     """The probability of each sample's most probable level or category (`part`), and whether it is the label."""
-    confidence, found = policy.probabilities(getattr(labelled, f"{part}_logits"), part).max(dim=-1)
+    confidence, found = calibrated_probabilities(policy, getattr(labelled, f"{part}_logits"), part).max(dim=-1)
     return confidence.tolist(), (found == getattr(labelled, part)).tolist()

@@ -11,7 +11,9 @@ from tqdm.auto import tqdm
 
 from safevlm_hf.data.records import JOIN_MARK
 from safevlm_hf.evaluation.answering import judge_batch, longest_first
-from safevlm_hf.modeling.safety_policy import is_readable
+from safevlm_hf.modeling.configuration_safety import SafetyConfig
+from safevlm_hf.modeling.safety_decision import decide, is_readable
+from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
 
 logger = logging.getLogger(__name__)
@@ -77,8 +79,9 @@ def collect_verdict_logits(
 
     Args:
         model, processor: a safe model's.
-        records: as `load_records` gives them. Of several images the riskiest counts. Records without an image or
-            without labels, or with an image that gives no verdict, are left out, and named in a warning.
+        records: as `load_records` gives them. Of several images the strictest counts, as the model's policy decides.
+            Records without an image or without labels, or with an image that gives no verdict, are left out, and named
+            in a warning.
 
     Raises:
         ValueError: the model has no safety head, the labels are not its own, or no record is left.
@@ -149,7 +152,7 @@ def _report_left_out(records: Sequence[dict], left_out: dict[int, str]) -> None:
 
 @torch.inference_mode()
 def _assess(model, processor, records: list[dict], batch_size: int, progress: bool) -> list[tuple]:
-    """Per record (levels,) and (categories,) logits of its riskiest image, and the logits of all windows."""
+    """Per record (levels,) and (categories,) logits of its strictest image, and the logits of all windows."""
     order = longest_first(records)
     logits: list = [None] * len(records)
     was_training = model.training
@@ -161,10 +164,11 @@ def _assess(model, processor, records: list[dict], batch_size: int, progress: bo
                 batch = [records[row] for row in rows]
                 with _head_outputs(model) as seen:
                     outputs = judge_batch(model, processor, batch)
-                for position, (level_logits, category_logits) in _riskiest_images(outputs).items():
-                    is_own = outputs.safety_image_rows == position
-                    windows = _windows(seen[-1], is_own)
-                    logits[rows[position]] = (level_logits, category_logits, windows)
+                levels, categories = outputs.safety_level_logits.cpu(), outputs.safety_category_logits.cpu()
+                images = _strictest_images(outputs, len(batch), model.config.safety_config)
+                for position, image in enumerate(images):
+                    windows = _windows(seen[-1], outputs.safety_image_rows == position)
+                    logits[rows[position]] = (levels[image], categories[image], windows)
                 bar.update(len(rows))
     finally:
         model.train(was_training)
@@ -189,14 +193,11 @@ def _windows(head_output: tuple, is_own: torch.BoolTensor) -> torch.Tensor:
     return logits[is_own.cpu()[:, None] & is_window]
 
 
-def _riskiest_images(outputs) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """Row of the batch to the logits of its image with the least p(level is safe); one that is not a number first."""
-    levels, categories = outputs.safety_level_logits.float().cpu(), outputs.safety_category_logits.float().cpu()
-    rows, safety = outputs.safety_image_rows.cpu(), levels.softmax(dim=-1)[:, 0].nan_to_num(-1.0)
-    riskiest = {}
-    for image in safety.argsort(descending=True).tolist():
-        riskiest[int(rows[image])] = (levels[image], categories[image])
-    return riskiest
+def _strictest_images(outputs, num_records: int, config: SafetyConfig) -> list[int]:
+    """Return the index of the image that decides each record of a batch, under the policy that was applied."""
+    policy = SafetyPolicy.create(outputs.safety_policy, config)
+    decision = decide(policy, outputs.safety_level_logits, outputs.safety_category_logits, config)
+    return decision.strictest_images(outputs.safety_image_rows, num_records).tolist()
 
 
 def split(

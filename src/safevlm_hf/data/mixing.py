@@ -27,7 +27,7 @@ from ..evaluation.benchmarks.pictures import find_picture_problems
 from ..evaluation.benchmarks.tables import Row, read_json, read_json_rows
 from ..evaluation.items import Item
 from ..files import write_text
-from ..modeling.safety_refusals import REFUSALS
+from ..modeling.refusal_texts import REFUSALS
 from .records import IMAGE_MARK, ROLES
 from .riskcards.tables import CATEGORIES, SAFE_ANSWERS
 

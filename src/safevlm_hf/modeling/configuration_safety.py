@@ -13,26 +13,16 @@ from .json_files import read_policy
 from .model_card import write_model_card
 from .safety_code import CarriesCodeMixin, auto_map, save_code
 from .safety_digest import safety_digests
+from .safety_policy import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SAFE, SafetyNames
 
 
-DEFAULT_CATEGORIES = [
-    "politics",
-    "illegal risk",
-    "insults and bullying",
-    "fairness",
-    "privacy",
-    "misleading",
-    "safe",
-]
-DEFAULT_LEVELS = ["safe", "low", "medium", "high"]
-SAFE = "safe"
 # Where a config names none. As wide as a tower and more, the projector has 239 million parameters on Qwen2.5-VL-7B.
 MAX_PROJECTOR_WIDTH = 1088
 GRID_SIZE = 24  # of LLaVA-1.5, the paper's backbone
 
 
 @strict
-class SafetyConfig(PreTrainedConfig):
+class SafetyConfig(PreTrainedConfig, SafetyNames):
     r"""
     The safety modules, for any vision language backbone. The projector's and the head's sizes are the published
     ones by default (arXiv 2405.13581, section 3). The windows, their gate and the condition tokens are ours:
@@ -169,16 +159,6 @@ class SafetyConfig(PreTrainedConfig):
     @property
     def reads_words(self) -> bool:
         return self.head_reading == "words"
-
-    @property
-    def safe_category(self) -> int:
-        """Index of the category `"safe"`."""
-        return self.categories.index(SAFE)
-
-    @property
-    def num_conditions(self) -> int:
-        """Rows of the condition table: one for safe, one for each risky (category, level)."""
-        return 1 + (len(self.levels) - 1) * (len(self.categories) - 1)
 
 
 SHORT_BLOCK = {"num_safety_tokens": 16, "num_condition_tokens": 8}

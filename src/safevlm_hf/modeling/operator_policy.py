@@ -2,12 +2,11 @@
 
 import json
 
-from .configuration_safety import SafetyConfig
-from .safety_policy import EVERY, RISK_THRESHOLD, SafetyPolicy
+from .safety_policy import EVERY, RISK_THRESHOLD, SafetyNames, SafetyPolicy
 
 
 def policy_in_force(
-    own: SafetyPolicy | dict | None, operator: SafetyPolicy | dict | None, config: SafetyConfig
+    own: SafetyPolicy | dict | None, operator: SafetyPolicy | dict | None, config: SafetyNames
 ) -> SafetyPolicy:
     """Return a checkpoint's policy, overridden by its operator's.
 
@@ -20,7 +19,7 @@ def policy_in_force(
 
 
 def describe_silencing(
-    own: SafetyPolicy | dict | None, operator: SafetyPolicy | dict | None, config: SafetyConfig
+    own: SafetyPolicy | dict | None, operator: SafetyPolicy | dict | None, config: SafetyNames
 ) -> str | None:
     """Return what `silencing_settings` finds as a sentence, and what to do about it; `None` where it finds nothing."""
     found = silencing_settings(SafetyPolicy.create(own, config), SafetyPolicy.create(operator, config), config)
@@ -33,7 +32,7 @@ def describe_silencing(
     )
 
 
-def silencing_settings(own: SafetyPolicy, operator: SafetyPolicy, config: SafetyConfig) -> dict:
+def silencing_settings(own: SafetyPolicy, operator: SafetyPolicy, config: SafetyNames) -> dict:
     """Return the settings of a checkpoint's policy under which less might be flagged than under the default, where
     `operator` refuses and does not name them; empty where there are none.
 
@@ -61,7 +60,7 @@ def silencing_settings(own: SafetyPolicy, operator: SafetyPolicy, config: Safety
     return {name: value for name, value in found.items() if value is not None and value != {}}
 
 
-def _acting(own: dict, given: dict, operator: SafetyPolicy, config: SafetyConfig) -> dict:
+def _acting(own: dict, given: dict, operator: SafetyPolicy, config: SafetyNames) -> dict:
     """Return the entries of `own` that hold for a category which the operator has on and does not name in `given`."""
     if EVERY in given:
         return {}

@@ -24,7 +24,8 @@ from .question_mask import (
     warn_that_all_counts,
 )
 from .safety_code import CarriesCodeMixin, auto_map, save_code
-from .safety_policy import SafetyVerdict, verdicts_from_logits
+from .safety_decision import verdicts_from_logits
+from .safety_policy import SafetyVerdict
 from .safety_words import SafetyWords, fill_up, load_words
 
 

@@ -20,8 +20,9 @@ except ImportError:  # Windows; appending alone is safe for one process
     fcntl = None
 
 from .configuration_safety import SafetyConfig
+from .safety_decision import decide, is_readable, verdicts_from_logits
 from .safety_inputs import SafetyImageOutput
-from .safety_policy import SafetyPolicy, condition_category, is_readable, verdicts_from_logits
+from .safety_policy import SafetyPolicy, condition_category
 
 
 UNREADABLE = "unreadable picture"  # in place of a category, where the pixels gave no verdict
@@ -177,7 +178,7 @@ def _verdict_lines(
         rows = encoded.safety_image_rows.tolist()
         conditions = encoded.safety_condition_ids.tolist()
         verdicts = verdicts_from_logits(level_logits, category_logits, rows, config, policy, conditions)
-        decided = policy.decide(level_logits, category_logits, config).condition_ids.tolist()
+        decided = decide(policy, level_logits, category_logits, config).condition_ids.tolist()
         readable = is_readable(level_logits, category_logits).tolist()
         for image, verdict in enumerate(verdicts):
             is_window = encoded.safety_is_window[image]

@@ -6,7 +6,8 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
 from .configuration_safety import SafetyConfig
-from .safety_policy import SafetyPolicy, condition_category, is_readable
+from .safety_decision import calibrated_risks, is_readable
+from .safety_policy import SafetyPolicy, Strictness, condition_category
 
 
 def inside_blocks(image_mask: torch.BoolTensor, block_lengths: list[int]) -> torch.BoolTensor:
@@ -160,13 +161,13 @@ def verdict_output(encoded: SafetyImageOutput, policy: SafetyPolicy) -> SafetyOu
 
 
 def decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tuple[int, float, str | None]]:
-    """Action id, risk and category of each sample's strictest image, by action, then by level, then by risk; no
-    category where the image cannot be read."""
-    strictest: list[tuple[tuple, str | None]] = [((0, 0, 0.0), None)] * len(safety_inputs.text_mask)
+    """Return action id, risk and category of each sample's strictest image; no category where the image cannot be
+    read."""
+    strictest: list[tuple[Strictness, str | None]] = [(Strictness(), None)] * len(safety_inputs.text_mask)
     for encoded in safety_inputs.record:
         level_logits, category_logits = encoded.safety_level_logits, encoded.safety_category_logits
         readable = is_readable(level_logits, category_logits)
-        risks = torch.where(readable, safety_inputs.policy.risks(level_logits), torch.inf)
+        risks = torch.where(readable, calibrated_risks(safety_inputs.policy, level_logits), torch.inf)
         columns = (
             encoded.safety_image_rows,
             encoded.safety_action_ids,
@@ -175,11 +176,11 @@ def decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tu
             encoded.safety_condition_ids,
             readable,
         )
-        for row, *strictness, condition, is_read in zip(*(column.tolist() for column in columns)):
-            if tuple(strictness) > strictest[row][0]:
-                category = condition_category(condition, config) if is_read else None
-                strictest[row] = (tuple(strictness), category)
-    return [(action, min(risk, 1.0), category) for (action, _, risk), category in strictest]
+        for row, *decided, condition, is_read in zip(*(column.tolist() for column in columns)):
+            strictness = Strictness(*decided)
+            if strictness > strictest[row][0]:
+                strictest[row] = strictness, condition_category(condition, config) if is_read else None
+    return [(one.action, min(one.risk, 1.0), category) for one, category in strictest]
 
 
 __all__ = [

@@ -15,10 +15,11 @@ from transformers.utils import torch_compilable_check
 
 from .safety_blocks import check_runs, check_structure
 from .safety_checks import check_question_ids
+from .safety_decision import SafetyDecision, decide, is_readable
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_losses import clean_losses
 from .safety_modules import readings_of
-from .safety_policy import DEFAULT_POLICY, SafetyDecision, SafetyPolicy, is_readable
+from .safety_policy import DEFAULT_POLICY, SafetyPolicy
 
 
 MAX_PIXEL = 1000.0  # Largest plausible `pixel_values`: normalised images reach about 3, unnormalised ones 255.
@@ -245,12 +246,12 @@ class JudgesImagesMixin:
 
         The policy decides every window before one is chosen: the riskiest window need not be the strictest, and adding
         words must never soften a decision."""
-        of_windows = policy.decide(level_logits, category_logits, self.config.safety_config)
+        of_windows = decide(policy, level_logits, category_logits, self.config.safety_config)
         window_ids = of_windows.strictest(is_window)
         chosen = window_ids[:, None, None]
         level_logits = level_logits.take_along_dim(chosen, dim=1)[:, 0]
         category_logits = category_logits.take_along_dim(chosen, dim=1)[:, 0]
-        decision = policy.decide(level_logits, category_logits, self.config.safety_config)
+        decision = decide(policy, level_logits, category_logits, self.config.safety_config)
         return level_logits, category_logits, decision, window_ids
 
     # -- the block ------------------------------------------------------------------------------------------------
@@ -319,8 +320,8 @@ def _no_question(safety_features: torch.Tensor, block_lengths: list[int]) -> Saf
 
 def _condition_ids(decision: SafetyDecision, rows: torch.LongTensor, safety_inputs: SafetyInputs) -> torch.LongTensor:
     """The row of the condition table for each image, (images,). A sample has one: that of its strictest image."""
-    samples = torch.arange(len(safety_inputs.text_mask), device=rows.device)
-    condition_ids = decision.condition_ids[decision.strictest(rows == samples[:, None])[rows]]
+    strictest = decision.strictest_images(rows, len(safety_inputs.text_mask))
+    condition_ids = decision.condition_ids[strictest[rows]]
     if safety_inputs.condition_ids is None:
         return condition_ids
     given = safety_inputs.condition_ids.to(condition_ids.device)

@@ -1,21 +1,32 @@
-"""What was seen ([`SafetyVerdict`]) and what to do about it ([`SafetyPolicy`])."""
+"""What was seen ([`SafetyVerdict`]) and what to do about it ([`SafetyPolicy`]), as plain data.
+
+This file and those that it imports need neither torch nor transformers, so that any runtime can use them;
+`safety_decision` does the same on tensors.
+"""
 
 import hashlib
 import json
-import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, asdict, dataclass, field, fields, is_dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-
-from .configuration_safety import SAFE, SafetyConfig
 from .json_files import read_json
-from .safety_refusals import REFUSALS
+from .refusal_texts import REFUSALS
 
 
+DEFAULT_CATEGORIES = [
+    "politics",
+    "illegal risk",
+    "insults and bullying",
+    "fairness",
+    "privacy",
+    "misleading",
+    "safe",
+]
+DEFAULT_LEVELS = ["safe", "low", "medium", "high"]
+SAFE = "safe"
 ACTIONS = ("answer", "review", "condition", "refuse")  # rising strictness; an action's id is its index
 ANSWER, REVIEW, CONDITION, REFUSE = range(len(ACTIONS))
 SETTABLE_ACTIONS = ("answer", "condition", "refuse")
@@ -25,6 +36,32 @@ RISK_THRESHOLD = 0.5  # of 1 - p(level is safe)
 # A temperature beyond makes all probabilities alike, so that no category reaches its threshold, or turns a risk over.
 LEAST_USUAL, MOST_USUAL = 0.2, 5.0
 TEMPERATURES = {"level": (0.05, 100.0), "category": (0.05, 100.0)}
+
+
+class SafetyNames:
+    """Names of the categories and levels of risk; [`SafetyConfig`] has those of a model.
+
+    Args:
+        categories: names of the risk categories; exactly one is `"safe"`. The default ones if unset.
+        levels: names of the risk levels, rising; the first is `"safe"`. The default ones if unset.
+    """
+
+    categories: list[str]
+    levels: list[str]
+
+    def __init__(self, categories: list[str] | None = None, levels: list[str] | None = None):
+        self.categories = list(DEFAULT_CATEGORIES) if categories is None else categories
+        self.levels = list(DEFAULT_LEVELS) if levels is None else levels
+
+    @property
+    def safe_category(self) -> int:
+        """Index of the category `"safe"`."""
+        return self.categories.index(SAFE)
+
+    @property
+    def num_conditions(self) -> int:
+        """Rows of the condition table: one for safe, one for each risky (category, level)."""
+        return 1 + (len(self.levels) - 1) * (len(self.categories) - 1)
 
 
 @dataclass(frozen=True)
@@ -58,51 +95,37 @@ class SafetyVerdict:
     review_categories: tuple[str, ...] = ()
 
 
-def strictest_verdict(verdicts: Sequence[SafetyVerdict]) -> SafetyVerdict | None:
-    """The verdict that decides about a sample: by action, then by level, then by risk. `None` if there is none."""
+class Strictness(NamedTuple):
+    """How strict a decision is: by action, then by level, then by risk, as tuples compare.
 
-    def strictness(verdict: SafetyVerdict) -> tuple[int, int, float]:
-        return ACTIONS.index(verdict.action), list(verdict.level_probabilities).index(verdict.level), verdict.risk
-
-    return max(verdicts, key=strictness, default=None)
-
-
-@dataclass(frozen=True)
-class SafetyDecision:
-    """What a policy does with each image, or with each window of each image.
+    `safety_decision.SafetyDecision.strictest` is the same order on tensors.
 
     Attributes:
-        condition_ids: (...), rows of the condition table.
-        action_ids: (...), indices of `ACTIONS`.
-        level_ids: (...), the level that was decided, 0 where it is answered.
-        risks: (...), 1 - p(level is safe); infinite where the pixels gave no verdict.
-        flagged: (..., categories), true where a category is over its threshold.
-        review: (..., categories), true where a category is in its review band.
+        action: index of `ACTIONS`.
+        level: index of the level's name; 0 is safe.
+        risk: 1 - p(level is safe); infinite where the pixels gave no verdict.
     """
 
-    condition_ids: torch.LongTensor
-    action_ids: torch.LongTensor
-    level_ids: torch.LongTensor
-    risks: torch.Tensor
-    flagged: torch.BoolTensor
-    review: torch.BoolTensor
+    action: int = 0
+    level: int = 0
+    risk: float = 0.0
 
-    def strictest(self, is_candidate: torch.BoolTensor) -> torch.LongTensor:
-        """Index, along the last dimension, of the strictest decision: by action, then by level, then by risk.
+    @classmethod
+    def of_verdict(cls, verdict: Mapping[str, Any]) -> "Strictness":
+        """Return the strictness of a verdict, given by field: `vars` of a [`SafetyVerdict`], or an audit trail's."""
+        level = list(verdict["level_probabilities"]).index(verdict["level"])
+        return cls(ACTIONS.index(verdict["action"]), level, verdict["risk"])
 
-        Args:
-            is_candidate: (..., decisions), which of them count; broadcast with (...), at least one along the last
-                dimension.
-        """
-        strictness = self.action_ids * (1 + self.level_ids.max()) + self.level_ids
-        strictness = torch.where(is_candidate, strictness, -1)
-        is_strictest = strictness == strictness.max(dim=-1, keepdim=True).values
-        return torch.where(is_strictest, self.risks, -1.0).argmax(dim=-1)
+
+def strictest_verdict(verdicts: Sequence[SafetyVerdict]) -> SafetyVerdict | None:
+    """Return the verdict that decides about a sample, by its [`Strictness`]; `None` if there is none."""
+    return max(verdicts, key=lambda verdict: Strictness.of_verdict(vars(verdict)), default=None)
 
 
 @dataclass(frozen=True)
 class SafetyPolicy:
-    r"""From the head's logits to a decision per image: the row of the condition table, and the action.
+    r"""The settings by which the head's logits become a decision per image (`safety_decision.decide`): the row of the
+    condition table, and the action.
 
     It is data: kept as a dict in `generation_config.json`, passed to one call as `generate(..., safety_policy=...)`,
     and needs no retraining (paper, section 3.3: control). What is not set leaves the default: every category is on,
@@ -127,7 +150,7 @@ class SafetyPolicy:
         remembered_turns: how many of the last turns of the users are the question, at least 1; all if unset. A prompt
             that does not say where turns begin is remembered whole.
         temperatures: `"level"` and `"category"` to the temperature of the head's logits (`safevlm calibrate`).
-        config ([`SafetyConfig`], *optional*): whose names are valid; the default categories and levels if unset. It is
+        config ([`SafetyNames`], *optional*): whose names are valid; the default categories and levels if unset. It is
             not kept: a model with a taxonomy of its own checks a policy against that when it is used.
 
     A sample with several images, or a conversation with earlier ones, is decided by its strictest image: it has one
@@ -152,9 +175,9 @@ class SafetyPolicy:
     language: str | None = None
     remembered_turns: int | None = None
     temperatures: dict[str, float] = field(default_factory=dict)
-    config: InitVar[SafetyConfig | None] = None
+    config: InitVar[SafetyNames | None] = None
 
-    def __post_init__(self, config: SafetyConfig | None):
+    def __post_init__(self, config: SafetyNames | None):
         _expect(self.enabled is None or isinstance(self.enabled, bool), "enabled", "true or false", self.enabled)
         _expect(_is_threshold(self.risk_threshold), "risk_threshold", "a probability in [0, 1]", self.risk_threshold)
         if self.risk_threshold is not None:
@@ -178,7 +201,7 @@ class SafetyPolicy:
             valid = f"'level' and 'category' to numbers in {TEMPERATURES['level']}"
             _expect(low <= value <= high and name in TEMPERATURES, "temperatures", valid, {name: value})
         self._check_contradictions()
-        self.check(SafetyConfig() if config is None else config)
+        self.check(SafetyNames() if config is None else config)
 
     def _check_map(self, name: str, is_valid, expected: str):
         values = getattr(self, name)
@@ -208,7 +231,7 @@ class SafetyPolicy:
                 )
 
     @classmethod
-    def create(cls, policy: "SafetyPolicy | dict | None", config: SafetyConfig | None = None) -> "SafetyPolicy":
+    def create(cls, policy: "SafetyPolicy | dict | None", config: SafetyNames | None = None) -> "SafetyPolicy":
         """A policy from a policy, its dict or nothing (the default); `config` as in the constructor.
 
         Raises `ValueError` where it is malformed, contradicts itself, or names what `config` does not have."""
@@ -232,7 +255,7 @@ class SafetyPolicy:
         return cls(**given, config=config)
 
     @classmethod
-    def from_file(cls, path, config: SafetyConfig | None = None) -> "SafetyPolicy":
+    def from_file(cls, path, config: SafetyNames | None = None) -> "SafetyPolicy":
         """Return the policy in a JSON file. Raises `ValueError` with the file's name and the reason, a key that comes
         twice among them."""
         policy = read_json(path)
@@ -241,7 +264,7 @@ class SafetyPolicy:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    def override(self, other: "SafetyPolicy | dict | None", config: SafetyConfig | None = None) -> "SafetyPolicy":
+    def override(self, other: "SafetyPolicy | dict | None", config: SafetyNames | None = None) -> "SafetyPolicy":
         """This policy with what `other` sets in place of its own, name by name: a deployment's over a checkpoint's.
 
         What `other` sets for `"*"` holds for every category that it does not name, also where this policy does."""
@@ -288,7 +311,7 @@ class SafetyPolicy:
         """SHA-256 of the policy, in hex: two policies with equal settings share it."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
-    def check(self, config: SafetyConfig):
+    def check(self, config: SafetyNames):
         """Raise `ValueError` when the policy names a category or level that `config` does not have, or is stricter on
         a lower level than on a higher one."""
         valid = [name for name in config.categories if name != SAFE]
@@ -313,7 +336,7 @@ class SafetyPolicy:
                     f"Contradiction in the safety policy: the actions of {name!r} fall as the level rises, {found}."
                 )
 
-    def action(self, category: str, level: str, config: SafetyConfig) -> str:
+    def action(self, category: str, level: str, config: SafetyNames) -> str:
         """What a flagged `category` at a risky `level` leads to, all by name. A level that is not set is answered
         under its condition, or as strictly as the level below it."""
         given = {**self.actions.get(EVERY, {}), **self.actions.get(category, {})}
@@ -334,9 +357,9 @@ class SafetyPolicy:
         """Whether the category, by name, can be flagged."""
         return category != SAFE and _of(self.categories, category) is not False
 
-    def refuses(self, config: SafetyConfig) -> bool:
+    def refuses(self, config: SafetyNames) -> bool:
         """Whether the policy can lead to a refusal at all."""
-        return self.enabled is not False and any(REFUSE in row for row in self._action_table(config))
+        return self.enabled is not False and any(REFUSE in row for row in self.action_table(config))
 
     def refusal(self, category: str | None) -> str:
         """The fixed text of a refusal for a category by name; `None` where an image cannot be read."""
@@ -345,8 +368,8 @@ class SafetyPolicy:
         ours = REFUSALS[self.language or "en"]
         return self.refusals.get(EVERY, ours[EVERY]) if category is None else ours.get(category, ours[EVERY])
 
-    def _action_table(self, config: SafetyConfig) -> list[list[int]]:
-        """Action ids, (categories, levels - 1); a category that is off is answered."""
+    def action_table(self, config: SafetyNames) -> list[list[int]]:
+        """Return action ids, (categories, levels - 1); a category that is off is answered."""
         return [
             [
                 ACTIONS.index(self.action(name, level, config)) if self.is_on(name) else ANSWER
@@ -354,75 +377,6 @@ class SafetyPolicy:
             ]
             for name in config.categories
         ]
-
-    def probabilities(self, logits: torch.Tensor, part: str) -> torch.Tensor:
-        """Calibrated probabilities from logits (..., classes); `part` is `"level"` or `"category"`."""
-        # The largest logit becomes 0 first, so that no temperature can make a finite one infinite.
-        shifted = logits.float() - logits.float().max(dim=-1, keepdim=True).values
-        return (shifted / self.temperatures.get(part, 1.0)).softmax(dim=-1)
-
-    def decide(
-        self, level_logits: torch.Tensor, category_logits: torch.Tensor, config: SafetyConfig
-    ) -> SafetyDecision:
-        """Decisions for logits (..., levels) and (..., categories).
-
-        Tensor operations only: no value of a tensor is read on the host."""
-        probabilities = self.probabilities(category_logits, "category")
-        risks = self.risks(level_logits)
-        risky_level = level_logits[..., 1:].argmax(dim=-1)
-
-        def constant(values, **kwargs):
-            # Without waiting: a blocking copy would stall the prefill.
-            return torch.tensor(values, **kwargs).to(level_logits.device, non_blocking=True)
-
-        is_on = constant([self.is_on(name) for name in config.categories])
-        thresholds = constant([_number(self.thresholds, name) for name in config.categories], dtype=torch.float32)
-        reviews = constant([_number(self.review_thresholds, name) for name in config.categories], dtype=torch.float32)
-        by_risk = self._flag_by_risk(risks, category_logits, is_on, config)
-        flagged = torch.where(thresholds.isnan(), by_risk, (probabilities >= thresholds) & is_on)
-        review = (probabilities >= reviews) & ~flagged & is_on  # false where the band is not set (NaN)
-
-        table = constant(self._action_table(config))
-        actions = table.t()[risky_level]  # (..., categories), as if each were flagged
-        actions = torch.where(flagged, actions, torch.where(review, actions.clamp(max=REVIEW), ANSWER))
-        strictest = actions.max(dim=-1, keepdim=True).values
-        chosen = torch.where(actions == strictest, probabilities, -1.0).argmax(dim=-1)
-        action_ids = strictest[..., 0]
-        level_ids = torch.where(action_ids == ANSWER, 0, risky_level + 1)
-        condition_ids = torch.where(action_ids == ANSWER, 0, condition_rows(risky_level + 1, chosen, config))
-
-        # Pixels that are not numbers give no verdict: the last row (a highest level) stands for them, and the
-        # strictest action that the policy has, whichever category their logits seem to name.
-        readable = is_readable(level_logits, category_logits)
-        condition_ids = torch.where(readable, condition_ids, config.num_conditions - 1)
-        level_ids = torch.where(readable, level_ids, len(config.levels) - 1)
-        action_ids = torch.where(readable, action_ids, table.max().clamp(min=CONDITION))
-        risks = torch.where(readable, risks, torch.inf)
-        if self.enabled is False:
-            nothing = torch.zeros_like(condition_ids)
-            return SafetyDecision(nothing, nothing, nothing, risks, flagged & False, review & False)
-        return SafetyDecision(condition_ids, action_ids, level_ids, risks, flagged, review)
-
-    def risks(self, level_logits: torch.Tensor) -> torch.Tensor:
-        """1 - p(level is safe), calibrated, for logits (..., levels); small ones are exact, too."""
-        return self.probabilities(level_logits, "level")[..., 1:].sum(dim=-1)
-
-    def _flag_by_risk(
-        self, risks: torch.Tensor, category_logits: torch.Tensor, is_on: torch.BoolTensor, config: SafetyConfig
-    ) -> torch.BoolTensor:
-        """Where the risk decides: the most probable risky category that is on, (..., categories).
-
-        What is switched off takes its share of the risk with it: otherwise its images would be flagged all the same,
-        as whichever other category happens to come next."""
-        columns = torch.arange(len(config.categories), device=is_on.device)
-        shares = self.probabilities(
-            category_logits.masked_fill(columns == config.safe_category, -torch.inf), "category"
-        )
-        is_off = ~is_on & (columns != config.safe_category)
-        risks = risks * (1 - (shares * is_off).sum(dim=-1))
-        most_probable = category_logits.masked_fill(~is_on, -torch.inf).argmax(dim=-1, keepdim=True) == columns
-        threshold = RISK_THRESHOLD if self.risk_threshold is None else self.risk_threshold
-        return most_probable & (risks > threshold)[..., None] & is_on
 
 
 def _expect(is_valid: bool, name: str, expected: str, got):
@@ -468,24 +422,7 @@ def _override_actions(own: dict[str, dict], given: dict[str, dict]) -> dict[str,
     }
 
 
-def _number(values: dict, category: str) -> float:
-    value = _of(values, category)
-    return math.nan if value is None else value
-
-
-def is_readable(level_logits: torch.Tensor, category_logits: torch.Tensor) -> torch.BoolTensor:
-    """Whether each image, or window, gave a verdict at all, (...)."""
-    return torch.isfinite(level_logits).all(dim=-1) & torch.isfinite(category_logits).all(dim=-1)
-
-
-def condition_rows(levels: torch.Tensor, categories: torch.Tensor, config: SafetyConfig) -> torch.LongTensor:
-    """Rows of the condition table, 0 where the level or the category is safe. Shapes are kept."""
-    risky_category = categories - (categories > config.safe_category).long()
-    rows = 1 + risky_category * (len(config.levels) - 1) + (levels - 1)
-    return torch.where((levels == 0) | (categories == config.safe_category), 0, rows)
-
-
-def condition_name(row: int, config: SafetyConfig) -> str:
+def condition_name(row: int, config: SafetyNames) -> str:
     """Name of a row of the condition table: `"safe"` or `"<category>, <level>"`."""
     if row == 0:
         return SAFE
@@ -493,18 +430,18 @@ def condition_name(row: int, config: SafetyConfig) -> str:
     return f"{category}, {level}"
 
 
-def _split_row(row: int, config: SafetyConfig) -> tuple[str, str]:
+def _split_row(row: int, config: SafetyNames) -> tuple[str, str]:
     category, level = divmod(row - 1, len(config.levels) - 1)
     risky = [name for index, name in enumerate(config.categories) if index != config.safe_category]
     return risky[category], config.levels[level + 1]
 
 
-def condition_category(row: int, config: SafetyConfig) -> str:
+def condition_category(row: int, config: SafetyNames) -> str:
     """Category, by name, of a row of the condition table."""
     return SAFE if row == 0 else _split_row(row, config)[0]
 
 
-def condition_text(row: int, config: SafetyConfig) -> str:
+def condition_text(row: int, config: SafetyNames) -> str:
     """The prompt that a row of the condition table starts from (paper, section 3.3: the hint text)."""
     level = 0 if row == 0 else (row - 1) % (len(config.levels) - 1) + 1
     if level == 0:
@@ -514,90 +451,20 @@ def condition_text(row: int, config: SafetyConfig) -> str:
     return f"Risk: {condition_name(row, config)}. {advice}"
 
 
-def verdicts_from_logits(
-    level_logits: torch.Tensor,
-    category_logits: torch.Tensor,
-    samples: list[int],
-    config: SafetyConfig,
-    policy: SafetyPolicy | dict | None = None,
-    condition_ids: list[int] | None = None,
-) -> list[SafetyVerdict]:
-    """One [`SafetyVerdict`] an image, from logits (images, levels) and (images, categories).
-
-    The policy decides again what it decided then; `condition_ids`, where given, are those that were applied."""
-    policy = SafetyPolicy.create(policy, config)
-    decision = policy.decide(level_logits, category_logits, config)
-    condition_ids = decision.condition_ids.tolist() if condition_ids is None else condition_ids
-    # As the policy: what cannot be read is reported at the highest level, never as safe.
-    unreadable = ~is_readable(level_logits, category_logits)
-    last_risky = max(index for index in range(len(config.categories)) if index != config.safe_category)
-    probabilities = {}
-    for part, logits, column in (
-        ("level", level_logits, len(config.levels) - 1),
-        ("category", category_logits, last_risky),
-    ):
-        certain = (torch.arange(logits.shape[-1], device=logits.device) == column).float()
-        probabilities[part] = torch.where(unreadable[:, None], certain, policy.probabilities(logits, part)).tolist()
-    verdicts = []
-    threshold = RISK_THRESHOLD if policy.risk_threshold is None else policy.risk_threshold
-    for image, (sample, row) in enumerate(zip(samples, condition_ids)):
-        by_level = dict(zip(config.levels, probabilities["level"][image]))
-        by_category = dict(zip(config.categories, probabilities["category"][image]))
-        risk = sum(probabilities["level"][image][1:])
-        is_risky = risk > threshold or bool(decision.flagged[image].any())
-        verdicts.append(
-            SafetyVerdict(
-                sample=sample,
-                category=_most_probable(by_category) if is_risky else SAFE,
-                level=_most_probable(by_level) if is_risky else SAFE,
-                risk=min(risk, 1.0),
-                category_probabilities=by_category,
-                level_probabilities=by_level,
-                condition=condition_name(row, config),
-                action=ACTIONS[int(decision.action_ids[image])],
-                flagged_categories=_names(decision.flagged[image], by_category),
-                review_categories=_names(decision.review[image], by_category),
-            )
-        )
-    return verdicts
-
-
-def _most_probable(probabilities: dict[str, float]) -> str:
-    """The most probable name that is not safe."""
-    return max((name for name in probabilities if name != SAFE), key=probabilities.get)
-
-
-def predicted_ids(
-    level_logits: torch.Tensor, category_logits: torch.Tensor, config: SafetyConfig
-) -> tuple[torch.LongTensor, torch.LongTensor]:
-    """Level and category, both (images,), of verdicts under the default policy: safe in both where the risk is not
-    over its threshold, otherwise the most probable risky ones."""
-    is_risky = DEFAULT_POLICY.risks(level_logits) > RISK_THRESHOLD
-    columns = torch.arange(category_logits.shape[-1], device=category_logits.device)
-    category = category_logits.masked_fill(columns == config.safe_category, -torch.inf).argmax(dim=-1)
-    level = level_logits[..., 1:].argmax(dim=-1) + 1
-    return torch.where(is_risky, level, 0), torch.where(is_risky, category, config.safe_category)
-
-
-def _names(chosen: torch.BoolTensor, probabilities: dict[str, float]) -> tuple[str, ...]:
-    names = [name for name, is_chosen in zip(probabilities, chosen.tolist()) if is_chosen]
-    return tuple(sorted(names, key=probabilities.get, reverse=True))
-
-
 DEFAULT_POLICY = SafetyPolicy()  # built here: full-graph compilation cannot build one in forward
 
 __all__ = [
     "ACTIONS",
+    "DEFAULT_CATEGORIES",
+    "DEFAULT_LEVELS",
     "DEFAULT_POLICY",
-    "SafetyDecision",
+    "SAFE",
+    "SafetyNames",
     "SafetyPolicy",
     "SafetyVerdict",
+    "Strictness",
     "condition_category",
     "condition_name",
-    "condition_rows",
     "condition_text",
-    "is_readable",
-    "predicted_ids",
     "strictest_verdict",
-    "verdicts_from_logits",
 ]

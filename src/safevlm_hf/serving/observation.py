@@ -1,6 +1,6 @@
 """What was decided on one request, before its first token: for the audit trail, the metrics and the answer."""
 
-from ..modeling import SafetyAudit
+from ..modeling.safety_audit import SafetyAudit
 from .metrics import Metrics
 from .routes import MODERATIONS, OWN_ID
 from .settings import Settings

@@ -13,9 +13,10 @@ from prometheus_client import start_http_server
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.cli.serving.server import build_server
 
-from ..modeling import SafetyAudit, SafetyPolicy
 from ..modeling.model_card import describe_scope
 from ..modeling.operator_policy import policy_in_force
+from ..modeling.safety_audit import SafetyAudit
+from ..modeling.safety_policy import SafetyPolicy
 from ..modeling.safety_refusals import all_refusal_ids
 from ..version import __version__
 from .chat import SafeChatHandler

@@ -12,7 +12,7 @@ from ..evaluation.answering import Prediction, answer_records
 from ..evaluation.metrics import load_metric
 from ..extras import needs_extra
 from ..modeling.model_card import write_model_card
-from ..modeling.safety_policy import predicted_ids
+from ..modeling.safety_decision import predicted_ids
 from .checkpoints import STATE, remove_older
 from .stages import merge, unwrap, with_weights
 from .terminal import replace_progress

@@ -14,6 +14,7 @@ from safevlm_hf.evaluation.attacks.losses import (
 )
 from safevlm_hf.evaluation.attacks.white_box import SAFE_CONDITION, WhiteBox
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
+from safevlm_hf.modeling.safety_decision import decide
 from safevlm_hf.modeling.safety_inputs import SafetyImageOutput
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
@@ -35,7 +36,7 @@ def draw_windows(images=400, windows=5):
 def flagged_and_margins(policy):
     logits, is_window = draw_windows()
     levels, categories = logits.split([len(CONFIG.levels), len(CONFIG.categories)], dim=-1)
-    decision = policy.decide(levels, categories, CONFIG)
+    decision = decide(policy, levels, categories, CONFIG)
     is_flagged = ((decision.action_ids > 0) & is_window).any(dim=1)
     encoded = SafetyImageOutput(safety_window_logits=logits, safety_is_window=is_window)
     return is_flagged, risk_margins(encoded, policy, CONFIG)

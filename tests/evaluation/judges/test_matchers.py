@@ -11,7 +11,7 @@ from safevlm_hf.evaluation.judges.matchers import (
     Keywords,
     published_matchers,
 )
-from safevlm_hf.modeling.safety_refusals import REFUSALS
+from safevlm_hf.modeling.refusal_texts import REFUSALS
 
 
 LISTS = (VLGUARD, HOLISAFE, XSTEST, MSSBENCH)

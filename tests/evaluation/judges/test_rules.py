@@ -11,7 +11,7 @@ from safevlm_hf.data.riskcards import SAFE_ANSWERS, TEXT_REFUSAL, draw_riskcards
 from safevlm_hf.evaluation.judges import rules
 from safevlm_hf.evaluation.judges.grammar import GRAMMARS, LISTS
 from safevlm_hf.evaluation.judges.rules import RulesJudge, classify_answer, is_answered
-from safevlm_hf.modeling.safety_refusals import REFUSALS as BUILT_IN
+from safevlm_hf.modeling.refusal_texts import REFUSALS as BUILT_IN
 
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "judges"

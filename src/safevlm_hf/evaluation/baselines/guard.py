@@ -20,7 +20,7 @@ from safevlm_hf.evaluation.pipeline import Candidate
 from safevlm_hf.evaluation.plain_texts import with_plain_texts, with_question
 from safevlm_hf.evaluation.protocol.fingerprints import weights_hash
 from safevlm_hf.evaluation.protocol.strict_json import short_digest, shorten
-from safevlm_hf.modeling.safety_refusals import REFUSALS
+from safevlm_hf.modeling.refusal_texts import REFUSALS
 
 
 SAFE, UNSAFE = "safe", "unsafe"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.protocol.strict_json import digest, shorten
+from ..items import Answer, Item
+from ..protocol.strict_json import digest, shorten
 
 
 @dataclass(frozen=True)

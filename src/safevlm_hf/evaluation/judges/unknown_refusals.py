@@ -1,12 +1,10 @@
 """Refusals of a policy that keyword judges do not recognise: on published benchmarks they would count as answers."""
 
-from safevlm_hf.modeling.configuration_safety import SAFE, SafetyConfig
-from safevlm_hf.modeling.safety_policy import SafetyPolicy
-
+from ...modeling.safety_policy import SAFE, SafetyNames, SafetyPolicy
 from .matchers import published_matchers
 
 
-def unknown_refusals(policy: SafetyPolicy | dict | None, config: SafetyConfig | None = None) -> list[tuple[str, str]]:
+def unknown_refusals(policy: SafetyPolicy | dict | None, config: SafetyNames | None = None) -> list[tuple[str, str]]:
     """The fixed texts of a policy's refusals that no published keyword judge takes for a refusal, as (category, text).
 
     Texts of the policy's own are looked at whatever its actions are, for a file may override another policy that
@@ -19,7 +17,7 @@ def unknown_refusals(policy: SafetyPolicy | dict | None, config: SafetyConfig | 
     Raises:
         ValueError: the policy is malformed, or names what the config does not have.
     """
-    config = SafetyConfig() if config is None else config
+    config = SafetyNames() if config is None else config
     policy = SafetyPolicy.create(policy, config)
     judges = published_matchers()
     texts = {name: policy.refusal(None if name == "*" else name) for name in _refused(policy, config)}
@@ -28,7 +26,7 @@ def unknown_refusals(policy: SafetyPolicy | dict | None, config: SafetyConfig | 
     return [(name, text) for name, text in texts.items() if not any(one.keywords.find(text) for one in judges)]
 
 
-def _refused(policy: SafetyPolicy, config: SafetyConfig) -> list[str]:
+def _refused(policy: SafetyPolicy, config: SafetyNames) -> list[str]:
     """The categories that the policy refuses at some level, after `"*"` if there are any."""
     if not policy.refuses(config):
         return []

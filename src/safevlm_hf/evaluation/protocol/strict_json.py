@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from safevlm_hf.modeling.json_files import unique_keys
+from ...modeling.json_files import unique_keys
 
 
 MAX_LEVELS = 50
