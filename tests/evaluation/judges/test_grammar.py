@@ -6,7 +6,7 @@ import pytest
 from safevlm_hf.evaluation.judges import rules
 from safevlm_hf.evaluation.judges.grammar import FOLDER, GRAMMARS, LISTS, load_grammar
 from safevlm_hf.evaluation.judges.rules import classify_answer
-from safevlm_hf.modeling.safety_refusals import REFUSALS
+from safevlm_hf.modeling.refusal_texts import REFUSALS
 
 
 WHOLE_TEXT = ("care", "drafts")  # at its start
