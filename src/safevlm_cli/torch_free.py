@@ -8,4 +8,6 @@ checkpoint's code is, so their classes are not those of `safevlm_hf`. They must 
 from importlib.util import find_spec
 
 
-__path__ = find_spec("safevlm_hf").submodule_search_locations  # this makes a package of the module
+_library = find_spec("safevlm_hf")
+assert _library is not None  # both packages are installed together
+__path__ = _library.submodule_search_locations  # this makes a package of the module
