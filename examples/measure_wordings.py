@@ -74,10 +74,14 @@ def main():
 
 def attack_rows() -> Iterator[Row]:
     """What an attacker asked: before the first try, and then seeing how many cards were flagged."""
-    kinds = {"content": "requests, before the first try", "look": ABOUT_THE_LOOK, "attack": "all that was tried later"}
+    kinds = {
+        "content": "an attacker's requests, before the first try",
+        "look": "an attacker's questions about the look",
+        "attack": "all that the attacker tried later",
+    }
     for kind, name in kinds.items():
         texts = [one.text for one in wordings_of_others(kind, hand=ATTACKER)]
-        yield Row(f"an attacker's {name}", (Part(),), convert=partial(ask_in_words, texts=texts, prose=[]))
+        yield Row(name, (Part(),), convert=partial(ask_in_words, texts=texts, prose=[]))
 
 
 def benchmark_rows(mossbench: Path | None) -> Iterator[Row]:
