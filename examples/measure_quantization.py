@@ -12,9 +12,9 @@ from transformers import BitsAndBytesConfig, TorchAoConfig
 from transformers.utils import is_bitsandbytes_available, is_torchao_available, logging
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaModel, SafeLlavaProcessor
+from safevlm_hf.asking import encode_prompts
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import write_riskcards
-from safevlm_hf.evaluation.answering import encode_prompts
 
 
 def main():

@@ -11,10 +11,10 @@ from quantisers import QUANTISERS
 from tiny_training import NANO_SAFETY
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaModel, SafeLlavaProcessor
+from safevlm_hf.asking import encode_prompts
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import write_riskcards
-from safevlm_hf.evaluation.answering import encode_prompts
 from safevlm_hf.modeling.safety_policy import ACTIONS
 
 

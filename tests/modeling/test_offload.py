@@ -5,7 +5,7 @@ import torch
 from accelerate import infer_auto_device_map
 
 from safevlm_hf import SafeLlavaForConditionalGeneration
-from safevlm_hf.evaluation.answering import encode_prompts
+from safevlm_hf.asking import encode_prompts
 
 
 SAFETY = ("safety_projector", "safety_tokens", "safety_head", "safety_conditions")

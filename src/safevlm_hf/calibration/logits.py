@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from tqdm.auto import tqdm
 
+from safevlm_hf.asking import ask_records, assess_records
 from safevlm_hf.data.records import JOIN_MARK
-from safevlm_hf.evaluation.answering import judge_batch, longest_first
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.safety_decision import decide, is_readable
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
@@ -91,7 +91,8 @@ def collect_verdict_logits(
     records = list(records)
     left_out = {index: reason for index, one in enumerate(records) if (reason := _unusable(one, model))}
     used = [index for index in range(len(records)) if index not in left_out]
-    logits = _assess(model, processor, [records[index] for index in used], batch_size, progress)
+    assess = partial(_assess, model, processor)
+    logits = ask_records(assess, model, [records[index] for index in used], batch_size, "assessing", progress)
     for index, (level_logits, category_logits, _) in zip(used, logits):
         if not is_readable(level_logits[None], category_logits[None]):
             left_out[index] = "no verdict (pixels that are not numbers)"
@@ -151,28 +152,15 @@ def _report_left_out(records: Sequence[dict], left_out: dict[int, str]) -> None:
 
 
 @torch.inference_mode()
-def _assess(model, processor, records: list[dict], batch_size: int, progress: bool) -> list[tuple]:
+def _assess(model, processor, records: list[dict]) -> list[tuple]:
     """Per record (levels,) and (categories,) logits of its strictest image, and the logits of all windows."""
-    order = longest_first(records)
-    logits: list = [None] * len(records)
-    was_training = model.training
-    model.eval()
-    try:
-        with tqdm(total=len(records), desc="assessing", unit="record", disable=not progress) as bar:
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = [records[row] for row in rows]
-                with _head_outputs(model) as seen:
-                    outputs = judge_batch(model, processor, batch)
-                levels, categories = outputs.safety_level_logits.cpu(), outputs.safety_category_logits.cpu()
-                images = _strictest_images(outputs, len(batch), model.config.safety_config)
-                for position, image in enumerate(images):
-                    windows = _windows(seen[-1], outputs.safety_image_rows == position)
-                    logits[rows[position]] = (levels[image], categories[image], windows)
-                bar.update(len(rows))
-    finally:
-        model.train(was_training)
-    return logits
+    with _head_outputs(model) as seen:
+        outputs = assess_records(model, processor, records)
+    levels, categories = outputs.safety_level_logits.cpu(), outputs.safety_category_logits.cpu()
+    return [
+        (levels[image], categories[image], _windows(seen[-1], outputs.safety_image_rows == row))
+        for row, image in enumerate(_strictest_images(outputs, len(records), model.config.safety_config))
+    ]
 
 
 @contextmanager

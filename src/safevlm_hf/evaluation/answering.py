@@ -2,18 +2,15 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-import torch
-
+from safevlm_hf.asking import ask_records, assess_records, encode_prompts, generate, last_answer, verdicts_by_row
 from safevlm_hf.calibration.rates import Rate
-from safevlm_hf.data.records import IGNORE_INDEX, load_image
+from safevlm_hf.data.records import IGNORE_INDEX
 from safevlm_hf.evaluation.judges.rules import AnswerClass, classify_answer
 from safevlm_hf.modeling.safety_policy import strictest_verdict
-from safevlm_hf.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -99,15 +96,12 @@ def answer_records(
     Returns:
         One prediction per record, in their order.
     """
-    answer = partial(
-        _answer_batch,
-        model,
-        processor,
-        question_mask=question_mask,
-        max_new_tokens=max_new_tokens,
-        **generate_kwargs,
-    )
-    return _predict(answer, model, records, batch_size, "answering" if progress else None)
+
+    def answer(batch: Sequence[dict]) -> list[Prediction]:
+        inputs = encode_prompts(processor, batch, question_mask)
+        return answer_inputs(model, processor, batch, inputs, max_new_tokens=max_new_tokens, **generate_kwargs)
+
+    return ask_records(answer, model, records, batch_size, "answering", progress)
 
 
 def judge_records(
@@ -130,132 +124,29 @@ def judge_records(
     Returns:
         One prediction per record, in their order, without an answer.
     """
-    judge = partial(_judge_batch, model, processor, question_mask=question_mask, safety_policy=safety_policy)
-    return _predict(judge, model, records, batch_size, "judging" if progress else None)
+
+    def judge(batch: Sequence[dict]) -> list[Prediction]:
+        outputs = assess_records(model, processor, batch, question_mask, safety_policy)
+        verdicts = verdicts_by_row(processor, outputs, len(batch))
+        return [_prediction(record, None, found) for record, found in zip(batch, verdicts, strict=True)]
+
+    return ask_records(judge, model, records, batch_size, "judging", progress)
 
 
-def _predict(predict, model, records: Sequence[dict], batch_size: int, title: str | None) -> list[Prediction]:
-    """`predict` on batches of records of like length, in the records' order. A title is shown with the progress."""
-    records = list(records)
-    order = longest_first(records)
-    predictions: list = [None] * len(records)
-    was_training = model.training
-    model.eval()
-    try:
-        with Progress(len(records), title or "", "record", is_shown=title is not None) as bar:
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                for row, prediction in zip(rows, predict([records[row] for row in rows]), strict=True):
-                    predictions[row] = prediction
-                bar.update(len(rows))
-    finally:
-        model.train(was_training)
-    return predictions
-
-
-def _judge_batch(model, processor, records: list[dict], **options) -> list[Prediction]:
-    verdicts = verdicts_by_sample(processor, judge_batch(model, processor, records, **options))
-    return [_prediction(record, None, verdicts[row]) for row, record in enumerate(records)]
-
-
-def _answer_batch(
-    model, processor, records: list[dict], question_mask: bool = True, **generate_kwargs
-) -> list[Prediction]:
-    inputs = encode_prompts(processor, records, question_mask)
-    return answer_inputs(model, processor, records, inputs, **generate_kwargs)
-
-
-@torch.no_grad()  # not `inference_mode`: ZeRO-3 keeps weights that it gathers here, and goes on training with them
 def answer_inputs(model, processor, records: Sequence[dict], inputs, **generate_kwargs) -> list[Prediction]:
-    """Greedy answers to records that are encoded already, as by `encode_prompts`."""
-    outputs = model.generate(
-        **inputs.to(model.device, model.dtype),
-        do_sample=False,
-        num_beams=1,
-        return_dict_in_generate=True,
-        **generate_kwargs,
-    )
-    new_tokens = outputs.sequences[:, inputs["input_ids"].shape[1] :]
-    answers = processor.batch_decode(new_tokens, skip_special_tokens=True)
-    verdicts = verdicts_by_sample(processor, outputs)
+    """Return greedy answers to records that are encoded already, as by `encode_prompts`."""
+    answers, verdicts = generate(model, processor, inputs, do_sample=False, num_beams=1, **generate_kwargs)
     return [
-        _prediction(record, answer.strip(), verdicts[row])
-        for row, (record, answer) in enumerate(zip(records, answers, strict=True))
+        _prediction(record, answer.strip(), found)
+        for record, answer, found in zip(records, answers, verdicts, strict=True)
     ]
-
-
-def verdicts_by_sample(processor, outputs) -> dict[int, list]:
-    """Row of the batch to the verdicts on its images, in their order; empty for a stock model."""
-    verdicts = defaultdict(list)
-    if hasattr(processor, "post_process_safety"):
-        for verdict in processor.post_process_safety(outputs):
-            verdicts[verdict.sample].append(verdict)
-    return verdicts
-
-
-def encode_prompts(processor, records: Sequence[dict], question_mask: bool = True):
-    """The last question of each record, and what comes before it, as a model's inputs with left padding.
-
-    Args:
-        question_mask: carry the processor's mask of the users' words, if it makes one. Without it all text counts.
-    """
-    conversations = [_prompt(record) for record in records]
-    inputs = processor.apply_chat_template(
-        conversations,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": "left"},
-    )
-    if not question_mask:
-        for name in ("question_mask", "question_ids"):
-            inputs.pop(name, None)
-    return inputs
-
-
-@torch.no_grad()
-def judge_batch(model, processor, records: Sequence[dict], question_mask: bool = True, safety_policy=None):
-    """`model.assess` on the last question of each record: verdicts alone, no language model is run."""
-    inputs = encode_prompts(processor, records, question_mask).to(model.device, model.dtype)
-    return model.assess(**inputs, safety_policy=safety_policy)
-
-
-def longest_first(records: Sequence[dict]) -> list[int]:
-    """Indices of the records, so that batches are of like length, and memory runs out early or not at all."""
-    return sorted(range(len(records)), key=lambda index: _length(records[index]), reverse=True)
-
-
-def _prompt(record: dict) -> list[dict]:
-    """The messages before the last answer, with the images in their places."""
-    images = iter(record["images"])
-    return [
-        {"role": message["role"], "content": [_part(part, images) for part in message["content"]]}
-        for message in record["messages"][: _last_answer(record)]
-    ]
-
-
-def _part(part: dict, images: Iterator[str]) -> dict:
-    if part["type"] == "image":
-        return {"type": "image", "image": load_image(next(images))}
-    return {"type": part["type"], "text": part["text"]}
-
-
-def _last_answer(record: dict) -> int:
-    return max(index for index, message in enumerate(record["messages"]) if message["role"] == "assistant")
 
 
 def _last_text(record: dict, role: str) -> str:
     """What this role said last, up to the last answer."""
-    messages = record["messages"][: _last_answer(record) + 1]
+    messages = record["messages"][: last_answer(record) + 1]
     content = next((message["content"] for message in reversed(messages) if message["role"] == role), [])
     return " ".join(part["text"] for part in content if part["type"] == "text")
-
-
-def _length(record: dict) -> tuple[int, int]:
-    """Images and characters of a record: every image takes the same positions, more than most texts."""
-    parts = [part for message in record["messages"] for part in message["content"]]
-    return len(record["images"]), sum(len(part.get("text") or "") for part in parts)
 
 
 def _prediction(record: dict, answer: str | None, verdicts: Sequence) -> Prediction:

@@ -1,20 +1,15 @@
 """A system's answers to a benchmark's items, in batches, kept on disk as they come."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from tqdm.auto import tqdm
 
-from safevlm_hf.data.records import load_image
-from safevlm_hf.evaluation.answering import verdicts_by_sample
+from safevlm_hf.asking import check_room, encode, generate, in_batches, place_images
 from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.plain_texts import special_tokens, with_plain_texts
 from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
 from safevlm_hf.modeling.safety_policy import strictest_verdict
-
-
-class PromptTooLong(ValueError):
-    """A prompt and its answer have no room in the model's context."""
 
 
 AnswerBatch = Callable[[Sequence[Item]], list[Answer]]
@@ -35,13 +30,15 @@ def answer_items(
         batch_size: items per batch, at least 1.
     """
     found = {item.id: cache.get(item) for item in items}
-    pending = [item for item in items if found[item.id] is None]
+    pending = sorted((item for item in items if found[item.id] is None), key=lambda item: item.id)
     with tqdm(total=len(items), initial=len(items) - len(pending), desc="answering", disable=not progress) as bar:
-        for batch in _batches(pending, batch_size):
-            for item, given in zip(batch, _answer_or_fail(answer, batch), strict=True):
-                found[item.id] = cache.put(item, given)
-            cache.flush()
-            bar.update(len(batch))
+        for has_images in (True, False):  # apart: stock processors take no batch of both
+            asked = [item for item in pending if bool(item.images) is has_images]
+            for rows, answers in in_batches(answer, asked, batch_size, _length, _failed):
+                for row, given in zip(rows, answers, strict=True):
+                    found[asked[row].id] = cache.put(asked[row], given)
+                cache.flush()
+                bar.update(len(rows))
     return [found[item.id] for item in items]
 
 
@@ -59,39 +56,17 @@ def model_answers(model, processor, max_new_tokens: int, safety_policy=None, **d
     # end a turn, and the two would not be asked the same.
     tokens = () if hasattr(processor, "plain_text") else special_tokens(processor)
 
-    @torch.no_grad()
     def answer(items: Sequence[Item]) -> list[Answer]:
-        inputs = processor.apply_chat_template(
-            [_conversation(with_plain_texts(item, tokens)) for item in items],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
-        )
-        _check_length(model, inputs, max_new_tokens)
-        outputs = model.generate(
-            **inputs.to(model.device, model.dtype),
-            max_new_tokens=max_new_tokens,
-            return_dict_in_generate=True,
-            **decoding,
-        )
-        texts = processor.batch_decode(outputs.sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        verdicts = verdicts_by_sample(processor, outputs)
-        return [_answer(item, text.strip(), strictest_verdict(verdicts[row]))
-                for row, (item, text) in enumerate(zip(items, texts, strict=True))]  # fmt: skip
+        plain = [with_plain_texts(item, tokens) for item in items]
+        inputs = encode(processor, [place_images(item.messages, item.images) for item in plain])
+        check_room(model, inputs, max_new_tokens)
+        texts, verdicts = generate(model, processor, inputs, max_new_tokens=max_new_tokens, **decoding)
+        return [
+            _answer(item, text.strip(), strictest_verdict(found))
+            for item, text, found in zip(items, texts, verdicts, strict=True)
+        ]
 
     return answer
-
-
-def _check_length(model, inputs, max_new_tokens: int):
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = int(inputs["attention_mask"].sum(dim=1).max())
-    if most is not None and longest + max_new_tokens > most:
-        raise PromptTooLong(
-            f"the prompt has {longest} tokens, and the model's context of {most} has room for {most - max_new_tokens} "
-            f"before an answer of {max_new_tokens}"
-        )
 
 
 def _answer(item: Item, text: str, verdict) -> Answer:
@@ -109,40 +84,10 @@ def _answer(item: Item, text: str, verdict) -> Answer:
     )
 
 
-def _conversation(item: Item) -> list[dict]:
-    """The item's messages with its images in their places."""
-    images = iter(item.images)
-    return [
-        {
-            "role": message["role"],
-            "content": [
-                {"type": "image", "image": load_image(next(images))} if part["type"] == "image" else dict(part)
-                for part in message["content"]
-            ],
-        }
-        for message in item.messages
-    ]
+def _length(item: Item) -> tuple[int, int]:
+    return len(item.images), len(str(item.messages))
 
 
-def _batches(items: Sequence[Item], batch_size: int) -> Iterator[list[Item]]:
-    """Items of like length together, the longest first, so that memory runs out early or not at all. Plain text is not
-    mixed with pictures: stock processors take no batch of both."""
-    for has_images in (True, False):
-        chosen = [item for item in items if bool(item.images) is has_images]
-        chosen.sort(key=lambda item: (-len(item.images), -len(str(item.messages)), item.id))
-        for start in range(0, len(chosen), batch_size):
-            yield chosen[start : start + batch_size]
-
-
-def _answer_or_fail(answer: AnswerBatch, batch: Sequence[Item]) -> list[Answer]:
-    try:
-        return answer(batch)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        failure = "it does not fit into the device's memory"
-    except PromptTooLong as error:
-        failure = str(error)
-    if len(batch) == 1:
-        return [Answer(batch[0].id, None, failure=failure)]
-    half = len(batch) // 2
-    return _answer_or_fail(answer, batch[:half]) + _answer_or_fail(answer, batch[half:])
+def _failed(item: Item, error: Exception) -> Answer:
+    is_full = isinstance(error, torch.OutOfMemoryError)
+    return Answer(item.id, None, failure="it does not fit into the device's memory" if is_full else str(error))

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from safevlm_hf.evaluation.answering import answer_records, encode_prompts
+from safevlm_hf.asking import encode_prompts
+from safevlm_hf.evaluation.answering import answer_records
 from safevlm_hf.evaluation.attacks.losses import risk_margins
 from safevlm_hf.evaluation.attacks.white_box import SAFE_CONDITION, WhiteBox
 

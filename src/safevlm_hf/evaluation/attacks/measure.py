@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 import torch
 from tqdm.auto import tqdm
 
+from safevlm_hf.asking import encode_prompts
 from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import write_riskcards
-from safevlm_hf.evaluation.answering import Prediction, answer_inputs, answer_records, encode_prompts
+from safevlm_hf.evaluation.answering import Prediction, answer_inputs, answer_records
 from safevlm_hf.evaluation.attacks.losses import Attacker, Outcome
 from safevlm_hf.evaluation.attacks.pgd import UNBOUNDED, Budget, add_noise, attack, num_steps
 from safevlm_hf.evaluation.attacks.pixels import to_image

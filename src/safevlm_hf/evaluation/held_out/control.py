@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from safevlm_hf.asking import encode_prompts
 from safevlm_hf.data.records import load_image
-from safevlm_hf.evaluation.answering import Prediction, answer_records, encode_prompts
+from safevlm_hf.evaluation.answering import Prediction, answer_records
 from safevlm_hf.evaluation.plot_verdict import plot_verdict
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
 from safevlm_hf.progress import Progress

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from safevlm_hf.asking import encode_prompts
 from safevlm_hf.data.records import load_image
-from safevlm_hf.evaluation.answering import encode_prompts
 from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.modeling.safety_decision import predicted_ids
 from safevlm_hf.progress import Progress
