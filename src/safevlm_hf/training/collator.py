@@ -7,7 +7,8 @@ from pathlib import PurePath
 import torch
 from transformers import BatchFeature
 
-from ..data.records import IGNORE_INDEX, load_image
+from ..asking import place_images
+from ..data.records import IGNORE_INDEX
 from ..modeling.configuration_safety import SafetyConfig
 from ..modeling.modeling_safety import TOKEN_TYPES
 from ..modeling.safety_decision import condition_rows
@@ -96,7 +97,7 @@ class SafetyCollator:
     def _apply_template(self, records: list[dict]):
         try:
             return self.processor.apply_chat_template(
-                [_with_images(record) for record in records],
+                [place_images(record["messages"], record["images"]) for record in records],
                 tokenize=True,
                 return_dict=True,
                 return_assistant_tokens_mask=True,
@@ -183,18 +184,3 @@ def _image_labels(records: list[dict], name: str, record_name: str) -> torch.Ten
     """Labels (images,): the record's own for each image, or its one label for all."""
     labels = [record.get(name) or [record[record_name]] * len(record["images"]) for record in records]
     return torch.tensor([label for of_record in labels for label in of_record])
-
-
-def _with_images(record: dict) -> list[dict]:
-    """The record's messages with its images in their places."""
-    images = iter(record["images"])
-    messages = []
-    for message in record["messages"]:
-        content = [
-            {"type": "image", "image": load_image(next(images))}
-            if part["type"] == "image"
-            else {"type": "text", "text": part["text"]}
-            for part in message["content"]
-        ]
-        messages.append({"role": message["role"], "content": content})
-    return messages
