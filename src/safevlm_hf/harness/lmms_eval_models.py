@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from safevlm_cli.loading import load, read_policy
 from safevlm_hf import SafetyPolicy
+from safevlm_hf.asking import ask_or_halve, encode, generate
 
 
 DEFAULT_UNTIL = ["\n\n"]
@@ -93,34 +94,16 @@ class SafeVlm(lmms):
 
     def _answer_or_halve(self, conversations: Sequence[list[dict]], decoding: dict) -> list[str]:
         try:
-            return self._answer(conversations, decoding)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-        if len(conversations) == 1:
+            return ask_or_halve(lambda some: self._answer(some, decoding), conversations)
+        except torch.OutOfMemoryError as error:
             raise RuntimeError(
                 f"a request does not fit into the memory of {self.model.device}, even alone: fewer `max_new_tokens` "
-                "(now {max_new_tokens}), smaller pictures, or a larger device.".format(**decoding)
-            )
-        half = len(conversations) // 2
-        halves = conversations[:half], conversations[half:]
-        return [text for part in halves for text in self._answer_or_halve(part, decoding)]
+                f"(now {decoding['max_new_tokens']}), smaller pictures, or a larger device."
+            ) from error
 
-    @torch.no_grad()
     def _answer(self, conversations: Sequence[list[dict]], decoding: dict) -> list[str]:
-        inputs = self._prepare(conversations)
-        sequences = self.model.generate(**inputs, safety_policy=self.policy, **decoding)
-        return self.processor.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-    def _prepare(self, conversations: Sequence[list[dict]], add_generation_prompt: bool = True):
-        inputs = self.processor.apply_chat_template(
-            list(conversations),
-            add_generation_prompt=add_generation_prompt,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
-        )
-        return inputs.to(self.model.device, self.model.dtype)
+        inputs = encode(self.processor, conversations)
+        return generate(self.model, self.processor, inputs, safety_policy=self.policy, **decoding)[0]
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
         raise NotImplementedError(
@@ -174,8 +157,9 @@ class SimpleSafeVlm(SafeVlm):
         answer = target if isinstance(target, str) else target(self.task_dict[task][split][doc_id])
         asked = self._user_turn(text, doc_to_visual, doc_id, task, split)
         answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": str(answer).strip()}]}]
-        prompt = self._prepare([asked])["input_ids"]
-        inputs = self._prepare([answered], add_generation_prompt=False)
+        prompt = encode(self.processor, [asked])["input_ids"].to(self.model.device)
+        inputs = encode(self.processor, [answered], add_generation_prompt=False)
+        inputs = inputs.to(self.model.device, self.model.dtype)
         ids, start = inputs["input_ids"], prompt.shape[1]
         if not ids[:, start:].numel() or not ids[:, :start].equal(prompt):
             raise ValueError(
