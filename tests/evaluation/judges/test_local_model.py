@@ -1,4 +1,5 @@
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,7 +50,8 @@ def always_reply(judge: LocalJudge, text: str, monkeypatch) -> list[dict]:
     def generate(input_ids, **inputs):
         given.append({"input_ids": input_ids, **inputs})
         reply = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-        return torch.cat([input_ids, torch.tensor(reply).expand(len(input_ids), -1)], dim=1)
+        sequences = torch.cat([input_ids, torch.tensor(reply).expand(len(input_ids), -1)], dim=1)
+        return SimpleNamespace(sequences=sequences)
 
     monkeypatch.setattr(model, "generate", generate)
     return given

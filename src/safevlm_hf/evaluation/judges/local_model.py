@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from safevlm_hf.asking import encode, generate, in_batches
 from safevlm_hf.data.records import load_image
 from safevlm_hf.evaluation.protocol.fingerprints import weights_hash
 from safevlm_hf.evaluation.protocol.protocol import package_versions
@@ -84,7 +85,6 @@ class LocalJudge(ReadingJudge):
         if getattr(processor, "chat_template", None) is None:
             raise ValueError(f"judge {self.name!r}: {self.model} has no chat template, so nothing can be asked")
         tokenizer = getattr(processor, "tokenizer", processor)
-        tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return processor, tokenizer
@@ -99,19 +99,19 @@ class LocalJudge(ReadingJudge):
         ).eval()
 
     def _ask(self, requests: Sequence[Request], keep: Callable[[Request, str], Any]) -> Iterator[Reply]:
-        # Batches of like length need little padding.
-        requests = sorted(requests, key=lambda one: (len(one.images), len(one.text)), reverse=True)
-        for start in range(0, len(requests), self.batch_size):
-            asked, conversations = [], []
-            for request in requests[start : start + self.batch_size]:
-                try:
-                    conversations.append(self._conversation(request))
-                    asked.append(request)
-                except (OSError, ValueError) as error:
-                    yield Reply(request, failure=f"not asked: {error}")
-            for request, text in zip(asked, self._generate(conversations) if asked else (), strict=True):
-                keep(request, text)
-                yield Reply(request)
+        for _, replies in in_batches(partial(self._ask_batch, keep), requests, self.batch_size, _length):
+            yield from replies
+
+    def _ask_batch(self, keep: Callable[[Request, str], Any], requests: Sequence[Request]) -> list[Reply]:
+        asked, failed = {}, []
+        for request in requests:
+            try:
+                asked[request] = self._conversation(request)
+            except (OSError, ValueError) as error:
+                failed.append(Reply(request, failure=f"not asked: {error}"))
+        for request, text in zip(asked, self._generate([*asked.values()]) if asked else (), strict=True):
+            keep(request, text)
+        return [*failed, *map(Reply, asked)]
 
     def _conversation(self, request: Request) -> list[dict]:
         """Raises `ValueError` where texts hold special tokens or are too long, or a picture cannot be read."""
@@ -127,24 +127,12 @@ class LocalJudge(ReadingJudge):
         return [{"role": "user", "content": [*content, {"type": "text", "text": request.text}]}]
 
     def _generate(self, conversations: list[list[dict]]) -> list[str]:
-        import torch
-
-        model = self._language_model
         # Templates of models that would think aloud first know `enable_thinking`; the others do not look at it.
-        options = {"padding": True}
-        options = {"processor_kwargs": options} if self._takes_images else {**options, "enable_thinking": False}
-        inputs = self._processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            **options,
-        )
-        inputs = {
-            name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
-            for name, value in inputs.items()
-        }
-        with torch.no_grad():
-            outputs = model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens)
-        return self._tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        options = {} if self._takes_images else {"enable_thinking": False}
+        inputs = encode(self._processor, conversations, **options)
+        settings = {"do_sample": False, "max_new_tokens": self.max_new_tokens}
+        return generate(self._language_model, self._processor, inputs, **settings)[0]
+
+
+def _length(request: Request) -> tuple[int, int]:
+    return len(request.images), len(request.text)
