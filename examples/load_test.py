@@ -29,6 +29,7 @@ import psutil
 from PIL import Image
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, read_audit
+from safevlm_hf.asking import encode, generate
 from safevlm_hf.data.records import load_image
 from safevlm_hf.data.riskcards import write_riskcards
 
@@ -96,16 +97,14 @@ def card_cases(model, processor, folder: Path, record: dict) -> list[Case]:
 
 
 def prepare(model, processor, content):
-    chat = [{"role": "user", "content": content}]
-    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
     model.generation_config.safety_policy = POLICY
-    return processor.apply_chat_template(chat, **options).to(model.device, model.dtype)
+    return encode(processor, [[{"role": "user", "content": content}]]).to(model.device, model.dtype)
 
 
 def answer(model, processor, content, policy=None) -> str:
-    inputs = prepare(model, processor, content)
-    outputs = model.generate(**inputs, safety_policy=policy, tokenizer=processor.tokenizer, do_sample=False)
-    return processor.decode(outputs[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    options = {"safety_policy": policy, "tokenizer": processor.tokenizer, "do_sample": False}
+    ((text,), _) = generate(model, processor, prepare(model, processor, content), **options)
+    return text
 
 
 def chat(*parts, **fields) -> dict:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .app import FLAGGED, UNREADABLE, ModelOrShipped, PolicyFile, app, print_error
-from .loading import load, prepare, read_policy, shipped_model, user_message
+from .loading import load, read_policy, shipped_model, user_message
 from .pictures import find_pictures, open_named
 from .showing import make_console, progress, show_scope, verdict_table
 
@@ -42,6 +42,8 @@ def assess(
 
     Example: `safevlm assess photo.jpg card.png --question "What is the address?" --json`
     """
+    from safevlm_hf.asking import encode
+
     loaded, processor = load(model or shipped_model())
     overriding = read_policy(policy, loaded)
     show_scope(loaded)
@@ -50,13 +52,14 @@ def assess(
     judged, errors = [], []
     for name in progress(find_pictures(images), "assessing"):
         try:
-            inputs = prepare(processor, loaded, [user_message(question, open_named(name))])
+            inputs = encode(processor, [[user_message(question, open_named(name))]])
         except (OSError, ValueError) as error:
             errors.append(error)
             if as_json:
                 _print_json(image=name, error=str(error))
             continue
-        (verdict,) = processor.post_process_safety(loaded.assess(**inputs, safety_policy=overriding))
+        outputs = loaded.assess(**inputs.to(loaded.device, loaded.dtype), safety_policy=overriding)
+        (verdict,) = processor.post_process_safety(outputs)
         judged.append((name, verdict))
         if as_json:
             _print_json(image=name, **asdict(verdict))

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from .app import ModelOrShipped, PolicyFile, app, print_error
-from .loading import load, prepare, read_policy, shipped_model, text_content, user_message
+from .loading import load, read_policy, shipped_model, text_content, user_message
 from .pictures import open_picture
 from .showing import make_console, plain, show_scope, verdict_line
 
@@ -81,18 +81,13 @@ def _stream_answer(model, processor, messages: list[dict], options: dict):
     """Print the answer as it comes. Returns it, and the verdicts."""
     from transformers import TextStreamer
 
-    inputs = prepare(processor, model, messages)
+    from safevlm_hf.asking import encode, generate
+
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     streamer.on_finalized_text = _print_part
-    outputs = model.generate(
-        **inputs,
-        **options,
-        streamer=streamer,
-        tokenizer=processor.tokenizer,
-        return_dict_in_generate=True,
-    )
-    answer = processor.decode(outputs.sequences[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return answer.strip(), processor.post_process_safety(outputs)
+    options = {**options, "streamer": streamer, "tokenizer": processor.tokenizer}
+    (answer,), (verdicts,) = generate(model, processor, encode(processor, [messages]), **options)
+    return answer.strip(), verdicts
 
 
 def _print_part(text: str, stream_end: bool = False):

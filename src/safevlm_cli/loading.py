@@ -83,10 +83,3 @@ def user_message(text: str, *pictures) -> dict:
 
 def text_content(text: str) -> list[dict]:
     return [{"type": "text", "text": text}]
-
-
-def prepare(processor, model, messages: list[dict]):
-    inputs = processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    return inputs.to(model.device, model.dtype)

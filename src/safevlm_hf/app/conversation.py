@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from PIL import Image
 from transformers import BatchFeature
 
+from .. import asking
 from .controls import MAX_TURNS
 
 
@@ -70,13 +71,9 @@ def encode(
         shown = [] if turn.picture is None else [{"type": "image", "image": next(left)}]
         messages.append({"role": "user", "content": [*shown, {"type": "text", "text": turn.question}]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answers[side]}]})
-    inputs = processor.apply_chat_template(
-        messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    length, context = inputs["input_ids"].shape[1], model.config.get_text_config().max_position_embeddings
-    if length + room > context:
-        raise ValueError(
-            f"The conversation has {length} tokens, and with {room} for the answer it does not fit into the model's "
-            f"{context}: begin a new one."
-        )
+    inputs = asking.encode(processor, [messages[:-1]])
+    try:
+        asking.check_room(model, inputs, room)
+    except asking.PromptTooLong as error:
+        raise ValueError(f"The conversation does not fit, begin a new one: {error}.") from None
     return inputs.to(model.device, model.dtype)

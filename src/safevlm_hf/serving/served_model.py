@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from transformers.cli.serving.utils import GenerationState
 
+from ..asking import encode
 from ..modeling.safety_policy import SafetyVerdict
 from ..operator_prompt import system_message
 from .errors import BadRequest, shorten
@@ -102,14 +103,8 @@ class ServedModel:
 
     def _tokenize(self, chat: list[dict]) -> BatchFeature:
         try:
-            return self.processor.apply_chat_template(
-                chat,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                operator_messages=None if self.settings.trust_client_roles else len(self.operator_messages),
-            )
+            operators = None if self.settings.trust_client_roles else len(self.operator_messages)
+            return encode(self.processor, [chat], operator_messages=operators)
         except TemplateError as error:  # many templates want roles in a fixed order
             raise BadRequest(
                 f"The model's chat template does not take these messages: {shorten(str(error), 300)}."
