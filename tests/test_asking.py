@@ -67,6 +67,13 @@ def test_prompts_are_padded_on_the_left_whatever_is_set(kind):
     assert all("ASSISTANT:" in prompt[-15:] for prompt in tokenizer.batch_decode(inputs["input_ids"]))
 
 
+def test_one_prompt_needs_no_token_to_pad_with():
+    """The base beside the page may have none."""
+    processor = AutoProcessor.from_pretrained(NANO_BASE)
+    processor.tokenizer.pad_token = None
+    assert encode(processor, [[says("user", "What is it?")]])["attention_mask"].all()
+
+
 def test_a_prompt_ends_before_the_records_last_answer(nano_processor, riskcards):
     record = list(riskcards)[0]
     later = [*record["messages"], says("user", "And the colour?"), says("assistant", "It is blue.")]

@@ -48,16 +48,16 @@ def place_images(messages: Iterable[Mapping[str, Any]], images: Iterable[str]) -
 
 
 def encode(processor, conversations: Sequence[list[dict]], add_generation_prompt: bool = True, **options):
-    """Return conversations as a model's inputs, padded on the left.
+    """Return conversations as a model's inputs, padded on the left. One alone needs no padding, and no token for it.
 
     Args:
         processor: a model's processor, or the tokenizer of a model without pictures.
         options: for `apply_chat_template`.
     """
     if hasattr(processor, "tokenizer"):
-        options["processor_kwargs"] = {"padding": True, "padding_side": "left"}
+        options["processor_kwargs"] = {"padding": len(conversations) > 1, "padding_side": "left"}
     else:
-        options |= {"padding": True, "tokenizer_kwargs": {"padding_side": "left"}}
+        options |= {"padding": len(conversations) > 1, "tokenizer_kwargs": {"padding_side": "left"}}
     return processor.apply_chat_template(
         list(conversations),
         add_generation_prompt=add_generation_prompt,
