@@ -71,8 +71,9 @@ class SafetyGenerationMixin:
             [`SafetyOutput`], where images were seen.
 
         Raises:
-            `ValueError`: for image features or a cache that carry no verdict, a mask or positions that hide part of an
-                image, a question that is empty, or a policy that does not fit the model.
+            `ValueError`: for image features or a cache that carry no verdict, a mask that hides part of an image,
+                `position_ids` other than those that the model finds by itself, a question that is empty, or a policy
+                that does not fit the model.
             `OSError`: where the audit line cannot be written, or the tokenizer of a refusing policy not be found.
         """
         for name in ("safety_conditions", "safety_inputs"):

@@ -27,6 +27,7 @@ from .safety_checks import (
     check_images_are_seen,
     check_loop,
     check_modalities,
+    check_positions,
     check_vocabulary,
 )
 from .safety_inputs import SafetyImageOutput, SafetyInputs, decide_samples, verdict_output
@@ -149,8 +150,11 @@ class SafetyCall:
             self.safety_inputs = self.model._judged(self.conversation, self.policy, self.safety_inputs)
         if self.is_shadow:
             self.safety_inputs = replace(self.safety_inputs, condition_ids=torch.zeros(1, dtype=torch.long))
+        position_ids = None
         if self.has_images or cached is not None:
             check_blocks_are_seen(self.kwargs, self.conversation.is_image)
+            # They are compared, and never used: the library makes its own.
+            position_ids = self.kwargs.pop("position_ids", None)
         if cached is not None:
             self._renew_cached_images(cached)
         if encoded is not None:
@@ -162,6 +166,21 @@ class SafetyCall:
         if self.has_images:
             self.model._warn_weak_safety()
             check_images_are_seen(self.model, self.kwargs, self.has_new_images)
+        if position_ids is not None:
+            self._check_positions(position_ids)
+
+    def _check_positions(self, position_ids):
+        """Raise for positions that the library would not find by itself in this call."""
+        prompt = self.input_ids if self.inputs_embeds is None else self.inputs_embeds
+        mask = self.kwargs.get("attention_mask")
+        if mask is None:
+            mask = None if self.inputs_embeds is not None else self.model._mask_padding(prompt, self.kwargs)
+        if mask is None:
+            mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+        given = {name: value for name, value in self.kwargs.items() if value is not None}
+        own = self.model._prepare_position_ids_for_generation(prompt, {**given, "attention_mask": mask})
+        new = slice(self.past_length, None)
+        check_positions(position_ids, own[..., new], mask[:, new])
 
     def _miss_images(self):
         """Raise for image tokens whose images did not come. Before stage 1 there is no verdict to lose: such a model
