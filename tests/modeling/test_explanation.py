@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_backbones import head_config
 from torch.nn import functional as F
 
 from safevlm_hf.modeling.safety_explanation import SafetyExplanation, explain_head
@@ -32,7 +33,7 @@ def _liven(head: SafetyHead) -> SafetyHead:
 
 
 def make_head(pooling="mean", width=32):
-    head = SafetyHead(width, 4, num_levels=4, num_categories=7, pooling=pooling, window_sizes=[4, 8])
+    head = SafetyHead(head_config(width, head_pooling=pooling, head_window_sizes=[4, 8], head_gate_size=0))
     head.apply(init_safety_weights)
     return _liven(head).eval()
 

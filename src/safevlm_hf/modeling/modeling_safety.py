@@ -28,15 +28,9 @@ from .safety_initialization import SafetyInitializationMixin
 from .safety_inputs import SafetyFields, SafetyImageOutput, SafetyInputs, SafetyLossFields
 from .safety_judging import JudgesImagesMixin
 from .safety_losses import head_loss
-from .safety_modules import (
-    SafetyConditions,
-    SafetyProjector,
-    SafetyTokens,
-    embedding_head,
-    init_safety_weights,
-)
+from .safety_modules import SafetyConditions, SafetyHead, SafetyProjector, SafetyTokens, init_safety_weights
 from .safety_signatures import forward_of_backbone, with_fields, with_signature_of
-from .safety_word_head import init_word_weights, word_head
+from .safety_word_head import SafetyWordHead, init_word_weights
 
 
 logger = logging.get_logger(__name__)
@@ -121,22 +115,11 @@ class SafeModelMixin(JudgesImagesMixin):
     def __init__(self, config):
         super().__init__(config)  # type: ignore[call-arg]
         config.check_safety()
-        safety, hidden_size = config.safety_config, config.get_text_config().hidden_size
-        self.safety_projector = SafetyProjector(
-            config.safety_feature_size,
-            config.safety_projector_hidden_size,
-            hidden_size,
-            config.safety_grid_size,
-            safety.projector_depth,
-            safety.projector_mlp_depth,
-        )
-        self.safety_tokens = SafetyTokens(safety.num_safety_tokens, hidden_size)
-        self.safety_head = (word_head if safety.reads_words else embedding_head)(safety, hidden_size)
-        self.safety_conditions = (
-            SafetyConditions(safety.num_conditions, safety.num_condition_tokens, hidden_size)
-            if safety.num_condition_tokens
-            else None
-        )
+        safety = config.safety_config
+        self.safety_projector = SafetyProjector(config)
+        self.safety_tokens = SafetyTokens(config)
+        self.safety_head = SafetyWordHead(config) if safety.reads_words else SafetyHead(config)
+        self.safety_conditions = SafetyConditions(config) if safety.num_condition_tokens else None
         if torch.get_default_dtype() == torch.float16:  # new ones, too, stay in float32
             for name, module in self.named_children():
                 if name.startswith("safety_"):
