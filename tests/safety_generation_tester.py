@@ -21,7 +21,7 @@ from transformers import DynamicCache, StaticCache, pipeline
 from transformers.generation import utils as generation_utils
 
 from safevlm_hf import SafetyPolicy, read_audit
-from safevlm_hf.modeling.generation_safety import CACHE
+from safevlm_hf.modeling.safety_cache import CACHE
 
 
 MODES = {

@@ -33,10 +33,10 @@ from torch import nn
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, StaticCache
 
 from safevlm_hf import SafeLlavaForConditionalGeneration
-from safevlm_hf.modeling.generation_safety import CACHE, decide_samples
 from safevlm_hf.modeling.safety_audit import read_audit
+from safevlm_hf.modeling.safety_cache import CACHE
 from safevlm_hf.modeling.safety_decision import calibrated_risks, condition_rows, decide
-from safevlm_hf.modeling.safety_inputs import SafetyImageOutput, SafetyInputs
+from safevlm_hf.modeling.safety_inputs import SafetyImageOutput, SafetyInputs, decide_samples
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
 
@@ -658,7 +658,7 @@ def test_the_policy_survives_another_generation_config(checkpoint, tmp_path, los
         loaded.save_pretrained(tmp_path / "again")
         (tmp_path / "again" / "generation_config.json").unlink()
         loaded = load(tmp_path / "again")
-    assert loaded._policy(None) == SafetyPolicy.create(REFUSE_ALL)
+    assert loaded.policy_in_force(None) == SafetyPolicy.create(REFUSE_ALL)
 
 
 def test_a_filled_policy_is_told(checkpoint, caplog):
@@ -666,9 +666,9 @@ def test_a_filled_policy_is_told(checkpoint, caplog):
 
     logging.warning_once.cache_clear()
     loaded = load(checkpoint)
-    assert loaded._policy(None) == SafetyPolicy.create(REFUSE_ALL) and "config.json" not in caplog.text
+    assert loaded.policy_in_force(None) == SafetyPolicy.create(REFUSE_ALL) and "config.json" not in caplog.text
     loaded.generation_config = GenerationConfig()
-    loaded._policy(None)
+    loaded.policy_in_force(None)
     assert "config.json" in caplog.text
 
 
@@ -676,9 +676,11 @@ def test_the_generation_config_wins(checkpoint, tmp_path):
     loaded = load(checkpoint)
     for own in ({}, {"language": "de"}):
         loaded.generation_config.safety_policy = own
-        assert loaded._policy(None) == SafetyPolicy.create(own)
+        assert loaded.policy_in_force(None) == SafetyPolicy.create(own)
     loaded.save_pretrained(tmp_path / "again")
-    assert load(tmp_path / "again", generation_config=GenerationConfig())._policy(None) == SafetyPolicy(language="de")
+    assert load(tmp_path / "again", generation_config=GenerationConfig()).policy_in_force(None) == SafetyPolicy(
+        language="de"
+    )
 
 
 @pytest.mark.parametrize("call", ["generate", "assess"])

@@ -23,7 +23,7 @@ from .question_mask import (
     token_turns,
     warn_that_all_counts,
 )
-from .safety_code import CarriesCodeMixin, auto_map, save_code
+from .safety_code import RemoteCodeMixin, auto_map, save_code
 from .safety_decision import verdicts_from_logits
 from .safety_policy import SafetyVerdict
 from .safety_words import SafetyWords, fill_up, load_words
@@ -50,7 +50,7 @@ _conversation_spans: ContextVar[list[QuestionSpans | None] | None] = ContextVar(
 _answer_spans: ContextVar[list[QuestionSpans | None] | None] = ContextVar("answer_spans", default=None)
 
 
-class SafeProcessorMixin(CarriesCodeMixin):
+class SafeProcessorMixin(RemoteCodeMixin):
     r"""
     A backbone's processor that expands each image to a safe model's block, [ s(2) | h_i | c ], and pads on the left.
     It stands in front of the stock class. Images (paths, URLs, base64, PIL) are read upright, with 8 bits, the first
@@ -392,7 +392,7 @@ def _parts(message: dict) -> list[dict]:
     return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
-class KeepsOffsetsMixin:
+class TextOffsetsMixin:
     """For a stock processor that makes tensors by itself, of offsets in the text, too, and fails at them or at rows
     without an image; between [`SafeProcessorMixin`] and that processor."""
 
@@ -414,4 +414,4 @@ def _in_form_of(ids, rows: list):
     return np.array(rows) if isinstance(ids, np.ndarray) else rows
 
 
-__all__ = ["KeepsOffsetsMixin", "SafeProcessorMixin"]
+__all__ = ["TextOffsetsMixin", "SafeProcessorMixin"]

@@ -62,7 +62,7 @@ class SafeGemma3Model(SafeModelMixin, SafePreTrainedModelMixin, Gemma3Model):
 
     def check_arguments(self, arguments: dict):
         # They say which positions see each other in both directions.
-        self._check_given("token_type_ids", arguments.get("token_type_ids"))
+        self.check_given("token_type_ids", arguments.get("token_type_ids"))
 
 
 class SafeGemma3ForConditionalGeneration(

@@ -5,7 +5,7 @@ from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefi
 
 from .configuration_safety import SHORT_BLOCK, SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
-from .processing_safety import KeepsOffsetsMixin, SafeProcessorMixin
+from .processing_safety import SafeProcessorMixin, TextOffsetsMixin
 from .safety_checkpoint import register_key_conversions
 from .safety_tiles import LastTileConfigMixin, PaddedTilesMixin, TiledProcessorMixin
 
@@ -46,7 +46,7 @@ class SafeIdefics3ForConditionalGeneration(
         self.vocab_size = config.text_config.vocab_size
 
 
-class SafeIdefics3Processor(TiledProcessorMixin, SafeProcessorMixin, KeepsOffsetsMixin, Idefics3Processor):
+class SafeIdefics3Processor(TiledProcessorMixin, SafeProcessorMixin, TextOffsetsMixin, Idefics3Processor):
     """[`Idefics3Processor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
     family = SafeIdefics3Config.model_type

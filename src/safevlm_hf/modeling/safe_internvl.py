@@ -7,7 +7,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_safety import SafeConfigMixin, SafetyConfig
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
-from .processing_safety import KeepsOffsetsMixin, SafeProcessorMixin
+from .processing_safety import SafeProcessorMixin, TextOffsetsMixin
 from .safety_blocks import Layout
 from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
@@ -92,7 +92,7 @@ class SafeInternVLForConditionalGeneration(
     safe_model_class = SafeInternVLModel
 
 
-class SafeInternVLProcessor(TiledProcessorMixin, SafeProcessorMixin, KeepsOffsetsMixin, InternVLProcessor):
+class SafeInternVLProcessor(TiledProcessorMixin, SafeProcessorMixin, TextOffsetsMixin, InternVLProcessor):
     """[`InternVLProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
     family = SafeInternVLConfig.model_type

@@ -53,7 +53,7 @@ class SafeLlavaNextModel(FirstTileMixin, SafeModelMixin, SafePreTrainedModelMixi
             [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
-        self._check_given("image_sizes", image_sizes)
+        self.check_given("image_sizes", image_sizes)
         outputs = super().get_image_features(
             pixel_values,
             image_sizes,

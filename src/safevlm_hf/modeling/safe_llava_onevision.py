@@ -60,7 +60,7 @@ class SafeLlavaOnevisionModel(FirstTileMixin, SafeModelMixin, SafePreTrainedMode
             [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
-        self._check_given("image_sizes", image_sizes)
+        self.check_given("image_sizes", image_sizes)
         outputs = super().get_image_features(
             pixel_values,
             image_sizes,

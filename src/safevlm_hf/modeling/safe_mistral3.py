@@ -60,7 +60,7 @@ class SafeMistral3Model(SafeModelMixin, SafePreTrainedModelMixin, Mistral3Model)
             [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
-        self._check_given("image_sizes", image_sizes)
+        self.check_given("image_sizes", image_sizes)
         # The tower joins all pictures to one sequence: what is no number in one of them would reach the others.
         is_readable = (pixel_values.abs() <= MAX_PIXEL).flatten(1).all(dim=1)[:, None, None, None]
         outputs = super().get_image_features(

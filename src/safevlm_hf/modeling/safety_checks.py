@@ -153,7 +153,7 @@ def check_images_are_seen(model, arguments: dict, has_new_images: bool):
         has_new_images: whether images come with the call; others lie in its cache.
     """
     names = ("cache_implementation", "token_healing", "prefill_chunk_size", "is_assistant")
-    settings = {name: model._setting(name, arguments) for name in names}
+    settings = {name: model.find_setting(name, arguments) for name in names}
     drops_images = {
         "cache_implementation": settings["cache_implementation"] == "paged",
         # It makes the prompt anew from its text, without image tokens, and with whatever users spelt like tokens.
@@ -177,7 +177,7 @@ def check_drafts(model, arguments: dict):
     Args:
         model, arguments: as for [`check_images_are_seen`].
     """
-    weight = model._setting("assistant_ensemble_weight", arguments)
+    weight = model.find_setting("assistant_ensemble_weight", arguments)
     if weight is not None:
         raise ValueError(
             f"`assistant_ensemble_weight={weight}` mixes in tokens of a draft model, which knows of no verdict: with "

@@ -36,7 +36,7 @@ def _code_files(family: str) -> list[Path]:
     return [family_file, *map(Path, get_relative_import_files(family_file))]
 
 
-class CarriesCodeMixin(PushToHubMixin):
+class RemoteCodeMixin(PushToHubMixin):
     """For what is saved by [`save_code`]: code and card reach the Hub, too."""
 
     def _upload_modified_files(self, working_dir, repo_id, files_timestamps, *args, **kwargs):
@@ -51,4 +51,4 @@ class CarriesCodeMixin(PushToHubMixin):
         return super()._upload_modified_files(working_dir, repo_id, stamps, *args, **kwargs)
 
 
-__all__ = ["CarriesCodeMixin", "auto_map", "save_code"]
+__all__ = ["RemoteCodeMixin", "auto_map", "save_code"]

@@ -25,7 +25,7 @@ from .safety_policy import DEFAULT_POLICY
 MAX_PIXEL = 1000.0  # Largest plausible `pixel_values`: normalised images reach about 3, unnormalised ones 255.
 
 
-class JudgesImagesMixin:
+class SafetyJudgingMixin:
     """What the safety modules do with images, for a base model with the modules and attributes of `SafeModelMixin`."""
 
     # -- the question ---------------------------------------------------------------------------------------------
@@ -314,4 +314,4 @@ def _condition_ids(decision: SafetyDecision, rows: torch.LongTensor, safety_inpu
     return torch.where(given < 0, condition_ids, given)
 
 
-__all__ = ["MAX_PIXEL", "JudgesImagesMixin"]
+__all__ = ["MAX_PIXEL", "SafetyJudgingMixin"]

@@ -9,7 +9,7 @@ from transformers import BatchFeature
 
 from ..data.records import IGNORE_INDEX, load_image
 from ..modeling.configuration_safety import SafetyConfig
-from ..modeling.modeling_safety import TOKEN_TYPES
+from ..modeling.safety_assessment import TOKEN_TYPES
 from ..modeling.safety_decision import condition_rows
 
 
