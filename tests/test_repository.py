@@ -156,7 +156,7 @@ def test_issue_forms_are_complete(path):
 
 
 def test_what_another_file_calls_has_a_public_name():
-    """In the model and in what serves it. Names of the library's own, as `_prepare_generation_config`, do not count."""
+    """In the model and in what serves it; the library's own names, as `_prepare_generation_config`, do not count."""
     files = [path for name in ("modeling", "serving", "vllm") for path in ROOT.glob(f"src/safevlm_hf/{name}/*.py")]
     nodes = {path: list(ast.walk(ast.parse(path.read_text()))) for path in files}
     own = {path: {node.name for node in nodes[path] if isinstance(node, ast.FunctionDef)} for path in files}

@@ -184,8 +184,8 @@ SHORT_BLOCK = {"num_safety_tokens": 16, "num_condition_tokens": 8}
 class SafeConfigMixin(RemoteCodeMixin):
     r"""
     The configuration of a safe model, in front of its backbone's configuration class. A family's class names its
-    `model_type`, "safe_" and the stock one, which is the name of its file, too; its `class_prefix`; `sub_configs`; and
-    `default_safety`, fields of [`SafetyConfig`] with another default.
+    `model_type`, "safe_" and the stock one, which is the name of its file, too, and `default_safety`, fields of
+    [`SafetyConfig`] with another default. The names of all of its classes begin like the configuration's.
 
     Args:
         safety_config (`SafetyConfig` or `dict`, *optional*): the safety modules.
@@ -197,13 +197,19 @@ class SafeConfigMixin(RemoteCodeMixin):
             which `save_pretrained` renews; loading warns of what differs.
     """
 
-    class_prefix: ClassVar[str]
+    class_prefix: ClassVar[str]  # with which the names of a family's classes begin
     default_safety: ClassVar[dict] = {}
 
     safety_config: dict | PreTrainedConfig | None = None
     safety_policy: dict | None = None
     training_record: dict | None = None
     safety_digest: dict | None = None
+
+    def __init_subclass__(cls, **kwargs):
+        if "model_type" in vars(cls):
+            cls.class_prefix = cls.__name__.removesuffix("Config")
+            cls.sub_configs = {**cls.sub_configs, "safety_config": SafetyConfig}
+        super().__init_subclass__(**kwargs)
 
     def __post_init__(self, **kwargs):
         if self.safety_config is None:

@@ -25,7 +25,7 @@ from .generation_safety import SafetyGenerationMixin
 from .safety_adapters import SafetyAdapterMixin
 from .safety_assessment import SafetyAssessmentMixin
 from .safety_cache import CACHE, is_generating, mark_free_cache, one_cache, read_state, take_free_cache, write_state
-from .safety_checkpoint import SafeCheckpointMixin
+from .safety_checkpoint import SafeCheckpointMixin, register_key_conversions
 from .safety_checks import check_modalities
 from .safety_code import RemoteCodeMixin
 from .safety_initialization import SafetyInitializationMixin
@@ -80,7 +80,9 @@ class SafeModelMixin(SafetyJudgingMixin):
     A backbone's base model with safety projector, safety tokens, safety head and condition table.
 
     A family's class stands in front of the backbone's base model and writes one method, `get_image_features`: it
-    encodes as the backbone does, and hands h_i and the map that the safety projector reads to `judge_images`.
+    encodes as the backbone does, and hands h_i and the map that the safety projector reads to `judge_images`. Besides
+    the backbone's arguments it takes `safety_inputs` ([`SafetyInputs`], *optional*), questions and policy, without
+    which the verdict is on the image alone, under the default policy; and it returns [`SafetyImageOutput`].
 
     Attributes:
         output_class: what `forward` returns, the stock class with [`SafetyFields`].
@@ -111,6 +113,7 @@ class SafeModelMixin(SafetyJudgingMixin):
         cls.image_arguments = tuple(name for name in names if name not in left_out)
         stock = _forward_of_backbone(cls)
         if stock is not None:
+            register_key_conversions(cls.config_class.model_type, cls.config_class.class_prefix)
             known = inspect.signature(stock).parameters
             cls.own_image_arguments = tuple(name for name in cls.image_arguments if name not in known)
             forward = _with_signature_of(stock, SafeModelMixin.__dict__["forward"], cls.image_arguments)

@@ -10,7 +10,7 @@ from transformers import BatchFeature, PreTrainedConfig
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, TextKwargs, Unpack
 
-from .configuration_safety import SafetyConfig
+from .configuration_safety import SafeConfigMixin, SafetyConfig
 from .image_loading import load_images
 from .plain_text import PlainText, is_batch
 from .question_mask import (
@@ -62,20 +62,17 @@ class SafeProcessorMixin(RemoteCodeMixin):
             `from_pretrained` reads all four from the checkpoint's own `config.json`: processor and model agree.
 
     Attributes:
-        family, class_prefix, default_safety: as `model_type`, `class_prefix` and `default_safety` of the family's
-            config.
+        config_class: the family's configuration.
     """
 
-    family: str
-    class_prefix: str
-    default_safety: dict = {}
+    config_class: type[SafeConfigMixin]
     words: SafetyWords | None = None
 
     def set_safety(self, categories, levels, num_safety_tokens, num_condition_tokens):
         """Take over the names and sizes of the safety modules; the family's where unset."""
         fields = dict(zip(SAFETY_FIELDS, (categories, levels, num_safety_tokens, num_condition_tokens)))
         given = {name: value for name, value in fields.items() if value is not None}
-        safety_config = SafetyConfig(**{**self.default_safety, **given})
+        safety_config = SafetyConfig(**{**self.config_class.default_safety, **given})
         for name in SAFETY_FIELDS:
             setattr(self, name, getattr(safety_config, name))
 
@@ -102,10 +99,11 @@ class SafeProcessorMixin(RemoteCodeMixin):
         return processor_dict, kwargs
 
     def save_pretrained(self, save_directory, **kwargs):
-        save_code(save_directory, self.family)
+        family, prefix = self.config_class.model_type, self.config_class.class_prefix
+        save_code(save_directory, family)
         if self.words is not None:
             self.words.save(save_directory)
-        self.auto_map = {"AutoProcessor": auto_map(self.family, self.class_prefix)["AutoProcessor"]}
+        self.auto_map = {"AutoProcessor": auto_map(family, prefix)["AutoProcessor"]}
         try:
             return super().save_pretrained(save_directory, **kwargs)
         finally:

@@ -177,7 +177,10 @@ class SafetyCall:
         if mask is None:
             mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
         given = {name: value for name, value in self.kwargs.items() if value is not None}
+        base_model = self.model.model
+        state = base_model.cache_state  # which M-RoPE changes as it finds them
         own = self.model._prepare_position_ids_for_generation(prompt, {**given, "attention_mask": mask})
+        base_model.cache_state = state
         new = slice(self.past_length, None)
         check_positions(position_ids, own[..., new], mask[:, new])
 

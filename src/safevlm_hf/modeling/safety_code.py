@@ -45,7 +45,7 @@ class RemoteCodeMixin(PushToHubMixin):
         config = self if isinstance(self, PreTrainedConfig) else getattr(self, "config", None)
         if config is not None:
             write_model_card(working_dir, config, repo_id)
-        family = self.family if config is None else config.model_type
+        family = self.config_class.model_type if config is None else config.model_type
         code = {file.name for file in _code_files(family)}  # and no other file of the folder
         stamps = {file: stamp for file, stamp in files_timestamps.items() if file not in code}
         return super()._upload_modified_files(working_dir, repo_id, stamps, *args, **kwargs)

@@ -35,11 +35,6 @@ class MRopeMixin:
         Args:
             pixel_values: (patches of all images, values).
             image_grid_thw: (images, 3), patches in time, height and width.
-            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
-                image alone, under the default policy.
-
-        Returns:
-            [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
         self.check_given("image_grid_thw", image_grid_thw)
