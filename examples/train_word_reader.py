@@ -62,13 +62,7 @@ def main():
     args.output_dir.mkdir(parents=True, exist_ok=True)
     word_tokenizer(args.encoder).save(str(args.output_dir / WORDS_FILE), pretty=False)
     start, config, words = time.time(), SafetyConfig(head_reading="words"), SafetyWords(args.output_dir / WORDS_FILE)
-    tree = WindowTree(
-        config.head_vocab_size,
-        config.head_word_size,
-        config.head_hidden_size,
-        config.head_window_sizes,
-        config.head_gate_dropout,
-    )
+    tree = WindowTree(config)
     tree.words.weight.data = word_vectors(args.encoder, config.head_word_size)
     file, flag = args.output_dir / READER_FILE, nn.Linear(config.head_hidden_size, 1)
     train(tree, flag, Texts(words, args.seed), args.steps, args.learning_rate, args.batch_size)

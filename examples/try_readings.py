@@ -26,7 +26,7 @@ from safevlm_hf.data.riskcards import wordings_of_others
 from safevlm_hf.data.riskcards.rewording import wordings_by_hand
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
-from safevlm_hf.modeling.safety_word_head import word_head
+from safevlm_hf.modeling.safety_word_head import WindowTree
 from safevlm_hf.modeling.safety_words import SafetyWords
 from safevlm_hf.word_reader import WORD_READER
 
@@ -125,7 +125,7 @@ def train(trained: list[list[Text]], cut: Callable, vectors: Vectors, steps: int
 
 def tree_score() -> Callable:
     config, stored = SafetyConfig(head_reading="words"), load_file(WORD_READER)
-    tree, flag = word_head(config, config.head_hidden_size).tree.eval(), nn.Linear(config.head_hidden_size, 1)
+    tree, flag = WindowTree(config).eval(), nn.Linear(config.head_hidden_size, 1)
     tree.load_state_dict({name: stored[name].float() for name in tree.state_dict()})
     flag.load_state_dict({name: stored[f"asks.{name}"].float() for name in flag.state_dict()})
 

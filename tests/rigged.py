@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from safevlm_hf import SafeLlavaForConditionalGeneration
+from safevlm_hf.modeling.safety_modules import Windows
 from safevlm_hf.modeling.safety_policy import condition_name
 
 
@@ -37,7 +38,7 @@ class RiggedHead(nn.Module):
         category = torch.where(bright, 1, torch.where(asked, 4, 6))
         one_hot, is_window = nn.functional.one_hot, torch.ones_like(bright)[:, None]
         logits = 9.0 * one_hot(level, 4) + unreadable, 9.0 * one_hot(category, 7) + unreadable
-        return logits[0][:, None], logits[1][:, None], is_window
+        return Windows(logits[0][:, None], logits[1][:, None], is_window)
 
 
 class Texts(dict):

@@ -21,7 +21,7 @@ from transformers import DynamicCache, StaticCache, pipeline
 from transformers.generation import utils as generation_utils
 
 from safevlm_hf import SafetyPolicy, read_audit
-from safevlm_hf.modeling.generation_safety import CACHE
+from safevlm_hf.modeling.safety_cache import CACHE
 
 
 MODES = {
@@ -88,6 +88,17 @@ class SafetyGenerationTester:
             assert together.sequences[own, -NEW_TOKENS:].tolist() == alone.sequences[:, -NEW_TOKENS:].tolist()
             for batched, single in zip(together.logits, alone.logits, strict=True):
                 torch.testing.assert_close(batched[own], single, atol=1e-4, rtol=0)
+
+    def test_positions_of_a_caller_are_the_models_own_or_raise(self, model, processor):
+        inputs = dict(self.prepare(processor, self.conversations()))
+        own = model._prepare_position_ids_for_generation(inputs["input_ids"], inputs)
+        expected = self.answer(model, inputs).sequences
+        for given in (own, *([own[1:]] if own.ndim == 3 else [])):
+            assert torch.equal(self.answer(model, inputs, position_ids=given).sequences, expected)
+        is_image = inputs["input_ids"] == model.config.image_token_id
+        for other in (torch.where(is_image, own + 1, own), own + 1):
+            with pytest.raises(ValueError, match="position_ids.*out of the answer's sight"):
+                self.answer(model, inputs, position_ids=other)
 
     @pytest.mark.parametrize("mode", MODES)
     def test_every_mode_answers_under_the_condition(self, model, processor, mode):

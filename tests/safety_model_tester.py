@@ -30,7 +30,7 @@ from tiny_backbones import (
 from transformers import DynamicCache, StaticCache, set_seed
 from transformers.utils import logging
 
-from safevlm_hf.modeling.generation_safety import CACHE
+from safevlm_hf.modeling.safety_cache import CACHE
 
 
 OPTIONAL = {"input_ids", "attention_mask", "question_mask", "pixel_values", "pixel_attention_mask"}

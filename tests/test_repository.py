@@ -1,5 +1,6 @@
 """What surrounds the code: workflows and hooks that only run elsewhere, make's help, the citation, the issue forms."""
 
+import ast
 import configparser
 import os
 import re
@@ -152,3 +153,18 @@ def test_issue_forms_are_complete(path):
     for field in form["body"]:
         assert field["type"] in ("markdown", "textarea", "input", "dropdown", "checkboxes")
         assert field["attributes"].get("label") or field["type"] == "markdown"
+
+
+def test_what_another_file_calls_has_a_public_name():
+    """In the model and in what serves it; the library's own names, as `_prepare_generation_config`, do not count."""
+    files = [path for name in ("modeling", "serving", "vllm") for path in ROOT.glob(f"src/safevlm_hf/{name}/*.py")]
+    nodes = {path: list(ast.walk(ast.parse(path.read_text()))) for path in files}
+    own = {path: {node.name for node in nodes[path] if isinstance(node, ast.FunctionDef)} for path in files}
+    private = {name for names in own.values() for name in names if re.match("_[^_]", name)}
+    read, foreign = {}, []
+    for path in files:
+        attributes = [node for node in nodes[path] if isinstance(node, ast.Attribute)]
+        own[path] |= {node.attr for node in attributes if isinstance(node.ctx, ast.Store)}
+        read[path] = [node for node in attributes if node.attr in private]
+        foreign += [f"{path.name}: {ast.unparse(node)}" for node in read[path] if node.attr not in own[path]]
+    assert sum(map(len, read.values())) > 100 and not foreign

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from safevlm_hf import SafeLlavaConfig
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 
@@ -63,6 +64,14 @@ def tiny_text_config(tokenizer, model_type: str, **values) -> dict:
         "eos_token_id": tokenizer.eos_token_id,
         **values,
     }
+
+
+def head_config(hidden_size: int, **safety) -> SafeLlavaConfig:
+    """A configuration for a safety head by itself, of four attention heads."""
+    text_config = {"model_type": "llama", "hidden_size": hidden_size, "num_attention_heads": 4}
+    return SafeLlavaConfig(
+        text_config=text_config, safety_config={"num_attention_heads": 4, "head_gate_dropout": 0.0, **safety}
+    )
 
 
 def picture(size: tuple[int, int], seed: int) -> Image.Image:

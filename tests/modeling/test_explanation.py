@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from tiny_backbones import head_config
 from torch.nn import functional as F
 
 from safevlm_hf.modeling.safety_explanation import SafetyExplanation, explain_head
+from safevlm_hf.modeling.safety_inputs import SafetyImageOutput
 from safevlm_hf.modeling.safety_modules import SafetyHead, init_safety_weights
 
 
@@ -31,8 +33,15 @@ def _liven(head: SafetyHead) -> SafetyHead:
     return head
 
 
-def make_head(pooling="mean", width=32):
-    head = SafetyHead(width, 4, num_levels=4, num_categories=7, pooling=pooling, window_sizes=[4, 8])
+def config_of(pooling, safe_category=6):
+    categories = [f"category {place}" for place in range(7)]
+    categories[safe_category] = "safe"
+    sizes = {"head_window_sizes": [4, 8], "head_gate_size": 0, "projector_grid_size": 3}
+    return head_config(32, head_pooling=pooling, categories=categories, **sizes)
+
+
+def make_head(config):
+    head = SafetyHead(config)
     head.apply(init_safety_weights)
     return _liven(head).eval()
 
@@ -82,7 +91,7 @@ def former_forward(head, text_embeds, text_mask, keys):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("pooling", ["mean", "first"])
 def test_the_head_is_bit_identical(pooling, dtype):
-    head = make_head(pooling).to(dtype)
+    head = make_head(config_of(pooling)).to(dtype)
     text, keys = torch.randn(5, 9, 32), torch.randn(5, 20, 32, dtype=dtype)
     mask = torch.rand(5, 9) > 0.4
     mask[0] = False
@@ -96,15 +105,16 @@ def test_the_head_is_bit_identical(pooling, dtype):
 )
 def test_pooling_weights(pooling, expected):
     mask = torch.tensor([[False, True, True], [False, False, False]])
-    weights = make_head(pooling).pooling_weights(mask, torch.zeros(2, dtype=torch.long))
+    weights = make_head(config_of(pooling)).pooling_weights(mask, torch.zeros(2, dtype=torch.long))
     assert weights.tolist() == [expected, [1, 0, 0, 0]]
 
 
 def test_pooling_weights_of_a_window_skip_what_is_no_question():
     mask = torch.tensor([[True, False, True, True, False, True, True, True]])
-    (weights,) = make_head("windows").pooling_weights(mask, torch.tensor([2])).tolist()
+    head = make_head(config_of("windows"))
+    (weights,) = head.pooling_weights(mask, torch.tensor([2])).tolist()
     assert weights == [0, 0, 0, 0.25, 0.25, 0, 0.25, 0.25, 0]  # four tokens from the second one on
-    (weights,) = make_head("windows").pooling_weights(torch.ones(1, 8) > 0, torch.tensor([1])).tolist()
+    (weights,) = head.pooling_weights(torch.ones(1, 8) > 0, torch.tensor([1])).tolist()
     assert weights == [0] + [0.125] * 8
 
 
@@ -112,14 +122,21 @@ def test_pooling_weights_of_a_window_skip_what_is_no_question():
 @pytest.mark.parametrize("safe_category", [0, 3, 6])
 def test_every_part_by_hand(safe_category, pooling):
     """Against a loop over heads, tokens and keys in double precision."""
-    head = make_head(pooling).double()
+    config = config_of(pooling, safe_category)
+    head = make_head(config).double()
     text, mask = torch.randn(1, 3, 32).double(), torch.tensor([[True, False, True]])
     tokens, features = torch.randn(2, 32).double(), torch.randn(1, 9, 32).double()
     keys = torch.cat([tokens, features[0]])
     with torch.no_grad():
         levels, categories, _ = head(text, mask, keys[None])
-        levels, categories, window = levels[:, 0], categories[:, 0], torch.zeros(1, dtype=torch.long)
-        found = explain_head(head, text, mask, tokens, features, window, 1, levels, categories, safe_category, 3)
+        levels, categories = levels[:, 0], categories[:, 0]
+        encoded = SafetyImageOutput(
+            safety_features=features,
+            safety_window_ids=torch.zeros(1, dtype=torch.long),
+            safety_level_logits=levels,
+            safety_category_logits=categories,
+        )
+        found = explain_head(head, text, mask, tokens, encoded, config)
         level = 1 + levels[0, 1:].argmax()
         category = max((one for one in range(7) if one != safe_category), key=lambda one: categories[0, one])
         direction = head.level_head.weight[level] - head.level_head.weight[0]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_backbones import head_config
 from torch.nn import functional as F
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration
@@ -258,7 +259,8 @@ def test_image_without_text_gets_a_verdict(model, pooling):
 
 @pytest.mark.parametrize("pooling", ["mean", "windows"])
 def test_head_equals_attention_written_out(pooling):
-    head = SafetyHead(16, 4, 3, 2, pooling, [4, 8]).double()
+    of_head = {"head_pooling": pooling, "head_window_sizes": [4, 8], "head_gate_size": 0}
+    head = SafetyHead(head_config(16, **of_head)).double()
     text, keys = torch.randn(1, 3, 16).double(), torch.randn(1, 5, 16).double()
     level, _, _ = head(text, torch.tensor([[True, False, True]]), keys)
     query, key, value = head.q_proj(text), head.k_proj(keys), head.v_proj(keys)

@@ -33,10 +33,10 @@ from torch import nn
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, StaticCache
 
 from safevlm_hf import SafeLlavaForConditionalGeneration
-from safevlm_hf.modeling.generation_safety import CACHE, decide_samples
 from safevlm_hf.modeling.safety_audit import read_audit
+from safevlm_hf.modeling.safety_cache import CACHE
 from safevlm_hf.modeling.safety_decision import calibrated_risks, condition_rows, decide
-from safevlm_hf.modeling.safety_inputs import SafetyImageOutput, SafetyInputs
+from safevlm_hf.modeling.safety_inputs import SafetyImageOutput, SafetyInputs, decide_samples
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
 
@@ -395,16 +395,76 @@ def test_masks_of_another_shape(model, form):
         generate(model, **{**inputs, "attention_mask": mask})
 
 
+def positions_of(inputs):
+    """As the library finds them: of the tokens that are not masked out, in their order."""
+    return (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+
+
 @pytest.mark.parametrize("cached", [False, True])
-def test_own_positions(model, cached):
+def test_positions_that_the_model_finds_by_itself(model, cached):
+    """A caller may name them, of the new tokens or of all, whatever stands at masked tokens; they change nothing."""
+    inputs = {**batch(prompt(9), prompt(RISKY, 9)), "pixel_values": torch.cat([dark(1), bright(2)])}
+    of_cache = dict  # nothing
+    if cached:
+        cache = DynamicCache(config=model.config)
+        sequences = generate(model, **inputs, **new_cache(model, cache))
+        whole = torch.cat([sequences, torch.tensor([[9], [RISKY]])], dim=1)
+        inputs = {"input_ids": whole[:, int(cache.get_seq_length()) :], "attention_mask": (whole != PAD).long()}
+
+        def of_cache():
+            return new_cache(model, copy.deepcopy(cache))
+
+    expected = generate(model, **inputs, **of_cache())
+    positions = positions_of(inputs)
+    num_new = inputs["input_ids"].shape[1]
+    elsewhere = torch.where(inputs["attention_mask"] == 0, 7, positions)
+    for given in (positions, positions[:, -num_new:], positions.int(), elsewhere):
+        assert torch.equal(generate(model, **inputs, position_ids=given, **of_cache()), expected)
+
+
+def test_positions_without_a_mask(model):
+    inputs = {**batch(prompt(9), prompt(RISKY, 9)), "pixel_values": torch.cat([dark(1), bright(2)])}
+    positions = positions_of(inputs)
+    del inputs["attention_mask"]
+    assert torch.equal(generate(model, **inputs, position_ids=positions), generate(model, **inputs))
+    with pytest.raises(ValueError, match="position_ids"):  # those of the padding count
+        generate(model, **inputs, position_ids=torch.arange(positions.shape[1])[None])
+    embeds = {**inputs, "inputs_embeds": model.get_input_embeddings()(inputs.pop("input_ids")).detach()}
+    del embeds["input_ids"]
+    everything = torch.arange(positions.shape[1])[None]
+    assert torch.equal(generate(model, **embeds, position_ids=everything), generate(model, **embeds))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize(
+    "moved",
+    ["shifted", "condition", "last", "packed", "negative", "three", "short", "empty", "float", "bool", "list", "4-D"],
+)
+def test_other_positions_raise(model, cached, moved):
     inputs = request(bright())
     if cached:
         cache = DynamicCache(config=model.config)
         sequences = generate(model, **inputs, **new_cache(model, cache))
         inputs = {**next_turn(sequences, cache, 9), **new_cache(model, cache)}
-    positions = torch.arange(inputs["input_ids"].shape[1])[None]
-    with pytest.raises(ValueError, match="position_ids"):
-        generate(model, **inputs, position_ids=positions + 500)
+    own = positions_of(inputs)[:, -inputs["input_ids"].shape[1] :]
+    length = own.shape[1]
+    far = torch.arange(length) == (length - 1 if cached else CONDITION.stop - 1)
+    others = {
+        "shifted": own + 500,
+        "condition": torch.where(far, 10_000, own),
+        "last": torch.where(torch.arange(length) == length - 1, 10_000, own),
+        "packed": torch.where(torch.arange(length) >= length - 1, 0, own),  # a sequence of its own begins there
+        "negative": own - 1,
+        "three": torch.stack([own, own, own + 1]),
+        "short": own[:, 1:],
+        "empty": own[:0],
+        "float": own.float(),
+        "bool": own.bool(),
+        "list": own.tolist(),
+        "4-D": own[None, None],
+    }
+    with pytest.raises(ValueError, match="position_ids.*out of the answer's sight"):
+        generate(model, **inputs, position_ids=others[moved])
 
 
 def test_text_alone_may_have_its_own_mask_and_positions(model):
@@ -598,7 +658,7 @@ def test_the_policy_survives_another_generation_config(checkpoint, tmp_path, los
         loaded.save_pretrained(tmp_path / "again")
         (tmp_path / "again" / "generation_config.json").unlink()
         loaded = load(tmp_path / "again")
-    assert loaded._policy(None) == SafetyPolicy.create(REFUSE_ALL)
+    assert loaded.policy_in_force(None) == SafetyPolicy.create(REFUSE_ALL)
 
 
 def test_a_filled_policy_is_told(checkpoint, caplog):
@@ -606,9 +666,9 @@ def test_a_filled_policy_is_told(checkpoint, caplog):
 
     logging.warning_once.cache_clear()
     loaded = load(checkpoint)
-    assert loaded._policy(None) == SafetyPolicy.create(REFUSE_ALL) and "config.json" not in caplog.text
+    assert loaded.policy_in_force(None) == SafetyPolicy.create(REFUSE_ALL) and "config.json" not in caplog.text
     loaded.generation_config = GenerationConfig()
-    loaded._policy(None)
+    loaded.policy_in_force(None)
     assert "config.json" in caplog.text
 
 
@@ -616,9 +676,11 @@ def test_the_generation_config_wins(checkpoint, tmp_path):
     loaded = load(checkpoint)
     for own in ({}, {"language": "de"}):
         loaded.generation_config.safety_policy = own
-        assert loaded._policy(None) == SafetyPolicy.create(own)
+        assert loaded.policy_in_force(None) == SafetyPolicy.create(own)
     loaded.save_pretrained(tmp_path / "again")
-    assert load(tmp_path / "again", generation_config=GenerationConfig())._policy(None) == SafetyPolicy(language="de")
+    assert load(tmp_path / "again", generation_config=GenerationConfig()).policy_in_force(None) == SafetyPolicy(
+        language="de"
+    )
 
 
 @pytest.mark.parametrize("call", ["generate", "assess"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_backbones import head_config
 from torch.nn import functional as F
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
@@ -22,6 +23,7 @@ CONFIG = SafetyConfig()
 RISKS = CONFIG.categories[:-1]
 LEVELS = CONFIG.levels[1:]
 SIZES = CONFIG.head_window_sizes
+SAFE_THIRD = ["politics", "privacy", "safe", "fairness", "misleading", "insults", "illegal risk"]
 BOS, IMAGE, BLOCK = 1, 150, 4 + 16 + 3
 BFLOAT16_TOLERANCE = 0.05  # of logits of a few units: what is rounded depends on the shape of a product
 
@@ -81,9 +83,9 @@ def test_long_texts_are_exact_and_linear():
 def gated_heads():
     """The same head with and without its gate."""
     torch.manual_seed(0)
-    gated = SafetyHead(16, 4, 4, 7, "windows", SIZES, gate_size=8, safe_category=2)
+    gated = SafetyHead(head_config(16, categories=SAFE_THIRD, head_gate_size=8))
     gated.apply(init_safety_weights)
-    plain = SafetyHead(16, 4, 4, 7, "windows", SIZES)
+    plain = SafetyHead(head_config(16, categories=SAFE_THIRD, head_gate_size=0))
     plain.load_state_dict({name: value for name, value in gated.state_dict().items() if "gate" not in name})
     return gated, plain
 
@@ -218,7 +220,7 @@ def test_the_promise_on_token_ids(lively_model):
 @given(WORDS, st.integers(0, 2**31), st.data())
 def test_in_bfloat16_a_run_keeps_its_logits_within_a_tolerance(words, seed, data):
     torch.manual_seed(seed)
-    head = SafetyHead(64, 8, 4, 7, "windows", SIZES, gate_size=32, safe_category=6)
+    head = SafetyHead(head_config(64, num_attention_heads=8, head_gate_size=32))
     head.apply(init_safety_weights)
     torch.nn.init.normal_(head.level_head.weight, std=0.3)
     torch.nn.init.normal_(head.category_head.weight, std=0.3)
@@ -269,7 +271,7 @@ def test_the_positions_of_images_are_left_out_and_change_nothing(lively_model):
 @pytest.mark.parametrize("rows", [None, [0, 0, 1]], ids=["one picture each", "two pictures in a sample"])
 @torch.no_grad()
 def test_tiles_are_read_together_and_each_beside_the_whole_picture_without_the_others(pooling, rows):
-    head = SafetyHead(16, 4, 4, 7, pooling, SIZES, gate_size=8, safe_category=2)
+    head = SafetyHead(head_config(16, categories=SAFE_THIRD, head_pooling=pooling, head_gate_size=8))
     head.apply(init_safety_weights)
     tokens, features, num_tiles = torch.randn(3, 2, 16), torch.randn(3, 4 * 5, 16), [3, 0, 1]
     is_feature = torch.arange(4 * 5) < 5 * (1 + torch.tensor(num_tiles))[:, None]

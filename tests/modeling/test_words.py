@@ -9,11 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_backbones import head_config
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.evaluation.held_out.ways_of_typing import WAYS_OF_TYPING
-from safevlm_hf.modeling.safety_word_head import word_head
+from safevlm_hf.modeling.safety_word_head import SafetyWordHead
 from safevlm_hf.modeling.safety_words import WORDS_FILE, SafetyWords
 from safevlm_hf.training.collator import SafetyCollator
 
@@ -26,7 +27,7 @@ SMALL = {"head_reading": "words", "head_word_size": 16, "head_hidden_size": 32, 
 @pytest.fixture(scope="module")
 def head():
     torch.manual_seed(0)
-    head = word_head(SafetyConfig(**SMALL), 24).eval()
+    head = SafetyWordHead(head_config(24, **SMALL)).eval()
     for weight in head.parameters():
         weight.data.normal_(std=0.3)
     return head

@@ -23,6 +23,7 @@ from serving_client import (
 from torch import nn
 
 from safevlm_hf import serving
+from safevlm_hf.modeling.safety_modules import Windows
 
 
 RULES = "Stay polite. Never give out an address that stands on a card, and never a name. " * 4  # 60 words
@@ -41,7 +42,7 @@ class WordHead(nn.Module):
         is_asked = ((text_embeds == self.word).all(dim=-1) & text_mask).any(dim=1)[rows]
         level, category = torch.where(is_asked, 3, 0), torch.where(is_asked, 4, 6)
         logits = (9.0 * nn.functional.one_hot(found, size)[:, None] for found, size in ((level, 4), (category, 7)))
-        return *logits, torch.ones_like(is_asked)[:, None]
+        return Windows(*logits, torch.ones_like(is_asked)[:, None])
 
 
 @contextmanager

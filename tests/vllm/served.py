@@ -16,6 +16,7 @@ from safevlm_hf import (
     SafetyPolicy,
 )
 from safevlm_hf.data import NANO_BASE
+from safevlm_hf.modeling.safety_decision import decide
 
 
 SAFETY = {"num_safety_tokens": 4, "num_condition_tokens": 4, "num_attention_heads": 4, "projector_depth": 1}
@@ -104,7 +105,9 @@ def rig(model, processor):
     levels, categories = torch.tensor(targets).T
     optimizer = torch.optim.Adam(head.parameters(), lr=2 / keys[0].shape[-1])
     for _ in range(300):
-        level_logits, category_logits, *_ = model.model._judge_windows(*head(*inputs), SafetyPolicy())
+        windows = head(*inputs)
+        decisions = decide(SafetyPolicy(), windows.level_logits, windows.category_logits, model.config.safety_config)
+        level_logits, category_logits = windows.choose(decisions.strictest(windows.is_window))
         loss = cross_entropy(level_logits, levels) + cross_entropy(category_logits, categories)
         if loss < 1.3e-3:  # each of the 90 verdicts has a probability of 0.88 or more
             return

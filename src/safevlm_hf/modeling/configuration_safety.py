@@ -8,13 +8,16 @@ from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from .json_files import read_policy
 from .model_card import write_model_card
-from .safety_code import CarriesCodeMixin, auto_map, save_code
+from .safety_code import RemoteCodeMixin, auto_map, save_code
 from .safety_digest import safety_digests
 from .safety_policy import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SAFE, SafetyNames
 
+
+logger = logging.get_logger(__name__)
 
 # Where a config names none. As wide as a tower and more, the projector has 239 million parameters on Qwen2.5-VL-7B.
 MAX_PROJECTOR_WIDTH = 1088
@@ -160,16 +163,29 @@ class SafetyConfig(PreTrainedConfig, SafetyNames):
     def reads_words(self) -> bool:
         return self.head_reading == "words"
 
+    def warn_if_weak(self):
+        """Warn, once, where verdicts mean nothing yet, and where answers are not conditioned on them."""
+        if not self.num_condition_tokens:
+            logger.warning_once(
+                "This model has no condition tokens (`num_condition_tokens=0`, the paper's image block): verdicts are "
+                "given, but answers are not conditioned on them."
+            )
+        if not self.is_trained:
+            logger.warning_once(
+                "The safety head of this model is untrained: its verdicts mean nothing before stage 1 "
+                "(`safevlm train --stage 1`)."
+            )
+
 
 SHORT_BLOCK = {"num_safety_tokens": 16, "num_condition_tokens": 8}
 
 
 @dataclass(kw_only=True, repr=False)
-class SafeConfigMixin(CarriesCodeMixin):
+class SafeConfigMixin(RemoteCodeMixin):
     r"""
     The configuration of a safe model, in front of its backbone's configuration class. A family's class names its
-    `model_type`, "safe_" and the stock one, which is the name of its file, too; its `class_prefix`; `sub_configs`; and
-    `default_safety`, fields of [`SafetyConfig`] with another default.
+    `model_type`, "safe_" and the stock one, which is the name of its file, too, and `default_safety`, fields of
+    [`SafetyConfig`] with another default. The names of all of its classes begin like the configuration's.
 
     Args:
         safety_config (`SafetyConfig` or `dict`, *optional*): the safety modules.
@@ -181,13 +197,19 @@ class SafeConfigMixin(CarriesCodeMixin):
             which `save_pretrained` renews; loading warns of what differs.
     """
 
-    class_prefix: ClassVar[str]
+    class_prefix: ClassVar[str]  # with which the names of a family's classes begin
     default_safety: ClassVar[dict] = {}
 
     safety_config: dict | PreTrainedConfig | None = None
     safety_policy: dict | None = None
     training_record: dict | None = None
     safety_digest: dict | None = None
+
+    def __init_subclass__(cls, **kwargs):
+        if "model_type" in vars(cls):
+            cls.class_prefix = cls.__name__.removesuffix("Config")
+            cls.sub_configs = {**cls.sub_configs, "safety_config": SafetyConfig}
+        super().__init_subclass__(**kwargs)
 
     def __post_init__(self, **kwargs):
         if self.safety_config is None:

@@ -13,10 +13,10 @@ from transformers.utils import logging
 from .operator_policy import describe_silencing
 from .safety_audit import SafetyAudit
 from .safety_blocks import load_tokenizer
-from .safety_cache import CACHE, Conversation, generating, is_generating
+from .safety_cache import generating, is_generating
 from .safety_call import NoImageTokens, SafetyCall
 from .safety_checks import GENERATE_ARGUMENTS, check_question_ids, check_question_mask
-from .safety_inputs import SafetyInputs, decide_samples
+from .safety_inputs import Conversation, SafetyInputs
 from .safety_policy import DEFAULT_POLICY, SafetyPolicy
 from .safety_refusals import ForcedRefusal
 from .safety_words import load_words
@@ -71,8 +71,9 @@ class SafetyGenerationMixin:
             [`SafetyOutput`], where images were seen.
 
         Raises:
-            `ValueError`: for image features or a cache that carry no verdict, a mask or positions that hide part of an
-                image, a question that is empty, or a policy that does not fit the model.
+            `ValueError`: for image features or a cache that carry no verdict, a mask that hides part of an image,
+                `position_ids` other than those that the model finds by itself, a question that is empty, or a policy
+                that does not fit the model.
             `OSError`: where the audit line cannot be written, or the tokenizer of a refusing policy not be found.
         """
         for name in ("safety_conditions", "safety_inputs"):
@@ -81,10 +82,10 @@ class SafetyGenerationMixin:
         kwargs = {**dict(zip(GENERATE_ARGUMENTS, args)), **kwargs}
         # A draft model only proposes. The model that it drafts for, whose images and cache these are, verifies under
         # its own condition.
-        if is_generating() and self._setting("is_assistant", kwargs) and kwargs.get("pixel_values") is None:
+        if is_generating() and self.find_setting("is_assistant", kwargs) and kwargs.get("pixel_values") is None:
             return super().generate(inputs, **kwargs)
 
-        policy = self._policy(safety_policy, kwargs.get("generation_config"))
+        policy = self.policy_in_force(safety_policy, kwargs.get("generation_config"))
         audit = SafetyAudit.create(_audit(safety_audit))
         _check_shadow(safety_shadow, audit)
         call = SafetyCall(self, inputs, kwargs, policy, audit, safety_shadow)
@@ -99,14 +100,15 @@ class SafetyGenerationMixin:
         is_ours = (NoImageTokens, ForcedRefusal)
         return LogitsProcessorList(sorted(processors, key=lambda processor: isinstance(processor, is_ours)))
 
-    def _setting(self, name: str, kwargs: dict):
-        """A setting of generation as the library finds it: in the call, its generation config, or the model's."""
+    def find_setting(self, name: str, kwargs: dict):
+        """Return a setting of generation as the library finds it: from the call, its generation config, or the
+        model's."""
         sources = (kwargs.get("generation_config"), self.generation_config)
         values = (kwargs.get(name), *(getattr(source, name, None) for source in sources))
         return next((value for value in values if value is not None), None)
 
-    def _policy(self, safety_policy, generation_config: GenerationConfig | None = None) -> SafetyPolicy:
-        """The checkpoint's policy, with what the call sets in place of its own.
+    def policy_in_force(self, safety_policy, generation_config: GenerationConfig | None = None) -> SafetyPolicy:
+        """Return the checkpoint's policy, with what the call sets in place of its own.
 
         Warns, once, where the call's policy refuses and what is kept could silence it. What a generation config holds
         counts as kept: nobody can tell whether it came with a checkpoint."""
@@ -120,19 +122,8 @@ class SafetyGenerationMixin:
             logger.warning_once("The safety policy is disabled (`enabled=False`): answers are not conditioned.")
         return policy
 
-    def _warn_weak_safety(self):
-        if not self.config.safety_config.num_condition_tokens:
-            logger.warning_once(
-                "This model has no condition tokens (`num_condition_tokens=0`, the paper's image block): verdicts are "
-                "given, but answers are not conditioned on them."
-            )
-        if not self.config.safety_config.is_trained:
-            logger.warning_once(
-                "The safety head of this model is untrained: its verdicts mean nothing before stage 1 "
-                "(`safevlm train --stage 1`)."
-            )
-
-    def _tokenizer(self):
+    def refusal_tokenizer(self):
+        """Load the tokenizer that lies with the checkpoint, for a refusal's text. Raises `OSError` without one."""
         try:
             return self._load_tokenizer()
         except (OSError, ValueError) as error:
@@ -141,36 +132,39 @@ class SafetyGenerationMixin:
                 f"({self.name_or_path!r}): pass `generate(..., tokenizer=processor.tokenizer)`."
             ) from error
 
-    def _mask_padding(self, input_ids, settings: dict) -> torch.Tensor | None:
-        # As the library infers it, or the head would read padding that the language model does not.
+    def mask_padding(self, input_ids, settings: dict) -> torch.Tensor | None:
+        """Return the mask of a prompt that comes without one, as the library infers it, or the head would read padding
+        that the language model does not."""
         text_config = self.config.get_text_config()
         pad, eos = (
-            getattr(text_config, name, None) if (found := self._setting(name, settings)) is None else found
+            getattr(text_config, name, None) if (found := self.find_setting(name, settings)) is None else found
             for name in ("pad_token_id", "eos_token_id")
         )
         is_eos = pad in eos if isinstance(eos, (list, tuple)) else pad == eos
         return None if pad is None or is_eos else input_ids != pad
 
-    def _prompts(self, input_ids, inputs_embeds, attention_mask, settings: dict | None = None) -> list[torch.Tensor]:
-        """What each sample's prompt holds, ids or embeddings, without padding; `settings` are the call's arguments."""
+    def unpadded_prompts(
+        self, input_ids, inputs_embeds, attention_mask, settings: dict | None = None
+    ) -> list[torch.Tensor]:
+        """Return each sample's prompt, ids or embeddings, without padding; `settings` are the call's arguments."""
         prompts = input_ids if input_ids is not None else inputs_embeds
         if attention_mask is None and inputs_embeds is None:
-            attention_mask = self._mask_padding(prompts, settings or {})
+            attention_mask = self.mask_padding(prompts, settings or {})
         if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
             return list(prompts)
         kept = attention_mask[:, -prompts.shape[1] :].bool().to(prompts.device)
         return [prompt[is_kept] for prompt, is_kept in zip(prompts, kept)]
 
-    def _end_token_id(self, kwargs: dict) -> int:
-        """EOS, the first of several; padding where there is none; 0 where there is neither."""
+    def end_token_id(self, kwargs: dict) -> int:
+        """Return EOS, the first of several; padding where there is none; 0 where there is neither."""
         text_config = self.config.get_text_config()
         for name in ("eos_token_id", "pad_token_id"):
-            for value in (self._setting(name, kwargs), getattr(text_config, name, None)):
+            for value in (self.find_setting(name, kwargs), getattr(text_config, name, None)):
                 if value is not None and value != -1:
                     return int(torch.as_tensor(value).flatten()[0])
         return 0
 
-    def _conversation(
+    def read_conversation(
         self,
         input_ids,
         inputs_embeds,
@@ -179,9 +173,9 @@ class SafetyGenerationMixin:
         question_ids=None,
         settings: dict | None = None,
     ) -> tuple[Conversation, SafetyInputs]:
-        """What the prompt says, and the inputs of its verdict without a policy."""
+        """Return what the prompt says, and the inputs of its verdict without a policy."""
         if attention_mask is None and inputs_embeds is None:
-            attention_mask = self._mask_padding(input_ids, settings or {})
+            attention_mask = self.mask_padding(input_ids, settings or {})
         if question_mask is not None:
             prompt = input_ids if inputs_embeds is None else inputs_embeds
             check_question_mask(question_mask, tuple(prompt.shape[:2]))
@@ -194,14 +188,14 @@ class SafetyGenerationMixin:
         if is_masked:
             turns = turns * question_mask.long().to(turns.device)
         if question_ids is None and self.config.safety_config.reads_words:
-            question_ids = self._read_words(input_ids if inputs_embeds is None else None, turns, settings or {})
+            question_ids = self.read_words(input_ids if inputs_embeds is None else None, turns, settings or {})
         elif question_ids is not None:
             check_question_ids(question_ids, len(turns), self.config.safety_config)
         found = (safety_inputs.text_embeds, turns, safety_inputs.image_mask, is_masked, question_ids)
         return Conversation(*found), safety_inputs
 
-    def _read_words(self, input_ids, turns: torch.LongTensor, settings: dict) -> torch.LongTensor | None:
-        """The question in the head's own words, of token ids by the tokenizer of the call or the checkpoint."""
+    def read_words(self, input_ids, turns: torch.LongTensor, settings: dict) -> torch.LongTensor | None:
+        """Return the question in the head's own words, of token ids by the tokenizer of the call or the checkpoint."""
         if input_ids is None:
             logger.warning_once(NO_WORDS % "there are embeddings and no `question_ids`")
             return None
@@ -216,8 +210,10 @@ class SafetyGenerationMixin:
     def _load_tokenizer(self):
         return load_tokenizer(self.name_or_path, getattr(self.config, "_commit_hash", None))
 
-    def _judged(self, conversation: Conversation, policy: SafetyPolicy, safety_inputs: SafetyInputs) -> SafetyInputs:
-        """The inputs of a verdict on a whole conversation."""
+    def verdict_inputs(
+        self, conversation: Conversation, policy: SafetyPolicy, safety_inputs: SafetyInputs
+    ) -> SafetyInputs:
+        """Return the inputs of a verdict on a whole conversation."""
         has_no_question = conversation.is_image.any(dim=1) & ~(conversation.turns != 0).any(dim=1)
         if conversation.is_masked and bool(has_no_question.any()):
             rows = has_no_question.nonzero().flatten().tolist()
@@ -254,4 +250,4 @@ def _check_shadow(is_shadow: bool, audit: SafetyAudit | None):
         )
 
 
-__all__ = ["AUDIT_VARIABLE", "CACHE", "SafetyGenerationMixin", "decide_samples"]
+__all__ = ["AUDIT_VARIABLE", "SafetyGenerationMixin"]

@@ -8,41 +8,40 @@ modules and the two `forward`; what else a safe model does stands in files of it
 (`safety_checkpoint.py`).
 """
 
+import functools
 import inspect
+import typing
+from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, modeling_outputs
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .generation_safety import SafetyGenerationMixin
-from .safety_adapters import SparesVerdictMixin
-from .safety_assessment import TOKEN_TYPES, SafetyAssessmentMixin
+from .safety_adapters import SafetyAdapterMixin
+from .safety_assessment import SafetyAssessmentMixin
 from .safety_cache import CACHE, is_generating, mark_free_cache, one_cache, read_state, take_free_cache, write_state
-from .safety_checkpoint import SafeCheckpointMixin
+from .safety_checkpoint import SafeCheckpointMixin, register_key_conversions
 from .safety_checks import check_modalities
-from .safety_code import CarriesCodeMixin
+from .safety_code import RemoteCodeMixin
 from .safety_initialization import SafetyInitializationMixin
 from .safety_inputs import SafetyFields, SafetyImageOutput, SafetyInputs, SafetyLossFields
-from .safety_judging import JudgesImagesMixin
+from .safety_judging import SafetyJudgingMixin
 from .safety_losses import head_loss
-from .safety_modules import (
-    SafetyConditions,
-    SafetyProjector,
-    SafetyTokens,
-    embedding_head,
-    init_safety_weights,
-)
-from .safety_signatures import forward_of_backbone, with_fields, with_signature_of
-from .safety_word_head import init_word_weights, word_head
+from .safety_modules import SafetyConditions, SafetyHead, SafetyProjector, SafetyTokens, init_safety_weights
+from .safety_word_head import SafetyWordHead, init_word_weights
 
 
 logger = logging.get_logger(__name__)
 
+ANY_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
-class SafePreTrainedModelMixin(SparesVerdictMixin, SafeCheckpointMixin, CarriesCodeMixin):
+
+class SafePreTrainedModelMixin(SafetyAdapterMixin, SafeCheckpointMixin, RemoteCodeMixin):
     """What base model and generating model of a family have in common, in front of [`PreTrainedModel`]."""
 
     # Quantisers leave them as they are, by the start of a module's name, in the whole model or the base model.
@@ -76,12 +75,14 @@ class SafePreTrainedModelMixin(SparesVerdictMixin, SafeCheckpointMixin, CarriesC
         return {name: kept for name, kept in super()._get_dtype_plan(dtype).items() if name != self.vision_modules}
 
 
-class SafeModelMixin(JudgesImagesMixin):
+class SafeModelMixin(SafetyJudgingMixin):
     """
     A backbone's base model with safety projector, safety tokens, safety head and condition table.
 
     A family's class stands in front of the backbone's base model and writes one method, `get_image_features`: it
-    encodes as the backbone does, and hands h_i and the map that the safety projector reads to `judge_images`.
+    encodes as the backbone does, and hands h_i and the map that the safety projector reads to `judge_images`. Besides
+    the backbone's arguments it takes `safety_inputs` ([`SafetyInputs`], *optional*), questions and policy, without
+    which the verdict is on the image alone, under the default policy; and it returns [`SafetyImageOutput`].
 
     Attributes:
         output_class: what `forward` returns, the stock class with [`SafetyFields`].
@@ -110,33 +111,23 @@ class SafeModelMixin(JudgesImagesMixin):
         names = inspect.signature(cls.get_image_features).parameters if hasattr(cls, "get_image_features") else ()
         left_out = ("self", "pixel_values", "safety_inputs", "kwargs")
         cls.image_arguments = tuple(name for name in names if name not in left_out)
-        stock = forward_of_backbone(cls)
+        stock = _forward_of_backbone(cls)
         if stock is not None:
+            register_key_conversions(cls.config_class.model_type, cls.config_class.class_prefix)
             known = inspect.signature(stock).parameters
             cls.own_image_arguments = tuple(name for name in cls.image_arguments if name not in known)
-            forward = with_signature_of(stock, SafeModelMixin.__dict__["forward"], cls.image_arguments)
+            forward = _with_signature_of(stock, SafeModelMixin.__dict__["forward"], cls.image_arguments)
             cls.forward = forward  # type: ignore[method-assign]
-            cls.output_class = with_fields(stock, SafetyFields, cls.__module__)
+            cls.output_class = _with_fields(stock, SafetyFields, cls.__module__)
 
     def __init__(self, config):
         super().__init__(config)  # type: ignore[call-arg]
         config.check_safety()
-        safety, hidden_size = config.safety_config, config.get_text_config().hidden_size
-        self.safety_projector = SafetyProjector(
-            config.safety_feature_size,
-            config.safety_projector_hidden_size,
-            hidden_size,
-            config.safety_grid_size,
-            safety.projector_depth,
-            safety.projector_mlp_depth,
-        )
-        self.safety_tokens = SafetyTokens(safety.num_safety_tokens, hidden_size)
-        self.safety_head = (word_head if safety.reads_words else embedding_head)(safety, hidden_size)
-        self.safety_conditions = (
-            SafetyConditions(safety.num_conditions, safety.num_condition_tokens, hidden_size)
-            if safety.num_condition_tokens
-            else None
-        )
+        safety = config.safety_config
+        self.safety_projector = SafetyProjector(config)
+        self.safety_tokens = SafetyTokens(config)
+        self.safety_head = SafetyWordHead(config) if safety.reads_words else SafetyHead(config)
+        self.safety_conditions = SafetyConditions(config) if safety.num_condition_tokens else None
         if torch.get_default_dtype() == torch.float16:  # new ones, too, stay in float32
             for name, module in self.named_children():
                 if name.startswith("safety_"):
@@ -181,7 +172,8 @@ class SafeModelMixin(JudgesImagesMixin):
     def check_arguments(self, arguments: dict):
         """Raise `ValueError` where `forward` or `generate` could not place an image with these arguments."""
 
-    def _check_given(self, name: str, value):
+    def check_given(self, name: str, value):
+        """Raise `ValueError` where an argument that places an image is missing."""
         if value is None:
             raise ValueError(
                 f"An image needs `{name}`, or its positions or what it sees would be wrong: pass everything that "
@@ -289,12 +281,12 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin, SafetyAssessmentM
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        stock = forward_of_backbone(cls)
+        stock = _forward_of_backbone(cls)
         if stock is not None:
             names = cls.safe_model_class.image_arguments
-            forward = with_signature_of(stock, SafeForConditionalGenerationMixin.__dict__["forward"], names)
+            forward = _with_signature_of(stock, SafeForConditionalGenerationMixin.__dict__["forward"], names)
             cls.forward = forward  # type: ignore[method-assign]
-            cls.output_class = with_fields(stock, SafetyLossFields, cls.__module__)
+            cls.output_class = _with_fields(stock, SafetyLossFields, cls.__module__)
 
     def __init__(self, config):
         PreTrainedModel.__init__(self, config)  # type: ignore[arg-type]
@@ -380,4 +372,46 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin, SafetyAssessmentM
         return head_loss(encoded, safety_levels, safety_categories, self.config.safety_config)
 
 
-__all__ = ["TOKEN_TYPES", "SafeForConditionalGenerationMixin", "SafeModelMixin", "SafePreTrainedModelMixin"]
+def _forward_of_backbone(cls: type):
+    """`forward` of the first class of the library that `cls` stands in front of; `None` for a mixin."""
+    stock = (base for base in cls.__mro__ if base.__module__.startswith("transformers.models."))
+    return next((base.forward for base in stock), None)
+
+
+def _with_signature_of(stock, own, image_arguments: tuple[str, ...]):
+    """Our `forward` under the signature of the stock one and with the arguments of `get_image_features`, for whoever
+    reads it (`generate`, the Trainer)."""
+    parameters = dict(inspect.signature(stock).parameters)
+    of_images = {name: inspect.Parameter(name, ANY_KIND, default=None) for name in image_arguments}
+    added = tuple(name for name in of_images if name not in parameters)
+    kinds = [parameters.pop(name) for name in [*parameters] if parameters[name].kind is inspect.Parameter.VAR_KEYWORD]
+    ours = {name: given for name, given in inspect.signature(own).parameters.items() if name not in ("self", "kwargs")}
+    parameters |= {name: given.replace(kind=ANY_KIND) for name, given in ours.items()}
+    parameters |= {name: of_images[name] for name in added}
+    names = [name for name in parameters if name != "self"]
+
+    @functools.wraps(own)
+    def forward(self, *args, **kwargs):
+        if len(args) > len(names):
+            raise TypeError(f"`forward` takes {len(names)} positional arguments, got {len(args)}.")
+        return own(self, **dict(zip(names, args)), **kwargs)
+
+    forward.__signature__ = inspect.Signature([*parameters.values(), *kinds])
+    return forward
+
+
+def _with_fields(stock, fields: type, module: str) -> type:
+    """The class that the stock `forward` returns, with further fields. Its name depends on transformers' version."""
+    returned = typing.get_args(inspect.signature(stock).return_annotation)
+    (output,) = [option for option in returned if isinstance(option, type) and issubclass(option, ModelOutput)]
+    # Some annotations name the class of a text model, and what is returned has fields for images, too.
+    for name in ("MultimodalBaseModelOutputWithPast", "MultimodalCausalLMOutputWithPast"):
+        wider = getattr(modeling_outputs, name, output)
+        if output.__dataclass_fields__.keys() < wider.__dataclass_fields__.keys():
+            output = wider
+    return dataclass(
+        type(f"Safe{output.__name__}", (fields, output), {"__doc__": fields.__doc__, "__module__": module})
+    )
+
+
+__all__ = ["SafeForConditionalGenerationMixin", "SafeModelMixin", "SafePreTrainedModelMixin"]

@@ -10,7 +10,7 @@ from transformers import BatchFeature, PreTrainedConfig
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, TextKwargs, Unpack
 
-from .configuration_safety import SafetyConfig
+from .configuration_safety import SafeConfigMixin, SafetyConfig
 from .image_loading import load_images
 from .plain_text import PlainText, is_batch
 from .question_mask import (
@@ -23,7 +23,7 @@ from .question_mask import (
     token_turns,
     warn_that_all_counts,
 )
-from .safety_code import CarriesCodeMixin, auto_map, save_code
+from .safety_code import RemoteCodeMixin, auto_map, save_code
 from .safety_decision import verdicts_from_logits
 from .safety_policy import SafetyVerdict
 from .safety_words import SafetyWords, fill_up, load_words
@@ -50,7 +50,7 @@ _conversation_spans: ContextVar[list[QuestionSpans | None] | None] = ContextVar(
 _answer_spans: ContextVar[list[QuestionSpans | None] | None] = ContextVar("answer_spans", default=None)
 
 
-class SafeProcessorMixin(CarriesCodeMixin):
+class SafeProcessorMixin(RemoteCodeMixin):
     r"""
     A backbone's processor that expands each image to a safe model's block, [ s(2) | h_i | c ], and pads on the left.
     It stands in front of the stock class. Images (paths, URLs, base64, PIL) are read upright, with 8 bits, the first
@@ -62,20 +62,17 @@ class SafeProcessorMixin(CarriesCodeMixin):
             `from_pretrained` reads all four from the checkpoint's own `config.json`: processor and model agree.
 
     Attributes:
-        family, class_prefix, default_safety: as `model_type`, `class_prefix` and `default_safety` of the family's
-            config.
+        config_class: the family's configuration.
     """
 
-    family: str
-    class_prefix: str
-    default_safety: dict = {}
+    config_class: type[SafeConfigMixin]
     words: SafetyWords | None = None
 
     def set_safety(self, categories, levels, num_safety_tokens, num_condition_tokens):
         """Take over the names and sizes of the safety modules; the family's where unset."""
         fields = dict(zip(SAFETY_FIELDS, (categories, levels, num_safety_tokens, num_condition_tokens)))
         given = {name: value for name, value in fields.items() if value is not None}
-        safety_config = SafetyConfig(**{**self.default_safety, **given})
+        safety_config = SafetyConfig(**{**self.config_class.default_safety, **given})
         for name in SAFETY_FIELDS:
             setattr(self, name, getattr(safety_config, name))
 
@@ -102,10 +99,11 @@ class SafeProcessorMixin(CarriesCodeMixin):
         return processor_dict, kwargs
 
     def save_pretrained(self, save_directory, **kwargs):
-        save_code(save_directory, self.family)
+        family, prefix = self.config_class.model_type, self.config_class.class_prefix
+        save_code(save_directory, family)
         if self.words is not None:
             self.words.save(save_directory)
-        self.auto_map = {"AutoProcessor": auto_map(self.family, self.class_prefix)["AutoProcessor"]}
+        self.auto_map = {"AutoProcessor": auto_map(family, prefix)["AutoProcessor"]}
         try:
             return super().save_pretrained(save_directory, **kwargs)
         finally:
@@ -392,7 +390,7 @@ def _parts(message: dict) -> list[dict]:
     return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
-class KeepsOffsetsMixin:
+class TextOffsetsMixin:
     """For a stock processor that makes tensors by itself, of offsets in the text, too, and fails at them or at rows
     without an image; between [`SafeProcessorMixin`] and that processor."""
 
@@ -414,4 +412,4 @@ def _in_form_of(ids, rows: list):
     return np.array(rows) if isinstance(ids, np.ndarray) else rows
 
 
-__all__ = ["KeepsOffsetsMixin", "SafeProcessorMixin"]
+__all__ = ["TextOffsetsMixin", "SafeProcessorMixin"]

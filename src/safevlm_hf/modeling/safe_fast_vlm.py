@@ -5,15 +5,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import FastVlmConfig, FastVlmForConditionalGeneration, FastVlmModel, LlavaProcessor
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
-from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_modules import to_squares
-
-
-register_key_conversions("safe_fast_vlm", "SafeFastVlm")
 
 
 @strict
@@ -21,14 +17,11 @@ class SafeFastVlmConfig(SafeConfigMixin, FastVlmConfig):
     """A [`FastVlmConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_fast_vlm"
-    class_prefix = "SafeFastVlm"
-    sub_configs = {**FastVlmConfig.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeFastVlmModel(SafeModelMixin, SafePreTrainedModelMixin, FastVlmModel):
     """FastVLM's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeFastVlmConfig
     config_class = SafeFastVlmConfig
     vllm_gap = None
     pools_tensor = True
@@ -42,17 +35,7 @@ class SafeFastVlmModel(SafeModelMixin, SafePreTrainedModelMixin, FastVlmModel):
         safety_inputs: SafetyInputs | None = None,
         **kwargs,
     ) -> tuple | SafetyImageOutput:
-        r"""
-        Encode images, give each its verdict, and build its block. The safety projector reads h_i.
-
-        Args:
-            pixel_values: (images, channels, height, width).
-            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
-                image alone, under the default policy.
-
-        Returns:
-            [`SafetyImageOutput`].
-        """
+        """Encode images, give each its verdict, and build its block. The safety projector reads h_i."""
         self.check_images(pixel_values)
         outputs = super().get_image_features(
             pixel_values,
@@ -70,7 +53,6 @@ class SafeFastVlmForConditionalGeneration(
 ):
     """FastVLM that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeFastVlmConfig
     config_class = SafeFastVlmConfig
     safe_model_class = SafeFastVlmModel
 
@@ -78,8 +60,7 @@ class SafeFastVlmForConditionalGeneration(
 class SafeFastVlmProcessor(SafeProcessorMixin, LlavaProcessor):
     """[`LlavaProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeFastVlmConfig.model_type
-    class_prefix = SafeFastVlmConfig.class_prefix
+    config_class = SafeFastVlmConfig
 
     def __init__(
         self,

@@ -5,16 +5,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Model, Gemma3Processor
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
 from .safety_blocks import Layout
-from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_modules import to_squares
-
-
-register_key_conversions("safe_gemma3", "SafeGemma3")
 
 
 @strict
@@ -22,14 +18,11 @@ class SafeGemma3Config(SafeConfigMixin, Gemma3Config):
     """A [`Gemma3Config`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_gemma3"
-    class_prefix = "SafeGemma3"
-    sub_configs = {**Gemma3Config.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeGemma3Model(SafeModelMixin, SafePreTrainedModelMixin, Gemma3Model):
     """Gemma 3's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeGemma3Config
     config_class = SafeGemma3Config
     pools_tensor = True
     has_structure_tokens = True
@@ -39,17 +32,7 @@ class SafeGemma3Model(SafeModelMixin, SafePreTrainedModelMixin, Gemma3Model):
     def get_image_features(
         self, pixel_values: torch.Tensor, safety_inputs: SafetyInputs | None = None, **kwargs
     ) -> tuple | SafetyImageOutput:
-        r"""
-        Encode images, give each its verdict, and build its block. The safety projector reads h_i.
-
-        Args:
-            pixel_values: (images, channels, height, width).
-            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
-                image alone, under the default policy.
-
-        Returns:
-            [`SafetyImageOutput`].
-        """
+        """Encode images, give each its verdict, and build its block. The safety projector reads h_i."""
         self.check_images(pixel_values)
         outputs = super().get_image_features(pixel_values, return_dict=True, **kwargs)
         maps = to_squares(outputs.pooler_output)
@@ -62,7 +45,7 @@ class SafeGemma3Model(SafeModelMixin, SafePreTrainedModelMixin, Gemma3Model):
 
     def check_arguments(self, arguments: dict):
         # They say which positions see each other in both directions.
-        self._check_given("token_type_ids", arguments.get("token_type_ids"))
+        self.check_given("token_type_ids", arguments.get("token_type_ids"))
 
 
 class SafeGemma3ForConditionalGeneration(
@@ -70,7 +53,6 @@ class SafeGemma3ForConditionalGeneration(
 ):
     """Gemma 3 that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeGemma3Config
     config_class = SafeGemma3Config
     safe_model_class = SafeGemma3Model
 
@@ -79,8 +61,7 @@ class SafeGemma3Processor(SafeProcessorMixin, Gemma3Processor):
     """[`Gemma3Processor`] that makes room for the image block, as [`SafeProcessorMixin`] says. It does not pan and
     scan: each crop would be a picture of its own, which nobody judges as a part of the whole."""
 
-    family = SafeGemma3Config.model_type
-    class_prefix = SafeGemma3Config.class_prefix
+    config_class = SafeGemma3Config
 
     def __init__(
         self,

@@ -3,14 +3,10 @@
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationMixin, Glm4vConfig, Glm4vForConditionalGeneration, Glm4vModel, Glm4vProcessor
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
-from .safety_checkpoint import register_key_conversions
 from .safety_mrope import MRopeMixin
-
-
-register_key_conversions("safe_glm4v", "SafeGlm4v")
 
 
 @strict
@@ -18,14 +14,11 @@ class SafeGlm4vConfig(SafeConfigMixin, Glm4vConfig):
     """A [`Glm4vConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_glm4v"
-    class_prefix = "SafeGlm4v"
-    sub_configs = {**Glm4vConfig.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeGlm4vModel(MRopeMixin, SafeModelMixin, SafePreTrainedModelMixin, Glm4vModel):
     """GLM-4.1V's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeGlm4vConfig
     config_class = SafeGlm4vConfig
     vllm_gap = None
 
@@ -35,7 +28,6 @@ class SafeGlm4vForConditionalGeneration(
 ):
     """GLM-4.1V that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeGlm4vConfig
     config_class = SafeGlm4vConfig
     safe_model_class = SafeGlm4vModel
     # The stock one gives beams the images A, A, B, B where they need A, B, A, B: an answer to, and under the verdict
@@ -46,8 +38,7 @@ class SafeGlm4vForConditionalGeneration(
 class SafeGlm4vProcessor(SafeProcessorMixin, Glm4vProcessor):
     """[`Glm4vProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeGlm4vConfig.model_type
-    class_prefix = SafeGlm4vConfig.class_prefix
+    config_class = SafeGlm4vConfig
 
     def __init__(
         self,

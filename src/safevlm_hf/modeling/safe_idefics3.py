@@ -3,14 +3,10 @@
 from huggingface_hub.dataclasses import strict
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Model, Idefics3Processor
 
-from .configuration_safety import SHORT_BLOCK, SafeConfigMixin, SafetyConfig
+from .configuration_safety import SHORT_BLOCK, SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
-from .processing_safety import KeepsOffsetsMixin, SafeProcessorMixin
-from .safety_checkpoint import register_key_conversions
+from .processing_safety import SafeProcessorMixin, TextOffsetsMixin
 from .safety_tiles import LastTileConfigMixin, PaddedTilesMixin, TiledProcessorMixin
-
-
-register_key_conversions("safe_idefics3", "SafeIdefics3")
 
 
 @strict
@@ -18,15 +14,12 @@ class SafeIdefics3Config(LastTileConfigMixin, SafeConfigMixin, Idefics3Config):
     """A [`Idefics3Config`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_idefics3"
-    class_prefix = "SafeIdefics3"
     default_safety = SHORT_BLOCK
-    sub_configs = {**Idefics3Config.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeIdefics3Model(PaddedTilesMixin, SafeModelMixin, SafePreTrainedModelMixin, Idefics3Model):
     """Idefics3's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeIdefics3Config
     config_class = SafeIdefics3Config
     vllm_gap = None
 
@@ -36,7 +29,6 @@ class SafeIdefics3ForConditionalGeneration(
 ):
     """Idefics3 that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeIdefics3Config
     config_class = SafeIdefics3Config
     safe_model_class = SafeIdefics3Model
 
@@ -46,12 +38,10 @@ class SafeIdefics3ForConditionalGeneration(
         self.vocab_size = config.text_config.vocab_size
 
 
-class SafeIdefics3Processor(TiledProcessorMixin, SafeProcessorMixin, KeepsOffsetsMixin, Idefics3Processor):
+class SafeIdefics3Processor(TiledProcessorMixin, SafeProcessorMixin, TextOffsetsMixin, Idefics3Processor):
     """[`Idefics3Processor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeIdefics3Config.model_type
-    class_prefix = SafeIdefics3Config.class_prefix
-    default_safety = SafeIdefics3Config.default_safety
+    config_class = SafeIdefics3Config
 
     def __init__(
         self,

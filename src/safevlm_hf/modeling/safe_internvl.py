@@ -5,16 +5,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLModel, InternVLProcessor
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
-from .processing_safety import KeepsOffsetsMixin, SafeProcessorMixin
+from .processing_safety import SafeProcessorMixin, TextOffsetsMixin
 from .safety_blocks import Layout
-from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_tiles import LastTileConfigMixin, LastTileMixin, TiledProcessorMixin
-
-
-register_key_conversions("safe_internvl", "SafeInternVL")
 
 
 @strict
@@ -22,8 +18,6 @@ class SafeInternVLConfig(LastTileConfigMixin, SafeConfigMixin, InternVLConfig):
     """An [`InternVLConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_internvl"
-    class_prefix = "SafeInternVL"
-    sub_configs = {**InternVLConfig.sub_configs, "safety_config": SafetyConfig}
 
     @property
     def tile_side(self) -> int:
@@ -34,7 +28,6 @@ class SafeInternVLConfig(LastTileConfigMixin, SafeConfigMixin, InternVLConfig):
 class SafeInternVLModel(LastTileMixin, SafeModelMixin, SafePreTrainedModelMixin, InternVLModel):
     """InternVL's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeInternVLConfig
     config_class = SafeInternVLConfig
     vllm_gap = None
 
@@ -55,11 +48,6 @@ class SafeInternVLModel(LastTileMixin, SafeModelMixin, SafePreTrainedModelMixin,
         Args:
             pixel_values: (tiles of all images, channels, height, width).
             safety_num_tiles: (images,), tiles of each image.
-            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
-                image alone, under the default policy.
-
-        Returns:
-            [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
         pixels = self.split_pixels(pixel_values, safety_num_tiles)
@@ -87,16 +75,14 @@ class SafeInternVLForConditionalGeneration(
 ):
     """InternVL that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeInternVLConfig
     config_class = SafeInternVLConfig
     safe_model_class = SafeInternVLModel
 
 
-class SafeInternVLProcessor(TiledProcessorMixin, SafeProcessorMixin, KeepsOffsetsMixin, InternVLProcessor):
+class SafeInternVLProcessor(TiledProcessorMixin, SafeProcessorMixin, TextOffsetsMixin, InternVLProcessor):
     """[`InternVLProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeInternVLConfig.model_type
-    class_prefix = SafeInternVLConfig.class_prefix
+    config_class = SafeInternVLConfig
 
     def __init__(
         self,

@@ -8,15 +8,12 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
-from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_modules import to_squares
 
-
-register_key_conversions("safe_llava", "SafeLlava")
 
 # LLaVA-1.5's prompt; each answer ends with EOS, and the answer alone is marked for training.
 CHAT_TEMPLATE = (
@@ -50,8 +47,6 @@ class SafeLlavaConfig(SafeConfigMixin, LlavaConfig):
     """
 
     model_type = "safe_llava"
-    class_prefix = "SafeLlava"
-    sub_configs = {**LlavaConfig.sub_configs, "safety_config": SafetyConfig}
 
     @property
     def safety_feature_size(self) -> int:
@@ -81,7 +76,6 @@ def _side(size) -> int:
 class SafeLlavaModel(SafeModelMixin, SafePreTrainedModelMixin, LlavaModel):
     """LLaVA's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeLlavaConfig
     config_class = SafeLlavaConfig
     vllm_gap = None
 
@@ -134,7 +128,6 @@ class SafeLlavaForConditionalGeneration(
 ):
     """LLaVA that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeLlavaConfig
     config_class = SafeLlavaConfig
     safe_model_class = SafeLlavaModel
 
@@ -145,8 +138,7 @@ class SafeLlavaProcessor(SafeProcessorMixin, LlavaProcessor):
     [`SafeProcessorMixin`] and [`LlavaProcessor`].
     """
 
-    family = SafeLlavaConfig.model_type
-    class_prefix = SafeLlavaConfig.class_prefix
+    config_class = SafeLlavaConfig
 
     def __init__(
         self,

@@ -5,15 +5,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextModel, LlavaNextProcessor
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
-from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_tiles import FirstTileMixin
-
-
-register_key_conversions("safe_llava_next", "SafeLlavaNext")
 
 
 @strict
@@ -21,14 +17,11 @@ class SafeLlavaNextConfig(SafeConfigMixin, LlavaNextConfig):
     """A [`LlavaNextConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_llava_next"
-    class_prefix = "SafeLlavaNext"
-    sub_configs = {**LlavaNextConfig.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeLlavaNextModel(FirstTileMixin, SafeModelMixin, SafePreTrainedModelMixin, LlavaNextModel):
     """LLaVA-NeXT's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeLlavaNextConfig
     config_class = SafeLlavaNextConfig
     vllm_gap = None
 
@@ -42,18 +35,9 @@ class SafeLlavaNextModel(FirstTileMixin, SafeModelMixin, SafePreTrainedModelMixi
         safety_inputs: SafetyInputs | None = None,
         **kwargs,
     ) -> tuple | SafetyImageOutput:
-        r"""
-        As the backbone's, with the verdict on each image in its block.
-
-        Args:
-            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
-                image alone, under the default policy.
-
-        Returns:
-            [`SafetyImageOutput`].
-        """
+        """As the backbone's, with the verdict on each image in its block."""
         self.check_images(pixel_values)
-        self._check_given("image_sizes", image_sizes)
+        self.check_given("image_sizes", image_sizes)
         outputs = super().get_image_features(
             pixel_values,
             image_sizes,
@@ -70,7 +54,6 @@ class SafeLlavaNextForConditionalGeneration(
 ):
     """LLaVA-NeXT that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeLlavaNextConfig
     config_class = SafeLlavaNextConfig
     safe_model_class = SafeLlavaNextModel
 
@@ -78,8 +61,7 @@ class SafeLlavaNextForConditionalGeneration(
 class SafeLlavaNextProcessor(SafeProcessorMixin, LlavaNextProcessor):
     """[`LlavaNextProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeLlavaNextConfig.model_type
-    class_prefix = SafeLlavaNextConfig.class_prefix
+    config_class = SafeLlavaNextConfig
 
     def __init__(
         self,

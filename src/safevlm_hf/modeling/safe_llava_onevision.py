@@ -10,15 +10,11 @@ from transformers import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
-from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_tiles import FirstTileMixin
-
-
-register_key_conversions("safe_llava_onevision", "SafeLlavaOnevision")
 
 
 @strict
@@ -26,14 +22,11 @@ class SafeLlavaOnevisionConfig(SafeConfigMixin, LlavaOnevisionConfig):
     """A [`LlavaOnevisionConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_llava_onevision"
-    class_prefix = "SafeLlavaOnevision"
-    sub_configs = {**LlavaOnevisionConfig.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeLlavaOnevisionModel(FirstTileMixin, SafeModelMixin, SafePreTrainedModelMixin, LlavaOnevisionModel):
     """LLaVA-OneVision's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeLlavaOnevisionConfig
     config_class = SafeLlavaOnevisionConfig
     vllm_gap = None
 
@@ -49,18 +42,9 @@ class SafeLlavaOnevisionModel(FirstTileMixin, SafeModelMixin, SafePreTrainedMode
         safety_inputs: SafetyInputs | None = None,
         **kwargs,
     ) -> tuple | SafetyImageOutput:
-        r"""
-        As the backbone's, with the verdict on each image in its block.
-
-        Args:
-            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
-                image alone, under the default policy.
-
-        Returns:
-            [`SafetyImageOutput`].
-        """
+        """As the backbone's, with the verdict on each image in its block."""
         self.check_images(pixel_values)
-        self._check_given("image_sizes", image_sizes)
+        self.check_given("image_sizes", image_sizes)
         outputs = super().get_image_features(
             pixel_values,
             image_sizes,
@@ -79,7 +63,6 @@ class SafeLlavaOnevisionForConditionalGeneration(
 ):
     """LLaVA-OneVision that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeLlavaOnevisionConfig
     config_class = SafeLlavaOnevisionConfig
     safe_model_class = SafeLlavaOnevisionModel
 
@@ -87,8 +70,7 @@ class SafeLlavaOnevisionForConditionalGeneration(
 class SafeLlavaOnevisionProcessor(SafeProcessorMixin, LlavaOnevisionProcessor):
     """[`LlavaOnevisionProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeLlavaOnevisionConfig.model_type
-    class_prefix = SafeLlavaOnevisionConfig.class_prefix
+    config_class = SafeLlavaOnevisionConfig
 
     def __init__(
         self,

@@ -6,17 +6,14 @@ from transformers import Mistral3Config, Mistral3ForConditionalGeneration, Mistr
 from transformers.processing_utils import ProcessingKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
 from .safety_blocks import Layout, grids_of
-from .safety_checkpoint import register_key_conversions
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_judging import MAX_PIXEL
 from .safety_tiles import parts_of_large_maps
 
-
-register_key_conversions("safe_mistral3", "SafeMistral3")
 
 BREAK, END = ("[IMG_BREAK]",), ("[IMG_END]",)  # structure tokens at the ends of rows
 
@@ -26,14 +23,11 @@ class SafeMistral3Config(SafeConfigMixin, Mistral3Config):
     """A [`Mistral3Config`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_mistral3"
-    class_prefix = "SafeMistral3"
-    sub_configs = {**Mistral3Config.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeMistral3Model(SafeModelMixin, SafePreTrainedModelMixin, Mistral3Model):
     """Mistral3's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeMistral3Config
     config_class = SafeMistral3Config
     has_structure_tokens = True
 
@@ -53,14 +47,9 @@ class SafeMistral3Model(SafeModelMixin, SafePreTrainedModelMixin, Mistral3Model)
         Args:
             pixel_values: (images, channels, height, width), padded to the largest image.
             image_sizes: (images, 2), height and width of each image.
-            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
-                image alone, under the default policy.
-
-        Returns:
-            [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
-        self._check_given("image_sizes", image_sizes)
+        self.check_given("image_sizes", image_sizes)
         # The tower joins all pictures to one sequence: what is no number in one of them would reach the others.
         is_readable = (pixel_values.abs() <= MAX_PIXEL).flatten(1).all(dim=1)[:, None, None, None]
         outputs = super().get_image_features(
@@ -93,7 +82,6 @@ class SafeMistral3ForConditionalGeneration(
 ):
     """Mistral3 that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeMistral3Config
     config_class = SafeMistral3Config
     safe_model_class = SafeMistral3Model
 
@@ -101,8 +89,7 @@ class SafeMistral3ForConditionalGeneration(
 class SafeMistral3Processor(SafeProcessorMixin, PixtralProcessor):
     """[`PixtralProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeMistral3Config.model_type
-    class_prefix = SafeMistral3Config.class_prefix
+    config_class = SafeMistral3Config
     # Before transformers 5.24 the stock one makes tensors even where it is asked not to, as in training.
     valid_processor_kwargs = ProcessingKwargs
 

@@ -3,14 +3,10 @@
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel, Qwen2_5_VLProcessor
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
-from .safety_checkpoint import register_key_conversions
 from .safety_mrope import MRopeMixin
-
-
-register_key_conversions("safe_qwen2_5_vl", "SafeQwen2_5_VL")
 
 
 @strict
@@ -18,14 +14,11 @@ class SafeQwen2_5_VLConfig(SafeConfigMixin, Qwen2_5_VLConfig):
     """A [`Qwen2_5_VLConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_qwen2_5_vl"
-    class_prefix = "SafeQwen2_5_VL"
-    sub_configs = {**Qwen2_5_VLConfig.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeQwen2_5_VLModel(MRopeMixin, SafeModelMixin, SafePreTrainedModelMixin, Qwen2_5_VLModel):
     """Qwen2.5-VL's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeQwen2_5_VLConfig
     config_class = SafeQwen2_5_VLConfig
     vllm_gap = None
 
@@ -35,7 +28,6 @@ class SafeQwen2_5_VLForConditionalGeneration(
 ):
     """Qwen2.5-VL that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeQwen2_5_VLConfig
     config_class = SafeQwen2_5_VLConfig
     safe_model_class = SafeQwen2_5_VLModel
 
@@ -43,8 +35,7 @@ class SafeQwen2_5_VLForConditionalGeneration(
 class SafeQwen2_5_VLProcessor(SafeProcessorMixin, Qwen2_5_VLProcessor):
     """[`Qwen2_5_VLProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeQwen2_5_VLConfig.model_type
-    class_prefix = SafeQwen2_5_VLConfig.class_prefix
+    config_class = SafeQwen2_5_VLConfig
 
     def __init__(
         self,

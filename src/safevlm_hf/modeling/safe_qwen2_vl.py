@@ -3,14 +3,10 @@
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLModel, Qwen2VLProcessor
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
-from .safety_checkpoint import register_key_conversions
 from .safety_mrope import MRopeMixin
-
-
-register_key_conversions("safe_qwen2_vl", "SafeQwen2VL")
 
 
 @strict
@@ -18,14 +14,11 @@ class SafeQwen2VLConfig(SafeConfigMixin, Qwen2VLConfig):
     """A [`Qwen2VLConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_qwen2_vl"
-    class_prefix = "SafeQwen2VL"
-    sub_configs = {**Qwen2VLConfig.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeQwen2VLModel(MRopeMixin, SafeModelMixin, SafePreTrainedModelMixin, Qwen2VLModel):
     """Qwen2-VL's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeQwen2VLConfig
     config_class = SafeQwen2VLConfig
     vllm_gap = None
 
@@ -35,7 +28,6 @@ class SafeQwen2VLForConditionalGeneration(
 ):
     """Qwen2-VL that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeQwen2VLConfig
     config_class = SafeQwen2VLConfig
     safe_model_class = SafeQwen2VLModel
 
@@ -43,8 +35,7 @@ class SafeQwen2VLForConditionalGeneration(
 class SafeQwen2VLProcessor(SafeProcessorMixin, Qwen2VLProcessor):
     """[`Qwen2VLProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeQwen2VLConfig.model_type
-    class_prefix = SafeQwen2VLConfig.class_prefix
+    config_class = SafeQwen2VLConfig
 
     def __init__(
         self,

@@ -3,14 +3,10 @@
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3_5Model, Qwen3VLProcessor
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
-from .safety_checkpoint import register_key_conversions
 from .safety_mrope import MRopeMixin
-
-
-register_key_conversions("safe_qwen3_5", "SafeQwen3_5")
 
 
 @strict
@@ -18,14 +14,11 @@ class SafeQwen3_5Config(SafeConfigMixin, Qwen3_5Config):
     """A [`Qwen3_5Config`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_qwen3_5"
-    class_prefix = "SafeQwen3_5"
-    sub_configs = {**Qwen3_5Config.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeQwen3_5Model(MRopeMixin, SafeModelMixin, SafePreTrainedModelMixin, Qwen3_5Model):
     """Qwen3.5's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeQwen3_5Config
     config_class = SafeQwen3_5Config
     vllm_gap = "its Transformers backend does not run linear attention"
 
@@ -35,7 +28,6 @@ class SafeQwen3_5ForConditionalGeneration(
 ):
     """Qwen3.5 that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeQwen3_5Config
     config_class = SafeQwen3_5Config
     safe_model_class = SafeQwen3_5Model
 
@@ -43,8 +35,7 @@ class SafeQwen3_5ForConditionalGeneration(
 class SafeQwen3_5Processor(SafeProcessorMixin, Qwen3VLProcessor):
     """[`Qwen3VLProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeQwen3_5Config.model_type
-    class_prefix = SafeQwen3_5Config.class_prefix
+    config_class = SafeQwen3_5Config
 
     def __init__(
         self,

@@ -3,14 +3,10 @@
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLModel, Qwen3VLProcessor
 
-from .configuration_safety import SafeConfigMixin, SafetyConfig
+from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
-from .safety_checkpoint import register_key_conversions
 from .safety_mrope import MRopeMixin
-
-
-register_key_conversions("safe_qwen3_vl", "SafeQwen3VL")
 
 
 @strict
@@ -18,14 +14,11 @@ class SafeQwen3VLConfig(SafeConfigMixin, Qwen3VLConfig):
     """A [`Qwen3VLConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_qwen3_vl"
-    class_prefix = "SafeQwen3VL"
-    sub_configs = {**Qwen3VLConfig.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeQwen3VLModel(MRopeMixin, SafeModelMixin, SafePreTrainedModelMixin, Qwen3VLModel):
     """Qwen3-VL's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeQwen3VLConfig
     config_class = SafeQwen3VLConfig
     vllm_gap = "its Transformers backend leaves out the deepstack features"
 
@@ -35,7 +28,6 @@ class SafeQwen3VLForConditionalGeneration(
 ):
     """Qwen3-VL that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeQwen3VLConfig
     config_class = SafeQwen3VLConfig
     safe_model_class = SafeQwen3VLModel
 
@@ -43,8 +35,7 @@ class SafeQwen3VLForConditionalGeneration(
 class SafeQwen3VLProcessor(SafeProcessorMixin, Qwen3VLProcessor):
     """[`Qwen3VLProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeQwen3VLConfig.model_type
-    class_prefix = SafeQwen3VLConfig.class_prefix
+    config_class = SafeQwen3VLConfig
 
     def __init__(
         self,

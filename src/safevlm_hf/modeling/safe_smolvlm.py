@@ -4,14 +4,10 @@ from huggingface_hub.dataclasses import strict
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMModel, SmolVLMProcessor
 from transformers.processing_utils import MultiModalData
 
-from .configuration_safety import SHORT_BLOCK, SafeConfigMixin, SafetyConfig
+from .configuration_safety import SHORT_BLOCK, SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
-from .safety_checkpoint import register_key_conversions
 from .safety_tiles import LastTileConfigMixin, PaddedTilesMixin, TiledProcessorMixin
-
-
-register_key_conversions("safe_smolvlm", "SafeSmolVLM")
 
 
 @strict
@@ -19,15 +15,12 @@ class SafeSmolVLMConfig(LastTileConfigMixin, SafeConfigMixin, SmolVLMConfig):
     """A [`SmolVLMConfig`] with a `safety_config`; [`SafeConfigMixin`] names the further arguments."""
 
     model_type = "safe_smolvlm"
-    class_prefix = "SafeSmolVLM"
     default_safety = SHORT_BLOCK
-    sub_configs = {**SmolVLMConfig.sub_configs, "safety_config": SafetyConfig}
 
 
 class SafeSmolVLMModel(PaddedTilesMixin, SafeModelMixin, SafePreTrainedModelMixin, SmolVLMModel):
     """SmolVLM's base model with safety projector, safety tokens, safety head and condition table."""
 
-    config: SafeSmolVLMConfig
     config_class = SafeSmolVLMConfig
     vllm_gap = None
 
@@ -37,7 +30,6 @@ class SafeSmolVLMForConditionalGeneration(
 ):
     """SmolVLM that sees the image, gets the verdict, chooses the condition, and answers under it."""
 
-    config: SafeSmolVLMConfig
     config_class = SafeSmolVLMConfig
     safe_model_class = SafeSmolVLMModel
 
@@ -50,9 +42,7 @@ class SafeSmolVLMForConditionalGeneration(
 class SafeSmolVLMProcessor(TiledProcessorMixin, SafeProcessorMixin, SmolVLMProcessor):
     """[`SmolVLMProcessor`] that makes room for the image block, as [`SafeProcessorMixin`] says."""
 
-    family = SafeSmolVLMConfig.model_type
-    class_prefix = SafeSmolVLMConfig.class_prefix
-    default_safety = SafeSmolVLMConfig.default_safety
+    config_class = SafeSmolVLMConfig
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ PEFT_PREFIX = "base_model."  # in front of every weight that peft's wrapper load
 HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 
 
-class SparesVerdictMixin:
+class SafetyAdapterMixin:
     """For a model whose base model has `safety_*` modules and names its `verdict_children`, in front of
     [`PreTrainedModel`]."""
 
@@ -31,7 +31,7 @@ class SparesVerdictMixin:
         """Allow adapters on the vision tower, the safety modules and the word embeddings. Call it before adding one;
         it is not saved, so that no file can ask for it."""
         for module in self.modules():
-            if isinstance(module, SparesVerdictMixin):
+            if isinstance(module, SafetyAdapterMixin):
                 module._adapters_may_change_verdict = True
 
     @property
@@ -122,7 +122,7 @@ class SparesVerdictMixin:
                 "`exclude_modules=model.verdict_modules`."
             )
             for module in self.modules():
-                if isinstance(module, SparesVerdictMixin):
+                if isinstance(module, SafetyAdapterMixin):
                     module._changed_by_adapter = reason
             raise ValueError(reason)
         if hasattr(config, "exclude_modules"):  # saved with the adapter
@@ -188,4 +188,4 @@ def _either(given: str | list[str] | None, pattern: str) -> str:
     return f"(?:{given})|{pattern}"
 
 
-__all__ = ["SparesVerdictMixin"]
+__all__ = ["SafetyAdapterMixin"]

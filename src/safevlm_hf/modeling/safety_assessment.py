@@ -1,13 +1,12 @@
 """Verdicts without an answer: `assess` gives them, `explain` also says what they rest on."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .safety_audit import SafetyAudit, audit_lines
+from .safety_audit import AuditedCall, SafetyAudit, audit_lines
 from .safety_explanation import SafetyExplanation, explain_head, explain_word_head
-from .safety_inputs import SafetyInputs, SafetyOutput, decide_samples, verdict_output
+from .safety_inputs import SafetyOutput, decide_samples, verdict_output
 from .safety_policy import ACTIONS, SafetyPolicy
 
 
@@ -48,13 +47,11 @@ class SafetyAssessmentMixin:
         if audit is not None:
             of_images = {name: image_inputs[name] for name in self.model.image_arguments if name in image_inputs}
             pixels = self.model.split_pixels(pixel_values, **of_images)
-            prompts = self._prompts(input_ids, inputs_embeds, attention_mask)
-            self._append_lines(audit, policy, safety_inputs, prompts, pixels)
+            prompts = self.unpadded_prompts(input_ids, inputs_embeds, attention_mask)
+            actions = [ACTIONS[action] for action, _, _ in decide_samples(safety_inputs, self.config.safety_config)]
+            call = AuditedCall("assess", policy, actions, safety_inputs.record, prompts, pixels)
+            audit.append(audit_lines(audit, self, call))
         return verdict_output(outputs, policy)
-
-    def _append_lines(self, audit: SafetyAudit, policy: SafetyPolicy, safety_inputs: SafetyInputs, prompts, pixels):
-        actions = [ACTIONS[action] for action, _, _ in decide_samples(safety_inputs, self.config.safety_config)]
-        audit.append(audit_lines(audit, self, policy, actions, safety_inputs.record, prompts, pixels, call="assess"))
 
     @torch.no_grad()
     def explain(
@@ -82,38 +79,27 @@ class SafetyAssessmentMixin:
         """
         prompt = (input_ids, inputs_embeds, attention_mask, question_mask, question_ids)
         outputs, safety_inputs, policy = self._judge(prompt, pixel_values, image_inputs, safety_policy)
-        rows, block_lengths = outputs.safety_image_rows, [len(block) for block in outputs.pooler_output]
-        explain: Callable = explain_word_head
-        question: tuple[torch.Tensor, ...] = (self.model.words_of(safety_inputs),)
-        if not self.config.safety_config.reads_words:
-            mask = self.model.question_mask_of(safety_inputs, block_lengths)
-            explain, question = explain_head, (safety_inputs.text_embeds, mask)
-        explained: dict[str, Any] = explain(
-            self.model.safety_head,
-            *(part.to(rows.device)[rows] for part in question),
-            self.model.safety_tokens()[0],
-            outputs.safety_features,
-            outputs.safety_window_ids,
-            outputs.safety_is_window.shape[1],
-            outputs.safety_level_logits,
-            outputs.safety_category_logits,
-            self.config.safety_config.safe_category,
-            self.config.safety_grid_size,
-            outputs.safety_key_mask,
-        )
+        rows, head, safety_tokens = outputs.safety_image_rows, self.model.safety_head, self.model.safety_tokens()[0]
+        if self.config.safety_config.reads_words:
+            question_ids = self.model.words_of(safety_inputs).to(rows.device)[rows]
+            explained: dict[str, Any] = explain_word_head(head, question_ids, safety_tokens, outputs, self.config)
+        else:
+            mask = self.model.question_mask_of(safety_inputs, [len(block) for block in outputs.pooler_output])
+            text_embeds, text_mask = (part.to(rows.device)[rows] for part in (safety_inputs.text_embeds, mask))
+            explained = explain_head(head, text_embeds, text_mask, safety_tokens, outputs, self.config)
         return SafetyExplanation(**explained, **verdict_output(outputs, policy))
 
     def _judge(self, prompt: tuple, pixel_values, image_inputs: dict, safety_policy):
-        """Encoded images, the inputs of their verdicts, and the policy; `prompt` as for `_conversation`."""
+        """Encoded images, the inputs of their verdicts, and the policy; `prompt` as for `read_conversation`."""
         if pixel_values is None:
             raise ValueError("`assess` and `explain` need `pixel_values`: a sample without an image has no verdict.")
         unknown = image_inputs.keys() - {*self.model.image_arguments, *TOKEN_TYPES}
         if unknown:
             raise TypeError(f"`assess` and `explain` take no argument {', '.join(sorted(unknown))}.")
-        self._warn_weak_safety()
-        policy = self._policy(safety_policy)
-        conversation, safety_inputs = self._conversation(*prompt)
-        safety_inputs = self._judged(conversation, policy, safety_inputs)
+        self.config.safety_config.warn_if_weak()
+        policy = self.policy_in_force(safety_policy)
+        conversation, safety_inputs = self.read_conversation(*prompt)
+        safety_inputs = self.verdict_inputs(conversation, policy, safety_inputs)
         return self.model.encode_images(pixel_values, image_inputs, safety_inputs), safety_inputs, policy
 
 

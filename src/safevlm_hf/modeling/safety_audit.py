@@ -118,43 +118,47 @@ def read_audit(path) -> tuple[list[dict], int]:
     return lines, len(found) - len(lines)
 
 
-def audit_lines(
-    audit: SafetyAudit,
-    model,
-    policy: SafetyPolicy,
-    actions: list[str],
-    record: list[SafetyImageOutput],
-    prompts: list[torch.Tensor],
-    pixels: list[torch.Tensor] | None,
-    call: str = "generate",
-    is_shadow: bool = False,
-) -> list[dict]:
-    """One line per sample.
+@dataclass(frozen=True)
+class AuditedCall:
+    """What an audit trail tells of one call.
 
     Args:
-        model: whose `config`, `name_or_path` and revision are written.
+        name: `"generate"` or `"assess"`.
+        policy: in force in it.
         actions: what the policy decided on each sample; `"answer"` without an image.
-        record: the judged images of the call.
+        images: the judged images.
         prompts: ids (length,) or embeddings (length, hidden) of each sample, without padding.
-        pixels: of each image, in the order of the record.
-        call: what was called.
+        pixels: of each image, in the order of `images`; `None` where they were encoded before the call.
         is_shadow: whether every sample was answered, whatever the policy decided.
     """
-    verdicts = _verdict_lines(record, model.config.safety_config, policy, audit.windows)
+
+    name: str
+    policy: SafetyPolicy
+    actions: list[str]
+    images: list[SafetyImageOutput]
+    prompts: list[torch.Tensor]
+    pixels: list[torch.Tensor] | None
+    is_shadow: bool = False
+
+
+def audit_lines(audit: SafetyAudit, model, call: AuditedCall) -> list[dict]:
+    """Return one line per sample; `model` is the one whose `config`, `name_or_path` and revision are written."""
+    verdicts = _verdict_lines(call.images, model.config.safety_config, call.policy, audit.windows)
+    pixels = call.pixels
     if pixels is None or len(pixels) != len(verdicts) or not audit.digests:
         pixels = [None] * len(verdicts)
     image_digests = [None if image is None else _digest(image) for image in pixels]
     shared = {
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        "call": call,
+        "call": call.name,
         "model": model.name_or_path,
         "revision": getattr(model.config, "_commit_hash", None),
-        "policy": policy.digest(),
+        "policy": call.policy.digest(),
     }
     lines = []
-    for sample, (action, prompt) in enumerate(zip(actions, prompts, strict=True)):
+    for sample, (action, prompt) in enumerate(zip(call.actions, call.prompts, strict=True)):
         own = [index for index, (owner, _) in enumerate(verdicts) if owner == sample]
-        done = {"action": "answer", "shadow_action": action} if is_shadow else {"action": action}
+        done = {"action": "answer", "shadow_action": action} if call.is_shadow else {"action": action}
         line = {
             **shared,
             **done,
@@ -169,11 +173,11 @@ def audit_lines(
 
 
 def _verdict_lines(
-    record: list[SafetyImageOutput], config: SafetyConfig, policy: SafetyPolicy, all_windows: bool
+    images: list[SafetyImageOutput], config: SafetyConfig, policy: SafetyPolicy, all_windows: bool
 ) -> list[tuple[int, dict]]:
     """For each image the sample that it belongs to, and its verdict with the logits that it rests on."""
     found = []
-    for encoded in record:
+    for encoded in images:
         level_logits, category_logits = encoded.safety_level_logits, encoded.safety_category_logits
         rows = encoded.safety_image_rows.tolist()
         conditions = encoded.safety_condition_ids.tolist()
@@ -233,6 +237,7 @@ def _digest(tensor: torch.Tensor) -> str:
 
 
 __all__ = [
+    "AuditedCall",
     "SafetyAudit",
     "audit_lines",
     "deciding_category",

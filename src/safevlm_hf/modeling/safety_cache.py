@@ -9,19 +9,18 @@ import copy
 import inspect
 import warnings
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 
-from .safety_inputs import SafetyImageOutput
+from .safety_inputs import Conversation, SafetyImageOutput
 
 
 PREPARE_ARGUMENTS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 CACHE = "cache" if "cache" in PREPARE_ARGUMENTS else "past_key_values"  # its name before transformers 5.24
 RECORD, STATE = "safety_record", "safety_state"  # attributes of a cache
-FAR_TURN = torch.iinfo(torch.long).max // 4
 
 # Whether a model's own `generate` runs: it records its caches itself, and its drafts only propose.
 _is_generating = ContextVar("is_generating", default=False)
@@ -62,87 +61,6 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
     if CACHE == "cache" and not torch.compiler.is_compiling():
         warnings.warn("`past_key_values` is deprecated. Use `cache` instead.", FutureWarning, stacklevel=3)
     return past_key_values
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """What a verdict reads, position by position as the language model sees it.
-
-    Args:
-        embeds: (batch, length, hidden), with the image token's embedding at image positions.
-        turns: (batch, length), 0 outside of the question, otherwise the users' turn counted from the last one, 1.
-        is_image: (batch, length), true at image positions.
-        is_masked: whether a `question_mask` said what counts. Without it all text counts.
-        question_ids: (batch, words, 2), the question in words of the head's own, each with its turn, for a head that
-            reads these; `None` where nobody knows them.
-    """
-
-    embeds: torch.Tensor
-    turns: torch.LongTensor
-    is_image: torch.BoolTensor
-    is_masked: bool
-    question_ids: torch.LongTensor | None = None
-
-    @property
-    def shape(self) -> torch.Size:
-        """(batch, length)."""
-        return self.turns.shape
-
-    def first(self, length: int) -> "Conversation":
-        """Its first positions. Words have no position: all of them stay, which is never less strict."""
-        return replace(
-            self,
-            embeds=self.embeds[:, :length],
-            turns=self.turns[:, :length],
-            is_image=self.is_image[:, :length],
-        )
-
-    def followed_by(self, new: "Conversation") -> "Conversation":
-        """This conversation with further tokens. Where both say what users said, the turns here move back."""
-        turns = self.turns
-        if self.is_masked and new.is_masked and new.shape[1]:
-            turns = torch.where(turns == 0, 0, turns + new.turns.amax(dim=1, keepdim=True).to(turns.device))
-        return Conversation(
-            torch.cat([self.embeds, new.embeds.to(self.embeds)], dim=1),
-            torch.cat([turns, new.turns.to(turns)], dim=1),
-            torch.cat([self.is_image, new.is_image.to(self.is_image.device)], dim=1),
-            self.is_masked and new.is_masked,
-            self._words_with(new),
-        )
-
-    def _words_with(self, new: "Conversation") -> torch.LongTensor | None:
-        if self.question_ids is None or new.question_ids is None:
-            return None
-        earlier, later = self.question_ids, new.question_ids.to(self.question_ids)
-        if self.is_masked and new.is_masked and later.shape[1]:
-            ids, turns = earlier.unbind(-1)
-            turns = torch.where(turns == 0, 0, turns + later[..., 1].amax(dim=1, keepdim=True))
-            earlier = torch.stack([ids, turns], dim=-1)
-        return torch.cat([earlier, later], dim=1)
-
-    def begins_with(self, other: "Conversation") -> bool:
-        """Whether the first positions hold what `other` holds."""
-        own = self.embeds[:, : other.shape[1]]
-        return own.shape == other.embeds.shape and torch.equal(own, other.embeds.to(own))
-
-    def question(self, remembered_turns: int | None) -> torch.BoolTensor:
-        """(batch, length), true on the question: the last turns in which users wrote, or all of them if `None`."""
-        is_question = self.turns != 0
-        if remembered_turns is None or not self.shape[1]:
-            return is_question
-        last = self.turns.masked_fill(~is_question, FAR_TURN).amin(dim=1, keepdim=True)
-        return is_question & (self.turns < last + min(remembered_turns, FAR_TURN))
-
-    def words(self, remembered_turns: int | None) -> torch.LongTensor | None:
-        """`question_ids` of the question alone, as [`question`] has it: the turn of all others is 0."""
-        if self.question_ids is None or remembered_turns is None:
-            return self.question_ids
-        ids, turns = self.question_ids.unbind(-1)
-        # The last turn in which users wrote may have no word.
-        last = self.turns.masked_fill(self.turns == 0, FAR_TURN).amin(dim=1, keepdim=True).to(turns.device)
-        last = torch.minimum(last, turns.masked_fill(turns == 0, FAR_TURN).amin(dim=1, keepdim=True))
-        turns = torch.where(turns < last + min(remembered_turns, FAR_TURN), turns, 0)
-        return torch.stack([ids, turns], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -253,7 +171,6 @@ def _version(tensor: torch.Tensor) -> int | None:
 __all__ = [
     "CACHE",
     "CacheRecord",
-    "Conversation",
     "drop_record",
     "generating",
     "is_generating",

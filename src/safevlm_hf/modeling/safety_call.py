@@ -8,11 +8,10 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import logging
 
-from .safety_audit import SafetyAudit, audit_lines
+from .safety_audit import AuditedCall, SafetyAudit, audit_lines
 from .safety_cache import (
     CACHE,
     CacheRecord,
-    Conversation,
     drop_record,
     read_record,
     read_state,
@@ -27,9 +26,10 @@ from .safety_checks import (
     check_images_are_seen,
     check_loop,
     check_modalities,
+    check_positions,
     check_vocabulary,
 )
-from .safety_inputs import SafetyImageOutput, SafetyInputs, decide_samples, verdict_output
+from .safety_inputs import Conversation, SafetyImageOutput, SafetyInputs, decide_samples, verdict_output
 from .safety_policy import ACTIONS, DEFAULT_POLICY, SafetyPolicy
 from .safety_refusals import ForcedRefusal, all_refusal_ids
 
@@ -133,7 +133,7 @@ class SafetyCall:
         judged where the library encodes them."""
         base_model = self.model.model
         base_model.cache_state = read_state(self.cache, base_model.cache_state)
-        self.conversation, self.safety_inputs = self.model._conversation(
+        self.conversation, self.safety_inputs = self.model.read_conversation(
             self.input_ids,
             self.inputs_embeds,
             self._readable_mask(),
@@ -146,11 +146,14 @@ class SafetyCall:
         if not self.has_new_images and cached is None and bool(self.safety_inputs.image_mask.any()):
             self._miss_images()
         if self.conversation is not None:
-            self.safety_inputs = self.model._judged(self.conversation, self.policy, self.safety_inputs)
+            self.safety_inputs = self.model.verdict_inputs(self.conversation, self.policy, self.safety_inputs)
         if self.is_shadow:
             self.safety_inputs = replace(self.safety_inputs, condition_ids=torch.zeros(1, dtype=torch.long))
+        position_ids = None
         if self.has_images or cached is not None:
             check_blocks_are_seen(self.kwargs, self.conversation.is_image)
+            # They are compared, and never used: the library makes its own.
+            position_ids = self.kwargs.pop("position_ids", None)
         if cached is not None:
             self._renew_cached_images(cached)
         if encoded is not None:
@@ -160,8 +163,26 @@ class SafetyCall:
         if self.has_new_images:
             base_model.check_arguments({**self.kwargs, "input_ids": self.input_ids})
         if self.has_images:
-            self.model._warn_weak_safety()
+            self.model.config.safety_config.warn_if_weak()
             check_images_are_seen(self.model, self.kwargs, self.has_new_images)
+        if position_ids is not None:
+            self._check_positions(position_ids)
+
+    def _check_positions(self, position_ids):
+        """Raise for positions that the library would not find by itself in this call."""
+        prompt = self.input_ids if self.inputs_embeds is None else self.inputs_embeds
+        mask = self.kwargs.get("attention_mask")
+        if mask is None:
+            mask = None if self.inputs_embeds is not None else self.model.mask_padding(prompt, self.kwargs)
+        if mask is None:
+            mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+        given = {name: value for name, value in self.kwargs.items() if value is not None}
+        base_model = self.model.model
+        state = base_model.cache_state  # which M-RoPE changes as it finds them
+        own = self.model._prepare_position_ids_for_generation(prompt, {**given, "attention_mask": mask})
+        base_model.cache_state = state
+        new = slice(self.past_length, None)
+        check_positions(position_ids, own[..., new], mask[:, new])
 
     def _miss_images(self):
         """Raise for image tokens whose images did not come. Before stage 1 there is no verdict to lose: such a model
@@ -290,7 +311,7 @@ class SafetyCall:
         refusals = {}
         if may_refuse:
             check_vocabulary(self.model)
-            tokenizer = self.kwargs.get("tokenizer") or self.model._tokenizer()
+            tokenizer = self.kwargs.get("tokenizer") or self.model.refusal_tokenizer()
             # All of them, and now: the audit must not tell of a refusal that then cannot be given.
             refusals = all_refusal_ids(tokenizer, self.policy, self.model.config.safety_config.categories)
 
@@ -309,7 +330,7 @@ class SafetyCall:
             at_first_step,
             batch_size=len(self.safety_inputs.text_mask),
             prompt_length=0 if self.input_ids is None else self.input_ids.shape[1],
-            end_token_id=self.model._end_token_id(self.kwargs),
+            end_token_id=self.model.end_token_id(self.kwargs),
             vocab_size=self.model.config.get_text_config().vocab_size,
             has_draft=self.kwargs.get("assistant_model") is not None,
         )
@@ -320,13 +341,12 @@ class SafetyCall:
             names = self.model.model.image_arguments
             arguments = {name: self.kwargs[name] for name in names if name in self.kwargs}
             pixels = self.model.model.split_pixels(pixel_values, **arguments)
-        prompts = self.model._prompts(
+        prompts = self.model.unpadded_prompts(
             self.input_ids, self.inputs_embeds, self.kwargs.get("attention_mask"), self.kwargs
         )
-        record = self.safety_inputs.record
-        return audit_lines(
-            self.audit, self.model, self.policy, actions, record, prompts, pixels, is_shadow=self.is_shadow
-        )
+        images = self.safety_inputs.record
+        call = AuditedCall("generate", self.policy, actions, images, prompts, pixels, self.is_shadow)
+        return audit_lines(self.audit, self.model, call)
 
     # -- after the last token -------------------------------------------------------------------------------------
 
@@ -371,7 +391,7 @@ class SafetyCall:
         if conversation.question_ids is not None:
             words = answer.new_zeros(len(answer), 0, 2)
             if not conversation.is_masked:
-                words = self.model._read_words(answer, turns, self.kwargs)
+                words = self.model.read_words(answer, turns, self.kwargs)
         answered = Conversation(embeds, turns, is_image, conversation.is_masked, words)
         return conversation.followed_by(answered)
 

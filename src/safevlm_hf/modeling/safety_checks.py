@@ -14,7 +14,6 @@ from transformers.generation import utils as generation_utils
 GENERATE_ARGUMENTS = list(inspect.signature(GenerationMixin.generate).parameters)[2:]  # after self and inputs
 # What the library hands on to attention: it decides which positions see which.
 ATTENTION_ARGUMENTS = (
-    "position_ids",
     "is_causal",
     "seq_idx",
     "cu_seq_lens_q",
@@ -91,8 +90,14 @@ def check_embeds(inputs_embeds: torch.Tensor, safety_tokens: torch.Tensor):
         )
 
 
+OUT_OF_SIGHT = (
+    "`{name}` could move an image's safety condition out of the answer's sight: with images leave it out, the library "
+    "finds it by itself."
+)
+
+
 def check_blocks_are_seen(arguments: dict, is_image: torch.BoolTensor):
-    """Raise where a mask or positions would hide part of an image block, as its condition, from the answer.
+    """Raise where a mask would hide part of an image block, as its condition, from the answer.
 
     Args:
         arguments: of `generate`.
@@ -100,10 +105,7 @@ def check_blocks_are_seen(arguments: dict, is_image: torch.BoolTensor):
     """
     for name in ATTENTION_ARGUMENTS:
         if arguments.get(name) is not None:
-            raise ValueError(
-                f"`{name}` could move an image's safety condition out of the answer's sight: with images leave it "
-                "out, the library finds it by itself."
-            )
+            raise ValueError(OUT_OF_SIGHT.format(name=name))
     mask = arguments.get("attention_mask")
     if mask is None:
         return
@@ -120,6 +122,28 @@ def check_blocks_are_seen(arguments: dict, is_image: torch.BoolTensor):
         )
 
 
+def check_positions(position_ids, own: torch.LongTensor, mask: torch.Tensor):
+    """Raise for positions of a caller's other than those that the library finds by itself.
+
+    Args:
+        position_ids: of `generate`, (batch, length), or (3, batch, length) or more rows where a backbone has such.
+        own: the library's own, in one of these shapes, of the tokens that are not in a cache.
+        mask: (batch, length) of these tokens; one that is masked out has no position.
+    """
+    own = own if own.ndim == 3 else own[None]
+    is_whole = isinstance(position_ids, torch.Tensor) and position_ids.dtype in (torch.int64, torch.int32)
+    if is_whole and position_ids.ndim in (2, 3) and position_ids.shape[-1] >= own.shape[-1]:
+        given = position_ids[..., position_ids.shape[-1] - own.shape[-1] :].to(own.device)
+        given = given if given.ndim == 3 else given[None]
+        if len(given) == 3 and len(own) == 4:
+            own = own[1:]  # without those of text
+        rows = (1, len(own)) if len(own) > 1 else (1, 3, 4)
+        if len(given) in rows and given.shape[1] in (1, own.shape[1]):
+            if bool(((given == own) | (mask == 0).to(own.device)).all()):
+                return
+    raise ValueError(f"These are not the model's own positions. {OUT_OF_SIGHT.format(name='position_ids')}")
+
+
 def check_images_are_seen(model, arguments: dict, has_new_images: bool):
     """Raise where the library would run the prompt without its images, and so without their verdict.
 
@@ -129,7 +153,7 @@ def check_images_are_seen(model, arguments: dict, has_new_images: bool):
         has_new_images: whether images come with the call; others lie in its cache.
     """
     names = ("cache_implementation", "token_healing", "prefill_chunk_size", "is_assistant")
-    settings = {name: model._setting(name, arguments) for name in names}
+    settings = {name: model.find_setting(name, arguments) for name in names}
     drops_images = {
         "cache_implementation": settings["cache_implementation"] == "paged",
         # It makes the prompt anew from its text, without image tokens, and with whatever users spelt like tokens.
@@ -153,7 +177,7 @@ def check_drafts(model, arguments: dict):
     Args:
         model, arguments: as for [`check_images_are_seen`].
     """
-    weight = model._setting("assistant_ensemble_weight", arguments)
+    weight = model.find_setting("assistant_ensemble_weight", arguments)
     if weight is not None:
         raise ValueError(
             f"`assistant_ensemble_weight={weight}` mixes in tokens of a draft model, which knows of no verdict: with "
@@ -207,6 +231,7 @@ __all__ = [
     "check_drafts",
     "check_loop",
     "check_modalities",
+    "check_positions",
     "check_question_ids",
     "check_question_mask",
     "check_blocks_are_seen",

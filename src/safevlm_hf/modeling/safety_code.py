@@ -36,7 +36,7 @@ def _code_files(family: str) -> list[Path]:
     return [family_file, *map(Path, get_relative_import_files(family_file))]
 
 
-class CarriesCodeMixin(PushToHubMixin):
+class RemoteCodeMixin(PushToHubMixin):
     """For what is saved by [`save_code`]: code and card reach the Hub, too."""
 
     def _upload_modified_files(self, working_dir, repo_id, files_timestamps, *args, **kwargs):
@@ -45,10 +45,10 @@ class CarriesCodeMixin(PushToHubMixin):
         config = self if isinstance(self, PreTrainedConfig) else getattr(self, "config", None)
         if config is not None:
             write_model_card(working_dir, config, repo_id)
-        family = self.family if config is None else config.model_type
+        family = self.config_class.model_type if config is None else config.model_type
         code = {file.name for file in _code_files(family)}  # and no other file of the folder
         stamps = {file: stamp for file, stamp in files_timestamps.items() if file not in code}
         return super()._upload_modified_files(working_dir, repo_id, stamps, *args, **kwargs)
 
 
-__all__ = ["CarriesCodeMixin", "auto_map", "save_code"]
+__all__ = ["RemoteCodeMixin", "auto_map", "save_code"]

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
+from .safety_inputs import SafetyImageOutput
 from .safety_modules import SafetyHead, join_tokens, key_mask, readings_of
 from .safety_word_head import SafetyWordHead
 
@@ -77,81 +78,125 @@ def explain_head(
     text_embeds: torch.Tensor,
     text_mask: torch.Tensor,
     safety_tokens: torch.Tensor,
-    safety_features: torch.Tensor,
-    window_ids: torch.LongTensor,
-    num_windows: int,
-    level_logits: torch.Tensor,
-    category_logits: torch.Tensor,
-    safe_category: int,
-    grid_size: int,
-    feature_mask: torch.BoolTensor | None = None,
+    encoded: SafetyImageOutput,
+    config,
 ) -> dict[str, torch.Tensor]:
     """
-    The fields of [`SafetyExplanation`] that do not come from the verdict, float32.
+    Return the fields of [`SafetyExplanation`] that do not come from the verdict, float32.
 
     Args:
         text_embeds, text_mask: (images, length, hidden) and (images, length), as for the head.
         safety_tokens: s(1), (tokens, hidden).
-        safety_features: h_s, (images, views * grid * grid, hidden), the whole picture first.
-        window_ids: (images,), the window of the head that decided.
-        num_windows: that the head returned.
-        level_logits, category_logits: (images, levels) and (images, categories), what the head gave for these.
-        safe_category: index of the category `"safe"`.
-        grid_size: side of a view's square of features.
-        feature_mask: (images, views * grid * grid), which of them there are; all of them if unset.
+        encoded: images with their verdicts.
+        config: of the model.
     """
-    images, num_tokens, view_size = len(safety_features), len(safety_tokens), grid_size * grid_size
-    if feature_mask is not None:
-        feature_mask, window_ids = _deciding_reading(feature_mask, view_size, window_ids, num_windows)
-    keys = torch.cat([safety_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
+    decided = _Decided(safety_tokens, encoded, config)
+    keys, window_ids = decided.keys, decided.window_ids
     weights = head.pooling_weights(text_mask, window_ids).to(keys.dtype)
     queries = F.pad(text_embeds, (0, 0, 1, 0)).to(keys.dtype)
-    query, key = head.split_heads(head.q_proj(queries)), head.split_heads(head.k_proj(keys))
-    value = head.split_heads(_without_bias(head.v_proj, keys))
-    scores, mask = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), key_mask(feature_mask, keys)
-    attention = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
+    attention, value = decided.attend(head, queries)
     pooled = torch.einsum("nt,nhtk->nhk", weights, attention)
 
     by_key = _project(head, pooled[..., None] * value)
     by_token = _project(head, attention @ value * weights[:, None, :, None])
     biases = head.out_proj(head.v_proj(torch.zeros_like(keys[:, 0])))
-
-    level, category = _most_probable_risk(level_logits, 0), _most_probable_risk(category_logits, safe_category)
-
-    def margin(levels: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
-        return _contrast(levels.float(), level, 0) + _contrast(categories.float(), category, safe_category)
-
-    def contributions(states: torch.Tensor) -> torch.Tensor:
-        return margin(_without_bias(head.level_head, states), _without_bias(head.category_head, states))
-
     # It is taken from both logits of safe.
-    of_gate = 2 * head.gate_scores(queries, text_mask, window_ids)
-    of_keys, square = contributions(by_key), (grid_size, grid_size)
-    of_views = of_keys[:, num_tokens:].unflatten(1, (-1, view_size))
-    whole = slice(num_tokens, num_tokens + view_size)
+    by_gate = 2 * head.gate_scores(queries, text_mask, window_ids)
     return {
-        "map": _shares(_energy(by_key[:, whole])).unflatten(1, square),
-        "image_attention": _shares(pooled[..., whole].mean(dim=1).float()).unflatten(1, square),
-        "safety_token_attention": pooled[..., :num_tokens].sum(dim=-1).mean(dim=1).float(),
-        "risk_margin": margin(level_logits, category_logits),
-        "image_contributions": of_views[:, 0].unflatten(1, square),
-        "tile_contributions": of_views[:, 1:].sum(dim=-1),
-        "safety_token_contributions": of_keys[:, :num_tokens].sum(dim=1),
-        "bias_contributions": margin(head.level_head(biases), head.category_head(biases)) + of_gate,
+        **decided.explain_keys(head, by_key, pooled),
+        "bias_contributions": decided.margin(head.level_head(biases), head.category_head(biases)) + by_gate,
         "question_weights": _shares(_energy(by_token))[:, 1:],
-        "question_contributions": contributions(by_token)[:, 1:],
+        "question_contributions": decided.contributions(head, by_token)[:, 1:],
     }
 
 
-def _deciding_reading(
-    is_feature: torch.BoolTensor, view_size: int, window_ids: torch.LongTensor, num_windows: int
-) -> tuple[torch.BoolTensor, torch.LongTensor]:
-    """The features (images, features) that the head read where it decided, and its window among those of this reading.
-    Arguments as of [`explain_head`]."""
-    readings = readings_of(is_feature, view_size)
-    num_windows //= readings.shape[1]  # of each reading
-    images = torch.arange(len(window_ids), device=window_ids.device)
-    return readings[images, window_ids // num_windows], window_ids % num_windows
+def explain_word_head(
+    head: SafetyWordHead, question_ids: torch.LongTensor, safety_tokens: torch.Tensor, encoded, config
+) -> dict[str, torch.Tensor]:
+    """
+    As [`explain_head`], of a head that reads words of its own. Behind its attention it is linear under a window's
+    scale, so the parts of the picture are exact; the window's words count by what the margin loses without each.
+
+    Args:
+        question_ids: (images, words, 2), each with its turn, 0 outside of the question.
+        safety_tokens, encoded, config: as of [`explain_head`].
+    """
+    decided = _Decided(safety_tokens, encoded, config)
+    states, _ = head.windows(question_ids[..., 0], question_ids[..., 1] != 0)
+    state = states.take_along_dim(decided.window_ids[:, None, None], dim=1)
+    attention, value = decided.attend(head, state)
+    attention = attention[:, :, 0]
+    by_key = _project(head, attention[..., None] * value) * head.share(state)
+    read = head.read(state, head.out_proj(head.v_proj(torch.zeros_like(decided.keys[:, :1]))))
+    parts = _without_each_word(head, question_ids, decided)
+    return {
+        **decided.explain_keys(head, by_key, attention),
+        "bias_contributions": decided.margin(head.level_head(read), head.category_head(read))[:, 0],
+        "question_weights": _shares(parts.abs()),
+        "question_contributions": parts,
+    }
+
+
+class _Decided:
+    """The reading of each image that its verdict was decided on, for a head of either kind.
+
+    Attributes:
+        keys: (images, safety tokens + features, hidden), what the head attends to.
+        feature_mask: (images, features), which of the features it read; `None` where it read all.
+        window_ids: (images,), the window that decided, among those of this reading.
+    """
+
+    def __init__(self, safety_tokens: torch.Tensor, encoded: SafetyImageOutput, config):
+        features = encoded.safety_features
+        self.keys = torch.cat([safety_tokens.expand(len(features), -1, -1).to(features), features], dim=1)
+        self.num_tokens, self.grid_size = len(safety_tokens), config.safety_grid_size
+        self.feature_mask, self.window_ids = encoded.safety_key_mask, encoded.safety_window_ids
+        if self.feature_mask is not None:
+            readings = readings_of(self.feature_mask, self.grid_size**2)
+            num_windows = encoded.safety_is_window.shape[1] // readings.shape[1]  # of each reading
+            images = torch.arange(len(features), device=self.window_ids.device)
+            self.feature_mask = readings[images, self.window_ids // num_windows]
+            self.window_ids = self.window_ids % num_windows
+        self.level_logits, self.category_logits = encoded.safety_level_logits, encoded.safety_category_logits
+        self.safe_category = config.safety_config.safe_category
+        self.level = _most_probable_risk(self.level_logits, 0)
+        self.category = _most_probable_risk(self.category_logits, self.safe_category)
+
+    def attend(self, head: SafetyHead | SafetyWordHead, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the attention (images, heads, queries, keys) and the values (images, heads, keys, hidden / heads)
+        without their bias."""
+        query, key = head.split_heads(head.q_proj(queries)), head.split_heads(head.k_proj(self.keys))
+        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        mask = key_mask(self.feature_mask, self.keys)
+        attention = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
+        return attention, head.split_heads(_without_bias(head.v_proj, self.keys))
+
+    def margin(self, levels: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
+        """Return the log-odds (images, ...) of the most probable risk in logits (images, ..., classes)."""
+        of_level = _contrast(levels.float(), self.level, 0)
+        return of_level + _contrast(categories.float(), self.category, self.safe_category)
+
+    def contributions(self, head: SafetyHead | SafetyWordHead, states: torch.Tensor) -> torch.Tensor:
+        """Return what states (images, length, hidden) add to the margin, (images, length)."""
+        return self.margin(_without_bias(head.level_head, states), _without_bias(head.category_head, states))
+
+    def explain_keys(
+        self, head: SafetyHead | SafetyWordHead, by_key: torch.Tensor, attention: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return the fields about the picture, from the part (images, keys, hidden) of each key in what the head
+        reads, and its attention (images, heads, keys)."""
+        contributions, square = self.contributions(head, by_key), (self.grid_size, self.grid_size)
+        by_view = contributions[:, self.num_tokens :].unflatten(1, (-1, self.grid_size**2))
+        whole = slice(self.num_tokens, self.num_tokens + self.grid_size**2)
+        return {
+            "map": _shares(_energy(by_key[:, whole])).unflatten(1, square),
+            "image_attention": _shares(attention[..., whole].mean(dim=1).float()).unflatten(1, square),
+            "safety_token_attention": attention[..., : self.num_tokens].sum(dim=-1).mean(dim=1).float(),
+            "risk_margin": self.margin(self.level_logits, self.category_logits),
+            "image_contributions": by_view[:, 0].unflatten(1, square),
+            "tile_contributions": by_view[:, 1:].sum(dim=-1),
+            "safety_token_contributions": contributions[:, : self.num_tokens].sum(dim=1),
+        }
 
 
 def _without_bias(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
@@ -183,68 +228,11 @@ def _contrast(scores: torch.Tensor, risky: torch.LongTensor, safe: int) -> torch
     return scores.take_along_dim(risky, dim=-1)[..., 0] - scores[..., safe]
 
 
-def explain_word_head(
-    head: SafetyWordHead,
-    question_ids: torch.LongTensor,
-    safety_tokens: torch.Tensor,
-    safety_features: torch.Tensor,
-    window_ids: torch.LongTensor,
-    num_windows: int,
-    level_logits: torch.Tensor,
-    category_logits: torch.Tensor,
-    safe_category: int,
-    grid_size: int,
-    feature_mask: torch.BoolTensor | None = None,
-) -> dict[str, torch.Tensor]:
-    """
-    As [`explain_head`], of a head that reads words of its own. Behind its attention it is linear under a window's
-    scale, so the parts of the picture are exact; the window's words count by what the margin loses without each.
-
-    Args:
-        question_ids: (images, words, 2), each with its turn, 0 outside of the question.
-        the others: as of [`explain_head`].
-    """
-    images, num_tokens, view_size = len(safety_features), len(safety_tokens), grid_size * grid_size
-    if feature_mask is not None:
-        feature_mask, window_ids = _deciding_reading(feature_mask, view_size, window_ids, num_windows)
-    keys = torch.cat([safety_tokens.expand(images, -1, -1).to(safety_features), safety_features], dim=1)
-    level, category = _most_probable_risk(level_logits, 0), _most_probable_risk(category_logits, safe_category)
-
-    def margin(states: torch.Tensor, layer=lambda layer, states: layer(states)) -> torch.Tensor:
-        levels, categories = layer(head.level_head, states).float(), layer(head.category_head, states).float()
-        return _contrast(levels, level, 0) + _contrast(categories, category, safe_category)
-
-    is_asked = question_ids[..., 1] != 0
-    states, _ = head.windows(question_ids[..., 0], is_asked)
-    state = states.take_along_dim(window_ids[:, None, None], dim=1)
-    query, key = head.split_heads(head.q_proj(state)), head.split_heads(head.k_proj(keys))
-    scores, mask = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), key_mask(feature_mask, keys)
-    attention = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)[:, :, 0]
-    value = head.split_heads(_without_bias(head.v_proj, keys))
-    by_key = _project(head, attention[..., None] * value) * head.share(state)
-    biases = head.out_proj(head.v_proj(torch.zeros_like(keys[:, :1])))
-    of_keys, square = margin(by_key, _without_bias), (grid_size, grid_size)
-    of_views = of_keys[:, num_tokens:].unflatten(1, (-1, view_size))
-    whole = slice(num_tokens, num_tokens + view_size)
-    parts = _without_each_word(head, question_ids, window_ids, keys, feature_mask, margin)
-    return {
-        "map": _shares(_energy(by_key[:, whole])).unflatten(1, square),
-        "image_attention": _shares(attention[..., whole].mean(dim=1).float()).unflatten(1, square),
-        "safety_token_attention": attention[..., :num_tokens].sum(dim=-1).mean(dim=1).float(),
-        "risk_margin": _contrast(level_logits.float(), level, 0)
-        + _contrast(category_logits.float(), category, safe_category),
-        "image_contributions": of_views[:, 0].unflatten(1, square),
-        "tile_contributions": of_views[:, 1:].sum(dim=-1),
-        "safety_token_contributions": of_keys[:, :num_tokens].sum(dim=1),
-        "bias_contributions": margin(head.read(state, biases))[:, 0],
-        "question_weights": _shares(parts.abs()),
-        "question_contributions": parts,
-    }
-
-
-def _without_each_word(head, question_ids, window_ids, keys, feature_mask, margin) -> torch.Tensor:
-    """What the margin of the window that decided loses without each of the words, (images, words); 0 outside it."""
-    start, size = (of_windows[window_ids] for of_windows in head.tree.places(question_ids.shape[1], window_ids.device))
+def _without_each_word(head: SafetyWordHead, question_ids: torch.LongTensor, decided: _Decided) -> torch.Tensor:
+    """Return what the margin of the window that decided loses without each of the words, (images, words); 0 outside
+    it."""
+    places = head.tree.places(question_ids.shape[1], decided.window_ids.device)
+    start, size = (column[decided.window_ids] for column in places)
     ids, is_asked = question_ids.unbind(-1)[0], question_ids[..., 1] != 0
     place = is_asked.long().cumsum(dim=1) - 1
     in_window = is_asked & (place >= start[:, None]) & (place < (start + size)[:, None])
@@ -257,7 +245,8 @@ def _without_each_word(head, question_ids, window_ids, keys, feature_mask, margi
         for missing in (None, *range(joined.shape[1]))
     ]
     states = torch.cat(found, dim=1)
-    margins = margin(head.read(states, head.attend(states, keys, feature_mask)))
+    read = head.read(states, head.attend(states, decided.keys, decided.feature_mask))
+    margins = decided.margin(head.level_head(read), head.category_head(read))
     lost = margins[:, :1] - margins[:, 1:]
     of_places = lost.gather(1, (place - start[:, None]).clamp(0, lost.shape[1] - 1))
     return torch.where(in_window, of_places, 0.0)

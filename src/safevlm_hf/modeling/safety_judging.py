@@ -18,14 +18,14 @@ from .safety_checks import check_question_ids
 from .safety_decision import SafetyDecision, decide, is_readable
 from .safety_inputs import SafetyImageOutput, SafetyInputs
 from .safety_losses import clean_losses
-from .safety_modules import readings_of
-from .safety_policy import DEFAULT_POLICY, SafetyPolicy
+from .safety_modules import Windows, readings_of
+from .safety_policy import DEFAULT_POLICY
 
 
 MAX_PIXEL = 1000.0  # Largest plausible `pixel_values`: normalised images reach about 3, unnormalised ones 255.
 
 
-class JudgesImagesMixin:
+class SafetyJudgingMixin:
     """What the safety modules do with images, for a base model with the modules and attributes of `SafeModelMixin`."""
 
     # -- the question ---------------------------------------------------------------------------------------------
@@ -166,9 +166,14 @@ class JudgesImagesMixin:
         if safety_inputs.image_mask is not None:
             self._check_insides(safety_inputs, block_lengths)
         rows = safety_inputs.image_rows(block_lengths).to(encoded.safety_features.device)
-        of_windows = self._read_windows(encoded, safety_inputs, block_lengths, rows)
+        windows = self._read_windows(encoded, safety_inputs, block_lengths, rows)
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
-        level_logits, category_logits, decision, window_ids = self._judge_windows(*of_windows, policy)
+        # The policy decides every window before one is chosen: the riskiest window need not be the strictest, and
+        # adding words must never soften a decision.
+        decisions = decide(policy, windows.level_logits, windows.category_logits, self.config.safety_config)
+        window_ids = decisions.strictest(windows.is_window)
+        level_logits, category_logits = windows.choose(window_ids)
+        decision = decide(policy, level_logits, category_logits, self.config.safety_config)
         rows = rows.to(level_logits.device)  # the head may lie on another device than the projector
         condition_ids = _condition_ids(decision, rows, safety_inputs)
         is_seen = is_readable(level_logits, category_logits)
@@ -181,9 +186,9 @@ class JudgesImagesMixin:
             "safety_action_ids": decision.action_ids,
             "safety_level_ids": decision.level_ids,
             "safety_window_ids": window_ids,
-            "safety_window_logits": torch.cat(of_windows[:2], dim=-1),
-            "safety_is_window": of_windows[2],
-            "safety_clean_losses": clean_losses(*of_windows, self.config.safety_config),
+            "safety_window_logits": torch.cat([windows.level_logits, windows.category_logits], dim=-1),
+            "safety_is_window": windows.is_window,
+            "safety_clean_losses": clean_losses(windows, self.config.safety_config),
             "safety_image_rows": rows,
         }
         conditioned = SafetyImageOutput(**{**encoded, **judged})
@@ -212,8 +217,8 @@ class JudgesImagesMixin:
         safety_inputs: SafetyInputs,
         block_lengths: list[int],
         rows: torch.LongTensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
-        """What the head gives for each window of each image's question, as [`SafetyHead`] returns it."""
+    ) -> Windows:
+        """Let the head read each window of each image's question; `rows` (images,) are the images' samples."""
         head_tokens, _ = self.safety_tokens()
         head_tokens = head_tokens.expand(len(block_lengths), -1, -1).to(encoded.safety_features)
         keys = torch.cat([head_tokens, encoded.safety_features], dim=1)
@@ -234,25 +239,6 @@ class JudgesImagesMixin:
         if safety_inputs.question_ids is not None:
             return safety_inputs.question_ids
         return torch.zeros(len(safety_inputs.text_mask), 1, 2, dtype=torch.long)
-
-    def _judge_windows(
-        self,
-        level_logits: torch.Tensor,
-        category_logits: torch.Tensor,
-        is_window: torch.BoolTensor,
-        policy: SafetyPolicy,
-    ) -> tuple[torch.Tensor, torch.Tensor, SafetyDecision, torch.LongTensor]:
-        """Chooses each image's strictest window, from what the head gave for each; its logits, decision and index.
-
-        The policy decides every window before one is chosen: the riskiest window need not be the strictest, and adding
-        words must never soften a decision."""
-        of_windows = decide(policy, level_logits, category_logits, self.config.safety_config)
-        window_ids = of_windows.strictest(is_window)
-        chosen = window_ids[:, None, None]
-        level_logits = level_logits.take_along_dim(chosen, dim=1)[:, 0]
-        category_logits = category_logits.take_along_dim(chosen, dim=1)[:, 0]
-        decision = decide(policy, level_logits, category_logits, self.config.safety_config)
-        return level_logits, category_logits, decision, window_ids
 
     # -- the block ------------------------------------------------------------------------------------------------
 
@@ -328,4 +314,4 @@ def _condition_ids(decision: SafetyDecision, rows: torch.LongTensor, safety_inpu
     return torch.where(given < 0, condition_ids, given)
 
 
-__all__ = ["MAX_PIXEL", "JudgesImagesMixin"]
+__all__ = ["MAX_PIXEL", "SafetyJudgingMixin"]

@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from .configuration_safety import SafetyConfig
 from .safety_inputs import SafetyImageOutput
+from .safety_modules import Windows
 
 
 NUM_WORST = 16  # windows of a clean image that training looks at: in a long text nearly all have nothing left to learn
@@ -49,18 +50,16 @@ def head_loss(
     return loss
 
 
-def clean_losses(
-    level_logits: torch.Tensor, category_logits: torch.Tensor, is_window: torch.BoolTensor, config: SafetyConfig
-) -> torch.Tensor:
-    """CE(level) and CE(category) of each image against "safe", means over its `NUM_WORST` worst windows, (images, 2).
-    Arguments as [`SafetyHead`] returns them."""
-    columns = ((level_logits, 0), (category_logits, config.safe_category))
+def clean_losses(windows: Windows, config: SafetyConfig) -> torch.Tensor:
+    """CE(level) and CE(category) of each image against "safe", means over its `NUM_WORST` worst windows,
+    (images, 2)."""
+    columns = ((windows.level_logits, 0), (windows.category_logits, config.safe_category))
     losses = torch.stack(
         [-less_safe(logits, safe, config).log_softmax(dim=-1)[..., safe] for logits, safe in columns], dim=-1
     )
-    losses = torch.where(is_window[..., None], losses, 0.0)
+    losses = torch.where(windows.is_window[..., None], losses, 0.0)
     num_worst = min(NUM_WORST, losses.shape[1])
-    counts = is_window.sum(dim=1, keepdim=True).clamp(max=num_worst)
+    counts = windows.is_window.sum(dim=1, keepdim=True).clamp(max=num_worst)
     return losses.topk(num_worst, dim=1).values.sum(dim=1) / counts
 
 

@@ -3,13 +3,16 @@
 h_o or h_i, (rows, columns, width) per image
   -> SafetyProjector -> h_s (images, grid * grid, hidden)
 [s(1); h_s] and the embeddings of the question
-  -> SafetyHead -> level logits, category logits
+  -> SafetyHead -> Windows: level logits, category logits
 (category, level)
   -> SafetyConditions -> c (images, condition tokens, hidden)
+
+The modules take the configuration of the whole model (`SafeConfigMixin`).
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from timm.layers import LayerNorm2d
@@ -20,6 +23,34 @@ from transformers import initialization as init
 
 
 TOKEN_INIT_STD = 0.02  # paper: s(1), s(2) ~ N(0, 0.02)
+
+
+class Windows(NamedTuple):
+    """What a head says of each window of each image's question, where pictures are cut of the first reading, then of
+    the second, and so on.
+
+    Args:
+        level_logits: (images, windows, levels), float32.
+        category_logits: (images, windows, categories), float32.
+        is_window: (images, windows), which of them there are.
+    """
+
+    level_logits: torch.Tensor
+    category_logits: torch.Tensor
+    is_window: torch.BoolTensor
+
+    @classmethod
+    def join(cls, parts: "Sequence[Windows]", dim: int) -> "Windows":
+        """Return the windows of all parts: of further images with `dim=0`, of further readings with `dim=1`."""
+        return cls(*(torch.cat(columns, dim=dim) for columns in zip(*parts)))
+
+    def choose(self, window_ids: torch.LongTensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return level logits (images, levels) and category logits (images, categories) of one window per image."""
+        places = window_ids[:, None, None]
+        return (
+            self.level_logits.take_along_dim(places, dim=1)[:, 0],
+            self.category_logits.take_along_dim(places, dim=1)[:, 0],
+        )
 
 
 class FanInLinear(nn.Linear):
@@ -37,10 +68,11 @@ class RowwiseLinear(nn.Linear):
 class SafetyTokens(nn.Module):
     """The two independent sets of trainable safety tokens: s(1) for the head, s(2) for the language model."""
 
-    def __init__(self, num_tokens: int, hidden_size: int):
+    def __init__(self, config):
         super().__init__()
-        self.head = nn.Parameter(torch.empty(num_tokens, hidden_size))
-        self.block = nn.Parameter(torch.empty(num_tokens, hidden_size))
+        shape = (config.safety_config.num_safety_tokens, config.get_text_config().hidden_size)
+        self.head = nn.Parameter(torch.empty(shape))
+        self.block = nn.Parameter(torch.empty(shape))
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
         """s(1) and s(2), each (tokens, hidden)."""
@@ -51,9 +83,10 @@ class SafetyTokens(nn.Module):
 class SafetyConditions(nn.Module):
     """The condition table: row 0 is safe, row 1 + (risky category) * (levels - 1) + (level - 1) the others."""
 
-    def __init__(self, num_conditions: int, num_tokens: int, hidden_size: int):
+    def __init__(self, config):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_conditions, num_tokens, hidden_size))
+        safety, hidden_size = config.safety_config, config.get_text_config().hidden_size
+        self.weight = nn.Parameter(torch.empty(safety.num_conditions, safety.num_condition_tokens, hidden_size))
 
     def forward(self, condition_ids: torch.LongTensor) -> torch.Tensor:
         """`condition_ids` (images,) to (images, condition tokens, hidden)."""
@@ -63,15 +96,15 @@ class SafetyConditions(nn.Module):
 class SafetyProjector(nn.Module):
     """Honeybee's C-Abstractor on the vision features: RegNet stage, average pooling to a grid, RegNet stage, MLP."""
 
-    def __init__(
-        self, vision_hidden_size: int, hidden_size: int, output_size: int, grid_size: int, depth: int, mlp_depth: int
-    ):
+    def __init__(self, config):
         super().__init__()
-        self.grid_size = grid_size
-        self.stage1 = _stage(depth, vision_hidden_size, hidden_size)
-        self.stage2 = _stage(depth, hidden_size if depth else vision_hidden_size, hidden_size)
-        layers: list[nn.Module] = [FanInLinear(hidden_size if depth else vision_hidden_size, output_size)]
-        for _ in range(mlp_depth - 1):
+        depth, hidden_size = config.safety_config.projector_depth, config.safety_projector_hidden_size
+        feature_size, output_size = config.safety_feature_size, config.get_text_config().hidden_size
+        self.grid_size = config.safety_grid_size
+        self.stage1 = _stage(depth, feature_size, hidden_size)
+        self.stage2 = _stage(depth, hidden_size if depth else feature_size, hidden_size)
+        layers: list[nn.Module] = [FanInLinear(hidden_size if depth else feature_size, output_size)]
+        for _ in range(config.safety_config.projector_mlp_depth - 1):
             layers += [nn.SiLU(), FanInLinear(output_size, output_size)]
         self.readout = nn.Sequential(*layers)
 
@@ -124,39 +157,27 @@ class SafetyHead(nn.Module):
     Plain linear layers and `scaled_dot_product_attention`: engines replace every linear layer, and
     `nn.MultiheadAttention` does not survive that.
 
-    Args:
+    Attributes:
         pooling: `"windows"`; `"mean"`, one run that is the whole question; or `"first"`, the first token (published).
         window_sizes: lengths of the runs, in tokens: powers of two, rising.
-        gate_size: width of the gate; 0 for none. Only windows have one.
-        gate_dropout: share of tokens that the gate misses in training.
-        safe_category: index of the category `"safe"`.
+        gate: reads the words of a run together; `None` without windows, or with `head_gate_size=0`.
     """
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        num_levels: int,
-        num_categories: int,
-        pooling: str,
-        window_sizes: list[int],
-        gate_size: int = 0,
-        gate_dropout: float = 0.0,
-        safe_category: int = -1,
-    ):
+    def __init__(self, config):
         super().__init__()
-        self.num_heads = num_heads
-        self.pooling = pooling
-        self.window_sizes = window_sizes
+        safety, hidden_size = config.safety_config, config.get_text_config().hidden_size
+        self.num_heads = safety.num_attention_heads
+        self.pooling = safety.head_pooling
+        self.window_sizes = safety.head_window_sizes
+        self.safe_category = safety.safe_category
         self.q_proj = FanInLinear(hidden_size, hidden_size)
         self.k_proj = FanInLinear(hidden_size, hidden_size)
         self.v_proj = FanInLinear(hidden_size, hidden_size)
         self.out_proj = FanInLinear(hidden_size, hidden_size)
-        self.level_head = nn.Linear(hidden_size, num_levels)
-        self.category_head = RowwiseLinear(hidden_size, num_categories)
-        self.safe_category = safe_category
-        has_gate = pooling == "windows" and gate_size > 0
-        self.gate = SafetyGate(hidden_size, window_sizes[0], gate_size, gate_dropout) if has_gate else None
+        self.level_head = nn.Linear(hidden_size, len(safety.levels))
+        self.category_head = RowwiseLinear(hidden_size, len(safety.categories))
+        has_gate = safety.head_pooling == "windows" and safety.head_gate_size > 0
+        self.gate = SafetyGate(config) if has_gate else None
 
     def forward(
         self,
@@ -166,8 +187,10 @@ class SafetyHead(nn.Module):
         max_tokens: int | None = None,
         feature_mask: torch.BoolTensor | None = None,
         rows: torch.LongTensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
+    ) -> Windows:
         """
+        Give each window of each image's question its logits.
+
         Args:
             text_embeds: (samples, tokens, hidden), the prompt of each sample.
             text_mask: (samples, tokens), true on the question's own tokens.
@@ -176,10 +199,6 @@ class SafetyHead(nn.Module):
             feature_mask: (images, readings, features), which of the last keys, the image's, the head reads at a time;
                 nothing where there is no such reading. If unset, it reads all of them once.
             rows: (images,), the sample of each image; if unset, there is one image per sample.
-
-        Returns:
-            level logits (images, windows, levels) and category logits (images, windows, categories), float32, and
-            which windows there are, (images, windows): of the first reading, then of the second, and so on.
         """
         if rows is None:
             return self._judge(text_embeds, text_mask, keys, max_tokens, feature_mask)
@@ -190,8 +209,7 @@ class SafetyHead(nn.Module):
             own = rows[part]
             own_mask = None if feature_mask is None else feature_mask[part]
             parts.append(self._judge(text_embeds[own], text_mask[own], keys[part], max_tokens, own_mask))
-        level_logits, category_logits, is_window = (torch.cat(of_parts) for of_parts in zip(*parts))
-        return level_logits, category_logits, is_window
+        return Windows.join(parts, dim=0)
 
     def _judge(
         self,
@@ -200,7 +218,7 @@ class SafetyHead(nn.Module):
         keys: torch.Tensor,
         max_tokens: int | None,
         feature_mask: torch.BoolTensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
+    ) -> Windows:
         """As `forward`, with the prompt of each image."""
         text_embeds, is_token = F.pad(text_embeds, (0, 0, 1, 0)), with_empty_query(text_mask)
         if self.pooling == "windows":
@@ -210,45 +228,45 @@ class SafetyHead(nn.Module):
             first = is_token.long().argmax(dim=1)[:, None]
             is_token = is_token.gather(1, first)
             text_embeds = text_embeds.take_along_dim(first[..., None], dim=1)
-        text_embeds, of_gate = text_embeds.to(keys.dtype), None
+        text_embeds, gate_scores = text_embeds.to(keys.dtype), None
         query, key, value = (
             self.split_heads(states) for states in (self.q_proj(text_embeds), self.k_proj(keys), self.v_proj(keys))
         )
         if self.pooling == "windows" and self.gate is not None:
-            of_gate = -self.gate(text_embeds, count)
-        found = []
+            gate_scores = -self.gate(text_embeds, count)
+        readings = []
         for mask in [None] if feature_mask is None else feature_mask.unbind(1):
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask(mask, keys))
             attended = attended.transpose(1, 2).flatten(2)
             if self.pooling == "windows":
-                levels, categories, is_window = self._read_windows(attended, count, of_gate)
+                read = self._read_windows(attended, count, gate_scores)
             else:
-                levels, categories, is_window = self._read_mean(attended, is_token)
-            found.append((levels, categories, is_window if mask is None else is_window & mask.any(dim=1)[:, None]))
-        level_logits, category_logits, is_window = (torch.cat(of_readings, dim=1) for of_readings in zip(*found))
-        return level_logits, category_logits, is_window
+                read = self._read_mean(attended, is_token)
+            if mask is not None:
+                read = read._replace(is_window=read.is_window & mask.any(dim=1)[:, None])
+            readings.append(read)
+        return Windows.join(readings, dim=1)
 
-    def _read_mean(
-        self, attended: torch.Tensor, is_token: torch.BoolTensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
-        """Attended features (images, tokens, hidden) to the logits of one window, which is their mean."""
+    def _read_mean(self, attended: torch.Tensor, is_token: torch.BoolTensor) -> Windows:
+        """Read attended features (images, tokens, hidden) as one window, which is their mean."""
         weights = (is_token / is_token.sum(dim=1, keepdim=True)).to(attended.dtype)
         pooled = torch.einsum("nt,nth->nh", weights, attended)[:, None]
-        return *self._read(pooled), is_token.new_ones(len(is_token), 1)
+        return Windows(*self._read(pooled), is_token.new_ones(len(is_token), 1))
 
     def _read_windows(
-        self, attended: torch.Tensor, count: torch.LongTensor, of_gate: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
-        """Computes the logits of all windows from joined tokens, `count` (images, 1), and which windows there are."""
+        self, attended: torch.Tensor, count: torch.LongTensor, gate_scores: torch.Tensor | None
+    ) -> Windows:
+        """Read all windows of joined tokens, (images, tokens, hidden), by their number `count` (images, 1)."""
         levels, categories = self._read(attended)
         logits = torch.cat([levels, categories], dim=-1)
         of_runs = None
-        if of_gate is not None:
+        if gate_scores is not None:
             is_safe = torch.zeros(logits.shape[-1], device=logits.device)
             is_safe[0] = is_safe[levels.shape[-1] + self.safe_category] = 1.0
-            of_runs = of_gate * is_safe
+            of_runs = gate_scores * is_safe
         means, is_window = window_means(logits, count, self.window_sizes, of_runs)
-        return *means.split([levels.shape[-1], categories.shape[-1]], dim=-1), is_window
+        levels, categories = means.split([levels.shape[-1], categories.shape[-1]], dim=-1)
+        return Windows(levels, categories, is_window)
 
     def _read(self, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Level and category logits of attended features (images, tokens, hidden)."""
@@ -293,21 +311,6 @@ class SafetyHead(nn.Module):
         return means[..., 0].gather(1, window_ids[:, None])[:, 0]
 
 
-def embedding_head(safety_config, hidden_size: int) -> SafetyHead:
-    """A head that reads the language model's embeddings, of this width, by a [`SafetyConfig`]."""
-    return SafetyHead(
-        hidden_size,
-        safety_config.num_attention_heads,
-        len(safety_config.levels),
-        len(safety_config.categories),
-        safety_config.head_pooling,
-        safety_config.head_window_sizes,
-        safety_config.head_gate_size,
-        safety_config.head_gate_dropout,
-        safety_config.safe_category,
-    )
-
-
 class SafetyGate(nn.Module):
     """How much the words of a run ask for what a picture says, whatever the picture shows.
 
@@ -316,13 +319,14 @@ class SafetyGate(nn.Module):
     safe; longer runs take the mean. A question that is shorter has none.
     """
 
-    def __init__(self, hidden_size: int, run_length: int, size: int, dropout: float):
+    def __init__(self, config):
         super().__init__()
-        self.run_length = run_length
-        self.dropout = dropout
+        safety, hidden_size = config.safety_config, config.get_text_config().hidden_size
+        self.run_length = safety.head_window_sizes[0]
+        self.dropout = safety.head_gate_dropout
         self.norm = nn.LayerNorm(hidden_size)
-        self.up = FanInLinear(hidden_size, run_length * size)
-        self.down = nn.Linear(size, 1)
+        self.up = FanInLinear(hidden_size, self.run_length * safety.head_gate_size)
+        self.down = nn.Linear(safety.head_gate_size, 1)
 
     def forward(self, text_embeds: torch.Tensor, count: torch.LongTensor) -> torch.Tensor:
         """Embeddings (images, tokens, hidden) of joined tokens and their number (images, 1) to scores
@@ -454,7 +458,7 @@ __all__ = [
     "SafetyHead",
     "SafetyProjector",
     "SafetyTokens",
-    "embedding_head",
+    "Windows",
     "init_safety_weights",
     "readings_of",
     "to_squares",

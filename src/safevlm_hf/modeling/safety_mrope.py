@@ -35,14 +35,9 @@ class MRopeMixin:
         Args:
             pixel_values: (patches of all images, values).
             image_grid_thw: (images, 3), patches in time, height and width.
-            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
-                image alone, under the default policy.
-
-        Returns:
-            [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
-        self._check_given("image_grid_thw", image_grid_thw)
+        self.check_given("image_grid_thw", image_grid_thw)
         outputs = super().get_image_features(pixel_values, image_grid_thw=image_grid_thw, return_dict=True, **kwargs)
         maps = [
             features.unflatten(0, (rows, columns))
@@ -65,7 +60,7 @@ class MRopeMixin:
         if arguments.get("position_ids") is not None:  # which are made from these
             return
         for name in ("image_grid_thw", "mm_token_type_ids", "input_ids"):
-            self._check_given(name, arguments.get(name))
+            self.check_given(name, arguments.get(name))
 
     def get_rope_index(self, input_ids, mm_token_type_ids=None, image_grid_thw=None, **kwargs):
         """As the backbone's; `mm_token_type_ids` (batch, length) are 1 on whole blocks."""

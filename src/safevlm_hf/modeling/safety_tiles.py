@@ -130,11 +130,6 @@ class PaddedTilesMixin(LastTileMixin):
             pixel_values: (samples, tiles, channels, height, width).
             pixel_attention_mask: (samples, tiles, height, width).
             safety_num_tiles: (images,), tiles of each image.
-            safety_inputs ([`SafetyInputs`], *optional*): questions and policy. Without them the verdict is on the
-                image alone, under the default policy.
-
-        Returns:
-            [`SafetyImageOutput`].
         """
         self.check_images(pixel_values)
         pixels = self.split_pixels(pixel_values, safety_num_tiles=safety_num_tiles)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from .safety_modules import FanInLinear, RowwiseLinear, are_tokens, join_tokens, key_mask
+from .safety_modules import FanInLinear, RowwiseLinear, Windows, are_tokens, join_tokens, key_mask
 
 
 DROPOUT = 0.1
@@ -25,20 +25,19 @@ class WindowTree(nn.Module):
     Four words in their order are a leaf; two windows side by side make one of twice the size. So a window's state is
     the same whatever stands around it, and no words talk away what another run of words asks.
 
+    The word vectors stay as they are in training, which leaves out some words, as unknown ones are
+    (`head_gate_dropout`).
+
     Args:
-        vocab_size: of `safety_words.json`.
-        word_size: width of the word vectors, which stay as they are in training.
-        hidden_size: width of the states.
-        window_sizes: 4, 8, 16, ...: each twice the one before.
-        word_dropout: share of words that training leaves out, as unknown ones are.
+        safety_config: a [`SafetyConfig`].
     """
 
-    def __init__(
-        self, vocab_size: int, word_size: int, hidden_size: int, window_sizes: list[int], word_dropout: float
-    ):
+    def __init__(self, safety_config):
         super().__init__()
-        self.window_sizes, self.word_dropout = window_sizes, word_dropout
-        self.words = nn.Embedding(vocab_size, word_size)
+        word_size, hidden_size = safety_config.head_word_size, safety_config.head_hidden_size
+        self.window_sizes = window_sizes = safety_config.head_window_sizes
+        self.word_dropout = safety_config.head_gate_dropout
+        self.words = nn.Embedding(safety_config.head_vocab_size, word_size)
         self.words.weight.requires_grad_(False)
         self.no_word = nn.Parameter(torch.zeros(word_size))
         self.leaf = _curved(window_sizes[0] * word_size, hidden_size)
@@ -113,25 +112,24 @@ class SafetyWordHead(nn.Module):
     What a window attends to is scaled and shifted by its state, and read by linear heads: whether words matter depends
     on the picture and the other way round, while each logit stays an exact sum over what the picture shows.
 
-    Args:
-        key_size: width of s(1) and h_s.
-        hidden_size, num_heads: of the cross-attention; the tree's states have this width, too.
-        num_levels, num_categories: classes.
-        tree: the windows' states.
+    Attributes:
+        tree: the windows' states, as wide as the cross-attention.
     """
 
-    def __init__(self, key_size: int, hidden_size: int, num_heads: int, num_levels: int, num_categories: int, tree):
+    def __init__(self, config):
         super().__init__()
-        self.num_heads = num_heads
-        self.tree = tree
+        safety, key_size = config.safety_config, config.get_text_config().hidden_size
+        hidden_size = safety.head_hidden_size
+        self.num_heads = safety.num_attention_heads
+        self.tree = WindowTree(safety)
         self.q_proj = FanInLinear(hidden_size, hidden_size)
         self.k_proj = FanInLinear(key_size, hidden_size)
         self.v_proj = FanInLinear(key_size, hidden_size)
         self.out_proj = FanInLinear(hidden_size, hidden_size)
         self.scale = nn.Linear(hidden_size, hidden_size)
         self.shift = nn.Linear(hidden_size, hidden_size)
-        self.level_head = nn.Linear(hidden_size, num_levels)
-        self.category_head = RowwiseLinear(hidden_size, num_categories)
+        self.level_head = nn.Linear(hidden_size, len(safety.levels))
+        self.category_head = RowwiseLinear(hidden_size, len(safety.categories))
 
     def forward(
         self,
@@ -140,16 +138,14 @@ class SafetyWordHead(nn.Module):
         keys: torch.Tensor,
         feature_mask: torch.BoolTensor | None = None,
         rows: torch.LongTensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
+    ) -> Windows:
         """
+        Give each window of each image's question its logits.
+
         Args:
             question_ids: (samples, words), token ids of `safety_words.json`.
             is_asked: (samples, words), which of them belong to the question.
             keys, feature_mask, rows: as for [`SafetyHead`].
-
-        Returns:
-            As [`SafetyHead`]: level logits (images, windows, levels), category logits (images, windows, categories),
-            float32, and which windows there are.
         """
         states, is_window = self.windows(question_ids, is_asked)
         rows = torch.arange(len(keys), device=keys.device) if rows is None else rows
@@ -159,22 +155,20 @@ class SafetyWordHead(nn.Module):
         for part in (slice(start, start + step) for start in range(0, len(rows), step)):
             own_mask = None if feature_mask is None else feature_mask[part]
             parts.append(self._judge(states[rows[part]], is_window[rows[part]], keys[part], own_mask))
-        level_logits, category_logits, is_window = (torch.cat(of_parts) for of_parts in zip(*parts))
-        return level_logits, category_logits, is_window
+        return Windows.join(parts, dim=0)
 
     def windows(self, question_ids: torch.LongTensor, is_asked: torch.BoolTensor):
         """As [`WindowTree`], of the words that are asked, joined."""
         joined, count = join_tokens(question_ids[..., None], is_asked)
         return self.tree(joined[..., 0], count)
 
-    def _judge(self, states, is_window, keys, feature_mask) -> tuple[torch.Tensor, torch.Tensor, torch.BoolTensor]:
-        found = []
+    def _judge(self, states, is_window, keys, feature_mask) -> Windows:
+        readings = []
         for mask in [None] if feature_mask is None else feature_mask.unbind(1):
             read = self.read(states, self.attend(states, keys, mask))
             of_reading = is_window if mask is None else is_window & mask.any(dim=1)[:, None]
-            found.append((self.level_head(read).float(), self.category_head(read).float(), of_reading))
-        level_logits, category_logits, is_window = (torch.cat(of_readings, dim=1) for of_readings in zip(*found))
-        return level_logits, category_logits, is_window
+            readings.append(Windows(self.level_head(read).float(), self.category_head(read).float(), of_reading))
+        return Windows.join(readings, dim=1)
 
     def attend(self, states: torch.Tensor, keys: torch.Tensor, mask: torch.BoolTensor | None) -> torch.Tensor:
         """What windows (images, windows, hidden) take from the keys, (images, windows, hidden)."""
@@ -196,25 +190,6 @@ class SafetyWordHead(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-def word_head(safety_config, hidden_size: int) -> SafetyWordHead:
-    """A head that reads words of its own, for keys of this width, by a [`SafetyConfig`]."""
-    tree = WindowTree(
-        safety_config.head_vocab_size,
-        safety_config.head_word_size,
-        safety_config.head_hidden_size,
-        safety_config.head_window_sizes,
-        safety_config.head_gate_dropout,
-    )
-    return SafetyWordHead(
-        hidden_size,
-        safety_config.head_hidden_size,
-        safety_config.num_attention_heads,
-        len(safety_config.levels),
-        len(safety_config.categories),
-        tree,
-    )
-
-
 def init_word_weights(module: nn.Module) -> bool:
     """As [`init_safety_weights`], for the modules of this file."""
     if not isinstance(module, WindowTree):
@@ -224,4 +199,4 @@ def init_word_weights(module: nn.Module) -> bool:
     return True
 
 
-__all__ = ["SafetyWordHead", "WindowTree", "init_word_weights", "word_head"]
+__all__ = ["SafetyWordHead", "WindowTree", "init_word_weights"]

@@ -153,7 +153,7 @@ def serve(
             access_log=False,  # `Watch` has one that holds nothing of a client's own
             log_config=_log_config(),
         )
-        for warning in warnings_of(app.state.settings, host, model._policy(None)):
+        for warning in warnings_of(app.state.settings, host, model.policy_in_force(None)):
             logger.warning(warning)
         uvicorn.Server(config).run(sockets=[listener])
 

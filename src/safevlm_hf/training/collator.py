@@ -10,7 +10,7 @@ from transformers import BatchFeature
 from ..asking import place_images
 from ..data.records import IGNORE_INDEX
 from ..modeling.configuration_safety import SafetyConfig
-from ..modeling.modeling_safety import TOKEN_TYPES
+from ..modeling.safety_assessment import TOKEN_TYPES
 from ..modeling.safety_decision import condition_rows
 
 

@@ -10,9 +10,7 @@ from vllm.model_executor.models.transformers import MultiModalDummyInputsBuilder
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.tokenizers.registry import cached_tokenizer_from_config
 
-from safevlm_hf.modeling.generation_safety import decide_samples
-from safevlm_hf.modeling.modeling_safety import SafeForConditionalGenerationMixin
-from safevlm_hf.modeling.safety_inputs import SafetyInputs
+from safevlm_hf.modeling.safety_inputs import SafetyInputs, decide_samples
 from safevlm_hf.modeling.safety_policy import ACTIONS
 from safevlm_hf.modeling.safety_refusals import refusal_ids
 
@@ -35,7 +33,7 @@ class SafeModelForVllm(TransformersMultiModalForCausalLM):
         self.policy = read_policy(vllm_config.model_config)
         self.refuses = self.policy.refuses(self.config.safety_config)
         self.tokenizer = cached_tokenizer_from_config(vllm_config.model_config)
-        SafeForConditionalGenerationMixin._warn_weak_safety(self)
+        self.config.safety_config.warn_if_weak()
 
     def _create_hf_to_vllm_mapper(self):
         super()._create_hf_to_vllm_mapper()

@@ -123,7 +123,8 @@ class SafeMultiModalProcessor(MultiModalProcessor):
         # As the pictures of one sample: some processors cut the pictures of a list otherwise.
         data = {"text": [processor.image_token * len(images)], "images": [[_as_judged(image) for image in images]]}
         outputs = self.info.ctx.call_hf_processor(processor, {**data, "return_text_replacement_offsets": True})
-        names = ("pixel_values", *BY_MODEL_TYPE[processor.family].model.safe_model_class.image_arguments)
+        family = BY_MODEL_TYPE[processor.config_class.model_type]
+        names = ("pixel_values", *family.model.safe_model_class.image_arguments)
         sample = {OF_SAMPLE + name: torch.as_tensor(outputs[name]) for name in names if name in outputs}
         texts = [replaced["replacement"] for replaced in outputs["text_replacement_offsets"][0]]
         return sample, [tokenizer.encode(text, add_special_tokens=False) for text in texts]

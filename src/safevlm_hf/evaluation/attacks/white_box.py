@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from safevlm_hf.data.records import IGNORE_INDEX, load_image
 from safevlm_hf.evaluation.attacks.pixels import check_gradients, encode_pixels, to_pixels
-from safevlm_hf.modeling.modeling_safety import TOKEN_TYPES
+from safevlm_hf.modeling.safety_assessment import TOKEN_TYPES
 from safevlm_hf.modeling.safety_inputs import SafetyImageOutput, SafetyInputs
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
 from safevlm_hf.training.collator import SafetyCollator
