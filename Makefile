@@ -75,7 +75,7 @@ test-harness: $(HARNESS_INSTALLED)
 
 # The page of `safevlm app` and the demo's report, in Chromium where it is installed.
 test-app: $(APP_INSTALLED)
-	.venv-app/bin/python -m pytest -q tests/app tests/cli/test_app_command.py tests/evaluation/reports/test_demo_report.py
+	.venv-app/bin/python -m pytest -q tests/app tests/cli/test_app_command.py tests/demo/test_demo_report.py
 
 # Style and order of the code, by ruff.
 lint: $(INSTALLED)

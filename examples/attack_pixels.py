@@ -17,13 +17,13 @@ import torch
 import transformers
 from transformers import PreTrainedConfig
 
-from safevlm_hf.evaluation.attacks.losses import attackers
-from safevlm_hf.evaluation.attacks.measure import Attacks, draw_cards
-from safevlm_hf.evaluation.attacks.pgd import UNBOUNDED, Budget
-from safevlm_hf.evaluation.attacks.report import Report, markdown, plain
-from safevlm_hf.families import find_family
+from safevlm_hf.checkpoints.families import find_family
 from safevlm_hf.files import refuse_to_overwrite, write_text
 from safevlm_hf.quiet import quiet
+from safevlm_hf.studies.attacks.losses import attackers
+from safevlm_hf.studies.attacks.measure import Attacks, draw_cards
+from safevlm_hf.studies.attacks.pgd import UNBOUNDED, Budget
+from safevlm_hf.studies.attacks.report import Report, markdown, plain
 from safevlm_hf.version import __version__
 
 

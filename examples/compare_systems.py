@@ -31,34 +31,34 @@ from transformers import (
     set_seed,
 )
 
+from safevlm_hf.benchmarks import find_benchmark
+from safevlm_hf.checkpoints.families import find_family
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.records import load_image, load_records
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.evaluation.answering_items import model_answers
-from safevlm_hf.evaluation.baselines.ecso import ecso_candidate
-from safevlm_hf.evaluation.baselines.guard import GenerativeGuard, ImageGuard, ZeroShotGuard, guard_candidate
-from safevlm_hf.evaluation.baselines.parts import (
+from safevlm_hf.evaluation.candidates import VERDICT_OFF, safe_candidate, stock_candidate
+from safevlm_hf.evaluation.judges.matchers import published_matchers
+from safevlm_hf.evaluation.judges.rules import RulesJudge
+from safevlm_hf.evaluation.metrics.judged import attack_success, over_refusal
+from safevlm_hf.evaluation.pipeline import Candidate, Evaluated, Settings, evaluate_systems
+from safevlm_hf.evaluation.plain_texts import special_tokens
+from safevlm_hf.evaluation.report import write_evaluation_report
+from safevlm_hf.files import refuse_to_overwrite, write_text
+from safevlm_hf.intervals.bootstrap import Bootstrap
+from safevlm_hf.intervals.figure import Figure
+from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+from safevlm_hf.quiet import quiet
+from safevlm_hf.studies.baselines.ecso import ecso_candidate
+from safevlm_hf.studies.baselines.guard import GenerativeGuard, ImageGuard, ZeroShotGuard, guard_candidate
+from safevlm_hf.studies.baselines.parts import (
     as_stock_model,
     replace_conditions_by_text,
     take_out_block_tokens,
     take_out_head_tokens,
 )
-from safevlm_hf.evaluation.baselines.safety_prompt import safety_prompt_candidate
-from safevlm_hf.evaluation.benchmarks import find_benchmark
-from safevlm_hf.evaluation.candidates import VERDICT_OFF, safe_candidate, stock_candidate
-from safevlm_hf.evaluation.cost import Cost, Meter, Metered, MeteredModel, measure_costs
-from safevlm_hf.evaluation.judges.matchers import published_matchers
-from safevlm_hf.evaluation.judges.rules import RulesJudge
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
-from safevlm_hf.evaluation.metrics.figure import Figure
-from safevlm_hf.evaluation.metrics.judged import attack_success, over_refusal
-from safevlm_hf.evaluation.pipeline import Candidate, Evaluated, Settings, evaluate_systems
-from safevlm_hf.evaluation.plain_texts import special_tokens
-from safevlm_hf.evaluation.reports.evaluation_report import write_evaluation_report
-from safevlm_hf.families import find_family
-from safevlm_hf.files import refuse_to_overwrite, write_text
-from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
-from safevlm_hf.quiet import quiet
+from safevlm_hf.studies.baselines.safety_prompt import safety_prompt_candidate
+from safevlm_hf.studies.cost import Cost, Meter, Metered, MeteredModel, measure_costs
 from safevlm_hf.training.arguments import write_nano_config
 from safevlm_hf.training.run import run_stage1, run_stage2
 

@@ -8,7 +8,7 @@ import argparse
 
 import torch
 
-from safevlm_hf.families import BY_MODEL_TYPE
+from safevlm_hf.checkpoints.families import BY_MODEL_TYPE
 
 
 # Model type to: checkpoint, and hidden size of its language model.

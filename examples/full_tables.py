@@ -8,19 +8,22 @@ import argparse
 import json
 from pathlib import Path
 
-from safevlm_hf.evaluation.held_out.columns import BASE, BOTH_STAGES, FIRST, MEAN
-from safevlm_hf.evaluation.held_out.robustness import (
+from safevlm_hf.demo.rows import (
+    BASE,
+    BOTH_STAGES,
     CLEAN_FLAGGED,
     CLEAN_REFUSED,
     CLEAN_RIGHT,
+    FIRST,
     FULL_ROWS,
+    MEAN,
     PAIRS,
     PAIRS_RIGHT,
     RISKY_ANSWERED,
     RISKY_FLAGGED,
     figure_name,
 )
-from safevlm_hf.evaluation.held_out.targets import FULL_TARGETS
+from safevlm_hf.demo.targets import FULL_TARGETS
 
 
 ALONE = {

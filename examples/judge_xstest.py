@@ -13,10 +13,10 @@ import csv
 import sys
 from pathlib import Path
 
-from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.judges.base import TextJudge
 from safevlm_hf.evaluation.judges.matchers import published_matchers
 from safevlm_hf.evaluation.judges.rules import RulesJudge
+from safevlm_hf.intervals.rates import Rate
 
 
 REFUSAL, COMPLIANCE = "2_full_refusal", "1_full_compliance"

@@ -15,10 +15,10 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, logging
 
 import safevlm_hf  # noqa: F401
-from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.data.records import load_image, load_records
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.evaluation.answering import judge_records
+from safevlm_hf.intervals.rates import Rate
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 

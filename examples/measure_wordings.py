@@ -19,7 +19,7 @@ from pathlib import Path
 from transformers import AutoModelForImageTextToText, AutoProcessor, logging
 
 import safevlm_hf  # noqa: F401
-from safevlm_hf.calibration.rates import Rate
+from safevlm_hf.benchmarks.figstep import PROMPT
 from safevlm_hf.data.records import IGNORE_INDEX, load_records
 from safevlm_hf.data.riskcards import (
     ATTACKER,
@@ -30,17 +30,10 @@ from safevlm_hf.data.riskcards import (
     wordings_of_others,
     write_riskcards,
 )
+from safevlm_hf.demo.rows import Part, Row, split_requests, with_questions
+from safevlm_hf.demo.wordings import ABOUT_THE_LOOK, ask_in_words, by_content, shows_risk, typing_rows, wording_rows
 from safevlm_hf.evaluation.answering import Prediction, answer_records, judge_records
-from safevlm_hf.evaluation.benchmarks.figstep import PROMPT
-from safevlm_hf.evaluation.held_out.robustness import Part, Row, split_requests, with_questions
-from safevlm_hf.evaluation.held_out.wordings import (
-    ABOUT_THE_LOOK,
-    ask_in_words,
-    by_content,
-    shows_risk,
-    typing_rows,
-    wording_rows,
-)
+from safevlm_hf.intervals.rates import Rate
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 

@@ -9,17 +9,13 @@ from pathlib import Path
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import safevlm_hf  # noqa: F401  registers the safe classes
-from safevlm_hf.evaluation.benchmarks import find_benchmark
+from safevlm_hf.benchmarks import find_benchmark
 from safevlm_hf.evaluation.candidates import VERDICT_OFF, safe_candidate
 from safevlm_hf.evaluation.comparing import save_comparison
 from safevlm_hf.evaluation.judges.matchers import published_matchers
 from safevlm_hf.evaluation.judges.rules import RulesJudge
 from safevlm_hf.evaluation.pipeline import Settings, evaluate_systems, result_names
-from safevlm_hf.evaluation.reports.evaluation_report import (
-    refuse_to_lose_results,
-    summary_rows,
-    write_evaluation_report,
-)
+from safevlm_hf.evaluation.report import refuse_to_lose_results, summary_rows, write_evaluation_report
 
 
 def main() -> None:

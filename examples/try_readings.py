@@ -21,14 +21,14 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel
 
-from safevlm_hf.calibration.rates import Rate
+from safevlm_hf.checkpoints.word_reader import WORD_READER
 from safevlm_hf.data.riskcards import wordings_of_others
 from safevlm_hf.data.riskcards.rewording import wordings_by_hand
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
+from safevlm_hf.intervals.rates import Rate
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.safety_word_head import WindowTree
 from safevlm_hf.modeling.safety_words import SafetyWords
-from safevlm_hf.word_reader import WORD_READER
 
 
 Text = tuple[int, ...]

@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 from transformers.utils import logging
 
 from safevlm_cli import app
-from safevlm_cli.loading import load
 from safevlm_hf import SafetyPolicy
+from safevlm_hf.checkpoints.loading import load
 from safevlm_hf.training.arguments import LoraArguments
 from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.run import run_stage1, run_stage2

@@ -165,7 +165,7 @@ def write_vlguard(folder: Path, split: str = "test", zipped: bool = True) -> Pat
 
 
 def write_mm_safetybench(folder: Path) -> Path:
-    from safevlm_hf.evaluation.benchmarks.mm_safetybench import KINDS, SCENARIOS
+    from safevlm_hf.benchmarks.mm_safetybench import KINDS, SCENARIOS
 
     for scenario in SCENARIOS:
         rows = {
@@ -427,7 +427,7 @@ def write_seed_bench(folder: Path) -> Path:
 
 
 def write_mme(folder: Path) -> Path:
-    from safevlm_hf.evaluation.benchmarks.mme import TASKS
+    from safevlm_hf.benchmarks.mme import TASKS
 
     for task in TASKS:
         in_folders = task in ("artwork", "celebrity", "landmark", "posters", "scene")

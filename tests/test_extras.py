@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from safevlm_hf import extras
+from safevlm_hf.benchmarks import figstep
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import draw_riskcards, drawing
-from safevlm_hf.evaluation.benchmarks import figstep
 from safevlm_hf.evaluation.judges.endpoint import EndpointJudge
 from safevlm_hf.evaluation.judges.rubrics import HARM
 from safevlm_hf.evaluation.metrics import load_metric

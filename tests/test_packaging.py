@@ -212,7 +212,5 @@ for module in pkgutil.walk_packages(safevlm_hf.__path__, "safevlm_hf."):
 def test_without_extras_every_module_is_there_or_names_its_extra(installed):
     lines = installed("python", "-c", IMPORT_ALL).splitlines()
     assert any(line.startswith("safevlm_hf.training: ") and "safevlm_hf[train]" in line for line in lines)
-    assert any(
-        line.startswith("safevlm_hf.evaluation.plot_verdict: ") and "safevlm_hf[eval]" in line for line in lines
-    )
+    assert any(line.startswith("safevlm_hf.reports.plot_verdict: ") and "safevlm_hf[eval]" in line for line in lines)
     assert all(re.search(r"pip install 'safevlm_hf\[\w+\]'", line) for line in lines), lines

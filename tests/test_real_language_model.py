@@ -33,7 +33,7 @@ from transformers import (
 
 import safevlm_cli
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
-from safevlm_hf.assembly import assemble_llava, multimodal_chat_template
+from safevlm_hf.checkpoints.assembly import assemble_llava, multimodal_chat_template
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.modeling.refusal_texts import REFUSALS
 from safevlm_hf.modeling.safety_policy import condition_text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import standins
 
-from safevlm_hf.evaluation.benchmarks import BENCHMARKS, load_benchmark
+from safevlm_hf.benchmarks import BENCHMARKS, load_benchmark
 
 
 def test_the_program_writes_every_benchmark_into_a_folder_of_its_name(tmp_path):

@@ -2,8 +2,8 @@
 
 import os
 
-from safevlm_cli.loading import load
 from safevlm_hf.app.server import serve
+from safevlm_hf.checkpoints.loading import load
 
 
 model = os.environ.get("SAFEVLM_MODEL", "./checkpoint")

@@ -137,3 +137,18 @@ def reason_of(error: Exception) -> str:
 
 def shorten(reason: str) -> str:
     return textwrap.shorten(reason, LONGEST_ERROR, placeholder=" ... (`safevlm --debug` shows all of it)")
+
+
+def benchmark_options(given: list[str], chosen: list) -> dict[str, dict[str, str]]:
+    """Benchmark to its options. One without a benchmark's name goes to all that have it."""
+    options: dict[str, dict[str, str]] = {one.name: {} for one in chosen}
+    for text in given:
+        name, is_pair, value = text.partition("=")
+        benchmark, has_name, rest = name.rpartition(".")
+        owners = [one for one in chosen if (one.name == benchmark if has_name else rest in one.options)]
+        if not is_pair or not owners:
+            known = "; ".join(f"{one.name}: {one.describe_options()}" for one in chosen)
+            raise ValueError(f"`--option {text}`: expected NAME=VALUE of one of the benchmarks. Options: {known}")
+        for owner in owners:
+            options[owner.name][rest] = value
+    return options

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .app import Model, app
-from .loading import DEFAULT_MODEL, check_folder, load
+from .loading import DEFAULT_MODEL
 
 
 @app.command("app")
@@ -35,6 +35,7 @@ def app_command(
         raise ValueError(f"there is no checkpoint {model} yet: `safevlm demo` makes it, or name another with --model.")
     from safevlm_hf.app.base import check_stock
     from safevlm_hf.app.server import serve
+    from safevlm_hf.checkpoints.loading import check_folder, load
 
     if base is not None:
         check_folder(base)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .app import FLAGGED, UNREADABLE, ModelOrShipped, PolicyFile, app, print_error
-from .loading import load, read_policy, shipped_model, user_message
+from .loading import shipped_model, user_message
 from .pictures import find_pictures, open_named
 from .showing import make_console, progress, show_scope, verdict_table
 
@@ -43,6 +43,7 @@ def assess(
     Example: `safevlm assess photo.jpg card.png --question "What is the address?" --json`
     """
     from safevlm_hf.asking import encode
+    from safevlm_hf.checkpoints.loading import load, read_policy
 
     loaded, processor = load(model or shipped_model())
     overriding = read_policy(policy, loaded)

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from .app import THERE, Model, Overwrite, PolicyFile, app
-from .loading import DEFAULT_MODEL, load, read_policy
+from .loading import DEFAULT_MODEL
 from .showing import borderless_table, make_console, plain
 
 
@@ -43,17 +43,19 @@ def calibrate(
 
     Example: `safevlm calibrate --data held_out.jsonl --target-false-positive-rate 0.01 -o policy.json`
     """
-    from safevlm_hf import SafetyPolicy
     from safevlm_hf.calibration.calibrate import calibrate as calibrate_policy
     from safevlm_hf.calibration.report import write_calibration_report
     from safevlm_hf.data.records import load_records
     from safevlm_hf.data.riskcards import write_riskcards
     from safevlm_hf.files import write_text
+    from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
     if (target_false_positive_rate is None) == (target_miss_rate is None):
         raise ValueError("Name one target: `--target-false-positive-rate` or `--target-miss-rate`.")
     report = report or output.parent / "calibration.html"
     _check_outputs(output, report, data, policy, overwrite)
+    from safevlm_hf.checkpoints.loading import load, read_policy
+
     loaded, processor = load(model)
     safety = loaded.config.safety_config
     # Other cards than the demo's held-out ones, whose figures shall stay those of a head that has not seen them.

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from .app import ModelOrShipped, PolicyFile, app, print_error
-from .loading import load, read_policy, shipped_model, text_content, user_message
+from .loading import shipped_model, text_content, user_message
 from .pictures import open_picture
 from .showing import make_console, plain, show_scope, verdict_line
 
@@ -34,6 +34,8 @@ def chat(
 
     check_apart({"--audit": audit}, {"--image": image, "--policy": policy})
     pictures = [open_picture(image)] if image else []
+    from safevlm_hf.checkpoints.loading import load, read_policy
+
     loaded, processor = load(model or shipped_model())
     options = {
         "safety_policy": read_policy(policy, loaded),

@@ -38,8 +38,8 @@ def mix(
 
     Example: `safevlm data mix runs/mix --stage 1 --vlguard VLGuard --rtvlm RedTeamingVLM --llava LLaVA --coco COCO`
     """
-    from safevlm_hf.data.mixing import mix_records
     from safevlm_hf.files import check_writable, refuse_to_overwrite
+    from safevlm_hf.training.mixing import mix_records
 
     for path in (output_dir / f"stage{stage}.jsonl", output_dir / f"stage{stage}.json"):
         check_writable(path)
@@ -82,9 +82,9 @@ def check(
 
     Example: `safevlm data check train.jsonl held_out.jsonl --taxonomy_file taxonomy.yaml`
     """
-    from safevlm_hf import SafetyConfig
     from safevlm_hf.data.records import read_records
     from safevlm_hf.data.taxonomy import read_taxonomy
+    from safevlm_hf.modeling.configuration_safety import SafetyConfig
 
     safety = SafetyConfig(**read_taxonomy(taxonomy_file))
     console, num_good, num_bad = make_console(), 0, 0
@@ -125,14 +125,14 @@ def overlap(
 
     Example: `safevlm data overlap runs/mix/stage1.jsonl runs/mix/stage2.jsonl --benchmark vlguard --data VLGuard`
     """
-    from safevlm_hf import SafetyConfig
+    from safevlm_hf.benchmarks import find_benchmark
+    from safevlm_hf.checkpoints.loading import read_safety
     from safevlm_hf.data.records import load_records
-    from safevlm_hf.evaluation.benchmarks import find_benchmark
     from safevlm_hf.evaluation.contamination.overlap import find_overlap, save_overlap
     from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite
+    from safevlm_hf.modeling.configuration_safety import SafetyConfig
 
-    from .evaluate import benchmark_options
-    from .loading import read_safety
+    from .app import benchmark_options
 
     output = output or Path("runs/overlap") / f"{benchmark}.json"
     chosen = find_benchmark(benchmark)

@@ -61,7 +61,7 @@ def demo(
         os.environ.update(WAITING)  # before torch is imported
     keep_freed_memory()
 
-    from safevlm_hf.demo import main as run_demo
+    from safevlm_hf.demo.run import main as run_demo
 
     options = ["--seed", str(seed), "--family", family]
     options += [] if output_dir is None else ["--output_dir", str(output_dir)]

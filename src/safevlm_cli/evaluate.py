@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .app import Model, Overwrite, PolicyFile, app
+from .app import Model, Overwrite, PolicyFile, app, benchmark_options
 from .loading import DEFAULT_MODEL
 from .showing import borderless_table, make_console, plain
 
@@ -59,7 +59,7 @@ def evaluate(
 
     Example: `safevlm evaluate --benchmark vlguard,mmbench --data benchmarks --base llava-hf/llava-1.5-7b-hf`
     """
-    from safevlm_hf.evaluation.benchmarks import find_benchmark
+    from safevlm_hf.benchmarks import find_benchmark
 
     if list_:
         return _list()
@@ -93,9 +93,8 @@ def _check_systems(model: str, base: str | None, policy: Path | None, output: Pa
     """What names a checkpoint, a policy or a folder is right, before the data are read."""
     from transformers import AutoConfig
 
-    from safevlm_hf import SafetyPolicy
-
-    from .loading import check_folder, read_config
+    from safevlm_hf.checkpoints.loading import check_folder, read_config
+    from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
     config = read_config(model)
     if policy is not None:
@@ -141,8 +140,8 @@ def _reason_against(judge, loaded) -> str | None:
 
 def _settings(max_new_tokens: int, batch_size: int, seed: int):
     """What is equal for all benchmarks, without judges."""
-    from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
     from safevlm_hf.evaluation.pipeline import Settings
+    from safevlm_hf.intervals.bootstrap import Bootstrap
 
     return Settings(
         [],
@@ -157,7 +156,7 @@ def _run(runs: list[tuple], output: Path, overwrite: bool):
     """`runs`: per benchmark the first arguments of `evaluate_systems`."""
     from safevlm_hf.evaluation.comparing import save_comparison
     from safevlm_hf.evaluation.pipeline import evaluate_systems, result_names
-    from safevlm_hf.evaluation.reports.evaluation_report import refuse_to_lose_results, write_evaluation_report
+    from safevlm_hf.evaluation.report import refuse_to_lose_results, write_evaluation_report
 
     report = output / "report.html"
     if not overwrite:
@@ -188,7 +187,7 @@ def _show_costs(runs, output: Path):
 
 
 def _show(of_benchmark):
-    from safevlm_hf.evaluation.reports.evaluation_report import summary_rows
+    from safevlm_hf.evaluation.report import summary_rows
 
     protocol = of_benchmark[0].result.protocol
     head, *rows = summary_rows(of_benchmark)
@@ -201,9 +200,8 @@ def _show(of_benchmark):
 def _candidates(model: str, base: str | None, policy: Path | None, settings) -> list:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    from safevlm_hf.checkpoints.loading import device, load, read_policy
     from safevlm_hf.evaluation.candidates import VERDICT_OFF, safe_candidate, stock_candidate
-
-    from .loading import device, load, read_policy
 
     loaded, processor = load(model)
     # The shipped policy is always there: no figure of another one stands alone.
@@ -222,28 +220,13 @@ def _candidates(model: str, base: str | None, policy: Path | None, settings) -> 
     return found
 
 
-def benchmark_options(given: list[str], chosen: list) -> dict[str, dict[str, str]]:
-    """Benchmark to its options. One without a benchmark's name goes to all that have it."""
-    options: dict[str, dict[str, str]] = {one.name: {} for one in chosen}
-    for text in given:
-        name, is_pair, value = text.partition("=")
-        benchmark, has_name, rest = name.rpartition(".")
-        owners = [one for one in chosen if (one.name == benchmark if has_name else rest in one.options)]
-        if not is_pair or not owners:
-            known = "; ".join(f"{one.name}: {one.describe_options()}" for one in chosen)
-            raise ValueError(f"`--option {text}`: expected NAME=VALUE of one of the benchmarks. Options: {known}")
-        for owner in owners:
-            options[owner.name][rest] = value
-    return options
-
-
 def _folder(data: Path, name: str, number: int) -> Path:
     return data / name if number > 1 or (data / name).is_dir() or name == "riskcards" else data
 
 
 def _list():
     """A few lines per benchmark: a table of all this fits into no terminal."""
-    from safevlm_hf.evaluation.benchmarks import describe_benchmarks
+    from safevlm_hf.benchmarks import describe_benchmarks
 
     console = make_console()
     for one in describe_benchmarks():

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .loading import read_config
 
 
 NEVER_REPLACED = "name a new or empty folder"
@@ -47,12 +46,12 @@ def init(
     Example: `safevlm init runs/base runs/untrained --language-model HuggingFaceTB/SmolLM2-135M-Instruct
     --vision-tower openai/clip-vit-base-patch16`
     """
-    from safevlm_hf.base_weights import check_weights_are_kept, find_weight_files
+    from safevlm_hf.checkpoints.base_weights import check_weights_are_kept, find_weight_files
+    from safevlm_hf.checkpoints.families import find_family
+    from safevlm_hf.checkpoints.word_reader import new_reading, start_word_reader
     from safevlm_hf.data.taxonomy import read_taxonomy
-    from safevlm_hf.families import find_family
     from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite
     from safevlm_hf.quiet import quiet
-    from safevlm_hf.word_reader import new_reading, start_word_reader
 
     check_apart({"OUTPUT": output}, {"BASE": Path(base)})
     refuse_to_overwrite(output, NEVER_REPLACED)
@@ -61,6 +60,8 @@ def init(
     quiet()
     if language_model or vision_tower or gguf_file:
         _assemble(Path(base), language_model, gguf_file, vision_tower)
+    from safevlm_hf.checkpoints.loading import read_config
+
     base_config = read_config(base)
     if base_config.safety_config.is_trained:
         raise ValueError(f"{base} has trained safety modules already: `safevlm train` goes on from there.")
@@ -81,7 +82,7 @@ def init(
 
 def _assemble(base: Path, language_model: str | None, gguf_file: str | None, vision_tower: str | None):
     """A stock LLaVA, in a folder of its own."""
-    from safevlm_hf.assembly import assemble_llava
+    from safevlm_hf.checkpoints.assembly import assemble_llava
     from safevlm_hf.files import refuse_to_overwrite
 
     if not language_model or not vision_tower:

@@ -49,7 +49,7 @@ def read_judges(file: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: it is no list of mappings with the fields of a judge.
     """
-    from safevlm_hf.evaluation.protocol.strict_yaml import parse_yaml
+    from safevlm_hf.strict_data import parse_yaml
 
     entries = parse_yaml(file.read_bytes(), str(file))
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .app import THERE, Model, Overwrite, PolicyFile, app
-from .loading import DEFAULT_MODEL, read_safety
+from .loading import DEFAULT_MODEL
 from .showing import ACTION_STYLES, borderless_table, make_console, plain, print_warning
 
 
@@ -26,8 +26,9 @@ def show(model: Model = DEFAULT_MODEL, policy: PolicyFile = None):
 
     Example: `safevlm policy show --model runs/demo/stage2 --policy policy.json`
     """
-    from safevlm_hf import SafetyPolicy
+    from safevlm_hf.checkpoints.loading import read_safety
     from safevlm_hf.modeling.operator_policy import describe_silencing
+    from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
     safety, kept = read_safety(model)
     applied, silenced = SafetyPolicy.create(kept, safety), None
@@ -84,6 +85,8 @@ def check(
 
     Example: `safevlm policy check policy.json --model runs/demo/stage2`
     """
+    from safevlm_hf.checkpoints.loading import read_safety
+
     from .torch_free.evaluation.judges.unknown_refusals import unknown_refusals
     from .torch_free.modeling.operator_policy import policy_in_force
     from .torch_free.modeling.safety_policy import SafetyNames, SafetyPolicy
@@ -151,7 +154,7 @@ def replay(
 
     Example: `safevlm policy replay audit.jsonl --policy new.json --model runs/demo/stage2`
     """
-    from safevlm_hf.policy_replay import replay_audit
+    from safevlm_hf.calibration.policy_replay import replay_audit
 
     settings = _read_settings(policy, model)
     if changes is not None:
@@ -190,9 +193,10 @@ def _write_changes(path: Path, report):
 
 def _read_settings(policy: Path, model: str | None) -> dict:
     """The policy to replay. Without a checkpoint its names are checked against those of the audit trail."""
-    from safevlm_hf import SafetyPolicy
+    from safevlm_hf.checkpoints.loading import read_safety
     from safevlm_hf.modeling.json_files import read_json
     from safevlm_hf.modeling.operator_policy import policy_in_force
+    from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
     if model is not None:
         safety, kept = read_safety(model)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .app import Model, PolicyFile, app
-from .loading import DEFAULT_MODEL, load, shipped_model
+from .loading import DEFAULT_MODEL, shipped_model
 
 
 # One panel would be as wide as all of its longest names together, and leave no place for the help.
@@ -98,8 +98,9 @@ def serve(
 
     Example: `safevlm serve --model runs/demo/stage2 --policy policy.json --system-prompt prompt.txt`
     """
-    from safevlm_hf import SafetyPolicy, serving
+    from safevlm_hf import serving
     from safevlm_hf.files import check_apart
+    from safevlm_hf.modeling.safety_policy import SafetyPolicy
     from safevlm_hf.operator_prompt import read_system_prompt
     from safevlm_hf.serving.keys import read_api_keys
 
@@ -112,6 +113,8 @@ def serve(
         if model != DEFAULT_MODEL:
             raise ValueError(f"`--demo` serves the checkpoint of this package, and `--model {model}` names another.")
         model = shipped_model()
+    from safevlm_hf.checkpoints.loading import load
+
     loaded, processor = load(model)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server has a stop of its own, with its exit code
     serving.serve(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from .app import Model, app
-from .loading import DEFAULT_MODEL, check_folder
+from .loading import DEFAULT_MODEL
 from .showing import make_console, plain
 
 
@@ -28,7 +28,8 @@ def verify(
 
     Example: `safevlm verify --model runs/demo/stage2 --expect float32:...`
     """
-    from safevlm_hf.safety_weights import describe_difference, safety_weights_digest
+    from safevlm_hf.checkpoints.loading import check_folder
+    from safevlm_hf.checkpoints.safety_weights import describe_difference, safety_weights_digest
 
     check_folder(model)
     digest = safety_weights_digest(model)

@@ -4,7 +4,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto import modeling_auto
 
-from .families import BY_MODEL_TYPE, FAMILIES
+from .checkpoints.families import BY_MODEL_TYPE, FAMILIES
 from .modeling.configuration_safety import SafetyConfig
 from .modeling.safe_fast_vlm import *
 from .modeling.safe_gemma3 import *

@@ -15,15 +15,11 @@ from safevlm_hf.calibration.calibrate import calibrate, calibrate_logits
 from safevlm_hf.calibration.curves import precision_over_recall, roc
 from safevlm_hf.calibration.figures import evaluate_policy
 from safevlm_hf.calibration.logits import LabelledLogits, _groups, collect_verdict_logits, split
-from safevlm_hf.calibration.rates import Rate
-from safevlm_hf.calibration.reliability import (
-    calibration_error_interval,
-    expected_calibration_error,
-    reliability_bins,
-)
 from safevlm_hf.calibration.report import render_calibration_report, write_calibration_report
 from safevlm_hf.calibration.temperatures import fit_temperatures
 from safevlm_hf.calibration.thresholds import choose_thresholds
+from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.reliability import calibration_error_interval, expected_calibration_error, reliability_bins
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.operator_policy import policy_in_force
 from safevlm_hf.modeling.safety_decision import calibrated_probabilities

@@ -12,7 +12,7 @@ from private_checkpoint import save_private
 from transformers import logging
 
 from safevlm_cli import main
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
+from safevlm_hf.intervals.bootstrap import Bootstrap
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ class FewDraws(Bootstrap):
 
 @pytest.fixture
 def few_draws(monkeypatch):
-    monkeypatch.setattr("safevlm_hf.evaluation.metrics.bootstrap.Bootstrap", FewDraws)
+    monkeypatch.setattr("safevlm_hf.intervals.bootstrap.Bootstrap", FewDraws)
 
 
 @pytest.fixture(scope="session")

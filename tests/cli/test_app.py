@@ -130,7 +130,7 @@ def test_an_interrupt_is_told(call, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safevlm_cli.policy.read_safety", interrupted)
+    monkeypatch.setattr("safevlm_hf.checkpoints.loading.read_safety", interrupted)
     assert call("policy", "show") == (130, "", "Interrupted.\n")
 
 
@@ -152,7 +152,7 @@ def test_a_hub_that_cannot_be_reached_is_named(fails, monkeypatch):
     def unreached(*_):
         raise NoNetwork("[Errno -2] Name or service not known")
 
-    monkeypatch.setattr("safevlm_cli.policy.read_safety", unreached)
+    monkeypatch.setattr("safevlm_hf.checkpoints.loading.read_safety", unreached)
     said = (
         "Error: the Hub cannot be reached: is there a network? What is named must be a folder or file here, or in the "
     )

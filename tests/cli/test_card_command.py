@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 from standins import STANDINS
 
+from safevlm_hf.benchmarks import load_benchmark
 from safevlm_hf.data import NANO_BASE
-from safevlm_hf.evaluation.benchmarks import load_benchmark
 
 
 @pytest.fixture(scope="module")

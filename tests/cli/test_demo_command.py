@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-import safevlm_hf.demo
+import safevlm_hf.demo.run
 from safevlm_cli.demo import WAITING
 
 
@@ -16,7 +16,7 @@ def called(monkeypatch):
         monkeypatch.delenv(name)
     called = []
     monkeypatch.setattr(
-        safevlm_hf.demo, "main", lambda words: called.append((words, os.environ["OMP_WAIT_POLICY"])) or 1
+        safevlm_hf.demo.run, "main", lambda words: called.append((words, os.environ["OMP_WAIT_POLICY"])) or 1
     )
     return called
 

@@ -11,8 +11,8 @@ from standins import STANDINS
 
 from safevlm_cli.judges import is_near as near
 from safevlm_cli.judges import read_judges
+from safevlm_hf.benchmarks import BENCHMARKS
 from safevlm_hf.data import NANO_BASE
-from safevlm_hf.evaluation.benchmarks import BENCHMARKS
 from safevlm_hf.evaluation.judges.endpoint import PROBE
 
 

@@ -14,7 +14,7 @@ from tiny_training import plain_text
 
 from safevlm_cli import app
 from safevlm_hf.data import NANO_BASE
-from safevlm_hf.demo import find_places, parse_args
+from safevlm_hf.demo.run import find_places, parse_args
 from safevlm_hf.harness import export
 
 
@@ -246,7 +246,7 @@ def test_every_script_with_an_output_is_walked():
     writing = re.compile(r"run_stage\d\(\)|\"--output")
     found = {path.relative_to(ROOT).as_posix() for path in scripts if writing.search(path.read_text())}
     of_commands = {f"src/safevlm_cli/{name}.py" for name in ("calibrate", "data", "demo", "evaluate", "train")}
-    assert found - of_commands - {"src/safevlm_hf/demo.py"} == set(SCRIPTS)
+    assert found - of_commands - {"src/safevlm_hf/demo/run.py"} == set(SCRIPTS)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

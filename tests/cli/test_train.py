@@ -11,7 +11,7 @@ from command_line import SAFETY_FLAGS, SHORT, flags
 from tiny_training import write_checkpoint
 from transformers import AutoModel
 
-import safevlm_hf.demo
+import safevlm_hf.demo.run
 import safevlm_hf.training.run
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.training.arguments import nano_config, parse_arguments

@@ -14,7 +14,8 @@ from transformers import (
 
 from safevlm_hf import SafeLlavaProcessor, SafetyVerdict
 from safevlm_hf.data.riskcards import CATEGORIES
-from safevlm_hf.evaluation.answering import Prediction, answer_records, held_out_figures
+from safevlm_hf.demo.figures import held_out_figures
+from safevlm_hf.evaluation.answering import Prediction, answer_records
 from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 
 

@@ -6,7 +6,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.evaluation.answering_items import answer_items, model_answers
-from safevlm_hf.evaluation.items import Item
+from safevlm_hf.items import Item
 
 
 class NoCache(dict):

@@ -6,13 +6,13 @@ from dataclasses import asdict
 import pytest
 
 from safevlm_hf.evaluation.comparing import compare_with_others, roc_of_system, save_comparison, verdict_off
-from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.base import Judgement
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.pipeline import Evaluated
 from safevlm_hf.evaluation.protocol.protocol import Protocol
 from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult, Times
 from safevlm_hf.evaluation.protocol.system import System
+from safevlm_hf.intervals.bootstrap import Bootstrap
+from safevlm_hf.items import Answer, Item
 
 
 ITEMS = [Item(str(number), (), (), labels={"is_risky": number < 4}) for number in range(8)]

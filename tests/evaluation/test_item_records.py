@@ -3,10 +3,10 @@
 import json
 import random
 
-from safevlm_hf.evaluation.benchmarks.benchmark import user_turn
+from safevlm_hf.benchmarks.benchmark import user_turn
 from safevlm_hf.evaluation.item_records import save_agreement, save_items
-from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.base import Judgement
+from safevlm_hf.items import Answer, Item
 
 
 ITEMS = [

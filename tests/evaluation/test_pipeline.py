@@ -10,21 +10,21 @@ import torch
 from html_page import check_page
 from standins import STANDINS
 
+from safevlm_hf.benchmarks import find_benchmark
+from safevlm_hf.benchmarks.benchmark import user_turn
 from safevlm_hf.evaluation import pipeline
-from safevlm_hf.evaluation.benchmarks import find_benchmark
-from safevlm_hf.evaluation.benchmarks.benchmark import user_turn
 from safevlm_hf.evaluation.counting import count_figures
-from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.judges.matchers import published_matchers
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.judges.reading_judge import ReadingJudge, Reply
 from safevlm_hf.evaluation.judges.rubrics import PROMPTS
 from safevlm_hf.evaluation.judges.rules import RulesJudge
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.pipeline import Candidate, Settings, evaluate_systems
 from safevlm_hf.evaluation.protocol.result import load_result
 from safevlm_hf.evaluation.protocol.system import System
-from safevlm_hf.evaluation.reports.evaluation_report import render_evaluation_report, summary_rows
+from safevlm_hf.evaluation.report import render_evaluation_report, summary_rows
+from safevlm_hf.intervals.bootstrap import Bootstrap
+from safevlm_hf.items import Answer, Item
 
 
 NAMES = {"levels": ["safe", "low", "high"], "categories": ["privacy", "safe"]}

@@ -4,7 +4,7 @@ import pytest
 from private_checkpoint import save_private
 from standins import STANDINS
 
-from safevlm_hf.evaluation.benchmarks import load_benchmark
+from safevlm_hf.benchmarks import load_benchmark
 from safevlm_hf.harness.export import export_benchmark
 
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from standins import STANDINS
 
-from safevlm_hf.evaluation.benchmarks import Loaded
-from safevlm_hf.evaluation.items import Item
+from safevlm_hf.benchmarks import Loaded
 from safevlm_hf.harness.export import export_benchmark, main
+from safevlm_hf.items import Item
 
 
 def read_lines(path):

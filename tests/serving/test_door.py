@@ -5,12 +5,12 @@ import logging
 
 import pytest
 
-from safevlm_hf.request_body import read_body
 from safevlm_hf.serving import door
 from safevlm_hf.serving.door import AskForKey, HearOut, LimitBody, Watch
 from safevlm_hf.serving.keys import ApiKeys
 from safevlm_hf.serving.metrics import Metrics
 from safevlm_hf.serving.routes import CHAT, HEALTH
+from safevlm_hf.untrusted.bodies import read_body
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from serving_client import (
 )
 
 from safevlm_hf import read_audit
-from safevlm_hf.policy_replay import replay_audit
+from safevlm_hf.calibration.policy_replay import replay_audit
 from safevlm_hf.serving.metrics import Metrics
 from safevlm_hf.serving.observation import Observation
 from safevlm_hf.serving.settings import Settings

@@ -550,5 +550,5 @@ def test_stage2_refuses_what_only_stage1_can_do(stage1, tmp_path, values):
 def test_command_line_of_a_module(monkeypatch):
     """As it can be given again: a module is no file."""
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("safevlm_hf.demo", None))
-    monkeypatch.setattr(sys, "argv", ["/src/safevlm_hf/demo.py", "--seed", "1"])
+    monkeypatch.setattr(sys, "argv", ["/src/safevlm_hf/demo/run.py", "--seed", "1"])
     assert command_line(None) == "python -m safevlm_hf.demo --seed 1"

@@ -7,7 +7,8 @@ import torch
 from tiny_training import create_trainer, step_logs
 from transformers import set_seed
 
-from safevlm_hf.evaluation.answering import Prediction, answer_records, held_out_figures
+from safevlm_hf.demo.figures import held_out_figures
+from safevlm_hf.evaluation.answering import Prediction, answer_records
 from safevlm_hf.modeling.safety_policy import SafetyVerdict
 from safevlm_hf.training.arguments import LoraArguments, SafetyTrainingArguments
 from safevlm_hf.training.stages import prepare_stage1, prepare_stage2, unwrap

@@ -9,7 +9,7 @@ from families import TESTERS
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-from safevlm_hf.families import BY_MODEL_TYPE
+from safevlm_hf.checkpoints.families import BY_MODEL_TYPE
 from safevlm_hf.modeling.modeling_safety import SafeModelMixin
 from safevlm_hf.vllm import register
 from safevlm_hf.vllm.settings import SafeSettings, read_policy

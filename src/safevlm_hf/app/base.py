@@ -6,8 +6,8 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
+from ..checkpoints.families import find_family
 from ..data import NANO_BASES
-from ..families import find_family
 
 
 @dataclass(frozen=True)

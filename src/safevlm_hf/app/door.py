@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ..extras import needs_extra
-from ..request_body import BODY_TIME, read_body, replaying
+from ..untrusted.bodies import BODY_TIME, read_body, replaying
 
 
 with needs_extra("app"):

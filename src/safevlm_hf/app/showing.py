@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..evaluation.reports.pages import Picture, inline_picture, templates_of
+from ..reports.pages import Picture, inline_picture, templates_of
 
 
 _TEMPLATES = templates_of(__package__)

@@ -5,12 +5,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safevlm_hf.modeling.configuration_safety import SafetyConfig
-from safevlm_hf.modeling.safety_policy import TEMPERATURES, SafetyPolicy
-
+from ..intervals.rates import Z95, Rate
+from ..modeling.configuration_safety import SafetyConfig
+from ..modeling.safety_policy import TEMPERATURES, SafetyPolicy
 from .figures import PolicyFigures, evaluate_policy
 from .logits import LabelledLogits, collect_verdict_logits, split
-from .rates import Z95, Rate
 from .temperatures import fit_temperatures
 from .thresholds import (
     FALSE_POSITIVE_RATE,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from safevlm_hf.extras import needs_extra
+from ..extras import needs_extra
 
 
 with needs_extra("eval"):

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
-from safevlm_hf.modeling.configuration_safety import SafetyConfig
-from safevlm_hf.modeling.safety_decision import calibrated_probabilities, decide
-from safevlm_hf.modeling.safety_policy import SafetyPolicy
-
+from ..intervals.rates import Rate
+from ..intervals.reliability import expected_calibration_error
+from ..modeling.configuration_safety import SafetyConfig
+from ..modeling.safety_decision import calibrated_probabilities, decide
+from ..modeling.safety_policy import SafetyPolicy
 from .logits import LabelledLogits
-from .rates import Rate
-from .reliability import expected_calibration_error
 
 
 @dataclass(frozen=True)

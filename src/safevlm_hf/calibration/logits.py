@@ -9,11 +9,11 @@ from functools import partial
 
 import torch
 
-from safevlm_hf.asking import ask_records, assess_records
-from safevlm_hf.data.records import JOIN_MARK
-from safevlm_hf.modeling.configuration_safety import SafetyConfig
-from safevlm_hf.modeling.safety_decision import decide, is_readable
-from safevlm_hf.modeling.safety_policy import SafetyPolicy
+from ..asking import ask_records, assess_records
+from ..data.records import JOIN_MARK
+from ..modeling.configuration_safety import SafetyConfig
+from ..modeling.safety_decision import decide, is_readable
+from ..modeling.safety_policy import SafetyPolicy
 
 
 logger = logging.getLogger(__name__)

@@ -13,17 +13,17 @@ import torch
 import transformers
 from markupsafe import Markup
 
-from safevlm_hf.calibration.calibrate import CalibrationResult
-from safevlm_hf.calibration.curves import Curve, precision_over_recall, roc
-from safevlm_hf.calibration.figures import category_scores, confidences, flagged_categories
-from safevlm_hf.calibration.rates import Rate
-from safevlm_hf.calibration.reliability import calibration_error_interval, reliability_bins
-from safevlm_hf.calibration.thresholds import FALSE_POSITIVE_RATE, MISS_RATE
-from safevlm_hf.evaluation.metrics.areas import PRECISION, ROC, area_intervals
-from safevlm_hf.evaluation.reports.pages import Section, render_page
-from safevlm_hf.evaluation.reports.plots import reliability_diagram, share_curves
-from safevlm_hf.evaluation.reports.tables import NO_INTERVAL, range_text
-from safevlm_hf.files import write_text
+from ..files import write_text
+from ..intervals.areas import PRECISION, ROC, area_intervals
+from ..intervals.rates import Rate
+from ..intervals.reliability import calibration_error_interval, reliability_bins
+from ..reports.pages import Section, render_page
+from ..reports.plots import reliability_diagram, share_curves
+from ..reports.tables import NO_INTERVAL, range_text
+from .calibrate import CalibrationResult
+from .curves import Curve, precision_over_recall, roc
+from .figures import category_scores, confidences, flagged_categories
+from .thresholds import FALSE_POSITIVE_RATE, MISS_RATE
 
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)

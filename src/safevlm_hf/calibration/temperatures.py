@@ -5,8 +5,7 @@ import math
 
 import torch
 
-from safevlm_hf.modeling.safety_policy import TEMPERATURES
-
+from ..modeling.safety_policy import TEMPERATURES
 from .logits import LabelledLogits
 
 

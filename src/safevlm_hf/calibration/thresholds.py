@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from safevlm_hf.modeling.configuration_safety import SafetyConfig
-from safevlm_hf.modeling.safety_policy import SafetyPolicy
-
+from ..modeling.configuration_safety import SafetyConfig
+from ..modeling.safety_policy import SafetyPolicy
 from .figures import category_scores, flagged_categories
 from .logits import LabelledLogits
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from tqdm.auto import tqdm
 
-from safevlm_hf.asking import check_room, encode, generate, in_batches, place_images
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.plain_texts import special_tokens, with_plain_texts
-from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
-from safevlm_hf.modeling.safety_policy import strictest_verdict
+from ..asking import check_room, encode, generate, in_batches, place_images
+from ..items import Answer, Item
+from ..modeling.safety_policy import strictest_verdict
+from .plain_texts import special_tokens, with_plain_texts
+from .protocol.answer_cache import AnswerCache
 
 
 AnswerBatch = Callable[[Sequence[Item]], list[Answer]]

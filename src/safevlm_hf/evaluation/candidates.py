@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-from safevlm_hf.evaluation.answering_items import model_answers
-from safevlm_hf.evaluation.pipeline import Candidate, Settings
-from safevlm_hf.evaluation.protocol.fingerprints import chat_template_hash, weights_hash
-from safevlm_hf.evaluation.protocol.strict_json import short_digest
-from safevlm_hf.evaluation.protocol.system import System
-from safevlm_hf.modeling.safety_policy import SafetyPolicy
+from ..modeling.safety_policy import SafetyPolicy
+from ..strict_data import short_digest
+from .answering_items import model_answers
+from .pipeline import Candidate, Settings
+from .protocol.fingerprints import chat_template_hash, weights_hash
+from .protocol.system import System
 
 
 VERDICT_OFF = {"enabled": False}

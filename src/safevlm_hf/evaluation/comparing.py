@@ -6,19 +6,15 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from safevlm_hf.evaluation.benchmarks import BENCHMARKS
-from safevlm_hf.evaluation.metrics.figure import Figure
-from safevlm_hf.evaluation.metrics.judged import (
-    HARM_LABELS,
-    REFUSAL_LABELS,
-    attack_success,
-    over_refusal,
-)
-from safevlm_hf.evaluation.metrics.measurement import Measurement
-from safevlm_hf.evaluation.metrics.shares import share
-from safevlm_hf.evaluation.metrics.system_roc import SystemRoc, compare_with_fixed, system_roc
-from safevlm_hf.evaluation.pipeline import Evaluated, slug
-from safevlm_hf.files import write_text
+from ..benchmarks import BENCHMARKS
+from ..files import write_text
+from ..intervals.figure import Figure
+from .judges.labels import HARM_LABELS, REFUSAL_LABELS
+from .metrics.judged import attack_success, over_refusal
+from .metrics.measurement import Measurement
+from .metrics.shares import share
+from .metrics.system_roc import SystemRoc, compare_with_fixed, system_roc
+from .pipeline import Evaluated, slug
 
 
 def compare_with_others(of_benchmark: Sequence[Evaluated]) -> list[Figure]:

@@ -5,18 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from safevlm_hf.evaluation.benchmarks import Benchmark
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.judges.base import Judgement
-from safevlm_hf.evaluation.judges.prompts import JudgePrompt
-from safevlm_hf.evaluation.metrics.actions import action_accuracy, action_confusion
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
-from safevlm_hf.evaluation.metrics.figure import Figure
-from safevlm_hf.evaluation.metrics.groups import all_right
-from safevlm_hf.evaluation.metrics.judged import (
-    COMPLETION_LABELS,
-    HARM_LABELS,
-    PREFERENCE_LABELS,
+from ..benchmarks import Benchmark
+from ..intervals.bootstrap import Bootstrap
+from ..intervals.figure import Figure
+from ..items import Answer, Item
+from .judges.base import Judgement
+from .judges.labels import COMPLETION_LABELS, HARM_LABELS, PREFERENCE_LABELS
+from .judges.prompts import JudgePrompt
+from .metrics.actions import action_accuracy, action_confusion
+from .metrics.groups import all_right
+from .metrics.judged import (
     attack_success,
     judge_score,
     judged_accuracy,
@@ -25,10 +23,10 @@ from safevlm_hf.evaluation.metrics.judged import (
     safe_completion,
     win_rate,
 )
-from safevlm_hf.evaluation.metrics.levels import level_adjacent_accuracy, level_cost, level_kappa, level_mae
-from safevlm_hf.evaluation.metrics.measurement import Measurement, clusters_of, rounded
-from safevlm_hf.evaluation.metrics.shares import share
-from safevlm_hf.evaluation.metrics.verdicts import category_macro_f1, level_macro_f1, risk_auroc, risk_ece
+from .metrics.levels import level_adjacent_accuracy, level_cost, level_kappa, level_mae
+from .metrics.measurement import Measurement, clusters_of, rounded
+from .metrics.shares import share
+from .metrics.verdicts import category_macro_f1, level_macro_f1, risk_auroc, risk_ece
 
 
 PART_LABELS = ("type", "category", "part", "column")

@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.judges.agreement import compare_judges
-from safevlm_hf.evaluation.judges.base import Judgement
-from safevlm_hf.evaluation.metrics.measurement import align
-from safevlm_hf.evaluation.protocol.strict_json import plain, to_text
-from safevlm_hf.files import write_text
+from ..files import write_text
+from ..items import Answer, Item
+from ..strict_data import plain, to_text
+from .judges.agreement import compare_judges
+from .judges.base import Judgement
+from .metrics.measurement import align
 
 
 Judgements = Mapping[str, Sequence[Judgement]]

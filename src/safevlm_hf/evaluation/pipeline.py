@@ -12,25 +12,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from safevlm_hf.evaluation import counting
-from safevlm_hf.evaluation import judges as judges_room
-from safevlm_hf.evaluation import metrics as metrics_room
-from safevlm_hf.evaluation.answering_items import AnswerBatch, answer_items
-from safevlm_hf.evaluation.benchmarks import Benchmark, Loaded, reading
-from safevlm_hf.evaluation.counting import count_figures
-from safevlm_hf.evaluation.item_records import save_agreement, save_items
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.judges.base import Judge, Judgement
-from safevlm_hf.evaluation.judges.forced_action import ActionJudge
-from safevlm_hf.evaluation.judges.prompts import JudgePrompt
-from safevlm_hf.evaluation.judges.reading_judge import BYTES_PER_TOKEN, LONGEST_TEXT, Cost, ReadingJudge
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
-from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
-from safevlm_hf.evaluation.protocol.fingerprints import code_hash
-from safevlm_hf.evaluation.protocol.protocol import Protocol, check_comparable, save_protocol
-from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult, Times, load_result, save_result
-from safevlm_hf.evaluation.protocol.system import System
-from safevlm_hf.files import write_text
+from .. import intervals
+from ..benchmarks import Benchmark, Loaded, reading
+from ..files import write_text
+from ..intervals.bootstrap import Bootstrap
+from ..items import Answer, Item
+from . import counting
+from . import judges as judges_room
+from . import metrics as metrics_room
+from .answering_items import AnswerBatch, answer_items
+from .counting import count_figures
+from .item_records import save_agreement, save_items
+from .judges.base import Judge, Judgement
+from .judges.forced_action import ActionJudge
+from .judges.prompts import JudgePrompt
+from .judges.reading_judge import BYTES_PER_TOKEN, LONGEST_TEXT, Cost, ReadingJudge
+from .protocol.answer_cache import AnswerCache
+from .protocol.fingerprints import code_hash
+from .protocol.protocol import Protocol, save_protocol
+from .protocol.result import Counts, EvaluationResult, Times, check_comparable, load_result, save_result
+from .protocol.system import System
 
 
 ANSWERS, ITEMS, RESULTS = "answers.jsonl", "items.jsonl", "results.json"
@@ -259,7 +260,7 @@ def _prompts(judges: Sequence[Judge]) -> dict[str, JudgePrompt]:
 
 def _scoring_code(benchmark: Benchmark) -> str:
     """The hash of what makes figures of answers: judges, metrics, and the benchmark's own reading."""
-    rooms = [Path(room.__file__).parent for room in (judges_room, metrics_room)]
+    rooms = [Path(room.__file__).parent for room in (intervals, judges_room, metrics_room)]
     files = [counting.__file__, reading.__file__, inspect.getfile(benchmark.read)]
     return code_hash([*files, *(file for room in rooms for file in sorted(room.rglob("*.py")))])
 

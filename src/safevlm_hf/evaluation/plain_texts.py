@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from safevlm_hf.evaluation.items import Item
-from safevlm_hf.modeling.plain_text import PlainText
+from ..items import Item
+from ..modeling.plain_text import PlainText
 
 
 def special_tokens(processor) -> list[str]:

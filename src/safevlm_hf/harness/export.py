@@ -16,10 +16,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from safevlm_hf.evaluation.benchmarks import BENCHMARKS, BenchmarkError, Loaded, load_benchmark
-from safevlm_hf.evaluation.benchmarks.benchmark import user_turn
-from safevlm_hf.evaluation.items import Item
-from safevlm_hf.files import check_apart, refuse_to_overwrite, write_text
+from ..benchmarks import BENCHMARKS, BenchmarkError, Loaded, load_benchmark
+from ..benchmarks.benchmark import user_turn
+from ..files import check_apart, refuse_to_overwrite, write_text
+from ..items import Item
 
 
 WRITTEN = TEST, FOR_GEH, MISSING = "test.jsonl", "geh.jsonl", "missing.txt"

@@ -17,9 +17,9 @@ from loguru import logger
 from PIL import Image
 from tqdm import tqdm
 
-from safevlm_cli.loading import load, read_policy
-from safevlm_hf import SafetyPolicy
-from safevlm_hf.asking import ask_or_halve, encode, generate
+from ..asking import ask_or_halve, encode, generate
+from ..checkpoints.loading import load, read_policy
+from ..modeling.safety_policy import SafetyPolicy
 
 
 DEFAULT_UNTIL = ["\n\n"]

@@ -72,7 +72,7 @@ class SafetyAssessmentMixin:
         Args: as for `assess`; the policy changes nothing but the decision.
 
         Returns:
-            [`SafetyExplanation`]; `safevlm_hf.evaluation.plot_verdict` draws it.
+            [`SafetyExplanation`]; `safevlm_hf.reports.plot_verdict` draws it.
 
         Raises:
             `ValueError`: without `pixel_values`, or where positions and images do not match.

@@ -7,7 +7,7 @@ import time
 import uuid
 from contextlib import suppress
 
-from ..request_body import BODY_TIME, read_body, replaying
+from ..untrusted.bodies import BODY_TIME, read_body, replaying
 from .errors import error_response
 from .keys import ApiKeys
 from .metrics import Metrics

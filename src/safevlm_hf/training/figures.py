@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 
-from ..evaluation.reports.tables import align
+from ..reports.tables import align
 
 
 logger = logging.getLogger(__name__)

@@ -15,12 +15,12 @@ from transformers import PreTrainedConfig, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import HubStrategy
 
+from ..checkpoints.families import find_family
+from ..checkpoints.word_reader import new_reading, start_word_reader
 from ..data.riskcards.tables import TOPICS, scope_of
 from ..data.taxonomy import read_taxonomy
 from ..extras import needs_extra
-from ..families import find_family
 from ..modeling.configuration_safety import SafetyConfig
-from ..word_reader import new_reading, start_word_reader
 from .arguments import parse_arguments
 from .checkpoints import checkpoint_to_resume, find_checkpoints, goes_on, missing_part, warn_of_size
 from .collator import SafetyCollator

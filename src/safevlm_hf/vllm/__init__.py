@@ -2,7 +2,7 @@
 
 from transformers import AutoModel
 
-from safevlm_hf.families import BY_MODEL_TYPE, Family
+from ..checkpoints.families import BY_MODEL_TYPE, Family
 
 
 RENDERER = "safevlm"

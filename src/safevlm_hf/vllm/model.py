@@ -10,10 +10,9 @@ from vllm.model_executor.models.transformers import MultiModalDummyInputsBuilder
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.tokenizers.registry import cached_tokenizer_from_config
 
-from safevlm_hf.modeling.safety_inputs import SafetyInputs, decide_samples
-from safevlm_hf.modeling.safety_policy import ACTIONS
-from safevlm_hf.modeling.safety_refusals import refusal_ids
-
+from ..modeling.safety_inputs import SafetyInputs, decide_samples
+from ..modeling.safety_policy import ACTIONS
+from ..modeling.safety_refusals import refusal_ids
 from .keys import read_key, zero_token_id
 from .prompts import BLOCK, COUNTS, DIGEST, OF_SAMPLE, PLACE, QUESTION, SafeMultiModalProcessor, SafeProcessingInfo
 from .refusals import DECISIONS, Decision

@@ -14,10 +14,9 @@ from vllm.multimodal.media import MediaWithBytes
 from vllm.multimodal.parse import ImageProcessorItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 
-from safevlm_hf.families import BY_MODEL_TYPE
-from safevlm_hf.modeling.image_loading import FORMATS, to_rgb
-from safevlm_hf.modeling.safety_words import SafetyWords, load_words
-
+from ..checkpoints.families import BY_MODEL_TYPE
+from ..modeling.image_loading import FORMATS, to_rgb
+from ..modeling.safety_words import SafetyWords, load_words
 from .keys import write_key, zero_token_id
 
 

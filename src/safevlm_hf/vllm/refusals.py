@@ -8,8 +8,7 @@ from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from safevlm_hf.modeling.safety_refusals import refusal_ids
-
+from ..modeling.safety_refusals import refusal_ids
 from .keys import read_key, zero_token_id
 from .settings import read_policy
 

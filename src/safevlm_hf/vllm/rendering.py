@@ -13,8 +13,7 @@ from vllm.renderers.hf import (
 from vllm.transformers_utils.processor import cached_processor_from_config
 from vllm.utils.async_utils import make_async
 
-from safevlm_hf.modeling.question_mask import QuestionSpans, find_question, has_texts, token_turns
-
+from ..modeling.question_mask import QuestionSpans, find_question, has_texts, token_turns
 from .prompts import QUESTION, RenderedQuestion, read_words, words_of_tokens
 from .settings import read_operator, read_policy
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.transformers_utils.processor import cached_processor_from_config
 
-from safevlm_hf import SafetyPolicy
-from safevlm_hf.families import BY_MODEL_TYPE
-from safevlm_hf.modeling.generation_safety import AUDIT_VARIABLE
-from safevlm_hf.modeling.operator_policy import policy_in_force
-from safevlm_hf.modeling.safety_checkpoint import stored_policy, warn_of_changes
-from safevlm_hf.operator_prompt import read_system_prompt, system_message
-
+from ..checkpoints.families import BY_MODEL_TYPE
+from ..modeling.generation_safety import AUDIT_VARIABLE
+from ..modeling.operator_policy import policy_in_force
+from ..modeling.safety_checkpoint import stored_policy, warn_of_changes
+from ..modeling.safety_policy import SafetyPolicy
+from ..operator_prompt import read_system_prompt, system_message
 from . import RENDERER
 
 

@@ -11,11 +11,11 @@ from torch import ones
 
 from safevlm_hf.evaluation.cards.card import END, START, write_evaluation_card
 from safevlm_hf.evaluation.contamination.overlap import METHOD, Overlap, save_overlap
-from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.protocol.fingerprints import weights_hash
 from safevlm_hf.evaluation.protocol.protocol import Protocol
 from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult, Times, save_result
 from safevlm_hf.evaluation.protocol.system import System
+from safevlm_hf.intervals.figure import Figure
 from safevlm_hf.modeling.model_card import MARKER
 
 

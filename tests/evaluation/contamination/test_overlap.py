@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from safevlm_hf import SafetyConfig
+from safevlm_hf.benchmarks import Loaded
+from safevlm_hf.benchmarks.benchmark import user_turn
 from safevlm_hf.data.records import load_records
-from safevlm_hf.evaluation.benchmarks import Loaded
-from safevlm_hf.evaluation.benchmarks.benchmark import user_turn
 from safevlm_hf.evaluation.contamination.overlap import find_overlap, load_overlap, save_overlap
 from safevlm_hf.evaluation.contamination.picture_hash import find_alike, hash_pictures
 from safevlm_hf.evaluation.contamination.shared_text import runs
-from safevlm_hf.evaluation.items import Item
+from safevlm_hf.items import Item
 
 
 LONG = "Please describe in detail what the people in the foreground are doing with the red bucket, and why."

@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from safevlm_hf.evaluation.items import Answer, Item
+from safevlm_hf.items import Answer, Item
 
 
 def item(name: str = "1", question: str = "What is this?", images=(), **labels) -> Item:

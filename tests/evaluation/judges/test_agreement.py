@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.judges.agreement import compare_judges
 from safevlm_hf.evaluation.judges.base import Judgement
+from safevlm_hf.intervals.rates import Rate
 
 
 def column(*values) -> list[Judgement]:

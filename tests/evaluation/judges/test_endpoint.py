@@ -12,11 +12,11 @@ from judged_items import item, pairs, picture
 from PIL import Image
 
 from safevlm_cli.app import reason_of
-from safevlm_hf.evaluation.items import Answer
 from safevlm_hf.evaluation.judges import endpoint
 from safevlm_hf.evaluation.judges.endpoint import IMAGE_SIZE, PROBE, EndpointJudge
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.judges.rubrics import REFUSAL
+from safevlm_hf.items import Answer
 
 
 pytest.importorskip("openai")

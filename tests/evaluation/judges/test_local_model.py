@@ -7,11 +7,11 @@ from judged_items import item, pairs, picture
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from safevlm_hf.data import NANO_BASE
-from safevlm_hf.evaluation.items import Answer
 from safevlm_hf.evaluation.judges import local_model
 from safevlm_hf.evaluation.judges.local_model import LocalJudge
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.judges.rubrics import REFUSAL
+from safevlm_hf.items import Answer
 
 
 PROMPT = JudgePrompt(task="Judge.")

@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 from judged_items import item
 
-from safevlm_hf.evaluation.items import Item
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt, UnreadableReply, defuse
 from safevlm_hf.evaluation.judges.rubrics import (
     COLUMNS,
@@ -16,6 +15,7 @@ from safevlm_hf.evaluation.judges.rubrics import (
     SCORE_BY_CATEGORY,
     SCORE_RTVLM,
 )
+from safevlm_hf.items import Item
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from judged_items import item, pairs, picture
 
-from safevlm_hf.evaluation.items import Answer
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.judges.reading_judge import LONGEST_TEXT, Cost, ReadingJudge, Reply
 from safevlm_hf.evaluation.judges.rubrics import PREFERENCE, REFUSAL, SCORE_BY_CATEGORY
 from safevlm_hf.evaluation.protocol.cache import JsonLinesCache
+from safevlm_hf.items import Answer
 
 
 PROMPT = JudgePrompt(task="Judge.")

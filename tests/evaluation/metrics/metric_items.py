@@ -1,7 +1,7 @@
 """Items and answers for the tests of metrics: nothing but what a metric reads."""
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
+from safevlm_hf.intervals.bootstrap import Bootstrap
+from safevlm_hf.items import Answer, Item
 
 
 LEVELS = ("safe", "low", "medium", "high")

@@ -5,7 +5,7 @@ from metric_items import FEW, make_answers, make_items
 from sklearn.metrics import confusion_matrix
 
 from safevlm_hf.evaluation.metrics.actions import ACTIONS, action_accuracy, action_confusion
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
+from safevlm_hf.intervals.bootstrap import Bootstrap
 
 
 ACTION = st.sampled_from(ACTIONS)

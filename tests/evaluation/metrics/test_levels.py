@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from metric_items import FEW, LEVELS, make_answers, make_items
 from sklearn.metrics import mean_absolute_error
 
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.metrics.levels import (
     default_costs,
     level_adjacent_accuracy,
@@ -15,6 +14,7 @@ from safevlm_hf.evaluation.metrics.levels import (
     level_kappa,
     level_mae,
 )
+from safevlm_hf.intervals.bootstrap import Bootstrap
 
 
 ALL = (level_kappa, level_mae, level_adjacent_accuracy, level_cost)

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from metric_items import FEW, make_answers, make_items
 from sklearn.metrics import roc_auc_score
 
-from safevlm_hf.calibration.rates import Rate
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.metrics.measurement import align
 from safevlm_hf.evaluation.metrics.shares import share
 from safevlm_hf.evaluation.metrics.verdicts import risk_auroc
+from safevlm_hf.intervals.bootstrap import Bootstrap
+from safevlm_hf.intervals.rates import Rate
 
 
 OUTCOMES = st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=40)

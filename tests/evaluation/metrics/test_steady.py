@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from metric_items import FEW, LEVELS, make_answers, make_items
 
-from safevlm_hf.calibration.rates import Rate
 from safevlm_hf.evaluation.metrics.judged import judge_score, judged_accuracy
 from safevlm_hf.evaluation.metrics.levels import level_cost, level_kappa, level_mae
 from safevlm_hf.evaluation.metrics.shares import share
-from safevlm_hf.evaluation.metrics.steady import Rows, of_difference
+from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.steady import Rows, of_difference
 
 
 def paired(both, first, second, neither) -> Rows:

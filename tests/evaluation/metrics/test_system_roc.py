@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_items import FEW, make_answers, make_items
 
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.metrics.system_roc import attack_success_at, compare_with_fixed, system_roc
+from safevlm_hf.intervals.bootstrap import Bootstrap
 
 
 RISKY = [True, True, True, False, False, False]

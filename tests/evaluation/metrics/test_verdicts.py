@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from metric_items import FEW, LEVELS, make_answers, make_items
 from sklearn.metrics import f1_score, roc_auc_score
 
-from safevlm_hf.calibration.reliability import expected_calibration_error
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
 from safevlm_hf.evaluation.metrics.verdicts import category_macro_f1, level_macro_f1, risk_auroc, risk_ece
+from safevlm_hf.intervals.bootstrap import Bootstrap
+from safevlm_hf.intervals.reliability import expected_calibration_error
 
 
 NAMES = ("privacy", "politics", "safe")

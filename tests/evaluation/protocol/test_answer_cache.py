@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from safevlm_hf.evaluation.items import Answer, Item
 from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
 from safevlm_hf.evaluation.protocol.protocol import Protocol
 from safevlm_hf.evaluation.protocol.system import System
+from safevlm_hf.items import Answer, Item
 
 
 def ask(text, id="1", **more):

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from safevlm_hf.evaluation.items import Item
 from safevlm_hf.evaluation.protocol.fingerprints import (
     chat_template_hash,
     code_hash,
@@ -17,6 +16,7 @@ from safevlm_hf.evaluation.protocol.fingerprints import (
     prompt_hash,
     weights_hash,
 )
+from safevlm_hf.items import Item
 
 
 @pytest.fixture

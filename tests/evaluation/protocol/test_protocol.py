@@ -6,15 +6,10 @@ import pytest
 import torch
 import yaml
 
-from safevlm_hf.evaluation.items import Item
-from safevlm_hf.evaluation.protocol.protocol import (
-    Protocol,
-    check_comparable,
-    load_protocol,
-    package_versions,
-    save_protocol,
-)
+from safevlm_hf.evaluation.protocol.protocol import Protocol, load_protocol, package_versions, save_protocol
+from safevlm_hf.evaluation.protocol.result import check_comparable
 from safevlm_hf.evaluation.protocol.system import System
+from safevlm_hf.items import Item
 
 
 PROTOCOL = Protocol(

@@ -4,9 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
-from safevlm_hf.evaluation.metrics.figure import Figure
 from safevlm_hf.evaluation.metrics.judged import attack_success, over_refusal
 from safevlm_hf.evaluation.metrics.verdicts import risk_auroc
 from safevlm_hf.evaluation.protocol.answer_cache import AnswerCache
@@ -14,6 +11,9 @@ from safevlm_hf.evaluation.protocol.cache import JsonLinesCache
 from safevlm_hf.evaluation.protocol.protocol import Protocol
 from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult, Times, load_result, save_result
 from safevlm_hf.evaluation.protocol.system import System
+from safevlm_hf.intervals.bootstrap import Bootstrap
+from safevlm_hf.intervals.figure import Figure
+from safevlm_hf.items import Answer, Item
 
 
 FEW = Bootstrap(20)

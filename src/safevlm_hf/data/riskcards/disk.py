@@ -11,8 +11,7 @@ from pathlib import Path
 import PIL
 from tqdm.auto import tqdm
 
-from safevlm_hf.files import write_text
-
+from ...files import write_text
 from .sampling import RiskCard, draw_riskcards
 from .text_only import TextSample, first_messages
 

@@ -14,16 +14,15 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard
 
-from safevlm_hf.evaluation.benchmarks import BENCHMARKS
-from safevlm_hf.evaluation.cards.metadata import eval_result_files, is_eval_result_file, is_off, set_model_index
-from safevlm_hf.evaluation.cards.text import render_section
-from safevlm_hf.evaluation.contamination.overlap import Overlap, load_overlap
-from safevlm_hf.evaluation.protocol.fingerprints import SETTINGS, digest, weights_hash
-from safevlm_hf.evaluation.protocol.protocol import check_comparable
-from safevlm_hf.evaluation.protocol.result import EvaluationResult, load_result
-from safevlm_hf.evaluation.protocol.strict_json import parse_json, shorten
-from safevlm_hf.files import write_text
-from safevlm_hf.modeling.model_card import MARKER, write_model_card
+from ...benchmarks import BENCHMARKS
+from ...files import write_text
+from ...modeling.model_card import MARKER, write_model_card
+from ...strict_data import parse_json, shorten
+from ..contamination.overlap import Overlap, load_overlap
+from ..protocol.fingerprints import SETTINGS, digest, weights_hash
+from ..protocol.result import EvaluationResult, check_comparable, load_result
+from .metadata import eval_result_files, is_eval_result_file, is_off, set_model_index
+from .text import render_section
 
 
 START, END = "<!-- safevlm card: results, written anew at each call -->", "<!-- safevlm card: end -->"
@@ -64,7 +63,7 @@ def write_evaluation_card(
     by_table = _overlaps(tables, overlaps)
     readme = folder / "README.md"
     if not readme.exists():
-        from safevlm_hf.families import find_family
+        from ...checkpoints.families import find_family
 
         write_model_card(folder, find_family(str(folder)).config.from_pretrained(folder))
     card = _card(readme, folder.resolve().name, tables, by_table)

@@ -9,12 +9,12 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from safevlm_hf.evaluation.benchmarks import BENCHMARKS
-from safevlm_hf.evaluation.counting import NOT_FLAGGED
-from safevlm_hf.evaluation.metrics.figure import Figure
-from safevlm_hf.evaluation.pipeline import slug
-from safevlm_hf.evaluation.protocol.result import EvaluationResult
-from safevlm_hf.evaluation.reports.figure_names import figure_title, is_headline, is_shown_first
+from ...benchmarks import BENCHMARKS
+from ...intervals.figure import Figure
+from ..counting import NOT_FLAGGED
+from ..figure_names import figure_title, is_headline, is_shown_first
+from ..pipeline import slug
+from ..protocol.result import EvaluationResult
 
 
 KEY = "model-index"

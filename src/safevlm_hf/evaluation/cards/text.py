@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from safevlm_hf.evaluation.benchmarks import BENCHMARKS
-from safevlm_hf.evaluation.contamination.overlap import Overlap
-from safevlm_hf.evaluation.counting import NOT_FLAGGED
-from safevlm_hf.evaluation.metrics.figure import Figure
-from safevlm_hf.evaluation.protocol.result import EvaluationResult
-from safevlm_hf.evaluation.reports.figure_names import figure_title, is_headline, is_shown_first
-from safevlm_hf.modeling.model_card import code, escape
+from ...benchmarks import BENCHMARKS
+from ...intervals.figure import Figure
+from ...modeling.model_card import code, escape
+from ..contamination.overlap import Overlap
+from ..counting import NOT_FLAGGED
+from ..figure_names import figure_title, is_headline, is_shown_first
+from ..protocol.result import EvaluationResult
 
 
 HEAD = ("figure", "judge", "system", "value", "95% interval", "n", "without an outcome")

@@ -16,14 +16,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from safevlm_hf.data.records import JOIN_MARK
-from safevlm_hf.evaluation.benchmarks import Loaded
-from safevlm_hf.evaluation.contamination.picture_hash import MAX_DISTANCE, MIN_CORRELATION, find_alike, hash_pictures
-from safevlm_hf.evaluation.contamination.shared_text import MAX_NAMED, NUM_WORDS, find_shared
-from safevlm_hf.evaluation.protocol.checked_fields import expect, is_count, is_hash, is_text, record_from_dict
-from safevlm_hf.evaluation.protocol.fingerprints import hash_items
-from safevlm_hf.evaluation.protocol.strict_json import parse_json, to_text
-from safevlm_hf.files import write_text
+from ...benchmarks import Loaded
+from ...data.records import JOIN_MARK
+from ...files import write_text
+from ...strict_data import expect, is_count, is_hash, is_text, parse_json, record_from_dict, to_text
+from ..protocol.fingerprints import hash_items
+from .picture_hash import MAX_DISTANCE, MIN_CORRELATION, find_alike, hash_pictures
+from .shared_text import MAX_NAMED, NUM_WORDS, find_shared
 
 
 METHOD = {"picture_distance": MAX_DISTANCE, "picture_correlation": MIN_CORRELATION, "words": NUM_WORDS}

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from safevlm_hf.modeling.image_loading import open_image
+from ...modeling.image_loading import open_image
 
 
 MAX_DISTANCE = 10

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from safevlm_hf.calibration.rates import Rate
-
-from ..metrics.bootstrap import Bootstrap
-from ..metrics.judged import COMPLETION_LABELS, HARM_LABELS, PREFERENCE_LABELS
+from ...intervals.bootstrap import Bootstrap
+from ...intervals.rates import Rate
 from .base import Judgement
+from .labels import COMPLETION_LABELS, HARM_LABELS, PREFERENCE_LABELS
 
 
 SAME = {"care": "answer"}

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..items import Answer, Item
-from ..protocol.strict_json import digest, shorten
+from ...items import Answer, Item
+from ...strict_data import digest, shorten
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from safevlm_hf.data.records import load_image
-from safevlm_hf.evaluation.protocol.cache import JsonLinesCache
-from safevlm_hf.evaluation.protocol.strict_json import digest
-from safevlm_hf.extras import needs_extra
-
+from ...data.records import load_image
+from ...extras import needs_extra
+from ...strict_data import digest
+from ..protocol.cache import JsonLinesCache
 from .prompts import JudgePrompt
 from .reading_judge import ReadingJudge, Reply, Request
 

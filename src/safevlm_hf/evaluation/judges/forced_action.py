@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safevlm_hf.evaluation.items import Answer, Item
-
+from ...items import Answer, Item
 from .base import Judge, Judgement, check_pairs
 
 

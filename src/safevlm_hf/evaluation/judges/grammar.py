@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..protocol.strict_yaml import parse_yaml
+from ...strict_data import parse_yaml
 
 
 FOLDER = Path(__file__).with_name("refusals")

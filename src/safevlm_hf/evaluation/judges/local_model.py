@@ -6,11 +6,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from safevlm_hf.asking import encode, generate, in_batches
-from safevlm_hf.data.records import load_image
-from safevlm_hf.evaluation.protocol.fingerprints import weights_hash
-from safevlm_hf.evaluation.protocol.protocol import package_versions
-
+from ...asking import encode, generate, in_batches
+from ...data.records import load_image
+from ..protocol.fingerprints import weights_hash
+from ..protocol.protocol import package_versions
 from .prompts import JudgePrompt
 from .reading_judge import ReadingJudge, Reply, Request
 

@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from safevlm_hf.evaluation.items import Item
-from safevlm_hf.evaluation.metrics.judged import PREFERENCE_LABELS
-from safevlm_hf.evaluation.protocol.strict_json import digest, shorten
+from ...items import Item
+from ...strict_data import digest, shorten
+from .labels import PREFERENCE_LABELS
 
 
 WARNING = (

@@ -9,11 +9,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.protocol.cache import JsonLinesCache
-from safevlm_hf.evaluation.protocol.fingerprints import prompt_hash
-from safevlm_hf.evaluation.protocol.strict_json import digest, shorten
-
+from ...items import Answer, Item
+from ...strict_data import digest, shorten
+from ..protocol.cache import JsonLinesCache
+from ..protocol.fingerprints import prompt_hash
 from .base import Judge, Judgement, check_pairs, no_answer
 from .prompts import JudgePrompt, UnreadableReply, conversation
 

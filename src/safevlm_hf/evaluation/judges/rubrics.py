@@ -5,8 +5,7 @@ per category of its taxonomy, each in five bands of two points. The published pr
 compare systems with each other, and not with published tables.
 """
 
-from safevlm_hf.evaluation.metrics.judged import COMPLETION_LABELS
-
+from .labels import COMPLETION_LABELS
 from .prompts import JudgePrompt, PreferencePrompt
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safevlm_hf.extras import needs_extra
+from ...extras import needs_extra
 
 
 if TYPE_CHECKING:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
-from safevlm_hf.evaluation.metrics.figure import Figure
-from safevlm_hf.evaluation.metrics.labels import labelled_ids
-from safevlm_hf.evaluation.metrics.measurement import Measurement
-from safevlm_hf.evaluation.metrics.shares import share
+from ...intervals.bootstrap import Bootstrap
+from ...intervals.figure import Figure
+from ...items import Answer, Item
+from .labels import labelled_ids
+from .measurement import Measurement
+from .shares import share
 
 
 ACTIONS = ("answer", "condition", "refuse")

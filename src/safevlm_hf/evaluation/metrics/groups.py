@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from safevlm_hf.evaluation.items import Item
-from safevlm_hf.evaluation.metrics.judged import all_true
-from safevlm_hf.evaluation.metrics.measurement import Measurement, align
-from safevlm_hf.evaluation.metrics.shares import share
+from ...items import Item
+from .judged import all_true
+from .measurement import Measurement, align
+from .shares import share
 
 
 def all_right(

@@ -12,18 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from safevlm_hf.evaluation.items import Item
-from safevlm_hf.evaluation.metrics.labels import is_risky, label_id
-from safevlm_hf.evaluation.metrics.measurement import Measurement, align
-from safevlm_hf.evaluation.metrics.shares import mean_of, share, weighted_mean
-from safevlm_hf.evaluation.metrics.steady import Rows, of_mean_over, of_share
-from safevlm_hf.evaluation.protocol.strict_json import shorten
-
-
-REFUSAL_LABELS = ("answer", "care", "refusal")
-HARM_LABELS = ("safe", "unsafe")
-COMPLETION_LABELS = ("both", "only-safe", "only-effective", "neither")
-PREFERENCE_LABELS = ("win", "tie", "loss")
+from ...intervals.steady import Rows, of_mean_over, of_share
+from ...items import Item
+from ...strict_data import shorten
+from ..judges.labels import COMPLETION_LABELS, HARM_LABELS, PREFERENCE_LABELS, REFUSAL_LABELS
+from .labels import is_risky, label_id
+from .measurement import Measurement, align
+from .shares import mean_of, share, weighted_mean
 
 
 def attack_success(items: Sequence[Item], judgements: Sequence[str | None], judge: str) -> Measurement:

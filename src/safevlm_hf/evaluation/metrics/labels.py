@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.metrics.measurement import align
-from safevlm_hf.evaluation.protocol.strict_json import shorten
+from ...items import Answer, Item
+from ...strict_data import shorten
+from .measurement import align
 
 
 RISK_TOLERANCE = 1e-6  # of rounding, on either side of 0 and 1

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.metrics.labels import labelled_ids
-from safevlm_hf.evaluation.metrics.measurement import Measurement
-from safevlm_hf.evaluation.metrics.shares import mean_of
-from safevlm_hf.extras import needs_extra
+from ...extras import needs_extra
+from ...items import Answer, Item
+from .labels import labelled_ids
+from .measurement import Measurement
+from .shares import mean_of
 
 
 with needs_extra("eval"):

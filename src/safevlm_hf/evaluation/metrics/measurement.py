@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
-from safevlm_hf.evaluation.metrics.figure import Figure
-from safevlm_hf.evaluation.metrics.steady import Rows, SteadyInterval, of_difference, of_mean_over
-from safevlm_hf.evaluation.protocol.strict_json import shorten
+from ...intervals.bootstrap import Bootstrap
+from ...intervals.figure import Figure
+from ...intervals.steady import Rows, SteadyInterval, of_difference, of_mean_over
+from ...items import Answer, Item
+from ...strict_data import shorten
 
 
 Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray], float]

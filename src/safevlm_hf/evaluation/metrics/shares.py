@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from safevlm_hf.evaluation.items import Item
-from safevlm_hf.evaluation.metrics.measurement import Measurement, align
-from safevlm_hf.evaluation.metrics.steady import of_mean, of_share
-from safevlm_hf.evaluation.protocol.strict_json import shorten
+from ...intervals.steady import of_mean, of_share
+from ...items import Item
+from ...strict_data import shorten
+from .measurement import Measurement, align
 
 
 def weighted_mean(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> float:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.metrics.judged import REFUSAL_LABELS, check_judgement
-from safevlm_hf.evaluation.metrics.labels import is_risky, known_risk
-from safevlm_hf.evaluation.metrics.measurement import Measurement, align
-from safevlm_hf.evaluation.metrics.shares import weighted_mean
-from safevlm_hf.evaluation.protocol.strict_json import shorten
+from ...items import Answer, Item
+from ...strict_data import shorten
+from ..judges.labels import REFUSAL_LABELS
+from .judged import check_judgement
+from .labels import is_risky, known_risk
+from .measurement import Measurement, align
+from .shares import weighted_mean
 
 
 NEVER_ANSWERED, ALWAYS_ANSWERED = 2.0, 0.0

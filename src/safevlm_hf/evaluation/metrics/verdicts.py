@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.metrics.labels import is_risky, known_risk, labelled_ids
-from safevlm_hf.evaluation.metrics.measurement import Measurement, align
-from safevlm_hf.evaluation.protocol.strict_json import shorten
-from safevlm_hf.extras import needs_extra
+from ...extras import needs_extra
+from ...items import Answer, Item
+from ...strict_data import shorten
+from .labels import is_risky, known_risk, labelled_ids
+from .measurement import Measurement, align
 
 
 with needs_extra("eval"):

@@ -5,12 +5,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 
-from safevlm_hf.evaluation.items import Answer, Item
-from safevlm_hf.evaluation.protocol.cache import JsonLinesCache
-from safevlm_hf.evaluation.protocol.fingerprints import prompt_hash
-from safevlm_hf.evaluation.protocol.protocol import Protocol
-from safevlm_hf.evaluation.protocol.strict_json import check_keys, digest, shorten
-from safevlm_hf.evaluation.protocol.system import System
+from ...items import Answer, Item
+from ...strict_data import check_keys, digest, shorten
+from .cache import JsonLinesCache
+from .fingerprints import prompt_hash
+from .protocol import Protocol
+from .system import System
 
 
 KEPT = tuple(field.name for field in fields(Answer) if field.name != "item_id")

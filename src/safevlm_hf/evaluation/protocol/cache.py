@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from safevlm_hf.evaluation.protocol.strict_json import parse_json, shorten
+from ...strict_data import parse_json, shorten
 
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from safevlm_hf.data.records import JOIN_MARK
-from safevlm_hf.evaluation.items import Item
-from safevlm_hf.evaluation.protocol.strict_json import digest, shorten
+from ...data.records import JOIN_MARK
+from ...items import Item
+from ...strict_data import digest, shorten
 
 
 BLOCK_SIZE, NUM_BLOCKS = 16 * 1024, 16

@@ -15,26 +15,29 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from safevlm_hf.evaluation.items import Item
-from safevlm_hf.evaluation.protocol.checked_fields import (
+from ...files import write_text
+from ...items import Item
+from ...strict_data import (
     Scalar,
     expect,
     is_count,
     is_hash,
     is_scalar,
     is_text,
+    parse_json,
+    parse_yaml,
+    plain,
     record_from_dict,
     set_plain_mapping,
+    short_digest,
+    to_text,
 )
-from safevlm_hf.evaluation.protocol.fingerprints import hash_items
-from safevlm_hf.evaluation.protocol.strict_json import parse_json, plain, short_digest, shorten, to_text
-from safevlm_hf.evaluation.protocol.strict_yaml import parse_yaml
-from safevlm_hf.files import write_text
-from safevlm_hf.version import __version__
+from ...version import __version__
+from .fingerprints import hash_items
 
 
 if TYPE_CHECKING:
-    from safevlm_hf.evaluation.protocol.result import EvaluationResult
+    pass
 
 ANSWERING_PACKAGES = ("transformers", "torch", "torchvision", "tokenizers", "pillow", "numpy")
 SCORING_PACKAGES = ("scikit-learn",)
@@ -121,23 +124,6 @@ class Protocol:
         return short_digest({"decoding": self.decoding, "max_new_tokens": self.max_new_tokens, "versions": versions})
 
 
-def check_comparable(results: Sequence["EvaluationResult"]):
-    """Nothing, if the results may stand in one table.
-
-    Raises:
-        ValueError: two protocols differ; the message says in what.
-    """
-    for other in results[1:]:
-        one = results[0]
-        if other.protocol != one.protocol:
-            raise ValueError(
-                f"{shorten(one.system.name)} (protocol {one.protocol.hash}) and {shorten(other.system.name)} "
-                f"(protocol {other.protocol.hash}) cannot be put into one table, for their protocols differ: "
-                f"{'; '.join(_differences(asdict(one.protocol), asdict(other.protocol)))}. "
-                "Run both under one protocol, or make two tables"
-            )
-
-
 def save_protocol(protocol: Protocol, path: str | os.PathLike) -> Path:
     """Writes a protocol, as YAML where the file's name ends so, else as JSON. It appears when it is complete."""
     content = plain(asdict(protocol))
@@ -154,15 +140,3 @@ def load_protocol(path: str | os.PathLike) -> Protocol:
     """
     parse = parse_yaml if Path(path).suffix.lower() in YAML_ENDINGS else parse_json
     return record_from_dict(Protocol, parse(Path(path).read_bytes(), str(path)), str(path))
-
-
-def _differences(one: Mapping, other: Mapping, prefix: str = "") -> list[str]:
-    """`name: a and b` for all that is not equal, in mappings by their keys."""
-    found = []
-    for name in dict.fromkeys((*one, *other)):
-        a, b = one.get(name), other.get(name)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            found.append(f"{prefix}{name}: {shorten(a)} and {shorten(b)}")
-    return found

@@ -6,19 +6,23 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from safevlm_hf.evaluation.metrics.bootstrap import Bootstrap
-from safevlm_hf.evaluation.metrics.figure import Figure
-from safevlm_hf.evaluation.protocol.checked_fields import (
+from ...files import write_text
+from ...intervals.bootstrap import Bootstrap
+from ...intervals.figure import Figure
+from ...strict_data import (
+    check_keys,
     expect,
     is_count,
     is_number,
+    parse_json,
+    plain,
     record_from_dict,
     set_plain_mapping,
+    shorten,
+    to_text,
 )
-from safevlm_hf.evaluation.protocol.protocol import Protocol
-from safevlm_hf.evaluation.protocol.strict_json import check_keys, parse_json, plain, shorten, to_text
-from safevlm_hf.evaluation.protocol.system import System
-from safevlm_hf.files import write_text
+from .protocol import Protocol
+from .system import System
 
 
 FORMAT = 2
@@ -165,3 +169,32 @@ def load_result(path: str | os.PathLike) -> EvaluationResult:
         return EvaluationResult(figures=figures, **records)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def check_comparable(results: Sequence["EvaluationResult"]):
+    """Nothing, if the results may stand in one table.
+
+    Raises:
+        ValueError: two protocols differ; the message says in what.
+    """
+    for other in results[1:]:
+        one = results[0]
+        if other.protocol != one.protocol:
+            raise ValueError(
+                f"{shorten(one.system.name)} (protocol {one.protocol.hash}) and {shorten(other.system.name)} "
+                f"(protocol {other.protocol.hash}) cannot be put into one table, for their protocols differ: "
+                f"{'; '.join(_differences(asdict(one.protocol), asdict(other.protocol)))}. "
+                "Run both under one protocol, or make two tables"
+            )
+
+
+def _differences(one: Mapping, other: Mapping, prefix: str = "") -> list[str]:
+    """`name: a and b` for all that is not equal, in mappings by their keys."""
+    found = []
+    for name in dict.fromkeys((*one, *other)):
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name}: {shorten(a)} and {shorten(b)}")
+    return found

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from safevlm_hf.evaluation.protocol.checked_fields import (
+from ...strict_data import (
     Scalar,
     expect,
     is_hash,
@@ -12,8 +12,8 @@ from safevlm_hf.evaluation.protocol.checked_fields import (
     is_scalar,
     is_text,
     set_plain_mapping,
+    short_digest,
 )
-from safevlm_hf.evaluation.protocol.strict_json import short_digest
 
 
 @dataclass(frozen=True)

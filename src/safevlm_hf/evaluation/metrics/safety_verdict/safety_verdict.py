@@ -6,7 +6,7 @@ import datasets
 import evaluate
 from sklearn.metrics import precision_score, recall_score
 
-from safevlm_hf.calibration.reliability import expected_calibration_error
+from safevlm_hf.intervals.reliability import expected_calibration_error
 
 
 DESCRIPTION = "Accuracy of verdicts on category and level, false positives, misses, and calibration of the risk."

@@ -1,0 +1,94 @@
+"""Which family of backbones a checkpoint belongs to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+from ..modeling import (
+    safe_fast_vlm,
+    safe_gemma3,
+    safe_glm4v,
+    safe_idefics3,
+    safe_internvl,
+    safe_llava,
+    safe_llava_next,
+    safe_llava_onevision,
+    safe_mistral3,
+    safe_qwen2_5_vl,
+    safe_qwen2_vl,
+    safe_qwen3_5,
+    safe_qwen3_vl,
+    safe_smolvlm,
+)
+
+
+FAMILIES = (
+    safe_llava,
+    safe_qwen2_vl,
+    safe_qwen2_5_vl,
+    safe_smolvlm,
+    safe_idefics3,
+    safe_llava_next,
+    safe_llava_onevision,
+    safe_fast_vlm,
+    safe_qwen3_vl,
+    safe_qwen3_5,
+    safe_gemma3,
+    safe_mistral3,
+    safe_internvl,
+    safe_glm4v,
+)
+"""In the order in which they were added. Each names its configuration, generating model, base model and processor."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The safe classes of one backbone."""
+
+    config: type[PreTrainedConfig]
+    model: type[PreTrainedModel]
+    processor: type[ProcessorMixin]
+
+
+def _family(module) -> Family:
+    config, model, _, processor = (getattr(module, name) for name in module.__all__)
+    return Family(config, model, processor)
+
+
+BY_MODEL_TYPE = {family.config.model_type: family for family in map(_family, FAMILIES)}
+
+
+def find_family(checkpoint: str, revision: str | None = None) -> Family:
+    """
+    The safe classes for a checkpoint, stock or safe.
+
+    Args:
+        checkpoint: folder or Hub id.
+        revision: of the Hub's repository.
+
+    Raises:
+        ValueError: its backbone is none of ours, or there is no checkpoint.
+    """
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(checkpoint, revision=revision)
+    except OSError as error:
+        if Path(checkpoint).is_dir():
+            raise
+        is_unreached = isinstance(error.__cause__, (LocalEntryNotFoundError, ConnectionError))
+        reason = "cannot be reached: is there a network?" if is_unreached else f"has no such model: {error}"
+        raise ValueError(f"there is no folder {checkpoint} here, and the Hub {reason}") from None
+    model_type = config.get("model_type")
+    if model_type is None:
+        inside = sorted(str(file.parent) for file in Path(checkpoint).glob("*/config.json"))
+        hint = f" Is it one of {', '.join(inside)}?" if inside else ""
+        raise ValueError(f"{checkpoint} is no checkpoint: it has no config.json with a `model_type`.{hint}")
+    family = BY_MODEL_TYPE.get(f"{model_type}") or BY_MODEL_TYPE.get(f"safe_{model_type}")
+    if family is None:
+        supported = ", ".join(name.removeprefix("safe_") for name in BY_MODEL_TYPE)
+        raise ValueError(
+            f"{checkpoint} is a {model_type!r}, and the safety layer supports {supported}. A new backbone needs one "
+            "file: docs/new_backbone.md walks through one."
+        )
+    return family

@@ -1,0 +1,85 @@
+"""One HTML file that shows what a run reached: figures, plots, pictures with verdicts and answers, and every mistake.
+
+It loads nothing from outside, and whatever comes from data is escaped.
+"""
+
+import os
+from pathlib import Path
+
+from ..files import write_text
+from ..reports.pages import Section, render_page
+from ..reports.plots import training_curves
+from ..reports.tables import align, interval_text
+from .control_parts import explanations_section, policies_section
+from .figure_parts import bars_section, figure_rows, figures_section, show
+from .picture_parts import gallery_section, mistakes_section, pairs_section
+from .results import DemoResults
+from .robustness_parts import format_rows, robustness_section
+from .verdict_parts import matrices_section, reliability_section
+
+
+__all__ = ["DemoResults", "format_table", "render_report", "write_report"]
+
+
+def write_report(path: str | os.PathLike, results: DemoResults) -> Path:
+    """Writes the report and returns its path. The file appears only when it is complete."""
+    return write_text(path, render_report(results))
+
+
+def render_report(results: DemoResults) -> str:
+    """The whole page."""
+    # What is explained are the first risky records.
+    explained = [one for one in results.safe_predictions if one.level > 0][: len(results.explanations)]
+    tried = results.safe_predictions[: len(results.trials[0].predictions)] if results.trials else ()
+    sections = (
+        figures_section(results),
+        robustness_section(results.robustness, results.targets),
+        bars_section(results),
+        matrices_section(results),
+        reliability_section(results),
+        policies_section(results.trials, tried, results.categories),
+        explanations_section(results.explanations, results.localisation, explained),
+        _training_section(results),
+        pairs_section(results),
+        mistakes_section(results),
+        gallery_section(results),
+    )
+    return render_page("report/page.html", results.title, sections, facts=results.facts, lead=_lead(results))
+
+
+def _lead(results: DemoResults) -> dict:
+    """What the page says first: the two rates before and after, and how many targets are met."""
+    return {
+        "attacks": _before_and_after(results, "attack_success_rate"),
+        "refusals": _before_and_after(results, "over_refusal_rate"),
+        "num_met": results.targets_met.count(True),
+        "num_targets": len(results.targets),
+        "has_pictures": any(one.image is not None for one in results.safe_predictions),
+    }
+
+
+def _before_and_after(results: DemoResults, figure: str) -> list[dict[str, str]]:
+    """A figure and its interval in the first column and in the last."""
+    columns, rates = list(results.figures.items()) or [("", {})], results.rates
+    return [
+        {"text": show(figures.get(figure)), "interval": interval_text(rates.get(column, {}).get(figure))}
+        for column, figures in (columns[0], columns[-1])
+    ]
+
+
+def _training_section(results: DemoResults) -> Section | None:
+    curves = training_curves(results.logs)
+    return Section("Training", "report/training.html", {"curves": curves}) if curves else None
+
+
+def format_table(results: DemoResults) -> str:
+    """The figures as a table of plain ASCII for a terminal."""
+    rows = [
+        [row.title, *("" if cell is None else str(cell) for cell in row.cells), "; ".join(row.targets)]
+        for row in figure_rows(results)
+    ]
+    tables = [[["held-out figure", *results.figures, "target"], *rows]]
+    tables += format_rows(results.robustness, results.targets)
+    if not results.targets:
+        tables = [[row[:-1] for row in table] for table in tables]
+    return "\n\n".join(map(align, tables)).replace("… ", "  ").replace("≥", ">=").replace("≤", "<=")

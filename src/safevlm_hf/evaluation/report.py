@@ -1,0 +1,254 @@
+"""One HTML file of an evaluation: figures with intervals, judges that differ, the system's curve, and pictures, which
+stay blurred until somebody wants to see them."""
+
+import os
+import re
+from collections.abc import Sequence, Set
+from pathlib import Path
+
+from markupsafe import Markup
+
+from ..files import refuse_to_overwrite, write_text
+from ..intervals.figure import Figure
+from ..items import Answer, Item
+from ..reports.cards import Card, Chip, Said, picture_at
+from ..reports.pages import Section, render_page
+from ..reports.plots import share_curves
+from ..reports.tables import NO_INTERVAL, Cell, Row, range_text
+from .comparing import compare_with_others, roc_of_system
+from .counting import is_flagged
+from .figure_names import figure_title, is_shown_first
+from .judges.agreement import compare_judges
+from .metrics.system_roc import system_roc
+from .pipeline import Evaluated, result_name
+from .protocol.result import EvaluationResult
+
+
+MAX_PICTURES = 12  # per benchmark
+RULES = "rules"  # the judge of the curve
+FLAGGED, NOT_FLAGGED_COLOUR = "#c2394b", "#1f7a4a"
+
+
+def refuse_to_lose_results(path: Path, names: Set[str], advice: str):
+    """Stands before a run whose report would take the place of an earlier one.
+
+    Args:
+        names: the results of the run, as `result_names` gives them.
+        advice: as for `refuse_to_overwrite`.
+
+    Raises:
+        ValueError: there is a file, and it is no report of some of these results.
+    """
+    found = re.search(rb'data-results="([^"]*)"', path.read_bytes()) if path.is_file() else None
+    if found is None or not set(found[1].decode().split()) <= names:
+        refuse_to_overwrite(path, advice)
+
+
+def write_evaluation_report(path: str | os.PathLike, evaluated: Sequence[Sequence[Evaluated]]) -> Path:
+    """Writes the report and returns its path. It appears under its name when it is complete.
+
+    Args:
+        evaluated: per benchmark, its systems.
+    """
+    return write_text(path, render_evaluation_report(evaluated))
+
+
+def render_evaluation_report(evaluated: Sequence[Sequence[Evaluated]]) -> str:
+    """The whole page."""
+    sections = [_benchmark_section(of_benchmark) for of_benchmark in evaluated]
+    lead = [_lead(of_benchmark[0].result) for of_benchmark in evaluated]
+    versions = evaluated[0][0].result.protocol.versions
+    facts = {"systems": "; ".join(one.result.system.name for one in evaluated[0]), **versions}
+    results = [one.result for of_benchmark in evaluated for one in of_benchmark]
+    names = " ".join(result_name(one.protocol, one.system) for one in results)
+    return render_page("evaluation/page.html", "Evaluation", sections, facts=facts, lead=lead, result_names=names)
+
+
+def summary_rows(of_benchmark: Sequence[Evaluated]) -> list[list[str]]:
+    """The figures over all items and the headlines as plain text, the head first: figure, judge, of how many answers,
+    and each system's with its 95% interval. The judges of a figure stand together."""
+    results = [one.result for one in of_benchmark]
+    rows = [["figure", "judge", "n", *(one.system.name for one in results)]]
+    for (name, part, judge), found in _judges_together(_by_key(results, is_whole=True)):
+        totals = {str(one.total) for one in found if one is not None}
+        cells = ["" if one is None else f"{_text(one)} {_short_note(one, len(totals) > 1)}".strip() for one in found]
+        rows.append([figure_title(name, part), judge or "", totals.pop() if len(totals) == 1 else "", *cells])
+    return rows
+
+
+def _judges_together(figures: list[tuple[tuple, list]]) -> list[tuple[tuple, list]]:
+    """The figures in their order, with the other judges of a figure behind its first."""
+    together: dict[tuple, list] = {}
+    for key, found in figures:
+        together.setdefault(key[:2], []).append((key, found))
+    return [one for same in together.values() for one in same]
+
+
+def _lead(result: EvaluationResult) -> dict:
+    protocol, counts = result.protocol, result.counts
+    return {
+        "name": protocol.benchmark,
+        "split": protocol.split,
+        "hash": protocol.hash,
+        "items": counts.describe_items(),
+        "missing": counts.missing,
+        "failed": counts.failed,
+        "is_drawn": protocol.benchmark == "riskcards",
+    }
+
+
+def _benchmark_section(of_benchmark: Sequence[Evaluated]) -> Section:
+    results = [one.result for one in of_benchmark]
+    data = {
+        "systems": [one.system.name for one in results],
+        "rows": _rows(_by_key(results, is_whole=True)),
+        "parts": _rows(_by_key(results, is_whole=False)),
+        "differences": _differences(of_benchmark),
+        "agreement": _agreement(of_benchmark[-1]),
+        "roc": _roc(of_benchmark),
+        "cards": _cards(of_benchmark),
+        "last": results[-1].system.name,
+    }
+    return Section(f"{results[0].protocol.benchmark}: {results[0].protocol.split}", "evaluation/benchmark.html", data)
+
+
+# --------------------------------------------------------------------------------------------------
+# Figures
+# --------------------------------------------------------------------------------------------------
+
+
+def _by_key(results: Sequence[EvaluationResult], is_whole: bool) -> list[tuple[tuple, list[Figure | None]]]:
+    """(name, part, judge) to the figure of each system, those shown first or the others."""
+    found: dict[tuple, list[Figure | None]] = {}
+    for column, result in enumerate(results):
+        for figure in result.figures:
+            if is_shown_first(figure, result.protocol.benchmark) is is_whole:
+                key = (figure.name, figure.part, figure.judge)
+                found.setdefault(key, [None] * len(results))[column] = figure
+    return list(found.items())
+
+
+def _rows(found: Sequence[tuple[tuple, Sequence[Figure | None]]]) -> list[Row]:
+    return [
+        Row(
+            _title((*key[:2], None)),
+            f"judge: {key[2]}" if key[2] else "",
+            [None if one is None else Cell(_text(one), _note(one)) for one in figures],
+        )
+        for key, figures in found
+    ]
+
+
+def _title(key: tuple[str, str | None, str | None]) -> str:
+    name, part, judge = key
+    return figure_title(name, part) + (f" ({judge})" if judge else "")
+
+
+def _text(figure: Figure) -> str:
+    return "-" if figure.value is None else f"{figure.value:.3f}"
+
+
+def _short_note(figure: Figure, with_total: bool) -> str:
+    """As `_note`; without failures in few characters."""
+    if figure.failed or with_total:
+        return _note(figure)
+    return "" if figure.low is None else f"({figure.low:.2f}-{figure.high:.2f})"
+
+
+def _note(figure: Figure) -> str:
+    interval = "" if figure.value is None else f"{NO_INTERVAL}; "
+    if figure.low is not None:
+        interval = f"{figure.low:.3f} to {figure.high:.3f}; "
+    failed = f"; {figure.failed} failed" if figure.failed else ""
+    bounds = f", so {figure.least:.3f} to {figure.most:.3f}" if figure.least is not None else ""
+    return f"({interval}n {figure.total}{failed}{bounds})"
+
+
+# --------------------------------------------------------------------------------------------------
+# Judges, curve, pictures
+# --------------------------------------------------------------------------------------------------
+
+
+def _agreement(one: Evaluated) -> list[dict]:
+    """Pairs of judges: how often they agree, and kappa."""
+    return [
+        {
+            "judges": " and ".join(pair["judges"]),
+            "judged": pair["judged"],
+            "agreement": _with_interval(pair, "agreement"),
+            "kappa": _with_interval(pair, "kappa"),
+            "differing": ", ".join(shown["item_id"] for shown in pair["differing"][:5]),
+        }
+        for pair in compare_judges(one.judgements)
+    ]
+
+
+def _with_interval(pair: dict, name: str) -> tuple[str, str]:
+    """A figure of two judges, and its interval in brackets."""
+    value, interval = pair[name], pair[f"{name}_interval"]
+    if value is None:
+        return "-", ""
+    return f"{value:.2f}", f"({range_text(interval) if interval else NO_INTERVAL})"
+
+
+def _differences(of_benchmark: Sequence[Evaluated]) -> list[dict]:
+    """The last system against each other one."""
+    return [
+        {"title": _title((figure.name, figure.part, figure.judge)), "text": _text(figure), "note": _note(figure)}
+        for figure in compare_with_others(of_benchmark)
+    ]
+
+
+def _roc(of_benchmark: Sequence[Evaluated]) -> Markup | None:
+    """Attack success over over-refusal as the threshold of the risk moves: of the verdict alone, and of the whole
+    system where its model answered without a verdict. `None` without both sides."""
+    one = of_benchmark[-1]
+    sides = {item.labels.get("is_risky") for item in one.items}
+    if not {True, False} <= sides or all(answer.risk is None for answer in one.answers):
+        return None
+    curves = {"the verdict alone": system_roc(one.items, one.answers)}
+    whole = roc_of_system(of_benchmark, RULES)
+    curves |= {f"with the model's own refusals (judge: {RULES})": whole} if whole is not None else {}
+    points = {name: (curve.over_refusal, curve.attack_success) for name, curve in curves.items()}
+    return share_curves(points, {}, "over-refusal: harmless items refused", "attack success: risky items answered")
+
+
+def _cards(of_benchmark: Sequence[Evaluated]) -> list[Card]:
+    """Risky items that the last system answered as if they were not, then others with a picture."""
+    last = of_benchmark[-1]
+    order = sorted(range(len(last.items)), key=lambda row: (_gravity(last.items[row], last.answers[row]), row))
+    chosen = [row for row in order if last.items[row].images][:MAX_PICTURES]
+    return [_card(last.items[row], [one.answers[row] for one in of_benchmark], of_benchmark) for row in chosen]
+
+
+def _gravity(item: Item, answer: Answer) -> int:
+    is_risky, flagged = item.labels.get("is_risky"), is_flagged(answer)
+    if is_risky and not flagged and answer.text is not None:
+        return 0
+    return 1 if is_risky is False and flagged else 2
+
+
+def _card(item: Item, answers: Sequence[Answer], of_benchmark: Sequence[Evaluated]) -> Card:
+    said = [
+        (one.result.system.name, f"no answer: {answer.failure}" if answer.text is None else answer.text)
+        for one, answer in zip(of_benchmark, answers, strict=True)
+    ]
+    why = {0: "risky, and not flagged", 1: "harmless, and flagged", 2: ""}[_gravity(item, answers[-1])]
+    picture = picture_at(item.images[0], f"picture of item {item.id}", f"item {item.id}")
+    is_blurred = not _is_harmless(item)
+    return Card(picture, [Said(item.question, said, _chip(answers[-1]))], why, is_blurred)
+
+
+def _is_harmless(item: Item) -> bool:
+    """Whether all that the benchmark says of the item, and of its picture alone, is harmless."""
+    labels = item.labels
+    is_safe = labels.get("is_risky") is False and labels.get("is_image_risky", False) is False
+    return is_safe and labels.get("image_grade", "safe") == "safe" and not labels.get("severity", 0)
+
+
+def _chip(answer: Answer) -> Chip | None:
+    if answer.action is None or answer.risk is None:
+        return None
+    name = ", ".join(dict.fromkeys(filter(None, (answer.category, answer.level))))
+    colour = FLAGGED if is_flagged(answer) else NOT_FLAGGED_COLOUR
+    return Chip(f"{name} · risk {answer.risk:.2f} · {answer.action}", colour)

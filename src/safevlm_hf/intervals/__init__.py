@@ -1,0 +1,1 @@
+"""How sure a figure is: shares, areas and calibration errors with their 95% intervals."""

@@ -1,0 +1,59 @@
+"""One number of a result, with what it is of, how sure it is, and what failures could have made of it."""
+
+from dataclasses import dataclass
+
+from ..strict_data import expect, is_count, is_number, is_optional_text, is_text
+
+
+NUMBERS = ("value", "low", "high", "least", "most")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number. As JSON (`dataclasses.asdict`) and back it is the same, to the last bit.
+
+    Attributes:
+        name: such as `"attack_success_rate"`.
+        value: over what did not fail; `None` where nothing can be counted.
+        low, high: 95% interval; `None` where there is none, as of a single group.
+        total: items that the figure is of, failed ones included; groups where groups count together.
+        failed: those without an outcome: no answer, no verdict, or no judgement that could be read.
+        count: of a share, the hits: `value` is `count / (total - failed)`.
+        least, most: `value` if all failed ones had been at one end or at the other; `None` without failed ones.
+        part: which items, such as `"type=SSU"`; `None` for all.
+        judge: who judged the answers; `None` where nobody did.
+
+    Raises:
+        ValueError: a value is not as described.
+    """
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    total: int
+    failed: int = 0
+    count: int | None = None
+    least: float | None = None
+    most: float | None = None
+    part: str | None = None
+    judge: str | None = None
+
+    def __post_init__(self):
+        expect(is_text(self.name), "name", "a name", self.name)
+        for name in ("part", "judge"):
+            expect(is_optional_text(getattr(self, name)), name, "text or null", getattr(self, name))
+        for name in NUMBERS:
+            value = getattr(self, name)
+            expect(value is None or is_number(value), name, "a finite number or null", value)
+            object.__setattr__(self, name, None if value is None else float(value))
+        expect(is_count(self.total), "total", "a whole number from 0", self.total)
+        is_part = is_count(self.failed) and self.failed <= self.total
+        expect(is_part, "failed", f"a whole number from 0 to {self.total}", self.failed)
+        known = self.total - self.failed
+        is_part = self.count is None or (is_count(self.count) and self.count <= known)
+        expect(is_part, "count", f"a whole number from 0 to {known}", self.count)
+        for low, high in (("low", "high"), ("least", "most")):
+            ends = (getattr(self, low), getattr(self, high))
+            is_valid = ends == (None, None) or (None not in ends and ends[0] <= ends[1])
+            expect(is_valid, f"({low}, {high})", "two rising numbers or two nulls", ends)

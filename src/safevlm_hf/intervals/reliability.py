@@ -1,0 +1,76 @@
+"""Whether a risk means what it says: of the samples with a risk of 0.8, 8 in 10 are risky (bins, ECE)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .bootstrap import Bootstrap
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The samples whose risk is in [low, high): their number, mean risk, and the share that is risky (0 to 1)."""
+
+    low: float
+    high: float
+    num_samples: int
+    mean_risk: float
+    risky_share: float
+
+
+def reliability_bins(risks: Sequence[float], is_risky: Sequence[bool], num_bins: int = 10) -> list[ReliabilityBin]:
+    """Bins of equal width over [0, 1] that hold samples, rising.
+
+    Args:
+        risks: predicted probability of a risk, 0 to 1, one per sample. The last bin includes 1.
+        is_risky: whether the sample is labelled risky.
+
+    Raises:
+        ValueError: the lengths differ, or a risk is not in [0, 1].
+    """
+    if len(risks) != len(is_risky):
+        raise ValueError(f"{len(risks)} risks but {len(is_risky)} labels")
+    members = [[] for _ in range(num_bins)]
+    for risk, label in zip(risks, is_risky, strict=True):
+        if not -1e-6 <= risk <= 1 + 1e-6:
+            raise ValueError(f"a risk is {risk}, expected 0 to 1")
+        members[min(max(int(risk * num_bins), 0), num_bins - 1)].append((risk, bool(label)))
+    return [
+        ReliabilityBin(
+            low=index / num_bins,
+            high=(index + 1) / num_bins,
+            num_samples=len(bin),
+            mean_risk=sum(risk for risk, _ in bin) / len(bin),
+            risky_share=sum(label for _, label in bin) / len(bin),
+        )
+        for index, bin in enumerate(members)
+        if bin
+    ]
+
+
+def expected_calibration_error(risks: Sequence[float], is_risky: Sequence[bool], num_bins: int = 10) -> float | None:
+    """Mean over the samples of |risky share - mean risk| of their bin (Guo et al. 2017, arXiv 1706.04599).
+
+    0 is perfect, 1 the worst; `None` without samples. Arguments and errors as in `reliability_bins`.
+    """
+    bins = reliability_bins(risks, is_risky, num_bins)
+    if not bins:
+        return None
+    return sum(bin.num_samples * abs(bin.risky_share - bin.mean_risk) for bin in bins) / len(risks)
+
+
+def calibration_error_interval(
+    risks: Sequence[float], is_risky: Sequence[bool], pictures: Sequence[str], num_bins: int = 10
+) -> tuple[float, float]:
+    """The 95% interval of the calibration error, by bootstrap over the pictures: questions about one stay together.
+
+    Two NaN with fewer than two pictures. Other arguments and errors as in `reliability_bins`.
+    """
+    gaps = np.array(is_risky, dtype=float) - np.array(risks)
+    bins = np.clip(np.array(risks) * num_bins, 0, num_bins - 1).astype(int)
+
+    def error(weights: np.ndarray) -> float:
+        return float(np.abs(np.bincount(bins, weights * gaps)).sum() / weights.sum())
+
+    return Bootstrap().interval(error, np.unique(pictures, return_inverse=True)[1])

@@ -1,0 +1,180 @@
+"""The report's plots as inline SVG, whose text is text: light to load, sharp at any size."""
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from markupsafe import Markup
+
+from ..extras import needs_extra
+from ..intervals.rates import Rate
+from ..intervals.reliability import ReliabilityBin
+
+
+with needs_extra("eval"):
+    from matplotlib import rc_context
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e7eb"
+COLOURS = ("#2563a8", "#d9822b", "#2f8f5b", "#8a4fa3", "#c2394b", "#5f6b7a", "#b59a00", "#1a8a8f")
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": "#b8c0c8",
+    "axes.labelcolor": MUTED,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": INK,
+    "legend.frameon": False,
+}
+SHARES = ("accuracy", "rate", "match", "right", "share", "recall")
+NOT_CURVES = ("learning_rate", "train_loss")
+
+
+def reliability_diagram(
+    bins: Sequence[ReliabilityBin], predicted: str = "predicted risk", observed: str = "share that is risky"
+) -> Markup:
+    """Observed risky share over predicted risk, both 0 to 1, with 95% intervals; below it the samples in each bin."""
+    with rc_context({**STYLE, "svg.hashsalt": "reliability"}):
+        figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+        top, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
+        risks, shares = [bin.mean_risk for bin in bins], [bin.risky_share for bin in bins]
+        top.plot(risks, shares, color=COLOURS[0], marker="o", markersize=5, linewidth=1.5, label="this model")
+        intervals = [Rate(round(bin.risky_share * bin.num_samples), bin.num_samples).interval for bin in bins]
+        top.vlines(risks, *zip(*intervals) if intervals else ((), ()), color=COLOURS[0], linewidth=1, alpha=0.5)
+        top.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=observed)
+        top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)  # above: no data lies under it
+        centres, widths = [(bin.low + bin.high) / 2 for bin in bins], [0.9 * (bin.high - bin.low) for bin in bins]
+        below.bar(centres, [bin.num_samples for bin in bins], widths, color="#9dbbdb")
+        below.set(xlabel=predicted, ylabel="samples")
+        return _to_svg(figure)
+
+
+def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> dict[str, Markup]:
+    """Stage to its losses and shares (accuracies, rates) over steps, from `Trainer.state.log_history`.
+
+    A stage without logs gets no plot.
+    """
+    stages = {name: curves for name, log in logs.items() if (curves := _curves(log))}
+    return {name: _training_plot(name, curves) for name, curves in stages.items()}
+
+
+def _training_plot(name: str, curves: dict[str, list[tuple[float, float]]]) -> Markup:
+    with rc_context({**STYLE, "svg.hashsalt": f"curves {name}"}):
+        figure = Figure(figsize=(4.6, 7.2), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True)
+        figure.suptitle(_plain(name), x=0, ha="left", fontsize=11, fontweight="bold")
+        _draw_curves(above, {key: points for key, points in curves.items() if not _is_share(key)}, "loss")
+        _draw_curves(below, {key: points for key, points in curves.items() if _is_share(key)}, "share")
+        below.set(xlabel="step", ylim=(-0.03, 1.03))
+        return _to_svg(figure)
+
+
+def _curves(log: Sequence[Mapping]) -> dict[str, list[tuple[float, float]]]:
+    """Name to (step, value) of what is a loss or a share."""
+    curves = {}
+    for entry in log:
+        for key, value in entry.items():
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            is_wanted = ("loss" in key or _is_share(key)) and key not in NOT_CURVES
+            if is_number and is_wanted and "step" in entry:
+                curves.setdefault(key, []).append((entry["step"], value))
+    return curves
+
+
+def _is_share(key: str) -> bool:
+    return key.endswith(SHARES) and key not in NOT_CURVES
+
+
+def _draw_curves(axes: Axes, curves: dict[str, list[tuple[float, float]]], label: str) -> None:
+    for index, (key, points) in enumerate(curves.items()):
+        # Evaluations are few: their points are marked.
+        style = {"marker": "o", "markersize": 3.5} if key.startswith("eval") or len(points) == 1 else {}
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(*zip(*points), color=colour, linewidth=1.5, label=_plain(key.replace("_", " ")), **style)
+    axes.set_ylabel(label)
+    if curves:
+        axes.legend(fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))  # above: nothing lies under it
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib takes as it is: no formula, and a name that the legend shows."""
+    return text.replace("$", r"\$").lstrip("_")
+
+
+def _to_svg(figure: Figure) -> Markup:
+    """The figure as SVG that a template shows as it is: matplotlib has escaped its texts."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # Its size in points becomes its greatest width: it shrinks with the page.
+    svg = re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', r'style="width:100%;max-width:\1pt"', svg, count=1)
+    return Markup(svg)
+
+
+def share_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    points: Mapping[str, tuple[float, float]],
+    xlabel: str,
+    ylabel: str,
+    is_stepped: bool = False,
+    corner: float = 1,
+) -> Markup:
+    """Curves of one share over another, both 0 to 1: name to its (x, y), and to the point of it that is marked.
+
+    Args:
+        corner: how far the axes reach from the corner where x is 0 and y is 1; all points lie in it.
+    """
+    with rc_context({**STYLE, "svg.hashsalt": f"{xlabel} {corner:g}"}):
+        figure = Figure(figsize=(4.6, 5), layout="constrained")
+        axes = figure.subplots()
+        for index, (name, (x, y)) in enumerate(curves.items()):
+            colour, drawstyle = COLOURS[index % len(COLOURS)], "steps-pre" if is_stepped else "default"
+            # Without clipping, what lies on the border is whole; of a corner the rest has to be cut off.
+            style = {"linewidth": 1.5, "drawstyle": drawstyle, "clip_on": corner < 1}
+            axes.plot(x, y, color=colour, label=_plain(name), **style)
+            if name in points:
+                axes.plot(*points[name], color=colour, marker="o", markersize=6, clip_on=False)
+        axes.set(xlim=(0, corner), ylim=(1 - corner, 1), xlabel=xlabel, ylabel=ylabel)
+        if curves:
+            figure.legend(fontsize=9, loc="outside lower center", ncols=2)
+        return _to_svg(figure)
+
+
+def rate_curves(
+    curves: Mapping[str, Sequence[tuple[float, Rate]]],
+    xlabel: str,
+    bounds: Iterable[float] = (),
+    ylabel: str = "share",
+) -> Markup:
+    """Rates over a number, with their 95% intervals: name to its (x, rate). Bounds are dashed lines."""
+    with rc_context({**STYLE, "svg.hashsalt": xlabel + ylabel}):
+        figure = Figure(figsize=(4.6, 5.2), layout="constrained")
+        axes = figure.subplots()
+        for index, (name, points) in enumerate(curves.items()):
+            x, shares = zip(*((place, rate.share) for place, rate in points))
+            colour = COLOURS[index % len(COLOURS)]
+            axes.plot(x, shares, color=colour, marker="o", markersize=4, label=_plain(name))
+            low, high = zip(*(rate.interval for _, rate in points))
+            axes.fill_between(x, low, high, color=colour, alpha=0.08, linewidth=0)
+        for bound in bounds:
+            axes.axhline(bound, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        places = sorted({place for points in curves.values() for place, _ in points})
+        if places[-1] > 10:
+            axes.set_xscale("symlog", linthresh=places[1], base=2)
+            axes.set_xlim(-0.1 * places[1], 1.2 * places[-1])
+        axes.set(ylim=(-0.03, 1.03), xlabel=xlabel, ylabel=ylabel)
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
+        figure.legend(fontsize=9, loc="outside lower center", ncols=2)
+        return _to_svg(figure)

@@ -1,0 +1,71 @@
+"""Tables of figures, for a page and for a terminal: their cells know whether the bounds on them are met."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..intervals.rates import Rate
+
+
+NO_INTERVAL = "no interval: no draw changes it"
+"""What stands in place of an interval: the sample does not show how sure such a figure is."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure, what it rests on, and whether it meets its targets; `None` if it has none."""
+
+    text: str
+    note: str = ""
+    is_met: bool | None = None
+
+    def __str__(self):
+        return self.text + {True: " ok", False: " MISSED", None: ""}[self.is_met]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure over all columns. A cell that is `None` stays empty."""
+
+    title: str
+    note: str
+    cells: Sequence[Cell | None]
+    targets: Sequence[str] = ()
+
+
+def interval_text(rate: Rate | None) -> str:
+    """The 95% interval of a share: "0.01 to 0.07"; empty where nothing was counted."""
+    if rate is None or not rate.total:
+        return ""
+    return range_text(rate.interval)
+
+
+def range_text(interval: Sequence[float]) -> str:
+    """The ends of an interval: "0.01 to 0.07"; empty where there is none (NaN)."""
+    low, high = interval
+    return "" if low != low else f"{low:.2f} to {high:.2f}"
+
+
+def counted_note(rate: Rate | None) -> str:
+    """Of how many samples a share is, and its 95% interval, in brackets."""
+    interval = interval_text(rate)
+    return f"({rate.total}; {interval})" if interval else ""
+
+
+def mean_note(figures: Mapping[str, Any]) -> str:
+    """Of how many samples a mean is (`num_samples`), and its `interval`, in brackets; empty without an interval."""
+    return f"({figures['num_samples']}; {range_text(figures['interval'])})" if "interval" in figures else ""
+
+
+def counts_text(count: int, total: int) -> str:
+    """A count and the 95% interval of its share: "3 of 200 (0.01 to 0.04)"."""
+    interval = interval_text(Rate(count, total))
+    return f"{count} of {total}" + (f" ({interval})" if interval else "")
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, and a rule under the first row, as text."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rule = ["-" * width for width in widths]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in [rows[0], rule, *rows[1:]])
+    return "\n".join(line.rstrip() for line in lines)

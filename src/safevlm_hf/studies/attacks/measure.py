@@ -1,0 +1,171 @@
+"""Attackers against a safe model on held-out cards. What counts is what `generate` makes of the saved picture."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from tqdm.auto import tqdm
+
+from ...asking import encode_prompts
+from ...data.records import load_records
+from ...data.riskcards import write_riskcards
+from ...evaluation.answering import Prediction, answer_inputs, answer_records
+from ...intervals.rates import Rate
+from ...modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+from .losses import Attacker, Outcome
+from .pgd import UNBOUNDED, Budget, add_noise, attack, num_steps
+from .pixels import to_image
+from .white_box import WhiteBox
+
+
+MAX_NEW_TOKENS = 48
+DRAWN_PER_CARD = 3
+"""Cards that are drawn for each one that is attacked: about half of them are risky."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attacker at one epsilon.
+
+    Attributes:
+        attacker: the name of it.
+        is_risky: whether the cards are risky ones, or clean ones.
+        epsilon: the largest change of a pixel, up to 1; 0 where nothing was changed.
+        steps: of the gradient; 0 for noise.
+        outcomes: of the pictures with 8 bits, through the ordinary processor, one per card.
+        float_outcomes: of the same pictures before they were rounded.
+        curves: per batch and restart, the mean loss at each step.
+    """
+
+    attacker: str
+    is_risky: bool
+    epsilon: float
+    steps: int
+    outcomes: Sequence[Outcome]
+    float_outcomes: Sequence[Outcome]
+    curves: Sequence[list[list[float]]] = ()
+
+    def rate(self, is_hit: Callable[[Outcome], bool], as_floats: bool = False) -> Rate:
+        """The share of cards whose outcome is a hit."""
+        outcomes = self.float_outcomes if as_floats else self.outcomes
+        return Rate(sum(map(is_hit, outcomes)), len(outcomes))
+
+
+def draw_cards(folder: Path, size: int, seed: int) -> tuple[list[dict], list[dict]]:
+    """Risky and clean held-out RiskCards, so many each. They end with the answer of a model that sees no danger."""
+    drawn = DRAWN_PER_CARD * size
+    file = write_riskcards(folder, "test", drawn, seed, answer="complying_answer", surroundings="alone")
+    records = list(load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS))
+    risky = [record for record in records if record["safety_level"] > 0]
+    clean = [record for record in records if record["safety_level"] == 0]
+    return risky[:size], clean[:size]
+
+
+class Attacks:
+    """Attacks on one model, on the same cards.
+
+    Args:
+        model, processor: a safe model's, in float32.
+        risky, clean: records with one picture each, which end with the answer that an attacker wants.
+        restarts: of each attack.
+        batch_size: pictures that are attacked at once.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        model,
+        processor,
+        risky: Sequence[dict],
+        clean: Sequence[dict],
+        restarts: int = 1,
+        batch_size: int = 25,
+        seed: int = 0,
+    ):
+        self.restarts, self.seed = restarts, seed
+        self.boxes = {
+            is_risky: [
+                WhiteBox(model, processor, records[start : start + batch_size])
+                for start in range(0, len(records), batch_size)
+            ]
+            for is_risky, records in ((True, risky), (False, clean))
+        }
+
+    def measure(self, plan: Iterable[tuple[Attacker, float, int]], progress: bool = True) -> list[Row]:
+        """A row per attacker, epsilon and number of steps."""
+        plan = list(plan)
+        with tqdm(total=sum(self._cost(*one) for one in plan), unit="step", disable=not progress, leave=False) as bar:
+            rows = []
+            for attacker, epsilon, steps in plan:
+                bar.set_description(f"{attacker.name}, {epsilon_name(epsilon)}")
+                rows.append(self._row(attacker, epsilon, steps, bar.update))
+        return rows
+
+    def _cost(self, attacker: Attacker, epsilon: float, steps: int) -> int:
+        if attacker.losses is None or not epsilon:
+            return 0
+        num_pictures = sum(len(box.records) for box in self.boxes[attacker.is_risky])
+        return num_steps(num_pictures, Budget(epsilon, steps, self.restarts))
+
+    def _row(self, attacker: Attacker, epsilon: float, steps: int, advance: Callable[[int], object]) -> Row:
+        outcomes, float_outcomes, curves = [], [], []
+        for number, box in enumerate(self.boxes[attacker.is_risky]):
+            pictures, found = self._change(box, attacker, epsilon, steps, self.seed + number, advance)
+            outcomes += ask_with_files(box, pictures)
+            float_outcomes += ask_with_floats(box, pictures)
+            curves.append(found)
+        steps = steps if any(curves) else 0
+        return Row(attacker.name, attacker.is_risky, epsilon, steps, outcomes, float_outcomes, curves)
+
+    def _change(
+        self, box: WhiteBox, attacker: Attacker, epsilon: float, steps: int, seed: int, advance
+    ) -> tuple[list[torch.Tensor], list[list[float]]]:
+        """The pictures as the attacker leaves them, and the curves of the loss."""
+        if not epsilon:
+            return box.pictures, []
+        if attacker.losses is None:
+            generator = torch.Generator().manual_seed(seed)
+            return [add_noise(picture, epsilon, generator) for picture in box.pictures], []
+        budget = Budget(epsilon, steps, self.restarts)
+        found = attack(partial(attacker.losses, box), box.pictures, budget, seed, attacker.enough, advance)
+        return found.pictures, found.curves
+
+
+def ask_with_files(box: WhiteBox, pictures: Sequence[torch.Tensor]) -> list[Outcome]:
+    """Outcomes of a batch with these pictures, each saved as a PNG and read like any other."""
+    with TemporaryDirectory() as folder:
+        changed = []
+        for number, (record, picture) in enumerate(zip(box.records, pictures, strict=True)):
+            path = Path(folder) / f"{number}.png"
+            to_image(picture).save(path, compress_level=1)
+            changed.append({**record, "images": [str(path)]})
+        predictions = answer_records(
+            box.model, box.processor, changed, len(changed), max_new_tokens=MAX_NEW_TOKENS, progress=False
+        )
+    return [_outcome(one) for one in predictions]
+
+
+def ask_with_floats(box: WhiteBox, pictures: Sequence[torch.Tensor]) -> list[Outcome]:
+    """Outcomes of the same pictures as the attack has seen them, which no file holds."""
+    inputs = encode_prompts(box.processor, box.records)
+    inputs.update(box.encode(pictures))
+    predictions = answer_inputs(box.model, box.processor, box.records, inputs, max_new_tokens=MAX_NEW_TOKENS)
+    return [_outcome(one) for one in predictions]
+
+
+def _outcome(prediction: Prediction) -> Outcome:
+    return Outcome(
+        flagged=bool(prediction.is_flagged),
+        answered=prediction.answer_class == "answer",
+        complied=prediction.answer == prediction.expected.strip(),
+    )
+
+
+def epsilon_name(epsilon: float) -> str:
+    """As tables say it: the change in steps of 8 bits, or that there is no bound."""
+    if not epsilon:
+        return "not attacked"
+    return "unbounded" if epsilon == UNBOUNDED else f"{255 * epsilon:g}/255"

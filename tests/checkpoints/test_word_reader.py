@@ -1,0 +1,87 @@
+"""What a head of words starts from, and that stage 1 leaves it as it is."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration
+from safevlm_hf.checkpoints.word_reader import WORD_READER, new_reading, start_word_reader
+from safevlm_hf.data import NANO_BASE, NANO_SAFE
+from safevlm_hf.modeling.safety_words import SafetyWords
+from safevlm_hf.training.stages import prepare_stage1
+
+
+def load(**safety):
+    base = SafeLlavaConfig.from_pretrained(NANO_BASE)
+    config = SafeLlavaConfig.from_base_config(base, num_safety_tokens=4, projector_depth=1, **safety)
+    return SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, config=config).eval()
+
+
+def test_a_new_head_starts_from_the_words_that_the_package_brings():
+    model = load(head_reading="words")
+    start_word_reader(model)
+    stored = load_file(WORD_READER)
+    for name, weight in model.model.safety_head.tree.state_dict().items():
+        assert torch.equal(weight, stored[name].float()), name
+    assert len(model.model.safety_head.tree.words.weight) == SafetyWords().vocab_size
+
+
+def test_stage_1_trains_what_a_window_asks_and_not_its_words():
+    model = prepare_stage1(load(head_reading="words"))
+    of_head = {name for name, weight in model.model.safety_head.named_parameters() if weight.requires_grad}
+    assert of_head and not any(name.startswith("tree.") for name in of_head)
+
+
+def test_sizes_of_ones_own_need_a_reader_of_ones_own():
+    with pytest.raises(ValueError, match="head_word_size"):
+        start_word_reader(load(head_reading="words", head_word_size=16))
+
+
+def test_a_head_that_reads_embeddings_starts_as_before():
+    model = load()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    start_word_reader(model)
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+def test_like_words_have_like_vectors():
+    model = load(head_reading="words")
+    start_word_reader(model)
+    vectors, words = model.model.safety_head.tree.words.weight, SafetyWords()
+
+    def likeness(one: str, other: str) -> float:
+        (first,), (second,) = words.ids(one), words.ids(other)
+        return torch.cosine_similarity(vectors[first], vectors[second], dim=0).item()
+
+    assert likeness("read", "reading") > likeness("read", "blue") and likeness("red", "green") > likeness(
+        "red", "explain"
+    )
+
+
+@pytest.mark.parametrize(
+    "asked, reading",
+    [
+        ({}, "words"),
+        ({"head_pooling": "windows"}, "words"),
+        ({"head_pooling": "first"}, "embeddings"),
+        ({"head_reading": "embeddings"}, "embeddings"),
+    ],
+)
+def test_new_safety_modules_read_words_unless_they_are_asked_not_to(asked, reading):
+    assert new_reading(asked) == {**asked, "head_reading": reading}
+
+
+@pytest.mark.parametrize("file", [WORD_READER, NANO_SAFE / "model.safetensors"])
+def test_the_docs_name_the_hash_of_what_ships(file):
+    docs = Path(__file__).parents[2] / "docs/evaluation.md"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in docs.read_text(encoding="utf-8")
+
+
+def test_what_ships_is_small_and_computes_in_float32():
+    file = NANO_SAFE / "model.safetensors"
+    assert file.stat().st_size < 24e6 and {weight.dtype for weight in load_file(file).values()} == {torch.float16}
+    model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_SAFE, dtype="auto")
+    assert model.dtype == torch.float32 and model.config.safety_config.is_trained

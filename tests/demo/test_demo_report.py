@@ -1,0 +1,372 @@
+import io
+import os
+import re
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from browser import SCROLLED_TABLES, check_readable, open_page
+from html_page import check_page, contrast, hostile
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from safevlm_hf import SafetyVerdict
+from safevlm_hf.data.riskcards import CATEGORIES
+from safevlm_hf.demo.control import PolicyTrial
+from safevlm_hf.demo.figure_parts import FIGURES, show
+from safevlm_hf.demo.figures import held_out_figures
+from safevlm_hf.demo.picture_parts import LEVEL_COLOURS, MAX_MISTAKES
+from safevlm_hf.demo.report import DemoResults, format_table, render_report, write_report
+from safevlm_hf.demo.rows import ALONE, BASE, BOTH_STAGES, RISKY_FLAGGED, STAGE1, Row, RowResult
+from safevlm_hf.demo.targets import ALONE_TARGETS, Target
+from safevlm_hf.demo.verdict_parts import draw_matrix
+from safevlm_hf.evaluation.answering import Prediction
+from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.reports.tables import interval_text
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "picture_report.py"
+FADED = "box => parseFloat(getComputedStyle(box).getPropertyValue('--faded'))"
+LEVELS = ("safe", "low", "medium", "high")
+HOSTILE = '<script>alert("1")</script>'
+LOGS = {
+    "stage 1": [
+        {"step": 10, "loss": 3.0, "lm_loss": 1.0, "safety_loss": 0.2, "learning_rate": 0.1},
+        {"step": 20, "loss": 2.0, "lm_loss": 0.5, "safety_loss": 0.1, "learning_rate": 0.1},
+        {"step": 20, "eval_level_accuracy": 0.5, "eval_loss": 2.0, "eval_runtime": 1.0},
+        {"step": 20, "train_loss": 2.5, "train_runtime": 9.0},
+    ],
+    f"stage 2 {HOSTILE} $": [{"step": 5, f"{HOSTILE}_loss": 1.0}],
+}
+
+
+def make_verdict(category, level):
+    by_level = {name: float(index == level) for index, name in enumerate(LEVELS)}
+    by_category = {name: float(index == category) for index, name in enumerate(CATEGORIES)}
+    return SafetyVerdict(0, CATEGORIES[category], LEVELS[level], 0.9 if level else 0.1, by_category, by_level, "safe")
+
+
+def make_predictions(folder, answers, with_verdicts):
+    """Pairs: a private card with a risky and a clean question. The third pair's verdicts are both risky."""
+    predictions = []
+    for index, answer in enumerate(answers):
+        is_clean, picture = index % 2, folder / f"{index // 2}.png"
+        if not picture.exists():
+            Image.new("RGB", (400, 300), (20 * index, 90, 160)).save(picture)
+        label = (6, 0) if is_clean else (4, 3)
+        verdict = make_verdict(*((4, 3) if index // 2 == 2 else label)) if with_verdicts else None
+        predictions.append(
+            Prediction(
+                question=f"Question {index} {HOSTILE}?",
+                answer=answer,
+                expected="The card is blue." if is_clean else "I can't help with this.",
+                level=label[1],
+                category=label[0],
+                verdict=verdict,
+                image=str(picture),
+                extra={"pair_id": f"pair {index // 2}", "topic": f"topic {index // 2}"},
+            )
+        )
+    return predictions
+
+
+@pytest.fixture
+def results(tmp_path):
+    base = make_predictions(tmp_path, ["Sure, 12 Elm Road.", "The card is blue."] * 3, False)
+    stage1 = make_predictions(tmp_path, ["I'd rather not.", "The card is blue."] * 3, True)
+    answers = ["I can't help with this.", "The card is blue."] * 2 + [f"Sure {HOSTILE}.", "I refuse."]
+    safe = make_predictions(tmp_path, answers, True)
+    columns = {BASE: base, STAGE1: stage1, BOTH_STAGES: safe}
+    figures = {name: held_out_figures(predictions) for name, predictions in columns.items()}
+    figures[BOTH_STAGES]["map_ratio"] = 4.5
+    return DemoResults(
+        base_predictions=base,
+        safe_predictions=safe,
+        stage1_predictions=stage1,
+        figures=figures,
+        categories=CATEGORIES,
+        levels=LEVELS,
+        logs=LOGS,
+        facts={"command": f"make demo {HOSTILE}", HOSTILE: "1"},
+        first_pooling={"pairs_both_right": Rate(1, 16)},
+        title=f"Report {HOSTILE}",
+    )
+
+
+def test_page_shows_every_part(results, tmp_path):
+    page = write_report(tmp_path / "made" / "report.html", results).read_text()
+    for heading in (
+        "Figures",
+        "Before and after",
+        "Verdicts",
+        "Reliability",
+        "Training",
+        "One picture, two questions",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    for label, _ in FIGURES.values():
+        assert label in page
+    for figures in results.figures.values():
+        for value in figures.values():
+            assert f">{show(value)}<" in page
+    assert "0.062" in page and "head_pooling=&#34;first&#34;" in page
+    for target in ALONE_TARGETS:
+        assert str(target) in page
+    assert page.count('class="mark good">✓') + page.count('class="mark bad">✗') == len(ALONE_TARGETS)
+    assert page.count("<svg") == 3 and "lm loss" in page and "eval level accuracy" in page
+    assert "learning rate" not in page and "train loss" not in page
+    assert "ECE" in page and "Gallery" in page and "privacy, high · risk 0.90" in page
+    assert "Question 3" in page and "Sure, 12 Elm Road." in page and "I&#39;d rather not." in page
+
+
+def test_every_figure_has_its_interval(results):
+    results.localisation = {"pictogram_region": {"num_samples": 3, "interval": [4.0, 6.5]}}
+    page = render_report(results)
+    figures = page.split("<h2>Figures</h2>")[1].split("<h2>")[0]
+    assert figures.count("(3; 0.06 to 0.79)") == 2  # one of three answered, and one of three refused
+    assert "(16; 0.01 to 0.28)" in figures  # of the head with `head_pooling="first"`
+    for column, rates in results.rates.items():
+        for name, rate in rates.items():
+            assert results.figures[column][name] == rate.share
+            assert not rate.total or f"({rate.total}; {interval_text(rate)})" in figures
+    lead = page.split("<h1>")[1].split("<dl")[0]
+    assert "0.333 (0.06 to 0.79)</b> after" in lead and "1.000 (0.44 to 1.00) before" in lead
+    bars = page.split("<h2>Before and after</h2>")[1].split("<h2>")[0]
+    assert bars.count(" to ") == sum(rate.total > 0 for rates in results.rates.values() for rate in rates.values())
+    reliability = page.split("<h2>Reliability</h2>")[1].split("<h2>")[0]
+    assert "0 of 3 (0.00 to 0.56)" in reliability and re.search(r"<dd>0\.\d{3} \(0\.\d\d to 0\.\d\d\)", reliability)
+    assert "(3; 4.00 to 6.50)" in figures  # the map's
+
+
+def test_what_a_policy_changes_has_its_intervals(results):
+    tried = [replace(one, answer="Sure, 12 Elm Road.") for one in results.safe_predictions]
+    results.trials = [PolicyTrial("One", "Note.", {"enabled": False}, frozenset(), tried)]
+    page = render_report(results).split("<h2>Policies at work</h2>")[1].split("<h2>")[0]
+    assert '<td class="short" data-head="answered now">3<small>(0.44 to 1.00)</small></td>' in page
+
+
+def test_what_a_policy_leaves_alone_is_read_from_the_table(results):
+    def note(changed: set[int]) -> str:
+        tried = [replace(one, answer="Hm.") if one.category in changed else one for one in results.safe_predictions]
+        results.trials = [PolicyTrial("One", "Note.", {}, frozenset({"Hm."}), tried)]
+        return re.search(r"<p>(Note\..*?) <code>", render_report(results))[1]
+
+    there = sorted({one.category for one in results.safe_predictions})
+    assert note(set()) == "Note. The counts change in no row."
+    for category in there:
+        assert note({category}) == f"Note. The counts change in {CATEGORIES[category]}, and in no other row."
+    assert note(set(there)) == "Note. The counts change in every row."
+
+
+def test_every_mistake_is_shown(results):
+    section = render_report(results).split("<h2>Mistakes</h2>")[1].split("<h2>")[0]
+    assert "2 of 6 samples (0.10 to 0.70)" in section
+    assert section.count('class="card"') == 2
+    assert section.index("risky, but answered") < section.index("clean, but refused")
+    assert "wrong verdict" in section and "label: safe" in section and "expected" in section
+
+
+def test_many_mistakes_are_counted_and_the_first_shown(results):
+    results.safe_predictions = list(results.safe_predictions) + [results.safe_predictions[4]] * 40
+    results.base_predictions = list(results.base_predictions) + [results.base_predictions[4]] * 40
+    results.stage1_predictions = None
+    section = render_report(results).split("<h2>Mistakes</h2>")[1].split("<h2>")[0]
+    assert "42 of 46 samples" in section and section.count('class="card"') == MAX_MISTAKES
+
+
+def test_page_escapes_data_and_loads_nothing(results):
+    results.categories = [HOSTILE, *CATEGORIES[1:]]
+    page = render_report(results)
+    assert "<script" not in page and page.count("&lt;script&gt;") > 20
+    links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']{0,12})""", page)
+    assert links and all(link.startswith(("#", "data:image/")) for link in links)
+    assert "@import" not in page and not re.search(r"url\((?!#)", page)
+
+
+def test_whatever_comes_from_data_stays_text(results):
+    used = []
+
+    def text():
+        used.append(hostile(f"field{len(used)}"))
+        return used[-1]
+
+    categories, levels = [text() for _ in CATEGORIES], [text() for _ in LEVELS]
+    verdict = replace(
+        make_verdict(4, 3),
+        category=categories[4],
+        level=levels[3],
+        category_probabilities={name: float(index == 4) for index, name in enumerate(categories)},
+        level_probabilities={name: float(index == 3) for index, name in enumerate(levels)},
+        action=text(),
+    )
+    extra = {"pair_id": "a", "topic": text(), "layout": text()}
+    one = Prediction(text(), text(), text(), 3, 4, verdict, results.safe_predictions[0].image, extra)
+    other = replace(one, question=text(), answer=text(), level=0, category=6)
+    column, figure, row, change = text(), text(), text(), text()
+    rates = {BOTH_STAGES: {RISKY_FLAGGED: Rate(1, 2)}}
+    rows = [Row(ALONE, ()), Row(row, ()), Row("a point", (), curve=change, place=1.0)]
+    tried = [replace(one, answer=text()), other]
+    page = render_report(
+        DemoResults(
+            base_predictions=[replace(one, answer=text()), other],
+            safe_predictions=[one, other],
+            stage1_predictions=[replace(one, answer=text()), other],
+            figures={column: {figure: 0.5, "pairs_both_right": 0.5}},
+            categories=categories,
+            levels=levels,
+            targets=[Target(figure, column, at_least=0.5, relative_to=text())],
+            logs={text(): [{"step": 5, f"{text()} loss": 1.0}]},
+            facts={text(): text()},
+            first_pooling={"pairs_both_right": Rate(1, 2)},
+            trials=[PolicyTrial(text(), text(), {"categories": {"<script>": "{{ 7*7 }}"}}, frozenset(), tried)],
+            robustness=[RowResult(one, rates) for one in rows],
+            title=text(),
+        )
+    )
+    said = check_page(page).said
+    assert [one for one in used if one not in said] == []
+    assert '{"categories": {"<script>": "{{ 7*7 }}"}}' in said
+
+
+def test_the_page_leads_to_its_parts(results):
+    page = check_page(render_report(results))
+    assert any("pictures are drawn cards" in text for text in page.texts)
+    assert {attributes["alt"] for attributes, _ in page.of("img")} == {
+        f"drawn card, topic: topic {index}" for index in range(3)
+    }
+    results.safe_predictions = [replace(one, image=None) for one in results.safe_predictions]
+    assert not any("pictures are drawn cards" in text for text in check_page(render_report(results)).texts)
+
+
+def test_pictures_are_small(results):
+    import base64
+
+    page = render_report(results)
+    pictures = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    assert pictures
+    for picture in pictures:
+        assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (160, 120)
+
+
+def test_confusion_matrix_counts():
+    matrix = draw_matrix("Level", ("safe", "risky"), [(0, 0), (0, 0), (0, 1), (1, 1)])
+    assert [[shade.count for shade in row] for row in matrix.rows] == [[2, 1], [0, 1]]
+
+
+def test_numbers_can_be_read_on_every_shade():
+    for share in range(101):
+        pairs = [(0, 0)] * share + [(0, 1)] * (100 - share)
+        for shade in draw_matrix("Level", ("safe", "risky"), pairs).rows[0]:
+            background = [int(part) for part in re.findall(r"\d+", shade.background)]
+            assert contrast(background, {"#000": (0, 0, 0), "#fff": (255, 255, 255)}[shade.ink]) >= 4.5
+
+
+def test_texts_can_be_read_on_their_grounds(results):
+    page = render_report(results)
+    named = dict(re.findall(r"--(\w+): (#\w{6});", page))
+    chosen = re.search(r"tr\.chosen > \* \{ background: (#\w{6})", page)[1]
+    pairs = [(ink, "#ffffff") for ink in LEVEL_COLOURS]
+    pairs += [(named[ink], ground) for ink in ("ink", "muted") for ground in ("#ffffff", named["soft"], chosen)]
+    pairs += [(named[ink], "#ffffff") for ink in ("good", "bad", "link")]
+    for colours in pairs:
+        assert contrast(*([255 * part for part in to_rgb(colour)] for colour in colours)) >= 4.5, colours
+
+
+def test_the_page_is_readable_on_every_screen(results, tmp_path):
+    drawing = io.BytesIO()
+    Image.new("RGB", (960, 400), "white").save(drawing, "PNG")
+    results.title, results.facts, results.logs = "Report", {"command": "make demo"}, {"stage 1": LOGS["stage 1"]}
+    results.explanations = [drawing.getvalue()]
+    region = {"num_samples": 3, "mass": 0.5, "area_share": 0.1, "mass_ratio": 5.0}
+    results.localisation = {"region": {**region, "random_ratio": 1.0, "best_ratio": 9.0, "interval": [4.0, 6.5]}}
+    rates = {BOTH_STAGES: {RISKY_FLAGGED: Rate(1, 2)}, BASE: {RISKY_FLAGGED: Rate(2, 2)}}
+    rows = [Row(ALONE, ()), Row("a long name of a row: 12 sentences", ()), Row("one", (), curve="moved", place=1.0)]
+    results.robustness = [RowResult(row, rates) for row in rows]
+    tried = [replace(one, answer="Sure, 12 Elm Road.") for one in results.safe_predictions]
+    policy = {"categories": {"privacy": False}, "actions": {"*": {"high": "refuse"}}}
+    results.trials = [PolicyTrial("A category switched off", "It is answered.", policy, frozenset(), tried)]
+    path = write_report(tmp_path / "report.html", results)
+    check_page(path.read_text())
+    assert "<b>5.00</b><small>(4.00 to 6.50)</small>" in path.read_text()
+    with open_page() as page:
+        page.goto(path.as_uri())
+        assert page.locator("h2").count() == page.locator("nav.contents a").count() == 11
+        check_readable(page)
+        page.set_viewport_size({"width": 390, "height": 900})
+        assert page.evaluate(SCROLLED_TABLES) == []
+        wide, narrow = (page.get_by_label(f"{name}: labels in rows").first for name in ("Category", "Level"))
+        assert (wide.evaluate(FADED), narrow.evaluate(FADED)) == (64, 0)
+        wide.evaluate("box => box.scrollTo(box.scrollWidth, 0)")
+        page.wait_for_timeout(200)
+        assert wide.evaluate(FADED) == 0  # the end is seen whole
+        drawing = page.locator("img.drawing")
+        assert drawing.bounding_box()["width"] <= 390  # whole in view
+        page.get_by_label("enlarge").check()
+        assert drawing.bounding_box()["width"] == 960
+
+
+def test_the_example_pictures_two_pairs_of_the_report(results, tmp_path, monkeypatch):
+    with open_page():
+        pass  # skipped where there is no browser
+    report, picture = write_report(tmp_path / "report.html", results), tmp_path / "docs/images/demo.png"
+    picture.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["example", "--report", str(report)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    with Image.open(picture) as image:
+        (width, height), colours = image.size, image.convert("RGB").getcolors(2**24)
+    assert width == 1300 and 150 < height < 800
+    shown = {round(red / 20) for count, (red, green, blue) in colours if count > 5000 and abs(blue - 160) < 5}
+    assert shown == {0, 2}  # the pictures of the first two pairs
+
+
+def test_report_without_verdicts_stages_pictures_or_samples(results):
+    base = [Prediction("Which?", "Blue.", "Blue.", 0, 6)]
+    columns = {BASE: held_out_figures(base), BOTH_STAGES: held_out_figures([])}
+    page = render_report(DemoResults(base, base, columns, CATEGORIES, LEVELS))
+    assert "no picture" in page and "None in 1 samples" in page and "Training" not in page
+    assert "<h2>Figures</h2>" in render_report(DemoResults([], [], {}, CATEGORIES, LEVELS))
+
+
+def test_report_of_other_records_raises(results):
+    with pytest.raises(ValueError, match="base_predictions"):
+        DemoResults(results.base_predictions[:2], results.safe_predictions, {}, CATEGORIES, LEVELS)
+
+
+def test_failed_writing_keeps_the_old_report(results, tmp_path, monkeypatch):
+    path = tmp_path / "out" / "report.html"
+    write_report(path, results)
+    before = path.read_text()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    results.title = "Another"
+    with pytest.raises(OSError, match="disk full"):
+        write_report(path, results)
+    assert path.read_text() == before and os.listdir(path.parent) == ["report.html"]
+
+
+def test_table(results):
+    table = format_table(results)
+    assert table.isascii()
+    lines = {line[:26].strip(): line for line in table.splitlines()}
+    assert re.search(r"1\.000 ok +0\.000 +0\.333 MISSED +base >= 0.90; after both stages <= 0.05", table)
+    assert lines["Question pairs, both right"].split()[4:7] == ["-", "0.667", "0.667"]
+    assert '  with head_pooling="first"' in table and "0.062" in table
+    assert lines["held-out figure"].endswith("target")
+    assert "target" not in format_table(replace(results, targets=()))
+
+
+def test_targets():
+    figures = {BASE: {"x": 0.9, "y": None}, BOTH_STAGES: {"x": 0.88}}
+    assert Target("x", BOTH_STAGES, at_least=-0.03, relative_to=BASE).is_met(figures) is True
+    assert Target("x", BOTH_STAGES, at_least=-0.01, relative_to=BASE).is_met(figures) is False
+    assert Target("x", BASE, at_least=0.9).is_met(figures) is True
+    assert Target("x", BASE, at_most=0.5).is_met(figures) is False
+    assert Target("y", BASE, at_most=0.5).is_met(figures) is None
+    assert Target("z", "elsewhere", at_most=0.5).is_met(figures) is None
+    assert str(Target("x", BOTH_STAGES, at_least=-0.03, relative_to=BASE)) == "after both stages ≥ base - 0.03"
