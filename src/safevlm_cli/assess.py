@@ -9,7 +9,7 @@ import typer
 from .app import FLAGGED, UNREADABLE, ModelOrShipped, PolicyFile, app, print_error
 from .loading import shipped_model, user_message
 from .pictures import find_pictures, open_named
-from .showing import make_console, progress, show_scope, verdict_table
+from .showing import make_console, print_warning, progress, show_scope, verdict_table
 
 
 QUESTION = "What is in this picture?"
@@ -46,7 +46,7 @@ def assess(
     from safevlm_hf.checkpoints.loading import load, read_policy
 
     loaded, processor = load(model or shipped_model())
-    overriding = read_policy(policy, loaded)
+    overriding = read_policy(policy, loaded, print_warning)
     show_scope(loaded)
     if question is None:
         question = "" if loaded.config.safety_config.reads_words else QUESTION

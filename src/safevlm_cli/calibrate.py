@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .app import THERE, Model, Overwrite, PolicyFile, app
 from .loading import DEFAULT_MODEL
-from .showing import borderless_table, make_console, plain
+from .showing import borderless_table, make_console, plain, print_warning
 
 
 @app.command()
@@ -69,7 +69,9 @@ def calibrate(
         records,
         target_false_positive_rate=target_false_positive_rate,
         target_miss_rate=target_miss_rate,
-        base_policy=SafetyPolicy.create(loaded.kept_policy(), safety).override(read_policy(policy, loaded), safety),
+        base_policy=SafetyPolicy.create(loaded.kept_policy(), safety).override(
+            read_policy(policy, loaded, print_warning), safety
+        ),
         seed=seed,
         progress=sys.stderr.isatty(),
     )

@@ -10,7 +10,7 @@ from rich.console import Console
 from .app import ModelOrShipped, PolicyFile, app, print_error
 from .loading import shipped_model, text_content, user_message
 from .pictures import open_picture
-from .showing import make_console, plain, show_scope, verdict_line
+from .showing import make_console, plain, print_warning, show_scope, verdict_line
 
 
 CHAT_COMMANDS = "/image FILE shows a picture, /new starts again without any, /quit ends."
@@ -38,7 +38,7 @@ def chat(
 
     loaded, processor = load(model or shipped_model())
     options = {
-        "safety_policy": read_policy(policy, loaded),
+        "safety_policy": read_policy(policy, loaded, print_warning),
         "safety_audit": audit,
         "max_new_tokens": max_new_tokens,
         "do_sample": False,

@@ -11,7 +11,7 @@ import typer
 
 from .app import Model, Overwrite, PolicyFile, app, benchmark_options
 from .loading import DEFAULT_MODEL
-from .showing import borderless_table, make_console, plain
+from .showing import borderless_table, make_console, plain, print_warning
 
 
 @app.command()
@@ -209,7 +209,7 @@ def _candidates(model: str, base: str | None, policy: Path | None, settings) -> 
         safe_candidate("verdict off", model, loaded, processor, settings, VERDICT_OFF),
         safe_candidate("verdict on, shipped policy", model, loaded, processor, settings),
     ]
-    given = read_policy(policy, loaded)
+    given = read_policy(policy, loaded, print_warning)
     if given is not None:
         name = f"verdict on, policy {policy.name}"
         found.append(safe_candidate(name, model, loaded, processor, settings, given.to_dict()))

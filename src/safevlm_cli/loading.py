@@ -1,4 +1,4 @@
-"""Checkpoints, policies and messages, as the commands take them."""
+"""The checkpoint that a command takes by default, and messages as it asks them."""
 
 from .showing import make_console
 

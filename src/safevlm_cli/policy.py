@@ -85,13 +85,15 @@ def check(
 
     Example: `safevlm policy check policy.json --model runs/demo/stage2`
     """
-    from safevlm_hf.checkpoints.loading import read_safety
-
     from .torch_free.evaluation.judges.unknown_refusals import unknown_refusals
     from .torch_free.modeling.operator_policy import policy_in_force
     from .torch_free.modeling.safety_policy import SafetyNames, SafetyPolicy
 
-    safety, kept = read_safety(model) if model else (SafetyNames(), None)
+    safety, kept = SafetyNames(), None
+    if model:
+        from safevlm_hf.checkpoints.loading import read_safety  # imports torch, which a policy alone does not need
+
+        safety, kept = read_safety(model)
     policy = SafetyPolicy.from_file(file, safety)
     applied = policy_in_force(kept, policy, safety)
     if model and applied.refuses(safety):

@@ -1,16 +1,19 @@
 """Load checkpoints and policies, and say what is wrong with a name that holds none."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from safevlm_cli.loading import DEFAULT_MODEL
-from safevlm_cli.showing import print_warning
+import torch
+
+from ..modeling.operator_policy import describe_silencing
+from ..modeling.safety_checkpoint import stored_policy
+from ..modeling.safety_policy import SafetyPolicy
+from ..quiet import quiet
+from .families import find_family
 
 
 def load(model: str):
-    """Model and processor, checked: an untrained head judges nothing."""
-    from ..quiet import quiet
-    from .families import find_family
-
+    """Return model and processor, checked: an untrained head judges nothing."""
     quiet()
     if not read_config(model).safety_config.is_trained:
         raise ValueError(f"{model} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
@@ -19,44 +22,36 @@ def load(model: str):
     return loaded.eval(), family.processor.from_pretrained(model)
 
 
-def device():
-    import torch
-
+def device() -> str | None:
     return "cuda" if torch.cuda.is_available() else None
 
 
 def read_config(model: str):
-    """Config of a checkpoint, without its weights."""
-    from .families import find_family
-
+    """Return the config of a checkpoint, without its weights."""
     check_folder(model)
     return find_family(model).config.from_pretrained(model)
 
 
 def check_folder(model: str):
-    """What can only be a folder, or would lie in one that is here, is not looked for on the Hub."""
+    """Raise for a name that can only be a folder, or would lie in one that is here: the Hub is not asked for it."""
     is_local = model.count("/") > 1 or model.startswith((".", "/", "~"))
     if not Path(model).is_dir() and (is_local or ("/" in model and Path(model).parent.is_dir())):
-        raise ValueError(f"there is no checkpoint {model} (`safevlm demo` makes {DEFAULT_MODEL}).")
+        raise ValueError(f"there is no checkpoint {model} (`safevlm demo` makes runs/demo/stage2).")
 
 
 def read_safety(model: str):
-    """Safety config and the policy of a checkpoint, without its weights."""
-    from ..modeling.safety_checkpoint import stored_policy
-
+    """Return safety config and policy of a checkpoint, without its weights."""
     config, kept = read_config(model), stored_policy(model)
     return config.safety_config, config.safety_policy if kept is None else kept
 
 
-def read_policy(path: Path | None, model):
-    """Return the policy of a file, with a warning where the checkpoint's own could silence what it refuses."""
-    from ..modeling.operator_policy import describe_silencing
-    from ..modeling.safety_policy import SafetyPolicy
-
+def read_policy(path: Path | None, model, warn: Callable[[str], object]) -> SafetyPolicy | None:
+    """Return the policy of a file; `None` without one. `warn` is told where the checkpoint's own policy could silence
+    what it refuses: the model's own warning is not shown after `load`."""
     if path is None:
         return None
     policy = SafetyPolicy.from_file(path, model.config.safety_config)
     silenced = describe_silencing(model.kept_policy(), policy, model.config.safety_config)
     if silenced is not None:
-        print_warning(silenced)  # the library's own is not shown under a command
+        warn(silenced)
     return policy

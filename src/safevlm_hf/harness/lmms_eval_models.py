@@ -63,7 +63,7 @@ class SafeVlm(lmms):
         if device is not None:
             self.model = self.model.to(device)
         safety = self.model.config.safety_config
-        given = None if policy is None else read_policy(Path(policy), self.model)
+        given = None if policy is None else read_policy(Path(policy), self.model, logger.warning)
         self.policy = SafetyPolicy.create(self.model.kept_policy(), safety).override(given, safety)
 
     @abstractmethod
