@@ -77,10 +77,11 @@ test-harness: $(HARNESS_INSTALLED)
 test-app: $(APP_INSTALLED)
 	.venv-app/bin/python -m pytest -q tests/app tests/cli/test_app_command.py tests/demo/test_demo_report.py
 
-# Style and order of the code, by ruff.
+# Style and order of the code, by ruff; and who imports whom, by import-linter.
 lint: $(INSTALLED)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-cache
 
 # Types of the public classes and what they are made of, by mypy.
 types: $(INSTALLED)

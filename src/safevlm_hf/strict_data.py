@@ -1,5 +1,5 @@
-"""JSON and YAML of unknown origin, and records made of them: equal content has one text and one digest,
-and anything unexpected is one clear error."""
+"""JSON and YAML of unknown origin, and records made of them: equal content has one text and one digest, and
+anything unexpected is one clear error."""
 
 import hashlib
 import json
@@ -153,7 +153,7 @@ def record_from_dict(cls: type[Record], data, where: str) -> Record:
     Raises:
         ValueError: keys are unknown or missing, or the class refuses a value.
     """
-    data = check_keys(data, [one.name for one in fields(cls)], where)
+    data = check_keys(data, [one.name for one in fields(cls)], where)  # type: ignore[arg-type]  # a dataclass
     try:
         return cls(**data)
     except ValueError as error:
