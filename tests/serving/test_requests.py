@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import time
-import weakref
 
 import openai
 import pytest
@@ -30,7 +29,7 @@ from serving_client import (
 )
 
 from safevlm_hf import serving
-from safevlm_hf.serving import errors, images
+from safevlm_hf.serving import errors
 from safevlm_hf.serving.requests import ChatRequest, ModerationRequest, read_request
 
 
@@ -320,20 +319,6 @@ def test_the_longest_conversation_has_few_enough_values(client):
     turn = {"role": "assistant", "content": "No.", **dict.fromkeys(("annotations", "audio", "refusal", "tool_calls"))}
     messages = [{"role": "user", "content": [text("")]}, turn] * 500
     read_request(ChatRequest, {"messages": messages})
-
-
-def test_a_picture_is_let_go_once_it_is_decoded(monkeypatch):
-    """With its decoder and its pixels: of several pictures, each is in memory once."""
-    seen, to_rgb = [], images.to_rgb
-
-    def watched(image):
-        assert not any(before() for before in seen)
-        seen.append(weakref.ref(image))
-        return to_rgb(image)
-
-    monkeypatch.setattr(images, "to_rgb", watched)
-    urls = [picture(CLEAN, form)["image_url"]["url"] for form in ("PNG", "GIF", "WEBP", "JPEG")]
-    assert len(images.open_pictures(urls, serving.Limits())) == len(seen) == 4
 
 
 def test_the_context_has_an_end(client):
