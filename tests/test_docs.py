@@ -68,6 +68,18 @@ def test_the_table_of_files_names_what_exists_and_leaves_no_module_out():
     assert [path for path in modules if not any(path.is_relative_to(one) for one in covered)] == []
 
 
+def test_the_table_of_packages_is_the_contract_that_lint_checks():
+    contract = (ROOT / "pyproject.toml").read_text().split('containers = ["safevlm_hf"]')[1].split("\n]")[0]
+    program, *layers = [re.findall(r"\w+", line) for line in re.findall(r'^    "(.+)",$', contract, re.MULTILINE)]
+    assert program == ["__main__"]
+    table = (ROOT / "docs" / "design.md").read_text().split("## Packages")[1].split("\n## ")[0]
+    named = [[] for _ in layers]
+    for number, names in re.findall(r"^\| (\d+) \| (`.+?) \|", table, re.MULTILINE):
+        if names != "`src/safevlm_cli/`":
+            named[-int(number)] += re.findall(r"`(\w+)(?:/|\.py)`", names)
+    assert list(map(sorted, named)) == layers
+
+
 def test_prometheus_can_read_the_alert_rules():
     text = (ROOT / "docs" / "operations.md").read_text()
     (group,) = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[1])["groups"]

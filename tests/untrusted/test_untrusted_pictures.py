@@ -1,4 +1,4 @@
-"""Pictures of strangers; those of tests/app/test_pictures.py and tests/serving/test_requests.py are opened here, too."""
+"""Pictures of strangers; tests/app/test_pictures.py and tests/serving/test_requests.py send more of them."""
 
 import io
 import weakref

@@ -1,1 +1,2 @@
-"""Pages for people: what a run reached, laid out by the templates beside this file."""
+"""Pages, plots and tables for people, laid out by the templates beside this file. They know figures, verdicts and
+pictures, and not who measured them."""

@@ -1,4 +1,5 @@
-"""`evaluate` modules, one folder each: loaded by path, offline, never from the Hub."""
+"""Figures of answers, verdicts and judgements, and two `evaluate` modules, a folder each: loaded by path, offline,
+never from the Hub."""
 
 from __future__ import annotations
 

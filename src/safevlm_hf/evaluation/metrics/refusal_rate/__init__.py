@@ -1,0 +1,1 @@
+"""How many answers are refusals, as an `evaluate` module."""

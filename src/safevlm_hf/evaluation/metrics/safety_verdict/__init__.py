@@ -1,0 +1,1 @@
+"""How right verdicts are, as an `evaluate` module."""
