@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import riskcards
 import torch
 from PIL import Image
-from riskcards.drawing import draw_picture, draw_two_cards
-from riskcards.operator_prompts import draw_operator_prompt
-from riskcards.questions import ask, ask_about_two
-from riskcards.surroundings import add_words, converse, surround, talk, type_differently
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from safevlm_hf.data import riskcards
+from safevlm_hf.data.riskcards.drawing import draw_picture, draw_two_cards
+from safevlm_hf.data.riskcards.operator_prompts import draw_operator_prompt
+from safevlm_hf.data.riskcards.questions import ask, ask_about_two
+from safevlm_hf.data.riskcards.surroundings import add_words, converse, surround, talk, type_differently
 
 from . import IGNORE_INDEX, IMAGE_SIZE
 

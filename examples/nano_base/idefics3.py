@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from riskcards.drawing import vary_shape
 from torch import nn
 from transformers import (
     AutoModelForImageTextToText,
@@ -24,7 +23,9 @@ from transformers import (
     Idefics3Processor,
 )
 
-from . import GRID, IMAGE_SIZE, NANO_LLAVA, PATCH_SIZE, riskcards
+from safevlm_hf.data.riskcards.drawing import vary_shape
+
+from . import GRID, IMAGE_SIZE, NANO_BASE, PATCH_SIZE, riskcards
 from .conversations import CHUNK, draw_any, draw_samples, encode
 from .language import train_language
 from .pictures import MEAN, STD, Spread, change_light, draw_pictures
@@ -76,7 +77,7 @@ class Cards:
 def train(args) -> tuple[Idefics3ForConditionalGeneration, Idefics3Processor]:
     """From the nano LLaVA. `args` as those of `train_nano_base.py`."""
     start = time.time()
-    nano, tokenizer = AutoModelForImageTextToText.from_pretrained(NANO_LLAVA), load_tokenizer()
+    nano, tokenizer = AutoModelForImageTextToText.from_pretrained(NANO_BASE), load_tokenizer()
     pictures = draw_pictures(args.num_pictures, args.seed, args.num_workers)
     cards = draw_cards(args.num_cards, args.seed, args.num_workers)
     samples = draw_samples(cards.shown, args.num_samples, args.seed)
@@ -141,7 +142,7 @@ def _draw_chunk(count: int, seed: int, start: int) -> tuple[list[np.ndarray], li
 
 def load_tokenizer():
     """The nano LLaVA's, with the tokens that stand around tiles."""
-    tokenizer = AutoProcessor.from_pretrained(NANO_LLAVA).tokenizer
+    tokenizer = AutoProcessor.from_pretrained(NANO_BASE).tokenizer
     tokenizer.add_special_tokens({"additional_special_tokens": list(TOKENS)})
     return tokenizer
 
@@ -157,7 +158,7 @@ def image_processor(**kwargs) -> Idefics3ImageProcessor:
 
 
 def build_processor(tokenizer) -> Idefics3Processor:
-    template = AutoProcessor.from_pretrained(NANO_LLAVA).chat_template
+    template = AutoProcessor.from_pretrained(NANO_BASE).chat_template
     return Idefics3Processor(image_processor(), tokenizer, image_seq_len=IDS_PER_TILE, chat_template=template)
 
 

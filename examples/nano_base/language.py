@@ -10,11 +10,12 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
-import riskcards
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import LlamaConfig
+
+from safevlm_hf.data import riskcards
 
 from . import IGNORE_INDEX, NUM_PATCHES
 from .conversations import Encoded

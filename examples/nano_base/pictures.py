@@ -6,11 +6,12 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
-import riskcards
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from riskcards.drawing import draw_two_cards, draw_upright_picture
+
+from safevlm_hf.data import riskcards
+from safevlm_hf.data.riskcards.drawing import draw_two_cards, draw_upright_picture
 
 from . import GRID, IGNORE_INDEX, IMAGE_SIZE, PATCH_SIZE
 
