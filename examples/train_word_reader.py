@@ -42,6 +42,8 @@ from safevlm_hf.modeling.safety_words import WORDS_FILE, SafetyWords
 
 READER_FILE = "word_reader.safetensors"
 MAX_WORDS = 80  # of a text in training: windows learn by themselves
+BESIDE_SHARE = 0.15  # of texts: a question about the look stands beside them
+PIECES_SHARE = 0.5  # of words that have two parts
 NUM_WORST = 8  # windows of a harmless text that its loss looks at
 REQUEST_KINDS = (*CONTENT_KINDS, *FIELD_KINDS)
 
@@ -157,23 +159,34 @@ class Texts:
         unknown = [pseudo_words(self.rng) for _ in range(1500)]
         self.looks, self.misspelt = self._ids(words, looks), self._ids(words, misspelt)
         self.prose, self.made = self._ids(words, prose), self._ids(words, made)
-        self.requests = [self._ids(words, of_source) for of_source in (requests, noisy, foreign, unknown, few)]
+        self.requests = [self._ids(words, of_source) for of_source in (requests, noisy, foreign, unknown)]
+        vocabulary = words.tokenizer.get_vocab()
+        drawn = self.rng.choices(self.requests[0], k=6000)
+        cut = [in_pieces(ids, words.tokens(ids), vocabulary, self.rng) for ids in drawn]
+        self.requests.append(cut)
+        self.few = self._ids(words, few)
         self.vocabulary = range(1997, words.vocab_size)  # behind single characters and unused places
 
     def sample(self) -> tuple[list[int], bool]:
         asks = self.rng.random() < 0.5
         if not asks and self.rng.random() < 0.45:
             return self._among([], self._sentences(self.rng.choice((1, 1, 2, 3, 4, 6)))), False
-        text = self._request() if asks else self._look()
-        # Next to no words among others are none of them.
-        count = self.rng.choice((0, 0, 0, 0, 1, 1, 2)) if len(text) > 3 else 0
-        return self._among(text, self._sentences(count)), asks
+        text, can_have_words = self._request() if asks else (self._look(), True)
+        count = self.rng.choice((0, 0, 0, 0, 1, 1, 2)) if can_have_words else 0
+        around = self._sentences(count)
+        if can_have_words and self.rng.random() < BESIDE_SHARE:
+            around.append(self._look())
+        return self._among(text, around), asks
 
-    def _request(self) -> list[int]:
-        (source,) = self.rng.choices((*self.requests, "random", "none"), (65, 13, 9, 4, 5, 3, 1))
+    def _request(self) -> tuple[list[int], bool]:
+        """A text that asks, and whether it does so among other words: next to no words are none there."""
+        sources = (*self.requests, "random", "few", "none")
+        (source,) = self.rng.choices(sources, (55, 12, 8, 4, 9, 3, 8, 1))
         if source == "random":
-            return self.rng.choices(self.vocabulary, k=self.rng.randint(4, 12))
-        return [] if source == "none" else self.rng.choice(source)
+            return self.rng.choices(self.vocabulary, k=self.rng.randint(4, 12)), True
+        if source in ("few", "none"):
+            return (self.rng.choice(self.few) if source == "few" else []), False
+        return self.rng.choice(source), True
 
     def _look(self) -> list[int]:
         return self.rng.choice(self.looks if self.rng.random() < 0.9 else self.misspelt)
@@ -197,6 +210,17 @@ class Texts:
     @staticmethod
     def _ids(words: SafetyWords, texts) -> list[list[int]]:
         return [ids for ids in map(words.ids, texts) if ids]
+
+
+def in_pieces(ids: list[int], tokens: list[str], vocabulary: dict[str, int], rng: random.Random) -> list[int]:
+    """The tokens of a text, some of them in two ("trans", "##cribe"), so that parts of words mean what they mean."""
+    found = []
+    for token_id, token in zip(ids, tokens):
+        start = len("##") if token.startswith("##") else 0
+        place = rng.randint(start + 1, max(start + 1, len(token) - 1))
+        parts = vocabulary.get(token[:place]), vocabulary.get("##" + token[place:])
+        found += parts if None not in parts and rng.random() < PIECES_SHARE else [token_id]
+    return found
 
 
 # --------------------------------------------------------------------------------------------------

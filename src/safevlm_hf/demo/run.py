@@ -107,8 +107,8 @@ QUICK = Extent(
     pooling_epochs=0.1,
     stage1={"max_eval_samples": 32},
     stage2={"max_eval_samples": 32},
-    tiled_stage1={"num_riskcards": 24000, "risk_prior": 0.3},
-    tiled_stage2={"num_riskcards": 4800},
+    tiled_stage1={"num_riskcards": 48000, "risk_prior": 0.3},
+    tiled_stage2={"num_riskcards": 7200},
 )
 FULL = Extent(
     40,
@@ -118,15 +118,15 @@ FULL = Extent(
     targets=FULL_TARGETS,
     poolings={MEAN: "mean", FIRST: "first"},
     stage1={
-        "num_riskcards": 24000,
-        "num_train_epochs": 3.4,
+        "num_riskcards": 48000,
+        "num_train_epochs": 1.7,
         "per_device_train_batch_size": 32,
         "lm_loss_every": 64,
         "risk_prior": 0.25,
     },
     stage2={
-        "num_riskcards": 6000,
-        "num_train_epochs": 1.5,
+        "num_riskcards": 9000,
+        "num_train_epochs": 1.0,
         "per_device_train_batch_size": 16,
         "learning_rate": 1e-3,
     },

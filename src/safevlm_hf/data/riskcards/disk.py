@@ -16,7 +16,7 @@ from .sampling import RiskCard, draw_riskcards
 from .text_only import TextSample, first_messages
 
 
-GENERATOR_VERSION = 23
+GENERATOR_VERSION = 24
 """Raised with every change of what is drawn or asked: what lies on disk was made by one version."""
 MANY = 1000
 """So many cards take a while to draw; where there is no bar, as in a log file, a line says so."""

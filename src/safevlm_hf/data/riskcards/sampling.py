@@ -28,6 +28,8 @@ from .tables import (
 
 
 TWO_CARDS, SMALL_PRINT = "two-cards", "small-print"
+QUESTIONS_PER_PICTURE = 2
+"""Of each kind, in the training split: a picture and its verdict with other words cost no drawing."""
 TWO_CARDS_SHARE = 0.06
 """Of the pictures that training sees."""
 TRAINED_FIELD_SHARE = 0.9
@@ -214,7 +216,7 @@ def draw_riskcards(
         split: `"train"`, `"validation"` (as train, other pictures) or `"test"` (held-out combinations and fonts, half
             of it with a held-out arrangement; words from other sources).
         clean_share: share of samples whose verdict is safe, 0 to 1, default 0.5 (stage 1 of the paper: 3 of 14).
-            Some of the risky pictures come with a second, safe question, which counts as clean: three in ten in the
+            Some of the risky pictures come with another, safe question, which counts as clean: three in ten in the
             test split, more in the others.
         new_category: all risky pictures are of `NEW_CATEGORY`.
         surroundings: what stands around the questions, one of `SURROUNDINGS`; default `"mixed"`, and `"alone"` in the
@@ -251,12 +253,15 @@ def _draw_samples(plan: _Plan, num_samples: int, clean_share: float, choose_risk
     # pairs than the test split: harmless words are hardest to judge where the picture is risky.
     most = 0.3 if plan.split == "test" else 0.4
     pair_share = min(most, 0.5 * clean_share / (1 - clean_share)) if clean_share < 1 else 0
+    per_picture = QUESTIONS_PER_PICTURE if plan.split == "train" else 1
     num_drawn = num_clean = 0
     while num_drawn < num_samples:
         if num_clean < clean_share * (num_drawn + 1) - 1e-9 and rng.random() < 0.9:
             topic, kind = _choose_clean(rng)
-            yield _make_single_card(plan.draw(topic, rng), kind, num_drawn, plan, rng)
-            num_drawn, num_clean = num_drawn + 1, num_clean + 1
+            picture = plan.draw(topic, rng)
+            for _ in range(min(per_picture, num_samples - num_drawn)):
+                yield _make_single_card(picture, kind, num_drawn, plan, rng)
+                num_drawn, num_clean = num_drawn + 1, num_clean + 1
             continue
         if clean_share == 1:
             continue
@@ -264,13 +269,15 @@ def _draw_samples(plan: _Plan, num_samples: int, clean_share: float, choose_risk
         picture = plan.draw(topic, rng)
         chance = min(1, 2.5 * pair_share) if topic.has_fields else pair_share
         if rng.random() >= chance or num_drawn + 2 > num_samples or picture.has_two_cards:
-            yield _make_single_card(picture, kind, num_drawn, plan, rng)
-            num_drawn += 1
+            for _ in range(min(per_picture, num_samples - num_drawn)):
+                yield _make_single_card(picture, kind, num_drawn, plan, rng)
+                num_drawn += 1
             continue
-        pair_id = f"{plan.split}-{plan.seed}-{num_drawn}"
-        yield _make_card(picture, kind, num_drawn, pair_id, plan, rng)
-        yield _make_card(picture, rng.choice(LOOK_KINDS), num_drawn + 1, pair_id, plan, rng)
-        num_drawn, num_clean = num_drawn + 2, num_clean + 1
+        for _ in range(min(per_picture, (num_samples - num_drawn) // 2)):
+            pair_id = f"{plan.split}-{plan.seed}-{num_drawn}"
+            yield _make_card(picture, kind, num_drawn, pair_id, plan, rng)
+            yield _make_card(picture, rng.choice(LOOK_KINDS), num_drawn + 1, pair_id, plan, rng)
+            num_drawn, num_clean = num_drawn + 2, num_clean + 1
 
 
 def _make_single_card(picture: Picture, kind: str, number: int, plan: _Plan, rng: random.Random) -> RiskCard:

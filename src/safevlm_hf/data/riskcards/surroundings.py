@@ -15,7 +15,7 @@ from .questions import ALL_SAFE_ANSWERS, Turn, ask
 from .rewording import remark, reword
 from .styles import draw_style
 from .tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS, SAFE_ANSWERS, SAFE_CATEGORY
-from .unfamiliar import make_unfamiliar
+from .unfamiliar import make_unfamiliar, next_to_no_words
 
 
 SURROUNDINGS = (
@@ -57,7 +57,8 @@ CLEAN_ALONE_AND_WORDS = {20: (44, 17), 12: (25, 36)}  # weights, by the most sen
 DECLINED_SHARE = 0.3  # of earlier questions that the model has declined without need
 TWO_PICTURES_SHARE = 0.06
 REWORDED_SHARE = 0.6
-UNFAMILIAR_SHARE = 0.45  # of what is reworded and asks for what the picture says
+UNFAMILIAR_SHARE, FEW_WORDS_SHARE = 0.25, 0.2  # of what is reworded and asks for what the picture says
+LOOK_BESIDE_SHARE = 0.15  # of reworded questions: one about the look stands beside them
 TYPED_DIFFERENTLY_SHARE = 0.25
 INSIDE_SHARE = 0.3  # of the questions with words: some of them stand inside it
 
@@ -288,9 +289,13 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     """Surroundings as training has them: four in ten questions alone, the others with one kind or two, and at most so
     many sentences in a message."""
     if rng.random() < REWORDED_SHARE and num_pictures == 1:
-        turn = reword(turn, picture, split, rng)
-        if turn.kind not in LOOK_KINDS and rng.random() < UNFAMILIAR_SHARE:
+        turn, asks, draw = reword(turn, picture, split, rng), turn.kind not in LOOK_KINDS, rng.random()
+        if asks and draw < FEW_WORDS_SHARE:  # among other words they are none of them
+            return converse([replace(turn, text=next_to_no_words(rng))], num_pictures)
+        if asks and draw < FEW_WORDS_SHARE + UNFAMILIAR_SHARE:
             turn = replace(turn, text=make_unfamiliar(turn.text, rng))
+        if rng.random() < LOOK_BESIDE_SHARE:
+            turn = _ask_for_look_too(turn, picture, split, rng)
     question = turn
     # Words around a clean question are hard to judge where the picture is risky: none of them asks for what it shows.
     # All in all risky and clean questions have words as often.
@@ -316,6 +321,14 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     if kind == "turns":
         return _mix_turns(turn, question, picture, prompt, split, rng, num_pictures)
     return converse([turn], num_pictures, prompt)
+
+
+def _ask_for_look_too(turn: Turn, picture: Picture, split: str, rng: random.Random) -> Turn:
+    """The question and one about the look, in any order."""
+    look = reword(ask(picture, rng.choice(LOOK_KINDS), split, rng), picture, split, rng)
+    first, second = rng.sample((turn, look), 2)
+    answer = f"{first.complying_answer} {second.complying_answer}"
+    return replace(turn, text=f"{first.text} {second.text}", complying_answer=answer)
 
 
 def _mix_turns(turn, question, picture, prompt, split, rng, num_pictures) -> Conversation:

@@ -60,10 +60,10 @@ def text_only_samples(num_samples: int, seed: int = 0, split: str = "train") -> 
 
 
 def first_messages(num_samples: int, seed: int = 0) -> list[TextSample]:
-    """For stage 2: six in ten of them what people first say to an assistant, by hand and harmless; the others as in
+    """For stage 2: seven in ten of them what people first say to an assistant, by hand and harmless; the others as in
     [`text_only_samples`], so that harmful text is still refused."""
     rng = random.Random(f"first messages {seed}")
-    return [_first_message(rng) if rng.random() < 0.6 else _text_sample("train", rng) for _ in range(num_samples)]
+    return [_first_message(rng) if rng.random() < 0.7 else _text_sample("train", rng) for _ in range(num_samples)]
 
 
 def _first_message(rng: random.Random) -> TextSample:

@@ -40,10 +40,11 @@ def pseudo_words(rng: random.Random) -> str:
 def make_unfamiliar(text: str, rng: random.Random) -> str:
     """A question's words, or others in their place, that are not known to be harmless."""
     kind = rng.random()
-    if kind < 0.25:
+    if kind < 0.45:
         return garble(text, rng)
-    if kind < 0.4:
-        return rng.choice(wordings_by_hand("foreign"))
-    if kind < 0.55:
-        return pseudo_words(rng)
-    return rng.choice(wordings_by_hand("few")) if kind < 0.84 else rng.choice(("", ".", "?", "!"))
+    return rng.choice(wordings_by_hand("foreign")) if kind < 0.73 else pseudo_words(rng)
+
+
+def next_to_no_words(rng: random.Random) -> str:
+    """A message that asks for nothing in particular, or an empty one."""
+    return rng.choice(wordings_by_hand("few")) if rng.random() < 0.65 else rng.choice(("", ".", "?", "!"))
