@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from quantisers import QUANTISERS
-from tiny_training import NANO_SAFETY
+from support.quantisers import QUANTISERS
+from support.tiny_training import NANO_SAFETY
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaModel, SafeLlavaProcessor
 from safevlm_hf.asking import encode_prompts

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import standins
+from support import standins
 
 from safevlm_hf.benchmarks import BENCHMARKS, load_benchmark
 
@@ -25,5 +25,6 @@ def test_the_program_writes_every_benchmark_into_a_folder_of_its_name(tmp_path):
 def test_a_wrong_call_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words in ([], ["a", "b"], ["--help"]):
-        assert standins.main(words) == 2 and "usage: python tests/standins.py FOLDER" in capsys.readouterr().err
+        assert standins.main(words) == 2
+        assert "usage: python tests/support/standins.py FOLDER" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

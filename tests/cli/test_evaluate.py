@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from judge_server import JudgeServer, error
-from standins import STANDINS
+from support.judge_server import JudgeServer, error
+from support.standins import STANDINS
 
 from safevlm_cli.judges import is_near as near
 from safevlm_cli.judges import read_judges

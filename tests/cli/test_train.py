@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from command_line import SAFETY_FLAGS, SHORT, flags
-from tiny_training import write_checkpoint
+from support.tiny_training import write_checkpoint
 from transformers import AutoModel
 
 import safevlm_hf.demo.run

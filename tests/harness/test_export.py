@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from PIL import Image
-from standins import STANDINS
+from support.standins import STANDINS
 
 from safevlm_hf.benchmarks import Loaded
 from safevlm_hf.harness.export import export_benchmark, main

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from rigged import BOS, GREEDY, IMAGE, RISKY, Texts, batch, bright, dark, generate, prompt, request, rig
+from support.rigged import BOS, GREEDY, IMAGE, RISKY, Texts, batch, bright, dark, generate, prompt, request, rig
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyPolicy
 from safevlm_hf.modeling.safety_audit import SafetyAudit, deciding_category, decode_logits, read_audit

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
 from huggingface_hub import ModelCard
-from remote_checkpoint import answer, answer_by_pipeline
-from tiny_training import NANO_SAFETY
+from support.hub_server import HubServer
+from support.remote_checkpoint import answer, answer_by_pipeline
+from support.tiny_training import NANO_SAFETY
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, dynamic_module_utils, set_seed
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -72,7 +72,8 @@ def run_python(*command, home: Path, **environment):
 
 def load_remotely(checkpoint, photo, folder: Path, *other, **environment) -> dict:
     folder.mkdir()
-    run_python(TESTS / "remote_checkpoint.py", checkpoint, photo, folder, *other, home=folder / "home", **environment)
+    script = TESTS / "support" / "remote_checkpoint.py"
+    run_python(script, checkpoint, photo, folder, *other, home=folder / "home", **environment)
     return json.loads((folder / "report.json").read_text())
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safety_model_tester import SafetyModelTester, tiny_tokenizer
-from tiled_model_tester import LargeMapTester
+from support.safety_model_tester import SafetyModelTester, tiny_tokenizer
+from support.tiled_model_tester import LargeMapTester
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,

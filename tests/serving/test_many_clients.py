@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 from fastapi.testclient import TestClient
-from listening import listening
 from serving_client import (
     CHAT,
     CLEAN,
@@ -33,6 +32,7 @@ from serving_client import (
     streamed,
     text,
 )
+from support.listening import listening
 from transformers import BatchFeature
 
 from safevlm_hf import read_audit, serving

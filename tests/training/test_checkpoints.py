@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_training import create_arguments, create_trainer, published, write, write_checkpoint
+from support.tiny_training import create_arguments, create_trainer, published, write, write_checkpoint
 from transformers import Trainer
 
 from safevlm_hf.training.arguments import LoraArguments, SafetyTrainingArguments

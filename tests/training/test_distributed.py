@@ -11,7 +11,7 @@ import pytest
 import torch
 from distributed_worker import SHARDED, STAGES, train
 from safetensors.torch import load_file
-from tiny_training import NANO_SAFETY
+from support.tiny_training import NANO_SAFETY
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hub_server import HubServer
 from huggingface_hub import ModelCard
 from PIL import Image
-from tiny_training import NANO_SAFETY, messages, plain_text, published, read_records, write, write_checkpoint
+from support.hub_server import HubServer
+from support.tiny_training import NANO_SAFETY, messages, plain_text, published, read_records, write, write_checkpoint
 from transformers import AutoModel, AutoProcessor
 
 import safevlm_hf.training.run

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from tiny_training import create_arguments, create_trainer, published, write
+from support.tiny_training import create_arguments, create_trainer, published, write
 
 from safevlm_hf import progress
 from safevlm_hf.training.arguments import SafetyTrainingArguments

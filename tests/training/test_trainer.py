@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny_training import create_trainer, step_logs
+from support.tiny_training import create_trainer, step_logs
 from transformers import set_seed
 
 from safevlm_hf.demo.figures import held_out_figures

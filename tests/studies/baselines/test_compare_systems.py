@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from html_page import check_page
+from support.html_page import check_page
 
 from safevlm_hf.evaluation.protocol.result import load_result
 
