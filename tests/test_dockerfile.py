@@ -116,6 +116,7 @@ def test_the_entry_point_is_a_command_that_takes_its_options(setup):
     assert f"127.0.0.1:{given['port']}/health" in check
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("status", [200, 503])
 def test_the_health_check_asks(status):
     class Health(BaseHTTPRequestHandler):

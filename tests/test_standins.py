@@ -4,11 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support import standins
 
 from safevlm_hf.benchmarks import BENCHMARKS, load_benchmark
 
 
+@pytest.mark.ci
 def test_the_program_writes_every_benchmark_into_a_folder_of_its_name(tmp_path):
     words = [sys.executable, standins.__file__, "copies"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -18,6 +18,8 @@ from safevlm_hf.demo.run import find_places, parse_args
 from safevlm_hf.harness import export
 
 
+pytestmark = pytest.mark.ci  # runs every command that writes
+
 OLD = "of somebody else\n"
 
 

@@ -20,6 +20,8 @@ from safevlm_hf import (
 )
 
 
+pytestmark = pytest.mark.ci  # `make test` has LLaVA alone
+
 TEMPLATES = Path(__file__).parents[1] / "fixtures" / "chat_templates"
 TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 

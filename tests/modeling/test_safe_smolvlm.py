@@ -9,6 +9,8 @@ from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLM
 from safevlm_hf import SafeSmolVLMConfig, SafeSmolVLMForConditionalGeneration, SafeSmolVLMProcessor
 
 
+pytestmark = pytest.mark.ci  # `make test` has LLaVA alone
+
 TOKENS = (
     *("<image>", "<video>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"),
     *(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)),

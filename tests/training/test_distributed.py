@@ -19,6 +19,8 @@ from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.training.run import run_stage2
 
 
+pytestmark = pytest.mark.ci  # starts several processes
+
 TESTS = Path(__file__).parents[1]
 CONFIGS = TESTS.parent / "examples" / "configs"
 WORKER = Path(__file__).with_name("distributed_worker.py")

@@ -11,6 +11,8 @@ from safevlm_hf.training.run import run_stage1
 from safevlm_hf.training.stages import prepare_stage1
 
 
+pytestmark = pytest.mark.ci  # a training for each test
+
 FIGURE = r"\d+\.\d{3}"
 EVALUATED = rf"evaluated: risky prompts answered {FIGURE}, clean prompts refused {FIGURE}, right categories {FIGURE}"
 

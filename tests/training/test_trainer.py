@@ -177,6 +177,7 @@ def test_answers_of_any_length_leave_the_heads_gradient(nano_model, nano_process
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(stage, nano_model, nano_processor, riskcards, tmp_path):
     start = {name: weight.clone() for name, weight in nano_model.state_dict().items()}

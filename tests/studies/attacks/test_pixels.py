@@ -9,6 +9,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from safevlm_hf.studies.attacks.pixels import check_gradients, encode_pixels, process_pictures, to_image, to_pixels
 
 
+pytestmark = pytest.mark.ci
+
+
 def test_a_picture_comes_back_as_it_was():
     image = picture((40, 24), 1)
     pixels = to_pixels(image)

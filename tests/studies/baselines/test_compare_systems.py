@@ -10,6 +10,8 @@ from support.html_page import check_page
 from safevlm_hf.evaluation.protocol.result import load_result
 
 
+pytestmark = pytest.mark.ci
+
 EXAMPLE = Path(__file__).parents[3] / "examples/compare_systems.py"
 
 

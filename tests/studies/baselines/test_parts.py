@@ -18,6 +18,8 @@ from safevlm_hf.studies.baselines.parts import (
 from safevlm_hf.studies.cost import Meter, MeteredModel
 
 
+pytestmark = pytest.mark.ci
+
 OFF = {"enabled": False}
 
 
