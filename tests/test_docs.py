@@ -114,6 +114,7 @@ def test_the_api_pages_have_what_the_package_exports_beside_the_families():
     assert exported <= {name.rpartition(".")[2] for name in api_names()}
 
 
+@pytest.mark.ci
 def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocstrings", reason="needs the extra `docs`")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]

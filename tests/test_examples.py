@@ -13,6 +13,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_every_script_has_help(script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -56,6 +57,7 @@ def test_a_folder_without_the_labels_of_xstest_is_an_error(tmp_path, monkeypatch
 NOTEBOOK = EXAMPLES / "quickstart.ipynb"
 
 
+@pytest.mark.ci
 def test_the_notebook_runs_without_a_demo(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient", reason="needs the extra `dev`")

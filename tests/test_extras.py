@@ -52,6 +52,7 @@ def test_riskcards_name_the_package_itself_for_they_are_used_on_their_own(monkey
     assert str(error.value) == f"the package matplotlib is not installed; {command} brings it"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("is_checkout", [True, False], ids=["in a checkout", "outside"])
 def test_pip_takes_the_command_that_is_named(tmp_path, is_checkout):
     """The package is on no index, and pip asks none here."""

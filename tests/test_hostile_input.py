@@ -19,7 +19,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
-from rigged import (
+from safetensors.torch import load_file, save_file
+from support.rigged import (
     BLOCK,
     EOS,
     ILLEGAL_HIGH,
@@ -40,7 +41,6 @@ from rigged import (
     request,
     rig,
 )
-from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig

@@ -11,6 +11,7 @@ import tarfile
 import venv
 import zipfile
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,7 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
+@pytest.mark.ci
 def test_the_wheel_has_every_file_of_the_source(wheel):
     found = [path for package in (SOURCE, COMMANDS) for path in package.rglob("*") if path.is_file()]
     files = {str(path.relative_to(SOURCE.parent)) for path in found}
@@ -103,6 +105,7 @@ def test_the_wheel_has_every_file_of_the_source(wheel):
     assert files <= set(zipfile.ZipFile(wheel).namelist())
 
 
+@pytest.mark.ci
 def test_the_wheel_asks_for_what_setup_cfg_names(wheel):
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
@@ -114,6 +117,7 @@ def test_the_wheel_asks_for_what_setup_cfg_names(wheel):
     assert pythons == tests["strategy"]["matrix"]["python"]
 
 
+@pytest.mark.ci
 def test_the_source_archive_has_the_documents_and_no_test_without_its_helpers(tmp_path):
     left_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "site")
     shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=left_out)
@@ -124,6 +128,22 @@ def test_the_source_archive_has_the_documents_and_no_test_without_its_helpers(tm
     assert {"CHANGELOG.md", "CITATION.cff", "LICENSE", "docs/api/models.md", "docs/images/card.jpg"} <= names
     assert "src/safevlm_hf/data/nano_base/model.safetensors" in names
     assert not [name for name in names if name.startswith(("tests", "modeling")) or "__pycache__" in name]
+
+
+def test_the_environment_of_make_has_every_quantiser_but_torchao():
+    """Which has an environment of its own, in `make test-quantization`."""
+    missing = set(map(str, requirements("quantization"))) - set(map(str, requirements("dev")))
+    assert [Requirement(one).name for one in missing] == ["torchao"]
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed, and prints when it is imported")
+def test_an_import_prints_nothing():
+    imported = "import safevlm_hf, safevlm_hf.evaluation, safevlm_hf.serving, safevlm_hf.training, safevlm_cli"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {**clean, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", imported], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def version() -> str:

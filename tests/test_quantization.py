@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from quantisers import QUANTISERS
-from tiny_training import NANO_SAFETY
+from support.quantisers import QUANTISERS
+from support.tiny_training import NANO_SAFETY
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaModel, SafeLlavaProcessor
 from safevlm_hf.asking import encode_prompts
@@ -17,6 +17,8 @@ from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.modeling.safety_policy import ACTIONS
 
+
+pytestmark = pytest.mark.ci
 
 DEMO = Path(__file__).parents[1] / "runs/demo/stage2"
 EXAMPLE = Path(__file__).parents[1] / "examples/measure_quantization.py"
@@ -125,7 +127,7 @@ def test_base_model_alone_is_spared_too(checkpoint, inputs, quantiser):
     assert torch.equal(given.safety_level_logits, expected.safety_level_logits)
 
 
-def test_the_measurement_quantises_the_tower_where_it_is_told_to(checkpoint, monkeypatch, capsys):
+def test_the_measurement_of_torchao_quantises_the_tower_where_it_is_told_to(checkpoint, monkeypatch, capsys):
     spec = spec_from_file_location("measure_quantization", EXAMPLE)
     example = module_from_spec(spec)
     spec.loader.exec_module(example)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from quantisers import QUANTISERS
-from tiny_training import create_trainer, draw_records, step_logs
+from support.quantisers import QUANTISERS
+from support.tiny_training import create_trainer, draw_records, step_logs
 from transformers import (
     AutoModel,
     AutoProcessor,

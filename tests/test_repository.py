@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import itertools
 import os
 import re
 import subprocess
@@ -82,6 +83,16 @@ def test_tests_run_on_both_ends_of_what_is_supported():
     assert set(values["python"]) == {"3.10", "3.11", "3.12", "3.13"}
     required = re.search(r"^    (transformers>=([\d.]+),<\d+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
     assert set(values["transformers"]) == {required[1], f"transformers=={required[2]}.*"}
+
+
+def test_each_test_that_is_not_slow_runs_once_in_the_checks():
+    tiers = [re.search(rf'^{name}: .*\n\t.+ -m "(.+)"$', MAKEFILE, re.MULTILINE)[1] for name in ("test", "test-ci")]
+    for ci, slow in itertools.product((False, True), repeat=2):
+        assert sum(eval(tier, {"ci": ci, "slow": slow}) for tier in tiers) == (not slow)
+    run = re.findall("^make (.+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert " ".join(run).split() == ["test", "test-ci", "lint", "types", "docs"]
+    steps = commands(ROOT / ".github" / "workflows" / "tests.yml")
+    assert {"make test", "make test-ci", "make test-quantization"} <= set(steps)
 
 
 def test_slow_tests_and_the_wheel_run_weekly_or_before_a_release():

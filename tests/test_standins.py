@@ -4,11 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import standins
+import pytest
+from support import standins
 
 from safevlm_hf.benchmarks import BENCHMARKS, load_benchmark
 
 
+@pytest.mark.ci
 def test_the_program_writes_every_benchmark_into_a_folder_of_its_name(tmp_path):
     words = [sys.executable, standins.__file__, "copies"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -25,5 +27,6 @@ def test_the_program_writes_every_benchmark_into_a_folder_of_its_name(tmp_path):
 def test_a_wrong_call_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words in ([], ["a", "b"], ["--help"]):
-        assert standins.main(words) == 2 and "usage: python tests/standins.py FOLDER" in capsys.readouterr().err
+        assert standins.main(words) == 2
+        assert "usage: python tests/support/standins.py FOLDER" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

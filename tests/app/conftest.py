@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from private_checkpoint import save_private
+from support.private_checkpoint import save_private
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 

@@ -5,15 +5,15 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from browser import check_readable, open_page
-from html_page import hostile
 from PIL import Image
+from support.browser import check_readable, open_page
+from support.html_page import hostile
 
 from safevlm_hf.modeling.refusal_texts import REFUSALS
 
 
 pytest.importorskip("gradio")
-from listening import listening  # noqa: E402
+from support.listening import listening  # noqa: E402
 
 from safevlm_hf.app.server import create_app  # noqa: E402
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from html_page import Page, contrast, hostile
 from PIL import Image
+from support.html_page import Page, contrast, hostile
 
 from safevlm_hf.app import showing
 from safevlm_hf.app.conversation import Turn, ask, encode

@@ -48,6 +48,7 @@ def test_the_requirements_are_those_of_the_packages_beside_it():
     assert sorted(required()) == sorted(set(needed))
 
 
+@pytest.mark.ci
 def test_the_space_works_from_the_files_that_its_readme_puts_together(checkpoint, tmp_path):
     pytest.importorskip("gradio")
     copied = [line.split() for line in (SPACE / "README.md").read_text().splitlines() if line.startswith("cp -r ")]

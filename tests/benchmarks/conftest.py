@@ -1,5 +1,5 @@
 import pytest
-from standins import STANDINS
+from support.standins import STANDINS
 
 from safevlm_hf.benchmarks import load_benchmark
 

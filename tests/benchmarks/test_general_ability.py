@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from standins import write, write_csv, write_mmbench
+from support.standins import write, write_csv, write_mmbench
 
 from safevlm_hf.benchmarks import BENCHMARKS, BenchmarkError
 from safevlm_hf.benchmarks.mme import COGNITION, PERCEPTION, TASKS, read_yes_no

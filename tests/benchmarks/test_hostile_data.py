@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 from PIL import Image
-from standins import picture, write, write_csv, write_lines, write_zip
+from support.standins import picture, write, write_csv, write_lines, write_zip
 
 from safevlm_hf.benchmarks import BenchmarkError, pictures, tables
 from safevlm_hf.benchmarks.folder import DataFolder

@@ -1,7 +1,7 @@
 """RTVLM: twelve parts, three-way labels, and a split by picture that nothing leaks through."""
 
 import pytest
-from standins import write_lines, write_rtvlm
+from support.standins import write_lines, write_rtvlm
 
 from safevlm_hf.benchmarks import BenchmarkError
 from safevlm_hf.benchmarks.rtvlm import PARTS

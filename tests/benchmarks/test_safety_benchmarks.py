@@ -4,7 +4,7 @@ import base64
 
 import pytest
 from PIL import Image
-from standins import HOLISAFE, in_table, picture, write, write_csv, write_parquet, write_vlguard
+from support.standins import HOLISAFE, in_table, picture, write, write_csv, write_parquet, write_vlguard
 
 from safevlm_hf.benchmarks import BenchmarkError
 from safevlm_hf.benchmarks.figstep import render

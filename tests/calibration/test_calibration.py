@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from browser import SCROLLED_TABLES, check_readable, open_page
-from html_page import check_page, hostile
+from support.browser import SCROLLED_TABLES, check_readable, open_page
+from support.html_page import check_page, hostile
 
 from safevlm_hf import SafetyPolicy
 from safevlm_hf.calibration.calibrate import calibrate, calibrate_logits

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from rigged import BOS, GREEDY, batch, prompt
+from support.rigged import BOS, GREEDY, batch, prompt
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyConfig, SafetyPolicy
 from safevlm_hf.calibration import policy_replay

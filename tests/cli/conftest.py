@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import typer
 from PIL import Image
-from private_checkpoint import save_private
+from support.private_checkpoint import save_private
 from transformers import logging
 
 from safevlm_cli import main

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,14 @@ def test_every_command_has_help_with_an_example(call, words):
     assert f"Example: safevlm {' '.join(words)} " in out
 
 
+@pytest.mark.ci
 def test_help_comes_at_once_and_alone():
     """In a second each, and without the library, whose import takes many and brings notes of others."""
     lines = ["--help", "--version", *(" ".join([*words, "--help"]) for words in commands())]
     assert "[] True" == run_alone(lines, seconds=len(lines)).splitlines()[-1]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("module", ["safevlm_cli", "safevlm_hf"])
 def test_modules_are_the_program_too(module):
     command = [sys.executable, "-m", module, "--version"]
@@ -119,6 +122,7 @@ def test_colours_only_where_they_are_wanted(call, monkeypatch, words):
     assert "\x1b" not in "".join(call(*words)[1:])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_a_closed_stream_is_no_error(closed):
     command = f"{sys.executable} -m safevlm_cli --version {closed}"
@@ -134,6 +138,7 @@ def test_an_interrupt_is_told(call, monkeypatch):
     assert call("policy", "show") == (130, "", "Interrupted.\n")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("stage", [1, 2])
 def test_scripts_tell_errors_in_one_line(tmp_path, stage):
     script = ROOT / "examples" / f"run_stage{stage}.py"
@@ -176,6 +181,7 @@ with errors_in_one_line():
 """
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("code", ["pass", "quiet()"])
 def test_notes_of_libraries_are_not_shown_in_scripts(code):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -184,12 +190,23 @@ def test_notes_of_libraries_are_not_shown_in_scripts(code):
     assert "UserWarning: kept" in said and "MatMul8bitLt" not in said and "will be removed" not in said
 
 
+@pytest.mark.ci
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed: make test-quantization")
+def test_a_command_keeps_to_itself_what_torchao_prints():
+    paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    command = [sys.executable, "-m", "safevlm_cli", "policy", "show", "--model", NANO_BASE]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
 def test_a_file_that_looks_like_an_option(fails, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("-dash.jpg").write_text("")
     assert "A file whose name begins with - goes behind `--`" in fails("assess", "-dash.jpg")
 
 
+@pytest.mark.ci
 def test_a_closed_pipe_is_no_error(checkpoint, picture):
     process = start("assess", *[picture] * 3, "--model", checkpoint, "--json")
     process.stdout.close()

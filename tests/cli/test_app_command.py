@@ -38,6 +38,7 @@ def test_a_base_that_is_none_is_said_before_anything_is_loaded(fails, checkpoint
     assert started == []
 
 
+@pytest.mark.ci
 def test_the_address_is_printed_when_the_page_is_there_and_nothing_else_is(checkpoint):
     pytest.importorskip("gradio")
     command = [sys.executable, "-m", "safevlm_cli", "app", "--model", str(checkpoint), "--port", "0"]

@@ -164,6 +164,7 @@ def test_judging_nothing_is_no_all_clear(call, checkpoint):
     assert (code, out) == (2, "") and "There is no picture to judge" in err
 
 
+@pytest.mark.ci
 def test_a_file_whose_name_is_no_text(checkpoint, picture):
     odd = os.fsencode(picture.parent) + b"/\xff.png"
     Path(os.fsdecode(odd)).write_bytes(picture.read_bytes())

@@ -11,6 +11,9 @@ from transformers import AutoModel, AutoProcessor
 from safevlm_hf.data.riskcards import write_riskcards
 
 
+pytestmark = pytest.mark.ci  # calibrates on a hundred cards, several times
+
+
 @pytest.fixture
 def unsure(checkpoint, tmp_path):
     """A checkpoint whose verdicts differ, for nothing is calibrated where all are alike."""

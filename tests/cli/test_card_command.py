@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from standins import STANDINS
+from support.standins import STANDINS
 
 from safevlm_hf.benchmarks import load_benchmark
 from safevlm_hf.data import NANO_BASE

@@ -20,6 +20,7 @@ def heeds_ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_a_schedulers_stop_end_a_talk(checkpoint, picture, heeds_ctrl_c, stop):
     talk = start("chat", "--model", checkpoint, "--image", picture)

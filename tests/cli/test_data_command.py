@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from command_line import HOSTILE, rows, write_json
-from standins import write_rtvlm, write_vlguard
-from tiny_training import messages, plain_text, published, write
+from support.standins import write_rtvlm, write_vlguard
+from support.tiny_training import messages, plain_text, published, write
 
 
 def test_data_mix(call, fails, tmp_path, monkeypatch):

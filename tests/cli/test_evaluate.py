@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from judge_server import JudgeServer, error
-from standins import STANDINS
+from support.judge_server import JudgeServer, error
+from support.standins import STANDINS
 
 from safevlm_cli.judges import is_near as near
 from safevlm_cli.judges import read_judges
@@ -113,6 +113,7 @@ def test_the_shipped_policy_stands_beside_another_one(call, checkpoint, tmp_path
     assert "clean exact match" in out and "pairs both right" in out
 
 
+@pytest.mark.ci
 def test_each_judge_of_a_file_is_asked_where_its_prompt_fits(call, fails, checkpoint, tmp_path):
     pytest.importorskip("openai")
     for name in ("rtvlm", "vlguard"):

@@ -9,14 +9,16 @@ from typing import get_args, get_type_hints
 
 import pytest
 from command_line import REFUSE, ROOT, write_json
-from standins import write_rtvlm, write_vlguard, write_xstest
-from tiny_training import plain_text
+from support.standins import write_rtvlm, write_vlguard, write_xstest
+from support.tiny_training import plain_text
 
 from safevlm_cli import app
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.demo.run import find_places, parse_args
 from safevlm_hf.harness import export
 
+
+pytestmark = pytest.mark.ci  # runs every command that writes
 
 OLD = "of somebody else\n"
 

@@ -93,6 +93,7 @@ def test_policy_check(call, fails, checkpoint, tmp_path):
     assert "holds special tokens" in fails("policy", "check", cut, "--model", checkpoint)
 
 
+@pytest.mark.ci
 def test_policy_check_comes_at_once_and_without_torch(tmp_path):
     file = write_json(tmp_path / "policy.json", REFUSE)
     first, last = run_alone([f"policy check {file}"], seconds=1.5).splitlines()

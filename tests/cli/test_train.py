@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from command_line import SAFETY_FLAGS, SHORT, flags
-from tiny_training import write_checkpoint
+from support.tiny_training import write_checkpoint
 from transformers import AutoModel
 
 import safevlm_hf.demo.run
@@ -156,6 +156,7 @@ def test_a_result_is_replaced_only_where_that_is_said(call, fails, runs, tmp_pat
     assert "yes/no" in fails("train", "--overwrite_output_dir", "perhaps", "--output-dir", tmp_path)
 
 
+@pytest.mark.ci
 def test_train_both_stages_and_assess(call, tmp_path, picture):
     options = flags(**SAFETY_FLAGS, **SHORT, lora_r=4, riskcards_dir=tmp_path / "riskcards")
     code, out, err = call("train", "--output-dir", tmp_path, *options)

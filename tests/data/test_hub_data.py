@@ -8,7 +8,7 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Picture
-from tiny_training import messages, published, read_records, write
+from support.tiny_training import messages, published, read_records, write
 
 from safevlm_hf.data.hub import find_records
 from safevlm_hf.data.records import RecordError, load_image

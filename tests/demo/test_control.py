@@ -5,7 +5,7 @@ from html import escape
 
 import pytest
 import torch
-from html_page import Page
+from support.html_page import Page
 
 from safevlm_hf.demo.control import POLICIES, draw_explanations, try_policies
 from safevlm_hf.demo.control_parts import explanations_section, policies_section

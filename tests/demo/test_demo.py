@@ -38,6 +38,7 @@ def run(tmp_path_factory):
     return code, folder / "run", report.read_text(), out.getvalue(), err.getvalue()
 
 
+@pytest.mark.ci
 def test_every_figure_is_kept(run):
     code, folder, *_ = run
     assert code == 0  # the fast form has no targets
@@ -52,6 +53,7 @@ def test_every_figure_is_kept(run):
             assert rate["total"] >= 1 and low <= rate["share"] <= high + 1e-9
 
 
+@pytest.mark.ci
 def test_the_report_shows_every_part(run):
     page = run[2]
     for heading in ("Figures", "Around the question", "Policies at work", "Training"):
@@ -60,6 +62,7 @@ def test_the_report_shows_every_part(run):
     assert "demo --fast --seed 3" in page and re.search(r"\(\d+; 0\.\d\d to [01]\.\d\d\)", page)
 
 
+@pytest.mark.ci
 def test_the_terminal_is_calm(run):
     """What is done, one table, and where things are: no dictionaries of logs."""
     out = run[3]
@@ -70,12 +73,14 @@ def test_the_terminal_is_calm(run):
         assert f"\n\n{heading}" in out
 
 
+@pytest.mark.ci
 def test_a_log_shows_the_time_left_after_training_too(run):
     *_, after_training = run[4].split("step 1 of ")
     for part in ("answering", "judging", "explaining", "drawing", "measuring"):
         assert re.search(rf"^{part}: \d+ of \d+, \d\d:\d\d left$", after_training, re.MULTILINE), part
 
 
+@pytest.mark.ci
 def test_what_draws_beside_training_says_nothing(capfd, tmp_path):
     process = demo.start_drawing(str(tmp_path / "none.yaml"), tmp_path, (), demo.FAST, 0, {})
     process.join()
@@ -108,6 +113,7 @@ def test_a_fast_demo_replaces_no_other(monkeypatch, tmp_path):
     assert written == [f"runs/{name}" for name in folders]
 
 
+@pytest.mark.ci
 def test_the_checkpoints_load(run):
     folder = run[1]
     assert {"stage1", "stage2", "first"} <= {path.name for path in folder.iterdir()}
@@ -116,6 +122,7 @@ def test_the_checkpoints_load(run):
     assert demo.reload(folder / "first")[0].config.safety_config.head_pooling == "first"
 
 
+@pytest.mark.ci
 def test_what_comes_later_is_drawn_beside_stage_1(tmp_path):
     """The same files as the demo itself asks for, or it would draw them again."""
     config = demo.write_config(2, tmp_path, seed=3, **demo.FAST.stage2)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browser import SCROLLED_TABLES, check_readable, open_page
-from html_page import check_page, contrast, hostile
 from matplotlib.colors import to_rgb
 from PIL import Image
+from support.browser import SCROLLED_TABLES, check_readable, open_page
+from support.html_page import check_page, contrast, hostile
 
 from safevlm_hf import SafetyVerdict
 from safevlm_hf.data.riskcards import CATEGORIES

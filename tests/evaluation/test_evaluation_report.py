@@ -1,8 +1,8 @@
 """The report of an evaluation as somebody reads it: every number under its name, on a phone too."""
 
 import pytest
-from html_page import Page, check_page
 from PIL import Image
+from support.html_page import Page, check_page
 
 from safevlm_hf.benchmarks.benchmark import user_turn
 from safevlm_hf.evaluation import report as evaluation_report

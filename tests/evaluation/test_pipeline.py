@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from html_page import check_page
-from standins import STANDINS
+from support.html_page import check_page
+from support.standins import STANDINS
 
 from safevlm_hf.benchmarks import find_benchmark
 from safevlm_hf.benchmarks.benchmark import user_turn

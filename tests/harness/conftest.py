@@ -1,8 +1,8 @@
 """A checkpoint that refuses risky pictures, and benchmarks as the exporter writes them."""
 
 import pytest
-from private_checkpoint import save_private
-from standins import STANDINS
+from support.private_checkpoint import save_private
+from support.standins import STANDINS
 
 from safevlm_hf.benchmarks import load_benchmark
 from safevlm_hf.harness.export import export_benchmark

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from PIL import Image
-from standins import STANDINS
+from support.standins import STANDINS
 
 from safevlm_hf.benchmarks import Loaded
 from safevlm_hf.harness.export import export_benchmark, main
@@ -80,6 +80,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, words, reason):
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.ci
 def test_the_package_needs_no_harness():
     """The plugin is loaded by lmms-eval alone: neither the package nor the exporter imports it."""
     code = "import sys, safevlm_hf, safevlm_hf.harness.export; print('lmms_eval' in sys.modules)"

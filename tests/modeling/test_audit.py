@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from rigged import BOS, GREEDY, IMAGE, RISKY, Texts, batch, bright, dark, generate, prompt, request, rig
+from support.rigged import BOS, GREEDY, IMAGE, RISKY, Texts, batch, bright, dark, generate, prompt, request, rig
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyPolicy
 from safevlm_hf.modeling.safety_audit import SafetyAudit, deciding_category, decode_logits, read_audit
@@ -234,6 +234,7 @@ def write_many(path, writer, count):
         audit.append([{"writer": writer, "number": number, "filling": "x" * 9000}])
 
 
+@pytest.mark.ci
 def test_several_processes(trail):
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=write_many, args=(trail, writer, 40)) for writer in range(3)]
@@ -258,6 +259,7 @@ while True:
 """
 
 
+@pytest.mark.ci
 def test_under_a_kill(trail):
     """Every line that was reported as written is there and whole, and the next process goes on."""
     for start in range(2):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_backbones import head_config
+from support.tiny_backbones import head_config
 from torch.nn import functional as F
 
 from safevlm_hf.modeling.safety_explanation import SafetyExplanation, explain_head

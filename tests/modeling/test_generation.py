@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from rigged import (
+from support.rigged import (
     BLOCK,
     BOS,
     EOS,

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
 from huggingface_hub import ModelCard
-from remote_checkpoint import answer, answer_by_pipeline
-from tiny_training import NANO_SAFETY
+from support.hub_server import HubServer
+from support.remote_checkpoint import answer, answer_by_pipeline
+from support.tiny_training import NANO_SAFETY
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, dynamic_module_utils, set_seed
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -72,7 +72,8 @@ def run_python(*command, home: Path, **environment):
 
 def load_remotely(checkpoint, photo, folder: Path, *other, **environment) -> dict:
     folder.mkdir()
-    run_python(TESTS / "remote_checkpoint.py", checkpoint, photo, folder, *other, home=folder / "home", **environment)
+    script = TESTS / "support" / "remote_checkpoint.py"
+    run_python(script, checkpoint, photo, folder, *other, home=folder / "home", **environment)
     return json.loads((folder / "report.json").read_text())
 
 
@@ -195,6 +196,7 @@ def test_shared_files_name_no_backbone():
             assert not names & words, path.name
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("auto_class", ["AutoConfig", "AutoProcessor"])
 def test_one_class_alone_brings_all_code(checkpoint, tmp_path, auto_class):
     """Loaded remotely by itself, and saved again: the folder has the model's code, too."""
@@ -204,6 +206,7 @@ def test_one_class_alone_brings_all_code(checkpoint, tmp_path, auto_class):
     check_carries_code(tmp_path / "saved")
 
 
+@pytest.mark.ci
 def test_loads_without_the_package(checkpoint, photo, expected, tmp_path):
     report = load_remotely(checkpoint, photo, tmp_path / "remote", HF_HUB_OFFLINE="1")
     check_report(report, expected)
@@ -231,6 +234,7 @@ def test_package_and_remote_copy_in_one_process(checkpoint, photo, expected, tmp
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_a_push_that_was_cut_off_leaves_nothing_and_can_be_repeated(hub):
     (cut_upload, files_1), (cut_commit, files_2), (error, files_3) = hub.pushes
     assert cut_upload and cut_commit and files_1 == files_2 == []
@@ -240,6 +244,7 @@ def test_a_push_that_was_cut_off_leaves_nothing_and_can_be_repeated(hub):
     assert len(hub.commits[REPO]) == 2
 
 
+@pytest.mark.ci
 def test_a_push_brings_weights_configs_code_and_our_card(hub, checkpoint):
     files = hub.files(REPO)
     for path in CODE:
@@ -256,6 +261,7 @@ def test_a_push_brings_weights_configs_code_and_our_card(hub, checkpoint):
     assert {"safe_llava.py", "processor_config.json"} <= sent and "own.py" not in sent
 
 
+@pytest.mark.ci
 def test_loads_from_the_hub_without_the_package(hub, photo, expected, tmp_path):
     # A repository without code, whose `auto_map` names the other one; it is saved with its code nevertheless.
     files = {name: content for name, content in hub.files(REPO).items() if not name.endswith(".py")}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_backbones import head_config
+from support.tiny_backbones import head_config
 from torch.nn import functional as F
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration
@@ -394,6 +394,7 @@ def test_short_condition_texts_are_repeated(tiny_config):
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_forward_compiles_to_one_graph(model):
     inputs = {**batch(prompt(5, 6), prompt(7, 8, 9)), "pixel_values": pictures(2)}
     with torch.no_grad():
@@ -403,6 +404,7 @@ def test_forward_compiles_to_one_graph(model):
     torch.testing.assert_close(compiled.safety_level_logits, expected.safety_level_logits)
 
 
+@pytest.mark.ci
 def test_forward_exports(model):
     inputs = {**batch(prompt(5, 6)), "pixel_values": pictures(), "use_cache": False, "return_dict": True}
     with torch.no_grad():

@@ -8,6 +8,8 @@ from safevlm_hf import SafeLlavaForConditionalGeneration
 from safevlm_hf.asking import encode_prompts
 
 
+pytestmark = pytest.mark.ci  # moves weights to the disk and back
+
 SAFETY = ("safety_projector", "safety_tokens", "safety_head", "safety_conditions")
 WHOLE = {"CLIPEncoderLayer", "LlamaDecoderLayer", "SafetyHead", "SafetyProjector"}
 

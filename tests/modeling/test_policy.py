@@ -594,6 +594,7 @@ print(policy.digest(), policy.action("privacy", "high", SafetyNames()), Strictne
 """
 
 
+@pytest.mark.ci
 def test_the_policy_can_be_used_where_there_is_no_torch(tmp_path):
     """By its files alone, copied to where another runtime has its own."""
     folder = Path(safety_policy.__file__).parent

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from rigged import (
+from support.rigged import (
     BOS,
     EOS,
     GREEDY,

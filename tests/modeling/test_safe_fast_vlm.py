@@ -1,7 +1,7 @@
 """SafeFastVlm: a convolutional tower of timm, and pooled features in one tensor."""
 
 import pytest
-from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
+from support.safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
 from transformers import CLIPImageProcessor, FastVlmConfig, FastVlmForConditionalGeneration
 
 from safevlm_hf import SafeFastVlmConfig, SafeFastVlmForConditionalGeneration, SafeFastVlmProcessor

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safety_generation_tester import ONE_AND_SEVERAL
-from safety_model_tester import (
+from support.safety_generation_tester import ONE_AND_SEVERAL
+from support.safety_model_tester import (
     CAREFUL,
     DISABLED,
     LLAVA_LAYOUT,

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_tokenizer
-from tiled_model_tester import LargeMapTester
+from support.safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, tiny_tokenizer
+from support.tiled_model_tester import LargeMapTester
 from transformers import (
     GenerationMixin,
     Glm4vConfig,

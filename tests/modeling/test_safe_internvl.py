@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safety_model_tester import (
+from support.safety_model_tester import (
     LLAVA_LAYOUT,
     LLAVA_TEMPLATE,
     SafetyModelTester,
@@ -10,7 +10,7 @@ from safety_model_tester import (
     tiny_text_config,
     tiny_tokenizer,
 )
-from tiled_model_tester import TiledModelTester
+from support.tiled_model_tester import TiledModelTester
 from transformers import (
     GotOcr2ImageProcessor,
     InternVLConfig,

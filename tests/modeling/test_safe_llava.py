@@ -1,6 +1,12 @@
 """SafeLlava through the tests of all families; what is its own stands in the other files."""
 
-from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
+from support.safety_model_tester import (
+    LLAVA_LAYOUT,
+    LLAVA_TEMPLATE,
+    SafetyModelTester,
+    tiny_text_config,
+    tiny_tokenizer,
+)
 from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor

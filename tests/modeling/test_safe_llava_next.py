@@ -1,8 +1,14 @@
 """SafeLlavaNext: tiles of a picture in one block, the whole picture first."""
 
 import pytest
-from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
-from tiled_model_tester import TiledModelTester
+from support.safety_model_tester import (
+    LLAVA_LAYOUT,
+    LLAVA_TEMPLATE,
+    SafetyModelTester,
+    tiny_text_config,
+    tiny_tokenizer,
+)
+from support.tiled_model_tester import TiledModelTester
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextImageProcessor
 
 from safevlm_hf import SafeLlavaNextConfig, SafeLlavaNextForConditionalGeneration, SafeLlavaNextProcessor

@@ -1,8 +1,14 @@
 """SafeLlavaOnevision: tiles of a single picture, none of several in one sample."""
 
 import pytest
-from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
-from tiled_model_tester import TiledModelTester
+from support.safety_model_tester import (
+    LLAVA_LAYOUT,
+    LLAVA_TEMPLATE,
+    SafetyModelTester,
+    tiny_text_config,
+    tiny_tokenizer,
+)
+from support.tiled_model_tester import TiledModelTester
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,

@@ -2,8 +2,14 @@
 
 import pytest
 import torch
-from safety_model_tester import LLAVA_LAYOUT, LLAVA_TEMPLATE, SafetyModelTester, tiny_text_config, tiny_tokenizer
-from tiled_model_tester import LargeMapTester
+from support.safety_model_tester import (
+    LLAVA_LAYOUT,
+    LLAVA_TEMPLATE,
+    SafetyModelTester,
+    tiny_text_config,
+    tiny_tokenizer,
+)
+from support.tiled_model_tester import LargeMapTester
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration, PixtralImageProcessor
 
 from safevlm_hf import SafeMistral3Config, SafeMistral3ForConditionalGeneration, SafeMistral3Processor

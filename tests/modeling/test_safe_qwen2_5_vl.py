@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safety_model_tester import SafetyModelTester, tiny_tokenizer
-from tiled_model_tester import LargeMapTester
+from support.safety_model_tester import SafetyModelTester, tiny_tokenizer
+from support.tiled_model_tester import LargeMapTester
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -19,6 +19,8 @@ from safevlm_hf import (
     SafeQwen2_5_VLProcessor,
 )
 
+
+pytestmark = pytest.mark.ci  # `make test` has LLaVA alone
 
 TEMPLATES = Path(__file__).parents[1] / "fixtures" / "chat_templates"
 TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from safety_model_tester import MODES, init
+from support.safety_model_tester import MODES, init
 from test_safe_qwen2_5_vl import TestQwen2_5_VL as Qwen2_5_VL
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLVideoProcessor
 

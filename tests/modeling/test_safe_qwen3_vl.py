@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safety_model_tester import CAREFUL, DISABLED, MODES, SAFETY, cache_of, without_images
+from support.safety_model_tester import CAREFUL, DISABLED, MODES, SAFETY, cache_of, without_images
 from test_safe_qwen2_5_vl import TestQwen2_5_VL as Qwen2_5_VL
 from torch.nn import functional as F
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLModel, Qwen3VLVideoProcessor

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, picture, tiny_text_config, tiny_tokenizer
-from tiled_model_tester import TiledModelTester
+from support.safety_model_tester import LLAVA_TEMPLATE, SafetyModelTester, picture, tiny_text_config, tiny_tokenizer
+from support.tiled_model_tester import TiledModelTester
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessor, SmolVLMVideoProcessor
 
 from safevlm_hf import SafeSmolVLMConfig, SafeSmolVLMForConditionalGeneration, SafeSmolVLMProcessor
 
+
+pytestmark = pytest.mark.ci  # `make test` has LLaVA alone
 
 TOKENS = (
     *("<image>", "<video>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"),

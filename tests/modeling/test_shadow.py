@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rigged import BOS, MODES, RISKY, UNCONDITIONED, batch, bright, dark, generate, prompt, request, rig
+from support.rigged import BOS, MODES, RISKY, UNCONDITIONED, batch, bright, dark, generate, prompt, request, rig
 from transformers import DynamicCache
 
 from safevlm_hf.modeling.safety_audit import read_audit

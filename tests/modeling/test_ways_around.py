@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from rigged import (
+from support.rigged import (
     BLOCK,
     BOS,
     EOS,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_backbones import head_config
+from support.tiny_backbones import head_config
 from torch.nn import functional as F
 
 from safevlm_hf import SafetyConfig, SafetyPolicy

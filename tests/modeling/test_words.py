@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_backbones import head_config
+from support.tiny_backbones import head_config
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig
 from safevlm_hf.data import NANO_BASE

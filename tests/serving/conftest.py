@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 import torch
-from tiny_training import NANO_SAFETY
+from support.tiny_training import NANO_SAFETY
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE

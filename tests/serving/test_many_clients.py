@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 from fastapi.testclient import TestClient
-from listening import listening
 from serving_client import (
     CHAT,
     CLEAN,
@@ -33,12 +32,14 @@ from serving_client import (
     streamed,
     text,
 )
+from support.listening import listening
 from transformers import BatchFeature
 
 from safevlm_hf import read_audit, serving
 from safevlm_hf.serving import served_model
 
 
+@pytest.mark.ci
 def test_many_clients(client, expected):
     """Nobody gets what was meant for another."""
 
@@ -209,6 +210,7 @@ class Server:
         return code
 
 
+@pytest.mark.ci
 def test_a_killed_server_starts_again(checkpoint, tmp_path, expected):
     """OpenAI's own client talks to it; SIGKILL in the middle of a stream leaves nothing behind."""
     policy, audit = tmp_path / "policy.json", tmp_path / "audit.jsonl"

@@ -16,6 +16,9 @@ from safevlm_hf.items import Answer, Item
 from safevlm_hf.studies.cost import Meter, Metered, MeteredModel, measure_costs
 
 
+pytestmark = pytest.mark.ci
+
+
 @pytest.fixture
 def items(tmp_path):
     Image.new("RGB", (60, 60), "red").save(tmp_path / "red.png")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate.state import DistributedType, PartialState
-from tiny_training import create_arguments, create_trainer, read_records, step_logs
+from support.tiny_training import create_arguments, create_trainer, read_records, step_logs
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import set_seed

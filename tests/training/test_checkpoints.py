@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_training import create_arguments, create_trainer, published, write, write_checkpoint
+from support.tiny_training import create_arguments, create_trainer, published, write, write_checkpoint
 from transformers import Trainer
 
 from safevlm_hf.training.arguments import LoraArguments, SafetyTrainingArguments
@@ -207,6 +207,7 @@ def test_the_state_is_written_when_all_processes_are_done(
     assert seen[:2] == [False, "waited"] and missing_part(folder) is None
 
 
+@pytest.mark.ci
 def test_a_run_goes_back_to_the_last_whole_checkpoint(tmp_path, caplog):
     data = write(tmp_path / "own.jsonl", *[published() for _ in range(3)])
     words = flags(**OPTIONS, train_file=data, output_dir=tmp_path / "run", save_total_limit=0)
@@ -222,6 +223,7 @@ def test_a_run_goes_back_to_the_last_whole_checkpoint(tmp_path, caplog):
     assert len(find_checkpoints(tmp_path / "run")[0]) == 3
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("best", [{}, {"load_best_model_at_end": "true", "eval_strategy": "steps", "eval_steps": 1}])
 def test_a_folder_of_somebody_else_stays(tmp_path, best):
     data, run = write(tmp_path / "own.jsonl", *[published() for _ in range(3)]), tmp_path / "run"
@@ -272,6 +274,7 @@ def test_the_size_of_a_checkpoint_is_said_where_the_disk_is_small(
         assert caplog.text.count("GB are free") == is_said
 
 
+@pytest.mark.ci
 def test_a_run_that_is_killed_while_it_writes_a_checkpoint_is_resumed(tmp_path, caplog):
     data = write(tmp_path / "own.jsonl", *[published() for _ in range(3)])
     words = flags(**OPTIONS, train_file=data, output_dir=tmp_path / "run")

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from PIL import Image
-from tiny_training import NANO_SAFETY
+from support.tiny_training import NANO_SAFETY
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE

@@ -4,7 +4,7 @@ import logging
 
 import datasets
 import pytest
-from tiny_training import messages, plain_text, published, write
+from support.tiny_training import messages, plain_text, published, write
 
 from safevlm_hf.data.records import load_image
 from safevlm_hf.training.arguments import DataArguments

@@ -11,13 +11,15 @@ import pytest
 import torch
 from distributed_worker import SHARDED, STAGES, train
 from safetensors.torch import load_file
-from tiny_training import NANO_SAFETY
+from support.tiny_training import NANO_SAFETY
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.training.run import run_stage2
 
+
+pytestmark = pytest.mark.ci  # starts several processes
 
 TESTS = Path(__file__).parents[1]
 CONFIGS = TESTS.parent / "examples" / "configs"

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from standins import picture, write, write_rtvlm, write_vlguard
+from support.standins import picture, write, write_rtvlm, write_vlguard
 
 from safevlm_hf.benchmarks import BenchmarkError, load_benchmark
 from safevlm_hf.benchmarks.rtvlm import PARTS

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hub_server import HubServer
 from huggingface_hub import ModelCard
 from PIL import Image
-from tiny_training import NANO_SAFETY, messages, plain_text, published, read_records, write, write_checkpoint
+from support.hub_server import HubServer
+from support.tiny_training import NANO_SAFETY, messages, plain_text, published, read_records, write, write_checkpoint
 from transformers import AutoModel, AutoProcessor
 
 import safevlm_hf.training.run
@@ -203,6 +203,7 @@ def test_a_yaml_file_that_is_wrong_names_what_is(tmp_path, text, reason):
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_stage1_leaves_a_checkpoint_that_knows_what_made_it(stage1, drawn):
     config = json.loads((stage1 / "config.json").read_text())
     assert config["safety_config"]["is_trained"] is True
@@ -224,6 +225,7 @@ def test_stage1_leaves_a_checkpoint_that_knows_what_made_it(stage1, drawn):
     assert verdicts(stage1, drawn).safety_level_logits.shape == (4, 4)
 
 
+@pytest.mark.ci
 def test_stage2_leaves_the_verdicts_and_changes_the_answers(stage1, stage2, drawn):
     before, after = verdicts(stage1, drawn), verdicts(stage2, drawn)
     assert torch.equal(before.safety_level_logits, after.safety_level_logits)
@@ -234,6 +236,7 @@ def test_stage2_leaves_the_verdicts_and_changes_the_answers(stage1, stage2, draw
     assert not list(stage2.glob("adapter*"))
 
 
+@pytest.mark.ci
 def test_the_record_and_the_card_tell_both_stages(stage2):
     record = training_record(stage2)
     assert [stage["stage"] for stage in record["stages"]] == [1, 2] and record["base_model"] == NANO_BASE.name
@@ -252,6 +255,7 @@ def test_the_record_and_the_card_tell_both_stages(stage2):
     assert ModelCard(card).data.eval_results[0].metric_value == record["figures"]["attack_success_rate"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["stage1", "stage2"])
 def test_push_to_hub_brings_the_whole_checkpoint(name, hub, request):
     checkpoint = request.getfixturevalue(name)
@@ -273,6 +277,7 @@ def test_the_published_arguments_hold_no_token(tmp_path):
     assert b"hf_secret" not in pickle.dumps(args) and args.hub_token == "hf_secret"
 
 
+@pytest.mark.ci
 def test_stage2_as_an_adapter_loads_again(stage1, drawn, tmp_path):
     values = {**SHORT, "lora_r": 4, "output_dir": tmp_path, "model_name_or_path": stage1, "merge_adapter": "false"}
     (train_file,) = stage1.parent.glob("riskcards/**/train.jsonl")
@@ -299,6 +304,7 @@ def test_stage2_as_an_adapter_loads_again(stage1, drawn, tmp_path):
         assert torch.equal(AutoModel.from_pretrained(tmp_path)(**batch).logits, merged.eval()(**batch).logits)
 
 
+@pytest.mark.ci
 def test_a_checkpoint_on_the_way_is_a_result_of_stage1(stage1, drawn, tmp_path):
     (train_file,) = stage1.parent.glob("riskcards/**/train.jsonl")
     values = {**STAGE1, **SHORT, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 0}
@@ -316,6 +322,8 @@ def test_a_checkpoint_on_the_way_is_a_result_of_stage1(stage1, drawn, tmp_path):
         run_stage1(flags(**values, train_file=train_file, resume_from_checkpoint="true"))
 
 
+@pytest.mark.ci
+@pytest.mark.ci
 @pytest.mark.parametrize("run, start", [(run_stage1, NANO_BASE), (run_stage2, "stage1")])
 def test_a_result_is_not_overwritten_unasked(stage1, monkeypatch, run, start):
     monkeypatch.setattr(safevlm_hf.training.run, "find_family", lambda *_: pytest.fail("something is loaded"))
@@ -336,6 +344,7 @@ def test_checkpoints_of_a_run_that_did_not_end_are_not_mixed_with_another_run(tm
     SafetyTrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="true").refuse_to_overwrite()
 
 
+@pytest.mark.ci
 def test_several_gpus_in_one_process_are_an_error(stage1, tmp_path, monkeypatch):
     monkeypatch.setattr(SafetyTrainingArguments, "n_gpu", 4)
     with pytest.raises(ValueError, match="4 GPUs are visible to one process.*torchrun --nproc_per_node 4"):
@@ -347,6 +356,7 @@ def test_options_that_would_do_nothing_are_errors(tmp_path):
         SafetyTrainingArguments(output_dir=str(tmp_path), label_smoothing_factor=0.1)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("level_accuracy, category_accuracy, named", [(0.5, 0.9, "level"), (0.6, 0.2, "category")])
 def test_verdicts_at_chance_are_a_warning_before_stage2(
     stage1, tmp_path, caplog, level_accuracy, category_accuracy, named
@@ -362,6 +372,7 @@ def test_verdicts_at_chance_are_a_warning_before_stage2(
     assert f"{tmp_path} has learned nothing about the {named} yet: " in message and "0.500" in message
 
 
+@pytest.mark.ci
 def test_sizes_that_a_checkpoint_does_not_have_are_errors(stage1, tmp_path):
     """Also where the option equals a default."""
     default = SafetyConfig().num_safety_tokens
@@ -376,6 +387,7 @@ def test_sizes_that_a_checkpoint_does_not_have_are_errors(stage1, tmp_path):
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_stage1_on_both_forms_of_records(tmp_path, monkeypatch):
     data = write(tmp_path / "own.jsonl", published(), messages(), plain_text(), published(level=2, category=4))
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # a script's, not `python -m pytest`'s
@@ -401,6 +413,7 @@ def test_stage1_on_both_forms_of_records(tmp_path, monkeypatch):
         assert str(tmp_path) not in (tmp_path / "out" / file).read_text()
 
 
+@pytest.mark.ci
 def test_what_own_data_show_is_the_users_to_say(tmp_path):
     data = write(tmp_path / "own.jsonl", published(), messages(), published(level=2, category=4))
     own = {**STAGE1, **SHORT, "per_device_train_batch_size": 1, "train_file": data, "clean_share": 1}
@@ -443,6 +456,7 @@ def test_bad_records_stop_before_a_model_is_loaded_all_listed(tmp_path, monkeypa
         run_stage1(flags(**values, train_file=tmp_path / "gone.jsonl"))
 
 
+@pytest.mark.ci
 def test_stage2_reads_its_records_before_a_model_is_loaded(stage1, tmp_path, monkeypatch):
     monkeypatch.setattr(safevlm_hf.training.run, "load", lambda *_: pytest.fail("a model is loaded"))
     values = {**SHORT, "model_name_or_path": stage1, "output_dir": tmp_path / "out"}
@@ -459,6 +473,7 @@ def test_the_margin_of_safe_is_the_prior_in_use_against_that_of_the_data():
             safe_margin(bad, prior)
 
 
+@pytest.mark.ci
 def test_stage1_keeps_the_margin_of_its_prior(tmp_path):
     values = {**STAGE1, **SHORT, "max_steps": 1, "riskcards_dir": tmp_path / "cards", "output_dir": tmp_path / "one"}
     trainer = run_stage1(flags(**values, risk_prior=0.2))
@@ -497,6 +512,7 @@ def test_taxonomy_from_a_file(tmp_path):
         run_stage1(flags(**values | {"model_name_or_path": tmp_path / "out"}, output_dir=tmp_path / "again"))
 
 
+@pytest.mark.ci
 def test_stage1_keeps_what_an_untrained_safe_checkpoint_says(tmp_path):
     names = [*SafetyConfig().categories, "gambling"]
     config = SafeLlavaConfig.from_base_config(
@@ -524,6 +540,7 @@ def test_malformed_taxonomies_raise(tmp_path, text):
         read_taxonomy(str(path))
 
 
+@pytest.mark.ci
 def test_new_category_with_replay(folder, stage1, tmp_path):
     values = {**STAGE1, **SHORT, "model_name_or_path": stage1, "new_categories": "gambling", "replay_share": 0.25}
     replay = write_riskcards(tmp_path / "old", "train", 12, seed=0)
@@ -539,6 +556,7 @@ def test_new_category_with_replay(folder, stage1, tmp_path):
         run_stage1(flags(**values | {"model_name_or_path": NANO_BASE}, output_dir=tmp_path / "base"))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "values", [{"num_safety_tokens": 9}, {"head_pooling": "first"}, {"new_categories": "gambling"}]
 )

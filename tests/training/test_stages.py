@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_training import create_trainer
+from support.tiny_training import create_trainer
 from torch import nn
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyConfig

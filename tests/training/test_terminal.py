@@ -3,13 +3,15 @@
 import re
 
 import pytest
-from tiny_training import create_arguments, create_trainer, published, write
+from support.tiny_training import create_arguments, create_trainer, published, write
 
 from safevlm_hf import progress
 from safevlm_hf.training.arguments import SafetyTrainingArguments
 from safevlm_hf.training.run import run_stage1
 from safevlm_hf.training.stages import prepare_stage1
 
+
+pytestmark = pytest.mark.ci  # a training for each test
 
 FIGURE = r"\d+\.\d{3}"
 EVALUATED = rf"evaluated: risky prompts answered {FIGURE}, clean prompts refused {FIGURE}, right categories {FIGURE}"

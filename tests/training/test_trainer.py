@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny_training import create_trainer, step_logs
+from support.tiny_training import create_trainer, step_logs
 from transformers import set_seed
 
 from safevlm_hf.demo.figures import held_out_figures
@@ -177,6 +177,7 @@ def test_answers_of_any_length_leave_the_heads_gradient(nano_model, nano_process
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(stage, nano_model, nano_processor, riskcards, tmp_path):
     start = {name: weight.clone() for name, weight in nano_model.state_dict().items()}

@@ -4,8 +4,8 @@ import importlib
 import sys
 from pathlib import Path
 
-from safety_model_tester import SAFETY, SafetyModelTester
 from served import save_rigged
+from support.safety_model_tester import SAFETY, SafetyModelTester
 
 from safevlm_hf.vllm.keys import KEY_BITS
 

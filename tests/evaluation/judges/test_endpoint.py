@@ -7,9 +7,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from judge_server import JudgeServer, completion, error
 from judged_items import item, pairs, picture
 from PIL import Image
+from support.judge_server import JudgeServer, completion, error
 
 from safevlm_cli.app import reason_of
 from safevlm_hf.evaluation.judges import endpoint

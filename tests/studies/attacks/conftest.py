@@ -1,6 +1,6 @@
 import pytest
 from attacked import make_tiny
-from safety_model_tester import picture
+from support.safety_model_tester import picture
 
 
 @pytest.fixture(scope="session")

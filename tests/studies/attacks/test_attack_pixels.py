@@ -10,6 +10,8 @@ from safevlm_hf.data import NANO_BASE
 from safevlm_hf.studies.attacks import measure
 
 
+pytestmark = pytest.mark.ci
+
 EXAMPLE = Path(__file__).parents[3] / "examples/attack_pixels.py"
 
 

@@ -9,6 +9,9 @@ from safevlm_hf.studies.attacks.measure import Row
 from safevlm_hf.studies.attacks.report import Report, markdown, plain
 
 
+pytestmark = pytest.mark.ci
+
+
 CAUGHT, PASSED, ALARM = Outcome(True, False, False), Outcome(False, True, True), Outcome(True, False, False)
 EVERYONE = attackers()
 FEW, UNBOUNDED = 8 / 255, 1.0

@@ -19,6 +19,8 @@ from safevlm_hf.studies.attacks.losses import (
 from safevlm_hf.studies.attacks.white_box import SAFE_CONDITION, WhiteBox
 
 
+pytestmark = pytest.mark.ci
+
 CONFIG = SafetyConfig()
 
 

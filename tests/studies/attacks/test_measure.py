@@ -9,6 +9,8 @@ from safevlm_hf.studies.attacks.measure import Attacks, Row, ask_with_files, ask
 from safevlm_hf.studies.attacks.white_box import WhiteBox
 
 
+pytestmark = pytest.mark.ci
+
 ATTACKERS = {one.name: one for one in attackers()}
 EPSILON = 16 / 255
 

@@ -6,6 +6,9 @@ import torch
 from safevlm_hf.studies.attacks.pgd import UNBOUNDED, Budget, add_noise, attack, num_steps
 
 
+pytestmark = pytest.mark.ci
+
+
 @pytest.fixture
 def pictures():
     """Two of different sizes, some of whose pixels are black or white."""

@@ -3,10 +3,13 @@
 import pytest
 import torch
 from attacked import TESTERS, make_tester
-from safety_model_tester import picture
+from support.safety_model_tester import picture
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from safevlm_hf.studies.attacks.pixels import check_gradients, encode_pixels, process_pictures, to_image, to_pixels
+
+
+pytestmark = pytest.mark.ci
 
 
 def test_a_picture_comes_back_as_it_was():

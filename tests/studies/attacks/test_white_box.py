@@ -9,6 +9,9 @@ from safevlm_hf.studies.attacks.losses import risk_margins
 from safevlm_hf.studies.attacks.white_box import SAFE_CONDITION, WhiteBox
 
 
+pytestmark = pytest.mark.ci
+
+
 @pytest.fixture(params=["tiny", "tiled"])
 def checkpoint(request):
     return request.getfixturevalue(request.param)

@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from html_page import check_page
+from support.html_page import check_page
 
 from safevlm_hf.evaluation.protocol.result import load_result
 
+
+pytestmark = pytest.mark.ci
 
 EXAMPLE = Path(__file__).parents[3] / "examples/compare_systems.py"
 

@@ -1,9 +1,12 @@
 """ECSO's loop: which calls are made, what they see, and which answer stands."""
 
+import pytest
 from asked import Scripted, draw, item
 
 from safevlm_hf.studies.baselines.ecso import Ecso, ecso_candidate
 
+
+pytestmark = pytest.mark.ci
 
 HARMFUL = ("The address", "Harmful.")
 

@@ -18,6 +18,9 @@ from safevlm_hf.data import NANO_BASE
 from safevlm_hf.studies.baselines.guard import GenerativeGuard, ImageGuard, ZeroShotGuard, guard_candidate
 
 
+pytestmark = pytest.mark.ci
+
+
 class Fixed:
     """A guard with known risks."""
 

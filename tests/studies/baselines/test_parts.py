@@ -3,7 +3,7 @@
 import pytest
 import torch
 from asked import draw, item
-from tiny_training import NANO_SAFETY
+from support.tiny_training import NANO_SAFETY
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
@@ -17,6 +17,8 @@ from safevlm_hf.studies.baselines.parts import (
 )
 from safevlm_hf.studies.cost import Meter, MeteredModel
 
+
+pytestmark = pytest.mark.ci
 
 OFF = {"enabled": False}
 

@@ -6,6 +6,8 @@ from asked import Scripted, draw, item
 from safevlm_hf.studies.baselines.safety_prompt import SAFETY_PROMPT, safety_prompt_candidate
 
 
+pytestmark = pytest.mark.ci
+
 RULES = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
 
 

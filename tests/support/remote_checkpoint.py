@@ -71,7 +71,7 @@ def main(checkpoint, photo, folder, other=None):
     report["saved again"] = answer(again, processor_again, photo)
 
     del sys.modules["safevlm_hf"]
-    sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
     import safevlm_hf
 
     local = AutoModel.from_pretrained(f"{folder}/again")

@@ -12,9 +12,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from PIL import Image
-from quantisers import QUANTISERS
 from safetensors.torch import load_file, save_file
-from tiny_backbones import NEW_TOKENS, REFUSE_ALL, picture
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
@@ -25,6 +23,9 @@ from safevlm_hf.training.arguments import LoraArguments
 from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.run import run_stage1, run_stage2
 from safevlm_hf.training.stages import prepare_stage1, prepare_stage2
+
+from .quantisers import QUANTISERS
+from .tiny_backbones import NEW_TOKENS, REFUSE_ALL, picture
 
 
 TRAINING = {

@@ -1,7 +1,8 @@
 """What families show in addition that judge pictures in parts: each is judged, whatever the others show."""
 
 import torch
-from safety_model_tester import picture
+
+from .safety_model_tester import picture
 
 
 def windows_of_tiles(model, inputs):

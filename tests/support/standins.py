@@ -1,7 +1,8 @@
 """Small stand-ins for the published benchmarks: their true layout, with harmless questions and pictures of ours.
 
 `STANDINS[name](folder)` writes one. They are written where a test runs, so that the repository holds no binary files.
-`python tests/standins.py FOLDER` writes all of them, each into a folder of its benchmark's name, to try commands on.
+`python tests/support/standins.py FOLDER` writes all of them, each into a folder of its benchmark's name, to try
+commands on.
 """
 
 import base64
@@ -467,7 +468,7 @@ for helper in ("lines", "zip", "csv", "parquet"):
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python tests/standins.py FOLDER", file=sys.stderr)
+        print("usage: python tests/support/standins.py FOLDER", file=sys.stderr)
         return 2
     for name, write_one in STANDINS.items():
         folder = Path(arguments[0]) / name

@@ -5,7 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_backbones import (
+from transformers import DynamicCache, StaticCache, pipeline
+from transformers.generation import utils as generation_utils
+
+from safevlm_hf import SafetyPolicy, read_audit
+from safevlm_hf.modeling.safety_cache import CACHE
+
+from .tiny_backbones import (
     CAREFUL,
     DISABLED,
     GREEDY,
@@ -17,11 +23,6 @@ from tiny_backbones import (
     picture,
     without_images,
 )
-from transformers import DynamicCache, StaticCache, pipeline
-from transformers.generation import utils as generation_utils
-
-from safevlm_hf import SafetyPolicy, read_audit
-from safevlm_hf.modeling.safety_cache import CACHE
 
 
 MODES = {

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 import torch
 from jinja2 import TemplateError
-from safety_checkpoint_tester import SafetyCheckpointTester, init
-from safety_generation_tester import BY_TOKEN, MODES, SafetyGenerationTester
-from tiny_backbones import (
+from transformers import DynamicCache, StaticCache, set_seed
+from transformers.utils import logging
+
+from safevlm_hf.modeling.safety_cache import CACHE
+
+from .safety_checkpoint_tester import SafetyCheckpointTester, init
+from .safety_generation_tester import BY_TOKEN, MODES, SafetyGenerationTester
+from .tiny_backbones import (
     CAREFUL,
     DISABLED,
     GREEDY,
@@ -27,10 +32,6 @@ from tiny_backbones import (
     tiny_tokenizer,
     without_images,
 )
-from transformers import DynamicCache, StaticCache, set_seed
-from transformers.utils import logging
-
-from safevlm_hf.modeling.safety_cache import CACHE
 
 
 OPTIONAL = {"input_ids", "attention_mask", "question_mask", "pixel_values", "pixel_attention_mask"}

@@ -1,10 +1,11 @@
 """A checkpoint whose head finds a high risk of privacy in every picture."""
 
 import torch
-from tiny_training import NANO_SAFETY
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE
+
+from .tiny_training import NANO_SAFETY
 
 
 def save_private(folder) -> str:
