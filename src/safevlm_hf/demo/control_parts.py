@@ -40,9 +40,8 @@ def policies_section(
         )
     if not shown:
         return None
-    return Section(
-        "Policies at work", "report/policies.html", {"trials": shown, "compared": _compared(trials, defaults)}
-    )
+    data = {"trials": shown, "compared": _compared(trials, defaults)}
+    return Section("Policies at work", "report/policies.html", data, is_folded=True)
 
 
 def _effects(trial: PolicyTrial, defaults: Sequence[Prediction], categories: Sequence[str]) -> list[dict]:
@@ -120,7 +119,7 @@ def explanations_section(
         if (found := (localisation or {}).get(name))
     ]
     pictures = [_explained(drawing, one) for drawing, one in zip(drawings, explained, strict=True)]
-    return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures})
+    return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures}, is_folded=True)
 
 
 def _region_figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

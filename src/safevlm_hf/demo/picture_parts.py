@@ -31,7 +31,8 @@ def pairs_section(results: DemoResults) -> Section | None:
         Card(picture_of(pair[0]), [_said(results, position[id(one)]) for one in pair])
         for pair in _varied(pairs, lambda pair: pair[0].extra.get("topic"), MAX_PAIRS)
     ]
-    return Section("One picture, two questions", "report/pairs.html", {"cards": cards, "num_pairs": len(pairs)})
+    data = {"cards": cards, "num_pairs": len(pairs)}
+    return Section("One picture, two questions", "report/pairs.html", data, is_folded=True)
 
 
 def mistakes_section(results: DemoResults) -> Section:
@@ -49,7 +50,7 @@ def mistakes_section(results: DemoResults) -> Section:
         "num_samples": num_samples,
         "interval": interval_text(Rate(len(wrong), num_samples)),
     }
-    return Section("Mistakes", "report/mistakes.html", data)
+    return Section("Mistakes", "report/mistakes.html", data, is_folded=True)
 
 
 def gallery_section(results: DemoResults) -> Section | None:
@@ -61,7 +62,7 @@ def gallery_section(results: DemoResults) -> Section | None:
         if chosen:
             cards = [Card(picture_of(one), [_said(results, i)]) for i, one in chosen]
             groups.append({"name": name, "num_samples": len(members), "cards": cards})
-    return Section("Gallery", "report/gallery.html", {"groups": groups}) if groups else None
+    return Section("Gallery", "report/gallery.html", {"groups": groups}, is_folded=True) if groups else None
 
 
 def _faults(one: Prediction) -> list[tuple[int, str]]:

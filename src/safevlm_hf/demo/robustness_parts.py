@@ -1,11 +1,12 @@
 """The report's part on robustness: what stands around a question, and changed pictures, as a table and as curves."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..intervals.rates import Rate
 from ..reports.pages import Section
 from ..reports.plots import rate_curves
-from ..reports.tables import Cell, Row, counted_note
+from ..reports.tables import Cell, Row, counted_note, short_note
+from .results import DemoResults
 from .rows import (
     ALONE,
     BASE,
@@ -41,7 +42,17 @@ def robustness_section(results: Sequence[RowResult], targets: Sequence[Target]) 
         "length_curves": _length_curves(results),
         "strength_curves": _strength_curves(results),
     }
-    return Section("Around the question", "report/robustness.html", data)
+    return Section("Around the question", "report/robustness.html", data, is_folded=True)
+
+
+def row_of_figure(result: RowResult, figure: str, columns: Sequence[str], results: DemoResults) -> Row:
+    """One figure of a row by itself, with its name whole."""
+    name, measured = figure_name(result.row.name, figure), row_figures([result])
+    cells = [
+        _cell(result.rates.get(column, {}).get(figure), is_met(results.targets, measured, name, column))
+        for column in columns
+    ]
+    return Row(result.row.name, figure, cells, _of(results.targets, name))
 
 
 def format_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> list[list[list[str]]]:
@@ -61,7 +72,7 @@ def _format_part(results: Sequence[RowResult], targets: Sequence[Target]) -> lis
     lines = []
     for row, figure, rates in _lines(results):
         name = figure_name(row, figure)
-        cells = [_cell(rates.get(column), is_met(targets, figures, name, column), _short) for column in columns]
+        cells = [_cell(rates.get(column), is_met(targets, figures, name, column)) for column in columns]
         lines.append([name, *("" if cell is None else str(cell) for cell in cells), "; ".join(_of(targets, name))])
     return [["held-out figure", *columns, "target"], *lines]
 
@@ -91,23 +102,14 @@ def _table(title: str, results: Sequence[RowResult], targets: Sequence[Target]) 
     rows, last = [], None
     for row, figure, rates in _lines(results):
         name = figure_name(row, figure)
-        cells = [_cell(rates.get(column), is_met(targets, figures, name, column), _long) for column in columns]
+        cells = [_cell(rates.get(column), is_met(targets, figures, name, column)) for column in columns]
         rows.append(Row(row if row != last else "", figure, cells, _of(targets, name)))
         last = row
     return {"title": title, "columns": columns, "rows": rows}
 
 
-def _cell(rate: Rate | None, met: bool | None, write: Callable[[Rate], tuple[str, str]]) -> Cell | None:
-    return None if rate is None else Cell(*write(rate), met)
-
-
-def _short(rate: Rate) -> tuple[str, str]:
-    low, high = rate.interval
-    return f"{rate.share:.3f} ({low:.2f}-{high:.2f})", ""
-
-
-def _long(rate: Rate) -> tuple[str, str]:
-    return f"{rate.share:.3f}", counted_note(rate)
+def _cell(rate: Rate | None, met: bool | None) -> Cell | None:
+    return None if rate is None else Cell(f"{rate.share:.3f}", counted_note(rate), met, short_note(rate))
 
 
 # --------------------------------------------------------------------------------------------------

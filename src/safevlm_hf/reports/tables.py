@@ -13,14 +13,17 @@ NO_INTERVAL = "no interval: no draw changes it"
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, what it rests on, and whether it meets its targets; `None` if it has none."""
+    """A figure, what it rests on, whether it meets its targets (`None` if it has none), and its interval as a terminal
+    shows it. As text it is what stands in a terminal."""
 
     text: str
     note: str = ""
     is_met: bool | None = None
+    short_note: str = ""
 
     def __str__(self):
-        return self.text + {True: " ok", False: " MISSED", None: ""}[self.is_met]
+        met = {True: "ok", False: "MISSED", None: ""}[self.is_met]
+        return " ".join(filter(None, (self.text, self.short_note, met)))
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,14 @@ def counted_note(rate: Rate | None) -> str:
     """Of how many samples a share is, and its 95% interval, in brackets."""
     interval = interval_text(rate)
     return f"({rate.total}; {interval})" if interval else ""
+
+
+def short_note(rate: Rate | None) -> str:
+    """The 95% interval of a share in few characters, in brackets."""
+    if rate is None or not rate.total:
+        return ""
+    low, high = rate.interval
+    return f"({low:.2f}-{high:.2f})"
 
 
 def mean_note(figures: Mapping[str, Any]) -> str:
