@@ -35,7 +35,7 @@ from safevlm_hf.demo.rows import (
 from safevlm_hf.demo.targets import ALONE_TARGETS, Target
 from safevlm_hf.demo.verdict_parts import draw_matrix
 from safevlm_hf.evaluation.answering import Prediction
-from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.figure import share_of_counts
 from safevlm_hf.reports.tables import interval_text
 
 
@@ -102,7 +102,7 @@ def results(tmp_path):
         levels=LEVELS,
         logs=LOGS,
         facts={"command": f"make demo {HOSTILE}", HOSTILE: "1"},
-        first_pooling={"pairs_both_right": Rate(1, 16)},
+        first_pooling={"pairs_both_right": share_of_counts("pairs_both_right", 1, 16)},
         title=f"Report {HOSTILE}",
     )
 
@@ -143,7 +143,7 @@ def test_every_figure_has_its_interval(results):
     assert "(16; 0.01 to 0.28)" in figures  # of the head with `head_pooling="first"`
     for column, rates in results.rates.items():
         for name, rate in rates.items():
-            assert results.figures[column][name] == rate.share
+            assert results.figures[column][name] == rate.value
             assert not rate.total or f"({rate.total}; {interval_text(rate)})" in figures
     lead = page.split("<h1>")[1].split("<dl")[0]
     assert "0.333 (0.06 to 0.79)</b> after" in lead and "1.000 (0.44 to 1.00) before" in lead
@@ -219,7 +219,7 @@ def test_whatever_comes_from_data_stays_text(results):
     one = Prediction(text(), text(), text(), 3, 4, verdict, results.safe_predictions[0].image, extra)
     other = replace(one, question=text(), answer=text(), level=0, category=6)
     column, figure, row, change = text(), text(), text(), text()
-    rates = {BOTH_STAGES: {RISKY_FLAGGED: Rate(1, 2)}}
+    rates = {BOTH_STAGES: {RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, 1, 2)}}
     rows = [Row(ALONE, ()), Row(row, ()), Row("a point", (), curve=change, place=1.0)]
     tried = [replace(one, answer=text()), other]
     page = render_report(
@@ -233,7 +233,7 @@ def test_whatever_comes_from_data_stays_text(results):
             targets=[Target(figure, column, at_least=0.5, relative_to=text())],
             logs={text(): [{"step": 5, f"{text()} loss": 1.0}]},
             facts={text(): text()},
-            first_pooling={"pairs_both_right": Rate(1, 2)},
+            first_pooling={"pairs_both_right": share_of_counts("pairs_both_right", 1, 2)},
             trials=[PolicyTrial(text(), text(), {"categories": {"<script>": "{{ 7*7 }}"}}, frozenset(), tried)],
             robustness=[RowResult(one, rates) for one in rows],
             title=text(),
@@ -295,7 +295,10 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
     results.explanations = [drawing.getvalue()]
     region = {"num_samples": 3, "mass": 0.5, "area_share": 0.1, "mass_ratio": 5.0}
     results.localisation = {"region": {**region, "random_ratio": 1.0, "best_ratio": 9.0, "interval": [4.0, 6.5]}}
-    rates = {BOTH_STAGES: {RISKY_FLAGGED: Rate(1, 2)}, BASE: {RISKY_FLAGGED: Rate(2, 2)}}
+    rates = {
+        BOTH_STAGES: {RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, 1, 2)},
+        BASE: {RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, 2, 2)},
+    }
     rows = [Row(ALONE, ()), Row("a long name of a row: 12 sentences", ()), Row("one", (), curve="moved", place=1.0)]
     results.robustness = [RowResult(row, rates) for row in rows]
     tried = [replace(one, answer="Sure, 12 Elm Road.") for one in results.safe_predictions]
@@ -385,7 +388,7 @@ def test_table(results):
 def many_rows(num_rows, count=0):
     """Rows around the question, each with a bound that `count` of 200 risky pictures flagged do not meet."""
     rows = [Row(f"row {number}", ()) for number in range(num_rows)]
-    found = {BOTH_STAGES: {RISKY_FLAGGED: Rate(count, 200)}}
+    found = {BOTH_STAGES: {RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, count, 200)}}
     bounds = [Target(figure_name(row.name, RISKY_FLAGGED), BOTH_STAGES, at_least=0.95) for row in rows]
     return {"robustness": [RowResult(row, found) for row in rows], "targets": (*ALONE_TARGETS, *bounds)}
 
@@ -402,7 +405,12 @@ def test_the_headline_fits_on_a_screen(results):
     table, rest = missed.split("\n\n")
     assert len(table.splitlines()) == 2 + MAX_ROWS and "row 0; risky, flagged" in table
     assert rest == f"{40 - (MAX_ROWS - len(lines))} more figures miss a target"
-    words = [RowResult(Row(WORDS_ANSWERED, (), answers=True), {BOTH_STAGES: {RISKY_ANSWERED: Rate(0, 100)}})]
+    words = [
+        RowResult(
+            Row(WORDS_ANSWERED, (), answers=True),
+            {BOTH_STAGES: {RISKY_ANSWERED: share_of_counts(RISKY_ANSWERED, 0, 100)}},
+        )
+    ]
     assert f"{WORDS_ANSWERED}; risky, answered" in format_headline(replace(results, robustness=words))
 
 

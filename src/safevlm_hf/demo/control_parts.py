@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..evaluation.answering import Prediction
-from ..intervals.rates import Rate
+from ..intervals.rates import wilson_interval
 from ..reports.cards import Card, Said
 from ..reports.pages import Section, inline_picture
-from ..reports.tables import counts_text, interval_text, range_text
+from ..reports.tables import counts_text, range_text
 from .control import PolicyTrial
 from .picture_parts import picture_of
 
@@ -56,7 +56,7 @@ def _effects(trial: PolicyTrial, defaults: Sequence[Prediction], categories: Seq
             after = sum(tried.answer_class == "answer" and not trial.is_fixed(tried) for _, tried in pairs)
             is_changed = before != after or fixed > 0
             counts = {"answered before": before, "answered now": after, "fixed refusals": fixed}
-            cells = {title: (count, interval_text(Rate(count, len(pairs)))) for title, count in counts.items()}
+            cells = {title: (count, range_text(wilson_interval(count, len(pairs)))) for title, count in counts.items()}
             effects.append({"name": name, "cells": {"samples": (len(pairs), "")} | cells, "is_changed": is_changed})
     return effects
 

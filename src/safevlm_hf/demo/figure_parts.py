@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..intervals.rates import Rate
+from ..intervals.figure import Figure
 from ..reports.pages import Section
 from ..reports.tables import Cell, Row, counted_note, interval_text, mean_note, short_note
 from .results import DemoResults
@@ -49,12 +49,12 @@ def figure_rows(results: DemoResults, columns: Sequence[str] | None = None) -> l
         rows.append(Row(*FIGURES.get(name, (name, "")), cells, targets))
         if name == "pairs_both_right" and results.first_pooling is not None:
             first = results.first_pooling[name]
-            last = Cell(show(first.share), counted_note(first), short_note=short_note(first))
+            last = Cell(show(first.value), counted_note(first), short_note=short_note(first))
             rows.append(Row(*FIRST_POOLING, [None] * (len(cells) - 1) + [last]))
     return rows
 
 
-def _note(results: DemoResults, rates: Mapping[str, Mapping[str, Rate]], column: str, name: str) -> str:
+def _note(results: DemoResults, rates: Mapping[str, Mapping[str, Figure]], column: str, name: str) -> str:
     if name == "map_ratio" and results.figures[column].get(name) is not None:
         return mean_note((results.localisation or {}).get("pictogram_region", {}))
     return counted_note(rates.get(column, {}).get(name))

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from ..evaluation.answering import Prediction
-from ..intervals.rates import Rate
+from ..intervals.rates import wilson_interval
 from ..reports.cards import Card, Chip, Said, picture_at
 from ..reports.pages import Picture, Section
-from ..reports.tables import interval_text
+from ..reports.tables import range_text
 from .figures import find_pairs
 from .results import DemoResults
 
@@ -48,7 +48,7 @@ def mistakes_section(results: DemoResults) -> Section:
         "cards": cards,
         "num_wrong": len(wrong),
         "num_samples": num_samples,
-        "interval": interval_text(Rate(len(wrong), num_samples)),
+        "interval": range_text(wilson_interval(len(wrong), num_samples)) if num_samples else "",
     }
     return Section("Mistakes", "report/mistakes.html", data, is_folded=True)
 

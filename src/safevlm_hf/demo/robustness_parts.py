@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..intervals.rates import Rate
+from ..intervals.figure import Figure
 from ..reports.pages import Section
 from ..reports.plots import rate_curves
 from ..reports.tables import Cell, Row, counted_note, short_note
@@ -81,7 +81,7 @@ def _columns(results: Sequence[RowResult]) -> list[str]:
     return [column for column in COLUMNS if any(column in result.rates for result in results)]
 
 
-def _lines(results: Sequence[RowResult]) -> Iterator[tuple[str, str, dict[str, Rate]]]:
+def _lines(results: Sequence[RowResult]) -> Iterator[tuple[str, str, dict[str, Figure]]]:
     """Row, figure, and column to rate, in the order of the table. Points of a curve over strengths have no line."""
     for result in results:
         if result.row.curve not in (None, *LENGTHS):
@@ -108,8 +108,8 @@ def _table(title: str, results: Sequence[RowResult], targets: Sequence[Target]) 
     return {"title": title, "columns": columns, "rows": rows}
 
 
-def _cell(rate: Rate | None, met: bool | None) -> Cell | None:
-    return None if rate is None else Cell(f"{rate.share:.3f}", counted_note(rate), met, short_note(rate))
+def _cell(rate: Figure | None, met: bool | None) -> Cell | None:
+    return None if rate is None else Cell(f"{rate.value:.3f}", counted_note(rate), met, short_note(rate))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -148,9 +148,9 @@ def _strength_curves(results: Sequence[RowResult]) -> dict[str, str]:
 
 def _points(
     results: Sequence[RowResult], curve: str | None, column: str, figure: str, start: float
-) -> list[tuple[float, Rate]]:
+) -> list[tuple[float, Figure]]:
     """The curve's (place, rate), rising; it starts with the question alone."""
-    found: Mapping[float, Rate] = {
+    found: Mapping[float, Figure] = {
         start if result.row.name == ALONE else result.row.place: result.rates[column][figure]
         for result in results
         if (result.row.curve == curve or result.row.name == ALONE) and figure in result.rates.get(column, {})

@@ -30,7 +30,6 @@ from ..data.records import load_records
 from ..data.riskcards import write_riskcards
 from ..evaluation.answering import answer_records, judge_records
 from ..files import check_apart, check_writable, refuse_to_overwrite, write_text
-from ..intervals.rates import Rate
 from ..modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SafetyConfig
 from ..modeling.model_card import write_model_card
 from ..quiet import quiet
@@ -382,14 +381,10 @@ def finish(folder: Path, report: str | Path, results: DemoResults, show_all: boo
 
 
 def _rates(results: DemoResults) -> dict:
-    """Row to column to figure to its count, total, share and interval, as JSON-able data."""
-
-    def to_dict(rate: Rate) -> dict:
-        return {**asdict(rate), "share": rate.share, "interval": rate.interval}
-
+    """Row to column to figure, as JSON-able data."""
     return {
         result.row.name: {
-            column: {name: to_dict(rate) for name, rate in found.items()} for column, found in result.rates.items()
+            column: {name: asdict(figure) for name, figure in found.items()} for column, found in result.rates.items()
         }
         for result in results.robustness
     }

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..intervals.rates import Rate
+from ..intervals.figure import Figure
+from ..intervals.rates import wilson_interval
 
 
 NO_INTERVAL = "no interval: no draw changes it"
@@ -36,11 +37,9 @@ class Row:
     targets: Sequence[str] = ()
 
 
-def interval_text(rate: Rate | None) -> str:
-    """The 95% interval of a share: "0.01 to 0.07"; empty where nothing was counted."""
-    if rate is None or not rate.total:
-        return ""
-    return range_text(rate.interval)
+def interval_text(figure: Figure | None) -> str:
+    """The 95% interval of a figure: "0.01 to 0.07"; empty where there is none."""
+    return "" if figure is None or figure.interval is None else range_text(figure.interval)
 
 
 def range_text(interval: Sequence[float]) -> str:
@@ -49,17 +48,16 @@ def range_text(interval: Sequence[float]) -> str:
     return "" if low != low else f"{low:.2f} to {high:.2f}"
 
 
-def counted_note(rate: Rate | None) -> str:
-    """Of how many samples a share is, and its 95% interval, in brackets."""
-    interval = interval_text(rate)
-    return f"({rate.total}; {interval})" if interval else ""
+def counted_note(figure: Figure | None) -> str:
+    """Of how many samples a figure is, and its 95% interval, in brackets."""
+    return f"({figure.total}; {interval_text(figure)})" if figure is not None and figure.interval else ""
 
 
-def short_note(rate: Rate | None) -> str:
-    """The 95% interval of a share in few characters, in brackets."""
-    if rate is None or not rate.total:
+def short_note(figure: Figure | None) -> str:
+    """The 95% interval of a figure in few characters, in brackets."""
+    if figure is None or figure.interval is None:
         return ""
-    low, high = rate.interval
+    low, high = figure.interval
     return f"({low:.2f}-{high:.2f})"
 
 
@@ -70,8 +68,7 @@ def mean_note(figures: Mapping[str, Any]) -> str:
 
 def counts_text(count: int, total: int) -> str:
     """A count and the 95% interval of its share: "3 of 200 (0.01 to 0.04)"."""
-    interval = interval_text(Rate(count, total))
-    return f"{count} of {total}" + (f" ({interval})" if interval else "")
+    return f"{count} of {total}" + (f" ({range_text(wilson_interval(count, total))})" if total else "")
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
