@@ -57,7 +57,7 @@ class Runs:
         return f"{sum(shares) / len(shares):.2f}" if shares else "-"
 
     def _shares(self, row: str, column: str, figure: str) -> list[float | None]:
-        return [run["rows"].get(row, {}).get(column, {}).get(figure, {}).get("share") for run in self.figures]
+        return [run["rows"].get(row, {}).get(column, {}).get(figure, {}).get("value") for run in self.figures]
 
     def missed(self) -> list[list[str]]:
         """The targets that each run misses."""
@@ -72,7 +72,7 @@ def _by_column(run: dict) -> dict[str, dict[str, float]]:
     for row, columns in run["rows"].items():
         for column, rates in columns.items():
             for name, rate in rates.items():
-                figures.setdefault(column, {})[figure_name(row, name)] = rate["share"]
+                figures.setdefault(column, {})[figure_name(row, name)] = rate["value"]
     return figures
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from safevlm_hf.evaluation.judges.base import TextJudge
 from safevlm_hf.evaluation.judges.matchers import published_matchers
 from safevlm_hf.evaluation.judges.rules import RulesJudge
-from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.figure import Figure, counted_share
 
 
 REFUSAL, COMPLIANCE = "2_full_refusal", "1_full_compliance"
@@ -50,13 +50,13 @@ def read_answers(folder: Path) -> dict[str, list[str]]:
     return answers
 
 
-def refused(judge: TextJudge, answers: list[str]) -> Rate:
-    return Rate(sum(judge.classify(answer) == "refusal" for answer in answers), len(answers))
+def refused(judge: TextJudge, answers: list[str]) -> Figure:
+    return counted_share("refused", (judge.classify(answer) == "refusal" for answer in answers))
 
 
-def shown(rate: Rate) -> str:
+def shown(rate: Figure) -> str:
     low, high = rate.interval
-    return f"{rate.share:.3f} ({low:.3f} to {high:.3f}), {rate.count} of {rate.total}"
+    return f"{rate.value:.3f} ({low:.3f} to {high:.3f}), {rate.count} of {rate.total}"
 
 
 if __name__ == "__main__":

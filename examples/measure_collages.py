@@ -18,7 +18,7 @@ import safevlm_hf  # noqa: F401
 from safevlm_hf.data.records import load_image, load_records
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.evaluation.answering import judge_records
-from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.figure import counted_share
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
@@ -80,9 +80,9 @@ def num_tiles(processor, record: dict) -> str:
 
 def rate(predictions, is_risky: bool) -> str:
     flags = [one.is_flagged for one in predictions if (one.level > 0) == is_risky]
-    found = Rate(sum(flags), len(flags))
+    found = counted_share("flagged_rate", flags)
     low, high = found.interval
-    return f"{found.share:.2f} ({low:.2f} to {high:.2f})"
+    return f"{found.value:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

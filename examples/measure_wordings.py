@@ -33,7 +33,7 @@ from safevlm_hf.data.riskcards import (
 from safevlm_hf.demo.rows import Part, Row, split_requests, with_questions
 from safevlm_hf.demo.wordings import ABOUT_THE_LOOK, ask_in_words, by_content, shows_risk, typing_rows, wording_rows
 from safevlm_hf.evaluation.answering import Prediction, answer_records, judge_records
-from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.figure import counted_share
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
@@ -167,12 +167,11 @@ def print_row(name: str, predictions: list[Prediction]):
 
 
 def share(hits) -> str:
-    hits = list(hits)
-    found = Rate(sum(hits), len(hits))
-    if not hits:
+    found = counted_share("share", hits)
+    if found.interval is None:
         return "-"
     low, high = found.interval
-    return f"{found.share:.2f} ({low:.2f} to {high:.2f})"
+    return f"{found.value:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

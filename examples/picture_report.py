@@ -26,7 +26,7 @@ def main():
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1200, "height": 900}, device_scale_factor=SCALE)
-        page.goto(args.report.resolve().as_uri())
+        page.goto(args.report.resolve().as_uri() + "#one-picture-two-questions")  # which unfolds them
         row = page.locator("#one-picture-two-questions .cards")
         row.evaluate("row => [...row.children].slice(2).forEach(card => card.remove())")
         row.screenshot(path=PICTURE)

@@ -25,7 +25,7 @@ from safevlm_hf.checkpoints.word_reader import WORD_READER
 from safevlm_hf.data.riskcards import wordings_of_others
 from safevlm_hf.data.riskcards.rewording import wordings_by_hand
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
-from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.figure import counted_share
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.safety_word_head import WindowTree
 from safevlm_hf.modeling.safety_words import SafetyWords
@@ -140,8 +140,8 @@ def tree_score() -> Callable:
 def print_rows(reading: str, held_out: dict[tuple[str, str], list[Text]], score: Callable):
     for hand in HANDS:
         found = ([score(text) > 0 for text in held_out[hand, kind]] for kind in KINDS)
-        rates = [Rate(sum(hits), len(hits)) for hits in found]
-        shares = (f"{rate.share:.2f} ({rate.interval[0]:.2f} to {rate.interval[1]:.2f})" for rate in rates)
+        rates = [counted_share("flagged_rate", hits) for hits in found]
+        shares = (f"{rate.value:.2f} ({rate.interval[0]:.2f} to {rate.interval[1]:.2f})" for rate in rates)
         print(f"| {reading} | {hand} | {' | '.join(shares)} |", flush=True)
 
 

@@ -119,4 +119,4 @@ def _rate(rate) -> str:
     if not rate.total:
         return "no samples"
     low, high = rate.interval
-    return f"{rate.share:.3f} ({low:.3f} to {high:.3f})"
+    return f"{rate.value:.3f} ({low:.3f} to {high:.3f})"

@@ -41,6 +41,7 @@ def demo(
             "--overwrite-output-dir", "--overwrite_output_dir", help="Replace what an earlier demo has left."
         ),
     ] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Print every figure, not the headline alone.")] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Every row with words, turns, prompts and changed pictures (40 minutes).")
     ] = False,
@@ -66,7 +67,7 @@ def demo(
     options = ["--seed", str(seed), "--family", family]
     options += [] if output_dir is None else ["--output_dir", str(output_dir)]
     options += [] if report is None else ["--report", str(report)]
-    options += ["--overwrite_output_dir"] * overwrite_output_dir
+    options += ["--overwrite_output_dir"] * overwrite_output_dir + ["--all"] * all_
     raise typer.Exit(run_demo(options + ["--full"] * full + ["--fast"] * fast))
 
 

@@ -49,6 +49,7 @@ def evaluate(
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out items without a readable picture, and name them.")
     ] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Print every figure, not the first 25 alone.")] = False,
     overwrite: Overwrite = False,
 ):
     """
@@ -81,7 +82,7 @@ def evaluate(
         (one, items, candidates, replace(settings, judges=own))
         for one, items, own in zip(chosen, loaded, fitting, strict=True)
     ]
-    _run(runs, output, overwrite)
+    _run(runs, output, overwrite, all_)
 
 
 HOW_TO_READ = """In brackets: 95% intervals. A refusal counts where its judge sees one: `rules` is
@@ -152,11 +153,11 @@ def _settings(max_new_tokens: int, batch_size: int, seed: int):
     )
 
 
-def _run(runs: list[tuple], output: Path, overwrite: bool):
+def _run(runs: list[tuple], output: Path, overwrite: bool, show_all: bool):
     """`runs`: per benchmark the first arguments of `evaluate_systems`."""
     from safevlm_hf.evaluation.comparing import save_comparison
     from safevlm_hf.evaluation.pipeline import evaluate_systems, result_names
-    from safevlm_hf.evaluation.report import refuse_to_lose_results, write_evaluation_report
+    from safevlm_hf.evaluation.report import num_headlines, refuse_to_lose_results, write_evaluation_report
 
     report = output / "report.html"
     if not overwrite:
@@ -171,7 +172,7 @@ def _run(runs: list[tuple], output: Path, overwrite: bool):
         save_comparison(evaluated[-1], output)
         # After each benchmark, so that an error in a later one loses nothing.
         write_evaluation_report(report, evaluated)
-        _show(evaluated[-1])
+        _show(evaluated[-1], None if show_all else num_headlines(len(runs)))
     print(HOW_TO_READ)
     print(f"results: {output}/*/*/results.json   report: {report}")
 
@@ -186,15 +187,19 @@ def _show_costs(runs, output: Path):
         print(f"all benchmarks: judge {name}: at most {total}")
 
 
-def _show(of_benchmark):
+def _show(of_benchmark, num_rows: int | None):
     from safevlm_hf.evaluation.report import summary_rows
 
     protocol = of_benchmark[0].result.protocol
-    head, *rows = summary_rows(of_benchmark)
+    head, *rows = summary_rows(of_benchmark, num_rows)
+    num_more = len(summary_rows(of_benchmark)) - 1 - len(rows)
     table = borderless_table(*head, title=f"{protocol.benchmark}, {protocol.split}")
     for row in rows:
         table.add_row(*map(plain, row))
-    make_console().print(table)
+    console = make_console()
+    console.print(table)
+    if num_more:
+        console.print(f"{num_more} more figures: in the report, or here with `--all`", soft_wrap=True)
 
 
 def _candidates(model: str, base: str | None, policy: Path | None, settings) -> list:

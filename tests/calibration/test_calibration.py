@@ -18,7 +18,7 @@ from safevlm_hf.calibration.logits import LabelledLogits, _groups, collect_verdi
 from safevlm_hf.calibration.report import render_calibration_report, write_calibration_report
 from safevlm_hf.calibration.temperatures import fit_temperatures
 from safevlm_hf.calibration.thresholds import choose_thresholds
-from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.figure import share_of_counts
 from safevlm_hf.intervals.reliability import calibration_error_interval, expected_calibration_error, reliability_bins
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.operator_policy import policy_in_force
@@ -215,11 +215,11 @@ def test_fresh_samples_reach_the_target(kind, target):
         thresholds = choice.thresholds
         assert list(thresholds) == RISKY and not choice.undetermined
         chosen = reached(labelled, thresholds, kind)
-        assert 0.8 * target < chosen.share <= target
+        assert 0.8 * target < chosen.value <= target
         fresh = reached(draw(1200, 100 + seed), thresholds, kind)
         error = math.sqrt(target * (1 - target) * (1 / chosen.total + 1 / fresh.total))
-        assert abs(fresh.share - target) < 3 * error
-        rates.append(fresh.share)
+        assert abs(fresh.value - target) < 3 * error
+        rates.append(fresh.value)
     assert sum(rates) / len(rates) == pytest.approx(target, abs=2 * error / math.sqrt(len(rates)))
 
 
@@ -445,10 +445,10 @@ def test_a_calibrated_checkpoint_starts_under_its_calibrated_policy(
 
 
 def test_intervals_of_rates():
-    assert Rate(5, 100).share == 0.05
-    assert Rate(5, 100).interval == pytest.approx((0.0215, 0.1118), abs=1e-4)
-    assert Rate(0, 50).interval == pytest.approx((0, 0.0713), abs=1e-4)
-    assert Rate(0, 0).share is None and Rate(0, 0).interval == (0, 1)
+    assert share_of_counts("rate", 5, 100).value == 0.05
+    assert share_of_counts("rate", 5, 100).interval == pytest.approx((0.0215, 0.1118), abs=1e-4)
+    assert share_of_counts("rate", 0, 50).interval == pytest.approx((0, 0.0713), abs=1e-4)
+    assert share_of_counts("rate", 0, 0).value is None and share_of_counts("rate", 0, 0).interval is None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -495,7 +495,7 @@ def test_every_calibration_error_has_its_interval(result):
 def test_what_was_reached_and_every_area_has_its_interval(result):
     page = render_calibration_report(result)
     low, high = result.reached.interval
-    assert f"{100 * result.reached.share:.1f}%</b> ({100 * low:.1f}% to {100 * high:.1f}%)" in page.split("<dl")[0]
+    assert f"{100 * result.reached.value:.1f}%</b> ({100 * low:.1f}% to {100 * high:.1f}%)" in page.split("<dl")[0]
     areas = page.split('aria-label="Areas under the curves"')[2].split("</table>")[0]
     assert len(re.findall(r"0\.\d{4} <span class=\"note\">\(0\.\d{4} to [01]\.\d{4}\)", areas)) == 2 * 6
 

@@ -43,6 +43,6 @@ def test_calibration_error_falls_and_the_target_is_reached(labelled, target):
     shares = [result.after.category_error / result.before.category_error for result in results]
     assert sum(shares) / len(shares) < 0.55
     # Within a sampling error of 95%, that is 19 of 20 draws.
-    assert sum(result.is_on_target for result in results) >= 8, [result.reached.share for result in results]
-    reached = sum(result.reached.share for result in results) / len(results)
+    assert sum(result.is_on_target for result in results) >= 8, [result.reached.value for result in results]
+    reached = sum(result.reached.value for result in results) / len(results)
     assert reached == pytest.approx(*target.values(), rel=0.25)

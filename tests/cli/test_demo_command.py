@@ -37,6 +37,7 @@ def test_demos_of_other_extents(call, fails, called, monkeypatch):
     assert called == [(["--seed", "0", *words], "ACTIVE") for words in asked]
     assert "name one" in fails("demo", "--fast", "--full")
     called.clear()
+    assert call("demo", "--all")[0] == 1 and called.pop()[0][-1] == "--all"
     assert call("demo", "--overwrite_output_dir")[0] == 1 and called[0][0][-1] == "--overwrite_output_dir"
 
 

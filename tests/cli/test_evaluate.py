@@ -13,6 +13,7 @@ from safevlm_cli.judges import is_near as near
 from safevlm_cli.judges import read_judges
 from safevlm_hf.benchmarks import BENCHMARKS
 from safevlm_hf.data import NANO_BASE
+from safevlm_hf.evaluation import report
 from safevlm_hf.evaluation.judges.endpoint import PROBE
 
 
@@ -51,6 +52,27 @@ def test_a_benchmark_that_is_done_is_shown_and_reported_whatever_follows(call, c
     code, out, err = call("evaluate", "--model", checkpoint, *words, "--max-new-tokens", 4)
     assert code == 2 and str(results) in err
     assert "over refusal rate" in out and "xstest" in (tmp_path / "out" / "report.html").read_text().lower()
+
+
+def test_the_first_figures_are_shown_and_all_on_request(call, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MAX_ROWS", 2)
+    STANDINS["vlguard"](tmp_path / "data")
+    words = [
+        "--model",
+        checkpoint,
+        "--benchmark",
+        "vlguard",
+        "--data",
+        tmp_path / "data",
+        "--output",
+        tmp_path / "out",
+    ]
+    code, out, err = call("evaluate", *words, "--max-new-tokens", 4)
+    assert code == 0, err
+    assert "attack success rate" in out and "flagged rate" not in out
+    assert re.search(r"\d+ more figures: in the report, or here with `--all`", out)
+    code, out, err = call("evaluate", *words, "--max-new-tokens", 4, "--all")
+    assert code == 0 and "flagged rate" in out and "more figures" not in out, err
 
 
 def without_weights(checkpoint, folder):

@@ -49,8 +49,8 @@ def test_every_figure_is_kept(run):
         rates = figures["rows"][row.name][BOTH_STAGES]
         assert {RISKY_FLAGGED, RISKY_ANSWERED} <= set(rates)
         for rate in rates.values():
-            low, high = rate["interval"]
-            assert rate["total"] >= 1 and low <= rate["share"] <= high + 1e-9
+            low, high = rate["low"], rate["high"]
+            assert rate["total"] >= 1 and low <= rate["value"] <= high + 1e-9
 
 
 @pytest.mark.ci

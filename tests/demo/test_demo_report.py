@@ -17,13 +17,25 @@ from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.demo.control import PolicyTrial
 from safevlm_hf.demo.figure_parts import FIGURES, show
 from safevlm_hf.demo.figures import held_out_figures
+from safevlm_hf.demo.headline import MAX_ROWS
 from safevlm_hf.demo.picture_parts import LEVEL_COLOURS, MAX_MISTAKES
-from safevlm_hf.demo.report import DemoResults, format_table, render_report, write_report
-from safevlm_hf.demo.rows import ALONE, BASE, BOTH_STAGES, RISKY_FLAGGED, STAGE1, Row, RowResult
+from safevlm_hf.demo.report import DemoResults, format_headline, format_table, render_report, write_report
+from safevlm_hf.demo.rows import (
+    ALONE,
+    BASE,
+    BOTH_STAGES,
+    RISKY_ANSWERED,
+    RISKY_FLAGGED,
+    STAGE1,
+    WORDS_ANSWERED,
+    Row,
+    RowResult,
+    figure_name,
+)
 from safevlm_hf.demo.targets import ALONE_TARGETS, Target
 from safevlm_hf.demo.verdict_parts import draw_matrix
 from safevlm_hf.evaluation.answering import Prediction
-from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.figure import share_of_counts
 from safevlm_hf.reports.tables import interval_text
 
 
@@ -90,7 +102,7 @@ def results(tmp_path):
         levels=LEVELS,
         logs=LOGS,
         facts={"command": f"make demo {HOSTILE}", HOSTILE: "1"},
-        first_pooling={"pairs_both_right": Rate(1, 16)},
+        first_pooling={"pairs_both_right": share_of_counts("pairs_both_right", 1, 16)},
         title=f"Report {HOSTILE}",
     )
 
@@ -114,7 +126,9 @@ def test_page_shows_every_part(results, tmp_path):
     assert "0.062" in page and "head_pooling=&#34;first&#34;" in page
     for target in ALONE_TARGETS:
         assert str(target) in page
-    assert page.count('class="mark good">✓') + page.count('class="mark bad">✗') == len(ALONE_TARGETS)
+    for title in ("What the run reached", "Figures"):
+        part = page.split(f"<h2>{title}</h2>")[1].split("<h2>")[0]
+        assert part.count('class="mark good">✓') + part.count('class="mark bad">✗') == len(ALONE_TARGETS)
     assert page.count("<svg") == 3 and "lm loss" in page and "eval level accuracy" in page
     assert "learning rate" not in page and "train loss" not in page
     assert "ECE" in page and "Gallery" in page and "privacy, high · risk 0.90" in page
@@ -129,7 +143,7 @@ def test_every_figure_has_its_interval(results):
     assert "(16; 0.01 to 0.28)" in figures  # of the head with `head_pooling="first"`
     for column, rates in results.rates.items():
         for name, rate in rates.items():
-            assert results.figures[column][name] == rate.share
+            assert results.figures[column][name] == rate.value
             assert not rate.total or f"({rate.total}; {interval_text(rate)})" in figures
     lead = page.split("<h1>")[1].split("<dl")[0]
     assert "0.333 (0.06 to 0.79)</b> after" in lead and "1.000 (0.44 to 1.00) before" in lead
@@ -205,7 +219,7 @@ def test_whatever_comes_from_data_stays_text(results):
     one = Prediction(text(), text(), text(), 3, 4, verdict, results.safe_predictions[0].image, extra)
     other = replace(one, question=text(), answer=text(), level=0, category=6)
     column, figure, row, change = text(), text(), text(), text()
-    rates = {BOTH_STAGES: {RISKY_FLAGGED: Rate(1, 2)}}
+    rates = {BOTH_STAGES: {RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, 1, 2)}}
     rows = [Row(ALONE, ()), Row(row, ()), Row("a point", (), curve=change, place=1.0)]
     tried = [replace(one, answer=text()), other]
     page = render_report(
@@ -219,7 +233,7 @@ def test_whatever_comes_from_data_stays_text(results):
             targets=[Target(figure, column, at_least=0.5, relative_to=text())],
             logs={text(): [{"step": 5, f"{text()} loss": 1.0}]},
             facts={text(): text()},
-            first_pooling={"pairs_both_right": Rate(1, 2)},
+            first_pooling={"pairs_both_right": share_of_counts("pairs_both_right", 1, 2)},
             trials=[PolicyTrial(text(), text(), {"categories": {"<script>": "{{ 7*7 }}"}}, frozenset(), tried)],
             robustness=[RowResult(one, rates) for one in rows],
             title=text(),
@@ -281,7 +295,10 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
     results.explanations = [drawing.getvalue()]
     region = {"num_samples": 3, "mass": 0.5, "area_share": 0.1, "mass_ratio": 5.0}
     results.localisation = {"region": {**region, "random_ratio": 1.0, "best_ratio": 9.0, "interval": [4.0, 6.5]}}
-    rates = {BOTH_STAGES: {RISKY_FLAGGED: Rate(1, 2)}, BASE: {RISKY_FLAGGED: Rate(2, 2)}}
+    rates = {
+        BOTH_STAGES: {RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, 1, 2)},
+        BASE: {RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, 2, 2)},
+    }
     rows = [Row(ALONE, ()), Row("a long name of a row: 12 sentences", ()), Row("one", (), curve="moved", place=1.0)]
     results.robustness = [RowResult(row, rates) for row in rows]
     tried = [replace(one, answer="Sure, 12 Elm Road.") for one in results.safe_predictions]
@@ -292,7 +309,13 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
     assert "<b>5.00</b><small>(4.00 to 6.50)</small>" in path.read_text()
     with open_page() as page:
         page.goto(path.as_uri())
-        assert page.locator("h2").count() == page.locator("nav.contents a").count() == 11
+        assert page.locator("h2").count() == page.locator("nav.contents a").count() == 12
+        page.set_viewport_size({"width": 390, "height": 900})
+        assert page.evaluate("document.documentElement.scrollHeight") <= 8000  # on a phone, folded
+        assert not page.locator("img.drawing").is_visible()
+        page.get_by_role("link", name="Why").click()
+        assert page.locator("img.drawing").is_visible()  # a link unfolds what it leads to
+        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         check_readable(page)
         page.set_viewport_size({"width": 390, "height": 900})
         assert page.evaluate(SCROLLED_TABLES) == []
@@ -354,11 +377,41 @@ def test_table(results):
     table = format_table(results)
     assert table.isascii()
     lines = {line[:26].strip(): line for line in table.splitlines()}
-    assert re.search(r"1\.000 ok +0\.000 +0\.333 MISSED +base >= 0.90; after both stages <= 0.05", table)
-    assert lines["Question pairs, both right"].split()[4:7] == ["-", "0.667", "0.667"]
+    first = r"1\.000 \(0\.44-1\.00\) ok +0\.000 \(.*?\) +0\.333 \(0\.06-0\.79\) MISSED"
+    assert re.search(first + " +base >= 0.90; after both stages <= 0.05", table)
+    assert lines["Question pairs, both right"].split()[4:7:2] == ["-", "(0.21-0.94)"]
     assert '  with head_pooling="first"' in table and "0.062" in table
     assert lines["held-out figure"].endswith("target")
     assert "target" not in format_table(replace(results, targets=()))
+
+
+def many_rows(num_rows, count=0):
+    """Rows around the question, each with a bound that `count` of 200 risky pictures flagged do not meet."""
+    rows = [Row(f"row {number}", ()) for number in range(num_rows)]
+    found = {BOTH_STAGES: {RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, count, 200)}}
+    bounds = [Target(figure_name(row.name, RISKY_FLAGGED), BOTH_STAGES, at_least=0.95) for row in rows]
+    return {"robustness": [RowResult(row, found) for row in rows], "targets": (*ALONE_TARGETS, *bounds)}
+
+
+def test_the_headline_fits_on_a_screen(results):
+    """Before and after, with intervals; rows around the question as far as they are headlines or miss a target."""
+    alone = format_headline(results)
+    head, _, *lines = alone.splitlines()
+    assert head.split("  ")[0] == "held-out figure" and STAGE1 not in head and alone.isascii()
+    assert "0.333 (0.06-0.79) MISSED" in lines[0] and len(lines) < MAX_ROWS
+    met = replace(results, **many_rows(40, count=199))
+    assert format_headline(met) == alone and "row 39; risky, flagged" in format_table(met)
+    missed = format_headline(replace(results, **many_rows(40)))
+    table, rest = missed.split("\n\n")
+    assert len(table.splitlines()) == 2 + MAX_ROWS and "row 0; risky, flagged" in table
+    assert rest == f"{40 - (MAX_ROWS - len(lines))} more figures miss a target"
+    words = [
+        RowResult(
+            Row(WORDS_ANSWERED, (), answers=True),
+            {BOTH_STAGES: {RISKY_ANSWERED: share_of_counts(RISKY_ANSWERED, 0, 100)}},
+        )
+    ]
+    assert f"{WORDS_ANSWERED}; risky, answered" in format_headline(replace(results, robustness=words))
 
 
 def test_targets():

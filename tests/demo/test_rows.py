@@ -42,7 +42,7 @@ from safevlm_hf.demo.rows import (
 from safevlm_hf.demo.targets import FULL_TARGETS, QUICK_TARGETS, Target
 from safevlm_hf.demo.wordings import typing_rows, wording_rows
 from safevlm_hf.evaluation.answering import Prediction, answer_records, judge_records
-from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.figure import share_of_counts
 from safevlm_hf.reports.pages import render_section
 
 
@@ -144,15 +144,15 @@ def test_rates_of_verdicts_and_answers():
         make_prediction(0, 2, "I can't help with this."),
     ]
     assert rates(predictions) == {
-        RISKY_FLAGGED: Rate(1, 2),
-        CLEAN_FLAGGED: Rate(1, 3),
-        RISKY_ANSWERED: Rate(1, 2),
-        CLEAN_REFUSED: Rate(1, 3),
-        CLEAN_RIGHT: Rate(1, 3),
+        RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, 1, 2),
+        CLEAN_FLAGGED: share_of_counts(CLEAN_FLAGGED, 1, 3),
+        RISKY_ANSWERED: share_of_counts(RISKY_ANSWERED, 1, 2),
+        CLEAN_REFUSED: share_of_counts(CLEAN_REFUSED, 1, 3),
+        CLEAN_RIGHT: share_of_counts(CLEAN_RIGHT, 1, 3),
     }
     assert rates([make_prediction(3, 3), make_prediction(0, 0)]) == {
-        RISKY_FLAGGED: Rate(1, 1),
-        CLEAN_FLAGGED: Rate(0, 1),
+        RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, 1, 1),
+        CLEAN_FLAGGED: share_of_counts(CLEAN_FLAGGED, 0, 1),
     }
 
 
@@ -160,7 +160,7 @@ def test_each_of_several_pictures_counts():
     verdicts = make_verdict(0, "answer"), make_verdict(3, "condition")
     right = make_prediction(3, 3, verdicts=verdicts, image_levels=(0, 3))
     swapped = make_prediction(3, 3, verdicts=verdicts, image_levels=(3, 0))
-    assert rates([right, swapped])[PICTURES_RIGHT] == Rate(2, 4)
+    assert rates([right, swapped])[PICTURES_RIGHT] == share_of_counts(PICTURES_RIGHT, 2, 4)
 
 
 def test_rows_are_measured_on_the_models_of_their_columns(nano_model, nano_processor, folder):
@@ -220,7 +220,10 @@ def _system(text):
 
 def make_results(risky=0.97):
     def found(share, total=200):
-        return {RISKY_FLAGGED: Rate(round(share * total), total), CLEAN_FLAGGED: Rate(2, total)}
+        return {
+            RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, round(share * total), total),
+            CLEAN_FLAGGED: share_of_counts(CLEAN_FLAGGED, 2, total),
+        }
 
     rows = [RowResult(Row(ALONE, (Part(),)), {BOTH_STAGES: found(0.99), MEAN: found(0.99), FIRST: found(0.4)})]
     for kind, amounts in {"words": (1, 4, 16, 40), "prompt": (5, 20, 60), "turn": (2, 4, 8)}.items():
@@ -234,7 +237,10 @@ def make_results(risky=0.97):
     for strength in (0.5, 1.0):
         row = Row(f"picture <turned>, strength {strength:g}", (Part(),), curve="<turned>", place=strength)
         rows.append(RowResult(row, {BOTH_STAGES: found(0.9)}))
-    answers = {RISKY_ANSWERED: Rate(190, 200), CLEAN_REFUSED: Rate(1, 200)}
+    answers = {
+        RISKY_ANSWERED: share_of_counts(RISKY_ANSWERED, 190, 200),
+        CLEAN_REFUSED: share_of_counts(CLEAN_REFUSED, 1, 200),
+    }
     rows.append(RowResult(Row("pictures <b>", (Part(),), answers=True), {BASE: answers}))
     return rows
 

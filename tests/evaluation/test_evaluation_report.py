@@ -6,12 +6,13 @@ from support.html_page import Page, check_page
 
 from safevlm_hf.benchmarks.benchmark import user_turn
 from safevlm_hf.evaluation import report as evaluation_report
+from safevlm_hf.evaluation.counting import NOT_FLAGGED
 from safevlm_hf.evaluation.judges.base import Judgement
 from safevlm_hf.evaluation.pipeline import Evaluated
 from safevlm_hf.evaluation.protocol.protocol import Protocol
 from safevlm_hf.evaluation.protocol.result import Counts, EvaluationResult
 from safevlm_hf.evaluation.protocol.system import System
-from safevlm_hf.evaluation.report import render_evaluation_report, summary_rows
+from safevlm_hf.evaluation.report import num_headlines, render_evaluation_report, summary_rows
 from safevlm_hf.intervals.figure import Figure
 from safevlm_hf.items import Answer, Item
 
@@ -121,3 +122,27 @@ def test_a_copy_that_is_cut_off_is_named_and_the_headline_stands_over_the_parts(
     assert texts.index("judge score, mean over column") < parts < texts.index("judge score, column=face")
     titles = [row[:2] for row in summary_rows(evaluated)[1:]]
     assert titles == [["judge score", "rules"], ["judge score, mean over column", "rules"]]
+
+
+def test_figures_beyond_the_first_are_folded():
+    """All benchmarks together show no more than a screen holds."""
+    figures = [Figure(f"figure_{number:02}", 0.5, None, None, 2) for number in range(30)]
+    protocol = Protocol("mme", "all", 1, "a" * 64, "b" * 64, {}, 9, {})
+    result = EvaluationResult(protocol, System("base", "m"), figures, Counts(1))
+    one = Evaluated(result, [Item("a", (), user_turn("What?"))], [Answer("a", "A card.")], {})
+    texts = [text.strip() for text in Page(render_evaluation_report([[one]])).texts]
+    folded = texts.index("The other figures over all items (5)")
+    assert texts.index("figure 24") < folded < texts.index("figure 25")
+    assert [num_headlines(number) for number in (1, 2, 25, 40)] == [25, 12, 1, 1]
+
+
+def test_the_first_judge_of_a_figure_and_what_was_flagged_come_before_the_rest():
+    judged = [Figure("attack_success_rate", 0.5, None, None, 2, judge=name) for name in ("rules", "keywords")]
+    ability = [Figure("accuracy", 0.5, None, None, 2, part=part) for part in (None, NOT_FLAGGED)]
+    figures = [*judged, *ability, Figure("flagged_rate", 0.5, None, None, 2)]
+    protocol = Protocol("mme", "all", 1, "a" * 64, "b" * 64, {}, 9, {"rules": "f", "keywords": "f"})
+    result = EvaluationResult(protocol, System("base", "m"), figures, Counts(1))
+    evaluated = [Evaluated(result, [Item("a", (), user_turn("What?"))], [Answer("a", "A card.")], {})]
+    titles = [row[:2] for row in summary_rows(evaluated, 3)[1:]]
+    assert titles == [["attack success rate", "rules"], ["accuracy", ""], ["flagged rate", ""]]
+    assert len(summary_rows(evaluated)) == 6

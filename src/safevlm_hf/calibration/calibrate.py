@@ -5,7 +5,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..intervals.rates import Z95, Rate
+from ..intervals.figure import Figure
+from ..intervals.rates import Z95
 from ..modeling.configuration_safety import SafetyConfig
 from ..modeling.safety_policy import TEMPERATURES, SafetyPolicy
 from .figures import PolicyFigures, evaluate_policy
@@ -56,7 +57,7 @@ class CalibrationResult:
     holdout_share: float
 
     @property
-    def reached(self) -> Rate:
+    def reached(self) -> Figure:
         """The rate that was aimed at, on the held-out samples."""
         return self._aimed_at(self.after)
 
@@ -69,7 +70,7 @@ class CalibrationResult:
             return False
         variance = self.target * (1 - self.target) * (1 / chosen_with.total + 1 / self.reached.total)
         error = Z95 * math.sqrt(variance)
-        return min(self.target, chosen_with.share) - error <= self.reached.share <= self.target + error
+        return min(self.target, chosen_with.value) - error <= self.reached.value <= self.target + error
 
     @property
     def remarks(self) -> list[str]:
@@ -88,7 +89,7 @@ class CalibrationResult:
             ]
         )
 
-    def _aimed_at(self, figures: PolicyFigures) -> Rate:
+    def _aimed_at(self, figures: PolicyFigures) -> Figure:
         return figures.false_positives if self.target_kind == FALSE_POSITIVE_RATE else figures.misses
 
     def figures(self) -> dict:
@@ -113,7 +114,7 @@ def _to_dict(figures: PolicyFigures) -> dict:
         "level_error": figures.level_error,
         "category_error": figures.category_error,
         **{
-            name: {"count": rate.count, "total": rate.total, "share": rate.share, "interval": list(rate.interval)}
+            name: {"count": rate.count, "total": rate.total, "share": rate.value, "interval": rate.interval}
             for name, rate in rates.items()
         },
     }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..intervals.rates import Rate
+from ..intervals.figure import Figure, counted_share
 from ..intervals.reliability import expected_calibration_error
 from ..modeling.configuration_safety import SafetyConfig
 from ..modeling.safety_decision import calibrated_probabilities, decide
@@ -24,8 +24,8 @@ class PolicyFigures:
 
     level_error: float
     category_error: float
-    false_positives: Rate
-    misses: Rate
+    false_positives: Figure
+    misses: Figure
 
 
 def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyConfig) -> PolicyFigures:
@@ -36,8 +36,8 @@ def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: Safe
     return PolicyFigures(
         level_error=expected_calibration_error(*confidences(policy, labelled, "level")),
         category_error=expected_calibration_error(*confidences(policy, labelled, "category")),
-        false_positives=Rate(int((is_flagged & clean).sum()), int(clean.sum())),
-        misses=Rate(int((~is_flagged & risky).sum()), int(risky.sum())),
+        false_positives=counted_share("false_positive_rate", is_flagged[clean].tolist()),
+        misses=counted_share("miss_rate", (~is_flagged)[risky].tolist()),
     )
 
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from ..files import write_text
 from ..intervals.areas import PRECISION, ROC, area_intervals
-from ..intervals.rates import Rate
+from ..intervals.figure import Figure, counted_share
 from ..intervals.reliability import calibration_error_interval, reliability_bins
 from ..reports.pages import Section, render_page
 from ..reports.plots import reliability_diagram, share_curves
@@ -131,17 +131,17 @@ def _errors(result: CalibrationResult, part: str) -> list[tuple[str, str]]:
     return errors
 
 
-def _rate(rate: Rate) -> tuple[str, str]:
+def _rate(rate: Figure) -> tuple[str, str]:
     """The share, and what it rests on."""
-    if not rate.total:
+    if rate.interval is None:
         return "no samples", ""
     low, high = rate.interval
-    return _percent(rate.share), f"({rate.count} of {rate.total}; {_percent(low)} to {_percent(high)})"
+    return _percent(rate.value), f"({rate.count} of {rate.total}; {_percent(low)} to {_percent(high)})"
 
 
-def _reached(rate: Rate) -> tuple[str, str]:
+def _reached(rate: Figure) -> tuple[str, str]:
     low, high = rate.interval
-    return _percent(rate.share), f"({_percent(low)} to {_percent(high)})"
+    return _percent(rate.value), f"({_percent(low)} to {_percent(high)})"
 
 
 def _percent(share: float) -> str:
@@ -239,5 +239,5 @@ def _other_thresholds(result: CalibrationResult) -> Section:
     return Section("Other thresholds", "calibration/others.html", {"rows": rows})
 
 
-def _rate_within(is_counted: torch.BoolTensor, samples: torch.BoolTensor) -> Rate:
-    return Rate(int((is_counted & samples).sum()), int(samples.sum()))
+def _rate_within(is_counted: torch.BoolTensor, samples: torch.BoolTensor) -> Figure:
+    return counted_share("flagged_rate", is_counted[samples].tolist())

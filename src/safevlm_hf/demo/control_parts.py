@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..evaluation.answering import Prediction
-from ..intervals.rates import Rate
+from ..intervals.rates import wilson_interval
 from ..reports.cards import Card, Said
 from ..reports.pages import Section, inline_picture
-from ..reports.tables import counts_text, interval_text, range_text
+from ..reports.tables import counts_text, range_text
 from .control import PolicyTrial
 from .picture_parts import picture_of
 
@@ -40,9 +40,8 @@ def policies_section(
         )
     if not shown:
         return None
-    return Section(
-        "Policies at work", "report/policies.html", {"trials": shown, "compared": _compared(trials, defaults)}
-    )
+    data = {"trials": shown, "compared": _compared(trials, defaults)}
+    return Section("Policies at work", "report/policies.html", data, is_folded=True)
 
 
 def _effects(trial: PolicyTrial, defaults: Sequence[Prediction], categories: Sequence[str]) -> list[dict]:
@@ -57,7 +56,7 @@ def _effects(trial: PolicyTrial, defaults: Sequence[Prediction], categories: Seq
             after = sum(tried.answer_class == "answer" and not trial.is_fixed(tried) for _, tried in pairs)
             is_changed = before != after or fixed > 0
             counts = {"answered before": before, "answered now": after, "fixed refusals": fixed}
-            cells = {title: (count, interval_text(Rate(count, len(pairs)))) for title, count in counts.items()}
+            cells = {title: (count, range_text(wilson_interval(count, len(pairs)))) for title, count in counts.items()}
             effects.append({"name": name, "cells": {"samples": (len(pairs), "")} | cells, "is_changed": is_changed})
     return effects
 
@@ -120,7 +119,7 @@ def explanations_section(
         if (found := (localisation or {}).get(name))
     ]
     pictures = [_explained(drawing, one) for drawing, one in zip(drawings, explained, strict=True)]
-    return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures})
+    return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures}, is_folded=True)
 
 
 def _region_figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

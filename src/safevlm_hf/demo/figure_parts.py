@@ -1,10 +1,10 @@
 """The report's figures of questions that stand alone, as a table and as bars before and after."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from ..intervals.rates import Rate
+from ..intervals.figure import Figure
 from ..reports.pages import Section
-from ..reports.tables import Cell, Row, counted_note, interval_text, mean_note
+from ..reports.tables import Cell, Row, counted_note, interval_text, mean_note, short_note
 from .results import DemoResults
 from .targets import is_met
 
@@ -28,32 +28,33 @@ FIRST_COLOUR, MIDDLE_COLOUR, LAST_COLOUR = "#a9b4c0", "#7ba3cf", "#2563a8"
 def figures_section(results: DemoResults) -> Section:
     """The table of all figures, with the targets on them."""
     data = {"columns": list(results.figures), "rows": figure_rows(results)}
-    return Section("Figures", "report/figures.html", data)
+    return Section("Figures", "report/figures.html", data, is_folded=True)
 
 
-def figure_rows(results: DemoResults) -> list[Row]:
-    """One row a figure, and beside the pairs one of a head with `head_pooling="first"`."""
-    rows, rates = [], results.rates
+def figure_rows(results: DemoResults, columns: Sequence[str] | None = None) -> list[Row]:
+    """One row per figure, and beside the pairs one of a head with `head_pooling="first"`; all columns if unset."""
+    rows, rates, columns = [], results.rates, list(results.figures) if columns is None else columns
     for name in _figure_names(results):
         cells = [
             Cell(
-                show(figures.get(name)),
+                show(results.figures[column].get(name)),
                 _note(results, rates, column, name),
                 is_met(results.targets, results.figures, name, column),
+                short_note(rates.get(column, {}).get(name)),
             )
-            for column, figures in results.figures.items()
+            for column in columns
         ]
         of_name = [target for target in results.targets if target.figure == name]
-        targets = [str(target) for target in of_name if target.column in results.figures]
+        targets = [str(target) for target in of_name if target.column in columns]
         rows.append(Row(*FIGURES.get(name, (name, "")), cells, targets))
         if name == "pairs_both_right" and results.first_pooling is not None:
             first = results.first_pooling[name]
-            last = Cell(show(first.share), counted_note(first))
+            last = Cell(show(first.value), counted_note(first), short_note=short_note(first))
             rows.append(Row(*FIRST_POOLING, [None] * (len(cells) - 1) + [last]))
     return rows
 
 
-def _note(results: DemoResults, rates: Mapping[str, Mapping[str, Rate]], column: str, name: str) -> str:
+def _note(results: DemoResults, rates: Mapping[str, Mapping[str, Figure]], column: str, name: str) -> str:
     if name == "map_ratio" and results.figures[column].get(name) is not None:
         return mean_note((results.localisation or {}).get("pictogram_region", {}))
     return counted_note(rates.get(column, {}).get(name))
@@ -81,7 +82,7 @@ def bars_section(results: DemoResults) -> Section | None:
                 for column, value in values.items()
             ]
             groups.append({"title": FIGURES[name][0], "bars": bars})
-    return Section("Before and after", "report/bars.html", {"groups": groups}) if groups else None
+    return Section("Before and after", "report/bars.html", {"groups": groups}, is_folded=True) if groups else None
 
 
 def show(value: float | int | None) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from ..evaluation.answering import Prediction
-from ..intervals.rates import Rate
+from ..intervals.rates import wilson_interval
 from ..reports.cards import Card, Chip, Said, picture_at
 from ..reports.pages import Picture, Section
-from ..reports.tables import interval_text
+from ..reports.tables import range_text
 from .figures import find_pairs
 from .results import DemoResults
 
@@ -31,7 +31,8 @@ def pairs_section(results: DemoResults) -> Section | None:
         Card(picture_of(pair[0]), [_said(results, position[id(one)]) for one in pair])
         for pair in _varied(pairs, lambda pair: pair[0].extra.get("topic"), MAX_PAIRS)
     ]
-    return Section("One picture, two questions", "report/pairs.html", {"cards": cards, "num_pairs": len(pairs)})
+    data = {"cards": cards, "num_pairs": len(pairs)}
+    return Section("One picture, two questions", "report/pairs.html", data, is_folded=True)
 
 
 def mistakes_section(results: DemoResults) -> Section:
@@ -47,9 +48,9 @@ def mistakes_section(results: DemoResults) -> Section:
         "cards": cards,
         "num_wrong": len(wrong),
         "num_samples": num_samples,
-        "interval": interval_text(Rate(len(wrong), num_samples)),
+        "interval": range_text(wilson_interval(len(wrong), num_samples)) if num_samples else "",
     }
-    return Section("Mistakes", "report/mistakes.html", data)
+    return Section("Mistakes", "report/mistakes.html", data, is_folded=True)
 
 
 def gallery_section(results: DemoResults) -> Section | None:
@@ -61,7 +62,7 @@ def gallery_section(results: DemoResults) -> Section | None:
         if chosen:
             cards = [Card(picture_of(one), [_said(results, i)]) for i, one in chosen]
             groups.append({"name": name, "num_samples": len(members), "cards": cards})
-    return Section("Gallery", "report/gallery.html", {"groups": groups}) if groups else None
+    return Section("Gallery", "report/gallery.html", {"groups": groups}, is_folded=True) if groups else None
 
 
 def _faults(one: Prediction) -> list[tuple[int, str]]:

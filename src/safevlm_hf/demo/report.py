@@ -9,16 +9,18 @@ from pathlib import Path
 from ..files import write_text
 from ..reports.pages import Section, render_page
 from ..reports.plots import training_curves
-from ..reports.tables import align, interval_text
+from ..reports.tables import Row, align, interval_text
 from .control_parts import explanations_section, policies_section
 from .figure_parts import bars_section, figure_rows, figures_section, show
+from .headline import headline_columns, headline_rows, headline_section
 from .picture_parts import gallery_section, mistakes_section, pairs_section
 from .results import DemoResults
 from .robustness_parts import format_rows, robustness_section
+from .rows import FIGURES, figure_name
 from .verdict_parts import matrices_section, reliability_section
 
 
-__all__ = ["DemoResults", "format_table", "render_report", "write_report"]
+__all__ = ["DemoResults", "format_headline", "format_table", "render_report", "write_report"]
 
 
 def write_report(path: str | os.PathLike, results: DemoResults) -> Path:
@@ -32,6 +34,7 @@ def render_report(results: DemoResults) -> str:
     explained = [one for one in results.safe_predictions if one.level > 0][: len(results.explanations)]
     tried = results.safe_predictions[: len(results.trials[0].predictions)] if results.trials else ()
     sections = (
+        headline_section(results),
         figures_section(results),
         robustness_section(results.robustness, results.targets),
         bars_section(results),
@@ -69,17 +72,29 @@ def _before_and_after(results: DemoResults, figure: str) -> list[dict[str, str]]
 
 def _training_section(results: DemoResults) -> Section | None:
     curves = training_curves(results.logs)
-    return Section("Training", "report/training.html", {"curves": curves}) if curves else None
+    return Section("Training", "report/training.html", {"curves": curves}, is_folded=True) if curves else None
+
+
+def format_headline(results: DemoResults) -> str:
+    """What the run reached, as a table of plain ASCII that fits on a terminal's screen."""
+    rows, num_more_missed = headline_rows(results)
+    table = _format([["held-out figure", *headline_columns(results), "target"], *map(_line, rows)], results)
+    return table + (f"\n\n{num_more_missed} more figures miss a target" if num_more_missed else "")
 
 
 def format_table(results: DemoResults) -> str:
-    """The figures as a table of plain ASCII for a terminal."""
-    rows = [
-        [row.title, *("" if cell is None else str(cell) for cell in row.cells), "; ".join(row.targets)]
-        for row in figure_rows(results)
-    ]
-    tables = [[["held-out figure", *results.figures, "target"], *rows]]
+    """All figures as tables of plain ASCII."""
+    tables = [[["held-out figure", *results.figures, "target"], *map(_line, figure_rows(results))]]
     tables += format_rows(results.robustness, results.targets)
+    return "\n\n".join(_format(table, results) for table in tables)
+
+
+def _line(row: Row) -> list[str]:
+    title = figure_name(row.title, row.note) if row.note in FIGURES else row.title
+    return [title, *("" if cell is None else str(cell) for cell in row.cells), "; ".join(row.targets)]
+
+
+def _format(table: list[list[str]], results: DemoResults) -> str:
     if not results.targets:
-        tables = [[row[:-1] for row in table] for table in tables]
-    return "\n\n".join(map(align, tables)).replace("… ", "  ").replace("≥", ">=").replace("≤", "<=")
+        table = [row[:-1] for row in table]
+    return align(table).replace("… ", "  ").replace("≥", ">=").replace("≤", "<=")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..evaluation.answering import Prediction
-from ..intervals.rates import Rate
+from ..intervals.figure import Figure
 from .control import PolicyTrial
 from .figures import held_out_rates
 from .rows import BASE, BOTH_STAGES, STAGE1, RowResult, row_figures
@@ -38,7 +38,7 @@ class DemoResults:
     logs: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     stage1_predictions: Sequence[Prediction] | None = None
-    first_pooling: Mapping[str, Rate] | None = None
+    first_pooling: Mapping[str, Figure] | None = None
     trials: Sequence[PolicyTrial] = ()
     explanations: Sequence[bytes] = ()
     localisation: Mapping[str, Mapping[str, float]] | None = None
@@ -69,7 +69,7 @@ class DemoResults:
         return {name: predictions for name, predictions in columns.items() if predictions is not None}
 
     @property
-    def rates(self) -> dict[str, dict[str, Rate]]:
+    def rates(self) -> dict[str, dict[str, Figure]]:
         """Column to figure to the counts that it is a share of, for those figures that are."""
         return {name: held_out_rates(predictions) for name, predictions in self.predictions.items()}
 

@@ -1,11 +1,12 @@
 """The report's part on robustness: what stands around a question, and changed pictures, as a table and as curves."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from ..intervals.rates import Rate
+from ..intervals.figure import Figure
 from ..reports.pages import Section
 from ..reports.plots import rate_curves
-from ..reports.tables import Cell, Row, counted_note
+from ..reports.tables import Cell, Row, counted_note, short_note
+from .results import DemoResults
 from .rows import (
     ALONE,
     BASE,
@@ -41,7 +42,17 @@ def robustness_section(results: Sequence[RowResult], targets: Sequence[Target]) 
         "length_curves": _length_curves(results),
         "strength_curves": _strength_curves(results),
     }
-    return Section("Around the question", "report/robustness.html", data)
+    return Section("Around the question", "report/robustness.html", data, is_folded=True)
+
+
+def row_of_figure(result: RowResult, figure: str, columns: Sequence[str], results: DemoResults) -> Row:
+    """One figure of a row by itself, with its name whole."""
+    name, measured = figure_name(result.row.name, figure), row_figures([result])
+    cells = [
+        _cell(result.rates.get(column, {}).get(figure), is_met(results.targets, measured, name, column))
+        for column in columns
+    ]
+    return Row(result.row.name, figure, cells, _of(results.targets, name))
 
 
 def format_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> list[list[list[str]]]:
@@ -61,7 +72,7 @@ def _format_part(results: Sequence[RowResult], targets: Sequence[Target]) -> lis
     lines = []
     for row, figure, rates in _lines(results):
         name = figure_name(row, figure)
-        cells = [_cell(rates.get(column), is_met(targets, figures, name, column), _short) for column in columns]
+        cells = [_cell(rates.get(column), is_met(targets, figures, name, column)) for column in columns]
         lines.append([name, *("" if cell is None else str(cell) for cell in cells), "; ".join(_of(targets, name))])
     return [["held-out figure", *columns, "target"], *lines]
 
@@ -70,7 +81,7 @@ def _columns(results: Sequence[RowResult]) -> list[str]:
     return [column for column in COLUMNS if any(column in result.rates for result in results)]
 
 
-def _lines(results: Sequence[RowResult]) -> Iterator[tuple[str, str, dict[str, Rate]]]:
+def _lines(results: Sequence[RowResult]) -> Iterator[tuple[str, str, dict[str, Figure]]]:
     """Row, figure, and column to rate, in the order of the table. Points of a curve over strengths have no line."""
     for result in results:
         if result.row.curve not in (None, *LENGTHS):
@@ -91,23 +102,14 @@ def _table(title: str, results: Sequence[RowResult], targets: Sequence[Target]) 
     rows, last = [], None
     for row, figure, rates in _lines(results):
         name = figure_name(row, figure)
-        cells = [_cell(rates.get(column), is_met(targets, figures, name, column), _long) for column in columns]
+        cells = [_cell(rates.get(column), is_met(targets, figures, name, column)) for column in columns]
         rows.append(Row(row if row != last else "", figure, cells, _of(targets, name)))
         last = row
     return {"title": title, "columns": columns, "rows": rows}
 
 
-def _cell(rate: Rate | None, met: bool | None, write: Callable[[Rate], tuple[str, str]]) -> Cell | None:
-    return None if rate is None else Cell(*write(rate), met)
-
-
-def _short(rate: Rate) -> tuple[str, str]:
-    low, high = rate.interval
-    return f"{rate.share:.3f} ({low:.2f}-{high:.2f})", ""
-
-
-def _long(rate: Rate) -> tuple[str, str]:
-    return f"{rate.share:.3f}", counted_note(rate)
+def _cell(rate: Figure | None, met: bool | None) -> Cell | None:
+    return None if rate is None else Cell(f"{rate.value:.3f}", counted_note(rate), met, short_note(rate))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -146,9 +148,9 @@ def _strength_curves(results: Sequence[RowResult]) -> dict[str, str]:
 
 def _points(
     results: Sequence[RowResult], curve: str | None, column: str, figure: str, start: float
-) -> list[tuple[float, Rate]]:
+) -> list[tuple[float, Figure]]:
     """The curve's (place, rate), rising; it starts with the question alone."""
-    found: Mapping[float, Rate] = {
+    found: Mapping[float, Figure] = {
         start if result.row.name == ALONE else result.row.place: result.rates[column][figure]
         for result in results
         if (result.row.curve == curve or result.row.name == ALONE) and figure in result.rates.get(column, {})

@@ -1,7 +1,7 @@
 """The main job on the embedded default: both stages on the nano base and RiskCards, then base against safe model.
 
 safevlm demo [--full | --fast] [--family idefics3] [--seed 0] [--output_dir runs/demo] [--report report.html]
-    [--overwrite_output_dir]
+    [--overwrite_output_dir] [--all]
 
 It is `python -m safevlm_hf.demo`, too.
 
@@ -30,7 +30,6 @@ from ..data.records import load_records
 from ..data.riskcards import write_riskcards
 from ..evaluation.answering import answer_records, judge_records
 from ..files import check_apart, check_writable, refuse_to_overwrite, write_text
-from ..intervals.rates import Rate
 from ..modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SafetyConfig
 from ..modeling.model_card import write_model_card
 from ..quiet import quiet
@@ -40,7 +39,7 @@ from ..training.run import run_stage1, run_stage2
 from .control import POLICIES, draw_explanations, try_policies
 from .figures import held_out_figures, held_out_rates
 from .localisation import riskcards_localisation
-from .report import DemoResults, format_table, write_report
+from .report import DemoResults, format_headline, format_table, write_report
 from .rows import (
     BASE,
     BOTH_STAGES,
@@ -208,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
         facts=facts(args, start),
         **control,
     )
-    code = finish(folder, report, results)
+    code = finish(folder, report, results, args.all)
     if args.fast:
         say(FAST_NOTE)
     return code
@@ -306,6 +305,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", help="default: runs/demo, runs/demo_idefics3, and with --fast runs/demo_fast")
     parser.add_argument("--report", help="default: report.html, in output_dir unless that is runs/demo")
     parser.add_argument("--overwrite_output_dir", action="store_true", help="replace what an earlier demo has left")
+    parser.add_argument("--all", action="store_true", help="print every figure, not the headline alone")
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--full", action="store_true", help="every row, with at least 200 questions of each kind")
     extent.add_argument("--fast", action="store_true", help="a minute: everything runs, and nothing is learned")
@@ -359,8 +359,8 @@ def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
     }
 
 
-def finish(folder: Path, report: str | Path, results: DemoResults) -> int:
-    """Write figures, card and report; print the table."""
+def finish(folder: Path, report: str | Path, results: DemoResults, show_all: bool = False) -> int:
+    """Write figures, card and report; print the headline, or all figures."""
     say("\nThe report")
     figures = {**results.figures, "localisation": results.localisation, "rows": _rates(results)}
     write_text(folder / FIGURES, json.dumps(figures, indent=2) + "\n")
@@ -371,22 +371,20 @@ def finish(folder: Path, report: str | Path, results: DemoResults) -> int:
     model.save_pretrained(folder / "stage2")
     write_model_card(folder / "stage2", model.config)
     write_report(report, results)
-    print("\n" + format_table(results))
+    print("\n" + (format_table if show_all else format_headline)(results))
     if results.targets:
         print(f"\n{results.targets_met.count(True)} of {len(results.targets)} targets are met")
+    if not show_all:
+        print(f"\nEvery figure stands in the report and in {folder / FIGURES}; `--all` prints it here.")
     print(f"\nreport: {report}   safe checkpoint: {folder / 'stage2'}")
     return 0 if all(results.targets_met) else 1
 
 
 def _rates(results: DemoResults) -> dict:
-    """Row to column to figure to its count, total, share and interval, as JSON-able data."""
-
-    def to_dict(rate: Rate) -> dict:
-        return {**asdict(rate), "share": rate.share, "interval": rate.interval}
-
+    """Row to column to figure, as JSON-able data."""
     return {
         result.row.name: {
-            column: {name: to_dict(rate) for name, rate in found.items()} for column, found in result.rates.items()
+            column: {name: asdict(figure) for name, figure in found.items()} for column, found in result.rates.items()
         }
         for result in results.robustness
     }

@@ -46,7 +46,7 @@ def matrices_section(results: DemoResults) -> Section | None:
     categories = [(one.category, one.verdict_category) for one in judged]
     levels = [(one.level, one.verdict_level) for one in judged]
     matrices = [draw_matrix("Category", results.categories, categories), draw_matrix("Level", results.levels, levels)]
-    return Section("Verdicts", "report/matrices.html", {"matrices": matrices})
+    return Section("Verdicts", "report/matrices.html", {"matrices": matrices}, is_folded=True)
 
 
 def draw_matrix(title: str, names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Matrix:
@@ -89,4 +89,4 @@ def reliability_section(results: DemoResults) -> Section | None:
         "misses": counts_text(sum(one.level > 0 == one.verdict_level for one in judged), num_risky),
         "alarms": counts_text(sum(one.level == 0 < one.verdict_level for one in judged), len(judged) - num_risky),
     }
-    return Section("Reliability", "report/reliability.html", data)
+    return Section("Reliability", "report/reliability.html", data, is_folded=True)

@@ -16,7 +16,7 @@ from ..reports.pages import Section, render_page
 from ..reports.plots import share_curves
 from ..reports.tables import NO_INTERVAL, Cell, Row, range_text
 from .comparing import compare_with_others, roc_of_system
-from .counting import is_flagged
+from .counting import NOT_FLAGGED, is_flagged
 from .figure_names import figure_title, is_shown_first
 from .judges.agreement import compare_judges
 from .metrics.system_roc import system_roc
@@ -24,6 +24,7 @@ from .pipeline import Evaluated, result_name
 from .protocol.result import EvaluationResult
 
 
+MAX_ROWS = 25  # of a run, in the terminal and before anything in the report is unfolded
 MAX_PICTURES = 12  # per benchmark
 RULES = "rules"  # the judge of the curve
 FLAGGED, NOT_FLAGGED_COLOUR = "#c2394b", "#1f7a4a"
@@ -55,7 +56,7 @@ def write_evaluation_report(path: str | os.PathLike, evaluated: Sequence[Sequenc
 
 def render_evaluation_report(evaluated: Sequence[Sequence[Evaluated]]) -> str:
     """The whole page."""
-    sections = [_benchmark_section(of_benchmark) for of_benchmark in evaluated]
+    sections = [_benchmark_section(of_benchmark, len(evaluated)) for of_benchmark in evaluated]
     lead = [_lead(of_benchmark[0].result) for of_benchmark in evaluated]
     versions = evaluated[0][0].result.protocol.versions
     facts = {"systems": "; ".join(one.result.system.name for one in evaluated[0]), **versions}
@@ -64,16 +65,35 @@ def render_evaluation_report(evaluated: Sequence[Sequence[Evaluated]]) -> str:
     return render_page("evaluation/page.html", "Evaluation", sections, facts=facts, lead=lead, result_names=names)
 
 
-def summary_rows(of_benchmark: Sequence[Evaluated]) -> list[list[str]]:
+def num_headlines(num_benchmarks: int) -> int:
+    """How many figures of each benchmark a run shows first: `MAX_ROWS` over all of them, and one at least."""
+    return max(1, MAX_ROWS // num_benchmarks)
+
+
+def summary_rows(of_benchmark: Sequence[Evaluated], num_rows: int | None = None) -> list[list[str]]:
     """The figures over all items and the headlines as plain text, the head first: figure, judge, of how many answers,
-    and each system's with its 95% interval. The judges of a figure stand together."""
+    and each system's with its 95% interval. The judges of a figure stand together. All of them if `num_rows` is unset,
+    else those that say most."""
     results = [one.result for one in of_benchmark]
+    whole = _by_key(results, is_whole=True)
+    chosen = whole if num_rows is None else _headlines(whole, num_rows)
     rows = [["figure", "judge", "n", *(one.system.name for one in results)]]
-    for (name, part, judge), found in _judges_together(_by_key(results, is_whole=True)):
+    for (name, part, judge), found in _judges_together(chosen):
         totals = {str(one.total) for one in found if one is not None}
         cells = ["" if one is None else f"{_text(one)} {_short_note(one, len(totals) > 1)}".strip() for one in found]
         rows.append([figure_title(name, part), judge or "", totals.pop() if len(totals) == 1 else "", *cells])
     return rows
+
+
+def _headlines(figures: list[tuple[tuple, list]], num_rows: int) -> list[tuple[tuple, list]]:
+    """The figures that say most, in their order: by its first judge before its others, and of all items before what
+    was not flagged, which would hide what over-refusal costs."""
+    judged: dict[tuple, int] = {}
+    ranked = []
+    for place, ((name, part, _), _) in enumerate(figures):
+        judged[name, part] = judged.get((name, part), 0) + 1
+        ranked.append((judged[name, part], part == NOT_FLAGGED, place))
+    return [figures[place] for place in sorted(place for *_, place in sorted(ranked)[:num_rows])]
 
 
 def _judges_together(figures: list[tuple[tuple, list]]) -> list[tuple[tuple, list]]:
@@ -97,11 +117,14 @@ def _lead(result: EvaluationResult) -> dict:
     }
 
 
-def _benchmark_section(of_benchmark: Sequence[Evaluated]) -> Section:
+def _benchmark_section(of_benchmark: Sequence[Evaluated], num_benchmarks: int) -> Section:
     results = [one.result for one in of_benchmark]
+    whole = _by_key(results, is_whole=True)
+    headlines = _headlines(whole, num_headlines(num_benchmarks))
     data = {
         "systems": [one.system.name for one in results],
-        "rows": _rows(_by_key(results, is_whole=True)),
+        "rows": _rows(headlines),
+        "more_rows": _rows([one for one in whole if one not in headlines]),
         "parts": _rows(_by_key(results, is_whole=False)),
         "differences": _differences(of_benchmark),
         "agreement": _agreement(of_benchmark[-1]),

@@ -1,8 +1,10 @@
 """One number of a result, with what it is of, how sure it is, and what failures could have made of it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..strict_data import expect, is_count, is_number, is_optional_text, is_text
+from .rates import wilson_interval
 
 
 NUMBERS = ("value", "low", "high", "least", "most")
@@ -57,3 +59,25 @@ class Figure:
             ends = (getattr(self, low), getattr(self, high))
             is_valid = ends == (None, None) or (None not in ends and ends[0] <= ends[1])
             expect(is_valid, f"({low}, {high})", "two rising numbers or two nulls", ends)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval, where there is one."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+def counted_share(name: str, hits: Iterable[bool | None]) -> Figure:
+    """Return the share of hits with Wilson's interval, where every sample stands for itself.
+
+    Args:
+        hits: what came out of each sample; `None`, where nothing did, is not counted.
+    """
+    known = [bool(hit) for hit in hits if hit is not None]
+    return share_of_counts(name, sum(known), len(known))
+
+
+def share_of_counts(name: str, count: int, total: int) -> Figure:
+    """Return `count` of `total` as a share with Wilson's interval; without samples it has neither."""
+    if not total:
+        return Figure(name, None, None, None, 0, count=0)
+    return Figure(name, count / total, *wilson_interval(count, total), total, count=count)

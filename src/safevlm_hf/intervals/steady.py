@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .rates import Rate
+from .rates import wilson_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +41,13 @@ SteadyInterval = Callable[[Rows], tuple[float, float]]
 
 def of_share(rows: Rows) -> tuple[float, float]:
     """Wilson's interval of a share."""
-    return _rate(rows.seen.mean(), rows.num_clusters).interval
+    return _wilson(rows.seen.mean(), rows.num_clusters)
 
 
 def of_mean(rows: Rows) -> tuple[float, float]:
     """The interval of a mean of numbers between `worst` and `best`: as many clusters as Wilson's interval of none of
     all allows may come out at either end. Of a share of 0 or 1 it is Wilson's."""
-    value, unseen = rows.seen.mean(), Rate(0, rows.num_clusters).interval[1]
+    value, unseen = rows.seen.mean(), wilson_interval(0, rows.num_clusters)[1]
     return tuple(float(value + unseen * (end.mean() - value)) for end in (rows.worst, rows.best))
 
 
@@ -63,7 +63,7 @@ def of_difference(rows: Rows) -> tuple[float, float]:
     product = both * neither - first * second
     product = max(product - total / 2, 0) if product > 0 else product
     correlation = product / math.sqrt(margins) if margins else 0.0
-    (low, high), (other_low, other_high) = (_rate(share.mean(), total).interval for share in (one, other))
+    (low, high), (other_low, other_high) = (_wilson(share.mean(), total) for share in (one, other))
     value, other_value = one.mean(), other.mean()
     below = _distance(value - low, other_high - other_value, correlation)
     above = _distance(high - value, other_value - other_low, correlation)
@@ -87,8 +87,8 @@ def of_mean_over(part_of: Callable[[Rows], Sequence[Rows]], statistic, inside: S
     return interval
 
 
-def _rate(share: float, total: int) -> Rate:
-    return Rate(round(float(share) * total), total)
+def _wilson(share: float, total: int) -> tuple[float, float]:
+    return wilson_interval(round(float(share) * total), total)
 
 
 def _distance(one: float, other: float, correlation: float) -> float:

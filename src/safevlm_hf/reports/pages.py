@@ -34,11 +34,13 @@ class Section:
         title: its heading; no two of a page are alike.
         template: what lays it out, in `templates/`.
         data: what the template shows.
+        is_folded: only its heading is seen until it is opened, or a link leads there.
     """
 
     title: str
     template: str
     data: Mapping[str, Any]
+    is_folded: bool = False
 
     @property
     def anchor(self) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from markupsafe import Markup
 
 from ..extras import needs_extra
-from ..intervals.rates import Rate
+from ..intervals.figure import Figure as Share
+from ..intervals.rates import wilson_interval
 from ..intervals.reliability import ReliabilityBin
 
 
@@ -49,7 +50,7 @@ def reliability_diagram(
         top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
         risks, shares = [bin.mean_risk for bin in bins], [bin.risky_share for bin in bins]
         top.plot(risks, shares, color=COLOURS[0], marker="o", markersize=5, linewidth=1.5, label="this model")
-        intervals = [Rate(round(bin.risky_share * bin.num_samples), bin.num_samples).interval for bin in bins]
+        intervals = [wilson_interval(round(bin.risky_share * bin.num_samples), bin.num_samples) for bin in bins]
         top.vlines(risks, *zip(*intervals) if intervals else ((), ()), color=COLOURS[0], linewidth=1, alpha=0.5)
         top.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=observed)
         top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)  # above: no data lies under it
@@ -152,20 +153,20 @@ def share_curves(
 
 
 def rate_curves(
-    curves: Mapping[str, Sequence[tuple[float, Rate]]],
+    curves: Mapping[str, Sequence[tuple[float, Share]]],
     xlabel: str,
     bounds: Iterable[float] = (),
     ylabel: str = "share",
 ) -> Markup:
-    """Rates over a number, with their 95% intervals: name to its (x, rate). Bounds are dashed lines."""
+    """Shares over a number, with their 95% intervals: name to its (x, share). Bounds are dashed lines."""
     with rc_context({**STYLE, "svg.hashsalt": xlabel + ylabel}):
         figure = Figure(figsize=(4.6, 5.2), layout="constrained")
         axes = figure.subplots()
         for index, (name, points) in enumerate(curves.items()):
-            x, shares = zip(*((place, rate.share) for place, rate in points))
+            x, shares = zip(*((place, share.value) for place, share in points))
             colour = COLOURS[index % len(COLOURS)]
             axes.plot(x, shares, color=colour, marker="o", markersize=4, label=_plain(name))
-            low, high = zip(*(rate.interval for _, rate in points))
+            low, high = zip(*(share.interval for _, share in points))
             axes.fill_between(x, low, high, color=colour, alpha=0.08, linewidth=0)
         for bound in bounds:
             axes.axhline(bound, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))

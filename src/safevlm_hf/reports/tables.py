@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..intervals.rates import Rate
+from ..intervals.figure import Figure
+from ..intervals.rates import wilson_interval
 
 
 NO_INTERVAL = "no interval: no draw changes it"
@@ -13,14 +14,17 @@ NO_INTERVAL = "no interval: no draw changes it"
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, what it rests on, and whether it meets its targets; `None` if it has none."""
+    """A figure, what it rests on, whether it meets its targets (`None` if it has none), and its interval as a terminal
+    shows it. As text it is what stands in a terminal."""
 
     text: str
     note: str = ""
     is_met: bool | None = None
+    short_note: str = ""
 
     def __str__(self):
-        return self.text + {True: " ok", False: " MISSED", None: ""}[self.is_met]
+        met = {True: "ok", False: "MISSED", None: ""}[self.is_met]
+        return " ".join(filter(None, (self.text, self.short_note, met)))
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,9 @@ class Row:
     targets: Sequence[str] = ()
 
 
-def interval_text(rate: Rate | None) -> str:
-    """The 95% interval of a share: "0.01 to 0.07"; empty where nothing was counted."""
-    if rate is None or not rate.total:
-        return ""
-    return range_text(rate.interval)
+def interval_text(figure: Figure | None) -> str:
+    """The 95% interval of a figure: "0.01 to 0.07"; empty where there is none."""
+    return "" if figure is None or figure.interval is None else range_text(figure.interval)
 
 
 def range_text(interval: Sequence[float]) -> str:
@@ -46,10 +48,17 @@ def range_text(interval: Sequence[float]) -> str:
     return "" if low != low else f"{low:.2f} to {high:.2f}"
 
 
-def counted_note(rate: Rate | None) -> str:
-    """Of how many samples a share is, and its 95% interval, in brackets."""
-    interval = interval_text(rate)
-    return f"({rate.total}; {interval})" if interval else ""
+def counted_note(figure: Figure | None) -> str:
+    """Of how many samples a figure is, and its 95% interval, in brackets."""
+    return f"({figure.total}; {interval_text(figure)})" if figure is not None and figure.interval else ""
+
+
+def short_note(figure: Figure | None) -> str:
+    """The 95% interval of a figure in few characters, in brackets."""
+    if figure is None or figure.interval is None:
+        return ""
+    low, high = figure.interval
+    return f"({low:.2f}-{high:.2f})"
 
 
 def mean_note(figures: Mapping[str, Any]) -> str:
@@ -59,8 +68,7 @@ def mean_note(figures: Mapping[str, Any]) -> str:
 
 def counts_text(count: int, total: int) -> str:
     """A count and the 95% interval of its share: "3 of 200 (0.01 to 0.04)"."""
-    interval = interval_text(Rate(count, total))
-    return f"{count} of {total}" + (f" ({interval})" if interval else "")
+    return f"{count} of {total}" + (f" ({range_text(wilson_interval(count, total))})" if total else "")
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

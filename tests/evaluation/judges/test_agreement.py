@@ -6,7 +6,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from safevlm_hf.evaluation.judges.agreement import compare_judges
 from safevlm_hf.evaluation.judges.base import Judgement
-from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.rates import wilson_interval
 
 
 def column(*values) -> list[Judgement]:
@@ -79,10 +79,10 @@ def test_agreement_and_kappa_have_intervals():
         first, second = (np.repeat(ids.ravel(), confusion.ravel()) for ids in np.indices(confusion.shape))
         assert found["kappa"] == pytest.approx(cohen_kappa_score(first, second, weights=weights))
         assert found["kappa_interval"][0] < found["kappa"] < found["kappa_interval"][1]
-        assert found["agreement_interval"] == list(Rate(np.trace(confusion), 80).interval)
+        assert found["agreement_interval"] == list(wilson_interval(np.trace(confusion), 80))
     (full,) = compare_judges({name: column("answer", "refusal", "answer") for name in "ab"})
     assert (full["kappa"], full["kappa_interval"]) == (1, None)  # no draw changes it
-    assert full["agreement_interval"] == list(Rate(3, 3).interval)
+    assert full["agreement_interval"] == list(wilson_interval(3, 3))
 
 
 def test_other_items_are_an_error():

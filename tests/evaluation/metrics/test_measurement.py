@@ -9,7 +9,7 @@ from safevlm_hf.evaluation.metrics.measurement import align
 from safevlm_hf.evaluation.metrics.shares import share
 from safevlm_hf.evaluation.metrics.verdicts import risk_auroc
 from safevlm_hf.intervals.bootstrap import Bootstrap
-from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.rates import wilson_interval
 
 
 OUTCOMES = st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=40)
@@ -56,19 +56,19 @@ def test_none_and_all_have_an_interval_all_the_same():
     items, one_group = make_items([True] * 20), make_items([True] * 20, groups=["g"] * 20)
     # Twenty forms of one question are one question.
     for own, hit, expected in (
-        (items, False, Rate(0, 20)),
-        (items, True, Rate(20, 20)),
-        (one_group, True, Rate(1, 1)),
+        (items, False, wilson_interval(0, 20)),
+        (items, True, wilson_interval(20, 20)),
+        (one_group, True, wilson_interval(1, 1)),
     ):
         figure = share("right", own, [hit] * 20).figure(FEW)
-        assert (figure.low, figure.high) == pytest.approx(expected.interval)
+        assert (figure.low, figure.high) == pytest.approx(expected)
     mixed = share("right", one_group, [True, False] * 10).figure(FEW)
     assert (mixed.value, mixed.low, mixed.high) == (0.5, None, None)
 
 
 def test_a_group_and_an_id_of_one_name_are_two():
     items = make_items([True] * 2, groups=["00001", None])
-    assert share("right", items, [True, True]).figure(FEW).low == pytest.approx(Rate(2, 2).interval[0])
+    assert share("right", items, [True, True]).figure(FEW).low == pytest.approx(wilson_interval(2, 2)[0])
 
 
 def test_no_items_and_all_failed():
@@ -94,7 +94,7 @@ def test_parts_and_their_mean():
     assert failed.value is None  # a part without a value leaves the mean without one
     never = share("right", items[:4], [False] * 4).figures("type", FEW)[-1]
     # By MOVER of Wilson's: 0 of 1 and 0 of 3.
-    widths = [Rate(0, 1).interval[1], Rate(0, 3).interval[1]]
+    widths = [wilson_interval(0, 1)[1], wilson_interval(0, 3)[1]]
     assert (never.value, never.low, never.high) == (0, 0, pytest.approx(np.hypot(*widths) / 2))
     mean = share("right", items[:4], [True, False, True, False]).figures("type", FEW)[-1]
     assert (mean.part, mean.value) == ("mean over type", pytest.approx((0 + 2 / 3) / 2))

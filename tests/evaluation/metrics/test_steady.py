@@ -7,7 +7,7 @@ from metric_items import FEW, LEVELS, make_answers, make_items
 from safevlm_hf.evaluation.metrics.judged import judge_score, judged_accuracy
 from safevlm_hf.evaluation.metrics.levels import level_cost, level_kappa, level_mae
 from safevlm_hf.evaluation.metrics.shares import share
-from safevlm_hf.intervals.rates import Rate
+from safevlm_hf.intervals.rates import wilson_interval
 from safevlm_hf.intervals.steady import Rows, of_difference
 
 
@@ -37,7 +37,7 @@ def test_a_difference_that_no_draw_changes_has_an_interval():
     figure = none.difference(all_of_them, FEW)
     assert (figure.value, figure.low) == (-1, -1) and -0.7 < figure.high < -0.6
     same = all_of_them.difference(all_of_them, FEW)
-    assert same.value == 0 and same.low == -same.high == pytest.approx(-Rate(0, 12).interval[1])
+    assert same.value == 0 and same.low == -same.high == pytest.approx(-wilson_interval(0, 12)[1])
     # Twelve forms of one question are one question.
     items = make_items([True] * 12, groups=["g"] * 12)
     one = share("right", items, [True] * 12).difference(share("right", items, [False] * 12), FEW)
@@ -47,7 +47,7 @@ def test_a_difference_that_no_draw_changes_has_an_interval():
 def test_a_mean_of_two_shares_that_no_draw_changes_has_an_interval():
     items = make_items([True] * 12 + [False] * 12)
     figure = judged_accuracy(items, ["refusal"] * 12 + ["answer"] * 12, "rules").figure(FEW)
-    unseen = Rate(0, 12).interval[1]
+    unseen = wilson_interval(0, 12)[1]
     assert (figure.value, figure.high) == (1, 1) and figure.low == pytest.approx(1 - np.hypot(unseen, unseen) / 2)
     half = judged_accuracy(items, ["answer"] * 24, "rules").figure(FEW)
     assert half.value == 0.5 and (half.low, half.high) == pytest.approx((0.5 - unseen / 2, 0.5 + unseen / 2))
@@ -56,7 +56,7 @@ def test_a_mean_of_two_shares_that_no_draw_changes_has_an_interval():
 
 
 def test_a_mean_that_no_draw_changes_has_an_interval():
-    items, unseen = make_items(["high", "safe"] * 10, "level"), Rate(0, 20).interval[1]
+    items, unseen = make_items(["high", "safe"] * 10, "level"), wilson_interval(0, 20)[1]
     answers = make_answers(items, "level", ["high", "safe"] * 10)
     mae, cost = (metric(items, answers, LEVELS).figure(FEW) for metric in (level_mae, level_cost))
     assert (mae.value, mae.low, mae.high) == (0, 0, pytest.approx(3 * unseen))

@@ -88,8 +88,8 @@ def test_cards_are_risky_and_clean_and_end_with_what_an_attacker_wants(tmp_path)
 def test_rates_are_of_saved_pictures_unless_floats_are_asked_for():
     hit, miss = Outcome(True, False, False), Outcome(False, True, True)
     row = Row("A4", False, 0.1, 5, [hit, miss], [hit, hit])
-    assert row.rate(lambda one: one.flagged).share == 0.5
-    assert row.rate(lambda one: one.flagged, as_floats=True).share == 1.0
+    assert row.rate(lambda one: one.flagged).value == 0.5
+    assert row.rate(lambda one: one.flagged, as_floats=True).value == 1.0
 
 
 def test_epsilons_have_names():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...intervals.bootstrap import Bootstrap
-from ...intervals.rates import Rate
+from ...intervals.rates import wilson_interval
 from .base import Judgement
 from .labels import COMPLETION_LABELS, HARM_LABELS, PREFERENCE_LABELS
 
@@ -69,7 +69,7 @@ def _compare(names: tuple[str, str], ones: Sequence[Judgement], others: Sequence
         "judged": len(judged),
         "failed": len(ones) - len(judged),
         "agreement": num_agreed / len(judged) if judged else None,
-        "agreement_interval": list(Rate(num_agreed, len(judged)).interval) if judged else None,
+        "agreement_interval": list(wilson_interval(num_agreed, len(judged))) if judged else None,
         "kappa": kappa,
         "kappa_interval": kappa_interval,
         "labels": labels,

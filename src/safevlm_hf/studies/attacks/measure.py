@@ -13,7 +13,7 @@ from ...asking import encode_prompts
 from ...data.records import load_records
 from ...data.riskcards import write_riskcards
 from ...evaluation.answering import Prediction, answer_inputs, answer_records
-from ...intervals.rates import Rate
+from ...intervals.figure import Figure, counted_share
 from ...modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from .losses import Attacker, Outcome
 from .pgd import UNBOUNDED, Budget, add_noise, attack, num_steps
@@ -48,10 +48,9 @@ class Row:
     float_outcomes: Sequence[Outcome]
     curves: Sequence[list[list[float]]] = ()
 
-    def rate(self, is_hit: Callable[[Outcome], bool], as_floats: bool = False) -> Rate:
+    def rate(self, is_hit: Callable[[Outcome], bool], as_floats: bool = False) -> Figure:
         """The share of cards whose outcome is a hit."""
-        outcomes = self.float_outcomes if as_floats else self.outcomes
-        return Rate(sum(map(is_hit, outcomes)), len(outcomes))
+        return counted_share(self.attacker, map(is_hit, self.float_outcomes if as_floats else self.outcomes))
 
 
 def draw_cards(folder: Path, size: int, seed: int) -> tuple[list[dict], list[dict]]:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...extras import needs_extra
-from ...intervals.rates import Rate
+from ...intervals.figure import Figure
 from ...reports.plots import COLOURS, STYLE
 from .losses import Attacker
 from .measure import Row, epsilon_name
@@ -75,7 +75,7 @@ class Report:
     def _unbounded_notes(self) -> list[str]:
         notes = []
         for attacker in self._with_gradients() if UNBOUNDED in self.epsilons else ():
-            share = self.row(attacker, UNBOUNDED).rate(attacker.reached).share
+            share = self.row(attacker, UNBOUNDED).rate(attacker.reached).value
             said = f"{attacker.name} without a bound reaches its goal ({attacker.goal}) on {share:.2f} of the cards"
             if share < EXPECTED_UNBOUNDED:
                 said += ": its gradients are masked or its steps too few, so its rows are no sign of robustness"
@@ -84,7 +84,7 @@ class Report:
 
     def _rounding_note(self) -> str:
         drops = [
-            (row.rate(one.reached, as_floats=True).share - row.rate(one.reached).share, one.name, row.epsilon)
+            (row.rate(one.reached, as_floats=True).value - row.rate(one.reached).value, one.name, row.epsilon)
             for one in self._with_gradients()
             for row in (self.row(one, epsilon) for epsilon in self.epsilons if epsilon)
         ]
@@ -101,7 +101,7 @@ class Report:
         for more in self.more_steps:
             attacker = by_name[more.attacker]
             fewer = self.row(attacker, more.epsilon)
-            before, after = fewer.rate(attacker.reached).share, more.rate(attacker.reached).share
+            before, after = fewer.rate(attacker.reached).value, more.rate(attacker.reached).value
             said = (
                 f"{attacker.name} at {epsilon_name(more.epsilon)} reaches its goal on {before:.2f} with {fewer.steps} "
                 f"steps, on {after:.2f} with {more.steps}"
@@ -151,7 +151,7 @@ class Report:
                 places = [place + 0.04 * number for place in range(len(epsilons))]  # so that no bar hides another
                 colour, dashes = COLOURS[number % len(COLOURS)], "-" if attacker.losses else "--"
                 label = f"{_title(attacker)}: {attacker.goal}"
-                axes.plot(places, [rate.share for rate in rates], dashes, color=colour, marker="o", label=label)
+                axes.plot(places, [rate.value for rate in rates], dashes, color=colour, marker="o", label=label)
                 axes.vlines(places, *zip(*(rate.interval for rate in rates)), color=colour, alpha=0.4)
             axes.set_xticks(range(len(epsilons)), map(epsilon_name, epsilons))
             axes.set(xlabel="largest change of a pixel", ylabel="share of the cards", ylim=(-0.03, 1.03))
@@ -180,12 +180,12 @@ def _title(attacker: Attacker) -> str:
     return f"{attacker.title}, {cards}" if attacker.losses is None else f"{attacker.name}: {attacker.title}, {cards}"
 
 
-def _cell(rate: Rate, interval: bool) -> str:
-    if rate.share is None:
+def _cell(rate: Figure, interval: bool) -> str:
+    if rate.interval is None:
         return "-"
     low, high = rate.interval
-    return f"{rate.share:.2f} ({low:.2f} to {high:.2f})" if interval else f"{rate.share:.2f}"
+    return f"{rate.value:.2f} ({low:.2f} to {high:.2f})" if interval else f"{rate.value:.2f}"
 
 
-def _rate_as_json(rate: Rate) -> dict:
-    return {"count": rate.count, "total": rate.total, "share": rate.share, "interval": list(rate.interval)}
+def _rate_as_json(rate: Figure) -> dict:
+    return {"count": rate.count, "total": rate.total, "share": rate.value, "interval": rate.interval}
