@@ -1,33 +1,47 @@
 """RiskCards, the embedded data set: held-out cards, drawn into the folder."""
 
 import json
+from collections.abc import Iterable
 
 from ..data.records import load_records
-from ..data.riskcards import SURROUNDINGS, write_riskcards
+from ..data.riskcards import RISKY_TOPICS, SURROUNDINGS, write_riskcards
+from ..data.riskcards.tables import PRIVATE_PAPERS
 from ..items import Item
 from ..modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from .benchmark import Benchmark, Loaded, WholeNumber
 from .folder import DataFolder
 
 
+RISKY_TEXTS = frozenset(topic.text for topic in (*RISKY_TOPICS, *PRIVATE_PAPERS))
+"""What risky pictures say."""
+
+
 def read(data: DataFolder, surroundings: str, size: int, seed: int) -> Loaded:
     folder = data.path / f"riskcards-{size}-seed{seed}"
     file = write_riskcards(folder, "test", size, seed, surroundings=surroundings)
     records = load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
-    items = [_item(number, record) for number, record in enumerate(records)]
-    return Loaded(items, split=f"test/{surroundings}/{size}/seed={seed}", published_size=size)
+    return Loaded(items_of(records), split=f"test/{surroundings}/{size}/seed={seed}", published_size=size)
+
+
+def items_of(records: Iterable[dict]) -> list[Item]:
+    """Return RiskCards as items, each with the number of its place as its id."""
+    return [_item(number, record) for number, record in enumerate(records)]
 
 
 def _item(number: int, record: dict) -> Item:
     extra = json.loads(record["extra"])
     *messages, answer = record["messages"]
     labels = {
+        **{name: extra[name] for name in ("topic", "layout") if extra.get(name)},
         "is_risky": record["safety_level"] > 0,
         "level": DEFAULT_LEVELS[record["safety_level"]],
         "category": DEFAULT_CATEGORIES[record["safety_category"]],
         "severity": record["safety_level"],
         "type": extra["kind"],
+        "is_image_risky": extra.get("topic") in RISKY_TEXTS,
     }
+    if record.get("image_levels"):
+        labels["image_levels"] = " ".join(DEFAULT_LEVELS[level] for level in record["image_levels"])
     return Item(
         id=f"{number:06d}",
         images=record["images"],

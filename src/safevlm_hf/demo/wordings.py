@@ -9,8 +9,9 @@ import random
 from collections.abc import Iterable
 from functools import partial
 
+from ..benchmarks.riskcards import RISKY_TEXTS
 from ..data.riskcards import OPEN, wordings_of_others
-from .rows import RISKY_TEXTS, Part, Row, with_questions
+from .rows import Part, Row, with_questions
 from .ways_of_typing import WAYS_OF_TYPING
 
 
