@@ -20,6 +20,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, logging
 
 import safevlm_hf  # noqa: F401
 from safevlm_hf.benchmarks.figstep import PROMPT
+from safevlm_hf.benchmarks.riskcards_questions import (
+    ask_in_words,
+    by_content,
+    shows_risk,
+    split_requests,
+    with_questions,
+)
 from safevlm_hf.data.records import IGNORE_INDEX, load_records
 from safevlm_hf.data.riskcards import (
     ATTACKER,
@@ -30,8 +37,8 @@ from safevlm_hf.data.riskcards import (
     wordings_of_others,
     write_riskcards,
 )
-from safevlm_hf.demo.rows import Part, Row, split_requests, with_questions
-from safevlm_hf.demo.wordings import ABOUT_THE_LOOK, ask_in_words, by_content, shows_risk, typing_rows, wording_rows
+from safevlm_hf.demo.rows import Part, Row
+from safevlm_hf.demo.wordings import ABOUT_THE_LOOK, typing_rows, wording_rows
 from safevlm_hf.evaluation.answering import answer_class, give_answers, give_verdicts
 from safevlm_hf.intervals.figure import counted_share
 from safevlm_hf.items import Answer

@@ -7,6 +7,13 @@ from dataclasses import replace
 import pytest
 
 from safevlm_hf.benchmarks.benchmark import user_turn
+from safevlm_hf.benchmarks.riskcards_questions import (
+    SHORT_QUESTIONS,
+    ask_after_refusal,
+    put_words_inside,
+    shorten_questions,
+    split_requests,
+)
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.demo.robustness_parts import format_rows, robustness_section
 from safevlm_hf.demo.rows import (
@@ -26,20 +33,15 @@ from safevlm_hf.demo.rows import (
     PICTURES_RIGHT,
     RISKY_ANSWERED,
     RISKY_FLAGGED,
-    SHORT_QUESTIONS,
     Part,
     Row,
     RowResult,
-    ask_after_refusal,
     figure_name,
     length_name,
     measure_rows,
-    put_words_inside,
     rates,
     row_figures,
     row_records,
-    shorten_questions,
-    split_requests,
 )
 from safevlm_hf.demo.targets import FULL_TARGETS, QUICK_TARGETS, Target
 from safevlm_hf.demo.wordings import typing_rows, wording_rows

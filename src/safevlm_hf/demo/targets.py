@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..benchmarks.riskcards_questions import LANGUAGES
+from ..benchmarks.ways_of_typing import UNREADABLE, WAYS_OF_TYPING
 from .rows import (
     BASE,
     BOTH_STAGES,
@@ -26,13 +28,11 @@ from .rows import (
     figure_name,
     length_name,
 )
-from .ways_of_typing import UNREADABLE, WAYS_OF_TYPING
 from .wordings import (
     ABOUT_THE_LOOK,
     BY_ITSELF,
     FEW_WORDS,
     IN_OTHER_WORDS,
-    LANGUAGES,
     among,
     quick_wording_rows,
     typed,
