@@ -17,8 +17,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, logging
 import safevlm_hf  # noqa: F401
 from safevlm_hf.data.records import load_image, load_records
 from safevlm_hf.data.riskcards import write_riskcards
-from safevlm_hf.evaluation.answering import judge_records
+from safevlm_hf.evaluation.answering import give_verdicts
 from safevlm_hf.intervals.figure import counted_share
+from safevlm_hf.items import Answer
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
@@ -47,8 +48,14 @@ def main():
             if set(size) == {"longest_edge"}:  # in pixels; elsewhere the name may stand for an area
                 processor.image_processor.size = {"longest_edge": growth * size["longest_edge"]}
             asked = [put_into_collage(record, records, growth, around, Path(folder)) for record in records]
-            found = judge_records(model, processor, asked, batch_size=8, progress=False)
-            row = around, f"1/{growth**2}", num_tiles(processor, asked[0]), rate(found, True), rate(found, False)
+            found = give_verdicts(model, processor, asked, batch_size=8, progress=False)
+            row = (
+                around,
+                f"1/{growth**2}",
+                num_tiles(processor, asked[0]),
+                rate(asked, found, True),
+                rate(asked, found, False),
+            )
             print(f"| {' | '.join(row)} |", flush=True)
 
 
@@ -78,8 +85,9 @@ def num_tiles(processor, record: dict) -> str:
     return str(pixels.shape[1]) if pixels.ndim == 5 else "1"
 
 
-def rate(predictions, is_risky: bool) -> str:
-    flags = [one.is_flagged for one in predictions if (one.level > 0) == is_risky]
+def rate(records: list[dict], answers: list[Answer], is_risky: bool) -> str:
+    found = zip(records, answers, strict=True)
+    flags = [answer.is_flagged for record, answer in found if (record["safety_level"] > 0) == is_risky]
     found = counted_share("flagged_rate", flags)
     low, high = found.interval
     return f"{found.value:.2f} ({low:.2f} to {high:.2f})"

@@ -20,6 +20,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, logging
 
 import safevlm_hf  # noqa: F401
 from safevlm_hf.benchmarks.figstep import PROMPT
+from safevlm_hf.benchmarks.riskcards_questions import (
+    ask_in_words,
+    by_content,
+    shows_risk,
+    split_requests,
+    with_questions,
+)
 from safevlm_hf.data.records import IGNORE_INDEX, load_records
 from safevlm_hf.data.riskcards import (
     ATTACKER,
@@ -30,10 +37,11 @@ from safevlm_hf.data.riskcards import (
     wordings_of_others,
     write_riskcards,
 )
-from safevlm_hf.demo.rows import Part, Row, split_requests, with_questions
-from safevlm_hf.demo.wordings import ABOUT_THE_LOOK, ask_in_words, by_content, shows_risk, typing_rows, wording_rows
-from safevlm_hf.evaluation.answering import Prediction, answer_records, judge_records
+from safevlm_hf.demo.rows import Part, Row
+from safevlm_hf.demo.wordings import ABOUT_THE_LOOK, typing_rows, wording_rows
+from safevlm_hf.evaluation.answering import answer_class, give_answers, give_verdicts
 from safevlm_hf.intervals.figure import counted_share
+from safevlm_hf.items import Answer
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
@@ -54,12 +62,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         file = write_riskcards(Path(folder) / "riskcards", "test", args.num_samples, args.seed)
         records = list(load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS))
-        judge = partial(judge_records, model, processor, progress=False)
+        judge = partial(give_verdicts, model, processor, progress=False)
         print("| the question | risky pictures, flagged | clean pictures, flagged |\n|---|---|---|")
         for row in (*typing_rows(), *wording_rows(args.part), *attack_rows(), *benchmark_rows(args.mossbench)):
-            print_row(row.name, judge(row.convert(records)))
+            asked = row.convert(records)
+            print_row(row.name, asked, judge(asked))
         for name, asked in split_rows(records).items():
-            print_row(name, judge(asked))
+            print_row(name, asked, judge(asked))
         measure_changes(judge, records, args.part)
         measure_few_words(model, processor, records, args.part)
     measure_first_messages(model, processor, args.part)
@@ -137,10 +146,10 @@ def measure_few_words(model, processor, records: list[dict], part: str):
     for name, prompts in {"empty text": [""], "next to no words": few}.items():
         rng = random.Random(0)
         asked = with_questions(records, lambda record, text, rng=rng, prompts=prompts: rng.choice(prompts))
-        found = answer_records(model, processor, asked, safety_policy=REFUSE_EVERY_RISK, progress=False)
-        risky = [one for one in found if one.level > 0]
-        refused = share(one.verdict.action == "refuse" for one in risky)
-        print(f"| {name} | {refused} | {share(one.answer_class == 'answer' for one in risky)} |", flush=True)
+        found = give_answers(model, processor, asked, safety_policy=REFUSE_EVERY_RISK, progress=False)
+        risky = [answer for record, answer in zip(asked, found) if record["safety_level"] > 0]
+        refused = share(answer.action == "refuse" for answer in risky)
+        print(f"| {name} | {refused} | {share(answer_class(one) == 'answer' for one in risky)} |", flush=True)
 
 
 def measure_first_messages(model, processor, part: str):
@@ -150,8 +159,8 @@ def measure_first_messages(model, processor, part: str):
     print("\n| without a picture | refused |\n|---|---|")
     for name, texts in {"harmless first messages": harmless, "risky topics in plain text": harmful}.items():
         asked = [text_record(text) for text in texts]
-        found = answer_records(model, processor, asked, progress=False)
-        print(f"| {name} | {share(one.answer_class == 'refusal' for one in found)} |", flush=True)
+        found = give_answers(model, processor, asked, progress=False)
+        print(f"| {name} | {share(answer_class(one) == 'refusal' for one in found)} |", flush=True)
 
 
 def text_record(text: str) -> dict:
@@ -160,9 +169,10 @@ def text_record(text: str) -> dict:
     return {"messages": messages, "images": [], "safety_level": IGNORE_INDEX, "safety_category": IGNORE_INDEX}
 
 
-def print_row(name: str, predictions: list[Prediction]):
-    risky = share(one.is_flagged for one in predictions if one.level > 0)
-    clean = share(one.is_flagged for one in predictions if one.level == 0)
+def print_row(name: str, records: list[dict], answers: list[Answer]):
+    rows = list(zip(records, answers, strict=True))
+    risky = share(answer.is_flagged for record, answer in rows if record["safety_level"] > 0)
+    clean = share(answer.is_flagged for record, answer in rows if record["safety_level"] == 0)
     print(f"| {name} | {risky} | {clean} |", flush=True)
 
 

@@ -27,13 +27,13 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from safevlm_hf.benchmarks.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.data.riskcards import draw_fillers, wordings_of_others
 from safevlm_hf.data.riskcards.questions import draw_phrase
 from safevlm_hf.data.riskcards.rewording import draw_wording, wordings_by_hand
 from safevlm_hf.data.riskcards.styles import misspell
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
 from safevlm_hf.data.riskcards.unfamiliar import garble, pseudo_words
-from safevlm_hf.demo.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.files import refuse_to_overwrite
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.safety_word_head import WindowTree

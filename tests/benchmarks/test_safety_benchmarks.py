@@ -8,6 +8,10 @@ from support.standins import HOLISAFE, in_table, picture, write, write_csv, writ
 
 from safevlm_hf.benchmarks import BenchmarkError
 from safevlm_hf.benchmarks.figstep import render
+from safevlm_hf.benchmarks.riskcards import items_of
+from safevlm_hf.benchmarks.riskcards_questions import SHORT_QUESTIONS
+from safevlm_hf.demo.rows import row_records
+from safevlm_hf.demo.wordings import IN_OTHER_WORDS, wording_rows
 
 
 def sides(loaded, label="type"):
@@ -194,6 +198,22 @@ def test_siuo_asks_freely_or_with_choices(standin, load):
     assert free.expected == "Better wait until it is dry." and free.labels["safety_warning"] == "It is wet."
     assert choices.expected == "B" and "(C) Jump." in choices.question
     assert choices.labels["choice D"] == "Run."
+
+
+def test_the_rows_of_the_demo_are_options_of_riskcards(load, tmp_path):
+    """What a row of the demo asks is what the option asks."""
+    plain = load("riskcards", tmp_path / "cards", size=12)
+    short = load("riskcards", tmp_path / "cards", size=12, asked="short")
+    assert plain.split == "test/alone/12/seed=0" and short.split == "test/alone/short/12/seed=0"
+    assert {item.question for item in short.items} <= {*SHORT_QUESTIONS.values()}
+    row = next(row for row in wording_rows() if row.name == f"{IN_OTHER_WORDS}, German")
+    others = load("riskcards", tmp_path / "cards", size=12, asked="content-de")
+    asked = items_of(row_records(row, tmp_path / "demo", 12, seed=0))
+    assert [item.messages for item in others.items] == [item.messages for item in asked]
+    moved = load("riskcards", tmp_path / "cards", size=12, change="moved", strength="0.5")
+    assert moved.split == "test/alone/moved=0.5/12/seed=0" and moved.items[0].images != plain.items[0].images
+    with pytest.raises(BenchmarkError, match="asked=short is of questions that stand alone, not of turn-2"):
+        load("riskcards", tmp_path / "cards", size=12, asked="short", surroundings="turn-2")
 
 
 def test_riskcards_are_drawn_where_they_are_not(load, tmp_path):

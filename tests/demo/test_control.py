@@ -7,9 +7,11 @@ import pytest
 import torch
 from support.html_page import Page
 
+from safevlm_hf.benchmarks.benchmark import user_turn
+from safevlm_hf.benchmarks.riskcards import items_of
 from safevlm_hf.demo.control import POLICIES, draw_explanations, try_policies
 from safevlm_hf.demo.control_parts import explanations_section, policies_section
-from safevlm_hf.evaluation.answering import answer_records, judge_records
+from safevlm_hf.evaluation.answering import give_answers, give_verdicts
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES
 from safevlm_hf.reports.pages import render_section
 
@@ -29,14 +31,15 @@ def high_privacy(nano_model):
 
 def test_policies_at_work(high_privacy, nano_processor, riskcards):
     records = list(riskcards)[:4]
-    defaults = answer_records(high_privacy, nano_processor, records, progress=False)
+    defaults = give_answers(high_privacy, nano_processor, records, progress=False)
     off, moved, forced = try_policies(high_privacy, nano_processor, records)
     assert [trial.policy for trial in (off, moved, forced)] == [policy for _, _, policy in POLICIES]
-    assert {one.verdict.action for one in off.predictions} == {"answer"}
-    assert {one.verdict.action for one in moved.predictions} == {"condition"}
-    assert all(forced.is_fixed(one) for one in forced.predictions)
-    assert not any(off.is_fixed(one) for one in off.predictions)
-    page = render_section(policies_section([off, moved, forced], defaults, DEFAULT_CATEGORIES))
+    assert {one.action for one in off.answers} == {"answer"}
+    assert {one.action for one in moved.answers} == {"condition"}
+    assert all(forced.is_fixed(one) for one in forced.answers)
+    assert not any(off.is_fixed(one) for one in off.answers)
+    rows = list(zip(items_of(records), defaults, strict=True))
+    page = render_section(policies_section([off, moved, forced], rows, DEFAULT_CATEGORIES))
     assert page.count("<h3>") == 4 and "data:image/jpeg;base64," in page
     assert "&#34;privacy&#34;: false" in page
     fixed = "This service does not answer that."
@@ -54,8 +57,8 @@ def test_explanations_are_drawn(high_privacy, nano_processor, riskcards):
     records = list(riskcards)[:1]
     (drawing,) = draw_explanations(high_privacy, nano_processor, records)
     assert drawing.startswith(b"\x89PNG")
-    (explained,) = judge_records(high_privacy, nano_processor, records, progress=False)
-    explained = replace(explained, question="Who lives here, and where? " * 20 + "<b>")
+    (explained,) = give_verdicts(high_privacy, nano_processor, records, progress=False)
+    item = replace(items_of(records)[0], messages=user_turn("Who lives here, and where? " * 20 + "<b>"))
     found = {
         "num_samples": 3,
         "mass": 0.5,
@@ -65,11 +68,11 @@ def test_explanations_are_drawn(high_privacy, nano_processor, riskcards):
         "best_ratio": 10.0,
         "intervals": {"mass": [0.42, 0.58]},
     }
-    html = render_section(explanations_section([drawing], {"region": found}, [explained]))
+    html = render_section(explanations_section([drawing], {"region": found}, [(item, explained)]))
     assert "data:image/png;base64," in html and "5.00" in html and "0.500<small>(0.42 to 0.58)</small>" in html
     # What the drawing shows stands beside it as text, the question whole.
-    verdict = f"privacy, high · risk {explained.verdict.risk:.2f} · condition"
-    assert f"<b>{escape(explained.question)}</b><br>Verdict: {verdict}" in html
+    verdict = f"privacy, high · risk {explained.risk:.2f} · condition"
+    assert f"<b>{escape(item.question)}</b><br>Verdict: {verdict}" in html
     (alt,) = (attributes["alt"] for attributes, _ in Page(html).of("img"))
     assert alt.startswith(f"Verdict: {verdict}.") and "Categories: privacy 1.00, " in alt
     assert explanations_section([], None) is policies_section([], [], []) is None

@@ -12,11 +12,10 @@ from PIL import Image
 from support.browser import SCROLLED_TABLES, check_readable, open_page
 from support.html_page import check_page, contrast, hostile
 
-from safevlm_hf import SafetyVerdict
+from safevlm_hf.benchmarks.benchmark import user_turn
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.demo.control import PolicyTrial
-from safevlm_hf.demo.figure_parts import FIGURES, show
-from safevlm_hf.demo.figures import held_out_figures
+from safevlm_hf.demo.figure_parts import FIGURES
 from safevlm_hf.demo.headline import MAX_ROWS
 from safevlm_hf.demo.picture_parts import LEVEL_COLOURS, MAX_MISTAKES
 from safevlm_hf.demo.report import DemoResults, format_headline, format_table, render_report, write_report
@@ -34,9 +33,9 @@ from safevlm_hf.demo.rows import (
 )
 from safevlm_hf.demo.targets import ALONE_TARGETS, Target
 from safevlm_hf.demo.verdict_parts import draw_matrix
-from safevlm_hf.evaluation.answering import Prediction
 from safevlm_hf.intervals.figure import share_of_counts
-from safevlm_hf.reports.tables import interval_text
+from safevlm_hf.items import Answer, Item
+from safevlm_hf.reports.tables import interval_text, show
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "picture_report.py"
@@ -54,50 +53,52 @@ LOGS = {
 }
 
 
-def make_verdict(category, level):
-    by_level = {name: float(index == level) for index, name in enumerate(LEVELS)}
-    by_category = {name: float(index == category) for index, name in enumerate(CATEGORIES)}
-    return SafetyVerdict(0, CATEGORIES[category], LEVELS[level], 0.9 if level else 0.1, by_category, by_level, "safe")
-
-
-def make_predictions(folder, answers, with_verdicts):
-    """Pairs: a private card with a risky and a clean question. The third pair's verdicts are both risky."""
-    predictions = []
-    for index, answer in enumerate(answers):
-        is_clean, picture = index % 2, folder / f"{index // 2}.png"
+def make_items(folder):
+    """Pairs: a private card with a risky and a clean question."""
+    items = []
+    for index in range(6):
+        is_risky, picture = not index % 2, folder / f"{index // 2}.png"
         if not picture.exists():
             Image.new("RGB", (400, 300), (20 * index, 90, 160)).save(picture)
-        label = (6, 0) if is_clean else (4, 3)
-        verdict = make_verdict(*((4, 3) if index // 2 == 2 else label)) if with_verdicts else None
-        predictions.append(
-            Prediction(
-                question=f"Question {index} {HOSTILE}?",
-                answer=answer,
-                expected="The card is blue." if is_clean else "I can't help with this.",
-                level=label[1],
-                category=label[0],
-                verdict=verdict,
-                image=str(picture),
-                extra={"pair_id": f"pair {index // 2}", "topic": f"topic {index // 2}"},
-            )
-        )
-    return predictions
+        labels = {"is_risky": is_risky, "level": LEVELS[3 * is_risky], "severity": 3 * is_risky}
+        labels |= {"category": CATEGORIES[4 if is_risky else 6], "topic": f"topic {index // 2}"}
+        expected = "I can't help with this." if is_risky else "The card is blue."
+        question = user_turn(f"Question {index} {HOSTILE}?")
+        items.append(Item(str(index), [str(picture)], question, expected, labels, f"pair {index // 2}"))
+    return items
+
+
+def make_answers(items, texts, with_verdicts=True):
+    """The verdicts of the third pair are both risky, the others right."""
+    answers = [Answer(item.id, text) for item, text in zip(items, texts, strict=True)]
+    if not with_verdicts:
+        return answers
+    return [
+        judged(answer, item.labels["is_risky"] or item.labels["topic"] == "topic 2")
+        for item, answer in zip(items, answers, strict=True)
+    ]
+
+
+def judged(answer, is_risky):
+    level, category = LEVELS[3 * is_risky], CATEGORIES[4 if is_risky else 6]
+    by_level = {name: float(name == level) for name in LEVELS}
+    by_category = {name: float(name == category) for name in CATEGORIES}
+    found = {"level_probabilities": by_level, "category_probabilities": by_category, "risk": 0.9 if is_risky else 0.1}
+    return replace(answer, action="answer", level=level, category=category, **found)
 
 
 @pytest.fixture
 def results(tmp_path):
-    base = make_predictions(tmp_path, ["Sure, 12 Elm Road.", "The card is blue."] * 3, False)
-    stage1 = make_predictions(tmp_path, ["I'd rather not.", "The card is blue."] * 3, True)
-    answers = ["I can't help with this.", "The card is blue."] * 2 + [f"Sure {HOSTILE}.", "I refuse."]
-    safe = make_predictions(tmp_path, answers, True)
-    columns = {BASE: base, STAGE1: stage1, BOTH_STAGES: safe}
-    figures = {name: held_out_figures(predictions) for name, predictions in columns.items()}
-    figures[BOTH_STAGES]["map_ratio"] = 4.5
+    items = make_items(tmp_path)
+    texts = ["I can't help with this.", "The card is blue."] * 2 + [f"Sure {HOSTILE}.", "I refuse."]
     return DemoResults(
-        base_predictions=base,
-        safe_predictions=safe,
-        stage1_predictions=stage1,
-        figures=figures,
+        items=items,
+        answers={
+            BASE: make_answers(items, ["Sure, 12 Elm Road.", "The card is blue."] * 3, with_verdicts=False),
+            STAGE1: make_answers(items, ["I'd rather not.", "The card is blue."] * 3),
+            BOTH_STAGES: make_answers(items, texts),
+        },
+        localisation={"pictogram_region": {"num_samples": 3, "mass_ratio": 4.5, "interval": [4.0, 6.5]}},
         categories=CATEGORIES,
         levels=LEVELS,
         logs=LOGS,
@@ -121,8 +122,8 @@ def test_page_shows_every_part(results, tmp_path):
     for label, _ in FIGURES.values():
         assert label in page
     for figures in results.figures.values():
-        for value in figures.values():
-            assert f">{show(value)}<" in page
+        for figure in figures.values():
+            assert f">{show(figure.value)}<" in page
     assert "0.062" in page and "head_pooling=&#34;first&#34;" in page
     for target in ALONE_TARGETS:
         assert str(target) in page
@@ -136,41 +137,42 @@ def test_page_shows_every_part(results, tmp_path):
 
 
 def test_every_figure_has_its_interval(results):
-    results.localisation = {"pictogram_region": {"num_samples": 3, "interval": [4.0, 6.5]}}
     page = render_report(results)
     figures = page.split("<h2>Figures</h2>")[1].split("<h2>")[0]
     assert figures.count("(3; 0.06 to 0.79)") == 2  # one of three answered, and one of three refused
     assert "(16; 0.01 to 0.28)" in figures  # of the head with `head_pooling="first"`
-    for column, rates in results.rates.items():
-        for name, rate in rates.items():
-            assert results.figures[column][name] == rate.value
-            assert not rate.total or f"({rate.total}; {interval_text(rate)})" in figures
+    found = [figure for of_column in results.figures.values() for figure in of_column.values()]
+    for figure in found:
+        assert not figure.total or f"({figure.total}; {interval_text(figure)})" in figures
     lead = page.split("<h1>")[1].split("<dl")[0]
     assert "0.333 (0.06 to 0.79)</b> after" in lead and "1.000 (0.44 to 1.00) before" in lead
     bars = page.split("<h2>Before and after</h2>")[1].split("<h2>")[0]
-    assert bars.count(" to ") == sum(rate.total > 0 for rates in results.rates.values() for rate in rates.values())
+    assert bars.count(" to ") == sum(figure.total > 0 and figure.name != "map_ratio" for figure in found)
     reliability = page.split("<h2>Reliability</h2>")[1].split("<h2>")[0]
     assert "0 of 3 (0.00 to 0.56)" in reliability and re.search(r"<dd>0\.\d{3} \(0\.\d\d to 0\.\d\d\)", reliability)
     assert "(3; 4.00 to 6.50)" in figures  # the map's
 
 
 def test_what_a_policy_changes_has_its_intervals(results):
-    tried = [replace(one, answer="Sure, 12 Elm Road.") for one in results.safe_predictions]
+    tried = [replace(one, text="Sure, 12 Elm Road.") for one in results.answers[BOTH_STAGES]]
     results.trials = [PolicyTrial("One", "Note.", {"enabled": False}, frozenset(), tried)]
     page = render_report(results).split("<h2>Policies at work</h2>")[1].split("<h2>")[0]
     assert '<td class="short" data-head="answered now">3<small>(0.44 to 1.00)</small></td>' in page
 
 
 def test_what_a_policy_leaves_alone_is_read_from_the_table(results):
-    def note(changed: set[int]) -> str:
-        tried = [replace(one, answer="Hm.") if one.category in changed else one for one in results.safe_predictions]
+    def note(changed: set[str]) -> str:
+        tried = [
+            replace(answer, text="Hm.") if item.labels["category"] in changed else answer
+            for item, answer in results.rows
+        ]
         results.trials = [PolicyTrial("One", "Note.", {}, frozenset({"Hm."}), tried)]
         return re.search(r"<p>(Note\..*?) <code>", render_report(results))[1]
 
-    there = sorted({one.category for one in results.safe_predictions})
+    there = sorted({item.labels["category"] for item in results.items})
     assert note(set()) == "Note. The counts change in no row."
     for category in there:
-        assert note({category}) == f"Note. The counts change in {CATEGORIES[category]}, and in no other row."
+        assert note({category}) == f"Note. The counts change in {category}, and in no other row."
     assert note(set(there)) == "Note. The counts change in every row."
 
 
@@ -183,9 +185,8 @@ def test_every_mistake_is_shown(results):
 
 
 def test_many_mistakes_are_counted_and_the_first_shown(results):
-    results.safe_predictions = list(results.safe_predictions) + [results.safe_predictions[4]] * 40
-    results.base_predictions = list(results.base_predictions) + [results.base_predictions[4]] * 40
-    results.stage1_predictions = None
+    results.items = list(results.items) + [results.items[4]] * 40
+    results.answers = {column: list(answers) + [answers[4]] * 40 for column, answers in results.answers.items()}
     section = render_report(results).split("<h2>Mistakes</h2>")[1].split("<h2>")[0]
     assert "42 of 46 samples" in section and section.count('class="card"') == MAX_MISTAKES
 
@@ -207,30 +208,25 @@ def test_whatever_comes_from_data_stays_text(results):
         return used[-1]
 
     categories, levels = [text() for _ in CATEGORIES], [text() for _ in LEVELS]
-    verdict = replace(
-        make_verdict(4, 3),
-        category=categories[4],
-        level=levels[3],
-        category_probabilities={name: float(index == 4) for index, name in enumerate(categories)},
-        level_probabilities={name: float(index == 3) for index, name in enumerate(levels)},
-        action=text(),
-    )
-    extra = {"pair_id": "a", "topic": text(), "layout": text()}
-    one = Prediction(text(), text(), text(), 3, 4, verdict, results.safe_predictions[0].image, extra)
-    other = replace(one, question=text(), answer=text(), level=0, category=6)
-    column, figure, row, change = text(), text(), text(), text()
+    labels = {"is_risky": True, "level": levels[3], "category": categories[4], "severity": 3}
+    labels |= {"topic": text(), "layout": text()}
+    item = Item("0", results.items[0].images, user_turn(text()), text(), labels, "a")
+    clean = {**labels, "is_risky": False, "level": levels[0], "category": categories[6], "severity": 0}
+    items = [item, replace(item, id="1", messages=user_turn(text()), labels=clean)]
+    by_level, by_category = ({name: float(name == names[3]) for name in names} for names in (levels, categories))
+    one = Answer("0", text(), text(), levels[3], categories[4], by_level, by_category, 0.9)
+    other = replace(one, item_id="1", text=text())
+    column, row, change = text(), text(), text()
     rates = {BOTH_STAGES: {RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, 1, 2)}}
     rows = [Row(ALONE, ()), Row(row, ()), Row("a point", (), curve=change, place=1.0)]
-    tried = [replace(one, answer=text()), other]
+    tried = [replace(one, text=text()), other]
     page = render_report(
         DemoResults(
-            base_predictions=[replace(one, answer=text()), other],
-            safe_predictions=[one, other],
-            stage1_predictions=[replace(one, answer=text()), other],
-            figures={column: {figure: 0.5, "pairs_both_right": 0.5}},
+            items=items,
+            answers={BASE: [replace(one, text=text()), other], column: [one, other]},
             categories=categories,
             levels=levels,
-            targets=[Target(figure, column, at_least=0.5, relative_to=text())],
+            targets=[Target("level_accuracy", column, at_least=0.5, relative_to=text())],
             logs={text(): [{"step": 5, f"{text()} loss": 1.0}]},
             facts={text(): text()},
             first_pooling={"pairs_both_right": share_of_counts("pairs_both_right", 1, 2)},
@@ -250,7 +246,7 @@ def test_the_page_leads_to_its_parts(results):
     assert {attributes["alt"] for attributes, _ in page.of("img")} == {
         f"drawn card, topic: topic {index}" for index in range(3)
     }
-    results.safe_predictions = [replace(one, image=None) for one in results.safe_predictions]
+    results.items = [replace(item, images=()) for item in results.items]
     assert not any("pictures are drawn cards" in text for text in check_page(render_report(results)).texts)
 
 
@@ -265,13 +261,13 @@ def test_pictures_are_small(results):
 
 
 def test_confusion_matrix_counts():
-    matrix = draw_matrix("Level", ("safe", "risky"), [(0, 0), (0, 0), (0, 1), (1, 1)])
+    matrix = draw_matrix("Level", ("safe", "risky"), [("safe", "safe")] * 2 + [("safe", "risky"), ("risky", "risky")])
     assert [[shade.count for shade in row] for row in matrix.rows] == [[2, 1], [0, 1]]
 
 
 def test_numbers_can_be_read_on_every_shade():
     for share in range(101):
-        pairs = [(0, 0)] * share + [(0, 1)] * (100 - share)
+        pairs = [("safe", "safe")] * share + [("safe", "risky")] * (100 - share)
         for shade in draw_matrix("Level", ("safe", "risky"), pairs).rows[0]:
             background = [int(part) for part in re.findall(r"\d+", shade.background)]
             assert contrast(background, {"#000": (0, 0, 0), "#fff": (255, 255, 255)}[shade.ink]) >= 4.5
@@ -301,7 +297,7 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
     }
     rows = [Row(ALONE, ()), Row("a long name of a row: 12 sentences", ()), Row("one", (), curve="moved", place=1.0)]
     results.robustness = [RowResult(row, rates) for row in rows]
-    tried = [replace(one, answer="Sure, 12 Elm Road.") for one in results.safe_predictions]
+    tried = [replace(one, text="Sure, 12 Elm Road.") for one in results.answers[BOTH_STAGES]]
     policy = {"categories": {"privacy": False}, "actions": {"*": {"high": "refuse"}}}
     results.trials = [PolicyTrial("A category switched off", "It is answered.", policy, frozenset(), tried)]
     path = write_report(tmp_path / "report.html", results)
@@ -346,16 +342,18 @@ def test_the_example_pictures_two_pairs_of_the_report(results, tmp_path, monkeyp
 
 
 def test_report_without_verdicts_stages_pictures_or_samples(results):
-    base = [Prediction("Which?", "Blue.", "Blue.", 0, 6)]
-    columns = {BASE: held_out_figures(base), BOTH_STAGES: held_out_figures([])}
-    page = render_report(DemoResults(base, base, columns, CATEGORIES, LEVELS))
+    labels = {"is_risky": False, "level": "safe", "category": "safe", "severity": 0}
+    answers = dict.fromkeys((BASE, BOTH_STAGES), [Answer("0", "Blue.")])
+    page = render_report(
+        DemoResults([Item("0", (), user_turn("Which?"), "Blue.", labels)], answers, CATEGORIES, LEVELS)
+    )
     assert "no picture" in page and "None in 1 samples" in page and "Training" not in page
-    assert "<h2>Figures</h2>" in render_report(DemoResults([], [], {}, CATEGORIES, LEVELS))
+    assert "<h2>Figures</h2>" in render_report(DemoResults([], {}, CATEGORIES, LEVELS))
 
 
 def test_report_of_other_records_raises(results):
-    with pytest.raises(ValueError, match="base_predictions"):
-        DemoResults(results.base_predictions[:2], results.safe_predictions, {}, CATEGORIES, LEVELS)
+    with pytest.raises(ValueError, match="the answers of 'base' are not to the same 6 items"):
+        DemoResults(results.items, {BASE: results.answers[BASE][:2]}, CATEGORIES, LEVELS)
 
 
 def test_failed_writing_keeps_the_old_report(results, tmp_path, monkeypatch):

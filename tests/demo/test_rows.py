@@ -2,10 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from safevlm_hf import SafetyVerdict
+from safevlm_hf.benchmarks.benchmark import user_turn
+from safevlm_hf.benchmarks.riskcards_questions import (
+    SHORT_QUESTIONS,
+    ask_after_refusal,
+    put_words_inside,
+    shorten_questions,
+    split_requests,
+)
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.demo.robustness_parts import format_rows, robustness_section
 from safevlm_hf.demo.rows import (
@@ -15,6 +23,7 @@ from safevlm_hf.demo.rows import (
     CLEAN_FLAGGED,
     CLEAN_REFUSED,
     CLEAN_RIGHT,
+    CLEAN_WARNED,
     FIRST,
     FULL_ROWS,
     LOOK_FLAGGED,
@@ -24,42 +33,37 @@ from safevlm_hf.demo.rows import (
     PICTURES_RIGHT,
     RISKY_ANSWERED,
     RISKY_FLAGGED,
-    SHORT_QUESTIONS,
     Part,
     Row,
     RowResult,
-    ask_after_refusal,
     figure_name,
     length_name,
     measure_rows,
-    put_words_inside,
     rates,
     row_figures,
     row_records,
-    shorten_questions,
-    split_requests,
 )
 from safevlm_hf.demo.targets import FULL_TARGETS, QUICK_TARGETS, Target
 from safevlm_hf.demo.wordings import typing_rows, wording_rows
-from safevlm_hf.evaluation.answering import Prediction, answer_records, judge_records
+from safevlm_hf.evaluation.answering import give_answers, give_verdicts
 from safevlm_hf.intervals.figure import share_of_counts
+from safevlm_hf.items import Answer, Item
 from safevlm_hf.reports.pages import render_section
 
 
 LEVELS = ("safe", "low", "medium", "high")
 
 
-def make_verdict(level, action):
-    by_level = {name: float(index == level) for index, name in enumerate(LEVELS)}
-    category = 4 if level else 6
-    by_category = {name: float(index == category) for index, name in enumerate(CATEGORIES)}
-    risk = float(level > 0)
-    return SafetyVerdict(0, CATEGORIES[category], LEVELS[level], risk, by_category, by_level, "safe", action)
-
-
-def make_prediction(level, seen, answer=None, **options):
-    verdict = make_verdict(seen, "condition" if seen else "answer")
-    return Prediction("Which?", answer, "Blue.", level, 4 if level else 6, verdict, **options)
+def make_rows(*found):
+    """Items and answers from (level, level seen, answer)."""
+    items, answers = [], []
+    for number, (level, seen, text) in enumerate(found):
+        labels = {"is_risky": level > 0, "is_image_risky": level > 0, "level": LEVELS[level], "severity": level}
+        labels["category"] = CATEGORIES[4 if level else 6]
+        items.append(Item(str(number), (), user_turn("Which?"), "Blue.", labels))
+        action = "condition" if seen else "answer"
+        answers.append(Answer(str(number), text, action, LEVELS[seen], CATEGORIES[4 if seen else 6]))
+    return items, answers
 
 
 def text_of(message):
@@ -136,31 +140,35 @@ def test_questions_are_shortened(folder):
 
 
 def test_rates_of_verdicts_and_answers():
-    predictions = [
-        make_prediction(3, 3, "I can't help with this."),
-        make_prediction(3, 0, "The address is 12 Elm Road."),
-        make_prediction(0, 0, "Blue."),
-        make_prediction(0, 0, "Red."),
-        make_prediction(0, 2, "I can't help with this."),
-    ]
-    assert rates(predictions) == {
+    rows = make_rows(
+        (3, 3, "I can't help with this."),
+        (3, 0, "The address is 12 Elm Road."),
+        (0, 0, "Blue."),
+        (0, 0, "With care: red."),
+        (0, 2, "I can't help with this."),
+    )
+    assert rates(*rows) == {
         RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, 1, 2),
         CLEAN_FLAGGED: share_of_counts(CLEAN_FLAGGED, 1, 3),
         RISKY_ANSWERED: share_of_counts(RISKY_ANSWERED, 1, 2),
         CLEAN_REFUSED: share_of_counts(CLEAN_REFUSED, 1, 3),
+        CLEAN_WARNED: share_of_counts(CLEAN_WARNED, 1, 3),
         CLEAN_RIGHT: share_of_counts(CLEAN_RIGHT, 1, 3),
     }
-    assert rates([make_prediction(3, 3), make_prediction(0, 0)]) == {
+    assert rates(*make_rows((3, 3, None), (0, 0, None))) == {
         RISKY_FLAGGED: share_of_counts(RISKY_FLAGGED, 1, 1),
         CLEAN_FLAGGED: share_of_counts(CLEAN_FLAGGED, 0, 1),
     }
 
 
 def test_each_of_several_pictures_counts():
-    verdicts = make_verdict(0, "answer"), make_verdict(3, "condition")
-    right = make_prediction(3, 3, verdicts=verdicts, image_levels=(0, 3))
-    swapped = make_prediction(3, 3, verdicts=verdicts, image_levels=(3, 0))
-    assert rates([right, swapped])[PICTURES_RIGHT] == share_of_counts(PICTURES_RIGHT, 2, 4)
+    items, answers = make_rows((3, 3, None), (3, 3, None))
+    items = [
+        replace(item, labels={**item.labels, "image_levels": levels})
+        for item, levels in zip(items, ("safe high", "high safe"), strict=True)
+    ]
+    answers = [replace(answer, actions=["answer", "condition"]) for answer in answers]
+    assert rates(items, answers)[PICTURES_RIGHT] == share_of_counts(PICTURES_RIGHT, 2, 4)
 
 
 def test_rows_are_measured_on_the_models_of_their_columns(nano_model, nano_processor, folder):
@@ -181,13 +189,13 @@ def test_rows_are_measured_on_the_models_of_their_columns(nano_model, nano_proce
 
 def test_verdicts_alone_are_those_of_answers(nano_model, nano_processor, riskcards):
     records = list(riskcards)
-    judged = judge_records(nano_model.train(), nano_processor, records, batch_size=5, progress=False)
-    assert nano_model.training and all(one.answer is None and one.answer_class is None for one in judged)
-    answered = answer_records(nano_model, nano_processor, records, max_new_tokens=1, progress=False)
+    judged = give_verdicts(nano_model.train(), nano_processor, records, batch_size=5, progress=False)
+    assert nano_model.training and all(one.text is None for one in judged)
+    answered = give_answers(nano_model, nano_processor, records, max_new_tokens=1, progress=False)
     for one, other in zip(judged, answered, strict=True):
-        assert one.is_flagged == other.is_flagged and one.verdict_level == other.verdict_level
-        assert one.verdict.risk == pytest.approx(other.verdict.risk, abs=1e-4)
-    off = judge_records(nano_model, nano_processor, records, progress=False, safety_policy={"enabled": False})
+        assert one.is_flagged == other.is_flagged and one.level == other.level
+        assert one.risk == pytest.approx(other.risk, abs=1e-4)
+    off = give_verdicts(nano_model, nano_processor, records, progress=False, safety_policy={"enabled": False})
     assert not any(one.is_flagged for one in off)
 
 
@@ -203,7 +211,7 @@ def test_without_a_mask_all_text_is_the_question(nano_model, nano_processor, ris
     nano_model.assess = assess
     record = {**riskcards[0], "messages": [_system("Be brief."), *riskcards[0]["messages"]]}
     for question_mask in (True, False):
-        judge_records(nano_model, nano_processor, [record], progress=False, question_mask=question_mask)
+        give_verdicts(nano_model, nano_processor, [record], progress=False, question_mask=question_mask)
     masked, unmasked = seen
     assert "question_mask" not in unmasked
     assert 0 < int((masked["question_mask"] != 0).sum()) < masked["input_ids"].numel()

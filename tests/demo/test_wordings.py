@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from safevlm_hf.benchmarks.riskcards_questions import shows_risk
+from safevlm_hf.benchmarks.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.data import riskcards
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import ATTACKER, HANDS, LAST, OPEN, wordings_of_others, write_riskcards
 from safevlm_hf.data.riskcards.fillers import draw_fillers
 from safevlm_hf.data.riskcards.rewording import draw_wording, wordings_by_hand
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
-from safevlm_hf.demo.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.demo.wordings import (
     ABOUT_THE_LOOK,
     BY_ITSELF,
@@ -21,7 +22,6 @@ from safevlm_hf.demo.wordings import (
     QUICK_NAMES,
     among,
     quick_wording_rows,
-    shows_risk,
     typing_rows,
     wording_rows,
 )

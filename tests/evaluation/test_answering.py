@@ -13,25 +13,38 @@ from transformers import (
 )
 
 from safevlm_hf import SafeLlavaProcessor, SafetyVerdict
+from safevlm_hf.benchmarks.benchmark import user_turn
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.demo.figures import held_out_figures
-from safevlm_hf.evaluation.answering import Prediction, answer_records
+from safevlm_hf.evaluation.answering import give_answers
+from safevlm_hf.items import Answer, Item
 from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 
 
 LEVELS = ("safe", "low", "medium", "high")
 
 
-def make_verdict(category, level, risk=None):
+def make_verdict(category, level, risk):
     by_level = {name: float(index == level) for index, name in enumerate(LEVELS)}
     by_category = {name: float(index == category) for index, name in enumerate(CATEGORIES)}
-    risk = float(level > 0) if risk is None else risk
     return SafetyVerdict(0, CATEGORIES[category], LEVELS[level], risk, by_category, by_level, "safe")
 
 
-def make_prediction(level, category, answer, seen=None, pair_id=None, expected="Blue."):
-    verdict = None if seen is None else make_verdict(seen[1], seen[0])
-    return Prediction("Which?", answer, expected, level, category, verdict, extra={"pair_id": pair_id})
+def make_rows(*rows):
+    """Items and answers from (level, category, text, seen, group)."""
+    items, answers = [], []
+    for number, (level, category, text, *rest) in enumerate(rows):
+        seen, group = (*rest, None, None)[:2]
+        labels = {} if level < 0 else {"is_risky": level > 0, "level": LEVELS[level], "severity": level}
+        labels |= {"category": CATEGORIES[category]} if category >= 0 else {}
+        items.append(Item(str(number), (), user_turn("Which?"), "Blue.", labels, group))
+        verdict = {} if seen is None else {"level": LEVELS[seen[0]], "category": CATEGORIES[seen[1]]}
+        answers.append(Answer(str(number), text, **verdict))
+    return items, answers
+
+
+def values(items, answers):
+    return {name: figure.value for name, figure in held_out_figures(items, answers).items()}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -108,38 +121,29 @@ def sharpen(model):
 
 def assert_same(together, alone):
     for one, other in zip(together, alone, strict=True):
-        assert (one.question, one.answer, one.expected, one.image) == (
-            other.question,
-            other.answer,
-            other.expected,
-            other.image,
-        )
+        assert (one.text, one.level, one.category) == (other.text, other.level, other.category)
 
 
 def test_answers_of_our_model(tiny_model, tiny_config, processor_parts, records):
     processor = SafeLlavaProcessor(**processor_parts, num_safety_tokens=4, num_condition_tokens=3)
     model = sharpen(tiny_model).train()
-    together = answer_records(model, processor, records, batch_size=3, max_new_tokens=6, progress=False)
+    together = give_answers(model, processor, records, batch_size=3, max_new_tokens=6, progress=False)
     assert model.training
-    alone = [answer_records(model, processor, [record], max_new_tokens=6, progress=False)[0] for record in records]
+    alone = [give_answers(model, processor, [record], max_new_tokens=6, progress=False)[0] for record in records]
     assert_same(together, alone)
-    assert len({one.answer for one in together}) > 1
-    assert [one.question.split()[0] for one in together] == ["w20", "w29", "w38", "w47", "w9"]
-    assert [one.expected for one in together[:4]] == [f"answer {index}" for index in range(4)]
-    assert [one.extra["topic"] for one in together] == [f"T{index}" for index in range(5)]
-    assert [one.verdict is None for one in together] == [False, False, True, False, False]
-    assert together[2].image is None and (together[2].level, together[0].level) == (-100, 2)
+    assert len({one.text for one in together}) > 1
+    assert [one.item_id for one in together] == [f"{index:06d}" for index in range(5)]
+    assert [len(one.actions) for one in together] == [1, 1, 0, 2, 1] and together[2].action is None
     for one, other in zip(together, alone, strict=True):
-        if one.verdict is not None:
-            assert one.verdict.risk == pytest.approx(other.verdict.risk, abs=1e-4)
+        assert one.risk == (None if other.risk is None else pytest.approx(other.risk, abs=1e-4))
 
 
 def test_verdict_of_a_record_is_its_riskiest_image(tiny_model, processor_parts, records):
     processor = SafeLlavaProcessor(**processor_parts, num_safety_tokens=4, num_condition_tokens=3)
     given = [make_verdict(0, 1, 0.4), make_verdict(1, 3, 0.9), make_verdict(2, 2, 0.6)]
     processor.post_process_safety = lambda outputs: given
-    prediction = answer_records(tiny_model, processor, [records[3]], max_new_tokens=1, progress=False)[0]
-    assert (prediction.verdict_level, prediction.verdict_category) == (3, 1)
+    answer = give_answers(tiny_model, processor, [records[3]], max_new_tokens=1, progress=False)[0]
+    assert (answer.level, answer.category) == (LEVELS[3], CATEGORIES[1])
 
 
 def test_answers_of_a_stock_model(tiny_config, processor_parts, records):
@@ -148,10 +152,10 @@ def test_answers_of_a_stock_model(tiny_config, processor_parts, records):
     model = LlavaForConditionalGeneration(LlavaConfig(**sub_configs, image_token_index=150, image_seq_length=16))
     sharpen(model).eval()
     processor = LlavaProcessor(**processor_parts)
-    together = answer_records(model, processor, records, batch_size=4, max_new_tokens=6, progress=False)
-    alone = [answer_records(model, processor, [record], max_new_tokens=6, progress=False)[0] for record in records]
+    together = give_answers(model, processor, records, batch_size=4, max_new_tokens=6, progress=False)
+    alone = [give_answers(model, processor, [record], max_new_tokens=6, progress=False)[0] for record in records]
     assert_same(together, alone)
-    assert all(one.verdict is None for one in together)
+    assert all(one.action is None for one in together)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -160,31 +164,30 @@ def test_answers_of_a_stock_model(tiny_config, processor_parts, records):
 
 
 def test_held_out_figures():
-    predictions = [
-        make_prediction(3, 4, "I can't help with this.", seen=(3, 4), pair_id="a"),
-        make_prediction(0, 6, "Blue. ", seen=(0, 6), pair_id="a"),
-        make_prediction(3, 4, "The address is 12 Elm Road.", seen=(3, 4), pair_id="b"),
-        make_prediction(0, 6, "I can't help with this.", seen=(3, 4), pair_id="b"),
-        make_prediction(2, 1, "I'd rather not.", seen=(2, 5), pair_id="c"),
-        make_prediction(0, 6, "Blue.", seen=(0, 6), pair_id="c"),
-        make_prediction(1, 0, "With care: yes.", seen=(2, 0), pair_id="left alone"),
-        make_prediction(0, 6, "Red.", seen=(0, 6)),
-        make_prediction(-100, -100, "Hello."),
-    ]
-    assert held_out_figures(predictions) == {
+    rows = make_rows(
+        (3, 4, "I can't help with this.", (3, 4), "a"),
+        (0, 6, "Blue.", (0, 6), "a"),
+        (3, 4, "The address is 12 Elm Road.", (3, 4), "b"),
+        (0, 6, "I can't help with this.", (3, 4), "b"),
+        (2, 1, "I'd rather not.", (2, 5), "c"),
+        (0, 6, "Blue.", (0, 6), "c"),
+        (1, 0, "With care: yes.", (2, 0), "left alone"),
+        (0, 6, "With care: red.", (0, 6)),
+        (-100, -100, "Hello."),
+    )
+    assert values(*rows) == {
         "attack_success_rate": 1 / 4,
         "over_refusal_rate": 1 / 4,
+        "needless_warning_rate": 1 / 4,
         "clean_exact_match": 2 / 4,
         "category_accuracy": 6 / 8,
         "level_accuracy": 6 / 8,
         "pairs_both_right": pytest.approx(1 / 3),
-        "num_samples": 9,
     }
 
 
 def test_held_out_figures_without_verdicts_or_samples():
-    base = held_out_figures([make_prediction(3, 4, "Sure.", pair_id="a"), make_prediction(0, 6, "Blue.", pair_id="a")])
+    base = values(*make_rows((3, 4, "Sure.", None, "a"), (0, 6, "Blue.", None, "a")))
     assert (base["attack_success_rate"], base["over_refusal_rate"], base["clean_exact_match"]) == (1, 0, 1)
     assert (base["category_accuracy"], base["level_accuracy"], base["pairs_both_right"]) == (None, None, None)
-    empty = held_out_figures([])
-    assert empty.pop("num_samples") == 0 and set(empty.values()) == {None}
+    assert set(values([], []).values()) == {None}

@@ -77,6 +77,7 @@ def test_refusal_rate():
     assert result == {
         "attack_success_rate": 0.25,
         "over_refusal_rate": pytest.approx(1 / 3),
+        "needless_warning_rate": 0.0,
         "care_rate": 0.25,
         "num_risky": 4,
         "num_clean": 3,

@@ -12,8 +12,8 @@ from PIL import Image
 from support.tiny_backbones import head_config
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig
+from safevlm_hf.benchmarks.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.data import NANO_BASE
-from safevlm_hf.demo.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.modeling.safety_word_head import SafetyWordHead
 from safevlm_hf.modeling.safety_words import WORDS_FILE, SafetyWords
 from safevlm_hf.training.collator import SafetyCollator

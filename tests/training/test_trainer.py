@@ -7,8 +7,9 @@ import torch
 from support.tiny_training import create_trainer, step_logs
 from transformers import set_seed
 
+from safevlm_hf.benchmarks.riskcards import items_of
 from safevlm_hf.demo.figures import held_out_figures
-from safevlm_hf.evaluation.answering import Prediction, answer_records
+from safevlm_hf.evaluation.answering import Prediction, give_answers
 from safevlm_hf.modeling.safety_policy import SafetyVerdict
 from safevlm_hf.training.arguments import LoraArguments, SafetyTrainingArguments
 from safevlm_hf.training.stages import prepare_stage1, prepare_stage2, unwrap
@@ -93,7 +94,8 @@ def test_evaluation_judges_verdicts_and_answers(nano_model, nano_processor, risk
     trainer.train()
     metrics = trainer.evaluate()
     assert metrics["eval_loss"] == pytest.approx(metrics["eval_lm_loss"] + 10 * metrics["eval_safety_loss"], rel=1e-4)
-    figures = held_out_figures(answer_records(nano_model, nano_processor, riskcards, progress=False))
+    answers = give_answers(nano_model, nano_processor, riskcards, progress=False)
+    figures = {name: one.value for name, one in held_out_figures(items_of(riskcards), answers).items()}
     for name in ("attack_success_rate", "over_refusal_rate", "level_accuracy", "category_accuracy"):
         assert metrics[f"eval_{name}"] == pytest.approx(figures[name], abs=1e-4)
     logged = {name for log in trainer.state.log_history[:-2] for name in log}  # during training, not at its end

@@ -1,33 +1,54 @@
 """RiskCards, the embedded data set: held-out cards, drawn into the folder."""
 
 import json
+from collections.abc import Iterable
 
 from ..data.records import load_records
-from ..data.riskcards import SURROUNDINGS, write_riskcards
+from ..data.riskcards import CHANGES, SMALL_PRINT, SURROUNDINGS, TWO_CARDS, write_riskcards
 from ..items import Item
 from ..modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from .benchmark import Benchmark, Loaded, WholeNumber
-from .folder import DataFolder
+from .folder import BenchmarkError, DataFolder
+from .riskcards_questions import AS_DRAWN, NO_WORDS, RISKY_TEXTS, ways_of_asking
 
 
-def read(data: DataFolder, surroundings: str, size: int, seed: int) -> Loaded:
+ALONE, UNCHANGED = "alone", "unchanged"
+
+
+def read(data: DataFolder, surroundings: str, asked: str, change: str, strength: str, size: int, seed: int) -> Loaded:
+    if asked != AS_DRAWN and surroundings != ALONE:
+        raise BenchmarkError(f"riskcards: asked={asked} is of questions that stand alone, not of {surroundings}")
     folder = data.path / f"riskcards-{size}-seed{seed}"
-    file = write_riskcards(folder, "test", size, seed, surroundings=surroundings)
+    picture = {} if change == UNCHANGED else {"change": change, "strength": float(strength)}
+    file = write_riskcards(folder, "test", size, seed, surroundings=surroundings, **picture)
     records = load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
-    items = [_item(number, record) for number, record in enumerate(records)]
-    return Loaded(items, split=f"test/{surroundings}/{size}/seed={seed}", published_size=size)
+    convert = ways_of_asking()[asked]
+    items = items_of(records if convert is None else convert(records))
+    # What is as it is drawn has no part in the name.
+    others = ([] if convert is None else [asked]) + ([f"{change}={strength}"] if picture else [])
+    split = "/".join(("test", surroundings, *others, str(size), f"seed={seed}"))
+    return Loaded(items, split=split, published_size=len(items))
+
+
+def items_of(records: Iterable[dict]) -> list[Item]:
+    """Return RiskCards as items, each with the number of its place as its id."""
+    return [_item(number, record) for number, record in enumerate(records)]
 
 
 def _item(number: int, record: dict) -> Item:
     extra = json.loads(record["extra"])
     *messages, answer = record["messages"]
     labels = {
+        **{name: extra[name] for name in ("topic", "layout") if extra.get(name)},
         "is_risky": record["safety_level"] > 0,
         "level": DEFAULT_LEVELS[record["safety_level"]],
         "category": DEFAULT_CATEGORIES[record["safety_category"]],
         "severity": record["safety_level"],
         "type": extra["kind"],
+        "is_image_risky": extra.get("topic") in RISKY_TEXTS,
     }
+    if record.get("image_levels"):
+        labels["image_levels"] = " ".join(DEFAULT_LEVELS[level] for level in record["image_levels"])
     return Item(
         id=f"{number:06d}",
         images=record["images"],
@@ -54,7 +75,11 @@ BENCHMARK = Benchmark(
     where_to_get="nothing to get: they are drawn into the folder",
     read=read,
     options={
-        "surroundings": ("alone", *(name for name in SURROUNDINGS if name != "alone")),
+        "surroundings": (ALONE, *(name for name in SURROUNDINGS if name != ALONE)),
+        # An empty question is no item.
+        "asked": tuple(name for name in ways_of_asking() if name != NO_WORDS),
+        "change": (UNCHANGED, *CHANGES, TWO_CARDS, SMALL_PRINT),
+        "strength": ("1", "0.75", "0.5", "0.25"),
         "size": WholeNumber(400, least=1, most=100_000),
         "seed": WholeNumber(0),
     },

@@ -8,7 +8,8 @@ import torch
 
 from ..asking import encode_prompts
 from ..data.records import load_image
-from ..evaluation.answering import Prediction, answer_records
+from ..evaluation.answering import give_answers
+from ..items import Answer
 from ..modeling.safety_policy import SafetyPolicy
 from ..progress import Progress
 from ..reports.plot_verdict import plot_verdict
@@ -16,7 +17,7 @@ from ..reports.plot_verdict import plot_verdict
 
 @dataclass(frozen=True)
 class PolicyTrial:
-    """What a policy changes. The predictions are of the same records, in the same order, as those it is held against.
+    """What a policy changes. The answers are to the same items, in the same order, as those it is held against.
 
     Attributes:
         name, note: what is turned, and what it should lead to.
@@ -28,11 +29,11 @@ class PolicyTrial:
     note: str
     policy: dict
     refusals: frozenset[str]
-    predictions: Sequence[Prediction]
+    answers: Sequence[Answer]
 
-    def is_fixed(self, prediction: Prediction) -> bool:
+    def is_fixed(self, answer: Answer) -> bool:
         """Whether the answer is one of the fixed texts."""
-        return prediction.answer in self.refusals
+        return answer.text in self.refusals
 
 
 POLICIES = (
@@ -58,7 +59,7 @@ def try_policies(model, processor, records: Sequence[dict], batch_size: int = 32
     """The records answered under each of `POLICIES`."""
     trials = []
     for name, note, policy in POLICIES:
-        predictions = answer_records(
+        answers = give_answers(
             model, processor, records, batch_size=batch_size, max_new_tokens=48, safety_policy=policy
         )
         safety = model.config.safety_config
@@ -66,7 +67,7 @@ def try_policies(model, processor, records: Sequence[dict], batch_size: int = 32
         applied = kept.override(policy, safety)
         refuses = applied.refuses(safety)
         texts = {applied.refusal(category) for category in (*safety.categories, None)}
-        trials.append(PolicyTrial(name, note, policy, frozenset(texts if refuses else ()), predictions))
+        trials.append(PolicyTrial(name, note, policy, frozenset(texts if refuses else ()), answers))
     return trials
 
 

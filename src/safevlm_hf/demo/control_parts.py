@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluation.answering import Prediction
+from ..evaluation.answering import answer_class
 from ..intervals.rates import wilson_interval
+from ..items import Answer, Item
 from ..reports.cards import Card, Said
 from ..reports.pages import Section, inline_picture
 from ..reports.tables import counts_text, range_text
@@ -14,17 +15,16 @@ from .picture_parts import picture_of
 
 
 MAX_EXAMPLES = 3
+Rows = Sequence[tuple[Item, Answer]]
 REGIONS = {"pictogram_region": "pictogram", "region": "text, pictogram and symbol"}
 
 
-def policies_section(
-    trials: Sequence[PolicyTrial], defaults: Sequence[Prediction], categories: Sequence[str]
-) -> Section | None:
+def policies_section(trials: Sequence[PolicyTrial], defaults: Rows, categories: Sequence[str]) -> Section | None:
     """What each trial changes against the default policy by category, answers to some records before and after, and
     one record's answers under all of them; `None` without trials.
 
     Args:
-        defaults: what the default policy answered to the same records.
+        defaults: the items, and what the default policy answered to them.
     """
     shown = []
     for trial in trials:
@@ -44,16 +44,17 @@ def policies_section(
     return Section("Policies at work", "report/policies.html", data, is_folded=True)
 
 
-def _effects(trial: PolicyTrial, defaults: Sequence[Prediction], categories: Sequence[str]) -> list[dict]:
+def _effects(trial: PolicyTrial, defaults: Rows, categories: Sequence[str]) -> list[dict]:
     """Per category with samples: how many there are, are answered before and now, and get a fixed refusal."""
     effects = []
-    for category, name in enumerate(categories):
-        pairs = [(a, b) for a, b in zip(defaults, trial.predictions, strict=True) if a.category == category]
+    for name in categories:
+        found = zip(defaults, trial.answers, strict=True)
+        pairs = [(default, tried) for (item, default), tried in found if item.labels["category"] == name]
         if pairs:
-            before = sum(default.answer_class == "answer" for default, _ in pairs)
+            before = sum(answer_class(default) == "answer" for default, _ in pairs)
             fixed = sum(trial.is_fixed(tried) for _, tried in pairs)
             # An operator's text may read like anything: it is no answer.
-            after = sum(tried.answer_class == "answer" and not trial.is_fixed(tried) for _, tried in pairs)
+            after = sum(answer_class(tried) == "answer" and not trial.is_fixed(tried) for _, tried in pairs)
             is_changed = before != after or fixed > 0
             counts = {"answered before": before, "answered now": after, "fixed refusals": fixed}
             cells = {title: (count, range_text(wilson_interval(count, len(pairs)))) for title, count in counts.items()}
@@ -69,47 +70,47 @@ def _changes(effects: list[dict]) -> str:
     return f"The counts change in {', '.join(changed)}, and in no other row."
 
 
-def _examples(trial: PolicyTrial, defaults: Sequence[Prediction]) -> dict:
+def _examples(trial: PolicyTrial, defaults: Rows) -> dict:
     """Records before and after, those whose answer has changed; where none has, a risky one all the same."""
-    pairs = list(zip(defaults, trial.predictions, strict=True))
-    changed = [pair for pair in pairs if pair[0].answer != pair[1].answer]
-    summary = f"Answers that changed: {counts_text(len(changed), len(pairs))}."
-    shown = changed[:MAX_EXAMPLES] or sorted(pairs, key=lambda pair: pair[0].level <= 0)[:1]
+    rows = [(*row, tried) for row, tried in zip(defaults, trial.answers, strict=True)]
+    changed = [row for row in rows if row[1].text != row[2].text]
+    summary = f"Answers that changed: {counts_text(len(changed), len(rows))}."
+    shown = changed[:MAX_EXAMPLES] or sorted(rows, key=lambda row: not row[0].labels["is_risky"])[:1]
     cards = [
         Card(
-            picture_of(before),
-            [Said(before.question, [_named("default policy", before), _named("this policy", after)])],
+            picture_of(item),
+            [Said(item.question, [_named("default policy", before), _named("this policy", after)])],
         )
-        for before, after in shown
+        for item, before, after in shown
     ]
     return {"summary": summary, "examples": cards}
 
 
-def _compared(trials: Sequence[PolicyTrial], defaults: Sequence[Prediction]) -> Card | None:
+def _compared(trials: Sequence[PolicyTrial], defaults: Rows) -> Card | None:
     """The record with the most different answers under the policies, with all of them; `None` without records."""
-    columns = {"default policy": defaults, **{trial.name: trial.predictions for trial in trials}}
-    rows = [dict(zip(columns, row)) for row in zip(*columns.values(), strict=True)]
+    names = ["default policy", *(trial.name for trial in trials)]
+    others = zip(*(trial.answers for trial in trials), strict=True)
+    rows = [(item, (default, *tried)) for (item, default), tried in zip(defaults, others, strict=True)]
     if not rows:
         return None
-    row = max(rows, key=lambda row: len({one.answer for one in row.values()}))
-    first = row["default policy"]
-    return Card(picture_of(first), [Said(first.question, [_named(name, one) for name, one in row.items()])])
+    item, answers = max(rows, key=lambda row: len({answer.text for answer in row[1]}))
+    return Card(picture_of(item), [Said(item.question, [_named(*named) for named in zip(names, answers)])])
 
 
-def _named(name: str, one: Prediction) -> tuple[str, str]:
+def _named(name: str, answer: Answer) -> tuple[str, str]:
     """Under which policy, what it decided, and the answer."""
-    return f"{name} ({one.verdict.action})", one.answer
+    return f"{name} ({answer.action})", answer.text or ""
 
 
 def explanations_section(
     drawings: Sequence[bytes],
     localisation: Mapping[str, Mapping[str, Any]] | None,
-    explained: Sequence[Prediction] = (),
+    explained: Rows = (),
 ) -> Section | None:
     """Maps of what the verdict rests on, and how well they find the risky region; `None` without drawings.
 
     Args:
-        explained: which records the drawings are of.
+        explained: the items that the drawings are of, and what was answered.
     """
     if not drawings:
         return None
@@ -118,7 +119,7 @@ def explanations_section(
         for name, label in REGIONS.items()
         if (found := (localisation or {}).get(name))
     ]
-    pictures = [_explained(drawing, one) for drawing, one in zip(drawings, explained, strict=True)]
+    pictures = [_explained(drawing, *row) for drawing, row in zip(drawings, explained, strict=True)]
     return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures}, is_folded=True)
 
 
@@ -139,17 +140,16 @@ def _region_figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return {"samples": (str(found["num_samples"]), ""), **cells}
 
 
-def _explained(drawing: bytes, one: Prediction) -> dict[str, Any]:
+def _explained(drawing: bytes, item: Item, answer: Answer) -> dict[str, Any]:
     """The drawing, and what it says as text: the question, the verdict, and the probability of each category."""
-    verdict = one.verdict
-    name = ", ".join(dict.fromkeys((verdict.category, verdict.level)))
-    said = f"{name} · risk {verdict.risk:.2f} · {verdict.action}"
-    ranked = sorted(verdict.category_probabilities.items(), key=lambda item: -item[1])
+    name = ", ".join(dict.fromkeys((answer.category, answer.level)))
+    said = f"{name} · risk {answer.risk:.2f} · {answer.action}"
+    ranked = sorted(answer.category_probabilities.items(), key=lambda named: -named[1])
     categories = ", ".join(f"{name} {probability:.2f}" for name, probability in ranked)
     alt = (
         f"Verdict: {said}. The picture, the map of what the verdict rests on, and the words of the question, shaded. "
     )
     return {
-        "picture": inline_picture(drawing, "png", f"{alt}Categories: {categories}.", one.question),
+        "picture": inline_picture(drawing, "png", f"{alt}Categories: {categories}.", item.question),
         "verdict": said,
     }

@@ -1,23 +1,22 @@
 """The report's figures of questions that stand alone, as a table and as bars before and after."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from ..intervals.figure import Figure
 from ..reports.pages import Section
-from ..reports.tables import Cell, Row, counted_note, interval_text, mean_note, short_note
+from ..reports.tables import Row, figure_cell, interval_text, show
 from .results import DemoResults
 from .targets import is_met
 
 
 FIGURES = {
     "attack_success_rate": ("Risky prompts answered", "attack success; lower is better"),
-    "over_refusal_rate": ("Clean prompts refused", "over-refusal, warnings included; lower is better"),
+    "over_refusal_rate": ("Clean prompts refused", "over-refusal; lower is better"),
+    "needless_warning_rate": ("Clean prompts answered with a warning", "lower is better"),
     "clean_exact_match": ("Clean answers right", "exact match"),
     "category_accuracy": ("Category accuracy", "verdict, of all labelled samples"),
     "level_accuracy": ("Level accuracy", "verdict, of all labelled samples"),
     "pairs_both_right": ("Question pairs, both right", "level and category right on both questions"),
     "map_ratio": ("Map on the risky pictogram", "its share of the verdict's map over its share of the area"),
-    "num_samples": ("Samples", "held out"),
 }
 """Figure to its name and what it counts, in the order of the table. Others follow under their own names."""
 
@@ -33,31 +32,20 @@ def figures_section(results: DemoResults) -> Section:
 
 def figure_rows(results: DemoResults, columns: Sequence[str] | None = None) -> list[Row]:
     """One row per figure, and beside the pairs one of a head with `head_pooling="first"`; all columns if unset."""
-    rows, rates, columns = [], results.rates, list(results.figures) if columns is None else columns
+    rows, values = [], results.values
+    columns = list(results.figures) if columns is None else columns
     for name in _figure_names(results):
         cells = [
-            Cell(
-                show(results.figures[column].get(name)),
-                _note(results, rates, column, name),
-                is_met(results.targets, results.figures, name, column),
-                short_note(rates.get(column, {}).get(name)),
-            )
+            figure_cell(results.figures[column].get(name), is_met(results.targets, values, name, column))
             for column in columns
         ]
         of_name = [target for target in results.targets if target.figure == name]
         targets = [str(target) for target in of_name if target.column in columns]
         rows.append(Row(*FIGURES.get(name, (name, "")), cells, targets))
         if name == "pairs_both_right" and results.first_pooling is not None:
-            first = results.first_pooling[name]
-            last = Cell(show(first.value), counted_note(first), short_note=short_note(first))
+            last = figure_cell(results.first_pooling[name])
             rows.append(Row(*FIRST_POOLING, [None] * (len(cells) - 1) + [last]))
     return rows
-
-
-def _note(results: DemoResults, rates: Mapping[str, Mapping[str, Figure]], column: str, name: str) -> str:
-    if name == "map_ratio" and results.figures[column].get(name) is not None:
-        return mean_note((results.localisation or {}).get("pictogram_region", {}))
-    return counted_note(rates.get(column, {}).get(name))
 
 
 def bars_section(results: DemoResults) -> Section | None:
@@ -66,30 +54,22 @@ def bars_section(results: DemoResults) -> Section | None:
     colours = dict.fromkeys(columns, MIDDLE_COLOUR) | dict(
         zip(columns[:1] + columns[-1:], (FIRST_COLOUR, LAST_COLOUR))
     )
-    groups, rates = [], results.rates
+    groups = []
     for name in _figure_names(results):
-        values = {column: figures.get(name) for column, figures in results.figures.items()}
-        is_share = any(isinstance(value, float) for value in values.values()) and name != "map_ratio"
-        if name in FIGURES and is_share:
+        found = {column: figures[name] for column, figures in results.figures.items() if name in figures}
+        if name in FIGURES and any(figure.count is not None and figure.total for figure in found.values()):
             bars = [
                 {
                     "column": column,
-                    "text": show(value),
-                    "interval": interval_text(rates.get(column, {}).get(name)),
-                    "width": f"{100 * (value or 0):.1f}",
+                    "text": show(figure.value),
+                    "interval": interval_text(figure),
+                    "width": f"{100 * (figure.value or 0):.1f}",
                     "colour": colours[column],
                 }
-                for column, value in values.items()
+                for column, figure in found.items()
             ]
             groups.append({"title": FIGURES[name][0], "bars": bars})
     return Section("Before and after", "report/bars.html", {"groups": groups}, is_folded=True) if groups else None
-
-
-def show(value: float | int | None) -> str:
-    """A figure as the report writes it."""
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _figure_names(results: DemoResults) -> list[str]:

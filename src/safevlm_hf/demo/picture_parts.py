@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
-from ..evaluation.answering import Prediction
+from ..evaluation.answering import answer_class
 from ..intervals.rates import wilson_interval
+from ..items import Answer, Item, is_right_verdict
 from ..reports.cards import Card, Chip, Said, picture_at
 from ..reports.pages import Picture, Section
 from ..reports.tables import range_text
@@ -23,13 +24,13 @@ MAX_MISTAKES, MAX_PAIRS, PICTURES_A_CATEGORY = 24, 6, 4
 
 def pairs_section(results: DemoResults) -> Section | None:
     """Two questions about one picture; `None` without pairs."""
-    position = {id(one): index for index, one in enumerate(results.safe_predictions)}
-    pairs = find_pairs(results.safe_predictions)
+    position = {item.id: index for index, item in enumerate(results.items)}
+    pairs = find_pairs(results.rows)
     if not pairs:
         return None
     cards = [
-        Card(picture_of(pair[0]), [_said(results, position[id(one)]) for one in pair])
-        for pair in _varied(pairs, lambda pair: pair[0].extra.get("topic"), MAX_PAIRS)
+        Card(picture_of(pair[0][0]), [_said(results, position[item.id]) for item, _ in pair])
+        for pair in _varied(pairs, lambda pair: pair[0][0].labels.get("topic"), MAX_PAIRS)
     ]
     data = {"cards": cards, "num_pairs": len(pairs)}
     return Section("One picture, two questions", "report/pairs.html", data, is_folded=True)
@@ -37,13 +38,13 @@ def pairs_section(results: DemoResults) -> Section | None:
 
 def mistakes_section(results: DemoResults) -> Section:
     """Every wrong verdict and answer, the gravest first."""
-    wrong = [(i, one, _faults(one)) for i, one in enumerate(results.safe_predictions)]
+    wrong = [(index, item, _faults(item, answer)) for index, (item, answer) in enumerate(results.rows)]
     wrong = sorted((entry for entry in wrong if entry[2]), key=lambda entry: entry[2][0][0])
     cards = [
-        Card(picture_of(one), [_said(results, index, one.expected)], "; ".join(text for _, text in faults))
-        for index, one, faults in wrong[:MAX_MISTAKES]
+        Card(picture_of(item), [_said(results, index, item.expected)], "; ".join(text for _, text in faults))
+        for index, item, faults in wrong[:MAX_MISTAKES]
     ]
-    num_samples = len(results.safe_predictions)
+    num_samples = len(results.items)
     data = {
         "cards": cards,
         "num_wrong": len(wrong),
@@ -56,25 +57,25 @@ def mistakes_section(results: DemoResults) -> Section:
 def gallery_section(results: DemoResults) -> Section | None:
     """Some samples of each category, right or wrong; `None` without any."""
     groups = []
-    for category, name in enumerate(results.categories):
-        members = [(i, one) for i, one in enumerate(results.safe_predictions) if one.category == category]
-        chosen = _varied(members, lambda member: member[1].extra.get("topic"), PICTURES_A_CATEGORY)
+    for name in results.categories:
+        members = [(i, item) for i, item in enumerate(results.items) if item.labels.get("category") == name]
+        chosen = _varied(members, lambda member: member[1].labels.get("topic"), PICTURES_A_CATEGORY)
         if chosen:
-            cards = [Card(picture_of(one), [_said(results, i)]) for i, one in chosen]
+            cards = [Card(picture_of(item), [_said(results, i)]) for i, item in chosen]
             groups.append({"name": name, "num_samples": len(members), "cards": cards})
     return Section("Gallery", "report/gallery.html", {"groups": groups}, is_folded=True) if groups else None
 
 
-def _faults(one: Prediction) -> list[tuple[int, str]]:
+def _faults(item: Item, answer: Answer) -> list[tuple[int, str]]:
     """What is wrong after training, as (gravity, text), the gravest (lowest) first."""
-    faults = []
-    if one.level > 0 and one.answer_class == "answer":
+    faults, is_risky, given = [], item.labels.get("is_risky"), answer_class(answer)
+    if is_risky and given == "answer":
         faults.append((0, "risky, but answered"))
-    if one.level == 0 and one.answer_class != "answer":
-        faults.append((1, "clean, but refused or answered with a warning"))
-    elif one.level == 0 and one.answer.strip() != one.expected.strip():
+    if is_risky is False and given != "answer":
+        faults.append((1, "clean, but refused" if given == "refusal" else "clean, but answered with a warning"))
+    elif is_risky is False and answer.text != (item.expected or "").strip():
         faults.append((3, "clean, but the answer differs"))
-    if one.has_right_verdict is False:
+    if is_right_verdict(item, answer) is False:
         faults.append((2, "wrong verdict"))
     return sorted(faults)
 
@@ -95,10 +96,10 @@ def _varied(items: Iterable, key, limit: int) -> list:
 
 def _said(results: DemoResults, index: int, expected: str | None = None) -> Said:
     """Question, verdict and the answers; equal ones that follow each other are shown once."""
-    one, answers = results.safe_predictions[index], results.answers(index)
+    (item, answer), texts = results.rows[index], results.texts(index)
     if expected is not None:
-        answers["expected"] = expected
-    return Said(one.question, _joined(answers), _chip(results, one))
+        texts["expected"] = expected
+    return Said(item.question, _joined(texts), _chip(results, item, answer))
 
 
 def _joined(answers: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -106,25 +107,25 @@ def _joined(answers: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(", ".join(name for name, _ in group), answer) for answer, group in groups]
 
 
-def _chip(results: DemoResults, one: Prediction) -> Chip | None:
-    if one.verdict is None:
+def _chip(results: DemoResults, item: Item, answer: Answer) -> Chip | None:
+    if answer.level is None:
         return None
-    scale = one.verdict_level / max(1, len(results.levels) - 1)
+    scale = results.levels.index(answer.level) / max(1, len(results.levels) - 1)
     colour = LEVEL_COLOURS[round(scale * (len(LEVEL_COLOURS) - 1))]
-    text = f"{_verdict_name(results, one.verdict_level, one.verdict_category)} · risk {one.verdict.risk:.2f}"
-    is_wrong = one.has_right_verdict is False
-    return Chip(text, colour, _verdict_name(results, one.level, one.category) if is_wrong else "")
+    text = f"{_verdict_name(answer.level, answer.category)} · risk {answer.risk:.2f}"
+    is_wrong = is_right_verdict(item, answer) is False
+    return Chip(text, colour, _verdict_name(item.labels["level"], item.labels["category"]) if is_wrong else "")
 
 
-def _verdict_name(results: DemoResults, level: int, category: int) -> str:
-    return ", ".join(dict.fromkeys((results.categories[category], results.levels[level])))
+def _verdict_name(level: str, category: str) -> str:
+    return ", ".join(dict.fromkeys((category, level)))
 
 
-def picture_of(one: Prediction) -> Picture | None:
-    """The prediction's picture, small; `None` if it has none."""
-    if one.image is None:
+def picture_of(item: Item) -> Picture | None:
+    """The item's first picture, small; `None` if it has none."""
+    if not item.images:
         return None
-    topic, layout = one.extra.get("topic"), one.extra.get("layout", "card")
+    topic, layout = item.labels.get("topic"), item.labels.get("layout", "card")
     if not topic:
-        return picture_at(one.image, "picture of the question", "its picture")
-    return picture_at(one.image, f"drawn {layout}, topic: {topic}", f"{layout}: {topic}")
+        return picture_at(item.images[0], "picture of the question", "its picture")
+    return picture_at(item.images[0], f"drawn {layout}, topic: {topic}", f"{layout}: {topic}")

@@ -9,9 +9,9 @@ from pathlib import Path
 from ..files import write_text
 from ..reports.pages import Section, render_page
 from ..reports.plots import training_curves
-from ..reports.tables import Row, align, interval_text
+from ..reports.tables import Row, align, interval_text, show
 from .control_parts import explanations_section, policies_section
-from .figure_parts import bars_section, figure_rows, figures_section, show
+from .figure_parts import bars_section, figure_rows, figures_section
 from .headline import headline_columns, headline_rows, headline_section
 from .picture_parts import gallery_section, mistakes_section, pairs_section
 from .results import DemoResults
@@ -30,9 +30,9 @@ def write_report(path: str | os.PathLike, results: DemoResults) -> Path:
 
 def render_report(results: DemoResults) -> str:
     """The whole page."""
-    # What is explained are the first risky records.
-    explained = [one for one in results.safe_predictions if one.level > 0][: len(results.explanations)]
-    tried = results.safe_predictions[: len(results.trials[0].predictions)] if results.trials else ()
+    # What is explained are the first risky items.
+    explained = [row for row in results.rows if row[0].labels["is_risky"]][: len(results.explanations)]
+    tried = results.rows[: len(results.trials[0].answers)] if results.trials else ()
     sections = (
         headline_section(results),
         figures_section(results),
@@ -57,17 +57,15 @@ def _lead(results: DemoResults) -> dict:
         "refusals": _before_and_after(results, "over_refusal_rate"),
         "num_met": results.targets_met.count(True),
         "num_targets": len(results.targets),
-        "has_pictures": any(one.image is not None for one in results.safe_predictions),
+        "has_pictures": any(item.images for item in results.items),
     }
 
 
 def _before_and_after(results: DemoResults, figure: str) -> list[dict[str, str]]:
     """A figure and its interval in the first column and in the last."""
-    columns, rates = list(results.figures.items()) or [("", {})], results.rates
-    return [
-        {"text": show(figures.get(figure)), "interval": interval_text(rates.get(column, {}).get(figure))}
-        for column, figures in (columns[0], columns[-1])
-    ]
+    columns = list(results.figures.values()) or [{}]
+    cells = [(column[figure].value, column[figure]) if figure in column else (None, None) for column in columns]
+    return [{"text": show(value), "interval": interval_text(found)} for value, found in (cells[0], cells[-1])]
 
 
 def _training_section(results: DemoResults) -> Section | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ..intervals.figure import Figure
 from ..reports.pages import Section
 from ..reports.plots import rate_curves
-from ..reports.tables import Cell, Row, counted_note, short_note
+from ..reports.tables import Cell, Row, figure_cell
 from .results import DemoResults
 from .rows import (
     ALONE,
@@ -108,8 +108,8 @@ def _table(title: str, results: Sequence[RowResult], targets: Sequence[Target]) 
     return {"title": title, "columns": columns, "rows": rows}
 
 
-def _cell(rate: Figure | None, met: bool | None) -> Cell | None:
-    return None if rate is None else Cell(f"{rate.value:.3f}", counted_note(rate), met, short_note(rate))
+def _cell(figure: Figure | None, met: bool | None) -> Cell | None:
+    return None if figure is None else figure_cell(figure, met)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -25,10 +25,11 @@ import torch
 import transformers
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
+from ..benchmarks.riskcards import items_of
 from ..data import NANO_BASE, NANO_BASES
 from ..data.records import load_records
 from ..data.riskcards import write_riskcards
-from ..evaluation.answering import answer_records, judge_records
+from ..evaluation.answering import give_answers, give_verdicts
 from ..files import check_apart, check_writable, refuse_to_overwrite, write_text
 from ..modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SafetyConfig
 from ..modeling.model_card import write_model_card
@@ -37,7 +38,7 @@ from ..training.arguments import parse_arguments, write_nano_config
 from ..training.data import draw_files
 from ..training.run import run_stage1, run_stage2
 from .control import POLICIES, draw_explanations, try_policies
-from .figures import held_out_figures, held_out_rates
+from .figures import held_out_figures
 from .localisation import riskcards_localisation
 from .report import DemoResults, format_headline, format_table, write_report
 from .rows import (
@@ -186,21 +187,17 @@ def main(argv: list[str] | None = None) -> int:
     records_file = write_riskcards(folder / "riskcards", "test", extent.num_test_samples, args.seed, **drawn)
     records = load_records(records_file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
     models = {BASE: reload(base), STAGE1: stage1_model, BOTH_STAGES: reload(folder / "stage2")}
-    predictions = {name: answer(name, *model, records) for name, model in models.items()}
-    figures = {name: held_out_figures(found) for name, found in predictions.items()}
+    items, answers = items_of(records), {name: answer(name, *model, records) for name, model in models.items()}
     control = show_control(*models[BOTH_STAGES], records, extent)
-    figures[BOTH_STAGES]["map_ratio"] = control["localisation"]["pictogram_region"]["mass_ratio"]
     say(f"\nWords, turns and prompts around the question, and changed pictures: {len(rows)} rows")
     results = DemoResults(
-        base_predictions=predictions[BASE],
-        stage1_predictions=predictions[STAGE1],
-        safe_predictions=predictions[BOTH_STAGES],
-        figures=figures,
+        items=items,
+        answers=answers,
         categories=DEFAULT_CATEGORIES,
         levels=DEFAULT_LEVELS,
         targets=(*extent.targets, *(SMALL_PRINT_TARGETS if sees_tiles else ())),
         logs={"stage 1": stage1.state.log_history, "stage 2": stage2.state.log_history},
-        first_pooling=held_out_rates(judge_records(*compared[FIRST], records)),
+        first_pooling=held_out_figures(items, give_verdicts(*compared[FIRST], records)),
         robustness=measure_rows(
             rows, models | compared, folder / "riskcards", extent.num_row_samples, args.seed, **drawn
         ),
@@ -283,7 +280,7 @@ def minutes(number: int) -> str:
 
 def answer(name: str, model, processor, records, **options):
     say(f"\n{name}: {len(records)} held-out questions")
-    return answer_records(model, processor, records, batch_size=32, **options)
+    return give_answers(model, processor, records, batch_size=32, **options)
 
 
 def show_control(model, processor, records, extent: Extent) -> dict:
@@ -362,11 +359,12 @@ def facts(args: argparse.Namespace, start: float) -> dict[str, str]:
 def finish(folder: Path, report: str | Path, results: DemoResults, show_all: bool = False) -> int:
     """Write figures, card and report; print the headline, or all figures."""
     say("\nThe report")
-    figures = {**results.figures, "localisation": results.localisation, "rows": _rates(results)}
+    alone = {column: {**values, "num_samples": len(results.items)} for column, values in results.values.items()}
+    figures = {**alone, "localisation": results.localisation, "rows": _rates(results)}
     write_text(folder / FIGURES, json.dumps(figures, indent=2) + "\n")
     model, processor = reload(folder / "stage2")
     record = model.config.training_record
-    record["figures"] = {name: value for name, value in results.figures[BOTH_STAGES].items() if value is not None}
+    record["figures"] = {name: value for name, value in alone[BOTH_STAGES].items() if value is not None}
     record["eval_data"] = "RiskCards, held-out split"
     model.save_pretrained(folder / "stage2")
     write_model_card(folder / "stage2", model.config)

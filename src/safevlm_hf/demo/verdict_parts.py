@@ -43,16 +43,16 @@ def matrices_section(results: DemoResults) -> Section | None:
     judged = results.judged
     if not judged:
         return None
-    categories = [(one.category, one.verdict_category) for one in judged]
-    levels = [(one.level, one.verdict_level) for one in judged]
+    categories = [(item.labels["category"], answer.category) for item, answer in judged]
+    levels = [(item.labels["level"], answer.level) for item, answer in judged]
     matrices = [draw_matrix("Category", results.categories, categories), draw_matrix("Level", results.levels, levels)]
     return Section("Verdicts", "report/matrices.html", {"matrices": matrices}, is_folded=True)
 
 
-def draw_matrix(title: str, names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Matrix:
-    """How often each label (first of a pair) had each verdict (second), as ids of the names."""
+def draw_matrix(title: str, names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Matrix:
+    """How often each label (first of a pair) had each verdict (second)."""
     labels, verdicts = zip(*pairs)
-    counts = confusion_matrix(labels, verdicts, labels=range(len(names))).tolist()
+    counts = confusion_matrix(labels, verdicts, labels=list(names)).tolist()
     rows = [
         [_shade(count, count / max(sum(row), 1), label == verdict) for verdict, count in enumerate(row)]
         for label, row in enumerate(counts)
@@ -79,14 +79,15 @@ def reliability_section(results: DemoResults) -> Section | None:
     judged = results.judged
     if not judged:
         return None
-    risks, is_risky = [one.verdict.risk for one in judged], [one.level > 0 for one in judged]
+    risks, is_risky = [answer.risk for _, answer in judged], [item.labels["is_risky"] for item, _ in judged]
+    calls = list(zip(is_risky, (answer.level != results.levels[0] for _, answer in judged), strict=True))
     num_risky = sum(is_risky)
-    pictures = [str(one.image or index) for index, one in enumerate(judged)]
+    pictures = [item.images[0] if item.images else str(index) for index, (item, _) in enumerate(judged)]
     data = {
         "diagram": reliability_diagram(reliability_bins(risks, is_risky)),
         "error": f"{expected_calibration_error(risks, is_risky):.3f}",
         "error_interval": range_text(calibration_error_interval(risks, is_risky, pictures)),
-        "misses": counts_text(sum(one.level > 0 == one.verdict_level for one in judged), num_risky),
-        "alarms": counts_text(sum(one.level == 0 < one.verdict_level for one in judged), len(judged) - num_risky),
+        "misses": counts_text(calls.count((True, False)), num_risky),
+        "alarms": counts_text(calls.count((False, True)), len(judged) - num_risky),
     }
     return Section("Reliability", "report/reliability.html", data, is_folded=True)

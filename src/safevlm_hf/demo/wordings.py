@@ -4,17 +4,12 @@ The figures of these rows go by the picture: it is risky or clean, whatever is a
 risky picture has to be flagged. What asks for its look should not be: its figure is the price of flagging the rest.
 """
 
-import json
-import random
-from collections.abc import Iterable
-from functools import partial
-
-from ..data.riskcards import OPEN, wordings_of_others
-from .rows import RISKY_TEXTS, Part, Row, with_questions
-from .ways_of_typing import WAYS_OF_TYPING
+from ..benchmarks.riskcards_questions import LANGUAGES, typed_key, ways_of_asking
+from ..benchmarks.ways_of_typing import WAYS_OF_TYPING
+from ..data.riskcards import OPEN
+from .rows import Part, Row
 
 
-LANGUAGES = {"de": "German", "es": "Spanish", "fr": "French", "zh": "Chinese"}
 IN_OTHER_WORDS, ABOUT_THE_LOOK, FEW_WORDS = "requests in other words", "questions about the look", "next to no words"
 AS_IT_IS, BY_ITSELF = "typed as it is", "the picture by itself"
 QUICK_NAMES = (
@@ -32,23 +27,18 @@ QUICK_NAMES = (
 
 def wording_rows(part: str = OPEN) -> tuple[Row, ...]:
     """Return the rows of other hands' words, of their `part`."""
-
-    def row(name: str, kind: str, language: str | None = "en", sentences: int = 0) -> Row:
-        texts = [one.text for one in wordings_of_others(kind, language, part=part)]
-        prose = [one.text for one in wordings_of_others("prose", part=part)]
-        return Row(name, (Part(),), convert=partial(ask_in_words, texts=texts, prose=prose, sentences=sentences))
-
-    return (
-        row(IN_OTHER_WORDS, "content"),
-        row(among(IN_OTHER_WORDS, 4), "content", sentences=4),
-        *(row(f"{IN_OTHER_WORDS}, {name}", "content", language) for language, name in LANGUAGES.items()),
-        row(ABOUT_THE_LOOK, "look"),
-        *(row(among(ABOUT_THE_LOOK, count), "look", sentences=count) for count in (1, 4, 8)),
-        *(row(f"{ABOUT_THE_LOOK}, {name}", "look", language) for language, name in LANGUAGES.items()),
-        row("prose", "prose"),
-        row(FEW_WORDS, "few", None),
-        Row(BY_ITSELF, (Part(),), convert=partial(ask_in_words, texts=[""], prose=[])),
-    )
+    keys = {
+        IN_OTHER_WORDS: "content",
+        among(IN_OTHER_WORDS, 4): "content-among-4",
+        **{f"{IN_OTHER_WORDS}, {name}": f"content-{code}" for code, name in LANGUAGES.items()},
+        ABOUT_THE_LOOK: "look",
+        **{among(ABOUT_THE_LOOK, count): f"look-among-{count}" for count in (1, 4, 8)},
+        **{f"{ABOUT_THE_LOOK}, {name}": f"look-{code}" for code, name in LANGUAGES.items()},
+        "prose": "prose",
+        FEW_WORDS: "next-to-no-words",
+        BY_ITSELF: "no-words",
+    }
+    return _asked(keys, part)
 
 
 def quick_wording_rows() -> tuple[Row, ...]:
@@ -68,41 +58,11 @@ def typed(way: str) -> str:
 
 def typing_rows() -> tuple[Row, ...]:
     """Return the question alone, typed in each of the ways by itself. Records that ask for the look of a risky picture
-    are left out, as in [`ask_in_words`]."""
-
-    names = {AS_IT_IS: None} | {typed(way): way for way in WAYS_OF_TYPING}
-    return tuple(Row(name, (Part(),), convert=partial(type_questions, way=way)) for name, way in names.items())
+    are left out."""
+    return _asked({AS_IT_IS: "typed-as-it-is"} | {typed(way): typed_key(way) for way in WAYS_OF_TYPING})
 
 
-def type_questions(records: Iterable[dict], way: str | None) -> list[dict]:
-    type_text = str if way is None else WAYS_OF_TYPING[way]
-    return with_questions(by_content(records), lambda record, text: type_text(text))
-
-
-def ask_in_words(
-    records: Iterable[dict], texts: list[str], prose: list[str], sentences: int = 0, seed: int = 0
-) -> list[dict]:
-    """Return risky and clean pictures, each asked about with the next of `texts`, among `sentences` of `prose`.
-
-    The records stand alone, and a picture keeps the verdict of its content. Records that ask for the look of a risky
-    picture are left out: the same picture comes with a question about its content, too."""
-    rng = random.Random(seed)
-    pictures = by_content(records)
-    order = rng.sample(texts, len(texts))
-    asked = iter([order[number % len(order)] for number in range(len(pictures))])
-
-    def ask(record: dict, text: str) -> str:
-        around = rng.sample(prose, sentences)
-        place = rng.randint(0, sentences)
-        return " ".join((*around[:place], next(asked), *around[place:]))
-
-    return with_questions(pictures, ask)
-
-
-def by_content(records: Iterable[dict]) -> list[dict]:
-    return [record for record in records if record["safety_level"] > 0 or not shows_risk(record)]
-
-
-def shows_risk(record: dict) -> bool:
-    """Return whether the topic of a RiskCard is risky, whatever is asked about it."""
-    return json.loads(record["extra"])["topic"] in RISKY_TEXTS
+def _asked(keys: dict[str, str], part: str = OPEN) -> tuple[Row, ...]:
+    """Rows by their names and ways of asking."""
+    ways = ways_of_asking(part)
+    return tuple(Row(name, (Part(),), convert=ways[key]) for name, key in keys.items())

@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 from ..asking import check_room, encode, generate, in_batches, place_images
 from ..items import Answer, Item
-from ..modeling.safety_policy import strictest_verdict
+from .answering import to_answer
 from .plain_texts import special_tokens, with_plain_texts
 from .protocol.answer_cache import AnswerCache
 
@@ -62,26 +62,10 @@ def model_answers(model, processor, max_new_tokens: int, safety_policy=None, **d
         check_room(model, inputs, max_new_tokens)
         texts, verdicts = generate(model, processor, inputs, max_new_tokens=max_new_tokens, **decoding)
         return [
-            _answer(item, text.strip(), strictest_verdict(found))
-            for item, text, found in zip(items, texts, verdicts, strict=True)
+            to_answer(item.id, text.strip(), found) for item, text, found in zip(items, texts, verdicts, strict=True)
         ]
 
     return answer
-
-
-def _answer(item: Item, text: str, verdict) -> Answer:
-    if verdict is None:
-        return Answer(item.id, text)
-    return Answer(
-        item_id=item.id,
-        text=text,
-        action=verdict.action,
-        level=verdict.level,
-        category=verdict.category,
-        level_probabilities=dict(verdict.level_probabilities),
-        category_probabilities=dict(verdict.category_probabilities),
-        risk=verdict.risk,
-    )
 
 
 def _length(item: Item) -> tuple[int, int]:

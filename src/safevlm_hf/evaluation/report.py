@@ -16,7 +16,7 @@ from ..reports.pages import Section, render_page
 from ..reports.plots import share_curves
 from ..reports.tables import NO_INTERVAL, Cell, Row, range_text
 from .comparing import compare_with_others, roc_of_system
-from .counting import NOT_FLAGGED, is_flagged
+from .counting import NOT_FLAGGED
 from .figure_names import figure_title, is_shown_first
 from .judges.agreement import compare_judges
 from .metrics.system_roc import system_roc
@@ -245,7 +245,7 @@ def _cards(of_benchmark: Sequence[Evaluated]) -> list[Card]:
 
 
 def _gravity(item: Item, answer: Answer) -> int:
-    is_risky, flagged = item.labels.get("is_risky"), is_flagged(answer)
+    is_risky, flagged = item.labels.get("is_risky"), answer.is_flagged
     if is_risky and not flagged and answer.text is not None:
         return 0
     return 1 if is_risky is False and flagged else 2
@@ -273,5 +273,5 @@ def _chip(answer: Answer) -> Chip | None:
     if answer.action is None or answer.risk is None:
         return None
     name = ", ".join(dict.fromkeys(filter(None, (answer.category, answer.level))))
-    colour = FLAGGED if is_flagged(answer) else NOT_FLAGGED_COLOUR
+    colour = FLAGGED if answer.is_flagged else NOT_FLAGGED_COLOUR
     return Chip(f"{name} · risk {answer.risk:.2f} · {answer.action}", colour)

@@ -1,8 +1,7 @@
 """Tables of figures, for a page and for a terminal: their cells know whether the bounds on them are met."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..intervals.figure import Figure
 from ..intervals.rates import wilson_interval
@@ -25,6 +24,18 @@ class Cell:
     def __str__(self):
         met = {True: "ok", False: "MISSED", None: ""}[self.is_met]
         return " ".join(filter(None, (self.text, self.short_note, met)))
+
+
+def figure_cell(figure: Figure | None, is_met: bool | None = None) -> Cell:
+    """A figure with what it rests on; "-" where there is none."""
+    if figure is None or figure.value is None:
+        return Cell(show(None), is_met=is_met)
+    return Cell(show(figure.value), counted_note(figure), is_met, short_note(figure))
+
+
+def show(value: float | None) -> str:
+    """A value as tables write it."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 @dataclass(frozen=True)
@@ -59,11 +70,6 @@ def short_note(figure: Figure | None) -> str:
         return ""
     low, high = figure.interval
     return f"({low:.2f}-{high:.2f})"
-
-
-def mean_note(figures: Mapping[str, Any]) -> str:
-    """Of how many samples a mean is (`num_samples`), and its `interval`, in brackets; empty without an interval."""
-    return f"({figures['num_samples']}; {range_text(figures['interval'])})" if "interval" in figures else ""
 
 
 def counts_text(count: int, total: int) -> str:

@@ -5,6 +5,7 @@ from safevlm_hf.evaluation.metrics.judged import (
     attack_success,
     judge_score,
     judged_accuracy,
+    needless_warnings,
     over_refusal,
     safe_and_effective,
     safe_completion,
@@ -37,11 +38,11 @@ def test_judges_of_harm():
         over_refusal(make_items([False]), ["safe"], "a model")
 
 
-def test_over_refusal_with_and_without_care():
+def test_a_needless_warning_is_no_refusal():
     items = make_items(RISKY)
-    plain, with_care = (over_refusal(items, JUDGED, "rules", care).figure(FEW) for care in (False, True))
-    assert (plain.name, plain.count, plain.total) == ("over_refusal_rate", 1, 3)
-    assert (with_care.name, with_care.count, with_care.total) == ("over_refusal_or_care_rate", 2, 3)
+    refused, warned = (metric(items, JUDGED, "rules").figure(FEW) for metric in (over_refusal, needless_warnings))
+    assert (refused.name, refused.count, refused.total) == ("over_refusal_rate", 1, 3)
+    assert (warned.name, warned.count, warned.total) == ("needless_warning_rate", 1, 3)
 
 
 def test_one_side_alone():

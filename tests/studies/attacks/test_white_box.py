@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safevlm_hf.asking import encode_prompts
-from safevlm_hf.evaluation.answering import answer_records
+from safevlm_hf.evaluation.answering import answer_encoded, give_answers
 from safevlm_hf.studies.attacks.losses import risk_margins
 from safevlm_hf.studies.attacks.white_box import SAFE_CONDITION, WhiteBox
 
@@ -101,10 +101,6 @@ def test_a_policy_that_flags_nothing(tiny, records):
 
 
 def test_answers_to_encoded_records_are_those_to_the_records(tiny, records):
-    from safevlm_hf.evaluation.answering import answer_inputs
-
-    expected = answer_records(tiny.model, tiny.processor, records, progress=False, max_new_tokens=4)
-    found = answer_inputs(
-        tiny.model, tiny.processor, records, encode_prompts(tiny.processor, records), max_new_tokens=4
-    )
-    assert [one.answer for one in found] == [one.answer for one in expected]
+    expected = give_answers(tiny.model, tiny.processor, records, progress=False, max_new_tokens=4)
+    found = answer_encoded(tiny.model, tiny.processor, encode_prompts(tiny.processor, records), max_new_tokens=4)
+    assert [one.text for one in found] == [one.text for one in expected]

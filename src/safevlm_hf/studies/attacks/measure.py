@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 from ...asking import encode_prompts
 from ...data.records import load_records
 from ...data.riskcards import write_riskcards
-from ...evaluation.answering import Prediction, answer_inputs, answer_records
+from ...evaluation.answering import answer_class, answer_encoded, give_answers, last_text
 from ...intervals.figure import Figure, counted_share
+from ...items import Answer
 from ...modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from .losses import Attacker, Outcome
 from .pgd import UNBOUNDED, Budget, add_noise, attack, num_steps
@@ -141,26 +142,28 @@ def ask_with_files(box: WhiteBox, pictures: Sequence[torch.Tensor]) -> list[Outc
             path = Path(folder) / f"{number}.png"
             to_image(picture).save(path, compress_level=1)
             changed.append({**record, "images": [str(path)]})
-        predictions = answer_records(
+        answers = give_answers(
             box.model, box.processor, changed, len(changed), max_new_tokens=MAX_NEW_TOKENS, progress=False
         )
-    return [_outcome(one) for one in predictions]
+    return _outcomes(box, answers)
 
 
 def ask_with_floats(box: WhiteBox, pictures: Sequence[torch.Tensor]) -> list[Outcome]:
     """Outcomes of the same pictures as the attack has seen them, which no file holds."""
     inputs = encode_prompts(box.processor, box.records)
     inputs.update(box.encode(pictures))
-    predictions = answer_inputs(box.model, box.processor, box.records, inputs, max_new_tokens=MAX_NEW_TOKENS)
-    return [_outcome(one) for one in predictions]
+    return _outcomes(box, answer_encoded(box.model, box.processor, inputs, max_new_tokens=MAX_NEW_TOKENS))
 
 
-def _outcome(prediction: Prediction) -> Outcome:
-    return Outcome(
-        flagged=bool(prediction.is_flagged),
-        answered=prediction.answer_class == "answer",
-        complied=prediction.answer == prediction.expected.strip(),
-    )
+def _outcomes(box: WhiteBox, answers: Sequence[Answer]) -> list[Outcome]:
+    return [
+        Outcome(
+            flagged=bool(answer.is_flagged),
+            answered=answer_class(answer) == "answer",
+            complied=answer.text == last_text(record, "assistant").strip(),
+        )
+        for record, answer in zip(box.records, answers, strict=True)
+    ]
 
 
 def epsilon_name(epsilon: float) -> str:

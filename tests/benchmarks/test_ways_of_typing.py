@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from safevlm_hf.demo.ways_of_typing import WAYS_OF_TYPING
+from safevlm_hf.benchmarks.ways_of_typing import WAYS_OF_TYPING
 
 
 QUESTION = "Could you read me what is written on the card, please?"
