@@ -220,5 +220,5 @@ def _median(name: str, values: np.ndarray, bootstrap: Bootstrap) -> Figure:
     low, high = bootstrap.interval(
         lambda weights: float(np.median(np.repeat(values, weights.astype(int)))), np.arange(len(values))
     )
-    ends = (None, None) if np.isnan(low) else (float(low), float(high))
-    return Figure(name, float(np.median(values)), *ends, total=len(values))
+    median, total = float(np.median(values)), len(values)
+    return Figure(name, median, None, None, total) if np.isnan(low) else Figure(name, median, low, high, total)
