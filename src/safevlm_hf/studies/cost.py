@@ -221,4 +221,6 @@ def _median(name: str, values: np.ndarray, bootstrap: Bootstrap) -> Figure:
         lambda weights: float(np.median(np.repeat(values, weights.astype(int)))), np.arange(len(values))
     )
     median, total = float(np.median(values)), len(values)
-    return Figure(name, median, None, None, total) if np.isnan(low) else Figure(name, median, low, high, total)
+    if np.isnan(low):
+        return Figure(name, median, None, None, total)
+    return Figure(name, median, float(low), float(high), total)
