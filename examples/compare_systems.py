@@ -298,7 +298,7 @@ def build_guard(args, meter: Meter, settings: Settings):
         check = model_answers(
             MeteredModel(model, meter, is_check=True), processor, settings.max_new_tokens, **settings.decoding
         )
-        return GenerativeGuard(check, checkpoint, special_tokens=special_tokens(processor))
+        return GenerativeGuard(check, model, checkpoint, special_tokens=special_tokens(processor))
     is_image = args.guard_kind == "image"
     kind = AutoModelForImageClassification if is_image else AutoModelForZeroShotImageClassification
     model = MeteredModel(

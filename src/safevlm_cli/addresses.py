@@ -84,9 +84,7 @@ class _Response(HTTPResponse):
         self.fp = io.BufferedReader(_InTime(self.fp.detach()))
 
 
-class _PublicConnection:
-    """In front of a connection of `http.client`."""
-
+class _PublicHTTPConnection(HTTPConnection):
     response_class = _Response
 
     def connect(self):
@@ -97,7 +95,9 @@ class _PublicConnection:
 def _connect_to_public(address: tuple[str, int], *args) -> socket.socket:
     """As `socket.create_connection`, to an address that has been looked at: what is refused is not connected to, so
     that open ports and closed ones look alike, and a name cannot become another address in between."""
-    found = [info[4][:2] for info in socket.getaddrinfo(*address, type=socket.SOCK_STREAM)]
+    known = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    # A Python without IPv6 gives IPv6 addresses as bytes, and cannot connect to them.
+    found = [(host, port) for *_, (host, port, *_) in known if isinstance(host, str) and isinstance(port, int)]
     for host, port in found:
         if not is_public(host, port):
             raise ValueError(f"{host} is in the network of this machine, and only public addresses are asked")
@@ -110,11 +110,7 @@ def _connect_to_public(address: tuple[str, int], *args) -> socket.socket:
     raise OSError(f"{address[0]} has no address")
 
 
-class _PublicHTTPConnection(_PublicConnection, HTTPConnection):
-    pass
-
-
-class _PublicHTTPSConnection(_PublicConnection, HTTPSConnection):
+class _PublicHTTPSConnection(_PublicHTTPConnection, HTTPSConnection):
     pass
 
 

@@ -50,7 +50,8 @@ def assess(
     show_scope(loaded)
     if question is None:
         question = "" if loaded.config.safety_config.reads_words else QUESTION
-    judged, errors = [], []
+    judged: list[tuple] = []
+    errors: list[Exception] = []
     for name in progress(find_pictures(images), "assessing"):
         try:
             inputs = encode(processor, [[user_message(question, open_named(name))]])

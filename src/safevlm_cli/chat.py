@@ -44,7 +44,8 @@ def chat(
         "do_sample": False,
     }
     show_scope(loaded)
-    messages, console = [], make_console()
+    console = make_console()
+    messages: list[dict] = []
     while (line := _read_line(console)) not in (None, "/quit"):
         command, _, rest = line.partition(" ")
         if command == "/new":
@@ -85,14 +86,17 @@ def _stream_answer(model, processor, messages: list[dict], options: dict):
 
     from safevlm_hf.asking import encode, generate
 
-    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    streamer.on_finalized_text = _print_part
+    class PlainStreamer(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False):
+            _print_part(text, stream_end)
+
+    streamer = PlainStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     options = {**options, "streamer": streamer, "tokenizer": processor.tokenizer}
     (answer,), (verdicts,) = generate(model, processor, encode(processor, [messages]), **options)
     return answer.strip(), verdicts
 
 
-def _print_part(text: str, stream_end: bool = False):
+def _print_part(text: str, stream_end: bool):
     """A part of an answer, which may be a stranger's text: a checkpoint brings its own refusals."""
     shown = "".join(char if char in "\n\t" else plain(char).plain for char in text)
     print(shown, flush=True, end="\n" if stream_end else "")

@@ -85,8 +85,9 @@ def check(
     from safevlm_hf.data.records import read_records
     from safevlm_hf.data.taxonomy import read_taxonomy
     from safevlm_hf.modeling.configuration_safety import SafetyConfig
+    from safevlm_hf.modeling.safety_policy import SafetyNames
 
-    safety = SafetyConfig(**read_taxonomy(taxonomy_file))
+    safety: SafetyNames = SafetyConfig.from_dict(read_taxonomy(taxonomy_file))  # checks the names
     console, num_good, num_bad = make_console(), 0, 0
     for file in files:
         records, problems = read_records(file, safety.categories, safety.levels, image_root)
@@ -130,7 +131,7 @@ def overlap(
     from safevlm_hf.data.records import load_records
     from safevlm_hf.evaluation.contamination.overlap import find_overlap, save_overlap
     from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite
-    from safevlm_hf.modeling.configuration_safety import SafetyConfig
+    from safevlm_hf.modeling.safety_policy import SafetyNames
 
     from .app import benchmark_options
 
@@ -142,7 +143,7 @@ def overlap(
     if not overwrite:
         refuse_to_overwrite(output, "`--overwrite` replaces it, another `--output` keeps it")
     loaded = chosen.load(data, skip_missing=skip_missing, **benchmark_options(option or [], [chosen])[benchmark])
-    safety = read_safety(model)[0] if model else SafetyConfig()
+    safety = read_safety(model)[0] if model else SafetyNames()
     records = {file: load_records(file, safety.categories, safety.levels, image_root) for file in train}
     found = find_overlap(records, loaded)
     path = save_overlap(found, output)

@@ -1,17 +1,26 @@
 """`safevlm evaluate`: benchmarks of the field on a checkpoint, beside its verdict switched off, or a base model."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .app import Model, Overwrite, PolicyFile, app, benchmark_options
 from .loading import DEFAULT_MODEL
 from .showing import borderless_table, make_console, plain, print_warning
+
+
+if TYPE_CHECKING:
+    from safevlm_hf.benchmarks.benchmark import Benchmark, Loaded
+    from safevlm_hf.evaluation.candidates import Candidate
+    from safevlm_hf.evaluation.pipeline import Settings
+
+    Run = tuple[Benchmark, Loaded, list[Candidate], Settings]
 
 
 @app.command()
@@ -153,7 +162,7 @@ def _settings(max_new_tokens: int, batch_size: int, seed: int):
     )
 
 
-def _run(runs: list[tuple], output: Path, overwrite: bool, show_all: bool):
+def _run(runs: Sequence["Run"], output: Path, overwrite: bool, show_all: bool):
     """`runs`: per benchmark the first arguments of `evaluate_systems`."""
     from safevlm_hf.evaluation.comparing import save_comparison
     from safevlm_hf.evaluation.pipeline import evaluate_systems, result_names
@@ -177,7 +186,7 @@ def _run(runs: list[tuple], output: Path, overwrite: bool, show_all: bool):
     print(f"results: {output}/*/*/results.json   report: {report}")
 
 
-def _show_costs(runs, output: Path):
+def _show_costs(runs: Sequence["Run"], output: Path):
     """Of each judge that reads, over all benchmarks."""
     from safevlm_hf.evaluation.pipeline import judging_costs
 
@@ -214,8 +223,7 @@ def _candidates(model: str, base: str | None, policy: Path | None, settings) -> 
         safe_candidate("verdict off", model, loaded, processor, settings, VERDICT_OFF),
         safe_candidate("verdict on, shipped policy", model, loaded, processor, settings),
     ]
-    given = read_policy(policy, loaded, print_warning)
-    if given is not None:
+    if policy is not None and (given := read_policy(policy, loaded, print_warning)) is not None:
         name = f"verdict on, policy {policy.name}"
         found.append(safe_candidate(name, model, loaded, processor, settings, given.to_dict()))
     if base is not None:

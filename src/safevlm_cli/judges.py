@@ -7,8 +7,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
-SERVER_FIELDS = {"options": Mapping, "prices": Mapping, "concurrency": int, "timeout": (int, float)}
-FIELDS = {"name": str, "url": str, "key": str, "prompt": str, "sends_images": bool, "max_new_tokens": int}
+SERVER_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "options": Mapping,
+    "prices": Mapping,
+    "concurrency": int,
+    "timeout": (int, float),
+}
+FIELDS: dict[str, type] = {
+    "name": str,
+    "url": str,
+    "key": str,
+    "prompt": str,
+    "sends_images": bool,
+    "max_new_tokens": int,
+}
 """What a file of judges may say of a model besides its name, and the type of each."""
 
 
@@ -60,7 +72,7 @@ def read_judges(file: Path) -> list[dict[str, Any]]:
 
 
 def _check_entry(entry: Mapping[str, Any], where: str):
-    known = {"model": str, **FIELDS, **SERVER_FIELDS}
+    known: dict[str, type | tuple[type, ...]] = {"model": str, **FIELDS, **SERVER_FIELDS}
     if "model" not in entry:
         raise ValueError(f"{where}: expected `model`, a name on a server, a folder or a Hub id.")
     for name, value in entry.items():
@@ -76,8 +88,7 @@ def _reading_judge(entry: Mapping[str, Any], cache: Path):
     from safevlm_hf.evaluation.judges.local_model import LocalJudge
     from safevlm_hf.evaluation.judges.rubrics import PROMPTS
 
-    model, url, key, prompt = (entry.get(name) for name in ("model", "url", "key", "prompt"))
-    prompt = prompt or "harm"
+    model, url, key, prompt = entry["model"], entry.get("url"), entry.get("key"), entry.get("prompt") or "harm"
     if prompt not in PROMPTS:
         raise ValueError(f"the judge's prompt is {prompt!r}, expected one of {', '.join(PROMPTS)}.")
     name = entry.get("name") or f"{Path(model).name} ({prompt})"

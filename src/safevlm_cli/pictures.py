@@ -66,7 +66,8 @@ def _pictures_below(folder: str) -> list[str]:
     from PIL import Image
 
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found, left_out = [], []
+    found: list[str] = []
+    left_out: list[str] = []
     for root, folders, files in os.walk(folder, onerror=_fail):
         left_out += [path for name in folders if os.path.islink(path := os.path.join(root, name))]
         for name in files:

@@ -15,7 +15,7 @@ CLIENTS, AUDIT, ADDRESSES, LOG = "Clients", "Audit", "Addresses", "On or off"
 
 
 def _switch(name: str, text: str, panel: str):
-    return Annotated[bool, typer.Option(name, help=text, rich_help_panel=panel)]
+    return typer.Option(name, help=text, rich_help_panel=panel)
 
 
 def _port(text: str):
@@ -33,12 +33,15 @@ SystemPrompt = Annotated[
     str | None,
     typer.Option(help="A text file, or the text: it stands in front of every conversation and is not judged."),
 ]
-TrustClientRoles = _switch(
-    "--trust-client-roles",
-    "Believe clients about who said what: their system prompts and the answers that they send are not judged. "
-    "Only where every client is a program of yours.",
-    CLIENTS,
-)
+TrustClientRoles = Annotated[
+    bool,
+    _switch(
+        "--trust-client-roles",
+        "Believe clients about who said what: their system prompts and the answers that they send are not judged. "
+        "Only where every client is a program of yours.",
+        CLIENTS,
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")]
 ApiKeyFile = Annotated[
     Path | None,
@@ -54,17 +57,28 @@ Moderations = Annotated[
         rich_help_panel=LOG,
     ),
 ]
-ExposeVerdict = _switch(
-    "--expose-verdict", "Send the verdict with each answer. Whoever reads it can search for a way around it.", CLIENTS
-)
+ExposeVerdict = Annotated[
+    bool,
+    _switch(
+        "--expose-verdict",
+        "Send the verdict with each answer. Whoever reads it can search for a way around it.",
+        CLIENTS,
+    ),
+]
 Audit = Annotated[Path | None, typer.Option(help="JSON lines: what was seen and done.", rich_help_panel=AUDIT)]
-AuditWindows = _switch(
-    "--audit-windows", "Write the logits of all windows, so that `safevlm policy replay` is exact.", AUDIT
-)
-AuditModerations = _switch("--audit-moderations", "Write a line for each moderation, too.", AUDIT)
-Shadow = _switch(
-    "--shadow", "Decide, write it down (`--audit`), and ANSWER EVERYTHING: for the time before a policy acts.", AUDIT
-)
+AuditWindows = Annotated[
+    bool,
+    _switch("--audit-windows", "Write the logits of all windows, so that `safevlm policy replay` is exact.", AUDIT),
+]
+AuditModerations = Annotated[bool, _switch("--audit-moderations", "Write a line for each moderation, too.", AUDIT)]
+Shadow = Annotated[
+    bool,
+    _switch(
+        "--shadow",
+        "Decide, write it down (`--audit`), and ANSWER EVERYTHING: for the time before a policy acts.",
+        AUDIT,
+    ),
+]
 MetricsHost = Annotated[str, typer.Option(help="Address of the metrics.", rich_help_panel=ADDRESSES)]
 MetricsPort = Annotated[int | None, _port("Port of /metrics, for Prometheus and not for clients.")]
 AccessLog = Annotated[bool, typer.Option(help="Whether each request has a line in the log.", rich_help_panel=LOG)]

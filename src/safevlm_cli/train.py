@@ -105,8 +105,10 @@ def _options_of_stage(number: int, given: list[str]) -> list[str]:
     from safevlm_hf.training.arguments import LoraArguments, ModelArguments
 
     others = LoraArguments if number == 1 else ModelArguments
+    # transformers' `DataClassType` is a type of its own, which no dataclass has.
+    parser = HfArgumentParser(others, allow_abbrev=False)  # type: ignore[arg-type]
     with _argparse_errors():
-        found, options = HfArgumentParser(others, allow_abbrev=False).parse_known_args(given)
+        found, options = parser.parse_known_args(given)
     return options if number == 1 else [*options, "--dtype", found.dtype]
 
 

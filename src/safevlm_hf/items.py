@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+Label = str | int | float | bool
+
+
 @dataclass(frozen=True)
 class Item:
     """One question of a benchmark.
@@ -25,7 +28,7 @@ class Item:
     images: Sequence[str]
     messages: Sequence[Mapping[str, Any]]
     expected: str | None = None
-    labels: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    labels: Mapping[str, Label] = field(default_factory=dict)
     group: str | None = None
 
     @property

@@ -32,8 +32,8 @@ def system_message(processor: ProcessorMixin, system_prompt: str) -> dict:
     """
     if not isinstance(system_prompt, str) or not system_prompt.strip():
         raise ValueError(f"The system prompt must be a text that is not blank, got {system_prompt!r}.")
-    message = {"role": "system", "content": [{"type": "text", "text": system_prompt}]}
-    hello = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
+    message: dict = {"role": "system", "content": [{"type": "text", "text": system_prompt}]}
+    hello: dict = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
     try:
         with_it, without = (processor.apply_chat_template(chat) for chat in ([message, hello], [hello]))
     except TemplateError as error:

@@ -52,7 +52,8 @@ class TwoAnswers:
             policy: of the safe side; it overrides the checkpoint's own.
         """
         options = {SAFE_SIDE: {"safety_policy": policy}, FREE_SIDE: self._free_options}
-        pieces, is_left, texts = Queue(), Event(), dict.fromkeys(SIDES, "")
+        pieces: Queue[tuple[str, str | None]] = Queue()
+        is_left, texts = Event(), dict.fromkeys(SIDES, "")
         with ThreadPoolExecutor(len(SIDES)) as pool:
             futures = [pool.submit(self._answer, side, inputs[side], options[side], pieces, is_left) for side in SIDES]
             try:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from ..modeling.configuration_safety import SAFE, SafetyConfig
-from ..modeling.safety_policy import ACTIONS, RISK_THRESHOLD, SafetyPolicy
+from ..modeling.safety_policy import ACTIONS, RISK_THRESHOLD, SAFE, SafetyNames, SafetyPolicy
 
 
 MAX_TURNS = 8
@@ -37,7 +36,7 @@ class Controls:
     thresholds: dict[str, float]
 
     @classmethod
-    def of_policy(cls, policy: SafetyPolicy, config: SafetyConfig) -> "Controls":
+    def of_policy(cls, policy: SafetyPolicy, config: SafetyNames) -> "Controls":
         """How the controls stand for a checkpoint's own policy.
 
         A level shows one action for all categories. Where the policy has several, it is the strictest of them."""
@@ -58,21 +57,23 @@ class Controls:
         )
 
     @classmethod
-    def from_values(cls, values: Sequence, config: SafetyConfig) -> "Controls":
+    def from_values(cls, values: Sequence, config: SafetyNames) -> "Controls":
         """From the values of the controls in the page's order, as [`Controls.values`] gives them."""
         levels, categories = config.levels[1:], risky_categories(config)
         expected = 4 + len(levels) + 3 * len(categories)
         if len(values) != expected:
             raise ValueError(f"The page has {expected} controls, and {len(values)} values came: load it again.")
-        rest = list(values[4:])
-        actions, rest = rest[: len(levels)], rest[len(levels) :]
-        switches, has_threshold, thresholds = (dict(zip(categories, rest[place::3])) for place in range(3))
+        risk_threshold, review_threshold, remembered_turns, language, *rest = values
+        by_category = rest[len(levels) :]
         return cls(
-            *values[:4],
-            actions=dict(zip(levels, actions)),
-            switches=switches,
-            has_threshold=has_threshold,
-            thresholds=thresholds,
+            risk_threshold=risk_threshold,
+            review_threshold=review_threshold,
+            remembered_turns=remembered_turns,
+            language=language,
+            actions=dict(zip(levels, rest)),
+            switches=dict(zip(categories, by_category[0::3])),
+            has_threshold=dict(zip(categories, by_category[1::3])),
+            thresholds=dict(zip(categories, by_category[2::3])),
         )
 
     def values(self) -> list:
@@ -81,7 +82,7 @@ class Controls:
         first = [self.risk_threshold, self.review_threshold, self.remembered_turns, self.language]
         return [*first, *self.actions.values(), *chain.from_iterable(by_category)]
 
-    def to_policy(self, own: SafetyPolicy, config: SafetyConfig) -> dict:
+    def to_policy(self, own: SafetyPolicy, config: SafetyNames) -> dict:
         """What the visitor has moved, as the JSON that `--policy` takes: empty where nothing has been moved.
 
         Args:
@@ -115,5 +116,5 @@ class Controls:
         return moved
 
 
-def risky_categories(config: SafetyConfig) -> list[str]:
+def risky_categories(config: SafetyNames) -> list[str]:
     return [name for name in config.categories if name != SAFE]

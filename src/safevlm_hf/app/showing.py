@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def render(template: str, **values) -> str:
 
 
 def read_style() -> str:
-    return _TEMPLATES.loader.get_source(_TEMPLATES, "style.css")[0]
+    return (resources.files(__package__) / "templates" / "style.css").read_text(encoding="utf-8")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -118,7 +119,8 @@ def _group(processor, inputs) -> list[tuple[str, list[int]]]:
         return _group_own_words(processor.question_tokens(inputs), inputs["question_ids"][0, :, 1].tolist())
     tokenizer, ids = processor.tokenizer, inputs["input_ids"][0].tolist()
     mask = inputs["question_mask"][0].tolist() if "question_mask" in inputs else [1] * len(ids)
-    tokens, groups, last = tokenizer.convert_ids_to_tokens(ids), [], None
+    tokens, last = tokenizer.convert_ids_to_tokens(ids), None
+    groups: list[list[int]] = []
     for place, counts in enumerate(mask):
         if not counts:
             continue
@@ -169,8 +171,8 @@ def draw_map(image: Image.Image, shares: torch.Tensor) -> Picture:
         return _inline(grey, "The picture, whose pixels could not be judged")
     strengths, channels = HEAT
     levels = (shares / shares.max().clamp(min=1e-12)).numpy()
-    heat = np.stack([np.interp(levels, strengths, channel) for channel in channels], axis=-1)
-    heat = Image.fromarray(heat.round().astype(np.uint8)).resize(grey.size, Image.Resampling.BILINEAR)
+    colours = np.stack([np.interp(levels, strengths, channel) for channel in channels], axis=-1)
+    heat = Image.fromarray(colours.round().astype(np.uint8)).resize(grey.size, Image.Resampling.BILINEAR)
     row, column = divmod(int(shares.argmax()), shares.shape[1])
     alt = (
         f"Heat map over the picture, a grid of {shares.shape[0]} by {shares.shape[1]}: most of the verdict, "

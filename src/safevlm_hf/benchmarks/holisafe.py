@@ -5,7 +5,7 @@ A type is three letters: the picture, the question, and the two together, S for 
 
 from pathlib import Path
 
-from ..items import Item
+from ..items import Item, Label
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
 from .tables import Row, read_json_rows, read_parquet
@@ -30,7 +30,7 @@ def read(data: DataFolder, part: str) -> Loaded:
 
 def _item(row: Row, picture: str) -> Item:
     kind = row.text("type")
-    labels = {
+    labels: dict[str, Label] = {
         "is_risky": kind.endswith("U"),
         "type": kind,
         "category": row.text("category"),

@@ -15,15 +15,20 @@ def read(data: DataFolder, part: str) -> Loaded:
     pictures = data.pictures("JailBreakV_28K", ".")
     items = []
     for row in read_csv(data, COLUMNS, f"JailBreakV_28K/{FILES[part]}", FILES[part]):
-        labels = {
-            "is_risky": True,
-            "type": row.text("format"),
-            "category": row.text("policy"),
-            "plain_question": row.text("redteam_query"),
-        }
-        image = row.find_picture(pictures, "image_path")
-        turn, group = user_turn(row.text("jailbreak_query")), labels["plain_question"]  # some fourteen forms of each
-        items.append(Item(row.label("id"), [image], turn, labels=labels, group=group))
+        plain_question = row.text("redteam_query")
+        item = Item(
+            id=row.label("id"),
+            images=[row.find_picture(pictures, "image_path")],
+            messages=user_turn(row.text("jailbreak_query")),
+            labels={
+                "is_risky": True,
+                "type": row.text("format"),
+                "category": row.text("policy"),
+                "plain_question": plain_question,
+            },
+            group=plain_question,  # Each has some fourteen forms.
+        )
+        items.append(item)
     return Loaded(items, published_size=SIZES[part])
 
 

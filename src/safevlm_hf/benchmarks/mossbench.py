@@ -1,6 +1,6 @@
 """MOSSBench (arXiv 2406.17806): harmless questions that models refuse, and harmful twins of them."""
 
-from ..items import Item
+from ..items import Item, Label
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
 from .tables import Row, read_json_rows
@@ -23,7 +23,7 @@ def read(data: DataFolder, part: str) -> Loaded:
 
 def _item(row: Row, part: str, image: str) -> Item:
     kind = row.row("metadata").one_of("over", list(TYPES))
-    labels = {"is_risky": part == "contrast", "type": TYPES[kind], "part": part}
+    labels: dict[str, Label] = {"is_risky": part == "contrast", "type": TYPES[kind], "part": part}
     return Item(f"{part}/{row.label('key')}", [image], user_turn(row.text("question")), labels=labels)
 
 

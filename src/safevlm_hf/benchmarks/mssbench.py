@@ -5,7 +5,7 @@ The setting is the paper's first, instruction following, with the published inst
 
 from collections.abc import Iterator
 
-from ..items import Item
+from ..items import Item, Label
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
 from .tables import Row, read_json
@@ -30,7 +30,7 @@ def read(data: DataFolder, part: str) -> Loaded:
     names = ("combined.json", "combine.json")
     table = Row(data, str(data.file(*names).name), read_json(data, *names))
     readers = {"chat": _read_chat, "embodied": _read_embodied}
-    items = []
+    items: list[Item] = []
     for name in readers if part == "all" else (part,):
         pictures = data.pictures(name)
         for number, row in enumerate(table.rows(name)):
@@ -57,7 +57,7 @@ def _read_embodied(row: Row, number: int, pictures) -> Iterator[Item]:
 
 
 def _item(pair: str, side: str, image: str, text: str, category: str) -> Item:
-    labels = {"is_risky": side == "unsafe", "type": pair.partition("/")[0], "category": category}
+    labels: dict[str, Label] = {"is_risky": side == "unsafe", "type": pair.partition("/")[0], "category": category}
     # All queries about a row's two pictures count together.
     return Item(f"{pair}/{side}", [image], user_turn(text), labels=labels, group=pair.rpartition("-")[0])
 

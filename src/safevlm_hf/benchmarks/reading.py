@@ -69,7 +69,7 @@ def read_letter(item: Item, text: str | None) -> str | None:
     ):
         found = re.match(pattern, text, re.DOTALL)
         if found:
-            return found[found.lastindex]
+            return next(filter(None, found.groups()))
     said = [letter for letter, choice in choices.items() if _plain(choice) == _plain(text)]
     alone = set(re.findall(rf"\b({letters})\b(?!')", text))
     if not re.search(r"\bA\W*$", text):  # elsewhere a lonely "A" may be the article

@@ -17,6 +17,7 @@ from .tables import Row, read_json_lines
 
 
 TEST_SHARE = 0.2
+SEED = WholeNumber(0)
 ACTIONS = {"Safe to Answer": "answer", "Proceed with Caution": "condition", "Refuse to Answer": "refuse"}
 
 
@@ -159,5 +160,5 @@ BENCHMARK = Benchmark(
     where_to_get="hf download MMInstruction/RedTeamingVLM --repo-type dataset --local-dir FOLDER",
     read=read,
     headlines=(("judge_score", "mean over column"),),
-    options={"part": ("all", *PARTS), "mode": ("test", "zero-shot", "train"), "seed": WholeNumber(0)},
+    options={"part": ("all", *PARTS), "mode": ("test", "zero-shot", "train"), "seed": SEED},
 )

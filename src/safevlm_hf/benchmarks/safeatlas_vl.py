@@ -5,7 +5,7 @@ The data set is gated, and its card was seen in part: two configurations, `image
 error names what it found. Answers are not judged here: a verdict is about picture and request.
 """
 
-from ..items import Item
+from ..items import Item, Label
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
 from .tables import Row, read_parquet
@@ -19,7 +19,7 @@ PICTURE_QUESTION = "What does this picture show?"
 
 def read(data: DataFolder, part: str) -> Loaded:
     patterns = ("images/test-*.parquet", "data/images/test-*.parquet", "images/test/*.parquet", "test-*.parquet")
-    items = []
+    items: list[Item] = []
     for row in read_parquet(data, ("image_id", "image", "annotations"), *patterns):
         image = None
         for annotation in row.rows("annotations"):
@@ -33,7 +33,7 @@ def _item(image_id: str, number: int, annotation: Row, part: str, image: str) ->
     name = annotation.label("annotation_id", "id") if {"annotation_id", "id"} & set(annotation.values) else str(number)
     question = annotation.text("request", "prompt") if part == "request" else PICTURE_QUESTION
     severity = _severity(annotation)
-    labels = {"grade": LEVELS[severity], "severity": severity}
+    labels: dict[str, Label] = {"grade": LEVELS[severity], "severity": severity}
     if severity != MIDDLE:  # neither answering nor refusing it is wrong for sure
         labels["is_risky"] = severity > MIDDLE
     return Item(f"{part}/{name}", [image], user_turn(question), labels=labels, group=image_id)

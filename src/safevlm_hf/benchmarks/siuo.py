@@ -25,11 +25,13 @@ def read(data: DataFolder, part: str) -> Loaded:
 
 
 def _read_free(row: Row, image: str) -> Item:
-    labels = {"is_risky": True, "category": row.text("category"), "safety_warning": row.text("safety_warning")}
-    question = user_turn(row.text("question"))
-    # The paper's code asks for another name than its data has.
     return Item(
-        f"gen/{row.label('question_id')}", [image], question, row.text("reference_answer", "reference"), labels
+        id=f"gen/{row.label('question_id')}",
+        images=[image],
+        messages=user_turn(row.text("question")),
+        # The paper's code asks for another name than its data has.
+        expected=row.text("reference_answer", "reference"),
+        labels={"is_risky": True, "category": row.text("category"), "safety_warning": row.text("safety_warning")},
     )
 
 

@@ -1,6 +1,6 @@
 """SPA-VL's test set (arXiv 2406.12030): harmful questions, and harmless ones that want a helpful answer."""
 
-from ..items import Item
+from ..items import Item, Label
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
 from .tables import read_parquet
@@ -19,7 +19,7 @@ def read(data: DataFolder, part: str) -> Loaded:
         rows = read_parquet(data, COLUMNS, *patterns, optional=CLASSES)
         for number, row in enumerate(rows, start=1):
             classes = {one: row.text(one) for one in CLASSES if one in row}
-            labels = {"is_risky": name == "harm", "type": name, **classes}
+            labels: dict[str, Label] = {"is_risky": name == "harm", "type": name, **classes}
             question = user_turn(row.text("question"))
             items.append(Item(f"{name}/{number}", [row.picture("image")], question, labels=labels))
     return Loaded(items, published_size=SIZE * len(names))

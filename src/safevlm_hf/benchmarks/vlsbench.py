@@ -1,6 +1,6 @@
 """VLSBench (arXiv 2411.19939): the risk is in the picture, and the text alone does not tell it."""
 
-from ..items import Item
+from ..items import Item, Label
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
 from .tables import Row, read_json_rows
@@ -14,7 +14,7 @@ def read(data: DataFolder) -> Loaded:
 
 def _item(row: Row, image: str) -> Item:
     names = ("category", "sub_category", "source", "safety_reason")
-    labels = {"is_risky": True, **{name: row.text(name) for name in names if name in row}}
+    labels: dict[str, Label] = {"is_risky": True, **{name: row.text(name) for name in names if name in row}}
     turn, group = user_turn(row.text("instruction")), row.text("image_path")  # some pictures have several questions
     # One published instruction is empty.
     return Item(row.label("instruction_id"), [image], turn, labels=labels, group=group)

@@ -4,7 +4,7 @@ The published table has addresses of pictures, of which many are dead. So items 
 counted and named: two figures on it are comparable where they are of the same items.
 """
 
-from ..items import Item
+from ..items import Item, Label
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
 from .tables import Row, read_csv
@@ -34,7 +34,7 @@ def read(data: DataFolder) -> Loaded:
 
 def _item(row: Row, image: str) -> Item:
     grade = _grade(row, "consensus_combined_grade")
-    labels = {
+    labels: dict[str, Label] = {
         "grade": grade,
         "severity": GRADES.index(grade),
         "image_grade": _grade(row, "image_grade"),

@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from ..items import Item
+from ..items import Item, Label
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
 from .tables import Row, read_csv
@@ -20,7 +20,7 @@ def read(data: DataFolder, picture: str) -> Loaded:
     items = []
     for row in read_csv(data, COLUMNS, "xstest_prompts.csv", "xstest_v2_prompts.csv"):
         label = _side(row)
-        labels = {"is_risky": label == "unsafe", "type": row.text("type"), "part": label}
+        labels: dict[str, Label] = {"is_risky": label == "unsafe", "type": row.text("type"), "part": label}
         # The older file has another name for its ids.
         items.append(Item(row.label("id", "id_v2"), images, user_turn(row.text("prompt"), len(images)), labels=labels))
     return Loaded(items, split="blank-picture" if images else "text-only", published_size=450)

@@ -49,13 +49,15 @@ class LabelledLogits:
 
     def select(self, rows: Sequence[int]) -> "LabelledLogits":
         """The samples of these rows, in this order."""
-        rows = torch.as_tensor(rows, dtype=torch.long)
-        tensors = (self.level_logits, self.category_logits, self.level, self.category)
-        groups, windows = (
-            None if values is None else tuple(values[row] for row in rows.tolist())
-            for values in (self.groups, self.windows)
+        index = torch.as_tensor(rows, dtype=torch.long)
+        return LabelledLogits(
+            level_logits=self.level_logits[index],
+            category_logits=self.category_logits[index],
+            level=self.level[index],
+            category=self.category[index],
+            groups=tuple(self.groups[row] for row in index.tolist()),
+            windows=None if self.windows is None else tuple(self.windows[row] for row in index.tolist()),
         )
-        return LabelledLogits(*(tensor[rows] for tensor in tensors), groups, windows)
 
     def all_windows(self) -> tuple[torch.Tensor, torch.Tensor, torch.LongTensor]:
         """Level logits, category logits, and the row of the sample, of every window of all samples."""

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ..modeling.configuration_safety import SAFE, SafetyConfig
 from ..modeling.safety_audit import UNREADABLE, deciding_category, decode_logits
 from ..modeling.safety_decision import calibrated_probabilities, decide, is_readable
-from ..modeling.safety_policy import ACTIONS, SafetyPolicy, Strictness, condition_category
+from ..modeling.safety_policy import ACTIONS, SafetyNames, SafetyPolicy, Strictness, condition_category
 from ..strict_data import expect, is_count, is_number, is_optional_text, is_text
 
 
@@ -85,7 +85,7 @@ class ReplayReport:
 
     def by_actions(self) -> Counter:
         """Samples by action before and action after."""
-        totals = Counter()
+        totals: Counter[tuple[str, str]] = Counter()
         for (_, before, after), number in self.counts.items():
             totals[before, after] += number
         return totals
@@ -200,7 +200,7 @@ def _batches(lines: Iterable[JudgedLine]) -> Iterator[list[JudgedLine]]:
         yield batch
 
 
-def _json_lines(path: str | os.PathLike, report: ReplayReport, progress: bool) -> Iterator[tuple[int, object]]:
+def _json_lines(path: str | os.PathLike, report: ReplayReport, progress: bool) -> Iterator[tuple[int, Any]]:
     size = os.path.getsize(path) or None  # of what is no file, as a pipe, it is not known
     bar = tqdm(
         desc="replaying", total=size, unit="B", unit_scale=True, disable=None if progress else True, leave=False
@@ -250,7 +250,7 @@ class PolicyReplay:
         groups = defaultdict(list)
         for index, verdict in enumerate(verdicts):
             groups[id(verdict.taxonomy), len(verdict.logits)].append(index)
-        found = {}
+        found: dict[int, Decided] = {}
         for group in groups.values():
             of_group = [verdicts[index] for index in group]
             found.update(zip(group, of_group[0].taxonomy.decide(of_group), strict=True))
@@ -283,7 +283,7 @@ class Decided:
 class Taxonomy:
     """Names of levels and categories, the policy for them, and its strictest action as an index of `ACTIONS`."""
 
-    config: SafetyConfig
+    config: SafetyNames
     policy: SafetyPolicy
     strictest_action: int
 
@@ -299,12 +299,12 @@ class Taxonomy:
     def decide(self, verdicts: Sequence[JudgedVerdict]) -> list[Decided]:
         """What the policy decides on pictures with equally many windows."""
         logits = torch.stack([verdict.logits for verdict in verdicts])  # (pictures, windows, levels + categories)
-        parts = logits.split([len(self.config.levels), len(self.config.categories)], dim=-1)
-        decision, is_read = decide(self.policy, *parts, self.config), is_readable(*parts)
+        levels, categories = logits.split([len(self.config.levels), len(self.config.categories)], dim=-1)
+        decision, is_read = decide(self.policy, levels, categories, self.config), is_readable(levels, categories)
         pictures, windows = torch.arange(len(logits)), decision.strictest(torch.ones_like(is_read))
         columns = (decision.action_ids, decision.level_ids, decision.risks, decision.condition_ids, is_read)
         strictest = zip(*(column[pictures, windows].tolist() for column in columns), strict=True)
-        recalibrated = self._are_recalibrated(verdicts, *parts)
+        recalibrated = self._are_recalibrated(verdicts, levels, categories)
         return [
             Decided(Strictness(*one), condition_category(row, self.config) if readable else UNREADABLE, is_new)
             for (*one, row, readable), is_new in zip(strictest, recalibrated, strict=True)
@@ -321,7 +321,7 @@ class Taxonomy:
         return (is_readable(level_logits, category_logits).all(dim=-1) & ~is_same).tolist()
 
 
-def _strictest_action(policy: SafetyPolicy, config: SafetyConfig) -> int:
+def _strictest_action(policy: SafetyPolicy, config: SafetyNames) -> int:
     if policy.enabled is False:
         return ACTIONS.index("answer")
     of_all = [policy.action(name, config.levels[-1], config) for name in config.categories if policy.is_on(name)]

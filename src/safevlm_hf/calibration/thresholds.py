@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..modeling.configuration_safety import SafetyConfig
-from ..modeling.safety_policy import SafetyPolicy
+from ..modeling.safety_policy import SafetyNames, SafetyPolicy
 from .figures import category_scores, flagged_categories
 from .logits import LabelledLogits
 
@@ -36,7 +35,7 @@ class ThresholdChoice:
 def choose_thresholds(
     labelled: LabelledLogits,
     temperatures: dict[str, float],
-    config: SafetyConfig,
+    config: SafetyNames,
     target_false_positive_rate: float | None = None,
     target_miss_rate: float | None = None,
     base_policy: SafetyPolicy | dict | None = None,
@@ -236,7 +235,7 @@ def _last_allowed(thresholds, num_wrong, steps: range, num_samples: int, target:
     return thresholds(steps[bisect_right(steps, allowed, key=num_wrong) - 1])
 
 
-def categories_to_calibrate(policy: SafetyPolicy, config: SafetyConfig) -> list[str]:
+def categories_to_calibrate(policy: SafetyPolicy, config: SafetyNames) -> list[str]:
     names = [name for name in config.categories if policy.is_on(name)]
     if policy.enabled is False or not names:
         raise ValueError("the base policy flags nothing (disabled, or every category is off): switch something on")

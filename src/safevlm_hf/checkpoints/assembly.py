@@ -7,6 +7,7 @@ alone, before the safety modules.
 import json
 import re
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,12 +20,14 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 
 IMAGE_TOKEN = "<image>"
-TOWERS = {"clip_vision_model": "default", "siglip_vision_model": "full"}  # whether a class token is left out
+TOWERS: dict[str, Literal["default", "full"]] = {"clip_vision_model": "default", "siglip_vision_model": "full"}
+"""Whether a class token is left out."""
 NOT_OF_THE_TEXT = (
     "quantization_config",
     "architectures",
@@ -67,7 +70,8 @@ def assemble_llava(
     if len(tokenizer) > language.config.vocab_size:
         language.resize_token_embeddings(len(tokenizer))
 
-    model = LlavaForConditionalGeneration(_config(language.config, tower.config, tokenizer)).to(dtype).eval()
+    model = LlavaForConditionalGeneration(_config(language.config, tower.config, tokenizer))
+    model.to(dtype).eval()  # type: ignore[arg-type]  # transformers wraps `to`, which then seems to lack its `self`
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.model.language_model.load_state_dict(language.base_model.state_dict())
     model.lm_head.load_state_dict(_plain_head(language, language_model))
@@ -86,7 +90,7 @@ def assemble_llava(
     return model, processor
 
 
-def _load_tower(source: str | Path, dtype: torch.dtype) -> nn.Module:
+def _load_tower(source: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(source)
     vision_config = getattr(config, "vision_config", config)
     if vision_config.model_type not in TOWERS:
@@ -96,7 +100,11 @@ def _load_tower(source: str | Path, dtype: torch.dtype) -> nn.Module:
         )
     if config.model_type == "llava":
         return AutoModel.from_pretrained(source, dtype=dtype).vision_tower
-    tower, info = MODEL_MAPPING[type(vision_config)].from_pretrained(source, dtype=dtype, output_loading_info=True)
+    tower_class = MODEL_MAPPING[type(vision_config)]
+    # The mapping's values are one class each, and their type says that they may be several.
+    tower, info = tower_class.from_pretrained(  # type: ignore[attr-defined]
+        source, dtype=dtype, output_loading_info=True
+    )
     if info["missing_keys"]:
         raise ValueError(
             f"{source} lacks weights of a vision tower: {', '.join(sorted(info['missing_keys'])[:3])} ..."
@@ -116,7 +124,7 @@ def _config(text_config, vision_config, tokenizer) -> LlavaConfig:
     )
 
 
-def _plain_head(language: nn.Module, source) -> dict[str, torch.Tensor]:
+def _plain_head(language: PreTrainedModel, source) -> dict[str, torch.Tensor]:
     head = language.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
         raise ValueError(f"{source} has an output layer that LLaVA's classes do not have: {head}.")

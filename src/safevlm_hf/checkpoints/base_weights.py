@@ -38,7 +38,7 @@ def find_weight_files(checkpoint: str) -> list[str]:
             "it with its stock class, save it to a new folder with `save_pretrained`, and start from there."
         )
     names = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
-    return cached_files(checkpoint, sorted(set(names)))
+    return cached_files(checkpoint, sorted(set(names))) or []
 
 
 def check_weights_are_kept(checkpoint: str, files: list[str], model):
@@ -78,11 +78,12 @@ def _narrowed(files: list[str], dtype: torch.dtype) -> Iterator[tuple[str, torch
 
 
 def _dtypes(files: list[str]) -> set[torch.dtype]:
-    found = set()
+    found: set[torch.dtype] = set()
     for file in files:
         with safe_open(file, framework="pt") as weights:
-            found |= {DTYPES.get(weights.get_slice(key).get_dtype()) for key in weights.keys()}
-    return found - {None}
+            names = {weights.get_slice(key).get_dtype() for key in weights.keys()}
+        found |= {DTYPES[name] for name in names if name in DTYPES}
+    return found
 
 
 def _holds(model, weight: torch.Tensor) -> bool:

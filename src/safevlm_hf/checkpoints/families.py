@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
@@ -22,6 +23,9 @@ from ..modeling import (
     safe_qwen3_vl,
     safe_smolvlm,
 )
+from ..modeling.configuration_safety import SafeConfigMixin, SafetyConfig
+from ..modeling.modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
+from ..modeling.processing_safety import SafeProcessorMixin
 
 
 FAMILIES = (
@@ -43,18 +47,35 @@ FAMILIES = (
 """In the order in which they were added. Each names its configuration, generating model, base model and processor."""
 
 
+if TYPE_CHECKING:
+    # The mixins' methods take fewer arguments by name than the stock ones, and hand the others on.
+
+    class SafeConfig(SafeConfigMixin, PreTrainedConfig):  # type: ignore[misc]
+        safety_config: SafetyConfig
+
+    class SafeModel(SafeForConditionalGenerationMixin, SafePreTrainedModelMixin, PreTrainedModel):  # type: ignore[misc]
+        config: SafeConfig
+
+    class SafeProcessor(SafeProcessorMixin, ProcessorMixin):  # type: ignore[misc]
+        pass
+
+else:
+    # Annotations alone name what the families have in common. Their classes share the mixins, and no class of ours.
+    SafeConfig, SafeModel, SafeProcessor = PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+
 @dataclass(frozen=True)
 class Family:
     """The safe classes of one backbone."""
 
-    config: type[PreTrainedConfig]
-    model: type[PreTrainedModel]
-    processor: type[ProcessorMixin]
+    config: type[SafeConfig]
+    model: type[SafeModel]
+    base_model: type[SafeModelMixin]
+    processor: type[SafeProcessor]
 
 
 def _family(module) -> Family:
-    config, model, _, processor = (getattr(module, name) for name in module.__all__)
-    return Family(config, model, processor)
+    return Family(*(getattr(module, name) for name in module.__all__))
 
 
 BY_MODEL_TYPE = {family.config.model_type: family for family in map(_family, FAMILIES)}

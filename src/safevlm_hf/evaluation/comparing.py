@@ -76,7 +76,7 @@ def _measures(last: Evaluated, other: Evaluated) -> Iterator[Callable[[Evaluated
         yield partial(_right, is_right)
     for judge in last.judgements:
         if judge in other.judgements:
-            labels = {*_labels(last, judge), *_labels(other, judge)} - {None}
+            labels = {label for one in (last, other) for label in _labels(one, judge) if label is not None}
             yield from (partial(_judged, metric, judge) for metric in _metrics(labels))
 
 

@@ -1,11 +1,13 @@
 """All figures of a benchmark, from its items, a system's answers and the judges' judgements."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ..benchmarks import Benchmark
+from ..benchmarks.reading import Score
 from ..intervals.bootstrap import Bootstrap
 from ..intervals.figure import Figure
 from ..items import Answer, Item, is_right_verdict
@@ -124,13 +126,16 @@ def _of_ability(benchmark: Benchmark, items, answers: Sequence[Answer], bootstra
     if all(flag is None for flag in flags):
         return figures
     kept = _without_units(benchmark, items, answers, flags)
-    return figures + (_scores(benchmark, *zip(*kept), bootstrap, NOT_FLAGGED) if kept else [])
+    if not kept:
+        return figures
+    kept_items, kept_answers = zip(*kept)
+    return figures + _scores(benchmark, kept_items, kept_answers, bootstrap, NOT_FLAGGED)
 
 
 def _scores(benchmark: Benchmark, items, answers, bootstrap: Bootstrap, part: str | None = None) -> list[Figure]:
     # A missing answer is neither right nor wrong, and leaves open what counts with it.
     answered = _without_units(benchmark, items, answers, [answer.text is None for answer in answers])
-    figures = _official(benchmark, answered, len(items), bootstrap, part) if answered else []
+    figures = _official(benchmark.score, answered, len(items), bootstrap, part) if answered and benchmark.score else []
     if benchmark.is_right is None:
         return figures
     right = [
@@ -144,17 +149,23 @@ def _scores(benchmark: Benchmark, items, answers, bootstrap: Bootstrap, part: st
 
 
 def _official(
-    benchmark: Benchmark, answered: list[tuple[Item, Answer]], total: int, bootstrap: Bootstrap, part: str | None
+    score: Callable[..., Score],
+    answered: list[tuple[Item, Answer]],
+    total: int,
+    bootstrap: Bootstrap,
+    part: str | None,
 ) -> list[Figure]:
     """The benchmark's own figures, of those of `total` items that have an answer. What never varies has no interval:
     Wilson's, of `items_right` beside them, says what it may be."""
     answered = sorted(answered, key=lambda row: row[0].id)  # so that no draw depends on the order of the files
-    count = benchmark.score(*zip(*answered))
+    count = score(*zip(*answered))
     intervals = bootstrap.intervals(count, clusters_of([item for item, _ in answered]))
     figures = []
     for name, value in count(np.ones(len(answered))).items():
-        low, high = intervals.get(name, (None, None))
-        ends = map(rounded, (low, high)) if low is not None and low < high else (None, None)
+        low, high = intervals.get(name, (math.nan, math.nan))
+        if low == high:
+            low = high = math.nan
+        ends = rounded(low), rounded(high)
         figures.append(Figure(name, rounded(value), *ends, total, total - len(answered), part=part))
     return figures
 
@@ -164,8 +175,7 @@ def _without_units(benchmark: Benchmark, items, answers, is_out: Sequence[bool |
     with one of its items, and other items go alone."""
 
     def unit(item: Item) -> tuple[str, str]:
-        is_whole = benchmark.counts_groups and item.group is not None
-        return ("group", item.group) if is_whole else ("id", item.id)
+        return ("group", item.group) if benchmark.counts_groups and item.group is not None else ("id", item.id)
 
     out = {unit(item) for item, is_gone in zip(items, is_out, strict=True) if is_gone}
     return [(item, answer) for item, answer in zip(items, answers, strict=True) if unit(item) not in out]

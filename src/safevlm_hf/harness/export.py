@@ -81,7 +81,7 @@ def _copy_pictures(items: Sequence[Item], folder: Path) -> dict[str, str]:
     for path in dict.fromkeys(path for item in items for path in item.images):
         content = Path(path).read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            names[path] = f"pictures/{hashlib.sha256(content).hexdigest()[:32]}.{image.format.lower()}"
+            names[path] = f"pictures/{hashlib.sha256(content).hexdigest()[:32]}.{image.format}".lower()
         (folder / names[path]).write_bytes(content)
     return names
 

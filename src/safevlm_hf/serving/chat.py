@@ -27,7 +27,8 @@ class SafeChatHandler(ChatCompletionHandler):
     """A verdict is made in `generate`, so every answer is under it; a client learns of it what the operator says."""
 
     def __init__(self, served: ServedModel, metrics: Metrics):
-        super().__init__(served, served.generation_state)
+        # `served` takes the places of transformers' manager of models and of the model.
+        super().__init__(served, served.generation_state)  # type: ignore[arg-type]
         self.served, self.metrics = served, metrics
 
     async def handle_request(self, body: dict, request_id: str):
@@ -38,16 +39,17 @@ class SafeChatHandler(ChatCompletionHandler):
         with await served.take_place() as place:
             inputs = await served.prepare(request.messages)
             config = self._config(request, served.room(inputs, request.max_completion_tokens or request.max_tokens))
-            inputs = {**inputs, "safety_audit": observation, "safety_shadow": served.settings.shadow}
+            observed = {**inputs, "safety_audit": observation, "safety_shadow": served.settings.shadow}
             # The tokenizer, not the processor: a refusal is a text, which a processor would take for an image.
-            arguments = (request_id, served, served.processor.tokenizer, served.name, inputs, config)
+            arguments = (request_id, served, served.processor.tokenizer, served.name, observed, config)
             if not request.stream:
-                response = await self._non_streaming(*arguments, gen_manager=served.generate_manager)
-                return JSONResponse(self._tell(json.loads(response.body), observation))
-            response = self._streaming(*arguments, gen_manager=served.generate_manager)
+                response = await self._non_streaming(*arguments, gen_manager=served.generate_manager)  # type: ignore[arg-type]
+                return JSONResponse(self._tell(json.loads(bytes(response.body)), observation))
+            stream = self._streaming(*arguments, gen_manager=served.generate_manager)  # type: ignore[arg-type]
             served.keep_until_generated(place)
-        response.body_iterator = self._finish_stream(response.body_iterator, observation)
-        return response
+        # It is transformers' generator of texts, and a response's may be any iterator.
+        stream.body_iterator = self._finish_stream(stream.body_iterator, observation)  # type: ignore[arg-type]
+        return stream
 
     def _config(self, request: ChatRequest, max_tokens: int):
         options = request.model_dump(include={"top_p", "seed"})
@@ -71,8 +73,9 @@ class SafeChatHandler(ChatCompletionHandler):
                 said["refusal"] = said["content"]
             if choice.get("finish_reason"):
                 choice["finish_reason"] = "content_filter"
-        if choice.get("finish_reason") and self.served.settings.expose_verdict and observation.line is not None:
-            body["safety"] = observation.verdict()
+        verdict = observation.verdict()
+        if choice.get("finish_reason") and self.served.settings.expose_verdict and verdict is not None:
+            body["safety"] = verdict
         return body
 
     async def _finish_stream(self, chunks: AsyncGenerator[str], observation: Observation) -> AsyncGenerator[str]:

@@ -1,5 +1,7 @@
 """Errors in OpenAI's layout. None of them repeats what was sent at length, and none says what a verdict was."""
 
+from collections.abc import Awaitable, Callable, Mapping
+
 from fastapi import HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -24,7 +26,9 @@ def error_body(status: int, reason: str, param: str | None = None) -> dict:
     return {"error": {"message": reason, "type": kind, "param": param, "code": status}}
 
 
-def error_response(status: int, reason: str, headers: dict | None = None, param: str | None = None) -> JSONResponse:
+def error_response(
+    status: int, reason: str, headers: Mapping[str, str] | None = None, param: str | None = None
+) -> JSONResponse:
     return JSONResponse(error_body(status, reason, param), status, headers)
 
 
@@ -60,7 +64,7 @@ async def answer_failure(request: Request, error: Exception) -> JSONResponse:
     return error_response(500, "The request could not be answered.", headers)
 
 
-HANDLERS = {
+HANDLERS: dict[type[Exception], Callable[..., Awaitable[JSONResponse]]] = {
     StarletteHTTPException: answer_http_error,
     RequestValidationError: answer_no_object,
     Exception: answer_failure,

@@ -22,12 +22,14 @@ def read_api_keys(file: str | os.PathLike | None = None) -> tuple[str, ...]:
             variable that is there and empty: the server would be open to everybody. No message holds a key.
     """
     from_environment = os.environ.pop(KEY_VARIABLE, None)
-    if file is None and from_environment is None:
-        return ()
     if file is not None and from_environment is not None:
         raise ValueError(f"API keys come from a file or from the variable {KEY_VARIABLE}, and both are given.")
-    place = f"the variable {KEY_VARIABLE}" if file is None else str(file)
-    text = from_environment if file is None else Path(file).read_text(encoding="utf-8")
+    if file is not None:
+        place, text = str(file), Path(file).read_text(encoding="utf-8")
+    elif from_environment is not None:
+        place, text = f"the variable {KEY_VARIABLE}", from_environment
+    else:
+        return ()
     keys = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not keys:
         raise ValueError(f"There is no API key in {place}: it is empty.")

@@ -61,8 +61,8 @@ class Metrics:
         routes = (CHAT, MODERATIONS) if has_moderations else (CHAT,)
         for labels in itertools.product(routes, (*categories, UNREADABLE), ACTIONS):
             self.verdicts.labels(*labels)
-        for labels in itertools.product((*ROUTES, OTHER), ALARMING):
-            self.requests.labels(*labels)
+        for route, status in itertools.product((*ROUTES, OTHER), ALARMING):
+            self.requests.labels(route, status)
 
     def count_line(self, line: dict, route: str):
         """Count what an audit line says."""

@@ -43,6 +43,7 @@ async def moderate(served: ServedModel, metrics: Metrics, body: dict, request_id
 def _result(verdicts: list[SafetyVerdict], input_types: list[str]) -> dict:
     """Of several pictures each category has its highest score, and the strictest one gives level and action."""
     strictest = strictest_verdict(verdicts)
+    assert strictest is not None, "a moderation has a picture, and each picture a verdict"
     flagged = {name for verdict in verdicts for name in verdict.flagged_categories}
     names = [name for name in strictest.category_probabilities if name != SAFE]
     return {

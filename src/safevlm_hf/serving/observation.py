@@ -23,8 +23,8 @@ class Observation:
     def __init__(self, request_id: str, route: str, settings: Settings, metrics: Metrics):
         self.ids = {"id": OWN_ID.get(request_id), "request_id": request_id}
         self.route, self.metrics = route, metrics
-        is_written = settings.audit_path and (route != MODERATIONS or settings.audit_moderations)
-        self.file = SafetyAudit(settings.audit_path, windows=settings.audit_windows) if is_written else None
+        path = settings.audit_path if route != MODERATIONS or settings.audit_moderations else None
+        self.file = SafetyAudit(str(path), windows=settings.audit_windows) if path else None
         self.line: dict | None = None
 
     @property
@@ -52,8 +52,10 @@ class Observation:
         """Whether the answer is the policy's fixed text."""
         return self.line is not None and self.line["action"] == "refuse"
 
-    def verdict(self) -> dict:
-        """What was decided, for clients that the operator tells it."""
+    def verdict(self) -> dict | None:
+        """What was decided, for clients that the operator tells it; `None` before that."""
+        if self.line is None:
+            return None
         told = {name: self.line[name] for name in ("action", "shadow_action") if name in self.line}
         hidden = ("logits", "num_windows")
         verdicts = [{name: one[name] for name in one if name not in hidden} for one in self.line["verdicts"]]

@@ -2,6 +2,8 @@
 
 from itertools import islice
 
+from pydantic_core import ErrorDetails
+
 from .errors import BadRequest, shorten
 
 
@@ -11,7 +13,7 @@ NO_CHARACTER = "half of a surrogate pair is no character"
 NO_FIELD = ("union_tag_invalid", "union_tag_not_found")  # found at an object, and about one of its fields
 
 
-def reasons_of(errors: list[dict], sent) -> BadRequest:
+def reasons_of(errors: list[ErrorDetails], sent) -> BadRequest:
     """
     One error for all mistakes, without what was sent.
 
@@ -25,14 +27,14 @@ def reasons_of(errors: list[dict], sent) -> BadRequest:
     return BadRequest("; ".join(said), _name(next(iter(reasons))) or None)
 
 
-def _by_place(errors: list[dict], sent) -> dict[tuple, list[dict]]:
-    places = {}
+def _by_place(errors: list[ErrorDetails], sent) -> dict[tuple, list[ErrorDetails]]:
+    places: dict[tuple, list[ErrorDetails]] = {}
     for error in errors:
         places.setdefault(_place(error, sent), []).append(error)
     return places
 
 
-def _place(error: dict, sent) -> tuple:
+def _place(error: ErrorDetails, sent) -> tuple:
     """The fields and numbers that lead to the mistake. Between them pydantic has the names of its types and checks,
     which lead nowhere in what was sent."""
     place, value, steps = [], sent, error["loc"]
@@ -55,19 +57,19 @@ def _leads_on(step: str | int, following: str | int | None, value) -> bool:
     return step in value and not is_kind
 
 
-def _innermost(places: dict[tuple, list[dict]]) -> dict[tuple, list[dict]]:
+def _innermost(places: dict[tuple, list[ErrorDetails]]) -> dict[tuple, list[ErrorDetails]]:
     """Without the places around others: a list with a mistake inside is also no text, which nobody meant it to be."""
     around = {place[:length] for place in places for length in range(len(place))}
     return {place: found for place, found in places.items() if place not in around}
 
 
-def _reasons(errors: list[dict]) -> str:
+def _reasons(errors: list[ErrorDetails]) -> str:
     """Why one value is wrong. Where its type fits one of several, that the others do not fit is left out."""
     telling = [error for error in errors if not error["type"].endswith("_type")] or errors
     return " or ".join(dict.fromkeys(map(_reason, telling))).replace(" or Input should be ", " or ")
 
 
-def _reason(error: dict) -> str:
+def _reason(error: ErrorDetails) -> str:
     context = error.get("ctx", {})
     if error["type"] == "extra_forbidden":
         return "this server takes no such field"

@@ -1,6 +1,7 @@
 """What a request may say: OpenAI's fields that mean something here, and the others as long as they ask for nothing."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -179,6 +180,6 @@ def role_of(message: Message) -> str:
     return "system" if message.role == "developer" else message.role
 
 
-def parts_of(message: Message) -> list[TextPart | ImagePart]:
-    content = message.refusal if message.content is None else message.content
+def parts_of(message: Message) -> Sequence[TextPart | ImagePart]:
+    content = (message.refusal or "") if message.content is None else message.content
     return [TextPart(type="text", text=content)] if isinstance(content, str) else content

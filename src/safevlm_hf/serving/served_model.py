@@ -2,15 +2,17 @@
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from fastapi import HTTPException
 from jinja2 import TemplateError
-from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
-from transformers.cli.serving.utils import GenerationState
+from transformers import BatchFeature
+from transformers.cli.serving.utils import GenerateManager, GenerationState
 
 from ..asking import encode
+from ..checkpoints.families import SafeModel, SafeProcessor
 from ..modeling.safety_policy import SafetyVerdict
 from ..operator_prompt import system_message
 from .errors import BadRequest, shorten
@@ -34,9 +36,7 @@ class ServedModel:
         settings: the operator's.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, processor: ProcessorMixin, name: str, limits: Limits, settings: Settings
-    ):
+    def __init__(self, model: SafeModel, processor: SafeProcessor, name: str, limits: Limits, settings: Settings):
         self.model = model
         self.config = model.config
         self.processor = processor
@@ -47,8 +47,10 @@ class ServedModel:
         self.operator_messages = [] if prompt is None else [system_message(processor, prompt)]
         self.created = int(time.time())
         self.context = model.config.get_text_config().max_position_embeddings
-        self.generation_state = GenerationState()  # no continuous batching: it takes no pixels
-        self.generate_manager = self.generation_state.get_manager(name)
+        self.generation_state = GenerationState()
+        manager = self.generation_state.get_manager(name)
+        assert isinstance(manager, GenerateManager), "not continuous batching, which takes no pixels"
+        self.generate_manager = manager
         self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
         self._places = asyncio.Semaphore(limits.prepared)
 
@@ -64,7 +66,7 @@ class ServedModel:
         if name not in (None, self.name):
             raise HTTPException(404, f"There is no model {shorten(name)!r} here, only {self.name!r}.")
 
-    def check_size(self, messages: list[Message]):
+    def check_size(self, messages: Sequence[Message]):
         """Raise `BadRequest` for too many parts or characters, before the request waits in line."""
         parts, limits = _all_parts(messages), self.limits
         if len(parts) > limits.parts:
@@ -84,11 +86,11 @@ class ServedModel:
         """Keep a place until the model's thread has done what it was handed last, however early the client leaves."""
         self.generate_manager.submit(asyncio.get_running_loop().call_soon_threadsafe, place.pop_all().close)
 
-    async def prepare(self, messages: list[Message]) -> BatchFeature:
+    async def prepare(self, messages: Sequence[Message]) -> BatchFeature:
         """The model's inputs. Raises `BadRequest` where a picture or the length does not do."""
         return await asyncio.get_running_loop().run_in_executor(self._preparer, self._prepare, messages)
 
-    def _prepare(self, messages: list[Message]) -> BatchFeature:
+    def _prepare(self, messages: Sequence[Message]) -> BatchFeature:
         urls = [part.image_url.url for part in _all_parts(messages) if isinstance(part, ImagePart)]
         images = iter(open_pictures(urls, self.limits))
         chat = [
@@ -135,11 +137,11 @@ class ServedModel:
         """As the model's own, which transformers' handler calls on the model's thread."""
         return self.model.generate(**self._on_device(inputs))
 
-    def _on_device(self, inputs: dict) -> BatchFeature:
-        return BatchFeature(inputs).to(self.model.device, self.model.dtype)
+    def _on_device(self, inputs: Mapping) -> BatchFeature:
+        return BatchFeature(dict(inputs)).to(self.model.device, self.model.dtype)
 
 
-def _all_parts(messages: list[Message]) -> list[TextPart | ImagePart]:
+def _all_parts(messages: Sequence[Message]) -> list[TextPart | ImagePart]:
     return [part for message in messages for part in parts_of(message)]
 
 

@@ -10,13 +10,13 @@ import sys
 import uvicorn
 from fastapi import FastAPI, Request
 from prometheus_client import start_http_server
-from transformers import PreTrainedModel, ProcessorMixin
 from transformers.cli.serving.server import build_server
 
+from ..checkpoints.families import SafeModel, SafeProcessor
 from ..modeling.model_card import describe_scope
 from ..modeling.operator_policy import policy_in_force
 from ..modeling.safety_audit import SafetyAudit
-from ..modeling.safety_policy import SafetyPolicy
+from ..modeling.safety_policy import SafetyNames, SafetyPolicy
 from ..modeling.safety_refusals import all_refusal_ids
 from ..version import __version__
 from .chat import SafeChatHandler
@@ -38,8 +38,8 @@ logger = logging.getLogger("uvicorn.error")
 
 
 def create_app(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    model: SafeModel,
+    processor: SafeProcessor,
     name: str,
     policy: SafetyPolicy | dict | None = None,
     limits: Limits | None = None,
@@ -65,25 +65,29 @@ def create_app(
     """
     if not model.config.safety_config.is_trained:
         raise ValueError(f"{name} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
-    limits, settings = limits or Limits(), Settings(**settings)
-    policy = policy_in_force(model.kept_policy(), policy, model.config.safety_config)
-    if policy.refuses(model.config.safety_config):
-        all_refusal_ids(processor.tokenizer, policy, model.config.safety_config.categories)  # raises now, if ever
-    model.generation_config.safety_policy = policy.to_dict()
-    served = ServedModel(model.eval(), processor, name, limits, settings)
-    metrics = Metrics(name, policy.digest(), settings.shadow)
-    metrics.count_from_zero(model.config.safety_config.categories, settings.moderations)
+    names: SafetyNames = model.config.safety_config
+    limits, kept_settings = limits or Limits(), Settings(**settings)
+    in_force = policy_in_force(model.kept_policy(), policy, names)
+    if in_force.refuses(names):
+        all_refusal_ids(processor.tokenizer, in_force, names.categories)  # raises now, if ever
+    # A generation config takes any name.
+    model.generation_config.safety_policy = in_force.to_dict()  # type: ignore[attr-defined]
+    served = ServedModel(model.eval(), processor, name, limits, kept_settings)
+    metrics = Metrics(name, in_force.digest(), kept_settings.shadow)
+    metrics.count_from_zero(names.categories, kept_settings.moderations)
 
-    given = {"model_manager": served, "chat_handler": SafeChatHandler(served, metrics)}
+    given: dict[str, object] = {"model_manager": served, "chat_handler": SafeChatHandler(served, metrics)}
     others = dict.fromkeys(inspect.signature(build_server).parameters)
-    app = build_server(**{**others, **given, "generation_state": served.generation_state, "enable_cors": False})
-    app.router.routes[:] = [route for route in app.router.routes if route.path in KEPT]
-    app.state.metrics, app.state.settings = metrics, settings
+    # Handlers of routes that are left out may be missing, and `served` is in place of transformers' own manager.
+    given |= {"generation_state": served.generation_state, "enable_cors": False}
+    app = build_server(**{**others, **given})  # type: ignore[arg-type]
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in KEPT]
+    app.state.metrics, app.state.settings = metrics, kept_settings
     _add_routes(app, served, metrics)
     # The last one is the outermost.
     app.add_middleware(LimitBody, limit=limits.body, limit_together=limits.bodies)
-    app.add_middleware(AskForKey, keys=ApiKeys(settings.api_keys))
-    app.add_middleware(Watch, metrics=metrics, access_log=settings.access_log)
+    app.add_middleware(AskForKey, keys=ApiKeys(kept_settings.api_keys))
+    app.add_middleware(Watch, metrics=metrics, access_log=kept_settings.access_log)
     app.add_middleware(HearOut)
     for error, handler in HANDLERS.items():
         app.add_exception_handler(error, handler)
@@ -111,8 +115,8 @@ def _add_routes(app: FastAPI, served: ServedModel, metrics: Metrics):
 
 
 def serve(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    model: SafeModel,
+    processor: SafeProcessor,
     name: str,
     host: str = "127.0.0.1",
     port: int = 8000,

@@ -220,5 +220,7 @@ def _median(name: str, values: np.ndarray, bootstrap: Bootstrap) -> Figure:
     low, high = bootstrap.interval(
         lambda weights: float(np.median(np.repeat(values, weights.astype(int)))), np.arange(len(values))
     )
-    ends = (None, None) if np.isnan(low) else (float(low), float(high))
-    return Figure(name, float(np.median(values)), *ends, total=len(values))
+    median, total = float(np.median(values)), len(values)
+    if np.isnan(low):
+        return Figure(name, median, None, None, total)
+    return Figure(name, median, float(low), float(high), total)

@@ -291,14 +291,18 @@ def parse_arguments(stage: int, args: list[str] | None = None):
     """
     overwrite, args = take_overwrite(sys.argv[1:] if args is None else args)
     classes = [ModelArguments, DataArguments, SafetyTrainingArguments] + ([LoraArguments] if stage == 2 else [])
-    parser = HfArgumentParser(classes, description=f"Stage {stage} of SafeVLM's training.", allow_abbrev=False)
+    parser = HfArgumentParser(
+        classes,  # type: ignore[arg-type]  # transformers' `DataClassType` is a type of its own, which no dataclass has
+        description=f"Stage {stage} of SafeVLM's training.",
+        allow_abbrev=False,
+    )
     args = args or [str(nano_config(stage))]
     known = {one.name: one.type for arguments in classes for one in fields(arguments) if one.init}
     if len(args) == 1 and args[0].endswith((".yaml", ".yml")):
         values = _read_yaml(args[0])
         _refuse_unknown(values, known, args[0])
         _check_numbers(values, known, args[0])
-        parsed = parser.parse_dict({**STAGE_DEFAULTS[stage], **values})
+        parsed = [*parser.parse_dict({**STAGE_DEFAULTS[stage], **values})]
     else:
         parser.set_defaults(**STAGE_DEFAULTS[stage])
         *parsed, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)

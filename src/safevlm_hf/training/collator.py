@@ -39,7 +39,7 @@ class SafetyCollator:
         self.head_condition_share = head_condition_share
         self.unmasked_share = unmasked_share
 
-    def __call__(self, records: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, records: list[dict]) -> BatchFeature:
         """
         Returns:
             `input_ids`, `attention_mask`, `labels` and, where the processor makes them, `question_mask`,
@@ -74,7 +74,7 @@ class SafetyCollator:
         digest = hashlib.sha256(_line(record)).digest()
         return int.from_bytes(digest[:4], "big") < self.unmasked_share * 2**32
 
-    def _encode(self, records: list[dict]) -> dict[str, torch.Tensor]:
+    def _encode(self, records: list[dict]) -> BatchFeature:
         encoded = self._apply_template(records)
         question_masks = encoded.get("question_mask") or [None] * len(records)
         names = [name for name in TOKEN_TYPES if name in encoded]
@@ -111,7 +111,7 @@ class SafetyCollator:
                 self._apply_template([record])
             raise
 
-    def _encode_row(self, record: dict, ids, answer_mask, question_mask, token_types: dict) -> dict[str, list[int]]:
+    def _encode_row(self, record: dict, ids, answer_mask, question_mask, token_types: dict) -> dict[str, list]:
         if not any(answer_mask):
             raise ValueError(
                 f"{record['source']}: no answer to train on. The chat template must print each answer whole and in "
@@ -141,8 +141,8 @@ class SafetyCollator:
         special = {*self.processor.image_token_ids, *self.processor.tokenizer.all_special_ids}
         is_prompt = (label == IGNORE_INDEX for label in row["labels"])
         turns = [int(is_own and token not in special) for token, is_own in zip(row["input_ids"], is_prompt)]
-        ids, turns = torch.tensor([row["input_ids"]]), torch.tensor([turns])
-        return self.processor.words.of_tokens(self.processor.tokenizer, ids, turns)[0].tolist()
+        prompt = torch.tensor([row["input_ids"]]), torch.tensor([turns])
+        return self.processor.words.of_tokens(self.processor.tokenizer, *prompt)[0].tolist()
 
     def _without_next_turns(self, ids: list[int], mask: list[int], record: dict) -> list[int]:
         """The mask without a token at an answer's end that is the next turn's first word: where a template ends an

@@ -26,6 +26,7 @@ def load_data(stage: int, data_args, safety_config, seed: int):
         train_file, validation_file, replay_file = draw_files(stage, data_args, safety_config, seed)
     else:
         train_file, validation_file, replay_file = find_files(data_args)
+    assert train_file is not None, "training records are named, or drawn"
     names = {"categories": safety_config.categories, "levels": safety_config.levels}
     options = {"image_root": data_args.image_root, "skip_bad_records": data_args.skip_bad_records}
     records = with_lengths(load_records(train_file, **names, **options))

@@ -191,25 +191,25 @@ def _read_vlguard(opened: dict[str, DataFolder], seed: int) -> Source:
         if item.labels["type"] == "safe_unsafes":
             source.left_out["an unsafe text beside a safe picture has no published category"].append(item.id)
             continue
-        labels = ("safe", "safe")
+        category = level = "safe"
         if item.labels["is_risky"]:
-            published = tuple(str(item.labels[name]).strip().lower() for name in ("category", "subcategory"))
-            labels = VLGUARD_LABELS.get(published)
-            if labels is None:
-                source.left_out[f"our mapping has no {'/'.join(published)}"].append(item.id)
+            one, two = (str(item.labels[name]).strip().lower() for name in ("category", "subcategory"))
+            if (one, two) not in VLGUARD_LABELS:
+                source.left_out[f"our mapping has no {one}/{two}"].append(item.id)
                 continue
-        source.add(item.id, item.images, _turns(item, item.expected), *labels)
+            category, level = VLGUARD_LABELS[one, two]
+        source.add(item.id, item.images, _turns(item, item.expected or ""), category, level)
     return source
 
 
 def _read_rtvlm(opened: dict[str, DataFolder], seed: int) -> Source:
     source = Source("rtvlm")
-    loaded = rtvlm.read(opened["rtvlm"], "all", "train", rtvlm.BENCHMARK.options["seed"].default)
+    loaded = rtvlm.read(opened["rtvlm"], "all", "train", rtvlm.SEED.default)
     for reason in loaded.missing:
         source.left_out["its two pictures fall on either side of the split"].append(reason.partition(":")[0])
     for item in loaded.items:
-        level = RTVLM_LEVELS[item.labels["action"]]
-        category = "safe" if level == "safe" else RTVLM_CATEGORIES[item.labels["part"]]
+        level = RTVLM_LEVELS[str(item.labels["action"])]
+        category = "safe" if level == "safe" else RTVLM_CATEGORIES[str(item.labels["part"])]
         answer = _rtvlm_answer(item, category)
         if answer is None:
             source.left_out["safe to answer, and no answer is published"].append(item.id)
@@ -262,9 +262,9 @@ def _llava_messages(row: Row) -> list[dict] | str:
     texts = [text.replace(IMAGE_MARK, "").strip() for _, text in turns]
     if not all(texts):
         return "a turn is empty"
-    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in zip(roles, texts)]
-    messages[0]["content"].insert(0, {"type": "image"})
-    return messages
+    contents = [[{"type": "text", "text": text}] for text in texts]
+    contents[0].insert(0, {"type": "image"})
+    return [{"role": role, "content": content} for role, content in zip(roles, contents)]
 
 
 def _read_coco(opened: dict[str, DataFolder], seed: int) -> Source:
@@ -374,7 +374,8 @@ def _clean_in_proportion(num_risky: int, wanted: dict[str, int]) -> int:
 
 def _draw_easy(pools: dict[str, list[dict]], size: int, seed: str) -> list[dict]:
     """By the paper's weights; where a source has too few, the others give more."""
-    chosen, total = [], sum(CLEAN_WEIGHTS[name] for name in pools)
+    chosen: list[dict] = []
+    total = sum(CLEAN_WEIGHTS[name] for name in pools)
     for name in sorted(pools, key=lambda name: len(pools[name]) / CLEAN_WEIGHTS[name]):
         number = min(len(pools[name]), round((size - len(chosen)) * CLEAN_WEIGHTS[name] / total))
         chosen += _sample(pools[name], number, seed)
@@ -393,7 +394,7 @@ def _broken(sources: Sequence[Source]) -> str:
 
 
 def _write(output_dir: Path, name: str, records, sources: Sequence[Source], wanted: dict[str, int], seed: int) -> Mix:
-    written = Counter()
+    written: Counter[str] = Counter()
     for record in records:
         source = record["id"].partition("/")[0]
         side = "clean" if record["safety_level"] == "safe" else "risky"

@@ -26,7 +26,7 @@ from .checkpoints import checkpoint_to_resume, find_checkpoints, goes_on, missin
 from .collator import SafetyCollator
 from .data import find_files, load_data
 from .figures import FIGURES, most_frequent_shares, warn_at_chance
-from .stages import SAFETY_PREFIX, count_parameters, prepare_stage1, prepare_stage2
+from .stages import SAFETY_PREFIX, count_parameters, prepare_stage1, prepare_stage2, unwrap
 from .trainer import SafetyTrainer
 
 
@@ -72,8 +72,8 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
 
 def with_new_categories(safety_config: SafetyConfig, names: list[str] | None) -> SafetyConfig:
     """As the model's config will be when it has been extended."""
-    categories = [*safety_config.categories, *(names or ())]
-    return SafetyConfig(**{**safety_config.to_dict(), "categories": categories})
+    fields = safety_config.to_dict()
+    return SafetyConfig(**{**fields, "categories": [*fields["categories"], *(names or ())]})
 
 
 def safety_sizes(model_args) -> dict:
@@ -253,7 +253,7 @@ def safe_margin(levels: list[int], risk_prior: float) -> float:
 
 def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=None) -> SafetyTrainer:
     """Write the run into the config, save model, processor and card, and push them where asked."""
-    args, config = trainer.args, trainer.model.config
+    args, config = trainer.args, unwrap(trainer.model).config
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
     metrics = {
         name: round(value, 4) for name, value in metrics.items() if name.startswith("eval_") and name not in SPEED
@@ -269,7 +269,7 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=
         {
             "stage": stage,
             "train_data": public(data_args.train_file or "RiskCards"),
-            "num_records": len(trainer.train_dataset),
+            "num_records": len(trainer.train_dataset),  # type: ignore[arg-type]  # records, which have a length
             "epochs": round(trainer.state.epoch, 2),
             "learning_rate": args.learning_rate,
             "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,

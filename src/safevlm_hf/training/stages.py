@@ -1,17 +1,24 @@
 """What each stage trains (arXiv 2405.13581, section 3.2)."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
+from ..checkpoints.families import SafeModel
 from ..extras import needs_extra
 from .arguments import LoraArguments
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 SAFETY_PREFIX = "model.safety_"
 WORD_READER_PREFIX = "model.safety_head.tree."
 
 
-def prepare_stage1(model: nn.Module) -> nn.Module:
+def prepare_stage1(model: SafeModel) -> SafeModel:
     """Stage 1: the safety modules alone. Vision tower, projector and language model are frozen, and so is what a head
     of words has learned of language (`train_word_reader.py`): it knows more than any set of records shows."""
     for name, parameter in model.named_parameters():
@@ -19,7 +26,7 @@ def prepare_stage1(model: nn.Module) -> nn.Module:
     return model
 
 
-def prepare_stage2(model: nn.Module, lora: LoraArguments) -> nn.Module:
+def prepare_stage2(model: SafeModel, lora: LoraArguments) -> "SafeModel | PeftModel":
     """
     Stage 2: the language model, by LoRA on every linear layer or in full. Everything else is frozen.
 
@@ -37,13 +44,13 @@ def prepare_stage2(model: nn.Module, lora: LoraArguments) -> nn.Module:
     return model
 
 
-def language_prefix(model: nn.Module) -> str:
+def language_prefix(model: SafeModel) -> str:
     """How the names of the language model's weights begin: what it is called depends on the backbone."""
     decoder = model.get_decoder()
     return next(f"{name}." for name, module in model.named_modules() if module is decoder)
 
 
-def _add_lora(model: nn.Module, lora: LoraArguments) -> nn.Module:
+def _add_lora(model: SafeModel, lora: LoraArguments) -> "PeftModel":
     with needs_extra("train"):
         from peft import LoraConfig, get_peft_model
 
@@ -64,18 +71,18 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model) -> SafeModel:
     """The safe model below a peft wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @torch.no_grad()
-def merge(model: nn.Module) -> nn.Module:
+def merge(model) -> SafeModel:
     """The safe model with its adapters merged."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-def with_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
+def with_weights(model: "PeftModel", weights: dict[str, torch.Tensor]) -> "PeftModel":
     """A copy of a model with adapters, whose own weights are sharded, with `weights` under the same names. It is for
     merging and saving: what is not saved with a model, it lacks."""
     with needs_extra("train"):

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from ..evaluation.metrics import load_metric
 from ..extras import needs_extra
 from ..modeling.model_card import write_model_card
 from ..modeling.safety_decision import predicted_ids
+from .arguments import SafetyTrainingArguments
 from .checkpoints import STATE, remove_older
 from .stages import merge, unwrap, with_weights
 from .terminal import replace_progress
@@ -31,13 +33,15 @@ class SafetyTrainer(Trainer):
     """[`Trainer`] that also logs `lm_loss`, `safety_loss`, `level_accuracy` and `category_accuracy` of the training
     batches, and evaluates verdicts and generated answers on `eval_dataset` (records, see data/records.py)."""
 
+    args: SafetyTrainingArguments
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         replace_progress(self)
-        self._parts = {"train": {}, "eval": {}}
+        self._parts: dict[str, dict[str, list[torch.Tensor]]] = {"train": {}, "eval": {}}
         if is_deepspeed_zero3_enabled():
             # Loading for ZeRO-3 keeps all renamings there are, not only those it made, and saving would undo all.
-            unwrap(self.model)._weight_conversions = None
+            unwrap(self.model)._weight_conversions = None  # type: ignore[assignment]  # declared nowhere
 
     @property
     def is_sharded(self) -> bool:
@@ -85,10 +89,12 @@ class SafetyTrainer(Trainer):
             logs = {**logs, **self._collected("train")}
         super().log(logs, *args, **kwargs)
 
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update(self._collected("eval", f"{metric_key_prefix}_"))
-        return output
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        collected = self._collected("eval", f"{metric_key_prefix}_")
+        return output._replace(metrics={**(output.metrics or {}), **collected})
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Losses, verdicts and answers on the records; logged and returned with `metric_key_prefix`."""
@@ -104,20 +110,21 @@ class SafetyTrainer(Trainer):
         Each process answers its share; where the weights are sharded, all answer all, in step."""
         model, state = self.accelerator.unwrap_model(self.model), self.accelerator.state
         safety_config = unwrap(model).config.safety_config
-        options = {
-            "batch_size": self.args.per_device_eval_batch_size,
+        answer = partial(
+            answer_records,
+            batch_size=self.args.per_device_eval_batch_size,
             # Without a terminal there are lines in place of the bar.
-            "progress": self.is_world_process_zero() and not (self.args.disable_tqdm and sys.stderr.isatty()),
-        }
+            progress=self.is_world_process_zero() and not (self.args.disable_tqdm and sys.stderr.isatty()),
+        )
         if self.is_sharded:
             if self.is_fsdp_enabled:
                 # The Trainer's wrapper around `generate` rebuilds what it returns in bfloat16, and drops the verdicts.
                 vars(model).pop("generate", None)
                 model.unshard()  # what lies in no layer; the layers see to themselves
-            predictions = answer_records(model, self.processing_class, records, **options)
+            predictions = answer(model, self.processing_class, records)
         else:
             share = list(records)[state.process_index :: state.num_processes]
-            predictions = gather_object(answer_records(unwrap(model), self.processing_class, share, **options))
+            predictions = gather_object(answer(unwrap(model), self.processing_class, share))
         return judge_predictions(predictions, safety_config)
 
     def save_model(self, output_dir=None, _internal_call: bool = False):
@@ -182,20 +189,22 @@ class SafetyTrainer(Trainer):
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         # Checkpoints keep LLaVA's published names of the weights. The Trainer would look for the modules' own, and go
         # on with the language model that it has.
-        loaded = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
-        self.model.load_state_dict(loaded.state_dict())
+        own = unwrap(self.model)
+        loaded = type(own).from_pretrained(resume_from_checkpoint, dtype=own.dtype)
+        own.load_state_dict(loaded.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.is_deepspeed_enabled and checkpoint is not None:
+        if self.is_deepspeed_enabled and checkpoint is not None and self.optimizer is not None:
             # From a universal checkpoint, ZeRO-3 counts the steps of all parameter groups in one and the same tensor.
             for state in filter(lambda state: torch.is_tensor(state.get("step")), self.optimizer.state.values()):
                 state["step"] = state["step"].clone()
 
     def _load_best_model(self):
-        if self._loads_by_key():
+        best = self.state.best_model_checkpoint
+        if best is None or self._loads_by_key():
             return super()._load_best_model()
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        self._load_from_checkpoint(best)
 
     def _loads_by_key(self) -> bool:
         """Whether checkpoints are not `save_pretrained`'s: adapters, FSDP's and DeepSpeed's."""

@@ -29,12 +29,12 @@ def _register(family: Family):
 
     architecture = family.model.__name__
     # The engine would run every safe model in its own way, and judge the images without their question.
-    if family.model.safe_model_class.vllm_gap is not None:
+    if family.base_model.vllm_gap is not None:
         MODELS_CONFIG_MAP[architecture] = UnservedSettings
         return
     MODELS_CONFIG_MAP[architecture] = SafeSettings
     # The engine builds the base model by AutoModel and brings its own language model head.
-    AutoModel.register(family.config, family.model.safe_model_class, exist_ok=True)
+    AutoModel.register(family.config, family.base_model, exist_ok=True)
     if architecture not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(architecture, ":".join(MODEL))
     # With `--model-impl transformers` the names of this table alone are not looked up in remote code.

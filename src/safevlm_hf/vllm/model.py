@@ -25,7 +25,7 @@ from .settings import read_policy
 class SafeModelForVllm(TransformersMultiModalForCausalLM):
     # The head's question is made of the word embeddings, so no adapter may change them. The engine applies adapters
     # below the language model alone: tower, connector and safety modules stay as they are.
-    embedding_modules = {}
+    embedding_modules: dict[str, str] = {}
 
     def __init__(self, *, vllm_config, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -92,8 +92,10 @@ class SafeModelForVllm(TransformersMultiModalForCausalLM):
         counts = torch.stack([sample[COUNTS].sum() for sample in samples]).to(device)
         if self.config.safety_config.reads_words:
             words = [torch.stack([question, torch.ones_like(question)], dim=-1) for question in questions]
-            words, nothing = pad_sequence(words, batch_first=True), torch.zeros(len(samples), 1, device=device)
-            return SafetyInputs(nothing[..., None], nothing.bool(), counts, policy=self.policy, question_ids=words)
+            question_ids, nothing = pad_sequence(words, batch_first=True), torch.zeros(len(samples), 1, device=device)
+            return SafetyInputs(
+                nothing[..., None], nothing.bool(), counts, policy=self.policy, question_ids=question_ids
+            )
         ids = pad_sequence(questions, batch_first=True)
         lengths = torch.tensor([len(question) for question in questions], device=device)
         mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
@@ -113,7 +115,7 @@ class _OfBackbone:
 
 def _by_prompt(items: list[dict]) -> list[list[dict]]:
     """The pictures of one prompt that come one after another, in the order of their places."""
-    prompts = []
+    prompts: list[list[dict]] = []
     for item in items:
         before = prompts[-1][-1] if prompts else None
         if before is not None and torch.equal(before[DIGEST], item[DIGEST]) and before[PLACE] < item[PLACE]:

@@ -123,7 +123,7 @@ class SafeMultiModalProcessor(MultiModalProcessor):
         data = {"text": [processor.image_token * len(images)], "images": [[_as_judged(image) for image in images]]}
         outputs = self.info.ctx.call_hf_processor(processor, {**data, "return_text_replacement_offsets": True})
         family = BY_MODEL_TYPE[processor.config_class.model_type]
-        names = ("pixel_values", *family.model.safe_model_class.image_arguments)
+        names = ("pixel_values", *family.base_model.image_arguments)
         sample = {OF_SAMPLE + name: torch.as_tensor(outputs[name]) for name in names if name in outputs}
         texts = [replaced["replacement"] for replaced in outputs["text_replacement_offsets"][0]]
         return sample, [tokenizer.encode(text, add_special_tokens=False) for text in texts]

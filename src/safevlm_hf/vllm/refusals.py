@@ -32,7 +32,7 @@ class Decisions:
 
     def __init__(self, max_size: int = 2**18):
         self.max_size = max_size
-        self.by_key = OrderedDict()
+        self.by_key: OrderedDict[int, Decision] = OrderedDict()
 
     def add(self, key: int, decision: Decision):
         """Keep the decision on the image with this key. A refusal stays: no later image can take its place."""

@@ -14,6 +14,7 @@ from vllm.transformers_utils.processor import cached_processor_from_config
 from vllm.utils.async_utils import make_async
 
 from ..modeling.question_mask import QuestionSpans, find_question, has_texts, token_turns
+from ..modeling.safety_words import SafetyWords
 from .prompts import QUESTION, RenderedQuestion, read_words, words_of_tokens
 from .settings import read_operator, read_policy
 
@@ -94,13 +95,13 @@ class SafeRenderer(HfRenderer):
     def _tokenise(self, prompt, spans: QuestionSpans | None):
         tokenizer, text = self.get_tokenizer(), prompt["prompt"]
         has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-        is_found = spans is not None and spans.text == text and tokenizer.is_fast
-        encoded = tokenizer(text, add_special_tokens=not has_bos, return_offsets_mapping=is_found)
+        found = spans if spans is not None and spans.text == text and tokenizer.is_fast else None
+        encoded = tokenizer(text, add_special_tokens=not has_bos, return_offsets_mapping=found is not None)
         prompt = {**prompt, "prompt_token_ids": encoded["input_ids"]}
         if self.words is not None:
             special = cached_processor_from_config(self.model_config).special_texts
             prompt[WORDS] = self.words.of_prompt(text, spans, special)
-        return {**prompt, TURNS: token_turns(encoded["offset_mapping"], spans.spans)} if is_found else prompt
+        return prompt if found is None else {**prompt, TURNS: token_turns(encoded["offset_mapping"], found.spans)}
 
     def _process_tokens(self, prompt, **kwargs):
         return super()._process_tokens(self._with_question(prompt), **kwargs)
@@ -116,7 +117,7 @@ class SafeRenderer(HfRenderer):
                 raise ValueError("The prompt has image tokens and no images.")
             return prompt
         if self.words is not None:
-            question = self._words(prompt["prompt_token_ids"], prompt.get(WORDS))
+            question = self._words(self.words, prompt["prompt_token_ids"], prompt.get(WORDS))
         else:
             question = self._question(prompt["prompt_token_ids"], prompt.get(TURNS))
         return {**prompt, "mm_processor_kwargs": {QUESTION: question, **(prompt.get("mm_processor_kwargs") or {})}}
@@ -127,16 +128,15 @@ class SafeRenderer(HfRenderer):
         is_text = np.array(prompt_ids) != config.image_token_id
         if config.safety_config.head_pooling == "first":  # of the prompt, whoever said it
             return np.array(prompt_ids, dtype=int)[is_text].view(RenderedQuestion)
-        turns = (
-            np.array(turns if turns is not None and len(turns) == len(prompt_ids) else is_text, dtype=int) * is_text
-        )
-        turns = turns if turns.any() else is_text.astype(int)
-        return np.array(prompt_ids, dtype=int)[self._are_remembered(turns)].view(RenderedQuestion)
+        is_whole = turns is not None and len(turns) == len(prompt_ids)
+        counted = np.array(turns if is_whole else is_text, dtype=int) * is_text
+        remembered = self._are_remembered(counted if counted.any() else is_text.astype(int))
+        return np.array(prompt_ids, dtype=int)[remembered].view(RenderedQuestion)
 
-    def _words(self, prompt_ids: list[int], words: list[list[int]] | None) -> RenderedQuestion:
+    def _words(self, rule: SafetyWords, prompt_ids: list[int], words: list[list[int]] | None) -> RenderedQuestion:
         """Ids of the head's own words, as [`_question`] gives those of tokens."""
         if words is None:
-            question = words_of_tokens(self.words, self.get_tokenizer(), self.model_config.hf_config, prompt_ids)
+            question = words_of_tokens(rule, self.get_tokenizer(), self.model_config.hf_config, prompt_ids)
             return question.view(RenderedQuestion)
         ids, turns = np.array(words, dtype=int).reshape(-1, 2).T
         return ids[self._are_remembered(turns)].view(RenderedQuestion)

@@ -111,7 +111,7 @@ class UnservedSettings(VerifyAndUpdateConfig):
     def verify_and_update_model_config(model_config):
         family = BY_MODEL_TYPE[model_config.hf_config.model_type]
         raise ValueError(
-            f"{family.model.__name__} cannot be served with vLLM yet: {family.model.safe_model_class.vllm_gap}. "
+            f"{family.model.__name__} cannot be served with vLLM yet: {family.base_model.vllm_gap}. "
             "`safevlm serve` serves it."
         )
 

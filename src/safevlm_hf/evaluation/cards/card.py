@@ -133,8 +133,9 @@ def _check_policies(folder: Path, own: Sequence[EvaluationResult]):
     """General ability under a policy that was loosened for it says nothing beside safety under the shipped one."""
     for result in own:
         policy, protocol = result.system.policy, result.protocol
-        has_policy = policy is not None and not is_off(result) and has_ability(protocol.benchmark)
-        if has_policy and _without_empty(policy) != _without_empty(_shipped_policy(folder)):
+        if policy is None or is_off(result) or not has_ability(protocol.benchmark):
+            continue
+        if _without_empty(policy) != _without_empty(_shipped_policy(folder)):
             raise ValueError(
                 f"{protocol.benchmark}, {protocol.split}: {shorten(result.system.name)} is under another policy than "
                 "the one that the checkpoint ships, and general ability stands in a card under that one alone. "

@@ -91,7 +91,7 @@ class Overlap:
         }
 
 
-def find_overlap(train: Mapping[str | os.PathLike, Iterable[Mapping]], loaded: Loaded) -> Overlap:
+def find_overlap(train: Mapping[Path, Iterable[Mapping]], loaded: Loaded) -> Overlap:
     """
     Args:
         train: training files to their records, as `load_records` gives them.
@@ -163,7 +163,7 @@ def _paths(named: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
     return found
 
 
-def _short_names(paths: Sequence[str | os.PathLike]) -> dict[str | os.PathLike, str]:
+def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
     """Path of each file to its name, with as many folders as tell it from the others: where somebody's folders lie is
     nobody's business."""
     parts = [Path(path).resolve().parts for path in paths]

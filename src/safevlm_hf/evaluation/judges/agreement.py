@@ -75,9 +75,7 @@ def _compare(names: tuple[str, str], ones: Sequence[Judgement], others: Sequence
         "labels": labels,
         "confusion": [[list(zip(first, second)).count((a, b)) for b in labels] for a in labels] if judged else [],
         "differing": [
-            {"item_id": a.item_id, "labels": [_said(a), _said(b)]}
-            for (a, b), x, y in zip(judged, first, second)
-            if x != y
+            {"item_id": a.item_id, "labels": [a.said, b.said]} for (a, b), x, y in zip(judged, first, second) if x != y
         ],
     }
 
@@ -104,15 +102,12 @@ def _kappa(cells: np.ndarray, num_labels: int, is_quadratic: bool) -> tuple[floa
 
 
 def _category(judgement: Judgement, same: Mapping[str, str], scale: tuple[float, float]) -> str | int:
-    if judgement.score is None:
-        return same.get(judgement.label, judgement.label)
+    said = judgement.said
+    if isinstance(said, str):
+        return same.get(said, said)
     lowest, highest = scale
     # A band ends with its highest score, as in the rubrics: 2 is the end of "0 to 2".
-    return min(max(math.ceil((judgement.score - lowest) / (highest - lowest) * BANDS) - 1, 0), BANDS - 1)
-
-
-def _said(judgement: Judgement) -> str | float:
-    return judgement.label if judgement.score is None else judgement.score
+    return min(max(math.ceil((said - lowest) / (highest - lowest) * BANDS) - 1, 0), BANDS - 1)
 
 
 def _kind(judgements: Sequence[Judgement]) -> str | None:

@@ -39,6 +39,19 @@ class Judgement:
         if self.score is not None and not math.isfinite(self.score):
             raise ValueError(f"the score of {shorten(self.item_id)} is {self.score}, expected a finite number")
 
+    @property
+    def said(self) -> str | float:
+        """The label or the score.
+
+        Raises:
+            ValueError: it is a failure.
+        """
+        if self.label is not None:
+            return self.label
+        if self.score is not None:
+            return self.score
+        raise ValueError(f"a judgement of {shorten(self.item_id)} has neither label nor score: {self.failure}")
+
 
 class Judge(ABC):
     """Anything that judges answers. What decides its judgements is in `settings`, and nothing else is.

@@ -126,7 +126,7 @@ class EndpointJudge(ReadingJudge):
 
     def _complete(self, request: Request) -> str:
         """The server's reply."""
-        content = [{"type": "text", "text": request.text}]
+        content: list[dict] = [{"type": "text", "text": request.text}]
         content += [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
         options = {name: value for name, value in self.options.items() if value is not None}
         completion = self._client.chat.completions.create(

@@ -70,7 +70,7 @@ class JudgePrompt:
             ValueError: as `check`.
         """
         self.check(item)
-        hidden = {name: item.labels[label] for label, name in MATERIAL.items() if label in item.labels}
+        hidden = {name: str(item.labels[label]) for label, name in MATERIAL.items() if label in item.labels}
         texts = {"question": conversation(item)} | hidden | self._answers(item, answer)
         texts = {name: defuse(text) for name, text in texts.items()}
         mark = digest([*texts.values()])[:16]
@@ -116,9 +116,9 @@ class JudgePrompt:
         """The bands that the item is judged by, empty where all items are judged alike."""
         if not self.rubrics:
             return ""
-        name = item.labels.get(self.rubric_label)
-        name = self.rubric_names.get(name, name)
-        if name not in self.rubrics:
+        label = item.labels.get(self.rubric_label)
+        name = self.rubric_names.get(label, label) if isinstance(label, str) else label
+        if not isinstance(name, str) or name not in self.rubrics:
             raise ValueError(
                 f"item {shorten(item.id)}: its label {self.rubric_label!r} is {shorten(name)}, expected one that a "
                 f"rubric is for: {', '.join([*self.rubrics, *self.rubric_names])}"
@@ -158,7 +158,7 @@ class PreferencePrompt(JudgePrompt):
 
     def _answers(self, item: Item, answer: str) -> dict[str, str]:
         own, published = self._places(item)
-        texts = {f"{own} answer": answer, f"{published} answer": item.expected}
+        texts = {f"{own} answer": answer, f"{published} answer": item.expected or ""}
         return dict(sorted(texts.items()))
 
     def _places(self, item: Item) -> tuple[str, str]:

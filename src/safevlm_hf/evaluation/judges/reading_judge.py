@@ -178,13 +178,13 @@ class ReadingJudge(Judge):
         fingerprint = self.fingerprint()
         return [
             None
-            if answer.text is None or _length(item, answer) > LONGEST_TEXT
-            else self._request(item, answer, fingerprint)
+            if answer.text is None or _length(item, answer.text) > LONGEST_TEXT
+            else self._request(item, answer.text, fingerprint)
             for item, answer in pairs
         ]
 
-    def _request(self, item: Item, answer: Answer, fingerprint: str) -> Request:
-        text = self.prompt.text(item, answer.text)
+    def _request(self, item: Item, answer: str, fingerprint: str) -> Request:
+        text = self.prompt.text(item, answer)
         images = tuple(item.images) if self.sends_images else ()
         # Pictures count by their bytes, wherever they lie.
         return Request(digest([fingerprint, text, prompt_hash(item) if images else None]), text, images)
@@ -195,7 +195,7 @@ class ReadingJudge(Judge):
         if answer.text is None:
             return no_answer(answer, self.name)
         if request is None:
-            found = f"question and answer have {_length(item, answer)} characters"
+            found = f"question and answer have {_length(item, answer.text)} characters"
             return Judgement(item.id, self.name, failure=f"{found}, more than the {LONGEST_TEXT} that are judged")
         if request.key in failures:
             return Judgement(item.id, self.name, failure=failures[request.key])
@@ -206,8 +206,9 @@ class ReadingJudge(Judge):
             value = self.prompt.parse(reply, item)
         except UnreadableReply as error:
             return Judgement(item.id, self.name, failure=f"unreadable reply: {error}", reply=reply)
-        kind = "label" if self.prompt.outcomes else "score"
-        return Judgement(item.id, self.name, reply=reply, **{kind: value})
+        if isinstance(value, str):
+            return Judgement(item.id, self.name, label=value, reply=reply)
+        return Judgement(item.id, self.name, score=value, reply=reply)
 
     def _cost(self, requests: Sequence[Request | None], cache: JsonLinesCache) -> Cost:
         asked = [one for one in requests if one]
@@ -217,9 +218,10 @@ class ReadingJudge(Judge):
             for one in pending
         )
         replies = len(pending) * self.max_new_tokens
-        money = self.prices and (tokens * self.prices["input"] + replies * self.prices["output"]) / 1e6
+        prices = self.prices
+        money = (tokens * prices["input"] + replies * prices["output"]) / 1e6 if prices else None
         return Cost(len(pending), sum(one.key in cache for one in asked), tokens, replies, money)
 
 
-def _length(item: Item, answer: Answer) -> int:
-    return len(conversation(item)) + len(answer.text)
+def _length(item: Item, answer: str) -> int:
+    return len(conversation(item)) + len(answer)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from ...files import write_text
 from ...intervals.bootstrap import Bootstrap
@@ -156,7 +157,9 @@ def load_result(path: str | os.PathLike) -> EvaluationResult:
     expect(isinstance(data["figures"], list), f"{where}: figures", "a list", data["figures"])
     if isinstance(data["counts"], Mapping):  # results from before it was counted do not have it
         data = {**data, "counts": {"published": None, **data["counts"]}}
-    records = {name: record_from_dict(cls, data[name], f"{where}: {name}") for name, cls in PARTS.items()}
+    records: dict[str, Any] = {
+        name: record_from_dict(cls, data[name], f"{where}: {name}") for name, cls in PARTS.items()
+    }
     figures = [
         record_from_dict(Figure, figure, f"{where}: figure {number}")
         for number, figure in enumerate(data["figures"], start=1)

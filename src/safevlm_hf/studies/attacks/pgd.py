@@ -126,7 +126,7 @@ def _gradients(
 ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
     leaves = [picture.detach().requires_grad_() for picture in pictures]
     found = losses(leaves, rows)
-    gradients = torch.autograd.grad(found.sum(), leaves, allow_unused=True) if found.requires_grad else [None]
-    if any(gradient is None for gradient in gradients):
+    gradients = torch.autograd.grad(found.sum(), leaves, allow_unused=True) if found.requires_grad else ()
+    if len(gradients) < len(leaves) or any(gradient is None for gradient in gradients):
         raise ValueError("no gradient arrives at the pixels: the loss does not depend on them, or not differentiably")
     return found.detach().cpu(), gradients

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
+from transformers import BatchFeature
 
 from ...data.records import IGNORE_INDEX, load_image
 from ...modeling.safety_assessment import TOKEN_TYPES
@@ -81,5 +82,5 @@ class WhiteBox:
         return self.model.model.prepare_safety_inputs(**text, policy=self.policy, condition_ids=condition_ids)
 
 
-def _text_inputs(batch: dict, device) -> dict[str, torch.Tensor]:
+def _text_inputs(batch: BatchFeature, device) -> dict[str, torch.Tensor]:
     return {name: batch[name].to(device) for name in (*VERDICT_INPUTS, *TOKEN_TYPES) if name in batch}

@@ -6,12 +6,13 @@ Load them with `use_safetensors=True`; remote code is never needed.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from transformers import BatchFeature, PreTrainedModel
 
 from ...data.records import load_image
 from ...evaluation.answering_items import AnswerBatch
@@ -68,12 +69,16 @@ def guard_candidate(undefended: Candidate, name: str, guard: Guard, threshold: f
     refusal = REFUSALS["en"]["*"]
 
     def answer(items: Sequence[Item]) -> list[Answer]:
-        risks = dict(zip([item.id for item in items], guard(items), strict=True))
-        passed = [item for item in items if risks[item.id] is not None and risks[item.id] < threshold]
+        judged = list(zip(items, guard(items), strict=True))
+        passed = [item for item, risk in judged if risk is not None and risk < threshold]
         given = {one.item_id: one for one in (undefended.answer(passed) if passed else ())}
-        return [_combine(item.id, risks[item.id], given.get(item.id), refusal) for item in items]
+        return [_combine(item.id, risk, given.get(item.id), refusal) for item, risk in judged]
 
-    options = {"defence": "guard first", "guard_threshold": threshold, "refusal_hash": short_digest(refusal)}
+    options: dict[str, str | float] = {
+        "defence": "guard first",
+        "guard_threshold": threshold,
+        "refusal_hash": short_digest(refusal),
+    }
     options |= {f"guard_{name}": value for name, value in guard.options.items()}
     system = replace(undefended.system, name=name, options={**undefended.system.options, **options})
     return Candidate(system, answer, NAMES)
@@ -87,7 +92,7 @@ def _combine(item_id: str, risk: float | None, answer: Answer | None, refusal: s
     return replace(answer, action="answer", level=SAFE, category=SAFE, risk=risk)
 
 
-def describe_checkpoint(checkpoint: str, model) -> str:
+def describe_checkpoint(checkpoint: str, model: PreTrainedModel) -> str:
     """A folder by its weights, anything else by its name and commit on the Hub."""
     if Path(checkpoint).is_dir():
         return weights_hash(checkpoint)
@@ -113,13 +118,13 @@ class ImageGuard:
         ValueError: no label, or one that the model does not have.
     """
 
-    model: torch.nn.Module
-    image_processor: object
+    model: PreTrainedModel
+    image_processor: Callable[..., BatchFeature]
     checkpoint: str
     unsafe_labels: Sequence[str]
 
     def __post_init__(self):
-        known = [*self.model.config.id2label.values()]
+        known = [*(self.model.config.id2label or {}).values()]
         unknown = [label for label in self.unsafe_labels if label not in known]
         if unknown or not self.unsafe_labels:
             raise ValueError(
@@ -139,7 +144,8 @@ class ImageGuard:
     def _risks(self, pictures: list) -> list[float]:
         inputs = self.image_processor(images=pictures, return_tensors="pt").to(self.model.device, self.model.dtype)
         probabilities = self.model(**inputs).logits.float().softmax(dim=-1)
-        rows = [row for row, label in self.model.config.id2label.items() if label in self.unsafe_labels]
+        labels = self.model.config.id2label or {}
+        rows = [row for row, label in labels.items() if label in self.unsafe_labels]
         return probabilities[:, rows].sum(dim=-1).clamp(max=1.0).tolist()
 
 
@@ -156,8 +162,8 @@ class ZeroShotGuard:
         ValueError: no texts on one side.
     """
 
-    model: torch.nn.Module
-    processor: object
+    model: PreTrainedModel
+    processor: Callable[..., BatchFeature]
     checkpoint: str
     unsafe_texts: Sequence[str] = UNSAFE_TEXTS
     safe_texts: Sequence[str] = SAFE_TEXTS
@@ -190,6 +196,7 @@ class GenerativeGuard:
 
     Attributes:
         check: its answers, as `model_answers` gives them.
+        model: what gives them.
         checkpoint: folder or Hub id.
         prompt: what it is asked, with `{question}` in it; `None` for a guard whose chat template has its own words.
         special_tokens: of the guard, as `special_tokens` finds them. In texts they are made plain text.
@@ -199,6 +206,7 @@ class GenerativeGuard:
     """
 
     check: AnswerBatch
+    model: PreTrainedModel
     checkpoint: str
     prompt: str | None = GUARD_PROMPT
     special_tokens: Sequence[str] = ()
