@@ -35,7 +35,7 @@ def main():
     for name, columns in rates.items():
         print(f"| {name} | {' | '.join(map(shown, columns))} |")
     recall, false_refusals = rates["rules"]
-    sys.exit(int(recall.share < args.min_recall or false_refusals.share > args.max_false_refusals))
+    sys.exit(int(recall.value < args.min_recall or false_refusals.value > args.max_false_refusals))
 
 
 def read_answers(folder: Path) -> dict[str, list[str]]:

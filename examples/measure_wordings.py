@@ -64,7 +64,8 @@ def main():
         records = list(load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS))
         judge = partial(give_verdicts, model, processor, progress=False)
         print("| the question | risky pictures, flagged | clean pictures, flagged |\n|---|---|---|")
-        for row in (*typing_rows(), *wording_rows(args.part), *attack_rows(), *benchmark_rows(args.mossbench)):
+        of_benchmarks = benchmark_rows(args.mossbench)
+        for row in (*typing_rows(), *wording_rows(args.part), *short_rows(args.part), *attack_rows(), *of_benchmarks):
             asked = row.convert(records)
             print_row(row.name, asked, judge(asked))
         for name, asked in split_rows(records).items():
@@ -72,6 +73,16 @@ def main():
         measure_changes(judge, records, args.part)
         measure_few_words(model, processor, records, args.part)
     measure_first_messages(model, processor, args.part)
+
+
+def short_rows(part: str) -> Iterator[Row]:
+    """Requests of at most three words: a window of four that holds them holds words around them, too."""
+    short = [one.text for one in wordings_of_others("content", part=part) if len(one.text.split()) <= 3]
+    looks, rng = [one.text for one in wordings_of_others("look", part=part)], random.Random(0)
+    beside = [" ".join(rng.sample((request, rng.choice(looks)), 2)) for request in short for _ in range(4)]
+    rows = {"requests of at most 3 words": short, "the same beside a question about the look": beside}
+    for name, texts in rows.items():
+        yield Row(name, (Part(),), convert=partial(ask_in_words, texts=texts, prose=[]))
 
 
 def attack_rows() -> Iterator[Row]:

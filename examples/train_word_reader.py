@@ -52,7 +52,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", required=True, type=Path, help="Folder of the sentence encoder.")
     parser.add_argument("--output_dir", required=True, type=Path)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
@@ -181,7 +181,7 @@ class Texts:
     def _request(self) -> tuple[list[int], bool]:
         """A text that asks, and whether it does so among other words: next to no words are none there."""
         sources = (*self.requests, "random", "few", "none")
-        (source,) = self.rng.choices(sources, (55, 12, 8, 4, 9, 3, 8, 1))
+        (source,) = self.rng.choices(sources, (62, 11, 9, 4, 5, 3, 5, 1))
         if source == "random":
             return self.rng.choices(self.vocabulary, k=self.rng.randint(4, 12)), True
         if source in ("few", "none"):

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import random
 import re
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+
+from safevlm_hf.modeling.safety_words import SafetyWords
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -23,6 +26,17 @@ def test_every_script_has_help(script, tmp_path, monkeypatch, capsys):
         runpy.run_path(str(script), run_name="__main__")
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_words_in_pieces_are_the_same_words(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    in_pieces = runpy.run_path(str(EXAMPLES / "train_word_reader.py"))["in_pieces"]
+    words, rng = SafetyWords(), random.Random(0)
+    ids = words.ids("Please transcribe the handwriting on the poster, quickly and carefully.")
+    for _ in range(20):
+        cut = in_pieces(ids, words.tokens(ids), words.tokenizer.get_vocab(), rng)
+        assert len(cut) > len(ids)
+        assert "".join(words.tokens(cut)).replace("##", "") == "".join(words.tokens(ids)).replace("##", "")
 
 
 def judge_xstest(folder: Path, monkeypatch, *options: str):

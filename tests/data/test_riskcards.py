@@ -21,7 +21,7 @@ from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT
 
 @pytest.fixture(scope="module")
 def train_cards():
-    return list(draw_riskcards("train", 1000, surroundings="alone"))
+    return list(draw_riskcards("train", 2000, surroundings="alone"))
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def test_written_records_are_the_published_form_and_pairs_share_a_file(tmp_path)
     cards = list(draw_riskcards("train", 60, seed=2, surroundings="alone"))
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert path == tmp_path / "train-alone.jsonl" and len(records) == 60
-    files = defaultdict(set)
+    images = defaultdict(set)
     for record, card in zip(records, cards, strict=True):
         assert (record["safe_type"], record["safe_level"]) == (card.safety_category, card.safety_level)
         assert record["conversations"] == [
@@ -231,9 +231,21 @@ def test_written_records_are_the_published_form_and_pairs_share_a_file(tmp_path)
         assert (record["region"], record["pair_id"], record["font"]) == (card.region, card.pair_id, card.font)
         with Image.open(tmp_path / record["image"]) as image:
             assert image.size == (336, 336)
-        files[record["image"]].add(record["pair_id"])
-    assert all(len(pair_ids) == 1 for pair_ids in files.values())
-    assert len(files) == 60 - sum(card.pair_id is not None for card in cards) / 2
+        images[record["image"]].add(id(card.image))
+    assert all(len(ids) == 1 for ids in images.values())
+    assert len(images) == len({id(card.image) for card in cards})
+
+
+def test_training_asks_twice_about_each_picture_in_other_words():
+    cards = list(draw_riskcards("train", 60, seed=2))
+    asked = Counter(id(card.image) for card in cards if card.pair_id is None)
+    assert set(asked.values()) <= {1, 2} and Counter(asked.values())[2] > len(asked) * 0.8
+    texts = defaultdict(set)
+    for card in cards:
+        texts[id(card.image)].add(json.dumps(card.messages))
+    assert sum(len(found) > 1 for found in texts.values()) > len(texts) * 0.8
+    held_out = list(draw_riskcards("test", 60))
+    assert max(Counter(id(card.image) for card in held_out).values()) <= 2
 
 
 def test_written_files_are_reused_only_for_the_same_arguments(tmp_path):

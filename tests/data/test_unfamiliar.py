@@ -48,3 +48,20 @@ def test_unfamiliar_words_take_the_verdict_of_the_picture():
     cards = [card for card in draw_riskcards("train", 1500) if card.question in foreign | few]
     assert {card.safety_level > 0 for card in cards} == {True, False}
     assert all(card.kind in ("request", "read", "address", "name") for card in cards)
+
+
+def test_next_to_no_words_stand_alone_in_training():
+    few = set(wordings_by_hand("few"))
+    cards = [card for card in draw_riskcards("train", 1500) if card.question in few]
+    assert len(cards) > 10
+    for card in cards:
+        assert [message["role"] for message in card.messages] == ["user"]
+        assert card.messages[0]["content"][-1]["text"] == card.question
+
+
+def test_training_asks_for_the_look_beside_requests():
+    looks = [text for text in wordings_by_hand("look") if "{" not in text and len(text) > 20]
+    cards = [card for card in draw_riskcards("train", 1500) if card.kind in ("request", "read")]
+    beside = [card for card in cards if any(text in card.question for text in looks)]
+    assert {card.safety_level > 0 for card in beside} == {True, False}
+    assert all(card.question not in looks for card in beside)

@@ -145,7 +145,7 @@ def _write_pictures(cards: Iterator[RiskCard], folder: Path, name: str, answer: 
         files = []
         for place, image in enumerate(card.images):
             shared = [file for file, other in zip(last_files, last_images) if other is image]
-            if not shared:  # the second question of a pair shares its picture
+            if not shared:  # further questions about a picture share its file
                 image.save(folder / f"{index:06d}-{place}.jpg", quality=90)
             files.append(shared[0] if shared else f"{index:06d}-{place}.jpg")
         last_files, last_images = files, card.images

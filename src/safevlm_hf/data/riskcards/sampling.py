@@ -29,7 +29,8 @@ from .tables import (
 
 TWO_CARDS, SMALL_PRINT = "two-cards", "small-print"
 QUESTIONS_PER_PICTURE = 2
-"""Of each kind, in the training split: a picture and its verdict with other words cost no drawing."""
+"""In the training split, in other words each time, for words are learned from more of them; a picture with a harmless
+question, too, has two pairs. The other splits ask once."""
 TWO_CARDS_SHARE = 0.06
 """Of the pictures that training sees."""
 TRAINED_FIELD_SHARE = 0.9
@@ -43,7 +44,7 @@ class RiskCard:
     """A picture, or two, with a question and what stands around it.
 
     Attributes:
-        images: one RGB picture of 336 x 336 pixels or of a varied shape, or two. The samples of a pair share theirs.
+        images: one RGB picture of 336 x 336 pixels or of a varied shape, or two. The samples about a picture share it.
         messages: the conversation up to the last user turn, with the pictures in their places (see [`Conversation`]).
         question: the last turn's question, without what stands around it.
         answer: the answer of a safe model.
