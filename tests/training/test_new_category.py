@@ -6,7 +6,7 @@ import yaml
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import NEW_CATEGORY, write_riskcards
-from safevlm_hf.evaluation.answering import answer_records
+from safevlm_hf.evaluation.answering import give_verdicts
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from safevlm_hf.training.arguments import CONFIGS
 from safevlm_hf.training.run import run_stage1
@@ -24,9 +24,15 @@ def train(name: str, folder, **changes):
 def category_accuracy(checkpoint, file, only_new=False) -> float:
     model = SafeLlavaForConditionalGeneration.from_pretrained(checkpoint)
     processor = SafeLlavaProcessor.from_pretrained(checkpoint)
-    records = load_records(file, [*DEFAULT_CATEGORIES, NEW_CATEGORY], DEFAULT_LEVELS)
-    predictions = answer_records(model, processor, records, batch_size=32, max_new_tokens=1, progress=False)
-    right = [one.verdict_category == one.category for one in predictions if not only_new or one.category == 7]
+    names = [*DEFAULT_CATEGORIES, NEW_CATEGORY]
+    records = load_records(file, names, DEFAULT_LEVELS)
+    answers = give_verdicts(model, processor, records, progress=False)
+    labels = [names[record["safety_category"]] for record in records]
+    right = [
+        answer.category == label
+        for label, answer in zip(labels, answers, strict=True)
+        if not only_new or label == NEW_CATEGORY
+    ]
     return sum(right) / len(right)
 
 

@@ -14,7 +14,8 @@ from safevlm_hf.training.stages import prepare_stage1
 pytestmark = pytest.mark.ci  # a training for each test
 
 FIGURE = r"\d+\.\d{3}"
-EVALUATED = rf"evaluated: risky prompts answered {FIGURE}, clean prompts refused {FIGURE}, right categories {FIGURE}"
+TITLES = ("risky prompts answered", "clean prompts refused", "needless warnings", "right categories")
+EVALUATED = "evaluated: " + ", ".join(f"{title} {FIGURE}" for title in TITLES)
 
 
 @pytest.fixture

@@ -8,16 +8,19 @@ from support.tiny_training import create_trainer, step_logs
 from transformers import set_seed
 
 from safevlm_hf.benchmarks.riskcards import items_of
+from safevlm_hf.data.records import IGNORE_INDEX
 from safevlm_hf.demo.figures import held_out_figures
-from safevlm_hf.evaluation.answering import Prediction, give_answers
-from safevlm_hf.modeling.safety_policy import SafetyVerdict
+from safevlm_hf.evaluation.answering import give_answers
+from safevlm_hf.items import Answer
+from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.training.arguments import LoraArguments, SafetyTrainingArguments
 from safevlm_hf.training.stages import prepare_stage1, prepare_stage2, unwrap
-from safevlm_hf.training.trainer import judge_predictions
+from safevlm_hf.training.trainer import judge_answers
 
 
 LORA = LoraArguments(lora_r=4, lora_alpha=8, lora_dropout=0.3)
 FULL = LoraArguments(use_lora=False)
+ACCURACIES = ("level_accuracy", "category_accuracy")
 STAGES = {
     "stage 1": prepare_stage1,
     "stage 2, LoRA": lambda model: prepare_stage2(model, LORA),
@@ -96,25 +99,17 @@ def test_evaluation_judges_verdicts_and_answers(nano_model, nano_processor, risk
     assert metrics["eval_loss"] == pytest.approx(metrics["eval_lm_loss"] + 10 * metrics["eval_safety_loss"], rel=1e-4)
     answers = give_answers(nano_model, nano_processor, riskcards, progress=False)
     figures = {name: one.value for name, one in held_out_figures(items_of(riskcards), answers).items()}
-    for name in ("attack_success_rate", "over_refusal_rate", "level_accuracy", "category_accuracy"):
+    for name in ("attack_success_rate", "over_refusal_rate", "needless_warning_rate", *ACCURACIES):
         assert metrics[f"eval_{name}"] == pytest.approx(figures[name], abs=1e-4)
     logged = {name for log in trainer.state.log_history[:-2] for name in log}  # during training, not at its end
     assert {name for name in metrics if name.startswith("eval_")} <= logged
 
 
 def test_figures_of_unlabelled_records_are_left_out():
-    verdict = SafetyVerdict(
-        sample=0,
-        category="safe",
-        level="safe",
-        risk=0.0,
-        category_probabilities={"safe": 1.0},
-        level_probabilities={"safe": 1.0},
-        condition="safe",
-    )
-    plain, unlabelled = (Prediction("?", "It is four.", "It is four.", verdict=seen) for seen in (None, verdict))
-    figures = judge_predictions([plain, unlabelled], None)
-    assert not {"attack_success_rate", "over_refusal_rate", "level_accuracy"} & set(figures)
+    record = {"safety_level": IGNORE_INDEX, "safety_category": IGNORE_INDEX}
+    judged = Answer("1", "It is four.", action="answer", level="safe", category="safe", risk=0.0)
+    figures = judge_answers([(record, Answer("0", "It is four.")), (record, judged)], SafetyConfig())
+    assert not {"attack_success_rate", "over_refusal_rate", "needless_warning_rate", "level_accuracy"} & set(figures)
     assert all(isinstance(value, float) for value in figures.values())
 
 

@@ -1,10 +1,8 @@
 """Greedy answers and verdicts to records, or verdicts alone."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from ..asking import ask_records, assess_records, encode_prompts, generate, last_answer, verdicts_by_row
-from ..data.records import IGNORE_INDEX
 from ..items import Answer
 from ..modeling.safety_policy import SafetyVerdict, strictest_verdict
 from .judges.rules import AnswerClass, classify_answer
@@ -32,9 +30,12 @@ def give_answers(
     Returns:
         One answer per record, in their order; the id of each is the number of its record, as in `Item`s of these.
     """
-    return _as_answers(
-        _generated(model, processor, records, batch_size, max_new_tokens, progress, question_mask, **generate_kwargs)
-    )
+
+    def answer(batch: Sequence[dict]) -> list[tuple[str, list]]:
+        inputs = encode_prompts(processor, batch, question_mask)
+        return _answer(model, processor, inputs, max_new_tokens=max_new_tokens, **generate_kwargs)
+
+    return _as_answers(ask_records(answer, model, records, batch_size, "answering", progress))
 
 
 def give_verdicts(
@@ -98,16 +99,6 @@ def item_id(number: int) -> str:
     return f"{number:06d}"
 
 
-def _generated(model, processor, records, batch_size, max_new_tokens, progress, question_mask, **generate_kwargs):
-    """The text and the verdicts of each record."""
-
-    def answer(batch: Sequence[dict]) -> list[tuple[str, list]]:
-        inputs = encode_prompts(processor, batch, question_mask)
-        return _answer(model, processor, inputs, max_new_tokens=max_new_tokens, **generate_kwargs)
-
-    return ask_records(answer, model, records, batch_size, "answering", progress)
-
-
 def _answer(model, processor, inputs, **generate_kwargs) -> list[tuple[str, list]]:
     texts, verdicts = generate(model, processor, inputs, do_sample=False, num_beams=1, **generate_kwargs)
     return [(text.strip(), found) for text, found in zip(texts, verdicts, strict=True)]
@@ -115,61 +106,6 @@ def _answer(model, processor, inputs, **generate_kwargs) -> list[tuple[str, list
 
 def _as_answers(found: Iterable[tuple[str | None, Sequence[SafetyVerdict]]]) -> list[Answer]:
     return [to_answer(item_id(number), text, verdicts) for number, (text, verdicts) in enumerate(found)]
-
-
-# --------------------------------------------------------------------------------------------------
-# As the trainer's figures take them: ids in place of names
-# --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """An answer beside the labels of its record, -100 where there are none, as ids."""
-
-    question: str
-    answer: str
-    expected: str
-    level: int = IGNORE_INDEX
-    category: int = IGNORE_INDEX
-    verdict: SafetyVerdict | None = None
-
-    @property
-    def verdict_level(self) -> int | None:
-        return None if self.verdict is None else list(self.verdict.level_probabilities).index(self.verdict.level)
-
-    @property
-    def verdict_category(self) -> int | None:
-        if self.verdict is None:
-            return None
-        return list(self.verdict.category_probabilities).index(self.verdict.category)
-
-
-def answer_records(
-    model,
-    processor,
-    records: Sequence[dict],
-    batch_size: int = 16,
-    max_new_tokens: int = 32,
-    progress: bool = True,
-    question_mask: bool = True,
-    **generate_kwargs,
-) -> list[Prediction]:
-    """As `give_answers`, for the trainer's figures."""
-    records = list(records)
-    found = _generated(
-        model, processor, records, batch_size, max_new_tokens, progress, question_mask, **generate_kwargs
-    )
-    return [
-        Prediction(
-            question=last_text(record, "user"),
-            answer=text,
-            expected=last_text(record, "assistant"),
-            level=record["safety_level"],
-            category=record["safety_category"],
-            verdict=strictest_verdict(verdicts),
-        )
-        for record, (text, verdicts) in zip(records, found, strict=True)
-    ]
 
 
 def last_text(record: dict, role: str) -> str:

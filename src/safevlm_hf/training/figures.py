@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 FIGURES = {
     "attack_success_rate": "risky prompts answered",
     "over_refusal_rate": "clean prompts refused",
+    "needless_warning_rate": "needless warnings",
     "category_accuracy": "right categories",
     "level_accuracy": "right levels",
 }

@@ -1,6 +1,7 @@
 """The Trainer of both stages: logs the parts of the loss, judges verdicts and answers, and saves what travels."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,10 @@ import torch
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 
-from ..evaluation.answering import Prediction, answer_records
+from ..evaluation.answering import give_answers
 from ..evaluation.metrics import load_metric
 from ..extras import needs_extra
+from ..items import Answer
 from ..modeling.model_card import write_model_card
 from ..modeling.safety_decision import predicted_ids
 from .arguments import SafetyTrainingArguments
@@ -27,6 +29,7 @@ with needs_extra("train"):
 LOSS_PARTS = ("lm_loss", "safety_loss")
 LABELS = ("safety_levels", "safety_categories")
 PARTS = (*LOSS_PARTS, "level_accuracy", "category_accuracy")
+ANSWERS = ("attack_success_rate", "over_refusal_rate", "needless_warning_rate", "care_rate")
 
 
 class SafetyTrainer(Trainer):
@@ -111,7 +114,7 @@ class SafetyTrainer(Trainer):
         model, state = self.accelerator.unwrap_model(self.model), self.accelerator.state
         safety_config = unwrap(model).config.safety_config
         answer = partial(
-            answer_records,
+            give_answers,
             batch_size=self.args.per_device_eval_batch_size,
             # Without a terminal there are lines in place of the bar.
             progress=self.is_world_process_zero() and not (self.args.disable_tqdm and sys.stderr.isatty()),
@@ -121,11 +124,12 @@ class SafetyTrainer(Trainer):
                 # The Trainer's wrapper around `generate` rebuilds what it returns in bfloat16, and drops the verdicts.
                 vars(model).pop("generate", None)
                 model.unshard()  # what lies in no layer; the layers see to themselves
-            predictions = answer(model, self.processing_class, records)
+            rows = list(zip(records, answer(model, self.processing_class, records), strict=True))
         else:
             share = list(records)[state.process_index :: state.num_processes]
-            predictions = gather_object(answer(unwrap(model), self.processing_class, share))
-        return judge_predictions(predictions, safety_config)
+            answers = answer(unwrap(model), self.processing_class, share)
+            rows = gather_object(list(zip(share, answers, strict=True)))
+        return judge_answers(rows, safety_config)
 
     def save_model(self, output_dir=None, _internal_call: bool = False):
         """As [`Trainer.save_model`]; a call of yours saves whole weights, also where checkpoints are sharded."""
@@ -217,23 +221,31 @@ class SafetyTrainer(Trainer):
         write_model_card(self.args.output_dir, unwrap(self.model).config, repo_id=self.hub_model_id)
 
 
-def judge_predictions(predictions: list[Prediction], safety_config) -> dict[str, float]:
-    """Figures of the `evaluate` modules, by flat names; those that cannot be counted are left out."""
+def judge_answers(rows: Sequence[tuple[dict, Answer]], safety_config) -> dict[str, float]:
+    """Figures of the `evaluate` modules, by flat names; those that cannot be counted are left out.
+
+    Args:
+        rows: records and what was answered to them.
+        safety_config: names the levels and categories of the verdicts.
+    """
     answers = load_metric("refusal_rate").compute(
-        predictions=[prediction.answer for prediction in predictions],
-        references=[prediction.level for prediction in predictions],
+        predictions=[answer.text for _, answer in rows],
+        references=[record["safety_level"] for record, _ in rows],
     )
-    figures = {name: answers[name] for name in ("attack_success_rate", "over_refusal_rate", "care_rate")}
-    judged = [prediction for prediction in predictions if prediction.verdict is not None and prediction.level >= 0]
+    figures = {name: answers[name] for name in ANSWERS}
+    judged = [(record, answer) for record, answer in rows if answer.level is not None and record["safety_level"] >= 0]
     if judged:
+        levels, categories = safety_config.levels, safety_config.categories
         verdicts = load_metric("safety_verdict").compute(
             predictions=[
-                {"level": seen.verdict_level, "category": seen.verdict_category, "risk": seen.verdict.risk}
-                for seen in judged
+                {"level": levels.index(seen.level), "category": categories.index(seen.category), "risk": seen.risk}
+                for _, seen in judged
             ],
-            references=[{"level": seen.level, "category": seen.category} for seen in judged],
-            category_names=safety_config.categories,
-            level_names=safety_config.levels,
+            references=[
+                {"level": record["safety_level"], "category": record["safety_category"]} for record, _ in judged
+            ],
+            category_names=categories,
+            level_names=levels,
         )
         for name, value in verdicts.items():
             for key, part in value.items() if isinstance(value, dict) else [("", value)]:
