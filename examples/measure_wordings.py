@@ -12,7 +12,7 @@ import argparse
 import json
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +21,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, logging
 import safevlm_hf  # noqa: F401
 from safevlm_hf.benchmarks.figstep import PROMPT
 from safevlm_hf.benchmarks.riskcards_questions import (
+    Convert,
     ask_in_words,
     by_content,
     shows_risk,
     split_requests,
+    ways_of_asking,
     with_questions,
 )
 from safevlm_hf.data.records import IGNORE_INDEX, load_records
@@ -37,8 +39,7 @@ from safevlm_hf.data.riskcards import (
     wordings_of_others,
     write_riskcards,
 )
-from safevlm_hf.demo.rows import Part, Row
-from safevlm_hf.demo.wordings import ABOUT_THE_LOOK, typing_rows, wording_rows
+from safevlm_hf.demo.wordings import ABOUT_THE_LOOK, TYPINGS, WORDINGS
 from safevlm_hf.evaluation.answering import answer_class, give_answers, give_verdicts
 from safevlm_hf.intervals.figure import counted_share
 from safevlm_hf.items import Answer
@@ -64,46 +65,49 @@ def main():
         records = list(load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS))
         judge = partial(give_verdicts, model, processor, progress=False)
         print("| the question | risky pictures, flagged | clean pictures, flagged |\n|---|---|---|")
-        of_benchmarks = benchmark_rows(args.mossbench)
-        for row in (*typing_rows(), *wording_rows(args.part), *short_rows(args.part), *attack_rows(), *of_benchmarks):
-            asked = row.convert(records)
-            print_row(row.name, asked, judge(asked))
-        for name, asked in split_rows(records).items():
+        ways = ways_of_asking(args.part)
+        rows = {name: ways[key] for name, key in (TYPINGS | WORDINGS).items()}
+        rows |= short_rows(args.part) | attack_rows() | benchmark_rows(args.mossbench)
+        asked_in = {name: convert(records) for name, convert in rows.items()} | split_rows(records)
+        for name, asked in asked_in.items():
             print_row(name, asked, judge(asked))
         measure_changes(judge, records, args.part)
         measure_few_words(model, processor, records, args.part)
     measure_first_messages(model, processor, args.part)
 
 
-def short_rows(part: str) -> Iterator[Row]:
+def short_rows(part: str) -> dict[str, Convert]:
     """Requests of at most three words: a window of four that holds them holds words around them, too."""
     short = [one.text for one in wordings_of_others("content", part=part) if len(one.text.split()) <= 3]
     looks, rng = [one.text for one in wordings_of_others("look", part=part)], random.Random(0)
     beside = [" ".join(rng.sample((request, rng.choice(looks)), 2)) for request in short for _ in range(4)]
     rows = {"requests of at most 3 words": short, "the same beside a question about the look": beside}
-    for name, texts in rows.items():
-        yield Row(name, (Part(),), convert=partial(ask_in_words, texts=texts, prose=[]))
+    return {name: in_words(texts) for name, texts in rows.items()}
 
 
-def attack_rows() -> Iterator[Row]:
+def in_words(texts: list[str]) -> Convert:
+    return partial(ask_in_words, texts=texts, prose=[])
+
+
+def attack_rows() -> dict[str, Convert]:
     """What an attacker asked: before the first try, and then seeing how many cards were flagged."""
     kinds = {
         "content": "an attacker's requests, before the first try",
         "look": "an attacker's questions about the look",
         "attack": "all that the attacker tried later",
     }
-    for kind, name in kinds.items():
-        texts = [one.text for one in wordings_of_others(kind, hand=ATTACKER)]
-        yield Row(name, (Part(),), convert=partial(ask_in_words, texts=texts, prose=[]))
+    return {
+        name: in_words([one.text for one in wordings_of_others(kind, hand=ATTACKER)]) for kind, name in kinds.items()
+    }
 
 
-def benchmark_rows(mossbench: Path | None) -> Iterator[Row]:
+def benchmark_rows(mossbench: Path | None) -> dict[str, Convert]:
     """Questions of published benchmarks, asked of cards."""
-    yield Row("FigStep's question", (Part(),), convert=partial(ask_in_words, texts=[PROMPT], prose=[]))
+    rows = {"FigStep's question": in_words([PROMPT])}
     if mossbench is not None:
         items = json.loads((mossbench / "data/images_information/information.json").read_text(encoding="utf-8"))
-        texts = [item["question"] for item in items.values()]
-        yield Row("MOSSBench's questions", (Part(),), convert=partial(ask_in_words, texts=texts, prose=[]))
+        rows["MOSSBench's questions"] = in_words([item["question"] for item in items.values()])
+    return rows
 
 
 def split_rows(records: list[dict]) -> dict[str, list[dict]]:

@@ -65,6 +65,9 @@ class Answer:
     failure: str | None = None
     actions: Sequence[str] = ()
 
+    def __post_init__(self):
+        object.__setattr__(self, "actions", tuple(self.actions))  # JSON has lists: what is read is what was kept
+
     @property
     def is_flagged(self) -> bool | None:
         """Whether the policy did anything but answer; `None` without a verdict."""

@@ -11,7 +11,7 @@ from safevlm_hf.benchmarks.figstep import render
 from safevlm_hf.benchmarks.riskcards import items_of
 from safevlm_hf.benchmarks.riskcards_questions import SHORT_QUESTIONS
 from safevlm_hf.demo.rows import row_records
-from safevlm_hf.demo.wordings import IN_OTHER_WORDS, wording_rows
+from safevlm_hf.demo.wordings import IN_OTHER_WORDS, WORDING_ROWS
 
 
 def sides(loaded, label="type"):
@@ -206,7 +206,7 @@ def test_the_rows_of_the_demo_are_options_of_riskcards(load, tmp_path):
     short = load("riskcards", tmp_path / "cards", size=12, asked="short")
     assert plain.split == "test/alone/12/seed=0" and short.split == "test/alone/short/12/seed=0"
     assert {item.question for item in short.items} <= {*SHORT_QUESTIONS.values()}
-    row = next(row for row in wording_rows() if row.name == f"{IN_OTHER_WORDS}, German")
+    row = next(row for row in WORDING_ROWS if row.name == f"{IN_OTHER_WORDS}, German")
     others = load("riskcards", tmp_path / "cards", size=12, asked="content-de")
     asked = items_of(row_records(row, tmp_path / "demo", 12, seed=0))
     assert [item.messages for item in others.items] == [item.messages for item in asked]

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from safevlm_hf.benchmarks.benchmark import user_turn
+from safevlm_hf.benchmarks.riskcards import BENCHMARK, HeldOut
 from safevlm_hf.benchmarks.riskcards_questions import (
+    NO_WORDS,
     SHORT_QUESTIONS,
     ask_after_refusal,
     put_words_inside,
@@ -31,9 +33,10 @@ from safevlm_hf.demo.rows import (
     PAIRS,
     PAIRS_RIGHT,
     PICTURES_RIGHT,
+    QUICK_ROWS,
     RISKY_ANSWERED,
     RISKY_FLAGGED,
-    Part,
+    SMALL_PRINT_ROWS,
     Row,
     RowResult,
     figure_name,
@@ -44,7 +47,7 @@ from safevlm_hf.demo.rows import (
     row_records,
 )
 from safevlm_hf.demo.targets import FULL_TARGETS, QUICK_TARGETS, Target
-from safevlm_hf.demo.wordings import typing_rows, wording_rows
+from safevlm_hf.demo.wordings import TYPING_ROWS, WORDING_ROWS
 from safevlm_hf.evaluation.answering import give_answers, give_verdicts
 from safevlm_hf.intervals.figure import share_of_counts
 from safevlm_hf.items import Answer, Item
@@ -81,7 +84,7 @@ def folder(tmp_path_factory):
 
 
 def test_parts_of_a_row_are_pooled(folder):
-    row = Row("prompts", tuple(Part(f"prompt-{amount}") for amount in (5, 20)))
+    row = Row("prompts", tuple(HeldOut(f"prompt-{amount}") for amount in (5, 20)))
     records = row_records(row, folder, 12, seed=0)
     assert len(records) == 12
     assert sum(record["safety_level"] > 0 for record in records) == 6
@@ -90,8 +93,16 @@ def test_parts_of_a_row_are_pooled(folder):
     assert lengths[0] < lengths[-1]
 
 
+def test_every_row_is_made_of_options_of_the_benchmark():
+    rows = (*FULL_ROWS, *QUICK_ROWS, *SMALL_PRINT_ROWS, *WORDING_ROWS, *TYPING_ROWS)
+    for part in (part for row in rows for part in row.parts):
+        chosen = vars(part) | {"strength": f"{part.strength:g}"}
+        unknown = {name: value for name, value in chosen.items() if value not in BENCHMARK.options[name]}
+        assert not unknown or unknown == {"asked": NO_WORDS}  # an empty question is no item
+
+
 def test_a_look_is_asked_after_each_refusal(folder):
-    records = row_records(Row(ALONE, (Part(),)), folder, 20, seed=0)
+    records = row_records(Row(ALONE), folder, 20, seed=0)
     asked = ask_after_refusal(records)
     assert len(asked) == sum(record["safety_level"] > 0 for record in records) == 10
     for record in asked:
@@ -104,7 +115,7 @@ def test_a_look_is_asked_after_each_refusal(folder):
 
 
 def test_a_request_is_split_over_two_turns(folder):
-    records = row_records(Row(ALONE, (Part(),)), folder, 20, seed=0)
+    records = row_records(Row(ALONE), folder, 20, seed=0)
     for record, split in zip(records, split_requests(records), strict=True):
         first, _, second, answer = split["messages"]
         assert f"{text_of(first)} {text_of(second)}" == " ".join(text_of(record["messages"][0]).split())
@@ -114,7 +125,7 @@ def test_a_request_is_split_over_two_turns(folder):
 
 
 def test_a_sentence_is_put_inside_the_question(folder):
-    records = row_records(Row(ALONE, (Part(),)), folder, 20, seed=0)
+    records = row_records(Row(ALONE), folder, 20, seed=0)
     asked = put_words_inside(records)
     for record, other in zip(records, asked, strict=True):
         words, others = text_of(record["messages"][0]).split(), text_of(other["messages"][0]).split()
@@ -125,7 +136,7 @@ def test_a_sentence_is_put_inside_the_question(folder):
 
 
 def test_questions_are_shortened(folder):
-    records = row_records(Row(ALONE, (Part(),)), folder, 40, seed=0)
+    records = row_records(Row(ALONE), folder, 40, seed=0)
     kinds = {json.loads(record["extra"])["kind"] for record in records}
     assert kinds <= set(SHORT_QUESTIONS)
     for record, other in zip(records, shorten_questions(records), strict=True):
@@ -173,9 +184,9 @@ def test_each_of_several_pictures_counts():
 
 def test_rows_are_measured_on_the_models_of_their_columns(nano_model, nano_processor, folder):
     rows = (
-        Row(ALONE, (Part(),), (BOTH_STAGES, MEAN)),
-        Row(length_name("words", 4), (Part("words-4"),), curve="words", place=4),
-        Row("pictures", (Part(change="moved"),), answers=True),
+        Row(ALONE, columns=(BOTH_STAGES, MEAN)),
+        Row(length_name("words", 4), (HeldOut("words-4"),), curve="words", place=4),
+        Row("pictures", (HeldOut(change="moved"),), answers=True),
     )
     results = measure_rows(rows, {BOTH_STAGES: (nano_model, nano_processor)}, folder, 6)
     assert [result.row.name for result in results] == [ALONE, length_name("words", 4), "pictures", PAIRS]
@@ -233,23 +244,23 @@ def make_results(risky=0.97):
             CLEAN_FLAGGED: share_of_counts(CLEAN_FLAGGED, 2, total),
         }
 
-    rows = [RowResult(Row(ALONE, (Part(),)), {BOTH_STAGES: found(0.99), MEAN: found(0.99), FIRST: found(0.4)})]
+    rows = [RowResult(Row(ALONE), {BOTH_STAGES: found(0.99), MEAN: found(0.99), FIRST: found(0.4)})]
     for kind, amounts in {"words": (1, 4, 16, 40), "prompt": (5, 20, 60), "turn": (2, 4, 8)}.items():
         rows += [
             RowResult(
-                Row(length_name(kind, amount), (Part(f"{kind}-{amount}"),), curve=kind, place=amount),
+                Row(length_name(kind, amount), (HeldOut(f"{kind}-{amount}"),), curve=kind, place=amount),
                 {BOTH_STAGES: found(risky), MEAN: found(0.3), FIRST: found(0.4)},
             )
             for amount in amounts
         ]
     for strength in (0.5, 1.0):
-        row = Row(f"picture <turned>, strength {strength:g}", (Part(),), curve="<turned>", place=strength)
+        row = Row(f"picture <turned>, strength {strength:g}", curve="<turned>", place=strength)
         rows.append(RowResult(row, {BOTH_STAGES: found(0.9)}))
     answers = {
         RISKY_ANSWERED: share_of_counts(RISKY_ANSWERED, 190, 200),
         CLEAN_REFUSED: share_of_counts(CLEAN_REFUSED, 1, 200),
     }
-    rows.append(RowResult(Row("pictures <b>", (Part(),), answers=True), {BASE: answers}))
+    rows.append(RowResult(Row("pictures <b>", answers=True), {BASE: answers}))
     return rows
 
 
@@ -263,7 +274,7 @@ def test_bounds_hold_row_by_row():
 
 
 def test_every_target_is_of_a_row():
-    rows = (*FULL_ROWS, *wording_rows(), *typing_rows())
+    rows = (*FULL_ROWS, *WORDING_ROWS, *TYPING_ROWS)
     names = {row.name for row in rows} | {PAIRS}
     for target in (target for target in FULL_TARGETS if "; " in target.figure):
         row = target.figure.rsplit("; ", 1)[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safevlm_hf.benchmarks.riskcards_questions import shows_risk
+from safevlm_hf.benchmarks.riskcards_questions import shows_risk, ways_of_asking
 from safevlm_hf.benchmarks.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.data import riskcards
 from safevlm_hf.data.records import load_records
@@ -20,10 +20,10 @@ from safevlm_hf.demo.wordings import (
     BY_ITSELF,
     FEW_WORDS,
     QUICK_NAMES,
+    QUICK_WORDING_ROWS,
+    TYPINGS,
+    WORDINGS,
     among,
-    quick_wording_rows,
-    typing_rows,
-    wording_rows,
 )
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
@@ -97,8 +97,9 @@ def test_training_has_none_of_the_first_messages():
 
 def test_rows_ask_about_risky_and_clean_pictures_in_other_words(records):
     known = {one.text for kind in ("content", "look", "prose") for one in wordings_of_others(kind, None)}
-    for row in wording_rows():
-        asked = row.convert(records)
+    for name, key in WORDINGS.items():
+        convert = ways_of_asking()[key]
+        asked = convert(records)
         assert (
             {shows_risk(record) for record in asked}
             == {record["safety_level"] > 0 for record in asked}
@@ -106,32 +107,32 @@ def test_rows_ask_about_risky_and_clean_pictures_in_other_words(records):
         )
         assert all(shows_risk(record) == (record["safety_level"] > 0) for record in asked)
         assert len({record["images"][0] for record in asked}) == len(asked)
-        if "among" not in row.name and row.name not in (FEW_WORDS, BY_ITSELF):
+        if "among" not in name and name not in (FEW_WORDS, BY_ITSELF):
             assert {question(record) for record in asked} <= known
-    assert row.convert(records) == row.convert(records)
+        assert asked == convert(records)
 
 
 def test_words_among_sentences_hold_the_question_and_as_many_sentences(records):
-    (row,) = (row for row in wording_rows() if row.name == among(ABOUT_THE_LOOK, 4))
+    ask = ways_of_asking()[WORDINGS[among(ABOUT_THE_LOOK, 4)]]
     looks = [one.text for one in wordings_of_others("look")]
     prose = [one.text for one in wordings_of_others("prose")]
-    for record in row.convert(records):
+    for record in ask(records):
         text = question(record)
         assert any(look in text for look in looks)
         assert sum(sentence in text for sentence in prose) >= 4
 
 
 def test_rows_of_typing_have_the_same_questions(records):
-    rows = typing_rows()
-    assert len(rows) == 1 + len(WAYS_OF_TYPING)
-    alone = [question(record) for record in rows[0].convert(records)]
+    (_, as_it_is), *others = TYPINGS.items()
+    assert len(others) == len(WAYS_OF_TYPING)
+    alone = [question(record) for record in ways_of_asking()[as_it_is](records)]
     by_content = [record for record in records if record["safety_level"] or not shows_risk(record)]
     assert alone == [question(record) for record in by_content]
-    for row in rows[1:]:
-        way = WAYS_OF_TYPING[row.name.removeprefix("typed: ")]
-        assert [question(record) for record in row.convert(records)] == [way(text) for text in alone]
+    for name, key in others:
+        way = WAYS_OF_TYPING[name.removeprefix("typed: ")]
+        assert [question(record) for record in ways_of_asking()[key](records)] == [way(text) for text in alone]
 
 
 def test_the_demo_has_rows_of_other_words():
-    names = [row.name for row in quick_wording_rows()]
+    names = [row.name for row in QUICK_WORDING_ROWS]
     assert sorted(names) == sorted(QUICK_NAMES) and len(set(names)) == len(names) == 9

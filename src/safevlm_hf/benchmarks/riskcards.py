@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
 from ..data.records import load_records
 from ..data.riskcards import CHANGES, SMALL_PRINT, SURROUNDINGS, TWO_CARDS, write_riskcards
@@ -15,17 +17,48 @@ from .riskcards_questions import AS_DRAWN, NO_WORDS, RISKY_TEXTS, ways_of_asking
 ALONE, UNCHANGED = "alone", "unchanged"
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Which held-out cards are asked about, and how: options of the benchmark, and what a row of the demo is made of.
+
+    Attributes:
+        surroundings: sentences, turns and prompts around the question.
+        asked: one of `ways_of_asking`.
+        change, strength: of the picture.
+    """
+
+    surroundings: str = ALONE
+    asked: str = AS_DRAWN
+    change: str = UNCHANGED
+    strength: float = 1.0
+
+    def draw(self, folder: str | Path, size: int, seed: int, varied_shapes: bool = False) -> Path:
+        """Return the file of the cards, drawn unless it is there already. Arguments as of `write_riskcards`."""
+        change = None if self.change == UNCHANGED else self.change
+        return write_riskcards(
+            folder,
+            "test",
+            size,
+            seed,
+            surroundings=self.surroundings,
+            change=change,
+            strength=self.strength,
+            varied_shapes=varied_shapes,
+        )
+
+    def records(self, folder: str | Path, size: int, seed: int, varied_shapes: bool = False) -> list[dict]:
+        """Return the cards as records, as they are asked about. Arguments as of `draw`."""
+        file = self.draw(folder, size, seed, varied_shapes)
+        return ways_of_asking()[self.asked](load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS))
+
+
 def read(data: DataFolder, surroundings: str, asked: str, change: str, strength: str, size: int, seed: int) -> Loaded:
     if asked != AS_DRAWN and surroundings != ALONE:
         raise BenchmarkError(f"riskcards: asked={asked} is of questions that stand alone, not of {surroundings}")
     folder = data.path / f"riskcards-{size}-seed{seed}"
-    picture = {} if change == UNCHANGED else {"change": change, "strength": float(strength)}
-    file = write_riskcards(folder, "test", size, seed, surroundings=surroundings, **picture)
-    records = load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
-    convert = ways_of_asking()[asked]
-    items = items_of(records if convert is None else convert(records))
+    items = items_of(HeldOut(surroundings, asked, change, float(strength)).records(folder, size, seed))
     # What is as it is drawn has no part in the name.
-    others = ([] if convert is None else [asked]) + ([f"{change}={strength}"] if picture else [])
+    others = ([] if asked == AS_DRAWN else [asked]) + ([] if change == UNCHANGED else [f"{change}={strength}"])
     split = "/".join(("test", surroundings, *others, str(size), f"seed={seed}"))
     return Loaded(items, split=split, published_size=len(items))
 

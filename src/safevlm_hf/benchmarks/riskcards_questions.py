@@ -28,15 +28,15 @@ SHORT_QUESTIONS = {
 """Kind of question to one to three words for it."""
 
 
-def ways_of_asking(part: str = OPEN) -> dict[str, Convert | None]:
-    """Return the name of each way, and what makes records into such that are asked so; `None` leaves them as they are.
+def ways_of_asking(part: str = OPEN) -> dict[str, Convert]:
+    """Return the name of each way, and what makes records into such that are asked so.
 
     Args:
         part: of other hands' words.
     """
     others = partial(ask_others, part=part)
     return {
-        AS_DRAWN: None,
+        AS_DRAWN: list,
         "sentence-inside": put_words_inside,
         "short": shorten_questions,
         "split": split_requests,

@@ -5,20 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..benchmarks.riskcards import items_of
-from ..benchmarks.riskcards_questions import (
-    Convert,
-    ask_after_refusal,
-    put_words_inside,
-    shorten_questions,
-    split_requests,
-)
-from ..data.records import load_records
-from ..data.riskcards import CHANGES, SMALL_PRINT, TWO_CARDS, write_riskcards
+from ..benchmarks.riskcards import HeldOut, items_of
+from ..data.riskcards import CHANGES, SMALL_PRINT, TWO_CARDS
 from ..evaluation.answering import give_answers, give_verdicts
 from ..intervals.figure import Figure, counted_share
 from ..items import Answer, Item, is_right_verdict
-from ..modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
+from ..modeling.configuration_safety import DEFAULT_LEVELS
 from ..progress import Progress
 from .figures import answers_of_class, exact_matches, find_pairs
 
@@ -70,38 +62,31 @@ OTHERS = {
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of RiskCards' held-out split: arguments of `write_riskcards`."""
-
-    surroundings: str = "alone"
-    change: str | None = None
-    strength: float = 1.0
-
-
-@dataclass(frozen=True)
 class Row:
     """Held-out questions of one kind, and what is asked of the models.
 
     Attributes:
         name: of the row; the names of its figures begin with it.
-        parts: of the held-out split, in equal shares.
+        parts: of the held-out split, in equal shares: options of the benchmark `riskcards`.
         columns: the models that are measured.
         answers: whether they answer; otherwise only the verdict is read, and no language model is run.
         question_mask: whether the processor's mask is carried; without it all text is the question.
         safety_policy: set over the checkpoint's own.
-        convert: the records of the parts to those that are asked; as they are if unset.
         curve, place: the curve that the row is a point of, and where on it.
     """
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[HeldOut, ...] = (HeldOut(),)
     columns: tuple[str, ...] = (BOTH_STAGES,)
     answers: bool = False
     question_mask: bool = True
     safety_policy: dict | None = None
-    convert: Convert | None = None
     curve: str | None = None
     place: float | None = None
+
+    def part_size(self, num_samples: int) -> int:
+        """Questions of each part, where the row has at least so many."""
+        return -(-num_samples // len(self.parts))
 
 
 @dataclass(frozen=True)
@@ -139,52 +124,52 @@ def memory_name(what: str, memory: str) -> str:
 
 def _verdict_rows() -> Iterator[Row]:
     columns = (BOTH_STAGES, MEAN, FIRST)
-    yield Row(ALONE, (Part(),), columns)
+    yield Row(ALONE, columns=columns)
     for kind, amounts in LENGTHS.items():
         for amount in amounts:
-            part = Part(f"{kind}-{amount}")
+            part = HeldOut(f"{kind}-{amount}")
             yield Row(length_name(kind, amount), (part,), columns, curve=kind, place=amount)
     for surroundings, name in OTHERS.items():
-        yield Row(name, (Part(surroundings),), columns)
-    yield Row("a sentence inside the question", (Part(),), columns, convert=put_words_inside)
-    yield Row("a question of one to three words", (Part(),), columns, convert=shorten_questions)
-    yield Row("two cards in one picture", (Part(change=TWO_CARDS),), columns)
+        yield Row(name, (HeldOut(surroundings),), columns)
+    yield Row("a sentence inside the question", (HeldOut(asked="sentence-inside"),), columns)
+    yield Row("a question of one to three words", (HeldOut(asked="short"),), columns)
+    yield Row("two cards in one picture", (HeldOut(change=TWO_CARDS),), columns)
 
 
 def _answer_rows() -> Iterator[Row]:
     columns = (BASE, BOTH_STAGES)
-    yield Row(WORDS_ANSWERED, (Part("words-1-6"),), columns, answers=True)
-    prompts = tuple(Part(f"prompt-{amount}") for amount in LENGTHS["prompt"])
+    yield Row(WORDS_ANSWERED, (HeldOut("words-1-6"),), columns, answers=True)
+    prompts = tuple(HeldOut(f"prompt-{amount}") for amount in LENGTHS["prompt"])
     yield Row(PROMPT_ANSWERED, prompts, columns, answers=True)
-    yield Row(TURN_ANSWERED, (Part("turn-2-4"),), columns, answers=True)
-    yield Row(UNMASKED, (Part("no-mask"),), answers=True, question_mask=False)
+    yield Row(TURN_ANSWERED, (HeldOut("turn-2-4"),), columns, answers=True)
+    yield Row(UNMASKED, (HeldOut("no-mask"),), answers=True, question_mask=False)
     for change in CHANGES:
-        yield Row(change_name(change), (Part(change=change),), columns, answers=True)
+        yield Row(change_name(change), (HeldOut(change=change),), columns, answers=True)
 
 
 def _memory_rows() -> Iterator[Row]:
     for memory, policy in MEMORIES.items():
         name = memory_name(AFTER_REFUSAL, memory)
-        yield Row(name, (Part(),), answers=True, safety_policy=policy, convert=ask_after_refusal)
-        yield Row(memory_name(SPLIT, memory), (Part(),), safety_policy=policy, convert=split_requests)
+        yield Row(name, (HeldOut(asked="look-after-refusal"),), answers=True, safety_policy=policy)
+        yield Row(memory_name(SPLIT, memory), (HeldOut(asked="split"),), safety_policy=policy)
 
 
 def _strength_rows() -> Iterator[Row]:
     for change in CHANGES:
         for strength in STRENGTHS:
-            part = Part(change=change, strength=strength)
+            part = HeldOut(change=change, strength=strength)
             yield Row(f"picture {change}, strength {strength:g}", (part,), curve=change, place=strength)
 
 
 QUICK_ROWS = (
-    Row(WORDS_ANSWERED, (Part("words-1-6"),), answers=True),
-    Row(TURN_ANSWERED, (Part("turn-2-4"),), answers=True),
-    Row(PICTURES_ANSWERED, tuple(Part(change=change) for change in CHANGES), answers=True),
-    Row(OTHERS["reworded"], (Part("reworded"),), answers=True),
+    Row(WORDS_ANSWERED, (HeldOut("words-1-6"),), answers=True),
+    Row(TURN_ANSWERED, (HeldOut("turn-2-4"),), answers=True),
+    Row(PICTURES_ANSWERED, tuple(HeldOut(change=change) for change in CHANGES), answers=True),
+    Row(OTHERS["reworded"], (HeldOut("reworded"),), answers=True),
 )
 """What `make demo` measures beside the questions that stand alone."""
 
-SMALL_PRINT_ROWS = (Row(SMALL_PRINT_ANSWERED, (Part(change=SMALL_PRINT),), answers=True),)
+SMALL_PRINT_ROWS = (Row(SMALL_PRINT_ANSWERED, (HeldOut(change=SMALL_PRINT),), answers=True),)
 """What is measured beside it on backbones that see pictures of any shape."""
 
 FULL_ROWS = (*_verdict_rows(), *_answer_rows(), *_memory_rows(), *_strength_rows())
@@ -245,27 +230,8 @@ def measure_rows(
 
 def row_records(row: Row, folder: Path, num_samples: int, seed: int, varied_shapes: bool = False) -> list[dict]:
     """The questions of a row."""
-    records = []
-    for file in draw_row(row, folder, num_samples, seed, varied_shapes):
-        records += load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
-    return records if row.convert is None else row.convert(records)
-
-
-def draw_row(row: Row, folder: Path, num_samples: int, seed: int, varied_shapes: bool = False) -> list[Path]:
-    """Files with the row's RiskCards, one per part."""
-    return [
-        write_riskcards(
-            folder,
-            "test",
-            -(-num_samples // len(row.parts)),
-            seed,
-            surroundings=part.surroundings,
-            change=part.change,
-            strength=part.strength,
-            varied_shapes=varied_shapes,
-        )
-        for part in row.parts
-    ]
+    size = row.part_size(num_samples)
+    return [record for part in row.parts for record in part.records(folder, size, seed, varied_shapes)]
 
 
 def _ask(row: Row, model, processor, records: list[dict]) -> list[Answer]:

@@ -51,11 +51,10 @@ from .rows import (
     SMALL_PRINT_ROWS,
     STAGE1,
     Row,
-    draw_row,
     measure_rows,
 )
 from .targets import FULL_TARGETS, QUICK_TARGETS, SMALL_PRINT_TARGETS, Target
-from .wordings import quick_wording_rows, typing_rows, wording_rows
+from .wordings import QUICK_WORDING_ROWS, TYPING_ROWS, WORDING_ROWS
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ _FAST_TRAINING = {
 QUICK = Extent(
     8,
     100,
-    (*QUICK_ROWS, *quick_wording_rows()),
+    (*QUICK_ROWS, *QUICK_WORDING_ROWS),
     num_row_samples=200,
     targets=QUICK_TARGETS,
     num_tried=100,
@@ -113,7 +112,7 @@ QUICK = Extent(
 FULL = Extent(
     40,
     170,
-    (*FULL_ROWS, *wording_rows(), *typing_rows()),
+    (*FULL_ROWS, *WORDING_ROWS, *TYPING_ROWS),
     num_row_samples=400,
     targets=FULL_TARGETS,
     poolings={MEAN: "mean", FIRST: "first"},
@@ -267,7 +266,8 @@ def _draw_ahead(stage2_config: str, folder: Path, rows: Sequence[Row], extent: E
     draw_files(2, data_args, SafetyConfig(), training_args.seed)
     write_riskcards(folder, "test", extent.num_test_samples, seed, **drawn)
     for row in rows:
-        draw_row(row, folder, extent.num_row_samples, seed, **drawn)
+        for part in row.parts:
+            part.draw(folder, row.part_size(extent.num_row_samples), seed, **drawn)
 
 
 def say(line: str):

@@ -33,11 +33,11 @@ from .wordings import (
     BY_ITSELF,
     FEW_WORDS,
     IN_OTHER_WORDS,
+    QUICK_WORDING_ROWS,
+    TYPING_ROWS,
+    WORDING_ROWS,
     among,
-    quick_wording_rows,
     typed,
-    typing_rows,
-    wording_rows,
 )
 
 
@@ -147,7 +147,7 @@ def _word_targets(rows: Iterable[Row], slack: float) -> Iterator[Target]:
 
 QUICK_TARGETS = (
     *ALONE_TARGETS,
-    *_word_targets(quick_wording_rows(), slack=0.05),
+    *_word_targets(QUICK_WORDING_ROWS, slack=0.05),
     *(
         target
         for row in (WORDS_ANSWERED, TURN_ANSWERED, PICTURES_ANSWERED)
@@ -180,7 +180,7 @@ FULL_TARGETS = (
         for change in CHANGES
         for target in (*_base_targets(change_name(change)), *_answer_targets(change_name(change), 0.07, 0.07))
     ),
-    *_word_targets((*wording_rows(), *typing_rows()), slack=0.0),
+    *_word_targets((*WORDING_ROWS, *TYPING_ROWS), slack=0.0),
 )
 """What `safevlm demo --full` must show."""
 

@@ -33,6 +33,17 @@ def test_an_answer_is_the_same_again(path):
         assert again.get(ITEM) == ANSWER
 
 
+def test_what_was_done_to_each_image_is_kept_and_missing_in_older_files(path):
+    answer = replace(ANSWER, actions=("answer", "refuse"))
+    with AnswerCache(path, SYSTEM, PROTOCOL) as cache:
+        assert cache.put(ITEM, answer) == cache.get(ITEM) == answer
+    older = path.read_text().replace(', "actions": ["answer", "refuse"]', "")
+    assert "actions" not in older
+    path.write_text(older)
+    with AnswerCache(path, SYSTEM, PROTOCOL) as cache:
+        assert cache.get(ITEM) == ANSWER
+
+
 def test_what_decides_an_answer_decides_whether_it_is_there(path):
     with AnswerCache(path, SYSTEM, PROTOCOL) as cache:
         cache.put(ITEM, ANSWER)
