@@ -17,7 +17,8 @@ from safevlm_hf.benchmarks.riskcards_questions import (
     split_requests,
 )
 from safevlm_hf.data.riskcards import CATEGORIES
-from safevlm_hf.demo.robustness_parts import format_rows, robustness_section
+from safevlm_hf.demo.report import DemoResults, format_table
+from safevlm_hf.demo.robustness_parts import robustness_section
 from safevlm_hf.demo.rows import (
     ALONE,
     BASE,
@@ -296,11 +297,16 @@ def test_the_part_of_the_report():
     assert robustness_section([], [bound]) is None
 
 
+def split(line: str) -> list[str]:
+    return re.split(r" {2,}", line)
+
+
 def test_the_table_of_the_terminal():
     bound = Target(figure_name(length_name("words", 4), RISKY_FLAGGED), BOTH_STAGES, at_least=0.98)
-    (header, *lines), answers = format_rows(make_results(), [bound])
+    text = format_table(DemoResults([], {}, CATEGORIES, LEVELS, targets=[bound], robustness=make_results()))
+    _, (header, _, *lines), answers = ([split(line) for line in part.splitlines()] for part in text.split("\n\n"))
     assert header == ["held-out figure", BOTH_STAGES, MEAN, FIRST, "target"]
-    assert answers[0] == ["held-out figure", BASE, "target"] and len(answers) == 3
+    assert answers[0] == ["held-out figure", BASE, "target"] and len(answers) == 4
     line = next(line for line in lines if line[0] == bound.figure)
-    assert line == [bound.figure, "0.970 (0.94-0.99) MISSED", *line[2:4], str(bound)]
+    assert line == [bound.figure, "0.970 (0.94-0.99) MISSED", *line[2:4], str(bound).replace("≥", ">=")]
     assert not any("strength" in line[0] for line in lines)

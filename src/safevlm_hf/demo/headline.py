@@ -60,8 +60,8 @@ def headline_rows(results: DemoResults) -> tuple[list[Row], int]:
     columns = headline_columns(results)
     found = {(result.row.name, figure): (result, figure) for result, figure in _measured(results)}
     shown = figure_rows(results, columns)
-    shown += [row_of_figure(*found[key], columns, results) for key in HEADLINES if key in found]
-    others = [row_of_figure(*value, columns, results) for key, value in found.items() if key not in HEADLINES]
+    shown += [row_of_figure(*found[key], columns, results.targets) for key in HEADLINES if key in found]
+    others = [row_of_figure(*value, columns, results.targets) for key, value in found.items() if key not in HEADLINES]
     missed = [row for row in others if any(cell is not None and cell.is_met is False for cell in row.cells)]
     room = max(0, MAX_ROWS - len(shown))
     return [*shown, *missed[:room]], len(missed[room:])

@@ -4,6 +4,7 @@ It loads nothing from outside, and whatever comes from data is escaped.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..files import write_text
@@ -15,7 +16,7 @@ from .figure_parts import bars_section, figure_rows, figures_section
 from .headline import headline_columns, headline_rows, headline_section
 from .picture_parts import gallery_section, mistakes_section, pairs_section
 from .results import DemoResults
-from .robustness_parts import format_rows, robustness_section
+from .robustness_parts import robustness_section, tables_of_rows
 from .rows import FIGURES, figure_name
 from .verdict_parts import matrices_section, reliability_section
 
@@ -76,15 +77,15 @@ def _training_section(results: DemoResults) -> Section | None:
 def format_headline(results: DemoResults) -> str:
     """What the run reached, as a table of plain ASCII that fits on a terminal's screen."""
     rows, num_more_missed = headline_rows(results)
-    table = _format([["held-out figure", *headline_columns(results), "target"], *map(_line, rows)], results)
+    table = _format(headline_columns(results), rows, results)
     return table + (f"\n\n{num_more_missed} more figures miss a target" if num_more_missed else "")
 
 
 def format_table(results: DemoResults) -> str:
     """All figures as tables of plain ASCII."""
-    tables = [[["held-out figure", *results.figures, "target"], *map(_line, figure_rows(results))]]
-    tables += format_rows(results.robustness, results.targets)
-    return "\n\n".join(_format(table, results) for table in tables)
+    tables = [{"columns": results.figures, "rows": figure_rows(results)}]
+    tables += tables_of_rows(results.robustness, results.targets)
+    return "\n\n".join(_format(table["columns"], table["rows"], results) for table in tables)
 
 
 def _line(row: Row) -> list[str]:
@@ -92,7 +93,8 @@ def _line(row: Row) -> list[str]:
     return [title, *("" if cell is None else str(cell) for cell in row.cells), "; ".join(row.targets)]
 
 
-def _format(table: list[list[str]], results: DemoResults) -> str:
+def _format(columns: Iterable[str], rows: Iterable[Row], results: DemoResults) -> str:
+    table = [["held-out figure", *columns, "target"], *map(_line, rows)]
     if not results.targets:
         table = [row[:-1] for row in table]
     return align(table).replace("… ", "  ").replace("≥", ">=").replace("≤", "<=")

@@ -1,12 +1,12 @@
 """The report's part on robustness: what stands around a question, and changed pictures, as a table and as curves."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..intervals.figure import Figure
 from ..reports.pages import Section
 from ..reports.plots import rate_curves
-from ..reports.tables import Cell, Row, figure_cell
-from .results import DemoResults
+from ..reports.tables import Row, figure_cell
 from .rows import (
     ALONE,
     BASE,
@@ -38,78 +38,48 @@ def robustness_section(results: Sequence[RowResult], targets: Sequence[Target]) 
     if not results:
         return None
     data = {
-        "tables": [_table(title, part, targets) for title, part in _parts(results).items()],
+        "tables": [{**table, "rows": _named_once(table["rows"])} for table in tables_of_rows(results, targets)],
         "length_curves": _length_curves(results),
         "strength_curves": _strength_curves(results),
     }
     return Section("Around the question", "report/robustness.html", data, is_folded=True)
 
 
-def row_of_figure(result: RowResult, figure: str, columns: Sequence[str], results: DemoResults) -> Row:
-    """One figure of a row by itself, with its name whole."""
+def tables_of_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> list[dict]:
+    """Title, columns and lines of two tables: rows of which only the verdict was read, and those that were answered.
+
+    Points of a curve over strengths have no line."""
+    tables = []
+    for title, answers in (("Verdicts alone", False), ("Answers", True)):
+        part = [result for result in results if result.row.answers is answers]
+        columns = [column for column in COLUMNS if any(column in result.rates for result in part)]
+        rows = [
+            row_of_figure(result, figure, columns, targets)
+            for result in part
+            if result.row.curve in (None, *LENGTHS)
+            for figure in FIGURES
+            if any(figure in found for found in result.rates.values())
+        ]
+        if part:
+            tables.append({"title": title, "columns": columns, "rows": rows})
+    return tables
+
+
+def row_of_figure(result: RowResult, figure: str, columns: Sequence[str], targets: Sequence[Target]) -> Row:
+    """One figure of a row, with the name of the row."""
     name, measured = figure_name(result.row.name, figure), row_figures([result])
+    found = [result.rates.get(column, {}).get(figure) for column in columns]
     cells = [
-        _cell(result.rates.get(column, {}).get(figure), is_met(results.targets, measured, name, column))
-        for column in columns
+        None if one is None else figure_cell(one, is_met(targets, measured, name, column))
+        for column, one in zip(columns, found)
     ]
-    return Row(result.row.name, figure, cells, _of(results.targets, name))
+    return Row(result.row.name, figure, cells, [str(target) for target in targets if target.figure == name])
 
 
-def format_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> list[list[list[str]]]:
-    """The figures as tables for a terminal: each a header, then one line per figure, all cells as plain text."""
-    return [_format_part(part, targets) for part in _parts(results).values()]
-
-
-def _parts(results: Sequence[RowResult]) -> dict[str, list[RowResult]]:
-    """Title to rows: those where only the verdict was read, and those that were answered."""
-    verdicts = [result for result in results if not result.row.answers]
-    answers = [result for result in results if result.row.answers]
-    return {title: part for title, part in (("Verdicts alone", verdicts), ("Answers", answers)) if part}
-
-
-def _format_part(results: Sequence[RowResult], targets: Sequence[Target]) -> list[list[str]]:
-    columns, figures = _columns(results), row_figures(results)
-    lines = []
-    for row, figure, rates in _lines(results):
-        name = figure_name(row, figure)
-        cells = [_cell(rates.get(column), is_met(targets, figures, name, column)) for column in columns]
-        lines.append([name, *("" if cell is None else str(cell) for cell in cells), "; ".join(_of(targets, name))])
-    return [["held-out figure", *columns, "target"], *lines]
-
-
-def _columns(results: Sequence[RowResult]) -> list[str]:
-    return [column for column in COLUMNS if any(column in result.rates for result in results)]
-
-
-def _lines(results: Sequence[RowResult]) -> Iterator[tuple[str, str, dict[str, Figure]]]:
-    """Row, figure, and column to rate, in the order of the table. Points of a curve over strengths have no line."""
-    for result in results:
-        if result.row.curve not in (None, *LENGTHS):
-            continue
-        for figure in FIGURES:
-            rates = {name: found[figure] for name, found in result.rates.items() if figure in found}
-            if rates:
-                yield result.row.name, figure, rates
-
-
-def _of(targets: Sequence[Target], name: str) -> list[str]:
-    return [str(target) for target in targets if target.figure == name]
-
-
-def _table(title: str, results: Sequence[RowResult], targets: Sequence[Target]) -> dict:
-    """Columns and rows; of the lines of one row only the first carries its name."""
-    columns, figures = _columns(results), row_figures(results)
-    rows, last = [], None
-    for row, figure, rates in _lines(results):
-        name = figure_name(row, figure)
-        cells = [_cell(rates.get(column), is_met(targets, figures, name, column)) for column in columns]
-        rows.append(Row(row if row != last else "", figure, cells, _of(targets, name)))
-        last = row
-    return {"title": title, "columns": columns, "rows": rows}
-
-
-def _cell(figure: Figure | None, met: bool | None) -> Cell | None:
-    return None if figure is None else figure_cell(figure, met)
+def _named_once(rows: Sequence[Row]) -> list[Row]:
+    """Of the lines of one row only the first carries its name."""
+    names = [None, *(row.title for row in rows)]
+    return [replace(row, title="") if row.title == name else row for row, name in zip(rows, names)]
 
 
 # --------------------------------------------------------------------------------------------------

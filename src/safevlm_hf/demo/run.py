@@ -25,10 +25,8 @@ import torch
 import transformers
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
-from ..benchmarks.riskcards import items_of
+from ..benchmarks.riskcards import HeldOut, items_of
 from ..data import NANO_BASE, NANO_BASES
-from ..data.records import load_records
-from ..data.riskcards import write_riskcards
 from ..evaluation.answering import give_answers, give_verdicts
 from ..files import check_apart, check_writable, refuse_to_overwrite, write_text
 from ..modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SafetyConfig
@@ -183,8 +181,7 @@ def main(argv: list[str] | None = None) -> int:
         for column, pooling in extent.poolings.items()
     }
 
-    records_file = write_riskcards(folder / "riskcards", "test", extent.num_test_samples, args.seed, **drawn)
-    records = load_records(records_file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)
+    records = HeldOut().records(folder / "riskcards", extent.num_test_samples, args.seed, **drawn)
     models = {BASE: reload(base), STAGE1: stage1_model, BOTH_STAGES: reload(folder / "stage2")}
     items, answers = items_of(records), {name: answer(name, *model, records) for name, model in models.items()}
     control = show_control(*models[BOTH_STAGES], records, extent)
@@ -264,7 +261,7 @@ def _draw_ahead(stage2_config: str, folder: Path, rows: Sequence[Row], extent: E
         os.nice(19)
     _, data_args, training_args, _ = parse_arguments(2, [stage2_config])
     draw_files(2, data_args, SafetyConfig(), training_args.seed)
-    write_riskcards(folder, "test", extent.num_test_samples, seed, **drawn)
+    HeldOut().draw(folder, extent.num_test_samples, seed, **drawn)
     for row in rows:
         for part in row.parts:
             part.draw(folder, row.part_size(extent.num_row_samples), seed, **drawn)
@@ -285,7 +282,7 @@ def answer(name: str, model, processor, records, **options):
 
 def show_control(model, processor, records, extent: Extent) -> dict:
     """Other policies on the first records, and why the head judged as it did."""
-    tried = records.select(range(min(extent.num_tried, len(records))))
+    tried = records[: extent.num_tried]
     say(f"\n{len(POLICIES)} other policies: {len(tried)} held-out questions each")
     risky = [record for record in tried if record["safety_level"] > 0]
     return {
