@@ -6,9 +6,8 @@ import torch
 
 from ..intervals.figure import Figure, counted_share
 from ..intervals.reliability import expected_calibration_error
-from ..modeling.configuration_safety import SafetyConfig
 from ..modeling.safety_decision import calibrated_probabilities, decide
-from ..modeling.safety_policy import SafetyPolicy
+from ..modeling.safety_policy import SafetyNames, SafetyPolicy
 from .logits import LabelledLogits
 
 
@@ -28,7 +27,7 @@ class PolicyFigures:
     misses: Figure
 
 
-def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyConfig) -> PolicyFigures:
+def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyNames) -> PolicyFigures:
     """The figures of one policy on labelled samples, of which every window is decided."""
     is_flagged = flagged_categories(policy, labelled, config).any(dim=-1)
     is_on = torch.tensor([policy.is_on(name) for name in config.categories])
@@ -41,7 +40,7 @@ def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: Safe
     )
 
 
-def flagged_categories(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyConfig) -> torch.BoolTensor:
+def flagged_categories(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyNames) -> torch.BoolTensor:
     """(n, categories), whether any window of the sample is flagged as the category."""
     level_logits, category_logits, _ = labelled.all_windows()
     return labelled.highest(decide(policy, level_logits, category_logits, config).flagged.float()) > 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..files import write_text
 from ..reports.pages import Section, render_page
 from ..reports.plots import training_curves
-from ..reports.tables import Row, align, interval_text, show
+from ..reports.tables import Row, Table, align, interval_text, show
 from .control_parts import explanations_section, policies_section
 from .figure_parts import bars_section, figure_rows, figures_section
 from .headline import headline_columns, headline_rows, headline_section
@@ -83,9 +83,9 @@ def format_headline(results: DemoResults) -> str:
 
 def format_table(results: DemoResults) -> str:
     """All figures as tables of plain ASCII."""
-    tables = [{"columns": results.figures, "rows": figure_rows(results)}]
-    tables += tables_of_rows(results.robustness, results.targets)
-    return "\n\n".join(_format(table["columns"], table["rows"], results) for table in tables)
+    alone = Table("Alone", list(results.figures), figure_rows(results))
+    tables = (alone, *tables_of_rows(results.robustness, results.targets))
+    return "\n\n".join(_format(table.columns, table.rows, results) for table in tables)
 
 
 def _line(row: Row) -> list[str]:

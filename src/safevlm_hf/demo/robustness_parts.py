@@ -6,7 +6,7 @@ from dataclasses import replace
 from ..intervals.figure import Figure
 from ..reports.pages import Section
 from ..reports.plots import rate_curves
-from ..reports.tables import Row, figure_cell
+from ..reports.tables import Row, Table, figure_cell
 from .rows import (
     ALONE,
     BASE,
@@ -38,15 +38,15 @@ def robustness_section(results: Sequence[RowResult], targets: Sequence[Target]) 
     if not results:
         return None
     data = {
-        "tables": [{**table, "rows": _named_once(table["rows"])} for table in tables_of_rows(results, targets)],
+        "tables": [replace(table, rows=_named_once(table.rows)) for table in tables_of_rows(results, targets)],
         "length_curves": _length_curves(results),
         "strength_curves": _strength_curves(results),
     }
     return Section("Around the question", "report/robustness.html", data, is_folded=True)
 
 
-def tables_of_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> list[dict]:
-    """Title, columns and lines of two tables: rows of which only the verdict was read, and those that were answered.
+def tables_of_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> list[Table]:
+    """Return two tables: rows of which only the verdict was read, and those that were answered.
 
     Points of a curve over strengths have no line."""
     tables = []
@@ -61,7 +61,7 @@ def tables_of_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> l
             if any(figure in found for found in result.rates.values())
         ]
         if part:
-            tables.append({"title": title, "columns": columns, "rows": rows})
+            tables.append(Table(title, columns, rows))
     return tables
 
 

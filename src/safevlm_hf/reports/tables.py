@@ -48,6 +48,15 @@ class Row:
     targets: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Table:
+    """Figures over columns, under a title."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+
+
 def interval_text(figure: Figure | None) -> str:
     """The 95% interval of a figure: "0.01 to 0.07"; empty where there is none."""
     return "" if figure is None or figure.interval is None else range_text(figure.interval)
