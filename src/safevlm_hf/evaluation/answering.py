@@ -111,5 +111,5 @@ def _as_answers(found: Iterable[tuple[str | None, Sequence[SafetyVerdict]]]) -> 
 def last_text(record: dict, role: str) -> str:
     """Return what this role said last, up to the last answer."""
     messages = record["messages"][: last_answer(record) + 1]
-    content = next((message["content"] for message in reversed(messages) if message["role"] == role), [])
+    content: list[dict] = next((message["content"] for message in reversed(messages) if message["role"] == role), [])
     return " ".join(part["text"] for part in content if part["type"] == "text")

@@ -29,8 +29,8 @@ def answer_items(
         cache: where answers are kept as soon as they are there.
         batch_size: items per batch, at least 1.
     """
-    found = {item.id: cache.get(item) for item in items}
-    pending = sorted((item for item in items if found[item.id] is None), key=lambda item: item.id)
+    found = {item.id: kept for item in items if (kept := cache.get(item)) is not None}
+    pending = sorted((item for item in items if item.id not in found), key=lambda item: item.id)
     with tqdm(total=len(items), initial=len(items) - len(pending), desc="answering", disable=not progress) as bar:
         for has_images in (True, False):  # apart: stock processors take no batch of both
             asked = [item for item in pending if bool(item.images) is has_images]

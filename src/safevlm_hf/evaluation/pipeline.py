@@ -260,7 +260,7 @@ def _prompts(judges: Sequence[Judge]) -> dict[str, JudgePrompt]:
 
 def _scoring_code(benchmark: Benchmark) -> str:
     """The hash of what makes figures of answers: judges, metrics, and the benchmark's own reading."""
-    rooms = [Path(room.__file__).parent for room in (intervals, judges_room, metrics_room)]
+    rooms = [Path(inspect.getfile(room)).parent for room in (intervals, judges_room, metrics_room)]
     files = [counting.__file__, reading.__file__, inspect.getfile(benchmark.read)]
     return code_hash([*files, *(file for room in rooms for file in sorted(room.rglob("*.py")))])
 

@@ -47,7 +47,7 @@ class Bootstrap:
     ) -> dict[str, tuple[float, float]]:
         """As `interval`, of several statistics on the same draws. Without two clusters there are none."""
         num_clusters = int(clusters.max()) + 1 if len(clusters) else 0
-        values = defaultdict(list)
+        values: dict[str, list[float]] = defaultdict(list)
         random = np.random.RandomState(self.seed)  # numpy has frozen its stream; `default_rng` may change
         for _ in range(self.num_resamples if num_clusters > 1 else 0):
             drawn = random.randint(num_clusters, size=num_clusters, dtype=np.int64)

@@ -31,7 +31,7 @@ def reliability_bins(risks: Sequence[float], is_risky: Sequence[bool], num_bins:
     """
     if len(risks) != len(is_risky):
         raise ValueError(f"{len(risks)} risks but {len(is_risky)} labels")
-    members = [[] for _ in range(num_bins)]
+    members: list[list[tuple[float, bool]]] = [[] for _ in range(num_bins)]
     for risk, label in zip(risks, is_risky, strict=True):
         if not -1e-6 <= risk <= 1 + 1e-6:
             raise ValueError(f"a risk is {risk}, expected 0 to 1")

@@ -48,7 +48,8 @@ def of_mean(rows: Rows) -> tuple[float, float]:
     """The interval of a mean of numbers between `worst` and `best`: as many clusters as Wilson's interval of none of
     all allows may come out at either end. Of a share of 0 or 1 it is Wilson's."""
     value, unseen = rows.seen.mean(), wilson_interval(0, rows.num_clusters)[1]
-    return tuple(float(value + unseen * (end.mean() - value)) for end in (rows.worst, rows.best))
+    low, high = (float(value + unseen * (end.mean() - value)) for end in (rows.worst, rows.best))
+    return low, high
 
 
 def of_difference(rows: Rows) -> tuple[float, float]:

@@ -30,9 +30,9 @@ def all_right(
     for item, right in align(items, is_right):
         if item.group is not None:
             groups[item.group].append((item, right))
-    groups = {group: rows for group, rows in groups.items() if len(rows) > 1}
-    units = [Item(group, (), (), labels=_shared([item for item, _ in rows])) for group, rows in groups.items()]
-    return share(name, units, [all_true([right for _, right in rows]) for rows in groups.values()], judge)
+    several = {group: rows for group, rows in groups.items() if len(rows) > 1}
+    units = [Item(group, (), (), labels=_shared([item for item, _ in rows])) for group, rows in several.items()]
+    return share(name, units, [all_true([right for _, right in rows]) for rows in several.values()], judge)
 
 
 def _shared(items: Sequence[Item]) -> dict:

@@ -35,7 +35,7 @@ def label_id(item: Item, label: str, names: Sequence[str]) -> int | None:
     return name_id(value, names, f"the label {label!r} of {shorten(item.id)}")
 
 
-def name_id(value: str | None, names: Sequence[str], what: str) -> int | None:
+def name_id(value: object, names: Sequence[str], what: str) -> int | None:
     """Index of a name in `names`; `None` of `None`.
 
     Raises:

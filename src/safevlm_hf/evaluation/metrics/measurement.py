@@ -165,7 +165,7 @@ class Measurement:
 
 def clusters_of(items: Sequence[Item]) -> np.ndarray:
     """(n,), the number of each item's group, from 0; an item without a group is one of its own."""
-    numbers = {}
+    numbers: dict[tuple[str, str], int] = {}
     keys = [("id", item.id) if item.group is None else ("group", item.group) for item in items]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
