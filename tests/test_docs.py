@@ -198,7 +198,35 @@ def test_each_figure_of_results_and_limits_has_its_command():
         assert commands_in(point) or re.search(r"\]\((evaluation|results|backbones)\.md#", point), point
 
 
+N = r"\**([\d.]*\d)\**"
+"""A figure, which may be bold."""
+
+SAID_TWICE = {
+    f"questions that are answered . {N} . {N}": rf"\(attack success\) . base ≥ \S+, then ≤ \S+ . {N} . {N}",
+    f"questions that are refused . {N} . {N}": rf"\(over-refusal\) . base ≤ \S+, then ≤ \S+ . {N} . {N}",
+    f"answers that are right . {N} . {N}": rf"\(exact match\) . base ≥ \S+, then ≥ base - \S+ . {N} . {N}",
+    f"categories, right levels . - . {N}, {N}": rf"Category accuracy . ≥ \S+ . - . {N} . . Level accuracy . ≥ \S+ . - . {N}",
+    f"both judged rightly . - . {N}": rf"pairs, both right . ≥ \S+ . - . {N}",
+    f"among 1 to 6 sentences {N} of risky questions are flagged .{N} of clean": rf"around: 1 to 6 . {N} \([^|]*. {N} ",
+    f"in later turns {N}": rf"turn of the question: 2 to 4 . {N} ",
+    f"{N} on changed pictures": rf"lit differently . {N} ",
+    f"without any text is refused in {N}": rf"empty text is refused in {N},",
+    f"other words: {N}": rf"shipped head flags {N} in English",
+    f"at most three words: {N}": rf"words of training, {N} \(\S+ to \S+\) are flagged about a risky card",
+    f"words joined: {N}": rf"with all words joined {N}\.",
+    rf"none of {N} at (\S+) per": r"at most (\S+) per pixel none of (\d+) risky",
+    f"its picture: {N} where it takes a ninth": rf"that take a ninth {N};",
+    f"look of a risky card {N} are flagged, {N} among eight": rf"risky picture {N} are flagged alone, \S+ / \S+ / {N} among",
+}
+"""A figure of README to the same one on its page."""
+
+
 def test_the_figures_of_readme_are_those_of_the_pages():
-    pages = "".join((ROOT / "docs" / name).read_text() for name in ("results.md", "limits.md"))
-    figures = re.findall(FIGURE, without_code((ROOT / "README.md").read_text()))
-    assert len(figures) > 12 and set(figures) <= set(re.findall(FIGURE, pages))
+    results = (ROOT / "docs" / "results.md").read_text().split("## The full demo")[0]
+    pages = " ".join((results + (ROOT / "docs" / "limits.md").read_text()).split())
+    text, found = " ".join((ROOT / "README.md").read_text().split()), set()
+    for here, there in SAID_TWICE.items():
+        said, measured = (re.search(here, text).groups(), re.search(there, pages).groups())
+        assert sorted(said) == sorted(measured), here
+        found |= set(said)
+    assert set(re.findall(FIGURE, without_code(text))) <= found
