@@ -205,7 +205,7 @@ SAID_TWICE = {
     f"questions that are answered . {N} . {N}": rf"\(attack success\) . base ≥ \S+, then ≤ \S+ . {N} . {N}",
     f"questions that are refused . {N} . {N}": rf"\(over-refusal\) . base ≤ \S+, then ≤ \S+ . {N} . {N}",
     f"answers that are right . {N} . {N}": rf"\(exact match\) . base ≥ \S+, then ≥ base - \S+ . {N} . {N}",
-    f"categories, right levels . - . {N}, {N}": rf"Category accuracy . ≥ \S+ . - . {N} . . Level \w+ . ≥ \S+ . - . {N}",
+    f"right levels . - . {N}, {N}": rf"Category accuracy . ≥ \S+ . - . {N} . . Level \w+ . ≥ \S+ . . . {N}",
     f"both judged rightly . - . {N}": rf"pairs, both right . ≥ \S+ . - . {N}",
     f"among 1 to 6 sentences {N} of risky questions are flagged .{N} of clean": rf"around: 1 to 6 . {N} \([^|]*. {N} ",
     f"in later turns {N}": rf"turn of the question: 2 to 4 . {N} ",
@@ -216,7 +216,7 @@ SAID_TWICE = {
     f"words joined: {N}": r"with all words joined \*\*([\d.]+)\*\*",
     rf"none of {N} at (\S+) per": r"at most (\S+) per pixel none of (\d+) risky",
     f"its picture: {N} where it takes a ninth": rf"that take a ninth {N};",
-    f"look of a risky card {N} are flagged, {N} among eight": rf"risky picture {N} are flagged alone, .{{14}}{N} among",
+    f"of a risky card {N} are flagged, {N} among eight": rf"risky picture {N} are flagged alone, .{{14}}{N} among",
 }
 """A figure of README to the same one on its page."""
 
