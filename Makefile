@@ -106,7 +106,7 @@ build: $(INSTALLED)
 	rm -rf dist
 	.venv/bin/python -m build
 
-# The wheel in an empty environment outside the checkout: the fast demo, and README's first Python lines on its result.
+# The wheel in an empty environment outside the checkout: README's first Python lines, the fast demo, and its result asked.
 test-wheel: build
 	.ci/try_wheel
 

@@ -1,4 +1,4 @@
-"""Prints the README's tables from the figures of full demos, one per seed.
+"""Prints the tables of docs/results.md from the figures of full demos, one per seed.
 
 safevlm demo --full --seed 0 --output-dir runs/seed0  # and the same with 1 and 2
 python examples/full_tables.py runs/seed0 runs/seed1 runs/seed2

@@ -8,9 +8,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
+import typer
 import yaml
 
 import safevlm_hf
+from safevlm_cli import app
 
 
 ROOT = Path(__file__).parents[1]
@@ -149,3 +151,82 @@ def test_pictures_in_the_documents_are_files_here_that_say_what_they_show():
             assert alt and (path.parent / target).is_file(), (path, target)
     drawing = (ROOT / "docs" / "images" / "data-flow.svg").read_text()
     assert "<title" in drawing and "<desc" in drawing and not re.search(r"<script|href=|@import|url\((?!#)", drawing)
+
+
+WITH_COMMANDS = (
+    "README.md",
+    *(f"docs/{page}.md" for page in "start training data policy results limits evaluation".split()),
+)
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """Return the words of each `safevlm ...` and `python examples/...` in blocks and code spans."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    lines = "".join(blocks).replace("\\\n", " ").splitlines() + [" ".join(span.split()) for span in spans]
+    found = [re.search(r"(?:^|[ /])((?:safevlm|python examples/\S+\.py)\b[^|#]*)", line) for line in lines]
+    return [match[1].split() for match in found if match]
+
+
+@pytest.mark.parametrize("name", WITH_COMMANDS)
+def test_commands_of_the_documents_exist_with_their_flags(name):
+    programs = typer.main.get_command(app).commands
+    for program, *words in commands_in((ROOT / name).read_text()):
+        flags = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        if program == "python":
+            source = (ROOT / words[0]).read_text()
+            # The scripts of both stages take every field of `TrainingArguments`, too.
+            assert "run_stage" in words[0] or all(f'"{flag}"' in source for flag in flags), words
+        elif words and re.match("[a-z]", words[0]):
+            command = programs[words[0]]
+            command = getattr(command, "commands", {}).get(words[1], command) if len(words) > 1 else command
+            known = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts, "--help")}
+            assert "ignore_unknown_options" in command.context_settings or flags <= known, words
+
+
+FIGURE = r"(?<![\d.])0\.\d{2,3}\b|(?<![\d.])1\.00\b"
+
+
+def test_each_figure_of_results_and_limits_has_its_command():
+    sections = re.split(r"^## ", (ROOT / "docs" / "results.md").read_text(), flags=re.MULTILINE)[1:]
+    measured = [section for section in sections if re.search(FIGURE, section)]
+    assert len(measured) > 2 and all(re.search("`make demo`", text) or commands_in(text) for text in measured)
+    points = re.split(r"\n(?=- |\n#)", (ROOT / "docs" / "limits.md").read_text())
+    measured = [point for point in points if re.search(FIGURE, point)]
+    assert len(measured) > 8
+    for point in measured:
+        assert commands_in(point) or re.search(r"\]\((evaluation|results|backbones)\.md#", point), point
+
+
+N = r"\**([\d.]*\d)\**"
+"""A figure, which may be bold."""
+
+SAID_TWICE = {
+    f"questions that are answered . {N} . {N}": rf"\(attack success\) . base ≥ \S+, then ≤ \S+ . {N} . {N}",
+    f"questions that are refused . {N} . {N}": rf"\(over-refusal\) . base ≤ \S+, then ≤ \S+ . {N} . {N}",
+    f"answers that are right . {N} . {N}": rf"\(exact match\) . base ≥ \S+, then ≥ base - \S+ . {N} . {N}",
+    f"right levels . - . {N}, {N}": rf"Category accuracy . ≥ \S+ . - . {N} . . Level \w+ . ≥ \S+ . . . {N}",
+    f"both judged rightly . - . {N}": rf"pairs, both right . ≥ \S+ . - . {N}",
+    f"among 1 to 6 sentences {N} of risky questions are flagged .{N} of clean": rf"around: 1 to 6 . {N} \([^|]*. {N} ",
+    f"in later turns {N}": rf"turn of the question: 2 to 4 . {N} ",
+    f"{N} on changed pictures": rf"lit differently . {N} ",
+    f"without any text is refused in {N}": rf"empty text is refused in {N},",
+    f"other words: {N}": rf"shipped head flags {N} in English",
+    f"at most three words: {N}": rf"words of training, {N} \(\S+ to \S+\) are flagged about a risky card",
+    f"words joined: {N}": r"with all words joined \*\*([\d.]+)\*\*",
+    rf"none of {N} at (\S+) per": r"at most (\S+) per pixel none of (\d+) risky",
+    f"its picture: {N} where it takes a ninth": rf"that take a ninth {N};",
+    f"of a risky card {N} are flagged, {N} among eight": rf"risky picture {N} are flagged alone, .{{14}}{N} among",
+}
+"""A figure of README to the same one on its page."""
+
+
+def test_the_figures_of_readme_are_those_of_the_pages():
+    results = (ROOT / "docs" / "results.md").read_text().split("## The full demo")[0]
+    pages = " ".join((results + (ROOT / "docs" / "limits.md").read_text()).split())
+    text, found = " ".join((ROOT / "README.md").read_text().split()), set()
+    for here, there in SAID_TWICE.items():
+        said, measured = (re.search(here, text).groups(), re.search(there, pages).groups())
+        assert sorted(said) == sorted(measured), here
+        found |= set(said)
+    assert set(re.findall(FIGURE, without_code(text))) <= found

@@ -102,14 +102,21 @@ def test_slow_tests_and_the_wheel_run_weekly_or_before_a_release():
     assert "make test-wheel" in run["checks"] and "make test-pillow" in run["tests"]
 
 
-def test_the_trial_of_the_wheel_asks_what_readme_asks_first():
+@pytest.mark.parametrize(
+    "page, file, first, said",
+    [
+        ("README.md", "first.py", "from safevlm_hf.data import NANO_SAFE", "post_process_safety(outputs)"),
+        ("docs/start.md", "demo.py", "import safevlm_hf\n", 'pipeline("image-text-to-text", "runs/demo/stage2")'),
+    ],
+)
+def test_the_trial_of_the_wheel_asks_what_the_documents_ask_first(page, file, first, said):
     script = ROOT / ".ci" / "try_wheel"
     assert subprocess.run(["bash", "-n", script]).returncode == 0
-    (command,) = re.findall(r"^awk .+(?= > first.py)", script.read_text(), re.MULTILINE)
+    (command,) = re.findall(rf"^awk .+{page}\"(?= > {file})", script.read_text(), re.MULTILINE)
     environment = {**os.environ, "root": str(ROOT)}
     lines = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=True).stdout
-    assert lines.startswith("import safevlm_hf\n") and 'pipeline("image-text-to-text", "runs/demo/stage2")' in lines
-    compile(lines, "README.md", "exec")
+    assert lines.startswith(first) and said in lines
+    compile(lines, page, "exec")
 
 
 def test_hooks_and_checks_use_one_ruff():

@@ -114,12 +114,13 @@ FULL = Extent(
     num_row_samples=400,
     targets=FULL_TARGETS,
     poolings={MEAN: "mean", FIRST: "first"},
+    pooling_epochs=0.25,
     stage1={
-        "num_riskcards": 48000,
-        "num_train_epochs": 1.7,
+        "num_riskcards": 24000,
+        "num_train_epochs": 2.0,
         "per_device_train_batch_size": 32,
         "lm_loss_every": 64,
-        "risk_prior": 0.25,
+        "risk_prior": 0.4,
     },
     stage2={
         "num_riskcards": 9000,

@@ -151,9 +151,9 @@ def test_our_own_refusals_are_refusals(language):
         assert classify_answer(text) == "refusal", text
 
 
-def test_the_refusal_of_the_readme_is_one():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r'"refusals": \{"\w+": "([^"]+)"\}', readme)
+def test_the_refusal_of_the_docs_is_one():
+    page = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r'"refusals": \{"\w+": "([^"]+)"\}', page)
     assert classify_answer(text) == "refusal"
 
 
