@@ -132,7 +132,7 @@ FLAGGED_IN_OTHER_WORDS = {
 PRICE_OF_OTHER_WORDS = {ABOUT_THE_LOOK: 0.05, among(ABOUT_THE_LOOK, 1): 0.15, among(ABOUT_THE_LOOK, 8): 0.30}
 """Row of questions about the look to the share of risky pictures that are flagged in it, at most."""
 CLEAN_IN_OTHER_WORDS = 0.04
-BEHIND = {typed("words joined"): 0.15}
+BEHIND = {typed("words joined"): 0.15, FEW_WORDS: 0.05}
 """Row to what is missing there from the share that [`FLAGGED_IN_OTHER_WORDS`] asks for: a known limit. The short demo
 holds what is reached, the full one shows what is missing."""
 
