@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
+from safevlm_hf.data import NANO_SAFE
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import NEW_CATEGORY, write_riskcards
 from safevlm_hf.evaluation.answering import give_verdicts
@@ -47,3 +48,11 @@ def test_a_new_category_is_learned_and_the_old_ones_are_kept(tmp_path):
     train("nano_new_category.yaml", tmp_path, model_name_or_path=first, output_dir=second)
     assert category_accuracy(second, new_file, only_new=True) >= 0.88
     assert category_accuracy(second, old_file) >= before - 0.01
+
+
+def test_its_config_fits_the_checkpoint_that_make_demo_makes(tmp_path):
+    few = {"num_riskcards": 16, "max_steps": 1, "max_eval_samples": 8, "replay_share": 0.5}
+    trainer = train(
+        "nano_new_category.yaml", tmp_path, model_name_or_path=str(NANO_SAFE), output_dir=str(tmp_path / "new"), **few
+    )
+    assert trainer.model.config.safety_config.categories[-1] == NEW_CATEGORY
