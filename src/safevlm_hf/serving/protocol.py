@@ -1,4 +1,4 @@
-"""HTTP as uvicorn speaks it, to clients that say what they want in time and in one way, and read what they get."""
+"""Speak HTTP as uvicorn does, but only with clients that send an unambiguous request in time and read the answer."""
 
 import re
 import socket
@@ -11,7 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_TIME = 10  # seconds for a request's line and headers
 HEAD_SIZE = 2**16  # bytes of them
-READ_TIME = 30  # seconds for a client to take what the system has no more room for
+READ_TIME = 30  # seconds for a client to take what the system can hold no more of
 SEND_BUFFER = 2**17  # bytes that the system keeps of a connection's answers; by itself it takes megabytes
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, no seconds
 
@@ -35,8 +35,8 @@ class StrictConnection(h11.Connection):
                 _check_framing(received[: end.end()])
         return super().next_event()
 
-    def _get_io_object(self, *of_state):
-        reader = super()._get_io_object(*of_state)
+    def _get_io_object(self, *state):
+        reader = super()._get_io_object(*state)
         return StrictChunks() if isinstance(reader, ChunkedReader) else reader
 
 
@@ -49,7 +49,7 @@ class StrictChunks(ChunkedReader):
 
 
 class ChunkLines:
-    """A connection's buffer as the chunks' reader asks for it, whose lines are looked at."""
+    """Pass on what the chunks' reader asks of a connection's buffer, and check its lines."""
 
     def __init__(self, buffer):
         self.maybe_extract_at_most, self.extract_line = buffer.maybe_extract_at_most, buffer.maybe_extract_next_line
@@ -61,7 +61,7 @@ class ChunkLines:
         return line
 
     def maybe_extract_lines(self):
-        """No lines, where the body ends as it must."""
+        """Return no lines once the body has ended as it must, and `None` while its end has not come."""
         line = self.extract_line()
         if line is not None and line != b"\r\n":
             raise h11.RemoteProtocolError("After the last chunk must come an empty line.")
@@ -69,6 +69,7 @@ class ChunkLines:
 
 
 def _check_framing(head: bytes):
+    """Raise for headers that two servers may read as requests of different lengths."""
     framing = FRAMING.findall(head)
     is_chunked = any(name.lower() == b"transfer-encoding" for name, _ in framing)
     is_old = not head.partition(b"\n")[0].rstrip().endswith(b"HTTP/1.1")
@@ -91,7 +92,7 @@ class PromptProtocol(H11Protocol):
     def connection_made(self, transport):
         super().connection_made(transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        # By default some kilobytes may wait without a word to us, and would then also hold up a close for good.
+        # By default some kilobytes may wait without `pause_writing` being called, and would hold up a close for good.
         transport.set_write_buffer_limits(high=0)
         self._expect_request()
 
@@ -118,7 +119,7 @@ class PromptProtocol(H11Protocol):
             self.unread = None
 
     def _drop(self):
-        # With a reset, or the system would go on for minutes to offer what nobody reads.
+        # A reset drops what is unsent. Without it the system would go on for minutes to offer what nobody reads.
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.transport.abort()
 

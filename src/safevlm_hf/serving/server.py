@@ -20,10 +20,10 @@ from ..modeling.safety_policy import SafetyPolicy
 from ..modeling.safety_refusals import all_refusal_ids
 from ..version import __version__
 from .chat import SafeChatHandler
-from .door import AskForKey, HearOut, LimitBody, Watch
 from .errors import HANDLERS
 from .keys import KEY_VARIABLE, ApiKeys
 from .metrics import Metrics
+from .middleware import AskForKey, LetClientRead, LimitBody, Watch
 from .moderation import moderate, refuse_moderation
 from .protocol import PromptProtocol
 from .routes import CHAT, HEALTH, MODELS, MODERATIONS, VERSION
@@ -46,7 +46,7 @@ def create_app(
     **settings,
 ) -> FastAPI:
     """
-    The server's app.
+    Build the server's app.
 
     Args:
         model: a trained checkpoint; its policy becomes the one that is served.
@@ -63,34 +63,39 @@ def create_app(
             `policy` refuses, a refusal with special tokens, settings that contradict each other, or a system prompt
             that the template does not take.
     """
-    if not model.config.safety_config.is_trained:
+    config = model.config.safety_config
+    if not config.is_trained:
         raise ValueError(f"{name} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
     limits, settings = limits or Limits(), Settings(**settings)
-    policy = policy_in_force(model.kept_policy(), policy, model.config.safety_config)
-    if policy.refuses(model.config.safety_config):
-        all_refusal_ids(processor.tokenizer, policy, model.config.safety_config.categories)  # raises now, if ever
+    policy = policy_in_force(model.kept_policy(), policy, config)
+    if policy.refuses(config):
+        # A refusal that cannot be encoded fails now, and not at the first picture that it is for.
+        all_refusal_ids(processor.tokenizer, policy, config.categories)
     model.generation_config.safety_policy = policy.to_dict()
     served = ServedModel(model.eval(), processor, name, limits, settings)
     metrics = Metrics(name, policy.digest(), settings.shadow)
-    metrics.count_from_zero(model.config.safety_config.categories, settings.moderations)
+    metrics.count_from_zero(config.categories, settings.moderations)
 
-    given = {"model_manager": served, "chat_handler": SafeChatHandler(served, metrics)}
-    others = dict.fromkeys(inspect.signature(build_server).parameters)
-    app = build_server(**{**others, **given, "generation_state": served.generation_state, "enable_cors": False})
-    app.router.routes[:] = [route for route in app.router.routes if route.path in KEPT]
+    app = _build_app(served, metrics)
     app.state.metrics, app.state.settings = metrics, settings
-    _add_routes(app, served, metrics)
-    # The last one is the outermost.
+    # Starlette calls the one that was added last first.
     app.add_middleware(LimitBody, limit=limits.body, limit_together=limits.bodies)
     app.add_middleware(AskForKey, keys=ApiKeys(settings.api_keys))
     app.add_middleware(Watch, metrics=metrics, access_log=settings.access_log)
-    app.add_middleware(HearOut)
+    app.add_middleware(LetClientRead)
     for error, handler in HANDLERS.items():
         app.add_exception_handler(error, handler)
     return app
 
 
-def _add_routes(app: FastAPI, served: ServedModel, metrics: Metrics):
+def _build_app(served: ServedModel, metrics: Metrics) -> FastAPI:
+    """Build transformers' app around the model, with `KEPT` of its routes and ours."""
+    given = {"model_manager": served, "chat_handler": SafeChatHandler(served, metrics)}
+    # Releases of transformers differ in the handlers that they take. Those of routes that go here may be `None`.
+    others = dict.fromkeys(inspect.signature(build_server).parameters)
+    app = build_server(**{**others, **given, "generation_state": served.generation_state, "enable_cors": False})
+    app.router.routes[:] = [route for route in app.router.routes if route.path in KEPT]
+
     @app.get(VERSION)
     async def version():
         return {"version": __version__}
@@ -108,6 +113,8 @@ def _add_routes(app: FastAPI, served: ServedModel, metrics: Metrics):
         @app.post(MODERATIONS)
         async def moderations(request: Request, body: dict):
             return await moderate(served, metrics, body, request.state.request_id)
+
+    return app
 
 
 def serve(
@@ -138,7 +145,11 @@ def serve(
     app = create_app(model, processor, name, policy, limits, **settings)
     if app.state.settings.audit_path is not None:
         SafetyAudit(app.state.settings.audit_path).append([])  # fails now, and ends a line that a killed server left
-    with socket.create_server((host, port), family=_family(host)) as listener:
+    # By itself `create_server` takes a host for IPv4.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    log_config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    log_config["formatters"]["default"]["fmt"] = "%(asctime)s %(levelprefix)s %(message)s"
+    with socket.create_server((host, port), family=family) as listener:
         print(describe_scope(model.config.training_record), file=sys.stderr, flush=True)
         print(f"{name} on {_url(host, listener.getsockname()[1])}", flush=True)
         if metrics_port is not None:
@@ -151,15 +162,15 @@ def serve(
             ws="none",  # there is none here, and uvicorn would not count its connections
             timeout_graceful_shutdown=GRACE,
             access_log=False,  # `Watch` has one that holds nothing of a client's own
-            log_config=_log_config(),
+            log_config=log_config,
         )
-        for warning in warnings_of(app.state.settings, host, model.policy_in_force(None)):
+        for warning in startup_warnings(app.state.settings, host, model.policy_in_force(None)):
             logger.warning(warning)
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def warnings_of(settings: Settings, host: str, policy: SafetyPolicy) -> list[str]:
-    """What an operator must not overlook when the server starts."""
+def startup_warnings(settings: Settings, host: str, policy: SafetyPolicy) -> list[str]:
+    """Return what an operator must not overlook when the server starts."""
     lax = [] if policy.enabled is False else policy.lax_settings()
     cases = {
         "SHADOW MODE: verdicts go to the audit, and EVERY PICTURE IS ANSWERED, whatever the policy decides.": (
@@ -190,18 +201,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
 def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _log_config() -> dict:
-    config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
-    config["formatters"]["default"]["fmt"] = "%(asctime)s %(levelprefix)s %(message)s"
-    return config
-
-
-__all__ = ["create_app", "serve", "warnings_of"]
+__all__ = ["create_app", "serve", "startup_warnings"]
