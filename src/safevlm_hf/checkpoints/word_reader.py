@@ -1,5 +1,5 @@
-"""What a head of words knows of language before stage 1: word vectors and window states, made by
-`examples/train_word_reader.py`."""
+"""Start a head that reads words from word vectors and window states that know some language before stage 1; they are
+made by `examples/train_word_reader.py`."""
 
 from pathlib import Path
 
