@@ -16,8 +16,11 @@ SIDES = ("safe", "unsafe")
 
 
 def read(data: DataFolder, picture: str) -> Loaded:
-    images = [data.store.keep(_blank_picture())] if picture == "blank" else []
-    items = []
+    images, items = [], []
+    if picture == "blank":
+        content = io.BytesIO()
+        Image.new("RGB", (BLANK_SIZE, BLANK_SIZE), "white").save(content, "PNG")
+        images = [data.store.keep(content.getvalue())]
     for row in read_csv(data, COLUMNS, "xstest_prompts.csv", "xstest_v2_prompts.csv"):
         label = _side(row)
         labels = {"is_risky": label == "unsafe", "type": row.text("type"), "part": label}
@@ -27,16 +30,11 @@ def read(data: DataFolder, picture: str) -> Loaded:
 
 
 def _side(row: Row) -> str:
-    """`"safe"` or `"unsafe"`. The older file has no column for it: there, the type of an unsafe prompt says so."""
+    """Return `"safe"` or `"unsafe"`."""
+    # The older file has no column for it, but the type of an unsafe prompt says so.
     if "label" not in row.values and "id_v2" in row:
         return "unsafe" if row.text("type").startswith("contrast_") else "safe"
     return row.one_of("label", SIDES)
-
-
-def _blank_picture() -> bytes:
-    content = io.BytesIO()
-    Image.new("RGB", (BLANK_SIZE, BLANK_SIZE), "white").save(content, "PNG")
-    return content.getvalue()
 
 
 BENCHMARK = Benchmark(
