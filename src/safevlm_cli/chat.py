@@ -50,7 +50,10 @@ def chat(
         if command == "/new":
             messages, pictures = [], []
         elif command == "/image":
-            pictures += _try_open(rest.strip())
+            try:
+                pictures.append(open_picture(Path(rest.strip()).expanduser()))
+            except (OSError, ValueError, RuntimeError) as error:  # the last where there is no such home
+                print_error(error)  # a picture that cannot be read does not end the talk
         elif command.startswith("/"):
             print(CHAT_COMMANDS)
         elif line:
@@ -63,36 +66,26 @@ def chat(
 
 
 def _read_line(console: Console) -> str | None:
-    """What was typed; nothing at its end."""
+    """Return the line that was typed, `None` at the end of the input."""
     try:
         return console.input("[bold]> [/bold]" if sys.stdin.isatty() else "").strip()
     except EOFError:
         return None
 
 
-def _try_open(name: str) -> list:
-    """The picture; one that cannot be read does not end the talk."""
-    try:
-        return [open_picture(Path(name).expanduser())]
-    except (OSError, ValueError, RuntimeError) as error:  # the last where there is no such home
-        print_error(error)
-        return []
-
-
 def _stream_answer(model, processor, messages: list[dict], options: dict):
-    """Print the answer as it comes. Returns it, and the verdicts."""
+    """Print the answer as it comes, and return it with the verdicts."""
     from transformers import TextStreamer
 
     from safevlm_hf.asking import encode, generate
 
+    def print_part(text: str, stream_end: bool = False):
+        # The text may be a stranger's: a checkpoint brings its own refusals.
+        shown = "".join(char if char in "\n\t" else plain(char).plain for char in text)
+        print(shown, flush=True, end="\n" if stream_end else "")
+
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    streamer.on_finalized_text = _print_part
+    streamer.on_finalized_text = print_part
     options = {**options, "streamer": streamer, "tokenizer": processor.tokenizer}
     (answer,), (verdicts,) = generate(model, processor, encode(processor, [messages]), **options)
     return answer.strip(), verdicts
-
-
-def _print_part(text: str, stream_end: bool = False):
-    """A part of an answer, which may be a stranger's text: a checkpoint brings its own refusals."""
-    shown = "".join(char if char in "\n\t" else plain(char).plain for char in text)
-    print(shown, flush=True, end="\n" if stream_end else "")
