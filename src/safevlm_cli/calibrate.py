@@ -81,6 +81,7 @@ def _check_outputs(output: Path, report: Path, data: Path | None, policy: Path |
     """Raise `ValueError`, before the work, where policy and report cannot both be written and nothing else be lost."""
     from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite
 
+    # Calibrating takes minutes: whatever would stop the writing has to do so before.
     check_writable(output)
     check_writable(report)
     check_apart({"--output": output, "--report": report}, {"--data": data})

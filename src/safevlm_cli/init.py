@@ -62,6 +62,7 @@ def init(
     check_apart({"OUTPUT": output}, {"BASE": Path(base)})
     refuse_to_overwrite(output, NEVER_REPLACED)
     check_writable(output, is_folder=True)
+    # All of this is checked before the weights are read, which takes minutes.
     names = read_taxonomy(taxonomy)
     quiet()
     if language_model or vision_tower or gguf_file:

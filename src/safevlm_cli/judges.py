@@ -54,21 +54,18 @@ def read_judges(file: Path) -> list[dict[str, Any]]:
     entries = parse_yaml(file.read_bytes(), str(file))
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{file}: expected a list with a mapping per judge, such as `- model: NAME`.")
-    for number, entry in enumerate(entries, 1):
-        _check_entry(entry, f"{file}, judge {number}")
-    return entries
-
-
-def _check_entry(entry: Mapping[str, Any], where: str):
     known = {"model": str, **FIELDS, **SERVER_FIELDS}
-    if "model" not in entry:
-        raise ValueError(f"{where}: expected `model`, a name on a server, a folder or a Hub id.")
-    for name, value in entry.items():
-        if name not in known:
-            raise ValueError(f"{where}: {name!r} is no field of a judge, expected some of {', '.join(known)}.")
-        # In Python a bool is an int.
-        if not isinstance(value, known[name]) or (isinstance(value, bool) and known[name] is not bool):
-            raise ValueError(f"{where}: `{name}` is {value!r}, which is of another type than expected.")
+    for number, entry in enumerate(entries, 1):
+        where = f"{file}, judge {number}"
+        if "model" not in entry:
+            raise ValueError(f"{where}: expected `model`, a name on a server, a folder or a Hub id.")
+        for name, value in entry.items():
+            if name not in known:
+                raise ValueError(f"{where}: {name!r} is no field of a judge, expected some of {', '.join(known)}.")
+            # In Python a bool is an int.
+            if not isinstance(value, known[name]) or (isinstance(value, bool) and known[name] is not bool):
+                raise ValueError(f"{where}: `{name}` is {value!r}, which is of another type than expected.")
+    return entries
 
 
 def _reading_judge(entry: Mapping[str, Any], cache: Path):

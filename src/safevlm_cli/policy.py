@@ -167,9 +167,8 @@ def replay(
     over = "the default policy" if model is None else f"the policy of {model}"
     title = f"What {audit} holds, had it been decided by {policy}, which overrides {over}. Samples: {report.samples}"
     console.print(plain(title), soft_wrap=True)
-    console.print(_action_table(report))
-    if report.changes():
-        console.print(_change_table(report))
+    for table in _replay_tables(report):
+        console.print(table)
     for note in _replay_notes(report, settings, model, changes):
         console.print(plain(note), soft_wrap=True)
 
@@ -181,6 +180,7 @@ def _read_settings(policy: Path, model: str | None) -> dict:
     from safevlm_hf.modeling.operator_policy import policy_in_force
     from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
+    # The served policy is the checkpoint's own with this one over it, and so is the replayed one.
     if model is not None:
         safety, kept = read_safety(model)
         return policy_in_force(kept, SafetyPolicy.from_file(policy, safety), safety).to_dict()
@@ -190,20 +190,19 @@ def _read_settings(policy: Path, model: str | None) -> dict:
     return settings
 
 
-def _action_table(report) -> Table:
+def _replay_tables(report) -> list[Table]:
+    """Return the counts of actions before and after, and those by category where something changes."""
     totals = report.by_actions()
-    table = borderless_table("was, and would be", *ACTION_STYLES)
+    tables = [borderless_table("was, and would be", *ACTION_STYLES)]
     for before in ACTION_STYLES:
-        table.add_row(Text(before, ACTION_STYLES[before]), *(str(totals[before, after]) for after in ACTION_STYLES))
-    return table
-
-
-def _change_table(report) -> Table:
-    table = borderless_table("category", "was", "would be", "samples", "of these at least")
+        numbers = (str(totals[before, after]) for after in ACTION_STYLES)
+        tables[0].add_row(Text(before, ACTION_STYLES[before]), *numbers)
+    if report.changes():
+        tables.append(borderless_table("category", "was", "would be", "samples", "of these at least"))
     for category, before, after, number, at_least in report.changes():
         words = [Text(action, ACTION_STYLES[action]) for action in (before, after)]
-        table.add_row(plain(category), *words, str(number), str(at_least))
-    return table
+        tables[1].add_row(plain(category), *words, str(number), str(at_least))
+    return tables
 
 
 def _replay_notes(report, settings: dict, model: str | None, changes: Path | None) -> list[str]:

@@ -77,6 +77,7 @@ def _stage_arguments(number: int, are_both: bool, given: list[str], output_dir: 
         if are_both or len(given) > 1:
             raise ValueError("A YAML file is for one stage, and stands alone: `safevlm train --stage 1 run.yaml`.")
         return [*given, *replacing]
+    # A run of both stages that stopped in stage 1 resumes that one, and begins stage 2.
     options = _options_of_stage(number, _without_resuming(given, folder)) if are_both else given
     start = ["--model_name_or_path", str(first)] if number == 2 else []
     return [*start, *options, "--output_dir", str(folder), *replacing]

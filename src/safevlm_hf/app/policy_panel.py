@@ -72,7 +72,19 @@ class PolicyPanel:
             categories = [control for name in self.start.switches for control in self._build_category(name)]
         save.click(None, js=SAVE, **PRIVATE)
         controls = [*general, *actions, *categories]
-        self._wire(controls, actions, [shown, save])
+        showing = {
+            "fn": self.show,
+            "inputs": controls,
+            "outputs": [shown, save],
+            "show_progress": "hidden",
+            "trigger_mode": "always_last",
+            **RAW,
+        }
+        gr.on([control.change for control in [*general, *categories]], **showing)
+        # An action that is moved first moves the others along, and only then the policy is shown.
+        for place, control in enumerate(actions):
+            follow = FOLLOW % (json.dumps(SETTABLE_ACTIONS), place)
+            control.input(None, actions, actions, js=follow, show_progress="hidden", **PRIVATE).then(**showing)
         return controls
 
     def _build_general(self) -> list:
@@ -118,20 +130,6 @@ class PolicyPanel:
             **RAW,
         )
         return [switch, own, threshold]
-
-    def _wire(self, controls: list, actions: list, outputs: list):
-        showing = {
-            "fn": self.show,
-            "inputs": controls,
-            "outputs": outputs,
-            "show_progress": "hidden",
-            "trigger_mode": "always_last",
-            **RAW,
-        }
-        gr.on([control.change for control in controls if control not in actions], **showing)
-        for place, control in enumerate(actions):
-            follow = FOLLOW % (json.dumps(SETTABLE_ACTIONS), place)
-            control.input(None, actions, actions, js=follow, show_progress="hidden", **PRIVATE).then(**showing)
 
 
 def _render(policy: dict) -> str:

@@ -105,6 +105,7 @@ class Benchmark:
     def load(self, folder, skip_missing: bool = False, cache_dir=None, **options) -> Loaded:
         """Return the items, as [`load_benchmark`] does."""
         chosen = self._choose(options)
+        # A copy of published files must be there; the library makes the folder of data that it draws.
         if self.is_drawn:
             Path(folder).mkdir(parents=True, exist_ok=True)
         with DataFolder(folder, self.where_to_get, cache_dir or DEFAULT_CACHE) as data:

@@ -43,6 +43,7 @@ def read(data: DataFolder, part: str, scenario: str, version: str) -> Loaded:
     tiny = _read_tiny(data) if version == "tiny" else None
     items = [item for name in scenarios for item in _read_scenario(data, name, kinds, tiny)]
     size = sum(SCENARIOS[name] for name in scenarios) if tiny is None else TINY_SIZE
+    # Of the tiny version only the size over all scenarios is known here.
     is_known = tiny is None or scenario == "all"
     return Loaded(items, published_size=size * len(kinds) if is_known else None)
 

@@ -54,6 +54,7 @@ def _read_task(data: DataFolder, task: str, folder: str) -> list[Item]:
                 group=name,
             )
             items.append(item)
+        # The official score needs both questions of each picture: with one missing it would be another score.
         if not by_image:
             raise data.error(f"{path}: expected one question to be answered yes and one no, found no question")
         for image, found in by_image.items():

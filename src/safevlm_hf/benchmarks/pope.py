@@ -11,6 +11,7 @@ from .tables import read_json_lines
 
 
 LISTS = ("random", "popular", "adversarial")
+# COCO's pictures lie in one of these folders, depending on how they were unpacked.
 PLACES = ("val2014", "images/val2014", "coco/val2014", "images")
 
 

@@ -20,6 +20,7 @@ CHOICES_PROMPT = (
 def read(data: DataFolder, part: str) -> Loaded:
     pictures = data.pictures("images", "data/images", "images.zip", "data/images.zip")
     rows = read_json_rows(data, f"siuo_{part}.json", f"data/siuo_{part}.json")
+    # The two parts are different questions, with fields of their own.
     make = _read_free if part == "gen" else _read_choices
     return Loaded([make(row, row.find_picture(pictures, "image")) for row in rows], published_size=167)
 

@@ -49,6 +49,7 @@ class Row:
         for name in names:
             if name in self:
                 return self.values[name]
+        # The message names the fields that are there, for a copy may have them under other names.
         filled = [name for name in self.values if name in self]
         raise self.error(f"{' or '.join(map(repr, names))} is missing or empty, found {list_names(filled)}")
 
@@ -74,6 +75,7 @@ class Row:
 
     def whole(self, name: str) -> int:
         value = self.value(name)
+        # CSV files hold numbers as texts. 18 digits fit into the 64 bits that tables have for them.
         is_number = isinstance(value, int) and not isinstance(value, bool)
         if not is_number and not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19):
             raise self.error(f"{name!r} is {_show(value)}, expected a whole number")

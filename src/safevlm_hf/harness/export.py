@@ -58,6 +58,7 @@ def export_benchmark(loaded: Loaded, output) -> Exported:
         ValueError: an item is no single user turn of pictures and then a text, which is all that these tasks ask.
     """
     for item in loaded.items:
+        # The tasks put pictures in front of one text, so they would ask any other conversation differently.
         if item.messages != user_turn(item.question, len(item.images)):
             raise ValueError(
                 f"{loaded.name}: {item.id} is no single turn of pictures and then a text, and no task asks it"

@@ -56,6 +56,7 @@ class SafeVlm(lmms):
         super().__init__()
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of 1 or more.")
+        # `load` puts the model on one device, and each process would load its own there.
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise ValueError("safevlm runs in one process: start lmms-eval without `accelerate launch`.")
         self.batch_size = int(batch_size)
@@ -161,6 +162,7 @@ class SimpleSafeVlm(SafeVlm):
         inputs = encode(self.processor, [answered], add_generation_prompt=False)
         inputs = inputs.to(self.model.device, self.model.dtype)
         ids, start = inputs["input_ids"], prompt.shape[1]
+        # Some templates end a prompt with words that an answer replaces: its tokens then do not follow the prompt's.
         if not ids[:, start:].numel() or not ids[:, :start].equal(prompt):
             raise ValueError(
                 f"{task}: the chat template does not put the answer behind its prompt, so it has no likelihood."
@@ -209,6 +211,7 @@ def _decoding(settings: Mapping[str, Any]) -> dict[str, Any]:
     decoding.setdefault("num_beams", 1)
     decoding["do_sample"] = decoding.get("temperature", 0) > 0 and decoding.get("do_sample", True)
     if not decoding["do_sample"]:
+        # `generate` warns of settings of sampling beside a greedy search.
         for name in ("temperature", "top_p", "top_k"):
             decoding.pop(name, None)
     return decoding

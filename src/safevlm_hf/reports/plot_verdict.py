@@ -54,6 +54,7 @@ def plot_verdict(
     top, below = (figure, None) if tokens is None else figure.subfigures(2, 1, height_ratios=(4.6, 1))
     seen, mapped, bars = top.subplots(1, 3)
     title = f"{verdict.category}, {verdict.level}    risk {verdict.risk:.2f}    {verdict.action}"
+    # A name may hold a `$`, which would begin a formula.
     figure.suptitle(title, color=INK, fontsize=13, parse_math=False)
     _draw_picture(seen, picture, "picture")
     _draw_picture(mapped, picture, "what the verdict rests on", is_faint=True)
@@ -88,6 +89,7 @@ def _draw_map(axes: Axes, shares: np.ndarray, size: tuple[int, int]) -> None:
 
 
 def _draw_categories(axes: Axes, verdict) -> None:
+    # Matplotlib draws the first bar at the bottom.
     names = list(verdict.category_probabilities)[::-1]
     values = [verdict.category_probabilities[name] for name in names]
     marks = {**dict.fromkeys(verdict.review_categories, "○"), **dict.fromkeys(verdict.flagged_categories, "●")}

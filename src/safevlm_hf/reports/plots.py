@@ -181,6 +181,7 @@ def rate_curves(
         for bound in bounds:
             axes.axhline(bound, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         places = sorted({place for points in curves.values() for place, _ in points})
+        # Places that lie far apart get a logarithmic axis, which is linear near 0 to show it.
         if places[-1] > 10:
             axes.set_xscale("symlog", linthresh=places[1], base=2)
             axes.set_xlim(-0.1 * places[1], 1.2 * places[-1])

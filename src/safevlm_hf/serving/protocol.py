@@ -32,7 +32,13 @@ class StrictConnection(h11.Connection):
         if self.their_state is h11.IDLE:
             received, _ = self.trailing_data
             if end := HEAD_END.search(received):
-                _check_framing(received[: end.end()])
+                head = received[: end.end()]
+                framing = FRAMING.findall(head)
+                is_chunked = any(name.lower() == b"transfer-encoding" for name, _ in framing)
+                is_old = not head.partition(b"\n")[0].rstrip().endswith(b"HTTP/1.1")
+                says_twice = len(framing) > 1 or any(b"," in value for _, value in framing)
+                if says_twice or (is_chunked and is_old) or FOLDED.search(head) or BARE_LINE_END.search(head):
+                    raise h11.RemoteProtocolError("The request's end is ambiguous.")
         return super().next_event()
 
     def _get_io_object(self, *state):
@@ -68,16 +74,6 @@ class ChunkLines:
         return None if line is None else []
 
 
-def _check_framing(head: bytes):
-    """Raise for headers that two servers may read as requests of different lengths."""
-    framing = FRAMING.findall(head)
-    is_chunked = any(name.lower() == b"transfer-encoding" for name, _ in framing)
-    is_old = not head.partition(b"\n")[0].rstrip().endswith(b"HTTP/1.1")
-    says_twice = len(framing) > 1 or any(b"," in value for _, value in framing)
-    if says_twice or (is_chunked and is_old) or FOLDED.search(head) or BARE_LINE_END.search(head):
-        raise h11.RemoteProtocolError("The request's end is ambiguous.")
-
-
 class PromptProtocol(H11Protocol):
     """Closes a connection on which no request has begun in time, or nobody reads. Uvicorn gives up one that is idle
     between requests, but waits without end for the first request, for headers that come byte by byte, and for a client
@@ -107,7 +103,13 @@ class PromptProtocol(H11Protocol):
     def pause_writing(self):
         super().pause_writing()
         self._stop_timer()
-        self.unread = self.loop.call_later(READ_TIME, self._drop)
+
+        def drop():
+            # A reset drops what is unsent. Without it the system would go on for minutes to offer what nobody reads.
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self.transport.abort()
+
+        self.unread = self.loop.call_later(READ_TIME, drop)
 
     def resume_writing(self):
         self._stop_timer()
@@ -118,14 +120,11 @@ class PromptProtocol(H11Protocol):
             self.unread.cancel()
             self.unread = None
 
-    def _drop(self):
-        # A reset drops what is unsent. Without it the system would go on for minutes to offer what nobody reads.
-        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.transport.abort()
-
     def _expect_request(self):
-        self.loop.call_later(HEAD_TIME, self._close_without, self.cycle)
+        last = self.cycle
 
-    def _close_without(self, last):
-        if self.cycle is last:
-            self.timeout_keep_alive_handler()
+        def close_if_idle():
+            if self.cycle is last:  # no request has come since
+                self.timeout_keep_alive_handler()
+
+        self.loop.call_later(HEAD_TIME, close_if_idle)

@@ -25,7 +25,14 @@ def reasons_of(errors: list[dict], sent) -> BadRequest:
     # A place around another one is left out: pydantic also reports that a list with a mistake inside is no text, which
     # nobody meant it to be.
     around = {place[:length] for place in places for length in range(len(place))}
-    reasons = {place: _join_reasons(found) for place, found in places.items() if place not in around}
+    reasons = {}
+    for place, found in places.items():
+        if place not in around:
+            # A value of one of several types gets an error for each. Where it has one of them, only the errors of that
+            # type help the client.
+            telling = [error for error in found if not error["type"].endswith("_type")] or found
+            joined = " or ".join(dict.fromkeys(map(_reason, telling)))
+            reasons[place] = joined.replace(" or Input should be ", " or ")
     said = [f"{_name(place) or 'body'}: {reason}" for place, reason in islice(reasons.items(), MOST)]
     said += [f"and {len(reasons) - MOST} more"] * (len(reasons) > MOST)
     return BadRequest("; ".join(said), _name(next(iter(reasons))) or None)
@@ -50,14 +57,6 @@ def _place(error: dict, sent) -> tuple:
     if error["type"] in NO_FIELD:
         place.append(error["ctx"]["discriminator"].strip("'"))
     return tuple(place)
-
-
-def _join_reasons(errors: list[dict]) -> str:
-    """Say why one value is wrong."""
-    # A value that may have one of several types gets an error for each. Where it has one of them, only the errors of
-    # that type help the client.
-    telling = [error for error in errors if not error["type"].endswith("_type")] or errors
-    return " or ".join(dict.fromkeys(map(_reason, telling))).replace(" or Input should be ", " or ")
 
 
 def _reason(error: dict) -> str:

@@ -171,6 +171,10 @@ def serve(
 
 def startup_warnings(settings: Settings, host: str, policy: SafetyPolicy) -> list[str]:
     """Return what an operator must not overlook when the server starts."""
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"  # any other name may lead to the network
     lax = [] if policy.enabled is False else policy.lax_settings()
     cases = {
         "SHADOW MODE: verdicts go to the audit, and EVERY PICTURE IS ANSWERED, whatever the policy decides.": (
@@ -188,17 +192,10 @@ def startup_warnings(settings: Settings, host: str, policy: SafetyPolicy) -> lis
             settings.moderations and settings.audit_path is not None and not settings.audit_moderations
         ),
         f"Open to everybody who reaches {host}: there is no API key (--api-key-file, or {KEY_VARIABLE}).": (
-            not settings.api_keys and not _is_loopback(host)
+            not settings.api_keys and not is_loopback
         ),
     }
     return [warning for warning, is_so in cases.items() if is_so]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _url(host: str, port: int) -> str:

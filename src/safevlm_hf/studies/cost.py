@@ -178,6 +178,7 @@ def measure_costs(
         start = number % len(names)
         for name in names[start:] + names[:start]:
             elapsed, made = _time_batch(systems[name], batch)
+            # The first batch of each system warms up, and does not count.
             if number:
                 times[name].append(elapsed)
                 calls[name] += made

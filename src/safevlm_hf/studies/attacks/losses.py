@@ -63,13 +63,16 @@ def risk_margins(encoded: SafetyImageOutput, policy: SafetyPolicy, config: Safet
     """
     sizes = [len(config.levels), len(config.categories)]
     levels, categories = encoded.safety_window_logits.split(sizes, dim=-1)
+    # The policy compares probabilities at its own temperatures, so the margins are taken there, too.
     levels = levels / policy.temperatures.get("level", 1.0)
     categories = categories / policy.temperatures.get("category", 1.0)
     over = []
     for number, name in enumerate(config.categories):
         bounds = [bound for bound in (policy.threshold(name), policy.review_threshold(name)) if bound is not None]
+        # A review also stops a simple answer, so the lower of both bounds is the one to get below.
         if policy.is_on(name) and bounds:
             over.append(_log_odds(categories, [number]) - _logit(min(bounds)))
+    # Categories without a threshold of their own are flagged by the risk, the probability of all risky levels.
     if any(policy.is_on(name) and policy.threshold(name) is None for name in config.categories):
         bound = RISK_THRESHOLD if policy.risk_threshold is None else policy.risk_threshold
         over.append(_log_odds(levels, range(1, len(config.levels))) - _logit(bound))
@@ -85,6 +88,7 @@ def _log_odds(logits: torch.Tensor, columns) -> torch.Tensor:
 
 
 def _logit(probability: float) -> float:
+    # Thresholds of 0 and 1 have no finite log odds.
     probability = min(max(probability, 1e-6), 1 - 1e-6)
     return math.log(probability / (1 - probability))
 

@@ -111,6 +111,7 @@ class Attacks:
     def _row(self, attacker: Attacker, epsilon: float, steps: int, advance: Callable[[int], object]) -> Row:
         outcomes, float_outcomes, curves = [], [], []
         for number, box in enumerate(self.boxes[attacker.is_risky]):
+            # Each batch has a seed of its own, or all would get the same noise.
             pictures, found = self._change(box, attacker, epsilon, steps, self.seed + number, advance)
             outcomes += ask_with_files(box, pictures)
             float_outcomes += ask_with_floats(box, pictures)

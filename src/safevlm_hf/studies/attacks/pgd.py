@@ -88,6 +88,7 @@ def attack(
         starts = [add_noise(one, budget.epsilon, generator) for one in pictures] if restart else pictures
         current, latest, curve = list(starts), lowest.clone(), []
         for step in range(budget.steps + 1):
+            # A picture that has reached the goal in any attempt is left as it is.
             rows = [row for row, loss in enumerate(lowest.tolist()) if loss > enough]
             if not rows:
                 advance(len(pictures) * (budget.steps + 1 - step))

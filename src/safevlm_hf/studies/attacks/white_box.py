@@ -64,9 +64,11 @@ class WhiteBox:
             condition_id: the row of the condition table to answer under, in place of the verdict's.
         """
         safety_inputs = self._safety_inputs(rows, condition_id)
+        # What the verdict reads has gone into `safety_inputs`; the model takes the rest.
         text = {name: value[rows] for name, value in self.text.items() if name not in ("labels", *QUESTION_INPUTS)}
         outputs = self.model(**{**self.encode(pictures), **text}, safety_inputs=safety_inputs, use_cache=False)
         labels = self.text["labels"][rows, 1:]
+        # The logits at a position are those of the next token, so labels begin one position later.
         logits = outputs.logits[:, :-1].float().transpose(1, 2)
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
         return losses.sum(dim=1) / (labels != IGNORE_INDEX).sum(dim=1), safety_inputs.record[-1]

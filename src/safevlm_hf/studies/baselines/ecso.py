@@ -65,7 +65,15 @@ class Ecso:
                 harmful.append(item)
         captions = self._ask(harmful, CAPTION_PROMPT, "caption", {})
         if harmful:
-            again = [_without_pictures(self._fill(item, ANSWER_PROMPT, "caption", captions)) for item in harmful]
+            again = []
+            for item in harmful:
+                asked = self._fill(item, ANSWER_PROMPT, "caption", captions)
+                # The model answers from the caption alone, without the picture.
+                texts = [
+                    {**message, "content": [part for part in message["content"] if part["type"] != "image"]}
+                    for message in asked.messages
+                ]
+                again.append(replace(asked, images=(), messages=texts))
             answers |= {given.item_id: given for given in self.answer(again)}
         return [answers[item.id] for item in items]
 
@@ -95,11 +103,3 @@ def ecso_candidate(undefended: Candidate, name: str, check: AnswerBatch, special
     options = {"defence": "ECSO", "prompt_hash": short_digest(PROMPTS)}
     system = replace(undefended.system, name=name, options={**undefended.system.options, **options})
     return Candidate(system, Ecso(undefended.answer, check, special_tokens))
-
-
-def _without_pictures(item: Item) -> Item:
-    messages = [
-        {**message, "content": [part for part in message["content"] if part["type"] != "image"]}
-        for message in item.messages
-    ]
-    return replace(item, images=(), messages=messages)

@@ -139,6 +139,7 @@ class ImageGuard:
     def _risks(self, pictures: list) -> list[float]:
         inputs = self.image_processor(images=pictures, return_tensors="pt").to(self.model.device, self.model.dtype)
         probabilities = self.model(**inputs).logits.float().softmax(dim=-1)
+        # Rounding may bring the sum of probabilities a little above 1.
         rows = [row for row, label in self.model.config.id2label.items() if label in self.unsafe_labels]
         return probabilities[:, rows].sum(dim=-1).clamp(max=1.0).tolist()
 
@@ -213,17 +214,13 @@ class GenerativeGuard:
         return {"kind": "generative", "model": describe_checkpoint(self.checkpoint, self.model), "prompt_hash": prompt}
 
     def __call__(self, items: Sequence[Item]) -> list[float | None]:
-        replies = self.check([self._asked(item) for item in items])
+        asked = [with_plain_texts(item, self.special_tokens) for item in items]
+        if self.prompt is not None:
+            # `format` would fail on a prompt with braces, which somebody may write to ask for JSON.
+            asked = [with_question(item, self.prompt.replace("{question}", item.question)) for item in asked]
         # A reply has to begin with the word, or with `{"rating": "` and the word.
-        found = (_SAID.match(reply.text or "") for reply in replies)
+        found = (_SAID.match(reply.text or "") for reply in self.check(asked))
         return [None if word is None else float(word[1].lower() == UNSAFE) for word in found]
-
-    def _asked(self, item: Item) -> Item:
-        item = with_plain_texts(item, self.special_tokens)
-        if self.prompt is None:
-            return item
-        # `format` would fail on a prompt with braces, which somebody may write to ask for JSON.
-        return with_question(item, self.prompt.replace("{question}", item.question))
 
 
 def _strictest(items: Sequence[Item], find_risks) -> list[float]:
