@@ -36,7 +36,7 @@ def read(data: DataFolder) -> Loaded:
             "text_grade": _grade(row, "consensus_text_grade"),
             "category": row.text("combined_category"),
         }
-        # Of a borderline pair neither an answer nor a refusal is wrong for sure, so it is on neither side.
+        # A borderline pair is on neither side: neither an answer to it nor a refusal is wrong for sure.
         if grade != "borderline":
             labels["is_risky"] = grade == "unsafe"
         image = pictures.path_by_stem(row.label("uuid"))

@@ -64,7 +64,7 @@ class WhiteBox:
             condition_id: the row of the condition table to answer under, in place of the verdict's.
         """
         safety_inputs = self._safety_inputs(rows, condition_id)
-        # What the verdict reads has gone into `safety_inputs`; the model takes the rest.
+        # The verdict's inputs have gone into `safety_inputs`; the model takes the rest.
         text = {name: value[rows] for name, value in self.text.items() if name not in ("labels", *QUESTION_INPUTS)}
         outputs = self.model(**{**self.encode(pictures), **text}, safety_inputs=safety_inputs, use_cache=False)
         labels = self.text["labels"][rows, 1:]
