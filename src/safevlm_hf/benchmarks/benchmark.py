@@ -146,13 +146,12 @@ class Benchmark:
                 raise BenchmarkError(f"{self.name} has no option {name!r}. Valid options: {self.describe_options()}")
         chosen = {}
         for name, valid in self.options.items():
-            is_number = isinstance(valid, WholeNumber)
-            value = given.get(name, valid.default if is_number else valid[0])
+            value = given.get(name, valid.default if isinstance(valid, WholeNumber) else valid[0])
             if value not in valid:
                 raise BenchmarkError(
                     f"{self.name}: {name} is {shorten(value)}. Valid options: {self.describe_options()}"
                 )
-            chosen[name] = int(value) if is_number else value
+            chosen[name] = int(value) if isinstance(valid, WholeNumber) else value
         return chosen
 
 
