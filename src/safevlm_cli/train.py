@@ -1,4 +1,4 @@
-"""`safevlm train`: stage 1, stage 2 or both."""
+"""`safevlm train`: train stage 1, stage 2 or both."""
 
 import argparse
 import contextlib
@@ -64,7 +64,7 @@ def _show_what_is_kept(number: int, arguments: list[str]):
 
 
 def _stage_arguments(number: int, are_both: bool, given: list[str], output_dir: Path) -> list[str]:
-    """A stage's arguments, as its example script takes them."""
+    """Return a stage's arguments, as its example script takes them."""
     from safevlm_hf.training.arguments import nano_config, take_overwrite, write_nano_config
 
     folder, first = output_dir / f"stage{number}", output_dir / "stage1"
@@ -77,13 +77,14 @@ def _stage_arguments(number: int, are_both: bool, given: list[str], output_dir: 
         if are_both or len(given) > 1:
             raise ValueError("A YAML file is for one stage, and stands alone: `safevlm train --stage 1 run.yaml`.")
         return [*given, *replacing]
+    # A run of both stages that stopped in stage 1 resumes that one, and begins stage 2.
     options = _options_of_stage(number, _without_resuming(given, folder)) if are_both else given
     start = ["--model_name_or_path", str(first)] if number == 2 else []
     return [*start, *options, "--output_dir", str(folder), *replacing]
 
 
 def _without_resuming(given: list[str], folder: Path) -> list[str]:
-    """The options of both stages without `--resume_from_checkpoint true` where the stage has no whole checkpoint."""
+    """Take `--resume_from_checkpoint true` out of the options of both stages if this one has no whole checkpoint."""
     from safevlm_hf.training.checkpoints import find_checkpoints
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -99,7 +100,7 @@ def _without_resuming(given: list[str], folder: Path) -> list[str]:
 
 
 def _options_of_stage(number: int, given: list[str]) -> list[str]:
-    """Without those of the other stage: stage 1 has no adapters, stage 2 takes the safety modules as they are."""
+    """Take the other stage's options out: stage 1 has no adapters, stage 2 takes the safety modules as they are."""
     from transformers import HfArgumentParser
 
     from safevlm_hf.training.arguments import LoraArguments, ModelArguments
@@ -113,7 +114,7 @@ def _options_of_stage(number: int, given: list[str]) -> list[str]:
 
 
 def _check_arguments(planned: dict[int, list[str]], first: Path):
-    """Those of stage 2 as well, before hours of stage 1. `first` is where stage 1's result lies, or will."""
+    """Check the arguments of all stages, before hours of stage 1. `first` is the folder of stage 1's result."""
     from safevlm_hf.training.arguments import parse_arguments
 
     for number, arguments in planned.items():
@@ -130,7 +131,7 @@ def _check_arguments(planned: dict[int, list[str]], first: Path):
 
 @contextlib.contextmanager
 def _argparse_errors():
-    """The reason alone, as an error; argparse would print all options and exit."""
+    """Raise argparse's reason as an error; by itself it would print all options and exit."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
