@@ -21,7 +21,7 @@ TELLING = ("prompt_logprobs", "prompt_logprob_token_ids", "trace_decode_token_id
 class Decision:
     """Decision on an image under its question: `refusal` holds the token ids of a fixed text, or nothing."""
 
-    block_length: int  # from the first image position on
+    block_length: int  # it counts from the first image position on
     risk: float
     refusal: list[int] | None
 
@@ -55,7 +55,7 @@ class Decisions:
         return decisions
 
 
-DECISIONS = Decisions()  # of this process: the model writes, the sampler reads
+DECISIONS = Decisions()  # one per process: the model writes, the sampler reads
 
 
 @dataclass

@@ -19,8 +19,8 @@ from .settings import read_operator, read_policy
 
 
 UNPRINTED = ("chat_template", "tokenize", "continue_final_message")  # options of a rendering
-TURNS = "question_turns"  # of a rendered prompt: the question mask, one number per token
-WORDS = "question_words"  # of a rendered prompt: the question in the head's own words, (words, 2)
+TURNS = "question_turns"  # a rendered prompt holds the question mask here, one number per token
+WORDS = "question_words"  # and here the question in the head's own words, (words, 2)
 
 
 class SafeRenderer(HfRenderer):

@@ -17,7 +17,7 @@ from . import RENDERER
 
 POLICY_VARIABLE = "SAFEVLM_POLICY"  # environment variable: the operator's policy, a JSON file
 PROMPT_VARIABLE = "SAFEVLM_SYSTEM_PROMPT"  # the operator's words, or a file that holds them
-TRUST_VARIABLE = "SAFEVLM_TRUST_CLIENT_ROLES"  # with 1, clients are believed about who said what
+TRUST_VARIABLE = "SAFEVLM_TRUST_CLIENT_ROLES"  # 1 believes clients about who said what
 RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 
 
