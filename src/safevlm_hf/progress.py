@@ -1,4 +1,4 @@
-"""Long work in a log file: lines with the time left, where there is no terminal for a bar."""
+"""Progress of long work: a bar on a terminal, and lines with the time left in a log file."""
 
 import sys
 import time
