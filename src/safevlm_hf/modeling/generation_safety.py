@@ -47,13 +47,12 @@ class SafetyGenerationMixin:
         **kwargs,
     ):
         """
-        As [`GenerationMixin.generate`]: each image gets its verdict, and the answer is given under its condition.
+        Generate as [`GenerationMixin.generate`] does: each image gets its verdict, and the answer its condition.
 
         Args:
             safety_policy ([`SafetyPolicy`] or `dict`, *optional*): overrides, name by name, the policy in
                 `generation_config`. Without either, every category is on and a risk over 0.5 is conditioned. Where it
-                refuses, a warning names what the policy in `generation_config`, which counts as the checkpoint's even
-                where a caller set it, could hide from it.
+                refuses, a warning names what the other policy could hide from it ([`policy_in_force`]).
             safety_audit ([`SafetyAudit`] or path, *optional*): where to write a line per sample, before its first
                 token. By default the file that the environment variable `SAFEVLM_AUDIT` names, or none.
             safety_shadow (`bool`, *optional*): the policy decides, and nothing follows from it: the audit says what
@@ -86,7 +85,9 @@ class SafetyGenerationMixin:
             return super().generate(inputs, **kwargs)
 
         policy = self.policy_in_force(safety_policy, kwargs.get("generation_config"))
-        audit = SafetyAudit.create(_audit(safety_audit))
+        if safety_audit is None:
+            safety_audit = os.environ.get(AUDIT_VARIABLE) or None
+        audit = SafetyAudit.create(safety_audit)
         _check_shadow(safety_shadow, audit)
         call = SafetyCall(self, inputs, kwargs, policy, audit, safety_shadow)
         call.begin(question_mask, question_ids)
@@ -95,7 +96,7 @@ class SafetyGenerationMixin:
         return call.end(outputs)
 
     def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
-        """The library's, ours last: it appends samplers and watermarks to what a call brings."""
+        """Put our processors last: the library appends samplers and watermarks to what a call brings."""
         processors = super()._get_logits_processor(*args, **kwargs)
         is_ours = (NoImageTokens, ForcedRefusal)
         return LogitsProcessorList(sorted(processors, key=lambda processor: isinstance(processor, is_ours)))
@@ -230,10 +231,6 @@ class SafetyGenerationMixin:
             policy=policy,
             question_ids=conversation.words(policy.remembered_turns),
         )
-
-
-def _audit(safety_audit):
-    return os.environ.get(AUDIT_VARIABLE) or None if safety_audit is None else safety_audit
 
 
 def _check_shadow(is_shadow: bool, audit: SafetyAudit | None):
