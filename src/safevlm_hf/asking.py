@@ -18,7 +18,7 @@ from .progress import Progress
 Ask = Callable[[Sequence], list]
 """Takes a batch of samples and returns one result for each."""
 Fail = Callable[[Any, Exception], Any]
-"""Makes the result of one sample that does not fit even alone, or raises."""
+"""Make the result of one sample that does not fit even alone, or raises."""
 
 
 class PromptTooLong(ValueError):

@@ -10,7 +10,7 @@ INTERVAL = 10.0  # seconds between two lines
 
 
 class Countdown:
-    """Says when a log gets its next line, and what it says of the time left."""
+    """Say when a log gets its next line, and what it says of the time left."""
 
     def __init__(self, total: int, done: int = 0):
         self.total, self.first = total, done

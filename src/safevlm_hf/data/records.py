@@ -80,7 +80,7 @@ def load_records(
     image_root: str | os.PathLike | None = None,
     skip_bad_records: bool = False,
 ) -> datasets.Dataset:
-    """Reads a JSON lines file and checks every record and image before anything is trained on it.
+    """Read a JSON lines file and check every record and image before anything is trained on it.
 
     Args:
         path: the file; empty lines are passed over.
@@ -163,7 +163,7 @@ def read_records(
 
 
 def load_image(reference: str | os.PathLike) -> Image.Image:
-    """Opens an image of a record as RGB of 8 bits, upright (EXIF), the first frame, on white; two or more paths with
+    """Open an image of a record as RGB of 8 bits, upright (EXIF), the first frame, on white; two or more paths with
     `<split>` between are joined side by side.
 
     Joined images take the height of the first. The processor reads images in the same way.

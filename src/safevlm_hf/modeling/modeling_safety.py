@@ -39,6 +39,10 @@ from .safety_word_head import SafetyWordHead, init_word_weights
 logger = logging.get_logger(__name__)
 
 ANY_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
+NO_IMAGES = (
+    "The prompt holds image tokens, and no images came with it: `forward` gives it no verdict, and `generate` raises. "
+    "Pass `pixel_values`."
+)
 
 
 class SafePreTrainedModelMixin(SafetyAdapterMixin, SafeCheckpointMixin, RemoteCodeMixin):
@@ -215,9 +219,7 @@ class SafeModelMixin(SafetyJudgingMixin):
         Run the backbone; `cache` is the name of `past_key_values` since transformers 5.24.
 
         Args:
-            question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said.
-            question_ids (`torch.LongTensor` of shape `(batch, words, 2)`, *optional*): what they said, in words of the
-                head's own, each with its turn, as the processor gives them for a model with `head_reading="words"`.
+            question_mask, question_ids (*optional*): what users said, as [`SafetyGenerationMixin`] has them.
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
         """
         inputs_embeds = kwargs.get("inputs_embeds")
@@ -226,8 +228,7 @@ class SafeModelMixin(SafetyJudgingMixin):
         check_modalities(kwargs)
         if pixel_values is not None:
             arguments = {**kwargs, "question_mask": question_mask, "question_ids": question_ids}
-            encoded = self.encode_images(pixel_values, arguments, safety_inputs)
-            kwargs["mm_encoder_outputs"] = {"image": encoded}
+            kwargs["mm_encoder_outputs"] = {"image": self.encode_images(pixel_values, arguments, safety_inputs)}
         cache = one_cache(cache, past_key_values)
         image_outputs = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         if image_outputs is not None:
@@ -242,10 +243,7 @@ class SafeModelMixin(SafetyJudgingMixin):
         if is_called_alone:
             lacks_images = is_free and bool(self.image_mask_of(kwargs["input_ids"]).any())
             if lacks_images:
-                logger.warning_once(
-                    "The prompt holds image tokens, and no images came with it: `forward` gives it no verdict, and "
-                    "`generate` raises. Pass `pixel_values`."
-                )
+                logger.warning_once(NO_IMAGES)
             is_free = take_free_cache(cache) and is_free and not lacks_images
             self.cache_state = read_state(cache, self.cache_state)
         for name in self.own_image_arguments:
@@ -313,7 +311,8 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin, SafetyAssessmentM
         **kwargs,
     ):
         r"""
-        Run the backbone; `cache` is the name of `past_key_values` since transformers 5.24.
+        Run the backbone; `cache` is the name of `past_key_values` since transformers 5.24. The loss of the outputs
+        (`output_class`) is `lm_loss + loss_weight * safety_loss` (paper, 3.2).
 
         Args:
             safety_levels (`torch.LongTensor` of shape `(images,)`, *optional*): level labels, -100 ignores an image.
@@ -322,14 +321,8 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin, SafetyAssessmentM
                 train under; where negative, or without them, the verdict chooses. `generate` does not take them.
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
             safety_only (`bool`, *optional*): the head's loss alone, for training; the language model does not run.
-            question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said, as the
-                processor gives it. Without it all text is the question.
-            question_ids (`torch.LongTensor` of shape `(batch, words, 2)`, *optional*): the same in words of the head's
-                own, each with its turn, for a model with `head_reading="words"`. Without them it judges the picture
-                by itself.
-
-        Returns:
-            `output_class`. The loss is `lm_loss + loss_weight * safety_loss` (paper, 3.2).
+            question_mask, question_ids (*optional*): what users said ([`SafetyGenerationMixin`]). Without
+                `question_ids` a head that reads words judges the picture by itself.
         """
         check_modalities(kwargs)
         encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")

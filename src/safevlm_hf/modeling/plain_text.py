@@ -31,7 +31,7 @@ def _any_of(words: Sequence[str]) -> str:
 
 class PlainText:
     """
-    Breaks the tokens in users' texts, so that none adds an image position, moves one, or ends a turn.
+    Break the tokens in users' texts, so that none adds an image position, moves one, or ends a turn.
 
     Args:
         tokens (`Iterable[str]`): a tokenizer's special and added tokens, and the image's. There may be thousands:
@@ -184,7 +184,7 @@ class PlainText:
 
 
 class _Cipher:
-    """Writes texts in letters that are in no token, as values of the same form. Each character has a letter of its own
+    """Write texts in letters that are in no token, as values of the same form. Each character has a letter of its own
     and blanks stay, so that what a template asks of a text has the same answer: whether it is empty, how long it is,
     where its lines end, what it is equal to, and whether it holds a word that the template looks for."""
 

@@ -56,6 +56,11 @@ class SafeProcessorMixin(RemoteCodeMixin):
     It stands in front of the stock class. Images (paths, URLs, base64, PIL) are read upright, with 8 bits, the first
     frame, on white; what cannot be read raises.
 
+    `apply_chat_template(..., tokenize=True, return_dict=True)` gives a `question_mask`, (batch, length), too: 0 on
+    everything that no user said, and on a user's token the number of the user's turn, counted from the last one: 1, 2,
+    ... All text of a conversation is the question where users said nothing, where a message has an unknown role, and
+    where the template does not print the users' texts whole, once and in order.
+
     Args:
         categories (`list[str]`, *optional*), levels (`list[str]`, *optional*): names, as in [`SafetyConfig`].
         num_safety_tokens (`int`, *optional*), num_condition_tokens (`int`, *optional*): as in [`SafetyConfig`].
@@ -178,10 +183,6 @@ class SafeProcessorMixin(RemoteCodeMixin):
         And with `tokenize=True, return_dict=True` the result has a `question_mask`, (batch, length): it marks what
         users said.
 
-        The mask is 0 on everything that no user said. On a user's token it is the number of the user's turn, counted
-        from the last one: 1, 2, ... All text of a conversation is the question where users said nothing, where a
-        message has an unknown role, and where the template does not print the users' texts whole, once and in order.
-
         Args:
             conversation: messages, or a list of conversations.
             operator_messages (`int`, *optional*): for a server, which cannot trust roles that a client writes: only so
@@ -203,12 +204,7 @@ class SafeProcessorMixin(RemoteCodeMixin):
         self._check_renderings(plain, conversations, variables, chat_template)
         if not (kwargs.get("tokenize") and kwargs.get("return_dict")):
             return super().apply_chat_template(conversation, **options)
-        if operator_messages is not None and has_texts({**rendering, "chat_template": None}):
-            spans: list[QuestionSpans | None] = [None] * len(conversations)
-        else:
-            render = partial(super().apply_chat_template, **rendering)
-            is_continued = bool(kwargs.get("continue_final_message"))
-            spans = [find_question(messages, operator_messages, is_continued, render) for messages in conversations]
+        spans = self._find_questions(conversations, operator_messages, rendering)
         answers = None
         if kwargs.get("return_assistant_tokens_mask") and not self._marks_answers(chat_template):
             del options["return_assistant_tokens_mask"]
@@ -220,6 +216,17 @@ class SafeProcessorMixin(RemoteCodeMixin):
         finally:
             _conversation_spans.reset(tokens[0])
             _answer_spans.reset(tokens[1])
+
+    def _find_questions(
+        self, conversations: list, operator_messages: int | None, rendering: dict
+    ) -> list[QuestionSpans | None]:
+        """Find the question in the prompt of each conversation; `None` where all of its text is the question."""
+        # Beside a client's messages, tools and the like are a client's, too, and nothing marks them in the prompt.
+        if operator_messages is not None and has_texts({**rendering, "chat_template": None}):
+            return [None] * len(conversations)
+        render = partial(super().apply_chat_template, **rendering)
+        is_continued = bool(rendering.get("continue_final_message"))
+        return [find_question(messages, operator_messages, is_continued, render) for messages in conversations]
 
     def _check_renderings(self, plain: PlainText, conversations: list, variables: dict, chat_template: str | None):
         render = partial(super().apply_chat_template, chat_template=chat_template)

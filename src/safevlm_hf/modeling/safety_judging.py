@@ -1,4 +1,4 @@
-"""From pixels and a question to verdict, decision and block: the path of an image through the safety layer.
+"""Verdict, decision and block from pixels and a question: the path of an image through the safety layer.
 
 `prepare_safety_inputs` finds the question of each sample, and `encode_images` calls the family's `get_image_features`
 under it. That one encodes as its backbone does and calls `judge_images`: safety projector, and then

@@ -90,7 +90,7 @@ class SafetyConditions(nn.Module):
         self.weight = nn.Parameter(torch.empty(safety.num_conditions, safety.num_condition_tokens, hidden_size))
 
     def forward(self, condition_ids: torch.LongTensor) -> torch.Tensor:
-        """Look up `condition_ids` (images,), (images, condition tokens, hidden)."""
+        """Look up the rows `condition_ids` (images,), (images, condition tokens, hidden)."""
         return self.weight[condition_ids]
 
 

@@ -53,7 +53,7 @@ def check_modality(modality: str):
 
 class SafeMultiModalProcessor(MultiModalProcessor):
     """
-    Prepares the pictures of a prompt as transformers does, all in one call, and gives each of them the whole result,
+    Prepare the pictures of a prompt as transformers does, all in one call, and give each of them the whole result,
     the question's token ids and a key.
 
     Question and pictures are handed through as processor arguments, which the engine hashes together with the picture:

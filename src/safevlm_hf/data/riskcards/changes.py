@@ -39,7 +39,7 @@ def change_picture(
     split: str,
     rng: random.Random,
 ) -> tuple[Image.Image, list[Box]]:
-    """Changes a square RGB picture; returns it in the same size, with the boxes where their contents are now.
+    """Change a square RGB picture; return it in the same size, with the boxes where their contents are now.
 
     At strength 1.0 the picture is moved by an eighth of its side, turned by 10 degrees, scaled to 0.6 or 1.3, cropped
     by 12% on a side, a JPEG of quality 15, blurred by 2.5 pixels of 336, or 40% off in brightness, contrast and
@@ -75,7 +75,7 @@ def change_picture(
 def change_at_random(
     image: Image.Image, boxes: Sequence[Box], split: str, rng: random.Random
 ) -> tuple[Image.Image, list[Box]]:
-    """No change up to three mild ones, most often one or two, each as `change_picture` makes it."""
+    """Make up to three mild changes, most often one or two, each as `change_picture` makes it."""
     count = rng.choices((0, 1, 2, 3), (0.2, 0.4, 0.3, 0.1))[0]
     chosen = sorted(rng.sample(CHANGES, count), key=CHANGES.index)
     boxes = [list(box) for box in boxes]
@@ -91,7 +91,7 @@ def give_shape(
     rng: random.Random,
     shapes: Sequence[tuple[float, float]] = SHAPES,
 ) -> tuple[Image.Image, list[Box]]:
-    """Lays a square picture anywhere on a canvas of another shape, one of `shapes`, and scales it; returns it with its
+    """Lay a square picture anywhere on a canvas of another shape, one of `shapes`, and scale it; return it with its
     boxes."""
     width, height = (round(image.width * sides) for sides in rng.choice(shapes))
     canvas, margin = _surround(image, image.width, split, rng)

@@ -378,7 +378,7 @@ def _add_grain(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def draw_upright_picture(topic: Topic, split: str, rng: random.Random) -> Picture:
-    """Draws one picture of the topic, 336 x 336 RGB, with a look that belongs to the split and without any change."""
+    """Draw one picture of the topic, 336 x 336 RGB, with a look that belongs to the split and without any change."""
     content = _choose_content(topic, split, rng)
     image = _background(content.look["layout"], rng)
     draw = ImageDraw.Draw(image)
@@ -390,7 +390,7 @@ def draw_upright_picture(topic: Topic, split: str, rng: random.Random) -> Pictur
 def draw_picture(
     topic: Topic, split: str, rng: random.Random, change: str | None = None, strength: float = 1.0
 ) -> Picture:
-    """Draws one picture of the topic, 336 x 336 RGB, with a look that belongs to the split.
+    """Draw one picture of the topic, 336 x 336 RGB, with a look that belongs to the split.
 
     Args:
         change: one of `CHANGES`, the only one that the picture gets. By default a picture of the test split is
@@ -425,7 +425,7 @@ def _changed(picture: Picture, change, *arguments) -> Picture:
 
 
 def draw_two_cards(first: Topic, second: Topic, split: str, rng: random.Random) -> Picture:
-    """Draws two cards in one picture of 336 x 336, side by side or one above the other.
+    """Draw two cards in one picture of 336 x 336, side by side or one above the other.
 
     What the picture says of itself (regions, topic, look, name, address) is said of the risky card, or of the first
     card where neither is risky.

@@ -99,7 +99,7 @@ class Turn:
 
     @property
     def message(self) -> str:
-        """All that the user says in this turn."""
+        """Return all that the user says in this turn."""
         return "".join((self.before, self.text, self.after))
 
     @property

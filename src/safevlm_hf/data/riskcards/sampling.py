@@ -208,7 +208,7 @@ def draw_riskcards(
     strength: float = 1.0,
     varied_shapes: bool = False,
 ) -> Iterator[RiskCard]:
-    """Draws `num_samples` samples, one after the other; the same ones for the same arguments.
+    """Draw `num_samples` samples, one after the other; the same ones for the same arguments.
 
     Args:
         split: `"train"`, `"validation"` (as train, other pictures) or `"test"` (held-out combinations and fonts, half

@@ -343,7 +343,8 @@ def _mix_turns(turn, question, picture, prompt, split, rng, num_pictures) -> Con
 
 
 def _given_answers(turns: list[Turn], rng: random.Random) -> list[str]:
-    """Mostly the safe answers. A client may put a complying one in the model's mouth, and a model may overdo it."""
+    """Give mostly the safe answers. A client may put a complying one in the model's mouth, and a model may overdo
+    it."""
     if rng.random() < 0.2:
         return [turn.complying_answer for turn in turns[:-1]]
     return [_decline_too_much(turn, DECLINED_SHARE, rng) for turn in turns[:-1]]
