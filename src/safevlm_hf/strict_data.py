@@ -22,19 +22,21 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 MAX_LEVELS = 50
-"""Of mappings and lists in each other. Deeper ones are nobody's settings, and would exhaust the stack elsewhere."""
+"""So many mappings and lists may stand in each other. Deeper ones are nobody's settings, and would exhaust the stack
+elsewhere."""
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
 
 
 def shorten(value) -> str:
-    """A value as an error names it: its `repr`, cut where it is long. Files of others may hold anything."""
+    """Return a value as an error names it: its `repr`, cut where it is long. Files of others may hold anything."""
     return _REPR.repr(value)
 
 
 def plain(value, levels: int = MAX_LEVELS) -> Any:
-    """A copy of dicts, lists, tuples and scalars as JSON has them. Whole floats become integers, so that 1 is 1.0.
+    """Return a copy of dicts, lists, tuples and scalars as JSON has them. Whole floats become integers, so that 1 is
+    1.0.
 
     Raises:
         ValueError: a key is no text, a value is none of these types, or there are more levels than `levels`.
@@ -56,27 +58,28 @@ def plain(value, levels: int = MAX_LEVELS) -> Any:
 
 
 def canonical_json(value) -> str:
-    """The one JSON text of equal content: sorted keys, no spaces, ASCII. Errors as in `plain`, and for NaN."""
+    """Return the one JSON text of equal content: sorted keys, no spaces, ASCII. Errors as in `plain`, and for NaN."""
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value) -> str:
-    """SHA-256 of `canonical_json`, 64 hex digits: the same on every platform and for every order of keys."""
+    """Return the SHA-256 of `canonical_json`, 64 hex digits: the same on every platform and for every order of
+    keys."""
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
 def short_digest(value) -> str:
-    """The first 12 hex digits of `digest`: plenty to tell apart the protocols and systems of one reader."""
+    """Return the first 12 hex digits of `digest`: plenty to tell apart the protocols and systems of one reader."""
     return digest(value)[:12]
 
 
 def to_text(value) -> str:
-    """JSON for files that people read, too: sorted keys, one per line, ASCII."""
+    """Return JSON for files that people read, too: sorted keys, one per line, ASCII."""
     return json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n"
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """Reads JSON of unknown origin.
+    """Read JSON of unknown origin.
 
     Args:
         where: the file, and the line, as the error names it.
@@ -84,8 +87,12 @@ def parse_json(text: str | bytes, where: str) -> Any:
     Raises:
         ValueError: it is no JSON, or has NaN, a key twice, too many digits or too many levels.
     """
+
+    def refuse(constant: str):
+        raise ValueError(f"{constant} is no number of JSON")
+
     try:
-        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse)
+        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=refuse)
     except RecursionError:
         raise ValueError(f"{where}: nested too deeply") from None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are of this kind
@@ -93,7 +100,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def check_keys(data, expected: Collection[str], where: str) -> Mapping[str, Any]:
-    """`data` itself, a mapping with exactly the expected keys.
+    """Return `data` itself, a mapping with exactly the expected keys.
 
     Raises:
         ValueError: it is no mapping, or keys are unknown or missing; all of them are named.
@@ -108,10 +115,6 @@ def check_keys(data, expected: Collection[str], where: str) -> Mapping[str, Any]
     return data
 
 
-def _refuse(constant: str):
-    raise ValueError(f"{constant} is no number of JSON")
-
-
 class _StrictLoader(yaml.SafeLoader):
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -123,15 +126,12 @@ class _StrictLoader(yaml.SafeLoader):
         return unique_keys(self.construct_pairs(node, deep=True))
 
 
-def _construct_mapping(loader: _StrictLoader, node: yaml.Node) -> dict:
-    return loader.construct_mapping(node)
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+# The loader's own constructor hands out a dict first and fills it later.
+_StrictLoader.add_constructor("tag:yaml.org,2002:map", _StrictLoader.construct_mapping)
 
 
 def parse_yaml(text: str | bytes, where: str) -> Any:
-    """Reads YAML.
+    """Read YAML.
 
     Args:
         where: the file, as the error names it.
@@ -148,7 +148,7 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
 
 
 def record_from_dict(cls: type[Record], data, where: str) -> Record:
-    """A dataclass from a mapping that has exactly its fields; `where` names the origin in errors.
+    """Make a dataclass of a mapping that has exactly its fields; `where` names the origin in errors.
 
     Raises:
         ValueError: keys are unknown or missing, or the class refuses a value.
@@ -161,13 +161,13 @@ def record_from_dict(cls: type[Record], data, where: str) -> Record:
 
 
 def expect(is_valid: bool, name: str, expected: str, value):
-    """A `ValueError` with the name of the field, its value and what was expected, unless it is valid."""
+    """Raise `ValueError` with the name of the field, its value and what was expected, unless it is valid."""
     if not is_valid:
         raise ValueError(f"{name} is {shorten(value)}, expected {expected}")
 
 
 def set_plain_mapping(record, name: str, expected: str, is_valid: Callable[[Any], bool] | None = None):
-    """Replaces a mapping of a frozen record by a copy that JSON has, which nobody else can change.
+    """Replace a mapping of a frozen record by a copy that JSON has, which nobody else can change.
 
     Args:
         is_valid: a check on each value; any JSON if missing.
@@ -200,7 +200,7 @@ def is_count(value, least: int = 0) -> bool:
 
 
 def is_number(value) -> bool:
-    """Whether it is a finite number, which a float can hold."""
+    """Tell whether it is a finite number, which a float can hold."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
@@ -210,7 +210,7 @@ def is_number(value) -> bool:
 
 
 def is_hash(value) -> bool:
-    """Whether it is SHA-256 in hex."""
+    """Tell whether it is SHA-256 in hex."""
     return isinstance(value, str) and bool(_HASH.fullmatch(value))
 
 
