@@ -173,7 +173,7 @@ def commands(block: str) -> list[list[str]]:
     block = re.sub(r"<<(\w+)\n.*?^\1$", "", block, flags=re.MULTILINE | re.DOTALL).replace("\\\n", " ")
     found = []
     for line in block.splitlines():
-        for part in re.split(r" && | \| ", line):
+        for part in re.split(r" && | \| | &$", line):
             words = shlex.split(part, comments=True)
             while words and re.match(r"[A-Z_]+=", words[0]):
                 del words[0]
@@ -183,8 +183,8 @@ def commands(block: str) -> list[list[str]]:
 
 
 def check_command(words: list[str]):
-    """Raise where a command of this package or a script of examples/ has an option that it does not take, lacks one that it needs, or names a script
-    that is not there. Other programs are not looked at."""
+    """Raise where a command of this package, or a script of examples/, has an option that it does not take, lacks one
+    that it needs, or is not there. Other programs are not looked at."""
     if Path(words[0]).name == "safevlm":
         check_safevlm(words[1:])
     elif script := next((word for word in words if word.startswith("examples/") and word.endswith(".py")), None):
