@@ -173,8 +173,8 @@ def commands(block: str) -> list[list[str]]:
     block = re.sub(r"<<(\w+)\n.*?^\1$", "", block, flags=re.MULTILINE | re.DOTALL).replace("\\\n", " ")
     found = []
     for line in block.splitlines():
-        for part in re.split(r" && | \| | &$", line):
-            words = shlex.split(part, comments=True)
+        for part in re.split(r" && | \| ", line):
+            words = [word for word in shlex.split(part, comments=True) if word != "&"]
             while words and re.match(r"[A-Z_]+=", words[0]):
                 del words[0]
             if words and words[0] != "export":
