@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html import unescape
 from importlib.util import find_spec
+from itertools import dropwhile, groupby
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -169,16 +170,16 @@ def command_blocks(path: Path) -> list[str]:
 
 
 def commands(block: str) -> list[list[str]]:
-    """Each command's words, without texts that are handed over (`<<END`) and variables in front."""
+    """Each command's words, without texts that are handed over (`<<END`), comments, and variables in front. A quoted
+    text may have several lines."""
     block = re.sub(r"<<(\w+)\n.*?^\1$", "", block, flags=re.MULTILINE | re.DOTALL).replace("\\\n", " ")
     found = []
-    for line in block.splitlines():
-        for part in re.split(r" && | \| ", line):
-            words = [word for word in shlex.split(part, comments=True) if word != "&"]
-            while words and re.match(r"[A-Z_]+=", words[0]):
-                del words[0]
-            if words and words[0] != "export":
-                found.append(words)
+    for line in re.split(r"\n(?=(?:[^']*'[^']*')*[^']*$)", re.sub(r"(?:^| )# .*$", "", block, flags=re.MULTILINE)):
+        words = shlex.split(line)
+        for is_joint, part in groupby(words, lambda word: word in ("&&", "|", "&")):
+            command = list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), part))
+            if command and not is_joint and command[0] != "export":
+                found.append(command)
     return found
 
 
