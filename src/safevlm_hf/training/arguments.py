@@ -315,8 +315,8 @@ def is_yaml(word: str = "") -> bool:
 
 
 def _read_yaml(path: str, parser: HfArgumentParser, types: Mapping[str, Any]) -> dict:
-    """Return the options in a YAML file. Numbers, text, true and false are read as behind a flag, so that both take the
-    same; lists, settings by name and null stand as they are, where the option has them."""
+    """Return the options in a YAML file. Numbers, text, true and false are read as behind a flag, so that both take
+    the same; lists, settings by name and null stand as they are, where the option has them."""
     values = parse_yaml(Path(path).read_bytes(), path) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold options and their values (`seed: 1`), got a {type(values).__name__}.")
