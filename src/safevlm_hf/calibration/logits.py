@@ -2,8 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +10,6 @@ import torch
 
 from ..asking import ask_records, assess_records
 from ..data.records import JOIN_MARK
-from ..modeling.configuration_safety import SafetyConfig
 from ..modeling.safety_decision import decide, is_readable
 from ..modeling.safety_policy import SafetyPolicy
 
@@ -153,39 +151,20 @@ def _report_left_out(records: Sequence[dict], left_out: dict[int, str]) -> None:
 
 @torch.inference_mode()
 def _assess(model, processor, records: list[dict]) -> list[tuple]:
-    """Per record (levels,) and (categories,) logits of its strictest image, and the logits of all windows."""
-    with _head_outputs(model) as seen:
-        outputs = assess_records(model, processor, records)
-    levels, categories = outputs.safety_level_logits.cpu(), outputs.safety_category_logits.cpu()
-    return [
-        (levels[image], categories[image], _windows(seen[-1], outputs.safety_image_rows == row))
-        for row, image in enumerate(_strictest_images(outputs, len(records), model.config.safety_config))
-    ]
-
-
-@contextmanager
-def _head_outputs(model) -> Iterator[list[tuple]]:
-    """What the safety head returns meanwhile, one entry per call."""
-    seen: list[tuple] = []
-    hook = model.model.safety_head.register_forward_hook(lambda *call: seen.append(call[-1]))
-    try:
-        yield seen
-    finally:
-        hook.remove()
-
-
-def _windows(head_output: tuple, is_own: torch.BoolTensor) -> torch.Tensor:
-    """The logits of all windows of these images, (windows, levels + categories), float32."""
-    level_logits, category_logits, is_window = (output.cpu() for output in head_output)
-    logits = torch.cat([level_logits, category_logits], dim=-1).float()
-    return logits[is_own.cpu()[:, None] & is_window]
-
-
-def _strictest_images(outputs, num_records: int, config: SafetyConfig) -> list[int]:
-    """Return the index of the image that decides each record of a batch, under the policy that was applied."""
+    """Return, per record, (levels,) and (categories,) logits of its strictest image under the policy that was applied,
+    and the logits of all windows of all of its images."""
+    outputs, config = assess_records(model, processor, records), model.config.safety_config
     policy = SafetyPolicy.create(outputs.safety_policy, config)
     decision = decide(policy, outputs.safety_level_logits, outputs.safety_category_logits, config)
-    return decision.strictest_images(outputs.safety_image_rows, num_records).tolist()
+    strictest = decision.strictest_images(outputs.safety_image_rows, len(records)).tolist()
+    levels, categories = outputs.safety_level_logits.cpu(), outputs.safety_category_logits.cpu()
+    rows, windows, is_window = (
+        part.cpu() for part in (outputs.safety_image_rows, outputs.safety_window_logits, outputs.safety_is_window)
+    )
+    return [
+        (levels[image], categories[image], windows[(rows == row)[:, None] & is_window])
+        for row, image in enumerate(strictest)
+    ]
 
 
 def split(
