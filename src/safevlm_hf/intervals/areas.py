@@ -10,13 +10,6 @@ from .bootstrap import Bootstrap
 ROC, PRECISION = "roc", "precision"
 
 
-def weighted_areas(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """Area under the ROC curve and average precision, as scikit-learn's `roc_auc_score` and `average_precision_score`
-    with `sample_weight`; NaN without both sides."""
-    order = np.argsort(-scores, kind="stable")
-    return _areas(scores[order], is_positive[order], weights[order])
-
-
 def area_intervals(
     scores: np.ndarray, is_positive: np.ndarray, groups: Sequence[str], bootstrap: Bootstrap | None = None
 ) -> dict[str, tuple[float, float]]:
