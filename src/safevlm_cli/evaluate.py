@@ -45,7 +45,7 @@ def evaluate(
     ),
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals' resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the intervals' resampling.")] = 0,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out items without a readable picture, and name them.")
     ] = False,

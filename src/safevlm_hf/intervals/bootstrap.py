@@ -2,14 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from ..strict_data import expect, is_count
+from ..strict_data import STRICT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Bootstrap:
     """The percentile bootstrap over clusters (Efron 1979; Davison and Hinkley 1997, section 3.8), 95%.
 
@@ -23,12 +25,8 @@ class Bootstrap:
         seed: the same seed and clusters give the same draws, on every platform and version of numpy.
     """
 
-    num_resamples: int = 1000
-    seed: int = 0
-
-    def __post_init__(self):
-        expect(is_count(self.num_resamples, least=1), "num_resamples", "at least 1", self.num_resamples)
-        expect(is_count(self.seed) and self.seed < 2**32, "seed", "a whole number from 0 to 2**32 - 1", self.seed)
+    num_resamples: Annotated[int, Field(ge=1)] = 1000
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def interval(self, statistic: Callable[[np.ndarray], float], clusters: np.ndarray) -> tuple[float, float]:
         """Low and high end.

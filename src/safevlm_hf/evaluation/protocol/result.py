@@ -5,21 +5,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from ...files import write_text
 from ...intervals.bootstrap import Bootstrap
 from ...intervals.figure import Figure
 from ...strict_data import (
+    STRICT,
+    Count,
     check_keys,
     expect,
-    is_count,
-    is_number,
     parse_json,
     plain,
     record_from_dict,
-    set_plain_mapping,
     shorten,
     to_text,
+    valid_if,
 )
 from .protocol import Protocol
 from .system import System
@@ -28,7 +32,7 @@ from .system import System
 FORMAT = 2
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=STRICT)
 class Counts:
     """How many items there were.
 
@@ -39,16 +43,12 @@ class Counts:
         published: items that the benchmark has as published; `None` where that is not known.
     """
 
-    items: int
-    missing: int = 0
-    failed: int = 0
-    published: int | None = None
+    items: Count
+    missing: Count = 0
+    failed: Count = 0
+    published: Count | None = None
 
     def __post_init__(self):
-        for name in ("items", "missing", "failed"):
-            expect(is_count(getattr(self, name)), name, "a whole number from 0", getattr(self, name))
-        is_known = self.published is not None
-        expect(not is_known or is_count(self.published), "published", "a whole number or null", self.published)
         expect(self.failed <= self.items, "failed", f"at most the {self.items} items", self.failed)
 
     def describe_items(self) -> str:
@@ -62,7 +62,15 @@ class Counts:
         return f"{self.items} items of {self.published} published{part}"
 
 
-@dataclass(frozen=True)
+def _is_date(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+@checked_dataclass(frozen=True, config=STRICT)
 class Times:
     """When a result was made, and how long its parts took. Nothing else in a result depends on it.
 
@@ -71,15 +79,10 @@ class Times:
         durations: part to seconds.
     """
 
-    date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    date: Annotated[str, AfterValidator(valid_if(_is_date, "an ISO 8601 date"))] = field(
+        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
+    )
     durations: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self):
-        try:
-            datetime.fromisoformat(self.date)
-        except (TypeError, ValueError):
-            expect(False, "date", "an ISO 8601 date", self.date)
-        set_plain_mapping(self, "durations", "parts and their seconds", is_number)
 
 
 @dataclass(frozen=True)
