@@ -1,4 +1,4 @@
-"""How sure the areas under curves are: a bootstrap that sorts the scores once, and not in each draw."""
+"""Intervals of the areas under curves, by a bootstrap that sorts the scores once, and not in each draw."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ ROC, PRECISION = "roc", "precision"
 def area_intervals(
     scores: np.ndarray, is_positive: np.ndarray, groups: Sequence[str], bootstrap: Bootstrap | None = None
 ) -> dict[str, tuple[float, float]]:
-    """95% intervals of both areas, by bootstrap over the groups. One that no draw changes is left out.
+    """Return 95% intervals of both areas, by bootstrap over the groups. One that no draw changes is left out.
 
     Args:
         scores, is_positive: (n,).
@@ -26,7 +26,7 @@ def area_intervals(
 
 
 def _areas(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """Of falling scores. Equal ones are reached together."""
+    """Return both areas of falling scores; equal scores are reached together."""
     is_end = np.append(scores[1:] != scores[:-1], True)
     positives, others = (np.cumsum(weights * side)[is_end] for side in (is_positive, ~is_positive))
     if not positives[-1] or not others[-1]:

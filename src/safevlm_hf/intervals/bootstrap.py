@@ -29,7 +29,7 @@ class Bootstrap:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def interval(self, statistic: Callable[[np.ndarray], float], clusters: np.ndarray) -> tuple[float, float]:
-        """Low and high end.
+        """Return the low and the high end.
 
         Args:
             statistic: weights (n,), how often each row was drawn, to a number; NaN where it is undefined.
@@ -43,7 +43,8 @@ class Bootstrap:
     def intervals(
         self, statistics: Callable[[np.ndarray], Mapping[str, float]], clusters: np.ndarray
     ) -> dict[str, tuple[float, float]]:
-        """As `interval`, of several statistics on the same draws. Without two clusters there are none."""
+        """Return, as `interval`, the ends of several statistics on the same draws. Without two clusters there are
+        none."""
         num_clusters = int(clusters.max()) + 1 if len(clusters) else 0
         values = defaultdict(list)
         random = np.random.RandomState(self.seed)  # numpy has frozen its stream; `default_rng` may change

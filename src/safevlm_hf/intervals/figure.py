@@ -1,4 +1,4 @@
-"""One number of a result, with what it is of, how sure it is, and what failures could have made of it."""
+"""A number of a result, with what it is of, how sure it is, and what failures could have made of it."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Whether a risk means what it says: of the samples with a risk of 0.8, 8 in 10 are risky (bins, ECE)."""
+"""Reliability: whether a risk means what it says. Of the samples with a risk of 0.8, 8 in 10 are risky (bins, ECE)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class ReliabilityBin:
 
 
 def reliability_bins(risks: Sequence[float], is_risky: Sequence[bool], num_bins: int = 10) -> list[ReliabilityBin]:
-    """Bins of equal width over [0, 1] that hold samples, rising.
+    """Return the bins of equal width over [0, 1] that hold samples, rising.
 
     Args:
         risks: predicted probability of a risk, 0 to 1, one per sample. The last bin includes 1.

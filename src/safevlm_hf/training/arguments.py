@@ -29,13 +29,13 @@ PAPER_CLEAN_SHARE = 3 / 14  # about 3,000 clean beside 11,000 risky pairs
 
 
 def _size(what: str):
-    """An option for new safety modules: unset, it is the family's default, or what a trained checkpoint has."""
+    """Return an option for new safety modules: unset, it is the family's default, or what a trained checkpoint has."""
     return field(default=None, metadata={"help": f"Stage 1: {what}."})
 
 
 @dataclass
 class ModelArguments:
-    """What is trained, and what its new safety modules are like."""
+    """The model that is trained, and what its new safety modules are like."""
 
     model_name_or_path: str = field(
         default=str(NANO_BASE),
@@ -76,7 +76,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """What it is trained on, and judged on."""
+    """The data that it is trained on, and judged on."""
 
     train_file: str | None = field(
         default=None,
@@ -130,7 +130,7 @@ class DataArguments:
 
 @dataclass
 class LoraArguments:
-    """How stage 2 changes the language model."""
+    """The change of the language model in stage 2."""
 
     use_lora: bool = field(default=True, metadata={"help": "LoRA, or full fine-tuning of the language model."})
     lora_r: int = field(default=256, metadata={"help": "Rank."})
@@ -206,7 +206,8 @@ class SafetyTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
-        """As [`TrainingArguments.get_warmup_steps`]; a tenth of a training that is shorter than its warm-up."""
+        """Return the steps as [`TrainingArguments.get_warmup_steps`]; a tenth of a training that is shorter than its
+        warm-up."""
         wanted = super().get_warmup_steps(num_training_steps)
         if wanted <= num_training_steps:
             return wanted
@@ -220,7 +221,7 @@ class SafetyTrainingArguments(TrainingArguments):
         return shortened
 
     def __getstate__(self) -> dict:
-        """Without the token: the Trainer writes its arguments beside the weights and publishes both."""
+        """Leave the token out: the Trainer writes its arguments beside the weights and publishes both."""
         return {**vars(self), "hub_token": None}
 
     def refuse_to_overwrite(self):
@@ -354,5 +355,5 @@ def write_nano_config(stage: int, path: Path, overwrite: bool = True, **override
 
 
 def nano_config(stage: int) -> Path:
-    """The YAML file of the embedded default."""
+    """Return the YAML file of the embedded default."""
     return CONFIGS / f"nano_stage{stage}.yaml"

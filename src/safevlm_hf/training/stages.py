@@ -1,4 +1,4 @@
-"""What each stage trains (arXiv 2405.13581, section 3.2)."""
+"""The parts that each stage trains (arXiv 2405.13581, section 3.2)."""
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ def prepare_stage2(model: nn.Module, lora: LoraArguments) -> nn.Module:
 
 
 def language_prefix(model: nn.Module) -> str:
-    """How the names of the language model's weights begin: what it is called depends on the backbone."""
+    """Return how the names of the language model's weights begin: what it is called depends on the backbone."""
     decoder = model.get_decoder()
     return next(f"{name}." for name, module in model.named_modules() if module is decoder)
 

@@ -15,7 +15,7 @@ from ...strict_data import digest, shorten
 
 
 BLOCK_SIZE, NUM_BLOCKS = 16 * 1024, 16
-"""Of each tensor so many blocks of so many bytes are read, or all of it where it is no longer than them together."""
+"""So many blocks of so many bytes are read of each tensor, or all of it where it is no longer than them together."""
 SETTINGS = (".json", ".jinja", ".model", ".txt", ".py")
 """Endings of the files of a checkpoint, beside its weights, that can change an answer."""
 
@@ -26,7 +26,8 @@ SETTINGS = (".json", ".jinja", ".model", ".txt", ".py")
 
 
 def prompt_hash(item: Item) -> str:
-    """What a system is asked: the messages and the bytes of the images, wherever they lie. Labels are no part of it.
+    """Return the hash of what a system is asked: the messages and the bytes of the images, wherever they lie. Labels
+    are no part of it.
 
     Raises:
         ValueError: an image is not there.
@@ -36,13 +37,14 @@ def prompt_hash(item: Item) -> str:
 
 
 def item_hash(item: Item) -> str:
-    """Everything about an item that decides a figure: id, prompt, expected answer, labels and group."""
+    """Return the hash of everything about an item that decides a figure: id, prompt, expected answer, labels and
+    group."""
     parts = {"id": item.id, "expected": item.expected, "labels": item.labels, "group": item.group}
     return digest({**parts, "prompt": prompt_hash(item)})
 
 
 def hash_items(items: Sequence[Item]) -> tuple[str, str]:
-    """The hash of the sorted ids, and that of the items' content. The order of the items changes neither.
+    """Return the hash of the sorted ids, and that of the items' content. The order of the items changes neither.
 
     Raises:
         ValueError: an id comes twice, or an image is not there.
@@ -67,7 +69,7 @@ def _file_hash(path: str, item: Item) -> str:
 
 
 def code_hash(paths: Iterable[str | os.PathLike]) -> str:
-    """The hash of source files, which changes with every change to one of them, even of a comment."""
+    """Return the hash of source files, which changes with every change to one of them, even of a comment."""
     return digest([hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths])
 
 
@@ -77,13 +79,13 @@ def code_hash(paths: Iterable[str | os.PathLike]) -> str:
 
 
 def chat_template_hash(processor) -> str | None:
-    """The hash of a processor's or a tokenizer's chat template; `None` where it has none."""
+    """Return the hash of a processor's or a tokenizer's chat template; `None` where it has none."""
     template = getattr(processor, "chat_template", None)
     return None if template is None else digest(template)
 
 
 def weights_hash(folder: str | os.PathLike) -> str:
-    """The hash of a local checkpoint: which weights and settings it holds, not where it lies.
+    """Return the hash of a local checkpoint: which weights and settings it holds, not where it lies.
 
     Of each `*.safetensors` the size, the header and a sample of each tensor (`BLOCK_SIZE`, `NUM_BLOCKS`) are read, of
     each file of `SETTINGS` everything. Headers and sizes alone would not do: all checkpoints of one architecture share
@@ -123,7 +125,7 @@ def _safetensors_hash(path: Path) -> str:
 
 
 def _sample(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
-    """All bytes of a short tensor, evenly spaced blocks of a long one, the first and the last among them."""
+    """Yield all bytes of a short tensor, evenly spaced blocks of a long one, the first and the last among them."""
     if end - begin <= NUM_BLOCKS * BLOCK_SIZE:
         file.seek(begin)
         yield file.read(end - begin)

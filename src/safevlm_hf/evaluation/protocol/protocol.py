@@ -1,4 +1,4 @@
-"""Under which conditions a benchmark was run, frozen in a file whose hash stands in every result.
+"""Protocols: the conditions under which a benchmark was run, frozen in a file whose hash stands in every result.
 
 Results are compared only under one protocol. So its hash leaves out whatever makes a system what it is: the weights,
 their chat template, the policy of the verdict, a safety prompt. Those are in [`System`], which stands beside the hash.
@@ -30,8 +30,8 @@ YAML_ENDINGS = (".yaml", ".yml")
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide a result, of those that are installed. What follows a "+" (torch's CPU or
-    CUDA build) is left out."""
+    """Return the versions of the packages that decide a result, of those that are installed. What follows a "+"
+    (torch's CPU or CUDA build) is left out."""
     versions = {"safevlm_hf": __version__}
     for name in (*ANSWERING_PACKAGES, *SCORING_PACKAGES):
         with suppress(metadata.PackageNotFoundError):
@@ -41,7 +41,7 @@ def package_versions() -> dict[str, str]:
 
 @dataclass(frozen=True, config=STRICT)
 class Protocol:
-    """What has to be equal for two results to be compared.
+    """The conditions that have to be equal for two results to be compared.
 
     Attributes:
         benchmark, split: by name.
@@ -76,7 +76,7 @@ class Protocol:
 
     @classmethod
     def of(cls, benchmark: str, split: str, items: Sequence[Item], **settings) -> "Protocol":
-        """The protocol of these items; `settings` are the attributes from `decoding` on.
+        """Return the protocol of these items; `settings` are the attributes from `decoding` on.
 
         Raises:
             ValueError: there are no items, an id comes twice, an image is not there, or a setting is not as described.
@@ -92,13 +92,13 @@ class Protocol:
 
     @property
     def answer_hash(self) -> str:
-        """The same of what decides an answer, besides the system and the item. Judges and scoring do not."""
+        """The same digits of what decides an answer, besides the system and the item. Judges and scoring do not."""
         versions = {name: version for name, version in self.versions.items() if name not in SCORING_PACKAGES}
         return short_digest({"decoding": self.decoding, "max_new_tokens": self.max_new_tokens, "versions": versions})
 
 
 def save_protocol(protocol: Protocol, path: str | os.PathLike) -> Path:
-    """Writes a protocol, as YAML where the file's name ends so, else as JSON. It appears when it is complete."""
+    """Write a protocol, as YAML where the file's name ends so, else as JSON. It appears when it is complete."""
     content = plain(asdict(protocol))
     is_yaml = Path(path).suffix.lower() in YAML_ENDINGS
     return write_text(path, yaml.safe_dump(content) if is_yaml else to_text(content))

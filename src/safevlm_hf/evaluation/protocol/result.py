@@ -34,7 +34,7 @@ FORMAT = 2
 
 @checked_dataclass(frozen=True, config=STRICT)
 class Counts:
-    """How many items there were.
+    """Numbers of items.
 
     Attributes:
         items: those of the protocol.
@@ -52,7 +52,7 @@ class Counts:
         expect(self.failed <= self.items, "failed", f"at most the {self.items} items", self.failed)
 
     def describe_items(self) -> str:
-        """How many items there were, and of how many: "40 items of 442 published (not the whole benchmark)"."""
+        """Return how many items there were, and of how many: "40 items of 442 published (not the whole benchmark)"."""
         if self.published is None:
             return f"{self.items} items"
         if self.items > self.published:  # of another revision
@@ -72,7 +72,7 @@ def _is_date(text: str) -> bool:
 
 @checked_dataclass(frozen=True, config=STRICT)
 class Times:
-    """When a result was made, and how long its parts took. Nothing else in a result depends on it.
+    """Date and durations: when a result was made, and how long its parts took. Nothing else in a result depends on it.
 
     Attributes:
         date: ISO 8601.
@@ -87,7 +87,7 @@ class Times:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What a system reached on a benchmark.
+    """The result of a system on a benchmark.
 
     Made again from the same answers and judgements it is the same file, byte for byte, but for `times`.
 
@@ -137,12 +137,12 @@ KEYS = ("format", "protocol_hash", "benchmark", "split", "figures", *PARTS)
 
 
 def save_result(result: EvaluationResult, path: str | os.PathLike) -> Path:
-    """Writes `results.json`. It appears under its name when it is complete."""
+    """Write `results.json`. It appears under its name when it is complete."""
     return write_text(path, result.to_json())
 
 
 def load_result(path: str | os.PathLike) -> EvaluationResult:
-    """Reads `results.json`.
+    """Read `results.json`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -175,7 +175,7 @@ def load_result(path: str | os.PathLike) -> EvaluationResult:
 
 
 def check_comparable(results: Sequence["EvaluationResult"]):
-    """Nothing, if the results may stand in one table.
+    """Check that results may stand in one table.
 
     Raises:
         ValueError: two protocols differ; the message says in what.
@@ -192,7 +192,7 @@ def check_comparable(results: Sequence["EvaluationResult"]):
 
 
 def _differences(one: Mapping, other: Mapping, prefix: str = "") -> list[str]:
-    """`name: a and b` for all that is not equal, in mappings by their keys."""
+    """Return `name: a and b` for all that is not equal, in mappings by their keys."""
     found = []
     for name in dict.fromkeys((*one, *other)):
         a, b = one.get(name), other.get(name)

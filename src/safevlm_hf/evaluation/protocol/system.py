@@ -1,4 +1,4 @@
-"""What was run: the part of a result that comparisons are about."""
+"""Systems: the part of a result that comparisons are about."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, field
@@ -10,7 +10,7 @@ from ...strict_data import STRICT, Hash, PlainMapping, Scalar, Text, short_diges
 
 @dataclass(frozen=True, config=STRICT)
 class System:
-    """What was run.
+    """A system that was run.
 
     Attributes:
         name: what tables call it, such as `"SafeVLM, verdict off"`.
