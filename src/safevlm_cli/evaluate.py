@@ -39,7 +39,7 @@ Judges = Annotated[Path | None, typer.Option(help="A YAML file with further mode
 Output = Annotated[Path, typer.Option("--output", "-o", help="Results, answers, report.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
 BatchSize = Annotated[int, typer.Option(min=1)]
-Seed = Annotated[int, typer.Option(min=0, help="Of the intervals' resampling.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the intervals' resampling.")]
 SkipMissing = Annotated[
     bool, typer.Option("--skip-missing", help="Leave out items without a readable picture, and name them.")
 ]

@@ -8,14 +8,15 @@ import re
 import reprlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from .modeling.json_files import unique_keys
 
 
-Scalar = str | int | float | bool | None
 Record = TypeVar("Record")
 
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -148,7 +149,7 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
 
 
 def record_from_dict(cls: type[Record], data, where: str) -> Record:
-    """Make a dataclass of a mapping that has exactly its fields; `where` names the origin in errors.
+    """Return a record made of a mapping that has exactly its fields; `where` names the origin in errors.
 
     Raises:
         ValueError: keys are unknown or missing, or the class refuses a value.
@@ -156,35 +157,25 @@ def record_from_dict(cls: type[Record], data, where: str) -> Record:
     data = check_keys(data, [one.name for one in fields(cls)], where)  # type: ignore[arg-type]  # a dataclass
     try:
         return cls(**data)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {first_problem(error)}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first of a record's problems in one line: the field, its value and what was expected."""
+    problem = error.errors(include_url=False)[0]
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "value_error":
+        return f"{name}: {problem['ctx']['error']}".removeprefix(": ")
+    return f"{name} is {shorten(problem['input'])}, expected {problem['msg'].removeprefix('Input should be ')}"
 
 
 def expect(is_valid: bool, name: str, expected: str, value):
     """Raise `ValueError` with the name of the field, its value and what was expected, unless it is valid."""
     if not is_valid:
         raise ValueError(f"{name} is {shorten(value)}, expected {expected}")
-
-
-def set_plain_mapping(record, name: str, expected: str, is_valid: Callable[[Any], bool] | None = None):
-    """Replace a mapping of a frozen record by a copy that JSON has, which nobody else can change.
-
-    Args:
-        is_valid: a check on each value; any JSON if missing.
-
-    Raises:
-        ValueError: it is no mapping from text to such values.
-    """
-    value = getattr(record, name)
-    expect(isinstance(value, Mapping), name, expected, value)
-    try:
-        value = plain(value)
-        canonical_json(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    for key, one in value.items():
-        expect(is_valid is None or is_valid(one), f"{name}.{key}", expected, one)
-    object.__setattr__(record, name, value)
 
 
 def is_text(value) -> bool:
@@ -214,5 +205,35 @@ def is_hash(value) -> bool:
     return isinstance(value, str) and bool(_HASH.fullmatch(value))
 
 
-def is_scalar(value) -> bool:
-    return value is None or isinstance(value, (str, int, float, bool))
+# --------------------------------------------------------------------------------------------------
+# Types of the fields of records, which pydantic checks
+# --------------------------------------------------------------------------------------------------
+
+
+def valid_if(is_valid: Callable[[Any], bool], expected: str) -> Callable[[Any], Any]:
+    """Return a validator that leaves a value as it is, with an error that says in words what was expected."""
+
+    def check(value):
+        if not is_valid(value):
+            raise PydanticCustomError("unexpected", "Input should be {expected}", {"expected": expected})
+        return value
+
+    return check
+
+
+def _is_scalar(value) -> bool:
+    return value is None or isinstance(value, (str, bool)) or is_number(value)
+
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+"""Settings of all records: nothing is converted, and numbers are finite."""
+
+Count = Annotated[int, Field(ge=0)]
+Text = Annotated[str, AfterValidator(valid_if(is_text, "text, not empty"))]
+Hash = Annotated[str, AfterValidator(valid_if(is_hash, "64 hex digits"))]
+Scalar = Annotated[
+    str | int | float | bool | None,
+    BeforeValidator(valid_if(_is_scalar, "text, a finite number, a bool or null")),
+]
+PlainMapping = Annotated[Mapping[str, Any], AfterValidator(lambda value: json.loads(canonical_json(value)))]
+"""Settings of any depth, as JSON has them."""

@@ -151,22 +151,16 @@ def _unusable(record: dict, model) -> str | None:
 
 @torch.inference_mode()
 def _assess(model, processor, records: list[dict]) -> list[tuple]:
-    """Return per record (levels,) and (categories,) logits of its strictest image, and those of all windows."""
-    seen: list[tuple] = []
-    # The outputs hold the window that decided. The head is asked for all of them: another policy may choose another.
-    hook = model.model.safety_head.register_forward_hook(lambda *call: seen.append(call[-1]))
-    try:
-        outputs = assess_records(model, processor, records)
-    finally:
-        hook.remove()
-    *parts, is_window = (output.cpu() for output in seen[-1])
-    windows = torch.cat(parts, dim=-1).float()  # (images, windows, levels + categories)
-    config, rows = model.config.safety_config, outputs.safety_image_rows
-    # Of several images the one counts that decides under the policy that was applied.
+    """Return, per record, (levels,) and (categories,) logits of its strictest image under the policy that was applied,
+    and the logits of all windows of all of its images."""
+    outputs, config = assess_records(model, processor, records), model.config.safety_config
     policy = SafetyPolicy.create(outputs.safety_policy, config)
     decision = decide(policy, outputs.safety_level_logits, outputs.safety_category_logits, config)
-    strictest = decision.strictest_images(rows, len(records)).tolist()
-    levels, categories, rows = outputs.safety_level_logits.cpu(), outputs.safety_category_logits.cpu(), rows.cpu()
+    strictest = decision.strictest_images(outputs.safety_image_rows, len(records)).tolist()
+    levels, categories = outputs.safety_level_logits.cpu(), outputs.safety_category_logits.cpu()
+    rows, windows, is_window = (
+        part.cpu() for part in (outputs.safety_image_rows, outputs.safety_window_logits, outputs.safety_is_window)
+    )
     return [
         (levels[image], categories[image], windows[(rows == row)[:, None] & is_window])
         for row, image in enumerate(strictest)

@@ -87,7 +87,10 @@ class SafetyAssessmentMixin:
             mask = self.model.question_mask_of(safety_inputs, [len(block) for block in outputs.pooler_output])
             text_embeds, text_mask = (part.to(rows.device)[rows] for part in (safety_inputs.text_embeds, mask))
             explained = explain_head(head, text_embeds, text_mask, safety_tokens, outputs, self.config)
-        return SafetyExplanation(**explained, **verdict_output(outputs, policy))
+        for name, value in verdict_output(outputs, policy).items():
+            if name in SafetyExplanation.__dataclass_fields__:  # it is about the window that decided alone
+                explained[name] = value
+        return SafetyExplanation(**explained)
 
     def _judge(self, prompt: tuple, pixel_values, image_inputs: dict, safety_policy):
         """Return encoded images, the inputs of their verdicts, and the policy; `prompt` as for `read_conversation`."""

@@ -238,6 +238,8 @@ class SafetyOutput(ModelOutput):
     safety_category_logits: torch.Tensor | None = None
     safety_condition_ids: torch.LongTensor | None = None
     safety_action_ids: torch.LongTensor | None = None
+    safety_window_logits: torch.Tensor | None = None
+    safety_is_window: torch.BoolTensor | None = None
     safety_image_rows: torch.LongTensor | None = None
     safety_policy: dict | None = None
 
