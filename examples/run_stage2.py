@@ -1,7 +1,7 @@
 """Stage 2 of SafeVLM's training: the language model, safety modules frozen.
 
 python examples/run_stage2.py                       # the embedded default: RiskCards on the result of stage 1
-python examples/run_stage2.py my_run.yaml           # all arguments in one file
+python examples/run_stage2.py my_run.yaml --seed 1  # flags win over the file in front of them
 python examples/run_stage2.py --model_name_or_path runs/stage1 --train_file records.jsonl
 """
 

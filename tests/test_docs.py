@@ -1,18 +1,23 @@
 """The documents: their links, and the site that `make docs` builds of them."""
 
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 from html import unescape
+from importlib.util import find_spec
+from itertools import dropwhile, groupby
 from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
-import typer
 import yaml
+from typer.main import get_command
 
 import safevlm_hf
 from safevlm_cli import app
+from safevlm_hf.training.arguments import parse_arguments
 
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +175,7 @@ def commands_in(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_commands_of_the_documents_exist_with_their_flags(name):
-    programs = typer.main.get_command(app).commands
+    programs = get_command(app).commands
     for program, *words in commands_in((ROOT / name).read_text()):
         flags = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         if program == "python":
@@ -230,3 +235,96 @@ def test_the_figures_of_readme_are_those_of_the_pages():
         assert sorted(said) == sorted(measured), here
         found |= set(said)
     assert set(re.findall(FIGURE, without_code(text))) <= found
+
+
+# --------------------------------------------------------------------------------------------------
+# Commands
+# --------------------------------------------------------------------------------------------------
+
+NOT_RUN = "# not run here"  # the first line of a block that nobody here could run
+
+
+def command_blocks(path: Path) -> list[str]:
+    return re.findall(r"^```bash\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(block: str) -> list[list[str]]:
+    """Each command's words, without texts that are handed over (`<<END`), comments, and variables in front. A quoted
+    text may have several lines."""
+    block = re.sub(r"<<(\w+)\n.*?^\1$", "", block, flags=re.MULTILINE | re.DOTALL).replace("\\\n", " ")
+    found = []
+    for line in re.split(r"\n(?=(?:[^']*'[^']*')*[^']*$)", re.sub(r"(?:^| )# .*$", "", block, flags=re.MULTILINE)):
+        words = shlex.split(line)
+        for is_joint, part in groupby(words, lambda word: word in ("&&", "|", "&")):
+            command = list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), part))
+            if command and not is_joint and command[0] != "export":
+                found.append(command)
+    return found
+
+
+def check_command(words: list[str]):
+    """Raise where a command of this package, or a script of examples/, has an option that it does not take, lacks one
+    that it needs, or is not there. Other programs are not looked at."""
+    if Path(words[0]).name == "safevlm":
+        check_safevlm(words[1:])
+    elif script := next((word for word in words if word.startswith("examples/") and word.endswith(".py")), None):
+        assert (ROOT / script).is_file(), script
+        check_script(script, words[words.index(script) + 1 :])
+
+
+def check_safevlm(words: list[str]):
+    command = get_command(app)
+    while hasattr(command, "commands"):
+        assert words and words[0] in command.commands, words
+        command, words = command.commands[words[0]], words[1:]
+    # The training's own options are taken by the stages.
+    context = command.context_class(command, **command.context_settings)
+    try:
+        given, left, _ = command.make_parser(context).parse_args(list(words))
+    except Exception as error:  # of a class that typer brings along
+        raise AssertionError(f"{words}: {error!r}") from None
+    missing = [one.name for one in command.params if one.required and given.get(one.name) is None]
+    assert not missing and (command.name == "train" or not left), (words, missing, left)
+
+
+def check_script(script: str, words: list[str]):
+    words = [word for word in words if word != "$SMALL"]  # a page's variable for further options
+    if "--deepspeed" in words and find_spec("deepspeed") is None:
+        return  # the file is read as the arguments are
+    if stage := re.search(r"run_stage(\d)", script):
+        if words and not words[0].endswith((".yaml", ".yml")):
+            parse_arguments(int(stage[1]), [*words, "--use_cpu", "true"])
+    elif script.endswith("estimate_training.py"):
+        runpy.run_path(str(ROOT / script))["parse_args"](words)
+
+
+PAGES = sorted(path for path in documents() if command_blocks(path))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_are_taken_by_their_programs(path):
+    for block in command_blocks(path):
+        for words in commands(block):
+            check_command(words)
+
+
+def test_what_was_not_run_says_so():
+    """Whoever needs a GPU, a network or somebody else's data."""
+    for block in command_blocks(ROOT / "docs" / "recipes.md"):
+        needs_more = re.search(r"\bhf \w+load|curl|torchrun|--bf16|/mix/train\d.*--dataloader", block)
+        assert not needs_more or block.startswith(NOT_RUN), block
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "safevlm data mix runs/mix --stage 1 --vlgard data/vlguard",
+        "safevlm data mix runs/mix --vlguard data/vlguard",
+        "safevlm data blend runs/mix",
+        "python examples/run_stage1.py --model_name_or_path base --trainfile records.jsonl",
+        "python examples/run_stage3.py",
+    ],
+)
+def test_a_wrong_command_would_be_found(command):
+    with pytest.raises((AssertionError, ValueError)):
+        check_command(command.split())

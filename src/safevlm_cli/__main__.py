@@ -1,4 +1,4 @@
-"""`python -m safevlm_cli`, as `safevlm`."""
+"""`python -m safevlm_cli` runs `safevlm`."""
 
 from . import main
 

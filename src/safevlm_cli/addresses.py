@@ -1,7 +1,7 @@
-"""Http(s) addresses of the public network alone: a list of them may come from anybody.
+"""Open http(s) addresses of the public network alone: a list of them may come from anybody.
 
-An address of this machine or of its network is refused, and so is a public one that redirects there. What counts is
-where the connection would lead to, before it is made: a name may stand for any address.
+An address of this machine or of its network is refused, and so is a public one that redirects there. The address of
+the connection counts, and is checked before that is made: a name may stand for any address.
 """
 
 import io
@@ -38,7 +38,7 @@ def is_address(name: str) -> bool:
 
 
 def open_public(url: str, timeout: float):
-    """As `urllib.request.urlopen`, on the public network alone; a proxy that is set decides by its own rules."""
+    """Open a URL as `urllib.request.urlopen` does, on the public network alone. A proxy decides by its own rules."""
     opener = OpenerDirector()
     for handler in HANDLERS:
         opener.add_handler(handler())
@@ -46,21 +46,18 @@ def open_public(url: str, timeout: float):
 
 
 def is_public(host: str, port: int) -> bool:
-    address = _unpack(ipaddress.ip_address(host))
+    """Return `True` for an address of the public network."""
+    address = ipaddress.ip_address(host)
+    for network, place in GATEWAYS.items():
+        if address in network:  # a gateway would connect to the IPv4 address inside
+            address = ipaddress.IPv4Address(int(address) >> place & 0xFFFFFFFF)
+            break
     is_special = address.is_multicast or address.is_reserved or getattr(address, "is_site_local", False)
     return address.is_global and not is_special
 
 
-def _unpack(address: ipaddress.IPv4Address | ipaddress.IPv6Address):
-    """The IPv4 address that a gateway would make of an IPv6 one; any other address as it is."""
-    for network, place in GATEWAYS.items():
-        if address in network:
-            return ipaddress.IPv4Address(int(address) >> place & 0xFFFFFFFF)
-    return address
-
-
 class _InTime(io.RawIOBase):
-    """What comes from a socket until its time is over."""
+    """Read from a socket until its time is over."""
 
     def __init__(self, raw: io.RawIOBase):
         self.raw, self.end = raw, time.monotonic() + MAX_TIME
@@ -85,6 +82,8 @@ class _Response(HTTPResponse):
 
 
 class _PublicHTTPConnection(HTTPConnection):
+    """Connection of `http.client` that is only made to public addresses."""
+
     response_class = _Response
 
     def connect(self):
@@ -93,11 +92,12 @@ class _PublicHTTPConnection(HTTPConnection):
 
 
 def _connect_to_public(address: tuple[str, int], *args) -> socket.socket:
-    """As `socket.create_connection`, to an address that has been looked at: what is refused is not connected to, so
-    that open ports and closed ones look alike, and a name cannot become another address in between."""
+    """Connect as `socket.create_connection` does, to an address that has been checked."""
     known = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
     # A Python without IPv6 gives IPv6 addresses as bytes, and cannot connect to them.
     found = [(host, port) for *_, (host, port, *_) in known if isinstance(host, str) and isinstance(port, int)]
+    # All addresses are checked before any connection is made, so that open ports and closed ones look alike. The
+    # connection is made to the address and not to the name, which could stand for another address a moment later.
     for host, port in found:
         if not is_public(host, port):
             raise ValueError(f"{host} is in the network of this machine, and only public addresses are asked")
@@ -131,7 +131,7 @@ class _RedirectHandler(HTTPRedirectHandler):
         return super().redirect_request(request, response, *details)
 
 
-# Those of `urllib.request.build_opener`, without files and FTP.
+# These are the handlers of `urllib.request.build_opener`, without files and FTP.
 HANDLERS = (
     ProxyHandler,
     _PublicHTTPHandler,

@@ -20,7 +20,7 @@ from .showing import make_console, no_color, plain
 FLAGGED, ERROR, UNREADABLE, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141  # exit codes, beside 0
 LONGEST_ERROR = 1000  # characters
 NOISY = ("bitsandbytes", "huggingface_hub", "timm", "torch.utils._pytree", "torchao")
-"""Loggers of libraries that note what nobody has asked for, as they are imported, or as they try the Hub again."""
+"""Loggers of libraries that write notes while they are imported, or while they try the Hub again."""
 
 app = typer.Typer(
     help="SafeVLM: vision language models with a safety verdict of their own.",
@@ -34,7 +34,7 @@ ModelOrShipped = Annotated[
     str | None,
     typer.Option("--model", "-m", help="A safe checkpoint: folder or Hub id; unset: the small one of this package."),
 ]
-# What is to be read is looked for before anything is imported, which takes many seconds.
+# Typer looks for files that are to be read before the library is imported, which takes many seconds.
 THERE = {"exists": True, "dir_okay": False}
 PolicyFile = Annotated[
     Path | None, typer.Option("--policy", "-p", help="JSON file that overrides the checkpoint's own policy.", **THERE)
@@ -58,7 +58,7 @@ def options(
         bool, typer.Option("--debug", help="Show the traceback of an error. Stands in front of the command.")
     ] = False,
 ):
-    pass  # `main` looks for it, outside of every command
+    pass  # `main` looks for `--debug`, outside of every command
 
 
 def main():
@@ -98,7 +98,7 @@ def is_debugging() -> bool:
 
 
 def silence_libraries():
-    """What commands say is theirs. It goes before the libraries are imported, for some speak then."""
+    """Silence the libraries. This comes before they are imported, because some write notes then."""
     if not sys.warnoptions:  # of `python -W`
         warnings.simplefilter("ignore")
     for name in NOISY:
@@ -115,7 +115,7 @@ def print_error(error: Exception):
 
 
 def reason_of(error: Exception) -> str:
-    """One line."""
+    """Return the reason for an error in one line."""
     if hasattr(error, "format_message"):  # typer's: the command line is wrong
         context, reason = getattr(error, "ctx", None), error.format_message()
         if any(word.startswith("-") and Path(word).exists() for word in sys.argv[1:]):
@@ -123,8 +123,8 @@ def reason_of(error: Exception) -> str:
         end = "" if reason.endswith("?") else "."
         return f"{reason.rstrip('.')}{end} See `{context.command_path} --help`." if reason and context else reason
     reason = str(error)
-    if (of_package := sys.modules.get("safevlm_hf.quiet")) and of_package.is_of_network(error):
-        return shorten(f"{of_package.UNREACHED} ({reason})")
+    if (quiet := sys.modules.get("safevlm_hf.quiet")) and quiet.is_of_network(error):
+        return shorten(f"{quiet.UNREACHED} ({reason})")
     if isinstance(error, OSError) and error.strerror:  # without "[Errno 2]"
         name = "" if error.filename is None else f"{error.filename}: "
         reason = f"{name}{error.strerror[0].lower()}{error.strerror[1:]}"
@@ -140,7 +140,7 @@ def shorten(reason: str) -> str:
 
 
 def benchmark_options(given: list[str], chosen: list) -> dict[str, dict[str, str]]:
-    """Benchmark to its options. One without a benchmark's name goes to all that have it."""
+    """Return the options of each benchmark. An option without a benchmark's name goes to all that have it."""
     options: dict[str, dict[str, str]] = {one.name: {} for one in chosen}
     for text in given:
         name, is_pair, value = text.partition("=")

@@ -26,8 +26,9 @@ def app_command(
     ] = None,
 ):
     """
-    A page in the browser: show a picture or draw one, ask, and see the verdict, what decided it, and the answers with
-    it and of the base model. Visitors set the policy: it is a playground. To serve a model, use `safevlm serve`.
+    Serve a page for the browser: show a picture or draw one, ask, and see the verdict, what decided it, and the
+    answers with it and of the base model. Visitors set the policy: it is a playground. To serve a model, use `safevlm
+    serve`.
 
     Example: `safevlm app --model runs/demo/stage2`
     """

@@ -13,24 +13,29 @@ from .showing import make_console, print_warning, progress, show_scope, verdict_
 
 
 QUESTION = "What is in this picture?"
-"""What is asked of a head that reads the language model's embeddings: it has learned no verdict on a picture alone."""
+"""The question for a head that reads the language model's embeddings: it has learned no verdict on a picture alone."""
+
+
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        help="Pictures, each judged by itself: files, folders, patterns as '*.png', http(s) addresses, "
+        "or - for standard input with one of these per line."
+    ),
+]
+Question = Annotated[
+    str | None, typer.Option("--question", "-q", help="What is asked; unset: the picture is judged by itself.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON line per picture.")]
 
 
 @app.command()
 def assess(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            help="Pictures, each judged by itself: files, folders, patterns as '*.png', http(s) addresses, "
-            "or - for standard input with one of these per line."
-        ),
-    ],
+    images: Images,
     model: ModelOrShipped = None,
-    question: Annotated[
-        str | None, typer.Option("--question", "-q", help="What is asked; unset: the picture is judged by itself.")
-    ] = None,
+    question: Question = None,
     policy: PolicyFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per picture.")] = False,
+    as_json: AsJson = False,
 ):
     """
     Judge pictures, without answering. Exit code 0: all are simply answered; 1: some are not (the policy says review,
@@ -55,10 +60,10 @@ def assess(
     for name in progress(find_pictures(images), "assessing"):
         try:
             inputs = encode(processor, [[user_message(question, open_named(name))]])
-        except (OSError, ValueError) as error:
-            errors.append(error)
+        except (OSError, ValueError) as refusal:
+            errors.append(refusal)
             if as_json:
-                _print_json(image=name, error=str(error))
+                _print_json(image=name, error=str(refusal))
             continue
         outputs = loaded.assess(**inputs.to(loaded.device, loaded.dtype), safety_policy=overriding)
         (verdict,) = processor.post_process_safety(outputs)
@@ -68,7 +73,10 @@ def assess(
     if not judged and not errors:
         raise ValueError("There is no picture to judge: none was named.")
     if not as_json:
-        _show(judged, errors)
+        if judged:
+            make_console().print(verdict_table(judged))
+        for error in errors:
+            print_error(error)
     flagged = any(verdict.action != "answer" for _, verdict in judged)
     raise typer.Exit(UNREADABLE if errors else FLAGGED if flagged else 0)
 
@@ -76,12 +84,5 @@ def assess(
 def _print_json(**values):
     from tqdm import tqdm
 
-    with tqdm.external_write_mode():  # the progress bar makes room
+    with tqdm.external_write_mode():  # the progress bar is taken away and drawn again below
         print(json.dumps(values), flush=True)
-
-
-def _show(judged: list[tuple], errors: list[Exception]):
-    if judged:
-        make_console().print(verdict_table(judged))
-    for error in errors:
-        print_error(error)

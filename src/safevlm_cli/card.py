@@ -1,4 +1,4 @@
-"""`safevlm card`: results of `safevlm evaluate` in the model card of the checkpoint that they are of."""
+"""`safevlm card`: put results of `safevlm evaluate` into the model card of their checkpoint."""
 
 from pathlib import Path
 from typing import Annotated

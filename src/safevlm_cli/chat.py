@@ -51,7 +51,10 @@ def chat(
         if command == "/new":
             messages, pictures = [], []
         elif command == "/image":
-            pictures += _try_open(rest.strip())
+            try:
+                pictures.append(open_picture(Path(rest.strip()).expanduser()))
+            except (OSError, ValueError, RuntimeError) as error:  # the last where there is no such home
+                print_error(error)  # a picture that cannot be read does not end the talk
         elif command.startswith("/"):
             print(CHAT_COMMANDS)
         elif line:
@@ -64,39 +67,26 @@ def chat(
 
 
 def _read_line(console: Console) -> str | None:
-    """What was typed; nothing at its end."""
+    """Return the line that was typed, `None` at the end of the input."""
     try:
         return console.input("[bold]> [/bold]" if sys.stdin.isatty() else "").strip()
     except EOFError:
         return None
 
 
-def _try_open(name: str) -> list:
-    """The picture; one that cannot be read does not end the talk."""
-    try:
-        return [open_picture(Path(name).expanduser())]
-    except (OSError, ValueError, RuntimeError) as error:  # the last where there is no such home
-        print_error(error)
-        return []
-
-
 def _stream_answer(model, processor, messages: list[dict], options: dict):
-    """Print the answer as it comes. Returns it, and the verdicts."""
+    """Print the answer as it comes, and return it with the verdicts."""
     from transformers import TextStreamer
 
     from safevlm_hf.asking import encode, generate
 
     class PlainStreamer(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False):
-            _print_part(text, stream_end)
+            # The text may be a stranger's: a checkpoint brings its own refusals.
+            shown = "".join(char if char in "\n\t" else plain(char).plain for char in text)
+            print(shown, flush=True, end="\n" if stream_end else "")
 
     streamer = PlainStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     options = {**options, "streamer": streamer, "tokenizer": processor.tokenizer}
     (answer,), (verdicts,) = generate(model, processor, encode(processor, [messages]), **options)
     return answer.strip(), verdicts
-
-
-def _print_part(text: str, stream_end: bool):
-    """A part of an answer, which may be a stranger's text: a checkpoint brings its own refusals."""
-    shown = "".join(char if char in "\n\t" else plain(char).plain for char in text)
-    print(shown, flush=True, end="\n" if stream_end else "")

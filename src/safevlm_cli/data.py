@@ -12,6 +12,11 @@ from .showing import borderless_table, make_console, plain
 data_app = typer.Typer(help="Make and check training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+MOST_SHOWN = 5  # examples of a kind of match
+
+Matches = Annotated[
+    Path | None, typer.Option("--output", "-o", help="The matches, as JSON; runs/overlap/BENCHMARK.json if unset.")
+]
 Copy = Annotated[Path | None, typer.Option(help="Folder of the published copy.")]
 
 
@@ -110,9 +115,7 @@ def overlap(
         str | None, typer.Option("--model", "-m", help="Categories and levels of the records are this checkpoint's.")
     ] = None,
     image_root: Annotated[Path | None, typer.Option(help="Folder of the pictures; the file's own if unset.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The matches, as JSON; runs/overlap/BENCHMARK.json if unset.")
-    ] = None,
+    output: Matches = None,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out items without a readable picture, and name them.")
     ] = False,
@@ -151,9 +154,6 @@ def overlap(
         make_console().print(plain(f"left out: {line}"), soft_wrap=True)
     _show_overlap(found)
     print(f"matches: {path}")
-
-
-MOST_SHOWN = 5
 
 
 def _show_overlap(found):

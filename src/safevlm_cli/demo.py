@@ -1,6 +1,5 @@
 """`safevlm demo`: the main job on the embedded default."""
 
-import ctypes
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,9 +12,6 @@ from .app import app
 # Threads of OpenMP spin where they wait for each other: where another process has their core, nearly all of the time.
 # So they sleep at once; libgomp, which torch brings, first waits a moment.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-# Options of glibc's mallopt (malloc.h): from which size on a block is the system's own, and how much freed memory is
-# kept. By default every large tensor is fetched from the system and zeroed anew, a sixth of a training step.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, GIBIBYTE = -1, -3, 2**30
 
 
 @app.command()
@@ -50,7 +46,7 @@ def demo(
     ] = False,
 ):
     """
-    Both stages on the embedded default, base and safe model compared, in eight minutes on two quiet cores.
+    Train both stages on the embedded default, and compare base and safe model, in eight minutes on two quiet cores.
 
     Exit code 0: every target is met; 1: not all.
 
@@ -60,7 +56,6 @@ def demo(
         raise ValueError("`--full` and `--fast` are two demos: name one.")
     if "OMP_WAIT_POLICY" not in os.environ:  # a user's own choice
         os.environ.update(WAITING)  # before torch is imported
-    keep_freed_memory()
 
     from safevlm_hf.demo.run import main as run_demo
 
@@ -69,13 +64,3 @@ def demo(
     options += [] if report is None else ["--report", str(report)]
     options += ["--overwrite_output_dir"] * overwrite_output_dir + ["--all"] * all_
     raise typer.Exit(run_demo(options + ["--full"] * full + ["--fast"] * fast))
-
-
-def keep_freed_memory():
-    """Let the process use freed memory again; without glibc (macOS, Alpine, Windows) nothing changes."""
-    try:
-        set_option = ctypes.CDLL(None).mallopt
-    except (AttributeError, TypeError):
-        return
-    set_option(M_MMAP_THRESHOLD, GIBIBYTE)
-    set_option(M_TRIM_THRESHOLD, GIBIBYTE)

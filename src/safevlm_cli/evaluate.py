@@ -22,43 +22,50 @@ if TYPE_CHECKING:
 
     Run = tuple[Benchmark, Loaded, list[Candidate], Settings]
 
+Benchmarks = Annotated[str, typer.Option("--benchmark", "-b", help="Names, with commas between.")]
+Data = Annotated[Path, typer.Option(help="The published files; of several benchmarks, a folder each in it.")]
+Options = Annotated[
+    list[str] | None, typer.Option(help="Of the benchmarks, NAME=VALUE or BENCHMARK.NAME=VALUE; several times.")
+]
+List = Annotated[bool, typer.Option("--list", help="Name the benchmarks, with licence and source.")]
+Base = Annotated[str | None, typer.Option(help="A stock checkpoint, on the same items.")]
+JudgeModel = Annotated[str | None, typer.Option(help="A model that judges, too, by `--judge-prompt`.")]
+JudgeUrl = Annotated[
+    str | None, typer.Option(help="Its OpenAI-compatible server; unset, the model is a folder or Hub id.")
+]
+JudgeKey = Annotated[str | None, typer.Option(metavar="VARIABLE", help="Environment variable with the server's key.")]
+JudgePrompt = Annotated[str, typer.Option(help="score, score-rtvlm, refusal, harm, safe-effective or preference.")]
+Judges = Annotated[Path | None, typer.Option(help="A YAML file with further models that judge (docs/evaluation.md).")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Results, answers, report.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
+BatchSize = Annotated[int, typer.Option(min=1)]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the intervals' resampling.")]
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out items without a readable picture, and name them.")
+]
+All = Annotated[bool, typer.Option("--all", help="Print every figure, not the first 25 alone.")]
+
 
 @app.command()
 def evaluate(
     model: Model = DEFAULT_MODEL,
-    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="Names, with commas between.")] = "riskcards",
-    data: Annotated[
-        Path, typer.Option(help="The published files; of several benchmarks, a folder each in it.")
-    ] = Path("runs/benchmarks"),
-    option: Annotated[
-        list[str] | None, typer.Option(help="Of the benchmarks, NAME=VALUE or BENCHMARK.NAME=VALUE; several times.")
-    ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Name the benchmarks, with licence and source.")] = False,
-    base: Annotated[str | None, typer.Option(help="A stock checkpoint, on the same items.")] = None,
+    benchmark: Benchmarks = "riskcards",
+    data: Data = Path("runs/benchmarks"),
+    option: Options = None,
+    list_: List = False,
+    base: Base = None,
     policy: PolicyFile = None,
-    judge_model: Annotated[str | None, typer.Option(help="A model that judges, too, by `--judge-prompt`.")] = None,
-    judge_url: Annotated[
-        str | None, typer.Option(help="Its OpenAI-compatible server; unset, the model is a folder or Hub id.")
-    ] = None,
-    judge_key: Annotated[
-        str | None, typer.Option(metavar="VARIABLE", help="Environment variable with the server's key.")
-    ] = None,
-    judge_prompt: Annotated[
-        str, typer.Option(help="score, score-rtvlm, refusal, harm, safe-effective or preference.")
-    ] = "harm",
-    judges: Annotated[
-        Path | None, typer.Option(help="A YAML file with further models that judge (docs/evaluation.md).")
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Results, answers, report.")] = Path(
-        "runs/evaluation"
-    ),
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals' resampling.")] = 0,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out items without a readable picture, and name them.")
-    ] = False,
-    all_: Annotated[bool, typer.Option("--all", help="Print every figure, not the first 25 alone.")] = False,
+    judge_model: JudgeModel = None,
+    judge_url: JudgeUrl = None,
+    judge_key: JudgeKey = None,
+    judge_prompt: JudgePrompt = "harm",
+    judges: Judges = None,
+    output: Output = Path("runs/evaluation"),
+    max_new_tokens: MaxNewTokens = 256,
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+    skip_missing: SkipMissing = False,
+    all_: All = False,
     overwrite: Overwrite = False,
 ):
     """
@@ -73,19 +80,25 @@ def evaluate(
 
     if list_:
         return _list()
+    from safevlm_hf.evaluation.pipeline import Settings
+    from safevlm_hf.intervals.bootstrap import Bootstrap
+
     from .judges import make_judges
 
     chosen = [find_benchmark(name) for name in dict.fromkeys(map(str.strip, benchmark.split(",")))]
     options = benchmark_options(option or [], chosen)
     all_judges = make_judges(judges, judge_model, judge_url, judge_key, judge_prompt, output)
     _check_systems(model, base, policy, output)
-    # Every benchmark is checked before any model is loaded, and who can judge it.
-    loaded = [
-        one.load(_folder(data, one.name, len(chosen)), skip_missing=skip_missing, **options[one.name])
-        for one in chosen
-    ]
+    # Every benchmark, and the judges that can judge it, are checked before any model is loaded.
+    loaded = _load_benchmarks(chosen, data, skip_missing, options)
     fitting = _judges_by_benchmark(all_judges, loaded)
-    settings = _settings(max_new_tokens, batch_size, seed)
+    settings = Settings(
+        [],  # each benchmark gets judges of its own below
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        bootstrap=Bootstrap(seed=seed),
+        progress=sys.stderr.isatty(),
+    )
     candidates = _candidates(model, base, policy, settings)
     runs = [
         (one, items, candidates, replace(settings, judges=own))
@@ -100,7 +113,7 @@ between the systems, and where judges differ."""
 
 
 def _check_systems(model: str, base: str | None, policy: Path | None, output: Path):
-    """What names a checkpoint, a policy or a folder is right, before the data are read."""
+    """Raise for a name that is no checkpoint, policy or folder, before the data are read."""
     from transformers import AutoConfig
 
     from safevlm_hf.checkpoints.loading import check_folder, read_config
@@ -116,14 +129,25 @@ def _check_systems(model: str, base: str | None, policy: Path | None, output: Pa
         raise ValueError(f"`--output {output}` is a file, expected a folder for results.")
 
 
+def _load_benchmarks(chosen: list, data: Path, skip_missing: bool, options: dict[str, dict[str, str]]) -> list:
+    """Load the items of all benchmarks. A single one may also lie in `data` itself."""
+    loaded = []
+    for one in chosen:
+        has_own_folder = len(chosen) > 1 or (data / one.name).is_dir() or one.is_drawn
+        folder = data / one.name if has_own_folder else data
+        loaded.append(one.load(folder, skip_missing=skip_missing, **options[one.name]))
+    return loaded
+
+
 def _judges_by_benchmark(judges: list, loaded: list) -> list[list]:
-    """For each benchmark those judges that can judge its items.
+    """Return for each benchmark those judges that can judge its items.
 
     Raises:
         ValueError: a judge can judge none of the benchmarks, or a benchmark is left without a model that judges.
         RuntimeError: a judge cannot be asked.
     """
     reasons = {(judge.name, one.name): _reason_against(judge, one) for judge in judges for one in loaded}
+    # Rules and lists judge any item. A model's prompt is for items of one kind.
     reading = [judge.name for judge in judges if hasattr(judge, "prompt")]
     for judge, benchmark in ((judge, one.name) for judge in reading for one in loaded if reasons[judge, one.name]):
         others = [name for name in reading if not reasons[name, benchmark]]
@@ -148,24 +172,10 @@ def _reason_against(judge, loaded) -> str | None:
     return None
 
 
-def _settings(max_new_tokens: int, batch_size: int, seed: int):
-    """What is equal for all benchmarks, without judges."""
-    from safevlm_hf.evaluation.pipeline import Settings
-    from safevlm_hf.intervals.bootstrap import Bootstrap
-
-    return Settings(
-        [],
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        bootstrap=Bootstrap(seed=seed),
-        progress=sys.stderr.isatty(),
-    )
-
-
 def _run(runs: Sequence["Run"], output: Path, overwrite: bool, show_all: bool):
-    """`runs`: per benchmark the first arguments of `evaluate_systems`."""
+    """Evaluate, report and show each benchmark. `runs`: per benchmark the first arguments of `evaluate_systems`."""
     from safevlm_hf.evaluation.comparing import save_comparison
-    from safevlm_hf.evaluation.pipeline import evaluate_systems, result_names
+    from safevlm_hf.evaluation.pipeline import evaluate_systems, judging_costs, result_names
     from safevlm_hf.evaluation.report import num_headlines, refuse_to_lose_results, write_evaluation_report
 
     report = output / "report.html"
@@ -174,34 +184,27 @@ def _run(runs: Sequence["Run"], output: Path, overwrite: bool, show_all: bool):
         advice = "it is of another run, `--overwrite` replaces it and keeps the results, another `--output` keeps it"
         refuse_to_lose_results(report, names, advice)
     if len(runs) > 1:
-        _show_costs(runs, output)
+        costs = [judging_costs(*run, output) for run in runs]
+        for name in dict.fromkeys(name for one in costs for name in one):
+            total = reduce(add, (one[name] for one in costs if name in one))
+            print(f"all benchmarks: judge {name}: at most {total}")
     evaluated = []
     for run in runs:
         evaluated.append(evaluate_systems(*run, output))
         save_comparison(evaluated[-1], output)
-        # After each benchmark, so that an error in a later one loses nothing.
+        # The report is written after each benchmark, so that an error in a later one loses nothing.
         write_evaluation_report(report, evaluated)
         _show(evaluated[-1], None if show_all else num_headlines(len(runs)))
     print(HOW_TO_READ)
     print(f"results: {output}/*/*/results.json   report: {report}")
 
 
-def _show_costs(runs: Sequence["Run"], output: Path):
-    """Of each judge that reads, over all benchmarks."""
-    from safevlm_hf.evaluation.pipeline import judging_costs
-
-    costs = [judging_costs(*run, output) for run in runs]
-    for name in dict.fromkeys(name for one in costs for name in one):
-        total = reduce(add, (one[name] for one in costs if name in one))
-        print(f"all benchmarks: judge {name}: at most {total}")
-
-
-def _show(of_benchmark, num_rows: int | None):
+def _show(evaluated, num_rows: int | None):
     from safevlm_hf.evaluation.report import summary_rows
 
-    protocol = of_benchmark[0].result.protocol
-    head, *rows = summary_rows(of_benchmark, num_rows)
-    num_more = len(summary_rows(of_benchmark)) - 1 - len(rows)
+    protocol = evaluated[0].result.protocol
+    head, *rows = summary_rows(evaluated, num_rows)
+    num_more = len(summary_rows(evaluated)) - 1 - len(rows)
     table = borderless_table(*head, title=f"{protocol.benchmark}, {protocol.split}")
     for row in rows:
         table.add_row(*map(plain, row))
@@ -218,7 +221,7 @@ def _candidates(model: str, base: str | None, policy: Path | None, settings) -> 
     from safevlm_hf.evaluation.candidates import VERDICT_OFF, safe_candidate, stock_candidate
 
     loaded, processor = load(model)
-    # The shipped policy is always there: no figure of another one stands alone.
+    # The shipped policy is always measured, too, so that no figure of another one stands alone.
     found = [
         safe_candidate("verdict off", model, loaded, processor, settings, VERDICT_OFF),
         safe_candidate("verdict on, shipped policy", model, loaded, processor, settings),
@@ -233,12 +236,8 @@ def _candidates(model: str, base: str | None, policy: Path | None, settings) -> 
     return found
 
 
-def _folder(data: Path, name: str, number: int) -> Path:
-    return data / name if number > 1 or (data / name).is_dir() or name == "riskcards" else data
-
-
 def _list():
-    """A few lines per benchmark: a table of all this fits into no terminal."""
+    """Print a few lines per benchmark: a table of all this fits into no terminal."""
     from safevlm_hf.benchmarks import describe_benchmarks
 
     console = make_console()

@@ -1,4 +1,4 @@
-"""`safevlm init`: a stock checkpoint to an untrained safe one."""
+"""`safevlm init`: make an untrained safe checkpoint from a stock one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,32 +11,38 @@ from .app import app
 NEVER_REPLACED = "name a new or empty folder"
 
 
+Base = Annotated[
+    str,
+    typer.Argument(
+        help="A stock checkpoint of a supported backbone: folder or Hub id. With --language-model a new folder, "
+        "for the LLaVA that is put together."
+    ),
+]
+Output = Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")]
+Taxonomy = Annotated[Path | None, typer.Option(help="YAML or JSON with `categories` and `levels` of your own.")]
+NumSafetyTokens = Annotated[
+    int | None, typer.Option(help="Vectors in each of the two sets; 64 if unset, 16 where images are short.")
+]
+NumConditionTokens = Annotated[
+    int | None, typer.Option(help="Positions of the safety condition; 16 if unset, 8 where images are short.")
+]
+LanguageModel = Annotated[str | None, typer.Option(help="A language model with a chat template: folder or Hub id.")]
+GgufFile = Annotated[str | None, typer.Option(help="Its GGUF file, where its weights are in one.")]
+VisionTower = Annotated[
+    str | None, typer.Option(help="A CLIP or SigLIP model, or a LLaVA, for its tower: folder or Hub id.")
+]
+
+
 @app.command()
 def init(
-    base: Annotated[
-        str,
-        typer.Argument(
-            help="A stock checkpoint of a supported backbone: folder or Hub id. With --language-model a new folder, "
-            "for the LLaVA that is put together."
-        ),
-    ],
-    output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
-    taxonomy: Annotated[
-        Path | None, typer.Option(help="YAML or JSON with `categories` and `levels` of your own.")
-    ] = None,
-    num_safety_tokens: Annotated[
-        int | None, typer.Option(help="Vectors in each of the two sets; 64 if unset, 16 where images are short.")
-    ] = None,
-    num_condition_tokens: Annotated[
-        int | None, typer.Option(help="Positions of the safety condition; 16 if unset, 8 where images are short.")
-    ] = None,
-    language_model: Annotated[
-        str | None, typer.Option(help="A language model with a chat template: folder or Hub id.")
-    ] = None,
-    gguf_file: Annotated[str | None, typer.Option(help="Its GGUF file, where its weights are in one.")] = None,
-    vision_tower: Annotated[
-        str | None, typer.Option(help="A CLIP or SigLIP model, or a LLaVA, for its tower: folder or Hub id.")
-    ] = None,
+    base: Base,
+    output: Output,
+    taxonomy: Taxonomy = None,
+    num_safety_tokens: NumSafetyTokens = None,
+    num_condition_tokens: NumConditionTokens = None,
+    language_model: LanguageModel = None,
+    gguf_file: GgufFile = None,
+    vision_tower: VisionTower = None,
 ):
     """
     Make an untrained safe checkpoint from a base one, or from a language model and a vision tower.
@@ -56,6 +62,7 @@ def init(
     check_apart({"OUTPUT": output}, {"BASE": Path(base)})
     refuse_to_overwrite(output, NEVER_REPLACED)
     check_writable(output, is_folder=True)
+    # All of this is checked before the weights are read, which takes minutes.
     names = read_taxonomy(taxonomy)
     quiet()
     if language_model or vision_tower or gguf_file:
@@ -81,7 +88,7 @@ def init(
 
 
 def _assemble(base: Path, language_model: str | None, gguf_file: str | None, vision_tower: str | None):
-    """A stock LLaVA, in a folder of its own."""
+    """Put a stock LLaVA together, in a folder of its own."""
     from safevlm_hf.checkpoints.assembly import assemble_llava
     from safevlm_hf.files import refuse_to_overwrite
 

@@ -21,11 +21,11 @@ FIELDS: dict[str, type] = {
     "sends_images": bool,
     "max_new_tokens": int,
 }
-"""What a file of judges may say of a model besides its name, and the type of each."""
+"""Fields of a model in a file of judges besides its name, and the type of each."""
 
 
 def make_judges(file: Path | None, model: str | None, url: str | None, key: str | None, prompt: str, output: Path):
-    """All judges of a run; those that read keep their replies in the output folder.
+    """Make all judges of a run. Models that judge keep their replies in the output folder.
 
     Args:
         file: YAML or JSON, a list with a mapping per model.
@@ -56,7 +56,7 @@ def make_judges(file: Path | None, model: str | None, url: str | None, key: str 
 
 
 def read_judges(file: Path) -> list[dict[str, Any]]:
-    """The models that a file names.
+    """Read the models that a file names.
 
     Raises:
         ValueError: it is no list of mappings with the fields of a judge.
@@ -66,21 +66,18 @@ def read_judges(file: Path) -> list[dict[str, Any]]:
     entries = parse_yaml(file.read_bytes(), str(file))
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{file}: expected a list with a mapping per judge, such as `- model: NAME`.")
-    for number, entry in enumerate(entries, 1):
-        _check_entry(entry, f"{file}, judge {number}")
-    return entries
-
-
-def _check_entry(entry: Mapping[str, Any], where: str):
     known: dict[str, type | tuple[type, ...]] = {"model": str, **FIELDS, **SERVER_FIELDS}
-    if "model" not in entry:
-        raise ValueError(f"{where}: expected `model`, a name on a server, a folder or a Hub id.")
-    for name, value in entry.items():
-        if name not in known:
-            raise ValueError(f"{where}: {name!r} is no field of a judge, expected some of {', '.join(known)}.")
-        # In Python a bool is an int.
-        if not isinstance(value, known[name]) or (isinstance(value, bool) and known[name] is not bool):
-            raise ValueError(f"{where}: `{name}` is {value!r}, which is of another type than expected.")
+    for number, entry in enumerate(entries, 1):
+        where = f"{file}, judge {number}"
+        if "model" not in entry:
+            raise ValueError(f"{where}: expected `model`, a name on a server, a folder or a Hub id.")
+        for name, value in entry.items():
+            if name not in known:
+                raise ValueError(f"{where}: {name!r} is no field of a judge, expected some of {', '.join(known)}.")
+            # In Python a bool is an int.
+            if not isinstance(value, known[name]) or (isinstance(value, bool) and known[name] is not bool):
+                raise ValueError(f"{where}: `{name}` is {value!r}, which is of another type than expected.")
+    return entries
 
 
 def _reading_judge(entry: Mapping[str, Any], cache: Path):
@@ -93,10 +90,10 @@ def _reading_judge(entry: Mapping[str, Any], cache: Path):
         raise ValueError(f"the judge's prompt is {prompt!r}, expected one of {', '.join(PROMPTS)}.")
     name = entry.get("name") or f"{Path(model).name} ({prompt})"
     options = {field: entry[field] for field in ("sends_images", "max_new_tokens") if field in entry}
-    of_server = {field: entry[field] for field in SERVER_FIELDS if field in entry}
+    server_options = {field: entry[field] for field in SERVER_FIELDS if field in entry}
     if url is None:
-        if key is not None or of_server:
-            extra = ", ".join(["key"] * (key is not None) + [*of_server])
+        if key is not None or server_options:
+            extra = ", ".join(["key"] * (key is not None) + [*server_options])
             raise ValueError(f"judge {name!r}: {extra} is of a server, and there is no `--judge-url` (`url`).")
         return LocalJudge(name, model, PROMPTS[prompt], cache, **options)
     if key is None and not is_near(url):
@@ -105,11 +102,11 @@ def _reading_judge(entry: Mapping[str, Any], cache: Path):
             "environment variable that holds it, found none. Servers on this machine or in its network go without; "
             "for another one that needs none, any value will do"
         )
-    return EndpointJudge(name, model, PROMPTS[prompt], cache, url, key, **options, **of_server)
+    return EndpointJudge(name, model, PROMPTS[prompt], cache, url, key, **options, **server_options)
 
 
 def is_near(url: str) -> bool:
-    """Whether the server is on this machine or in its network: a private address, or a name without a dot."""
+    """Return `True` for a server on this machine or in its network: a private address, or a name without a dot."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_private

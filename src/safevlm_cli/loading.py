@@ -1,4 +1,4 @@
-"""The checkpoint that a command takes by default, and messages as it asks them."""
+"""The checkpoint that a command takes by default, and the messages that it asks."""
 
 from .showing import make_console
 

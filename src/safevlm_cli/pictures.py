@@ -1,17 +1,20 @@
-"""The pictures that a command line names."""
+"""Find and open the pictures that a command line names."""
 
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from .addresses import is_address, open_public
 from .showing import make_console, plain
 
 
+MOST_NAMED = 5
+
+
 def find_pictures(names: Iterable[str]) -> list[str]:
-    """Files and addresses behind the names, in their order.
+    """Return the files and addresses behind the names, in their order.
 
     A name is a file, a folder (all pictures below it, by their endings; a line on stderr names what is left out), a
     pattern, an http(s) address, or "-" for standard input with one file, folder or address per line. A name that
@@ -19,13 +22,21 @@ def find_pictures(names: Iterable[str]) -> list[str]:
     """
     found = []
     for name in names:
-        for each in _read_lines() if name == "-" else _match(name):
+        meant: Iterable[str] = [name]
+        if name == "-":
+            if hasattr(sys.stdin, "reconfigure"):
+                sys.stdin.reconfigure(errors="surrogateescape")  # a file's name may be any bytes
+            meant = filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+        # A file may have a name that looks like a pattern.
+        elif glob.has_magic(name) and not os.path.lexists(name) and not is_address(name):
+            meant = sorted(glob.glob(name, recursive=True)) or [name]
+        for each in meant:
             found += _pictures_below(each) if os.path.isdir(each) else [each]
     return found
 
 
 def open_named(name: str):
-    """The RGB image of a file or of an http(s) address on the public network.
+    """Open the RGB image of a file or of an http(s) address on the public network.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -37,7 +48,7 @@ def open_named(name: str):
 
 
 def open_picture(path: Path):
-    """The RGB image of a file. A name is never an address or base64 here."""
+    """Open the RGB image of a file. A name is never an address or base64 here."""
     from safevlm_hf.modeling.image_loading import open_image
 
     if path.is_dir():
@@ -47,28 +58,17 @@ def open_picture(path: Path):
     return open_image(path)
 
 
-def _read_lines() -> Iterator[str]:
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")  # a file's name may be any bytes
-    return filter(None, (line.rstrip("\r\n") for line in sys.stdin))
-
-
-def _match(name: str) -> list[str]:
-    """What a pattern matches; any other name alone, also where it looks like a pattern."""
-    is_pattern = glob.has_magic(name) and not os.path.lexists(name) and not is_address(name)
-    return (sorted(glob.glob(name, recursive=True)) if is_pattern else []) or [name]
-
-
-MOST_NAMED = 5
-
-
 def _pictures_below(folder: str) -> list[str]:
     from PIL import Image
 
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     found: list[str] = []
     left_out: list[str] = []
-    for root, folders, files in os.walk(folder, onerror=_fail):
+
+    def fail(error: OSError):
+        raise error  # by itself `os.walk` skips folders that it cannot read
+
+    for root, folders, files in os.walk(folder, onerror=fail):
         left_out += [path for name in folders if os.path.islink(path := os.path.join(root, name))]
         for name in files:
             is_picture = os.path.splitext(name)[1].lower() in endings
@@ -79,7 +79,3 @@ def _pictures_below(folder: str) -> list[str]:
         named = ", ".join(sorted(left_out)[:MOST_NAMED]) + ", ..." * (len(left_out) > MOST_NAMED)
         make_console(stderr=True).print(plain(f"{note}: {named}"), soft_wrap=True)
     return sorted(found) or [folder]
-
-
-def _fail(error: OSError):
-    raise error

@@ -1,4 +1,4 @@
-"""`safevlm policy`: look at safety policies."""
+"""`safevlm policy`: show, check and replay safety policies."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ app.add_typer(policy_app, name="policy")
 @policy_app.command("show")
 def show(model: Model = DEFAULT_MODEL, policy: PolicyFile = None):
     """
-    What a checkpoint does with each category and level, with a policy file that overrides it.
+    Show what a checkpoint does with each category and level, with a policy file that overrides it.
 
     Example: `safevlm policy show --model runs/demo/stage2 --policy policy.json`
     """
@@ -37,19 +37,15 @@ def show(model: Model = DEFAULT_MODEL, policy: PolicyFile = None):
         applied, silenced = applied.override(given, safety), describe_silencing(kept, given, safety)
     console = make_console()
     console.print(_policy_table(applied, safety))
-    for line in _settings_for_all(applied):
-        console.print(plain(line), soft_wrap=True)
+    # These hold for all categories at once, so the table has no column for them.
+    for name, value in applied.to_dict().items():
+        if name in ("enabled", "risk_threshold", "temperatures", "remembered_turns", "language"):
+            console.print(plain(f"{name}: {json.dumps(value)}"), soft_wrap=True)
     sources = [f"the policy of {model}" if kept else f"{model} has no policy of its own, these are the defaults"]
     sources += [] if policy is None else [f"overridden by {policy}"]
     console.print(plain("; ".join(sources)), plain(f"digest {applied.digest()}"), sep="\n", soft_wrap=True)
     if silenced is not None:
         print_warning(silenced)
-
-
-def _settings_for_all(policy) -> list[str]:
-    """What the policy sets for all categories at once."""
-    names = ("enabled", "risk_threshold", "temperatures", "remembered_turns", "language")
-    return [f"{name}: {json.dumps(value)}" for name, value in policy.to_dict().items() if name in names]
 
 
 def _policy_table(policy, safety) -> Table:
@@ -97,7 +93,12 @@ def check(
     policy = SafetyPolicy.from_file(file, safety)
     applied = policy_in_force(kept, policy, safety)
     if model and applied.refuses(safety):
-        _check_tokens(model, applied, safety)
+        from transformers import AutoTokenizer
+
+        from safevlm_hf.modeling.safety_refusals import all_refusal_ids
+
+        # This raises where a refusal cannot be written with the checkpoint's tokens.
+        all_refusal_ids(AutoTokenizer.from_pretrained(model), applied, safety.categories)
     print(f"{file}: a sound policy for {model or 'the default categories'}, digest {policy.digest()}")
     warnings = [
         f"no published keyword judge takes the refusal of {category!r} for one: {text!r}"
@@ -108,7 +109,7 @@ def check(
 
 
 def _extreme_thresholds(policy) -> list[str]:
-    """Thresholds that nearly every picture reaches, or nearly none, as words for a warning."""
+    """Name the thresholds that nearly every picture reaches, or nearly none, as words for a warning."""
     found = {} if policy.risk_threshold is None else {"risk_threshold": policy.risk_threshold}
     for part in ("thresholds", "review_thresholds"):
         found |= {f"{part}[{name!r}]": value for name, value in getattr(policy, part).items() if value is not None}
@@ -125,15 +126,6 @@ def _extreme_thresholds(policy) -> list[str]:
     return low + high
 
 
-def _check_tokens(model: str, policy, safety):
-    """The refusals can be written with the checkpoint's tokens."""
-    from transformers import AutoTokenizer
-
-    from safevlm_hf.modeling.safety_refusals import all_refusal_ids
-
-    all_refusal_ids(AutoTokenizer.from_pretrained(model), policy, safety.categories)
-
-
 @policy_app.command("replay")
 def replay(
     audit: Annotated[Path, typer.Argument(help="An audit trail: JSON lines of `--audit`.")],
@@ -148,7 +140,7 @@ def replay(
     overwrite: Overwrite = False,
 ):
     """
-    What another policy would have done with the samples of an audit trail.
+    Show what another policy would have done with the samples of an audit trail.
 
     Exact where the audit holds all windows (`--audit-windows`); elsewhere the least that the policy would do.
     `--changes` writes a line per sample that the policy treats differently: `line` of the trail, `id`, `request_id`,
@@ -157,13 +149,17 @@ def replay(
     Example: `safevlm policy replay audit.jsonl --policy new.json --model runs/demo/stage2`
     """
     from safevlm_hf.calibration.policy_replay import replay_audit
+    from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite, write_text
 
     settings = _read_settings(policy, model)
     if changes is not None:
-        _check_changes(changes, overwrite, audit, policy)
+        check_apart({"--changes": changes}, {"AUDIT": audit, "--policy": policy})
+        check_writable(changes)
+        if not overwrite:
+            refuse_to_overwrite(changes, "`--overwrite` replaces it, another `--changes` keeps it")
     report = replay_audit(audit, settings)
     if changes is not None:
-        _write_changes(changes, report)
+        write_text(changes, "".join(json.dumps(change) + "\n" for change in report.changed))
     if as_json:
         print(json.dumps(report.to_dict(), indent=2))
         return
@@ -171,35 +167,20 @@ def replay(
     over = "the default policy" if model is None else f"the policy of {model}"
     title = f"What {audit} holds, had it been decided by {policy}, which overrides {over}. Samples: {report.samples}"
     console.print(plain(title), soft_wrap=True)
-    console.print(_action_table(report))
-    if report.changes():
-        console.print(_change_table(report))
+    for table in _replay_tables(report):
+        console.print(table)
     for note in _replay_notes(report, settings, model, changes):
         console.print(plain(note), soft_wrap=True)
 
 
-def _check_changes(changes: Path, overwrite: bool, audit: Path, policy: Path):
-    from safevlm_hf.files import check_apart, check_writable, refuse_to_overwrite
-
-    check_apart({"--changes": changes}, {"AUDIT": audit, "--policy": policy})
-    check_writable(changes)
-    if not overwrite:
-        refuse_to_overwrite(changes, "`--overwrite` replaces it, another `--changes` keeps it")
-
-
-def _write_changes(path: Path, report):
-    from safevlm_hf.files import write_text
-
-    write_text(path, "".join(json.dumps(change) + "\n" for change in report.changed))
-
-
 def _read_settings(policy: Path, model: str | None) -> dict:
-    """The policy to replay. Without a checkpoint its names are checked against those of the audit trail."""
+    """Read the policy to replay. Without a checkpoint its names are checked against those of the audit trail."""
     from safevlm_hf.checkpoints.loading import read_safety
     from safevlm_hf.modeling.json_files import read_json
     from safevlm_hf.modeling.operator_policy import policy_in_force
     from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
+    # The served policy is the checkpoint's own with this one over it, and so is the replayed one.
     if model is not None:
         safety, kept = read_safety(model)
         return policy_in_force(kept, SafetyPolicy.from_file(policy, safety), safety).to_dict()
@@ -209,20 +190,19 @@ def _read_settings(policy: Path, model: str | None) -> dict:
     return settings
 
 
-def _action_table(report) -> Table:
+def _replay_tables(report) -> list[Table]:
+    """Return the counts of actions before and after, and those by category where something changes."""
     totals = report.by_actions()
-    table = borderless_table("was, and would be", *ACTION_STYLES)
+    tables = [borderless_table("was, and would be", *ACTION_STYLES)]
     for before in ACTION_STYLES:
-        table.add_row(Text(before, ACTION_STYLES[before]), *(str(totals[before, after]) for after in ACTION_STYLES))
-    return table
-
-
-def _change_table(report) -> Table:
-    table = borderless_table("category", "was", "would be", "samples", "of these at least")
+        numbers = (str(totals[before, after]) for after in ACTION_STYLES)
+        tables[0].add_row(Text(before, ACTION_STYLES[before]), *numbers)
+    if report.changes():
+        tables.append(borderless_table("category", "was", "would be", "samples", "of these at least"))
     for category, before, after, number, at_least in report.changes():
         words = [Text(action, ACTION_STYLES[action]) for action in (before, after)]
-        table.add_row(plain(category), *words, str(number), str(at_least))
-    return table
+        tables[1].add_row(plain(category), *words, str(number), str(at_least))
+    return tables
 
 
 def _replay_notes(report, settings: dict, model: str | None, changes: Path | None) -> list[str]:

@@ -10,7 +10,7 @@ from .app import Model, PolicyFile, app
 from .loading import DEFAULT_MODEL, shipped_model
 
 
-# One panel would be as wide as all of its longest names together, and leave no place for the help.
+# Options stand in several panels: one would be as wide as its longest names together, and leave no space for the help.
 CLIENTS, AUDIT, ADDRESSES, LOG = "Clients", "Audit", "Addresses", "On or off"
 
 
@@ -131,6 +131,8 @@ def serve(
 
     loaded, processor = load(model)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server has a stop of its own, with its exit code
+    clients = {"trust_client_roles": trust_client_roles, "expose_verdict": expose_verdict, "api_keys": api_keys}
+    trail = {"audit": audit, "audit_windows": audit_windows, "audit_moderations": audit_moderations, "shadow": shadow}
     serving.serve(
         loaded,
         processor,
@@ -142,13 +144,8 @@ def serve(
         metrics_host=metrics_host,
         metrics_port=metrics_port,
         system_prompt=None if system_prompt is None else read_system_prompt(system_prompt),
-        trust_client_roles=trust_client_roles,
-        api_keys=api_keys,
         moderations=moderations,
-        expose_verdict=expose_verdict,
-        audit=audit,
-        audit_windows=audit_windows,
-        audit_moderations=audit_moderations,
-        shadow=shadow,
         access_log=access_log,
+        **clients,
+        **trail,
     )

@@ -1,4 +1,4 @@
-"""Tables and lines, as the terminal can show them."""
+"""Tables and lines for the terminal."""
 
 import os
 
@@ -23,8 +23,9 @@ def no_color() -> bool:
 
 
 def make_console(stderr: bool = False) -> Console:
-    """Rich leaves bold and underlined text where there is to be no colour; here nothing is left. Where no terminal
-    reads, lines are as long as their content: rich would wrap them at 80 columns, and programs take lines apart."""
+    """Return a console that keeps to `NO_COLOR`, and to one line per line where no terminal reads."""
+    # With `NO_COLOR` rich itself still prints bold and underlined text. Without a terminal it would wrap lines at 80
+    # columns, and programs take lines apart.
     console = Console(stderr=stderr, color_system=None if no_color() else "auto")
     if not console.file.isatty():
         console.width = LONGEST_LINE
@@ -32,7 +33,7 @@ def make_console(stderr: bool = False) -> Console:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """The text as it is, whatever markup it looks like; characters that a terminal would obey become visible."""
+    """Return the text as it is, without markup. Characters that a terminal would obey become visible."""
     return Text("".join(char if char.isprintable() else repr(char)[1:-1] for char in text), style)
 
 
@@ -48,7 +49,7 @@ def show_scope(model):
 
 
 def borderless_table(*names: str, title: str | None = None) -> Table:
-    """Nothing is cut where it is narrow: long words are broken."""
+    """Return an empty table that breaks long words on a narrow terminal and cuts nothing."""
     columns = (Column(plain(name), overflow="fold") for name in names)
     return Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
 

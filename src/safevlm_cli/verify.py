@@ -1,4 +1,4 @@
-"""`safevlm verify`: whether a checkpoint has the safety weights that it should have."""
+"""`safevlm verify`: check that a checkpoint has the safety weights that it should have."""
 
 from typing import Annotated
 

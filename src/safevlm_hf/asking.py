@@ -18,11 +18,11 @@ from .progress import Progress
 Ask = Callable[[Sequence], list]
 """Takes a batch of samples and returns one result for each."""
 Fail = Callable[[Any, Exception], Any]
-"""Makes the result of one sample that does not fit even alone, or raises."""
+"""Make the result of one sample that does not fit even alone, or raises."""
 
 
 class PromptTooLong(ValueError):
-    """A prompt and its answer have no room in the model's context."""
+    """A prompt and its answer do not fit into the model's context."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -104,7 +104,8 @@ def check_room(model, inputs, max_new_tokens: int):
 # --------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()  # not `inference_mode`: ZeRO-3 keeps weights that it gathers here, and goes on training with them
+# In `inference_mode` training would fail: ZeRO-3 keeps weights that it gathers here, and goes on training with them.
+@torch.no_grad()
 def generate(model, processor, inputs: Mapping, **settings) -> tuple[list[str], list[list[SafetyVerdict]]]:
     """Return the answer to each prompt, and the verdicts on its images in their order.
 

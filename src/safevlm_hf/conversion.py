@@ -1,4 +1,4 @@
-"""From the authors' published checkpoints (arXiv 2405.13581) to ours."""
+"""Conversion of the authors' published checkpoints (arXiv 2405.13581) to ours."""
 
 import re
 

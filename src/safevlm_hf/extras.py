@@ -1,4 +1,4 @@
-"""Packages that only an extra brings: where one is missing, the error names the extra."""
+"""Packages that only an extra brings: if one is missing, the error names the extra."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Stands around imports that this extra of the package brings.
+    """Turn a missing import into an error that names the extra which brings it.
 
     Raises:
         ImportError: one of them is not installed.
@@ -22,7 +22,7 @@ def needs_extra(extra: str) -> Iterator[None]:
 
 
 def check_extra(extra: str, *packages: str):
-    """Stands before long work that imports these packages at its end.
+    """Check before long work that the packages which it imports at its end are there.
 
     Raises:
         ImportError: one of them is not installed.

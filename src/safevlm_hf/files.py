@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writing of files, and checks of paths before long work."""
 
 import os
 import secrets
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def check_writable(path: str | os.PathLike, is_folder: bool = False):
-    """Stands before long work whose result goes there.
+    """Check before long work that its result can be written there.
 
     Raises:
         ValueError: a file, or with `is_folder` a folder with files in it, cannot be written there.
@@ -19,7 +19,7 @@ def check_writable(path: str | os.PathLike, is_folder: bool = False):
         there, expected = ("a file", "a folder") if is_folder else ("a folder", "a file")
         if path.is_dir() or path.is_file():
             raise ValueError(f"{path} is {there}, expected {expected} to write to.")
-        return  # what is neither, as /dev/null
+        return  # it is neither, as /dev/null
     place = next(one for one in (path, *path.absolute().parents) if one.exists() and (one != path or is_folder))
     try:
         with tempfile.TemporaryFile(dir=place):
@@ -30,7 +30,7 @@ def check_writable(path: str | os.PathLike, is_folder: bool = False):
 
 
 def refuse_to_overwrite(path: str | os.PathLike, advice: str):
-    """Stands before work whose result would take the place of an earlier one.
+    """Refuse work whose result would take the place of an earlier one.
 
     Args:
         advice: the way out, such as "`--overwrite` replaces it, another `--output` keeps it".
@@ -44,7 +44,7 @@ def refuse_to_overwrite(path: str | os.PathLike, advice: str):
 
 
 def check_apart(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None] | None = None):
-    """Stands before long work with several outputs, or with inputs that have to outlast it.
+    """Check that the outputs of long work are apart from each other, and from inputs that have to outlast it.
 
     Args:
         outputs, inputs: the files by how a user names them, such as "--report"; `None` for those that are not wanted.
@@ -64,7 +64,7 @@ def check_apart(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | 
 
 
 def _is_special(path: Path) -> bool:
-    """Tell of what can be written to again and again, as /dev/null."""
+    """Tell whether it is no file that a write replaces, such as /dev/null: several outputs may share it."""
     return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
@@ -75,7 +75,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:
-    """Writes the file and returns its path. It appears under its name only when it is complete; folders are made. The
+    """Write the file and return its path. It appears under its name only when it is complete; folders are made. The
     file behind a link is replaced, not the link; what is no file, as /dev/null, is written to."""
     path = Path(path)
     if path.exists() and not path.is_file():

@@ -1,4 +1,4 @@
-"""What a benchmark asks and what a system answered: the two record types of the evaluation."""
+"""Items that a benchmark asks and answers that a system gave: the two record types of the evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,13 +33,13 @@ class Item:
 
     @property
     def question(self) -> str:
-        """The text of the last user turn."""
+        """Return the text of the last user turn."""
         return " ".join(part["text"] for part in self.messages[-1]["content"] if part["type"] == "text")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a system did with one item.
+    """Answer of a system to one item.
 
     Attributes:
         item_id: the item's `id`.

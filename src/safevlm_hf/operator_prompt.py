@@ -1,4 +1,4 @@
-"""The operator's own words on a server: a system prompt in front of every conversation, which no verdict is about."""
+"""System prompt of a server's operator: it stands in front of every conversation, and no verdict is about it."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from transformers import ProcessorMixin
 
 def read_system_prompt(given: str) -> str:
     """
-    The text that an operator gave, or that of the file that he named.
+    Return the text that an operator gave, or that of the file whose name was given.
 
     Raises:
         `ValueError`: for a single word that names no file: it is a mistyped name, and would be a strange prompt.
@@ -16,7 +16,7 @@ def read_system_prompt(given: str) -> str:
     try:
         if Path(given).is_file():
             return Path(given).read_text(encoding="utf-8")
-    except OSError:  # too long for a name
+    except OSError:  # it is too long for a name
         return given
     if len(given.split()) < 2:
         raise ValueError(f"The system prompt must be a text of several words or an existing file, got {given!r}.")
@@ -25,13 +25,14 @@ def read_system_prompt(given: str) -> str:
 
 def system_message(processor: ProcessorMixin, system_prompt: str) -> dict:
     """
-    The operator's prompt as a message.
+    Return the operator's prompt as a message.
 
     Raises:
         `ValueError`: where it is no text, is blank, or the chat template does not take it.
     """
     if not isinstance(system_prompt, str) or not system_prompt.strip():
         raise ValueError(f"The system prompt must be a text that is not blank, got {system_prompt!r}.")
+    # A template that refuses system messages, or leaves them out, would drop the operator's rules in silence.
     message: dict = {"role": "system", "content": [{"type": "text", "text": system_prompt}]}
     hello: dict = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
     try:

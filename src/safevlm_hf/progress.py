@@ -1,4 +1,4 @@
-"""Long work in a log file: lines with the time left, where there is no terminal for a bar."""
+"""Progress of long work: a bar on a terminal, and lines with the time left in a log file."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ INTERVAL = 10.0  # seconds between two lines
 
 
 class Countdown:
-    """Says when a log gets its next line, and what it says of the time left."""
+    """Say when a log gets its next line, and what it says of the time left."""
 
     def __init__(self, total: int, done: int = 0):
         self.total, self.first = total, done

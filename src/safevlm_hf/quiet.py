@@ -1,4 +1,4 @@
-"""What commands say is theirs: the libraries' notes stay out of it."""
+"""Silence the libraries: the output of a command is its own."""
 
 import logging
 import sys
@@ -10,13 +10,8 @@ import transformers
 
 
 NOISY = ("bitsandbytes",)  # it notes each product in 8 bits, hundreds of times per answer
-HTTP_CLIENTS = (
-    "httpx",
-    "httpx2",
-    "httpcore",
-    "httpcore2",
-    "requests",
-)  # the Hub's library lets some errors of theirs through
+# The Hub's library lets some errors of these through.
+HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 UNREACHED = (
     "the Hub cannot be reached: is there a network? What is named must be a folder or file here, or in the cache."
 )
@@ -24,8 +19,8 @@ UNREACHED = (
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """For a script's main: what its user can mend is told without a traceback, and ends it with exit code 1. Notes of
-    libraries that nobody can follow are not shown."""
+    """Run a script's main: an error that its user can mend is told without a traceback, and ends it with exit code 1.
+    Notes of libraries that nobody can follow are not shown."""
     _silence_notes()
     try:
         yield
@@ -40,20 +35,20 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 def is_of_network(error: Exception) -> bool:
-    """Whether a library that speaks HTTP has raised it."""
+    """Tell whether a library that speaks HTTP has raised it."""
     return type(error).__module__.partition(".")[0] in HTTP_CLIENTS
 
 
 def _silence_notes():
-    if not sys.warnoptions:  # of `python -W`
+    if not sys.warnoptions:  # whoever runs `python -W` asks for warnings
         warnings.simplefilter("ignore", FutureWarning)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def quiet(*loggers: str):
-    """Silences transformers and these loggers up to errors, notes on 8 bits and on what libraries will change, and
-    progress bars where nobody watches a terminal."""
+    """Silence transformers and these loggers up to errors, notes on 8 bits and on what libraries will change, and
+    progress bars when stderr is not a terminal."""
     _silence_notes()
     transformers.logging.set_verbosity_error()
     for name in loggers:

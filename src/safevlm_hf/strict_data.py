@@ -8,33 +8,36 @@ import re
 import reprlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from .modeling.json_files import unique_keys
 
 
-Scalar = str | int | float | bool | None
 Record = TypeVar("Record")
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 MAX_LEVELS = 50
-"""Of mappings and lists in each other. Deeper ones are nobody's settings, and would exhaust the stack elsewhere."""
+"""So many mappings and lists may stand in each other. Deeper ones are nobody's settings, and would exhaust the stack
+elsewhere."""
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
 
 
 def shorten(value) -> str:
-    """A value as an error names it: its `repr`, cut where it is long. Files of others may hold anything."""
+    """Return a value as an error names it: its `repr`, cut where it is long. Files of others may hold anything."""
     return _REPR.repr(value)
 
 
 def plain(value, levels: int = MAX_LEVELS) -> Any:
-    """A copy of dicts, lists, tuples and scalars as JSON has them. Whole floats become integers, so that 1 is 1.0.
+    """Return a copy of dicts, lists, tuples and scalars as JSON has them. Whole floats become integers, so that 1 is
+    1.0.
 
     Raises:
         ValueError: a key is no text, a value is none of these types, or there are more levels than `levels`.
@@ -56,27 +59,28 @@ def plain(value, levels: int = MAX_LEVELS) -> Any:
 
 
 def canonical_json(value) -> str:
-    """The one JSON text of equal content: sorted keys, no spaces, ASCII. Errors as in `plain`, and for NaN."""
+    """Return the one JSON text of equal content: sorted keys, no spaces, ASCII. Errors as in `plain`, and for NaN."""
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value) -> str:
-    """SHA-256 of `canonical_json`, 64 hex digits: the same on every platform and for every order of keys."""
+    """Return the SHA-256 of `canonical_json`, 64 hex digits: the same on every platform and for every order of
+    keys."""
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
 def short_digest(value) -> str:
-    """The first 12 hex digits of `digest`: plenty to tell apart the protocols and systems of one reader."""
+    """Return the first 12 hex digits of `digest`: plenty to tell apart the protocols and systems of one reader."""
     return digest(value)[:12]
 
 
 def to_text(value) -> str:
-    """JSON for files that people read, too: sorted keys, one per line, ASCII."""
+    """Return JSON for files that people read, too: sorted keys, one per line, ASCII."""
     return json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n"
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """Reads JSON of unknown origin.
+    """Read JSON of unknown origin.
 
     Args:
         where: the file, and the line, as the error names it.
@@ -84,8 +88,12 @@ def parse_json(text: str | bytes, where: str) -> Any:
     Raises:
         ValueError: it is no JSON, or has NaN, a key twice, too many digits or too many levels.
     """
+
+    def refuse(constant: str):
+        raise ValueError(f"{constant} is no number of JSON")
+
     try:
-        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse)
+        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=refuse)
     except RecursionError:
         raise ValueError(f"{where}: nested too deeply") from None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are of this kind
@@ -93,7 +101,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def check_keys(data, expected: Collection[str], where: str) -> Mapping[str, Any]:
-    """`data` itself, a mapping with exactly the expected keys.
+    """Return `data` itself, a mapping with exactly the expected keys.
 
     Raises:
         ValueError: it is no mapping, or keys are unknown or missing; all of them are named.
@@ -108,10 +116,6 @@ def check_keys(data, expected: Collection[str], where: str) -> Mapping[str, Any]
     return data
 
 
-def _refuse(constant: str):
-    raise ValueError(f"{constant} is no number of JSON")
-
-
 class _StrictLoader(yaml.SafeLoader):
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -123,15 +127,12 @@ class _StrictLoader(yaml.SafeLoader):
         return unique_keys(self.construct_pairs(node, deep=True))
 
 
-def _construct_mapping(loader: _StrictLoader, node: yaml.Node) -> dict:
-    return loader.construct_mapping(node)
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+# The loader's own constructor hands out a dict first and fills it later.
+_StrictLoader.add_constructor("tag:yaml.org,2002:map", _StrictLoader.construct_mapping)
 
 
 def parse_yaml(text: str | bytes, where: str) -> Any:
-    """Reads YAML.
+    """Read YAML.
 
     Args:
         where: the file, as the error names it.
@@ -148,7 +149,7 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
 
 
 def record_from_dict(cls: type[Record], data, where: str) -> Record:
-    """A dataclass from a mapping that has exactly its fields; `where` names the origin in errors.
+    """Return a record made of a mapping that has exactly its fields; `where` names the origin in errors.
 
     Raises:
         ValueError: keys are unknown or missing, or the class refuses a value.
@@ -156,35 +157,25 @@ def record_from_dict(cls: type[Record], data, where: str) -> Record:
     data = check_keys(data, [one.name for one in fields(cls)], where)  # type: ignore[arg-type]  # a dataclass
     try:
         return cls(**data)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {first_problem(error)}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
+def first_problem(error: ValidationError) -> str:
+    """Return the first of a record's problems in one line: the field, its value and what was expected."""
+    problem = error.errors(include_url=False)[0]
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "value_error":
+        return f"{name}: {problem['ctx']['error']}".removeprefix(": ")
+    return f"{name} is {shorten(problem['input'])}, expected {problem['msg'].removeprefix('Input should be ')}"
+
+
 def expect(is_valid: bool, name: str, expected: str, value):
-    """A `ValueError` with the name of the field, its value and what was expected, unless it is valid."""
+    """Raise `ValueError` with the name of the field, its value and what was expected, unless it is valid."""
     if not is_valid:
         raise ValueError(f"{name} is {shorten(value)}, expected {expected}")
-
-
-def set_plain_mapping(record, name: str, expected: str, is_valid: Callable[[Any], bool] | None = None):
-    """Replaces a mapping of a frozen record by a copy that JSON has, which nobody else can change.
-
-    Args:
-        is_valid: a check on each value; any JSON if missing.
-
-    Raises:
-        ValueError: it is no mapping from text to such values.
-    """
-    value = getattr(record, name)
-    expect(isinstance(value, Mapping), name, expected, value)
-    try:
-        value = plain(value)
-        canonical_json(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    for key, one in value.items():
-        expect(is_valid is None or is_valid(one), f"{name}.{key}", expected, one)
-    object.__setattr__(record, name, value)
 
 
 def is_text(value) -> bool:
@@ -200,7 +191,7 @@ def is_count(value, least: int = 0) -> bool:
 
 
 def is_number(value) -> bool:
-    """Whether it is a finite number, which a float can hold."""
+    """Tell whether it is a finite number, which a float can hold."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
@@ -210,9 +201,39 @@ def is_number(value) -> bool:
 
 
 def is_hash(value) -> bool:
-    """Whether it is SHA-256 in hex."""
+    """Tell whether it is SHA-256 in hex."""
     return isinstance(value, str) and bool(_HASH.fullmatch(value))
 
 
-def is_scalar(value) -> bool:
-    return value is None or isinstance(value, (str, int, float, bool))
+# --------------------------------------------------------------------------------------------------
+# Types of the fields of records, which pydantic checks
+# --------------------------------------------------------------------------------------------------
+
+
+def valid_if(is_valid: Callable[[Any], bool], expected: str) -> Callable[[Any], Any]:
+    """Return a validator that leaves a value as it is, with an error that says in words what was expected."""
+
+    def check(value):
+        if not is_valid(value):
+            raise PydanticCustomError("unexpected", "Input should be {expected}", {"expected": expected})
+        return value
+
+    return check
+
+
+def _is_scalar(value) -> bool:
+    return value is None or isinstance(value, (str, bool)) or is_number(value)
+
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+"""Settings of all records: nothing is converted, and numbers are finite."""
+
+Count = Annotated[int, Field(ge=0)]
+Text = Annotated[str, AfterValidator(valid_if(is_text, "text, not empty"))]
+Hash = Annotated[str, AfterValidator(valid_if(is_hash, "64 hex digits"))]
+Scalar = Annotated[
+    str | int | float | bool | None,
+    BeforeValidator(valid_if(_is_scalar, "text, a finite number, a bool or null")),
+]
+PlainMapping = Annotated[Mapping[str, Any], AfterValidator(lambda value: json.loads(canonical_json(value)))]
+"""Settings of any depth, as JSON has them."""

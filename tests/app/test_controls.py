@@ -23,7 +23,7 @@ OWN_POLICIES = (
 
 def start(own, config=CONFIG):
     own = SafetyPolicy.create(own, config)
-    return own, Controls.of_policy(own, config)
+    return own, Controls.from_policy(own, config)
 
 
 @pytest.mark.parametrize("own", OWN_POLICIES)

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient  # noqa: E402
 from safevlm_hf import SafeLlavaForConditionalGeneration  # noqa: E402
 from safevlm_hf.app.base import choose_base  # noqa: E402
 from safevlm_hf.app.conversation import Turn  # noqa: E402
-from safevlm_hf.app.door import API, EVENTS, FILE  # noqa: E402
+from safevlm_hf.app.middleware import API, EVENTS, FILE  # noqa: E402
 from safevlm_hf.app.page import Page  # noqa: E402
 from safevlm_hf.app.server import create_app  # noqa: E402
 from safevlm_hf.data import NANO_BASE  # noqa: E402

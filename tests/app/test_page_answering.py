@@ -72,7 +72,7 @@ def test_the_base_answers_as_the_stock_model_does(loaded, named):
     steps = list(answers.stream(answers.encode(*white_picture()), REFUSE))
     stock = AutoModelForImageTextToText.from_pretrained(NANO_BASE)
     its_processor = AutoProcessor.from_pretrained(NANO_BASE)
-    inputs = encode(stock, its_processor, *white_picture(), "free", room=12)
+    inputs = encode(stock, its_processor, *white_picture(), "free", num_new_tokens=12)
     found = stock.generate(**inputs, max_new_tokens=12, do_sample=False)
     expected = its_processor.decode(found[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert steps[-1]["free"] == expected and steps[-1]["safe"].strip() == "Not this one."
@@ -132,7 +132,7 @@ def test_each_side_remembers_its_own_answers(loaded):
     assert shown_pictures(asked) == ["a.png", "b.png"]
     images = [Image.new("RGB", (60, 60), colour) for colour in ("white", "black")]
     for side, other in (SIDES, SIDES[::-1]):
-        inputs = encode(*loaded, asked, images, side, room=12)
+        inputs = encode(*loaded, asked, images, side, num_new_tokens=12)
         said = loaded[1].tokenizer.decode(inputs["input_ids"][0])
         assert f"{side} One?" in said and f"{other} One?" not in said
         assert len(inputs["pixel_values"]) == 2 and int(torch.max(inputs["question_mask"])) == 3
@@ -153,4 +153,4 @@ def test_what_is_too_long_says_so(loaded):
     with pytest.raises(ValueError, match="begin a new one"):
         ask(turns, "One more?", None)
     with pytest.raises(ValueError, match="does not fit"):
-        encode(*loaded, [ask([], "word " * 1500, None)], [], "safe", room=600)
+        encode(*loaded, [ask([], "word " * 1500, None)], [], "safe", num_new_tokens=600)

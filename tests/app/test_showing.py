@@ -22,7 +22,7 @@ def explained(loaded):
     model, processor = loaded
     first = Turn("What is it?", "a.png", {"safe": "A card.", "free": "A card."})
     images = [Image.effect_noise((90, 60), 90), Image.new("RGB", (40, 70), "white")]
-    inputs = encode(model, processor, [first, ask([first], QUESTION, "b.png")], images, "safe", room=12)
+    inputs = encode(model, processor, [first, ask([first], QUESTION, "b.png")], images, "safe", num_new_tokens=12)
     return model.explain(**inputs), inputs, processor, images
 
 
@@ -77,7 +77,7 @@ def test_pixels_without_a_verdict_have_no_map(explained):
 def test_whatever_is_typed_stays_text(loaded):
     model, processor = loaded
     image, question = Image.new("RGB", (60, 60), "white"), hostile("typed") + " ${alert(1)}"
-    inputs = encode(model, processor, [ask([], question, "a.png")], [image], "safe", room=12)
+    inputs = encode(model, processor, [ask([], question, "a.png")], [image], "safe", num_new_tokens=12)
     turn = Turn(question, "a.png", {"safe": hostile("safe"), "free": hostile("free")})
     panels = make_panels(model.explain(**inputs), inputs, processor, [image])
     assert "".join(word.text for word in panels[0].words) == "".join(question.split())

@@ -82,7 +82,11 @@ def test_train_one_stage(call, fails, runs, tmp_path, stage, monkeypatch):
     config.write_text(f"output_dir: {tmp_path}/own\nmodel_name_or_path: other\n")
     assert f"stage {stage} is done: {tmp_path}/own" in call("train", "--stage", stage, config)[1]
     assert runs[-1] == (stage, [str(config)])
-    assert "stands alone" in fails("train", "--stage", stage, config, "--seed", 1)
+    assert call("train", "--stage", stage, config, "--output_dir", tmp_path / "a", "--seed", 7)[0] == 0
+    parsed = parse_arguments(*runs[-1])
+    assert (parsed[0].model_name_or_path, parsed[2].seed) == ("other", 7)
+    assert parsed[2].output_dir == f"{tmp_path}/a/stage{stage}"
+    assert "A YAML file is for one stage" in fails("train", config, "--seed", 1)
 
 
 def test_both_stages_go_on_where_they_were(call, fails, runs, tmp_path):
@@ -134,10 +138,9 @@ def test_a_result_is_replaced_only_where_that_is_said(call, fails, runs, tmp_pat
     (tmp_path / f"stage{stage}" / "config.json").write_text("{}")
     config = tmp_path / "run.yaml"
     config.write_text(f"output_dir: {tmp_path}/stage{stage}\nmodel_name_or_path: other\n")
-    assert (
-        call("train", "--stage", stage, "--overwrite_output_dir", config)[0] == 0
-    )  # the file is not the option's value
-    runs.clear()
+    assert "a YAML file stands in front of all flags" in fails(
+        "train", "--stage", stage, "--overwrite_output_dir", config
+    )
     for words in ([], ["--seed", 3], ["--stage", stage], ["--stage", stage, config]):
         line = fails("train", *words, "--output-dir", tmp_path)
         assert f"{tmp_path}/stage{stage} holds a model: `--overwrite_output_dir` replaces it" in line

@@ -19,11 +19,7 @@ from safevlm_hf.demo.rows import (
     RISKY_ANSWERED,
     RISKY_FLAGGED,
     STAGE1,
-    row_records,
 )
-from safevlm_hf.modeling.configuration_safety import SafetyConfig
-from safevlm_hf.training.arguments import parse_arguments
-from safevlm_hf.training.data import load_data
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +76,6 @@ def test_a_log_shows_the_time_left_after_training_too(run):
         assert re.search(rf"^{part}: \d+ of \d+, \d\d:\d\d left$", after_training, re.MULTILINE), part
 
 
-@pytest.mark.ci
-def test_what_draws_beside_training_says_nothing(capfd, tmp_path):
-    process = demo.start_drawing(str(tmp_path / "none.yaml"), tmp_path, (), demo.FAST, 0, {})
-    process.join()
-    assert process.exitcode == 1 and capfd.readouterr().err == ""
-
-
 def test_a_base_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path):
     monkeypatch.setitem(demo.NANO_BASES, "idefics3", tmp_path / "none")
     with pytest.raises(ValueError, match="train_nano_base.py --family idefics3 --output_dir .*none"):
@@ -120,22 +109,6 @@ def test_the_checkpoints_load(run):
     model, processor = demo.reload(folder / "stage2")
     assert model.config.training_record["figures"]["num_samples"] == demo.FAST.num_test_samples
     assert demo.reload(folder / "first")[0].config.safety_config.head_pooling == "first"
-
-
-@pytest.mark.ci
-def test_what_comes_later_is_drawn_beside_stage_1(tmp_path):
-    """The same files as the demo itself asks for, or it would draw them again."""
-    config = demo.write_config(2, tmp_path, seed=3, **demo.FAST.stage2)
-    folder, drawn = tmp_path / "riskcards", {"varied_shapes": False}
-    process = demo.start_drawing(config, folder, QUICK_ROWS[:1], demo.FAST, 3, drawn)
-    process.join(300)
-    assert process.exitcode == 0
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
-    assert len(files) == 4  # training and validation of stage 2, and two test sets
-    _, data_args, training_args, _ = parse_arguments(2, [config])
-    load_data(2, data_args, SafetyConfig(), training_args.seed)
-    row_records(QUICK_ROWS[0], folder, demo.FAST.num_row_samples, 3)
-    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
 
 
 def test_a_full_run_measures_what_its_targets_need():

@@ -2,18 +2,31 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from safevlm_hf.intervals.areas import PRECISION, ROC, area_intervals, weighted_areas
+from safevlm_hf.intervals.areas import PRECISION, ROC, area_intervals
 from safevlm_hf.intervals.bootstrap import Bootstrap
 
 
 def test_areas_are_scikit_learns_with_ties_and_weights():
     random = np.random.RandomState(0)
-    for _ in range(20):
-        scores, is_positive = random.randint(0, 9, 60) / 8, random.rand(60) < 0.3
-        weights = random.randint(0, 4, 60).astype(float)
-        found = weighted_areas(scores, is_positive, weights)
-        assert found[ROC] == pytest.approx(roc_auc_score(is_positive, scores, sample_weight=weights))
-        assert found[PRECISION] == pytest.approx(average_precision_score(is_positive, scores, sample_weight=weights))
+    scores, is_positive = random.randint(0, 9, 60) / 8, random.rand(60) < 0.3
+    draws = []
+
+    class Draws(Bootstrap):
+        def intervals(self, statistics, clusters):
+            def noted(weights):
+                areas = statistics(weights)
+                draws.append((weights, areas))
+                return areas
+
+            return super().intervals(noted, clusters)
+
+    area_intervals(scores, is_positive, range(60), Draws(20))
+    order = np.argsort(-scores, kind="stable")
+    for weights, areas in draws:
+        arguments = is_positive[order], scores[order]
+        assert areas[ROC] == pytest.approx(roc_auc_score(*arguments, sample_weight=weights))
+        assert areas[PRECISION] == pytest.approx(average_precision_score(*arguments, sample_weight=weights))
+    assert len(draws) == 20
 
 
 def test_intervals_are_those_of_groups():
@@ -31,4 +44,4 @@ def test_intervals_are_those_of_groups():
 def test_what_no_draw_changes_has_none():
     is_positive = np.array([True, False] * 10)
     assert area_intervals(is_positive.astype(float), is_positive, range(20), Bootstrap(50)) == {}
-    assert np.isnan(weighted_areas(np.ones(3), np.ones(3, dtype=bool), np.ones(3))[ROC])
+    assert area_intervals(np.arange(3.0), np.ones(3, dtype=bool), range(3), Bootstrap(5)) == {}

@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 import pytest
 import uvicorn
 
-from safevlm_hf.serving import door, protocol
-from safevlm_hf.serving.door import AskForKey, HearOut
+from safevlm_hf.serving import middleware, protocol
 from safevlm_hf.serving.keys import ApiKeys
+from safevlm_hf.serving.middleware import AskForKey, LetClientRead
 from safevlm_hf.serving.protocol import PromptProtocol
 
 
@@ -37,8 +37,8 @@ def address(monkeypatch):
     """Of a server whose times are short, with three connections."""
     monkeypatch.setattr(protocol, "HEAD_TIME", 0.5)
     monkeypatch.setattr(protocol, "READ_TIME", 0.5)
-    monkeypatch.setattr(door, "LINGER", 0.5)
-    app = HearOut(AskForKey(healthy, ApiKeys(("sk-0123456789abcdef",))))
+    monkeypatch.setattr(middleware, "LINGER", 0.5)
+    app = LetClientRead(AskForKey(healthy, ApiKeys(("sk-0123456789abcdef",))))
     config = uvicorn.Config(app, http=PromptProtocol, ws="none", limit_concurrency=4, lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:

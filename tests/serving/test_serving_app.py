@@ -33,7 +33,7 @@ from serving_client import (
 )
 
 from safevlm_hf import SafetyPolicy, read_audit, serving
-from safevlm_hf.serving.server import warnings_of
+from safevlm_hf.serving.server import startup_warnings
 from safevlm_hf.version import __version__
 
 
@@ -156,7 +156,7 @@ def test_version(client):
 )
 def test_what_an_operator_must_not_overlook(settings, host, policy, said, monkeypatch):
     monkeypatch.delenv("SAFEVLM_AUDIT", raising=False)
-    warnings = warnings_of(serving.Settings(**settings), host, SafetyPolicy(**policy))
+    warnings = startup_warnings(serving.Settings(**settings), host, SafetyPolicy(**policy))
     assert len(warnings) == len(said) and all(word in warning for word, warning in zip(said, warnings))
 
 

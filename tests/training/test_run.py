@@ -150,6 +150,20 @@ def test_flags_and_yaml_give_the_same(tmp_path):
     assert by_yaml[2].learning_rate == 1e-4 and by_yaml[2].gradient_accumulation_steps == 8
 
 
+def test_flags_win_over_the_yaml_file_in_front_of_them(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rate: 1e-3\nseed: 3\nnew_categories: [fraud]\nsave_total_limit: null\nuse_lora: true\n")
+    alone = values_of(parse_arguments(2, [str(path)]))
+    mixed = values_of(parse_arguments(2, [str(path), *flags(learning_rate="1e-4", warmup_steps=7), "--no_use_lora"]))
+    assert alone["save_total_limit"] is None and alone["new_categories"] == ["fraud"] and alone["seed"] == 3
+    changed = {name: value for name, value in mixed.items() if value != alone[name]}
+    assert changed == {"learning_rate": 1e-4, "warmup_steps": 7, "use_lora": False}
+    with pytest.raises(ValueError, match="unknown option .*run.yaml in the command line"):
+        parse_arguments(2, ["--seed", "1", str(path)])
+    with pytest.raises(ValueError, match="a YAML file stands in front of all flags"):
+        parse_arguments(2, ["--overwrite_output_dir", str(path)])
+
+
 def test_the_option_to_overwrite_changes_nothing_else(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("seed: 3\noutput_dir: runs/own\n")
@@ -184,9 +198,16 @@ def test_unknown_arguments_are_errors_that_name_them(tmp_path):
     ("text", "reason"),
     [
         ("- seed", "must hold options and their values .* got a list"),
-        ("seed: [", "is no YAML file"),
-        ("learning_rate: fast", "`learning_rate` must be a number, got 'fast'"),
-        ("lora_r: yes", "`lora_r` must be a number, got True"),
+        ("seed: [", "expected YAML, but"),
+        ("seed: 1\nlora_r: 8\nseed: 2", "the key 'seed' comes twice"),
+        ("learning_rate: fast", "`learning_rate`: invalid float value: 'fast'"),
+        ("lora_r: yes", "`lora_r`: invalid int value: 'True'"),
+        ("seed: 1.5", "`seed`: invalid int value: '1.5'"),
+        ("use_lora: perhaps", "`use_lora`: .*got perhaps but expected one of yes/no"),
+        ("seed: null", "`seed` must be of type int, got None"),
+        ("output_dir: [runs]", r"`output_dir` must be of type str, got \['runs'\]"),
+        ("new_categories: {fraud: 1}", "`new_categories` must be of type list, got {'fraud': 1}"),
+        ("eval_strategy: sometimes", "sometimes"),
         ("max_eval_sample: 3", "unknown option max_eval_sample in .*; is it max_eval_samples?"),
     ],
 )

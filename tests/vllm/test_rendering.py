@@ -13,7 +13,7 @@ from vllm.tokenizers.registry import cached_tokenizer_from_config
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE
-from safevlm_hf.vllm.prompts import BLOCK, OF_SAMPLE, PLACE, QUESTION, SAMPLE
+from safevlm_hf.vllm.prompts import BLOCK, PLACE, QUESTION, SAMPLE, SAMPLE_PREFIX
 from safevlm_hf.vllm.rendering import SafeRenderer
 
 
@@ -229,7 +229,7 @@ def test_each_picture_carries_its_company(renderer):
         render(renderer, [shown("Hi", *colours)])["mm_kwargs"]["image"]
         for colours in (["red"], ["red", "navy"], ["red", "gold"])
     )
-    pixels = [[item[OF_SAMPLE + "pixel_values"].data for item in items] for items in (one, two, other)]
+    pixels = [[item[SAMPLE_PREFIX + "pixel_values"].data for item in items] for items in (one, two, other)]
     assert [[len(sample) for sample in of_items] for of_items in pixels] == [[1], [2, 2], [2, 2]]
     assert torch.equal(pixels[1][0], pixels[1][1]) and torch.equal(pixels[1][0][:1], pixels[0][0])
     assert torch.equal(pixels[2][0][0], pixels[1][0][0]) and not torch.equal(pixels[2][0][1], pixels[1][0][1])

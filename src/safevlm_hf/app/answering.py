@@ -18,7 +18,7 @@ POLICY_OFF = {"enabled": False}
 
 
 class TwoAnswers:
-    """A checkpoint that answers under its verdict, and beside it the same one with its policy off, or its base.
+    """A checkpoint that answers under its verdict, and beside it the same one without its policy, or its base.
 
     Args:
         model, processor: a trained checkpoint's.
@@ -28,24 +28,24 @@ class TwoAnswers:
 
     def __init__(self, model, processor, max_new_tokens: int = 256, base: Base | None = None):
         self.max_new_tokens = max_new_tokens
-        # Backbones keep positions on the model while they answer, and tokenizers their settings.
-        other = _second_view(model) if base is None else base.model
+        # Backbones keep positions on the model while they answer, and tokenizers their settings, so each side has its
+        # own. The second model shares the weights: nothing but the modules around them is copied.
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        other = copy.deepcopy(model, shared) if base is None else base.model
         self._models = {SAFE_SIDE: model.eval(), FREE_SIDE: other.eval()}
         self._processors = {SAFE_SIDE: processor, FREE_SIDE: processor if base is None else base.processor}
         self._tokenizers = {side: copy.deepcopy(self._processors[side].tokenizer) for side in SIDES}
         self._free_options = {"safety_policy": POLICY_OFF} if base is None else {}
 
     def encode(self, turns: Sequence[Turn], images: Sequence[Image.Image]) -> dict[str, BatchFeature]:
-        """Side to the conversation as its model's inputs; see [`encode`]."""
+        """Return each side's inputs for its model; see [`encode`]."""
         return {
             side: encode(self._models[side], self._processors[side], turns, images, side, self.max_new_tokens)
             for side in SIDES
         }
 
     def stream(self, inputs: Mapping[str, BatchFeature], policy: dict) -> Iterator[dict[str, str]]:
-        """Side to its answer so far, after each piece of either.
-
-        Whoever stops to read stops both answers.
+        """Yield each side's answer so far, after each piece of either. Closing the iterator stops both answers.
 
         Args:
             inputs: what [`TwoAnswers.encode`] made.
@@ -87,13 +87,8 @@ class TwoAnswers:
             pieces.put((side, None))
 
 
-def _second_view(model):
-    """Another model on the same weights: nothing is copied but the modules around them."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-
-
 class _Pieces(TextStreamer):
-    """Words of one side's answer, put into a queue as they come."""
+    """Put the words of one side's answer into a queue as they come."""
 
     def __init__(self, tokenizer, side: str, pieces: Queue):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -104,7 +99,7 @@ class _Pieces(TextStreamer):
 
 
 class _Left(StoppingCriteria):
-    """Ends an answer that nobody reads any more."""
+    """End an answer that nobody reads any more."""
 
     def __init__(self, is_left: Event):
         self.is_left = is_left

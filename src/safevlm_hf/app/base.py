@@ -30,27 +30,26 @@ def choose_base(model: PreTrainedModel, named: str | None = None) -> Base | None
     Raises:
         ValueError: the named checkpoint is not there, is a safe one, or has no chat template.
     """
-    chosen = named or _embedded_base(model)
-    return None if chosen is None else _load(chosen, model)
-
-
-def _embedded_base(model: PreTrainedModel) -> Path | None:
-    recorded = (model.config.training_record or {}).get("base_model")
-    return next((folder for folder in NANO_BASES.values() if folder.name == recorded and folder.is_dir()), None)
-
-
-def _load(checkpoint: str | os.PathLike, beside: PreTrainedModel) -> Base:
+    checkpoint: str | Path | None = named
+    if not checkpoint:
+        recorded = (model.config.training_record or {}).get("base_model")
+        # A package may be installed without the folders of its bases.
+        embedded = (folder for folder in NANO_BASES.values() if folder.name == recorded and folder.is_dir())
+        checkpoint = next(embedded, None)
+    if checkpoint is None:
+        return None
     check_stock(checkpoint)
     processor = AutoProcessor.from_pretrained(checkpoint)
     if not getattr(processor, "chat_template", None):
         raise ValueError(f"{checkpoint} has no chat template, so it cannot answer: name another base.")
-    device = None if beside.device.type == "cpu" else beside.device
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", device_map=device)
-    return Base(checkpoint.name if isinstance(checkpoint, Path) else str(checkpoint), model.eval(), processor)
+    device = None if model.device.type == "cpu" else model.device
+    base = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto", device_map=device)
+    # A folder's own name is enough on a page; the path above it is the operator's.
+    return Base(checkpoint.name if isinstance(checkpoint, Path) else str(checkpoint), base.eval(), processor)
 
 
 def check_stock(checkpoint: str | os.PathLike):
-    """Refuse what is no checkpoint, or has a verdict of its own, before anything large is read."""
+    """Refuse a folder that holds no checkpoint, or one with a verdict of its own, before anything large is read."""
     find_family(str(checkpoint))
     if hasattr(AutoConfig.from_pretrained(checkpoint), "safety_config"):
         raise ValueError(f"{checkpoint} is a safe checkpoint: name the stock model that stands beside it.")

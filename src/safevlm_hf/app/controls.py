@@ -1,4 +1,4 @@
-"""The policy as the controls of a page, and what moving them means as a policy's JSON."""
+"""The policy as controls of a page, and the controls as a policy's JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MAX_TURNS = 8
 
 @dataclass(frozen=True)
 class Controls:
-    """What the controls show.
+    """Values of the controls.
 
     Attributes:
         risk_threshold: the risk over which a picture is flagged, 0 to 1.
@@ -36,8 +36,8 @@ class Controls:
     thresholds: dict[str, float]
 
     @classmethod
-    def of_policy(cls, policy: SafetyPolicy, config: SafetyNames) -> "Controls":
-        """How the controls stand for a checkpoint's own policy.
+    def from_policy(cls, policy: SafetyPolicy, config: SafetyNames) -> "Controls":
+        """Return the controls as they stand for a checkpoint's own policy.
 
         A level shows one action for all categories. Where the policy has several, it is the strictest of them."""
         categories = risky_categories(config)
@@ -58,7 +58,7 @@ class Controls:
 
     @classmethod
     def from_values(cls, values: Sequence, config: SafetyNames) -> "Controls":
-        """From the values of the controls in the page's order, as [`Controls.values`] gives them."""
+        """Read the values of the controls in the page's order, as [`Controls.values`] gives them."""
         levels, categories = config.levels[1:], risky_categories(config)
         expected = 4 + len(levels) + 3 * len(categories)
         if len(values) != expected:
@@ -77,13 +77,13 @@ class Controls:
         )
 
     def values(self) -> list:
-        """The values of the controls in the page's order."""
+        """Return the values of the controls in the page's order."""
         by_category = zip(self.switches.values(), self.has_threshold.values(), self.thresholds.values())
         first = [self.risk_threshold, self.review_threshold, self.remembered_turns, self.language]
         return [*first, *self.actions.values(), *chain.from_iterable(by_category)]
 
     def to_policy(self, own: SafetyPolicy, config: SafetyNames) -> dict:
-        """What the visitor has moved, as the JSON that `--policy` takes: empty where nothing has been moved.
+        """Return what the visitor has moved as the JSON that `--policy` takes. It is empty if nothing has been moved.
 
         Args:
             own: the checkpoint's policy, which the result overrides.
@@ -94,7 +94,7 @@ class Controls:
         for value in (*self.switches.values(), *self.has_threshold.values()):
             if not isinstance(value, bool):
                 raise ValueError(f"A switch is on or off (true or false), got {value!r}.")
-        start = Controls.of_policy(own, config)
+        start = Controls.from_policy(own, config)
         simple = ("risk_threshold", "remembered_turns", "language")
         moved = {name: getattr(self, name) for name in simple if getattr(self, name) != getattr(start, name)}
         switched = {name: is_on for name, is_on in self.switches.items() if is_on != own.is_on(name)}
@@ -112,7 +112,8 @@ class Controls:
             moved["review_thresholds"] = {"*": self.review_threshold}
         if self.actions != start.actions:
             moved["actions"] = {"*": self.actions}
-        own.override(SafetyPolicy.create(moved, config), config)  # raises where the two contradict each other
+        # Two policies may contradict each other though each is well-formed. That raises here, on the page.
+        own.override(SafetyPolicy.create(moved, config), config)
         return moved
 
 

@@ -11,8 +11,7 @@ from .controls import MAX_TURNS
 
 
 SAFE_SIDE, FREE_SIDE = "safe", "free"
-SIDES = (SAFE_SIDE, FREE_SIDE)
-"""Under the verdict, and without it."""
+SIDES = (SAFE_SIDE, FREE_SIDE)  # under the verdict, and without it
 MAX_CHARACTERS = 2**13  # of a question
 
 
@@ -34,7 +33,7 @@ class Turn:
 
 
 def ask(turns: Sequence[Turn], question: str, picture: str | None) -> Turn:
-    """The next turn of a conversation, without answers. A picture that was shown before is not shown again.
+    """Return the next turn of a conversation, without answers. A picture that was shown before is not shown again.
 
     Raises:
         ValueError: there is no question, it is too long, or the conversation is.
@@ -50,21 +49,21 @@ def ask(turns: Sequence[Turn], question: str, picture: str | None) -> Turn:
 
 
 def shown_pictures(turns: Sequence[Turn]) -> list[str]:
-    """The files of the conversation's pictures, in their order."""
+    """Return the files of the conversation's pictures, in their order."""
     return [turn.picture for turn in turns if turn.picture is not None]
 
 
 def encode(
-    model, processor, turns: Sequence[Turn], images: Sequence[Image.Image], side: str, room: int
+    model, processor, turns: Sequence[Turn], images: Sequence[Image.Image], side: str, num_new_tokens: int
 ) -> BatchFeature:
-    """One side of a conversation, up to its last question, as the model's inputs.
+    """Return one side of a conversation, up to its last question, as the model's inputs.
 
     Args:
         images: those of [`shown_pictures`].
-        room: how many tokens the answer needs.
+        num_new_tokens: longest answer.
 
     Raises:
-        ValueError: the model's context has no room for it.
+        ValueError: the model's context is too short for both.
     """
     left, messages = iter(images), []
     for turn in turns:
@@ -73,7 +72,7 @@ def encode(
         messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answers[side]}]})
     inputs = asking.encode(processor, [messages[:-1]])
     try:
-        asking.check_room(model, inputs, room)
+        asking.check_room(model, inputs, num_new_tokens)
     except asking.PromptTooLong as error:
         raise ValueError(f"The conversation does not fit, begin a new one: {error}.") from None
     return inputs.to(model.device, model.dtype)

@@ -1,4 +1,4 @@
-"""The page itself: which controls there are, and what they lead to."""
+"""The page: its layout and the actions of its controls."""
 
 import logging
 import random
@@ -11,9 +11,8 @@ from ..modeling.safety_policy import SafetyPolicy
 from .answering import TwoAnswers
 from .base import Base
 from .conversation import MAX_CHARACTERS, SAFE_SIDE, SIDES, Turn, ask, shown_pictures
-from .events import PRIVATE, RAW
 from .pictures import card_topics, draw_card, open_pictures
-from .policy_panel import PolicyPanel
+from .policy_panel import PRIVATE, RAW, PolicyPanel
 from .showing import make_panels, render, small_picture
 
 
@@ -60,7 +59,7 @@ class Page:
         self.answers = TwoAnswers(model, processor, max_new_tokens, base)
 
     def build(self) -> gr.Blocks:
-        """The layout, and what each control does."""
+        """Lay the page out, and connect each control to what it does."""
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
             scope = describe_scope(self.model.config.training_record)
             head = render("head.html", title=TITLE, name=self.name, base=self.base_name, scope=scope)
@@ -77,7 +76,14 @@ class Page:
                 with gr.Column(scale=4, min_width=320):
                     controls = self.panel.build()
             self._wire_answers(asking, shown, turns, controls)
-            self._wire_cards(asking, shown)
+            suggested = gr.State("")
+            asking["draw"].click(
+                self.draw,
+                [asking["topic"], asking["question"], suggested],
+                [shown["notice"], asking["picture"], asking["question"], suggested],
+                show_progress="hidden",
+                **RAW,
+            )
             blocks.load(None, js=FOR_THE_KEYBOARD, **PRIVATE)
         return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=4, api_open=False)
 
@@ -123,25 +129,15 @@ class Page:
         asked = gr.on(ask_first, self.answer, [turns, asking["question"], asking["picture"], *controls], **answering)
         asked_again = asking["again"].click(self.answer_again, [turns, *controls], **answering)
         gr.on([*ask_first, asking["again"].click], None, js=SCROLL, **PRIVATE)
-        # One after the other: an answer that still comes would overwrite what is shown then.
+        # The answers are cancelled before anything is shown, or their next words would overwrite it.
         cancelling = {"fn": None, "cancels": [asked, asked_again]}
         asking["stop"].click(**cancelling).then(self.stop, turns, outputs, show_progress="hidden", **RAW)
         asking["new"].click(**cancelling).then(
             self.start_again, None, [*outputs, asking["picture"]], show_progress="hidden", **PRIVATE
         )
 
-    def _wire_cards(self, asking: dict, shown: dict):
-        suggested = gr.State("")
-        asking["draw"].click(
-            self.draw,
-            [asking["topic"], asking["question"], suggested],
-            [shown["notice"], asking["picture"], asking["question"], suggested],
-            show_progress="hidden",
-            **RAW,
-        )
-
     # ----------------------------------------------------------------------------------------------
-    # What the controls lead to: new values of the outputs, in the order that the wiring names
+    # Actions of the controls: they return new values of the outputs, in the order that the wiring names
     # ----------------------------------------------------------------------------------------------
 
     def answer(self, turns: list[Turn], question: str, upload: dict | None, *values) -> Iterator[tuple]:
@@ -151,18 +147,34 @@ class Page:
 
     def answer_again(self, turns: list[Turn], *values) -> Iterator[tuple]:
         """Ask the last question again, under the policy of now."""
-        yield from _or_say_why(lambda: self._answer(turns[:-1], _last(turns), values, left_to_ask=gr.skip()))
+
+        def answer() -> Iterator[tuple]:
+            if not turns:
+                raise ValueError("There is no question yet: ask one first.")
+            last = Turn(turns[-1].question, turns[-1].picture, dict.fromkeys(SIDES, ""))
+            yield from self._answer(turns[:-1], last, values, left_to_ask=gr.skip())
+
+        yield from _or_say_why(answer)
 
     def stop(self, turns: list[Turn]) -> Iterator[tuple]:
         """Show what a stopped answer has left."""
-        yield from _or_say_why(lambda: self._stop(turns))
+
+        def show() -> Iterator[tuple]:
+            nothing = (gr.skip(),) * 3
+            if turns and turns[-1].is_stopped:
+                pictures = _small(open_pictures(shown_pictures(turns)))
+                yield _say("Stopped."), self._render_answers(turns, pictures), *nothing
+            else:
+                yield _say("Nothing is being answered."), gr.skip(), *nothing
+
+        yield from _or_say_why(show)
 
     def start_again(self) -> tuple:
-        """A new conversation, without a picture."""
+        """Begin a new conversation, without a picture."""
         return _say("A new conversation."), render("answers.html"), render("verdict.html"), [], "", None
 
     def draw(self, topic: str, question: str, suggested: str) -> tuple:
-        """A card, and a question about it in place of the one that came with the last card; what was typed stays."""
+        """Draw a card, with a question about it in place of the last card's. A question that was typed stays."""
         try:
             image, suggestion = draw_card(topic, random.Random())
         except ValueError as error:
@@ -171,48 +183,35 @@ class Page:
         return _say("A card is drawn."), image, *((gr.skip(),) * 2 if is_typed else (suggestion,) * 2)
 
     def _answer(self, turns: list[Turn], turn: Turn, values, left_to_ask) -> Iterator[tuple]:
-        """The conversation keeps the turn as a stopped one until both answers are there.
-
-        The box of the question is set at once: what is typed while the answers come is the next question.
-        """
+        """Show the verdict on a turn, then its answers as they come."""
         policy = self.panel.read(values)
         images = open_pictures(shown_pictures([*turns, turn]))
         inputs = self.answers.encode([*turns, turn], images)
         pictures = _small(images)
         started = self._render_answers([*turns, turn], pictures)
+        # The conversation keeps the turn as a stopped one until both answers are there: `stop` shows what there is.
+        # The box of the question is set once, here: what a visitor types meanwhile is the next question.
         yield _say("Answering."), started, gr.skip(), [*turns, replace(turn, is_stopped=True)], left_to_ask
-        yield gr.skip(), gr.skip(), self._judge(inputs[SAFE_SIDE], images, policy), gr.skip(), gr.skip()
+        panels = []
+        if images:
+            explanation = self.model.explain(**inputs[SAFE_SIDE], safety_policy=policy)
+            panels = make_panels(explanation, inputs[SAFE_SIDE], self.processor, images)
+        yield gr.skip(), gr.skip(), render("verdict.html", panels=panels), gr.skip(), gr.skip()
         for answers in self.answers.stream(inputs, policy):
             turn = replace(turn, answers={side: answer.strip() for side, answer in answers.items()})
             answered = self._render_answers([*turns, turn], pictures)
             yield gr.skip(), answered, gr.skip(), [*turns, replace(turn, is_stopped=True)], gr.skip()
         yield _say("Answered."), gr.skip(), gr.skip(), [*turns, turn], gr.skip()
 
-    def _judge(self, inputs, images: list, policy: dict) -> str:
-        """The verdict on each picture, and what decided it."""
-        panels = []
-        if images:
-            explanation = self.model.explain(**inputs, safety_policy=policy)
-            panels = make_panels(explanation, inputs, self.processor, images)
-        return render("verdict.html", panels=panels)
-
-    def _stop(self, turns: list[Turn]) -> Iterator[tuple]:
-        nothing = (gr.skip(),) * 3
-        if turns and turns[-1].is_stopped:
-            pictures = _small(open_pictures(shown_pictures(turns)))
-            yield _say("Stopped."), self._render_answers(turns, pictures), *nothing
-        else:
-            yield _say("Nothing is being answered."), gr.skip(), *nothing
-
     def _render_answers(self, turns: list[Turn], pictures: list) -> str:
-        """Turns with their pictures beside them."""
+        """Render the turns with their pictures beside them."""
         left = iter(pictures)
         shown = [(turn, None if turn.picture is None else next(left)) for turn in turns]
         return render("answers.html", turns=shown, base=self.base_name)
 
 
 def _or_say_why(answer) -> Iterator[tuple]:
-    """What `answer` yields; where it fails, one sentence and everything else as it was."""
+    """Yield what `answer` yields. Where it fails, say why in one sentence and leave everything else as it was."""
     nothing = (gr.skip(),) * 4
     try:
         yield from answer()
@@ -221,13 +220,6 @@ def _or_say_why(answer) -> Iterator[tuple]:
     except Exception:
         logger.exception("An answer failed.")
         yield _say_error("The answer could not be finished: the server's log says why."), *nothing
-
-
-def _last(turns: list[Turn]) -> Turn:
-    """The last turn as it was before its answers."""
-    if not turns:
-        raise ValueError("There is no question yet: ask one first.")
-    return Turn(turns[-1].question, turns[-1].picture, dict.fromkeys(SIDES, ""))
 
 
 def _small(images: list) -> list:

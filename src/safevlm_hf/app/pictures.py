@@ -1,4 +1,4 @@
-"""Pictures on the page: those that a visitor has uploaded, which may be anything, and drawn cards."""
+"""Pictures on the page: files that a visitor has uploaded, which may be anything, and drawn cards."""
 
 import random
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.riskcards import CATEGORIES, TOPICS, Picture, Topic, draw_picture
+from ..data.riskcards import CATEGORIES, TOPICS, Picture, draw_picture
 from ..modeling.configuration_safety import DEFAULT_LEVELS
 from ..untrusted import pictures
 
@@ -17,7 +17,7 @@ QUESTIONS = {True: "What is the address?", False: "Do what the {noun} says."}
 
 
 def open_pictures(paths: Sequence[str]) -> list[Image.Image]:
-    """RGB images of uploaded files. All sizes are known before any picture is decoded.
+    """Return RGB images of uploaded files. All sizes are checked before any picture is decoded.
 
     Raises:
         ValueError: a file is gone, is no picture or is broken; it is a strip; or they have too many pixels together.
@@ -43,18 +43,16 @@ def _read(path: str) -> bytes:
 
 
 def card_topics() -> list[tuple[str, str]]:
-    """What a card can show, as (label, topic): "PIN CODE (privacy, high)"."""
-    return [(f"{topic.text} ({_verdict(topic)})", topic.text) for topic in TOPICS]
-
-
-def _verdict(topic: Topic) -> str:
-    if not topic.safety_level:
-        return "clean"
-    return f"{CATEGORIES[topic.safety_category]}, {DEFAULT_LEVELS[topic.safety_level]}"
+    """Return the topics of cards as (label, topic), with labels such as "PIN CODE (privacy, high)"."""
+    choices = []
+    for topic in TOPICS:
+        risk = f"{CATEGORIES[topic.safety_category]}, {DEFAULT_LEVELS[topic.safety_level]}"
+        choices.append((f"{topic.text} ({risk if topic.safety_level else 'clean'})", topic.text))
+    return choices
 
 
 def draw_card(topic: str, rng: random.Random) -> tuple[Image.Image, str]:
-    """A card of the topic with a look of the held-out split, and a question that goes with it.
+    """Draw a card of the topic with a look of the held-out split, and a question that goes with it.
 
     Raises:
         ValueError: there is no such topic.

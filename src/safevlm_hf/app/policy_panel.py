@@ -7,13 +7,17 @@ from ..modeling.configuration_safety import SafetyConfig
 from ..modeling.refusal_texts import REFUSALS
 from ..modeling.safety_policy import SETTABLE_ACTIONS, SafetyPolicy
 from .controls import MAX_TURNS, Controls
-from .events import PRIVATE, RAW
 from .showing import render
 
 
 with needs_extra("app"):
     import gradio as gr
 
+# Options of gradio's events. The page's answers and texts are for visitors, not for programs.
+PRIVATE = {"api_visibility": "private"}
+# Values come as the browser sends them, because gradio's own checks answer with its internals. They are checked in
+# `controls.py` and `middleware.py`.
+RAW = {**PRIVATE, "preprocess": False}
 SHARE = {"minimum": 0, "maximum": 1, "step": 0.01}
 FOLLOW = """(...actions) => {
   const order = %s, rank = action => order.indexOf(action), place = %d, moved = actions[place];
@@ -29,7 +33,7 @@ SAVE = """() => {
 
 
 class PolicyPanel:
-    """Controls that start where a checkpoint's own policy stands.
+    """Controls that start at the settings of a checkpoint's own policy.
 
     Args:
         own: that policy.
@@ -37,10 +41,10 @@ class PolicyPanel:
     """
 
     def __init__(self, own: SafetyPolicy, config: SafetyConfig):
-        self.own, self.config, self.start = own, config, Controls.of_policy(own, config)
+        self.own, self.config, self.start = own, config, Controls.from_policy(own, config)
 
     def read(self, values) -> dict:
-        """The policy that values of the controls make; it overrides the checkpoint's own.
+        """Return the policy that values of the controls make; it overrides the checkpoint's own.
 
         Raises:
             ValueError: they contradict each other, or are none that the controls can have.
@@ -48,7 +52,7 @@ class PolicyPanel:
         return Controls.from_values(values, self.config).to_policy(self.own, self.config)
 
     def show(self, *values) -> tuple:
-        """The policy's JSON, or why the controls make none, and whether it can be saved."""
+        """Show the policy's JSON, which can be saved, or why the controls make none."""
         try:
             return _render(self.read(values)), gr.Button(interactive=True)
         except (ValueError, TypeError) as error:
@@ -57,14 +61,30 @@ class PolicyPanel:
     def build(self) -> list:
         """Lay the controls out; returns them in the order of `Controls.values`."""
         gr.HTML(render("policy.html"), apply_default_css=False)
-        general, actions = self._build_general(), self._build_actions()
+        general = self._build_general()
+        actions = [
+            gr.Radio(list(SETTABLE_ACTIONS), value=action, label=f"A flag at level {level} leads to")
+            for level, action in self.start.actions.items()
+        ]
         shown = gr.HTML(_render({}), elem_id="policy-json", apply_default_css=False)
         save = gr.Button("Save as policy.json")
         with gr.Accordion("Each category", open=False):
             categories = [control for name in self.start.switches for control in self._build_category(name)]
         save.click(None, js=SAVE, **PRIVATE)
         controls = [*general, *actions, *categories]
-        self._wire(controls, actions, [shown, save])
+        showing = {
+            "fn": self.show,
+            "inputs": controls,
+            "outputs": [shown, save],
+            "show_progress": "hidden",
+            "trigger_mode": "always_last",
+            **RAW,
+        }
+        gr.on([control.change for control in [*general, *categories]], **showing)
+        # An action that is moved first moves the others along, and only then the policy is shown.
+        for place, control in enumerate(actions):
+            follow = FOLLOW % (json.dumps(SETTABLE_ACTIONS), place)
+            control.input(None, actions, actions, js=follow, show_progress="hidden", **PRIVATE).then(**showing)
         return controls
 
     def _build_general(self) -> list:
@@ -82,12 +102,6 @@ class PolicyPanel:
             gr.Radio(list(REFUSALS), value=start.language, label="Language of fixed refusals"),
         ]
 
-    def _build_actions(self) -> list:
-        return [
-            gr.Radio(list(SETTABLE_ACTIONS), value=action, label=f"A flag at level {level} leads to")
-            for level, action in self.start.actions.items()
-        ]
-
     def _build_category(self, name: str) -> list:
         is_on, has_threshold = self.start.switches[name], self.start.has_threshold[name]
         with gr.Group():
@@ -99,9 +113,16 @@ class PolicyPanel:
                 label=f"{name}: its own threshold",
                 interactive=is_on and has_threshold,
             )
+
+        def enable(is_on: bool, has_threshold: bool) -> tuple:
+            # A control that would do nothing cannot be moved. Values are the browser's, of any type.
+            return gr.Checkbox(interactive=is_on is True), gr.Slider(
+                interactive=is_on is True and has_threshold is True
+            )
+
         gr.on(
             [switch.change, own.change],
-            _enable,
+            enable,
             [switch, own],
             [own, threshold],
             show_progress="hidden",
@@ -109,25 +130,6 @@ class PolicyPanel:
             **RAW,
         )
         return [switch, own, threshold]
-
-    def _wire(self, controls: list, actions: list, outputs: list):
-        showing = {
-            "fn": self.show,
-            "inputs": controls,
-            "outputs": outputs,
-            "show_progress": "hidden",
-            "trigger_mode": "always_last",
-            **RAW,
-        }
-        gr.on([control.change for control in controls if control not in actions], **showing)
-        for place, control in enumerate(actions):
-            follow = FOLLOW % (json.dumps(SETTABLE_ACTIONS), place)
-            control.input(None, actions, actions, js=follow, show_progress="hidden", **PRIVATE).then(**showing)
-
-
-def _enable(is_on: bool, has_threshold: bool) -> tuple:
-    """A control that would do nothing cannot be moved."""
-    return gr.Checkbox(interactive=is_on is True), gr.Slider(interactive=is_on is True and has_threshold is True)
 
 
 def _render(policy: dict) -> str:

@@ -1,4 +1,4 @@
-"""The page behind a server of its own."""
+"""The page's own server."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ with needs_extra("app"):
     from gradio.utils import get_upload_folder
 
 from .base import choose_base
-from .door import MAX_BODY, Door
+from .middleware import MAX_BODY, PageFilter
 from .page import Page
 
 
@@ -24,7 +24,7 @@ THEME = gr.themes.Default(
     primary_hue="blue",
     secondary_hue="blue",
     neutral_hue="slate",
-    font=["system-ui", "sans-serif"],  # the default ones come from elsewhere
+    font=["system-ui", "sans-serif"],  # the default ones are loaded from another site
     font_mono=["ui-monospace", "monospace"],
 ).set(
     button_primary_background_fill="*primary_700",
@@ -37,13 +37,13 @@ GRACE = 5  # seconds that open requests have when the server is asked to stop
 
 def create_app(model, processor, name: str, max_new_tokens: int = 256, base: str | None = None):
     """
-    The page's server as an ASGI app.
+    Build the page's server as an ASGI app.
 
     Args:
         model, processor: a trained checkpoint's.
         name: of the checkpoint, as the page shows it.
         max_new_tokens: longest answer.
-        base: the stock checkpoint that answers beside it; see [`choose_base`] for what stands there without it.
+        base: the stock checkpoint that answers beside it; see [`choose_base`] for the one that is taken without it.
 
     Raises:
         `ValueError`: for an untrained head, or a base that is none.
@@ -66,7 +66,7 @@ def create_app(model, processor, name: str, max_new_tokens: int = 256, base: str
         theme=THEME,
         css=read_style(),
     )
-    return Door(app, get_upload_folder())
+    return PageFilter(app, get_upload_folder())
 
 
 def serve(
@@ -106,7 +106,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Says where it is as soon as it answers."""
+    """Print the address once the server answers there."""
 
     def __init__(self, config: uvicorn.Config, said: str):
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""What the page shows of a verdict: bars, words and a map, as plain values that templates lay out and escape."""
+"""Show a verdict on the page: bars, words and a map, as plain values that templates lay out and escape."""
 
 import io
 import math
@@ -19,7 +19,7 @@ RAISES, LOWERS = (194, 57, 75), (37, 99, 168)
 STRONGEST = 0.45  # opacity of the strongest word: dark text can still be read on it
 HEAT = ((0, 0.5, 1), ((255, 255, 191), (217, 153, 0), (51, 0, 26), (0, 191, 230)))
 """Strengths, and at each of them red, green, blue and opacity."""
-WORD_STARTS = ("Ġ", "▁", "Ċ")  # how tokenizers write the blank or line break before a word
+WORD_STARTS = ("Ġ", "▁", "Ċ")  # tokenizers write the blank or line break before a word so
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Panel:
 
 
 def render(template: str, **values) -> str:
-    """HTML of one part of the page. Values are escaped."""
+    """Return the HTML of one part of the page. Values are escaped."""
     return _TEMPLATES.get_template(template).render(**values)
 
 
@@ -70,7 +70,7 @@ def read_style() -> str:
 
 
 def make_panels(explanation, inputs, processor, images: Sequence[Image.Image]) -> list[Panel]:
-    """A panel for each picture of a conversation, in their order.
+    """Return a panel for each picture of a conversation, in their order.
 
     Args:
         explanation: what `model.explain` returned for `inputs`, one conversation.
@@ -82,6 +82,10 @@ def make_panels(explanation, inputs, processor, images: Sequence[Image.Image]) -
         parts = explanation.question_contributions[index].tolist()
         weights = explanation.question_weights[index].tolist()
         finding = ", ".join(dict.fromkeys((verdict.category, verdict.level)))
+        # A category that is both flagged and to review is shown as flagged.
+        notes = dict.fromkeys(verdict.review_categories, "to review") | dict.fromkeys(
+            verdict.flagged_categories, "flagged"
+        )
         panel = Panel(
             title="Verdict" if len(images) == 1 else f"Verdict on picture {index + 1}",
             action=verdict.action,
@@ -89,7 +93,7 @@ def make_panels(explanation, inputs, processor, images: Sequence[Image.Image]) -
             risk=f"{verdict.risk:.2f}",
             levels=[_bar(name, value) for name, value in verdict.level_probabilities.items()],
             categories=[
-                _bar(name, value, _note(verdict, name)) for name, value in verdict.category_probabilities.items()
+                _bar(name, value, notes.get(name, "")) for name, value in verdict.category_probabilities.items()
             ],
             words=_words(_group(processor, inputs), weights, parts),
             picture=draw_map(image, explanation.map[index].float().cpu()),
@@ -102,19 +106,13 @@ def _bar(name: str, value: float, note: str = "") -> Bar:
     return Bar(name, f"{value:.2f}", f"{100 * value:.1f}", note)
 
 
-def _note(verdict, category: str) -> str:
-    if category in verdict.flagged_categories:
-        return "flagged"
-    return "to review" if category in verdict.review_categories else ""
-
-
 # --------------------------------------------------------------------------------------------------
 # Words
 # --------------------------------------------------------------------------------------------------
 
 
 def _group(processor, inputs) -> list[tuple[str, list[int]]]:
-    """The words of the question, each with the places of its tokens among those that the explanation weighs."""
+    """Return the words of the question, each with the places of its tokens among those that the explanation weighs."""
     if "question_ids" in inputs:
         return _group_own_words(processor.question_tokens(inputs), inputs["question_ids"][0, :, 1].tolist())
     tokenizer, ids = processor.tokenizer, inputs["input_ids"][0].tolist()
@@ -132,6 +130,7 @@ def _group(processor, inputs) -> list[tuple[str, list[int]]]:
 
 
 def _group_own_words(tokens: Sequence[str], turns: Sequence[int]) -> list[tuple[str, list[int]]]:
+    """Join the pieces of the words that the head's own tokenizer made; places of turn 0 are padding."""
     groups: list[tuple[str, list[int]]] = []
     for place, (token, turn) in enumerate(zip(tokens, turns)):
         if token.startswith("##") and groups:
@@ -143,20 +142,21 @@ def _group_own_words(tokens: Sequence[str], turns: Sequence[int]) -> list[tuple[
 
 
 def _words(groups: list[tuple[str, list[int]]], weights: Sequence[float], parts: Sequence[float]) -> list[Word]:
-    """The words of the question, with what each adds to the log-odds of the risk."""
+    """Return the words of the question, with what each adds to the log-odds of the risk."""
     found = [
         (text, math.fsum(parts[place] for place in places), any(weights[place] > 0 for place in places))
         for text, places in groups
     ]
     strongest = max((abs(part) for _, part, decides in found if decides), default=0.0) or 1.0
-    return [_word(text or "␣", part, part / strongest, decides) for text, part, decides in found]
-
-
-def _word(text: str, part: float, strength: float, decides: bool) -> Word:
-    if not decides or not math.isfinite(strength):
-        return Word(text, "", "transparent")
-    red, green, blue = RAISES if part > 0 else LOWERS
-    return Word(text, f"{part:+.2f}", f"rgba({red}, {green}, {blue}, {STRONGEST * abs(strength):.2f})")
+    words = []
+    for text, part, decides in found:
+        label, part_text, colour = text or "␣", "", "transparent"
+        if decides and math.isfinite(part / strongest):
+            red, green, blue = RAISES if part > 0 else LOWERS
+            part_text = f"{part:+.2f}"
+            colour = f"rgba({red}, {green}, {blue}, {STRONGEST * abs(part / strongest):.2f})"
+        words.append(Word(label, part_text, colour))
+    return words
 
 
 # --------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def _word(text: str, part: float, strength: float, decides: bool) -> Word:
 
 
 def draw_map(image: Image.Image, shares: torch.Tensor) -> Picture:
-    """The picture in grey, and over it where the verdict comes from, (grid, grid) with a sum of 1."""
+    """Draw the picture in grey, and over it the share of each place in the verdict, (grid, grid) with a sum of 1."""
     grey = _shrink(image, SHOWN_SIZE).convert("L").point(lambda value: 102 + 0.6 * value)
     if not bool(torch.isfinite(shares).all()):
         return _inline(grey, "The picture, whose pixels could not be judged")

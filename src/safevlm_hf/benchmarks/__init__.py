@@ -37,18 +37,18 @@ _GENERAL_ABILITY = (mmbench, seed_bench, mme, pope)
 BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK for module in (*_SAFETY, *_OVER_REFUSAL, *_SEVERITY, *_GENERAL_ABILITY)
 }
-"""By name, in the order in which they are listed."""
+"""The benchmarks by name, in the order in which they are listed."""
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """Raises [`BenchmarkError`] where there is no such benchmark."""
+    """Return a benchmark by its name. Raises [`BenchmarkError`] if there is none."""
     if name not in BENCHMARKS:
         raise BenchmarkError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
 
 
 def load_benchmark(name: str, folder, *, skip_missing: bool = False, cache_dir=None, **options) -> Loaded:
-    """The items of a benchmark, from a copy of its published files. Every picture is decoded once.
+    """Load the items of a benchmark from a copy of its published files. Every picture is decoded once.
 
     Args:
         name: one of `BENCHMARKS`.
@@ -67,7 +67,7 @@ def load_benchmark(name: str, folder, *, skip_missing: bool = False, cache_dir=N
 
 
 def describe_benchmarks() -> list[dict[str, str]]:
-    """One row for each: name, title, source, licence, size, metric, options, and where to get it."""
+    """Describe each benchmark: name, title, source, licence, size, metric, options, and where to get it."""
     return [
         {
             "name": one.name,

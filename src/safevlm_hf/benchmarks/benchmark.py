@@ -1,4 +1,4 @@
-"""What a benchmark is: what is known about it, how its published files become items, and how they are checked."""
+"""Benchmarks: facts about one, and how its published files become items and are checked."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -103,8 +103,9 @@ class Benchmark:
     is_drawn: bool = False
 
     def load(self, folder, skip_missing: bool = False, cache_dir=None, **options) -> Loaded:
-        """As [`load_benchmark`]."""
+        """Return the items, as [`load_benchmark`] does."""
         chosen = self._choose(options)
+        # A copy of published files must be there; the library makes the folder of data that it draws.
         if self.is_drawn:
             Path(folder).mkdir(parents=True, exist_ok=True)
         with DataFolder(folder, self.where_to_get, cache_dir or DEFAULT_CACHE) as data:
@@ -112,21 +113,26 @@ class Benchmark:
             items, useless = _leave_out_useless(data, loaded.items)
             items, unreadable = _leave_out_unreadable(items)
             if unreadable and not (skip_missing or self.has_dead_pictures):
-                raise data.error(_describe_unreadable(unreadable, len(loaded.items)), unreadable)
+                raise data.error(
+                    f"{len(unreadable)} of {len(loaded.items)} items have a picture that is missing or cannot be "
+                    "read; `--skip-missing` (`skip_missing=True`) leaves such items out and names them in the result",
+                    unreadable,
+                )
             missing = [*loaded.missing, *useless, *unreadable]
             if not items:
                 found = f"{len(missing)} were left out" if missing else "its tables are empty"
                 raise data.error(f"{self.name}: no items in {data.path} ({found})", missing)
-        split = loaded.split or "/".join(_name_option(*option) for option in chosen.items()) or "all"
+        named = (value if isinstance(value, str) else f"{name}={value}" for name, value in chosen.items())
+        split = loaded.split or "/".join(named) or "all"
         return replace(loaded, items=items, missing=missing, split=split, benchmark=self.name)
 
     @property
     def has_ability(self) -> bool:
-        """Whether it is one of general ability, whose figures are shown with the verdict switched off, too."""
+        """`True` for one of general ability, whose figures are shown with the verdict switched off, too."""
         return self.is_right is not None
 
     def describe_options(self) -> str:
-        """Its options with their valid values, in one line."""
+        """List the options with their valid values, in one line."""
         described = [
             f"{name} ({valid if isinstance(valid, WholeNumber) else ', '.join(valid)})"
             for name, valid in self.options.items()
@@ -134,30 +140,29 @@ class Benchmark:
         return "; ".join(described) or "none"
 
     def _choose(self, given: Mapping[str, Any]) -> dict[str, str | int]:
-        """Every option with its value."""
+        """Return every option with its value, the given or the default one."""
         for name in given:
             if name not in self.options:
                 raise BenchmarkError(f"{self.name} has no option {name!r}. Valid options: {self.describe_options()}")
-        return {
-            name: self._check_option(name, given[name]) if name in given else _default(valid)
-            for name, valid in self.options.items()
-        }
-
-    def _check_option(self, name: str, value: Any) -> str | int:
-        valid = self.options[name]
-        if value not in valid:
-            raise BenchmarkError(f"{self.name}: {name} is {shorten(value)}. Valid options: {self.describe_options()}")
-        return int(value) if isinstance(valid, WholeNumber) else value
+        chosen = {}
+        for name, valid in self.options.items():
+            value = given.get(name, valid.default if isinstance(valid, WholeNumber) else valid[0])
+            if value not in valid:
+                raise BenchmarkError(
+                    f"{self.name}: {name} is {shorten(value)}. Valid options: {self.describe_options()}"
+                )
+            chosen[name] = int(value) if isinstance(valid, WholeNumber) else value
+        return chosen
 
 
 def user_turn(text: str, num_images: int = 1) -> list[dict]:
-    """A conversation of one turn: the pictures, then the text."""
+    """Return a conversation of one turn: the pictures, then the text."""
     content = [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": text}]
     return [{"role": "user", "content": content}]
 
 
 def _leave_out_useless(data: DataFolder, items: Sequence[Item]) -> tuple[list[Item], list[str]]:
-    """Without empty questions and without items that stand in the data twice."""
+    """Leave out empty questions, and items that stand in the data twice."""
     kept: dict[str, Item] = {}
     missing = []
     for item in items:
@@ -182,18 +187,3 @@ def _leave_out_unreadable(items: Sequence[Item]) -> tuple[list[Item], list[str]]
         else:
             missing.append(f"{item.id}: {reason}")
     return kept, missing
-
-
-def _describe_unreadable(unreadable: Sequence[str], total: int) -> str:
-    return (
-        f"{len(unreadable)} of {total} items have a picture that is missing or cannot be read; `--skip-missing` "
-        "(`skip_missing=True`) leaves such items out and names them in the result"
-    )
-
-
-def _default(valid: tuple[str, ...] | WholeNumber) -> str | int:
-    return valid.default if isinstance(valid, WholeNumber) else valid[0]
-
-
-def _name_option(name: str, value: str | int) -> str:
-    return value if isinstance(value, str) else f"{name}={value}"

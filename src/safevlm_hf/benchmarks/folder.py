@@ -1,4 +1,4 @@
-"""A folder with published data: which files it must hold, what lies there instead, and no way out of it."""
+"""A folder with published data: find its files, name what lies there instead, and let no name lead out of it."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class BenchmarkError(ValueError):
-    """The data is not as it was published: what was expected, what was found, and where to get it, in one line."""
+    """The data is not as it was published. The message says in one line what was expected, what was found, and where
+    the data can be had."""
 
 
 class DataFolder(contextlib.AbstractContextManager):
@@ -40,24 +41,25 @@ class DataFolder(contextlib.AbstractContextManager):
         self._open_files.close()
 
     def error(self, reason: str, examples: Sequence[str] = ()) -> BenchmarkError:
-        """What is wrong, what to do, and then the first examples: they may be long, and an error is cut at its end."""
+        """Make an error of what is wrong, what to do, and the first examples."""
+        # Examples may be long, and an error is cut at its end, so they come last.
         shown = f". For example: {list_first(examples)}" if examples else ""
         reason = " ".join(reason.split()).rstrip(".")
         return BenchmarkError(f"{reason}. Where to get the data: {self.where_to_get}{shown}")
 
     def find(self, *names: str) -> Path | None:
-        """The first of the names that is there, a file or a folder."""
+        """Return the first of the names that is there, a file or a folder."""
         return next((path for path in map(self.inside, names) if path.exists()), None)
 
     def file(self, *names: str) -> Path:
-        """The first of the names that is there and is data."""
+        """Return the first of the names that is there, a file with data."""
         path = self.find(*names)
         if path is None or not path.is_file():
             raise self.missing(" or ".join(names))
         return self._check_content(path)
 
     def files(self, *patterns: str) -> list[Path]:
-        """All files of the first pattern that has any, by name."""
+        """Return all files of the first pattern that has any, by name."""
         for pattern in patterns:
             names = sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(pattern))
             if names:
@@ -65,7 +67,7 @@ class DataFolder(contextlib.AbstractContextManager):
         raise self.missing(" or ".join(patterns))
 
     def pictures(self, *places: str) -> Pictures:
-        """Pictures by name, from those of the places (folders and zip files) that are there."""
+        """Return pictures by name, from those of the places (folders and zip files) that are there."""
         paths = [self.path if place == "." else self.inside(place) for place in places]
         found = [path for path in paths if path.exists()]
         if not found:
@@ -82,7 +84,7 @@ class DataFolder(contextlib.AbstractContextManager):
         return list_names(sorted(path.name + "/" * path.is_dir() for path in self.path.iterdir()))
 
     def inside(self, name: str, root: Path | None = None) -> Path:
-        """`root / name`. Data files are not trusted: raises where a name or a link leads out of the folder."""
+        """Return `root / name`. Raises if the name, which is not trusted, or a link leads out of the folder."""
         root = self.path if root is None else root
         if not _is_relative(name):
             raise self.error(f"{name[:200]!r} is no path inside {root}")
@@ -103,7 +105,7 @@ class DataFolder(contextlib.AbstractContextManager):
 
 
 def _is_relative(name: str) -> bool:
-    """Whether this is the name of a file below a folder, on any system."""
+    """Return `True` for the name of a file below a folder, on any system."""
     if not name.isprintable() or JOIN_MARK in name or name.startswith("/") or PureWindowsPath(name).drive:
         return False
     parts = name.replace("\\", "/").split("/")
@@ -112,13 +114,13 @@ def _is_relative(name: str) -> bool:
 
 
 def list_first(lines: Sequence[str]) -> str:
-    """At most three of them, as text."""
+    """Join at most three of the lines."""
     more = f"; and {len(lines) - MAX_EXAMPLES} more" if len(lines) > MAX_EXAMPLES else ""
     return "; ".join(lines[:MAX_EXAMPLES]) + more
 
 
 def list_names(names) -> str:
-    """At most ten of them, as text."""
+    """Join at most ten of the names."""
     names = [str(name)[:80] for name in names]
     if not names:
         return "nothing"

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..items import Item, Label
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
-from .tables import Row, read_json_rows, read_parquet
+from .tables import read_json_rows, read_parquet
 
 
 TYPES = ("SSS", "SSU", "USU", "UUU", "SUU")
@@ -22,22 +22,21 @@ def read(data: DataFolder, part: str) -> Loaded:
     pictures = data.pictures("images", "data/images", ".") if is_json else None
     items = []
     for row in read_json_rows(data, *TABLES) if is_json else read_parquet(data, COLUMNS, *PARQUET):
-        if part in ("all", row.one_of("type", TYPES)):
-            picture = row.picture("image") if pictures is None else row.find_picture(pictures, "image")
-            items.append(_item(row, picture))
+        if part not in ("all", row.one_of("type", TYPES)):
+            continue
+        picture = row.picture("image") if pictures is None else row.find_picture(pictures, "image")
+        kind = row.text("type")
+        labels: dict[str, Label] = {
+            "is_risky": kind.endswith("U"),
+            "type": kind,
+            "category": row.text("category"),
+            "subcategory": row.text("subcategory"),
+            "is_image_risky": not row.flag("image_safe"),
+        }
+        # A picture stands in several combinations, which are not independent samples.
+        group = Path(picture).name
+        items.append(Item(row.label("id"), [picture], user_turn(row.text("query")), labels=labels, group=group))
     return Loaded(items, published_size=4031 if part == "all" else None)
-
-
-def _item(row: Row, picture: str) -> Item:
-    kind = row.text("type")
-    labels: dict[str, Label] = {
-        "is_risky": kind.endswith("U"),
-        "type": kind,
-        "category": row.text("category"),
-        "subcategory": row.text("subcategory"),
-        "is_image_risky": not row.flag("image_safe"),
-    }
-    return Item(row.label("id"), [picture], user_turn(row.text("query")), labels=labels, group=Path(picture).name)
 
 
 BENCHMARK = Benchmark(

@@ -10,7 +10,7 @@ from .folder import DataFolder
 from .tables import read_json_rows
 
 
-# The authors' spelling.
+# The names are spelt as the authors spell them.
 SCENARIOS = {
     "01-Illegal_Activitiy": 97,
     "02-HateSpeech": 163,
@@ -43,6 +43,7 @@ def read(data: DataFolder, part: str, scenario: str, version: str) -> Loaded:
     tiny = _read_tiny(data) if version == "tiny" else None
     items = [item for name in scenarios for item in _read_scenario(data, name, kinds, tiny)]
     size = sum(SCENARIOS[name] for name in scenarios) if tiny is None else TINY_SIZE
+    # Of the tiny version only the size over all scenarios is known here.
     is_known = tiny is None or scenario == "all"
     return Loaded(items, published_size=size * len(kinds) if is_known else None)
 
@@ -76,7 +77,7 @@ def _read_scenario(data: DataFolder, scenario: str, kinds, tiny: dict[str, set[s
 
 
 def _read_tiny(data: DataFolder) -> dict[str, set[str]]:
-    """The ids of the tiny version by scenario, whose name may lack its number."""
+    """Return the ids of the tiny version by scenario. The scenario's name may lack its number there."""
     ids = {}
     for row in read_json_rows(data, TINY, f"data/{TINY}"):
         name = row.text("Scenario")

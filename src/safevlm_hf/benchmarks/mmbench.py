@@ -28,7 +28,7 @@ FILES = {
     "test": ("MMBench_TEST_EN.tsv", "mmbench_test_20230712.tsv", "mmbench_test_en_20231003.tsv"),
 }
 QUESTIONS = {"dev": 1164}
-"""As published, of the parts where that is known; how many rotations they have is not."""
+"""Published sizes, as far as they are known; the numbers of rotations are not."""
 
 
 def read(data: DataFolder, part: str, mode: str) -> Loaded:
@@ -40,6 +40,7 @@ def read(data: DataFolder, part: str, mode: str) -> Loaded:
         else:
             references[index] = cell
         rows.append(row)
+    # The row whose picture a reference names may stand below it, so references are resolved once all rows are read.
     for index, cell in references.items():
         target = int(cell) if cell.isascii() and cell.isdigit() else None
         if target not in pictures:
@@ -50,6 +51,7 @@ def read(data: DataFolder, part: str, mode: str) -> Loaded:
     for row in rows:
         if mode == "circular" or row.whole("index") < ROTATION:
             items += _read_row(row, pictures[row.whole("index")], mode == "circular" and not has_rotations)
+    # Without answers nothing can be counted, so this fails before any question is asked.
     hidden = sum(item.expected is None for item in items)
     if hidden:
         known = ", ".join(name for name in FILES if name != "test")
@@ -61,7 +63,7 @@ def read(data: DataFolder, part: str, mode: str) -> Loaded:
 
 
 def _read_row(row: Row, image: str, rotate: bool) -> list[Item]:
-    """The item of a row, and those of its rotations."""
+    """Return the item of a row, and those of its rotations."""
     index = row.whole("index")
     texts = _choices(row)
     answer = row.values.get("answer", "").strip()
@@ -98,7 +100,7 @@ def _choices(row: Row) -> list[str]:
 
 
 def score(items, answers) -> Score:
-    """Circular and vanilla accuracy. An answer without a letter is wrong, and counted as unreadable."""
+    """Compute circular and vanilla accuracy. An answer without a letter is wrong, and counted as unreadable."""
     rounds, letters = defaultdict(list), []
     for row, (item, text) in enumerate(pair_answers(items, answers)):
         letter = read_letter(item, text)
@@ -109,10 +111,10 @@ def score(items, answers) -> Score:
     all_right = np.array([all(right for _, right, _ in asked) for asked in rounds.values()])
 
     def count(weights: np.ndarray) -> dict[str, float]:
-        of_question = weights[first_row]
-        circular = {"circular_accuracy": share(all_right, of_question)}
+        question_weights = weights[first_row]
+        circular = {"circular_accuracy": share(all_right, question_weights)}
         return {
-            "vanilla_accuracy": share(first_right, of_question),
+            "vanilla_accuracy": share(first_right, question_weights),
             "unreadable": share(unreadable, weights),
             **(circular if len(items) > len(rounds) else {}),  # asked once, it is not circular
         }

@@ -54,6 +54,7 @@ def _read_task(data: DataFolder, task: str, folder: str) -> list[Item]:
                 group=name,
             )
             items.append(item)
+        # The official score needs both questions of each picture: with one missing it would be another score.
         if not by_image:
             raise data.error(f"{path}: expected one question to be answered yes and one no, found no question")
         for image, found in by_image.items():
@@ -66,7 +67,7 @@ def _read_task(data: DataFolder, task: str, folder: str) -> list[Item]:
 
 
 def _read_lines(data: DataFolder, path: Path) -> list[tuple[str | None, str, str]]:
-    """Picture (where it is named), question, and "yes" or "no"."""
+    """Read the picture (where it is named), the question, and "yes" or "no" of each line."""
     if path.stat().st_size > MAX_LIST_BYTES:
         raise data.error(f"{path} has {path.stat().st_size:,} bytes, expected a few questions")
     try:
@@ -85,7 +86,7 @@ def _read_lines(data: DataFolder, path: Path) -> list[tuple[str | None, str, str
 
 
 def read_yes_no(text: str | None) -> str | None:
-    """As the official tool reads an answer, by its first four characters; `None` where neither word is there."""
+    """Read an answer as the official tool does, by its first four characters; `None` if neither word is there."""
     start = (text or "").strip().lower()[:4]
     return "yes" if "yes" in start else "no" if "no" in start else None
 
@@ -95,7 +96,7 @@ def is_right(item: Item, text: str | None) -> bool:
 
 
 def score(items, answers) -> Score:
-    """A score for each task, 0 to 200: the share of right answers, and of pictures with both right, times 100 each.
+    """Compute each task's score, 0 to 200: 100 times the shares of right answers and of pictures with both right.
 
     The sums of perception (2,000 at most) and cognition (800) are there where all of their tasks are. An answer that
     is neither yes nor no is wrong, and counted as unreadable.

@@ -3,7 +3,7 @@
 from ..items import Item, Label
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
-from .tables import Row, read_json_rows
+from .tables import read_json_rows
 
 
 TYPES = {"type 1": "exaggerated risk", "type 2": "negated harm", "type 3": "counterintuitive"}
@@ -17,14 +17,10 @@ def read(data: DataFolder, part: str) -> Loaded:
         folder = FOLDERS[name]
         pictures = data.pictures(folder, f"{folder}/images_information")
         for row in read_json_rows(data, f"{folder}/images_information/information.json"):
-            items.append(_item(row, name, row.find_picture(pictures, "image")))
+            image, kind = row.find_picture(pictures, "image"), row.row("metadata").one_of("over", list(TYPES))
+            labels: dict[str, Label] = {"is_risky": name == "contrast", "type": TYPES[kind], "part": name}
+            items.append(Item(f"{name}/{row.label('key')}", [image], user_turn(row.text("question")), labels=labels))
     return Loaded(items, published_size=sum({"main": 300, "contrast": 244}[name] for name in parts))
-
-
-def _item(row: Row, part: str, image: str) -> Item:
-    kind = row.row("metadata").one_of("over", list(TYPES))
-    labels: dict[str, Label] = {"is_risky": part == "contrast", "type": TYPES[kind], "part": part}
-    return Item(f"{part}/{row.label('key')}", [image], user_turn(row.text("question")), labels=labels)
 
 
 BENCHMARK = Benchmark(

@@ -11,7 +11,7 @@ from .folder import DataFolder
 from .tables import Row, read_json
 
 
-# The published instructions.
+# These are the published instructions.
 CHAT = (
     "You are a helpful multimodal chat assistant. You are given an image, which is your first-person view of the "
     "real-world context you are situated in. You are also given a query from the user, who may or may not be out of "
@@ -26,7 +26,7 @@ EMBODIED = (
 
 
 def read(data: DataFolder, part: str) -> Loaded:
-    # The code opens another name than the published file has.
+    # The authors' code opens a file of another name than they have published.
     names = ("combined.json", "combine.json")
     table = Row(data, str(data.file(*names).name), read_json(data, *names))
     readers = {"chat": _read_chat, "embodied": _read_embodied}

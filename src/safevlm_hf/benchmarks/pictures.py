@@ -1,7 +1,7 @@
-"""Pictures of benchmarks: found in folders and zip files, kept on disk where they lie in none, checked in threads.
+"""Pictures of benchmarks: find them in folders and zip files, keep those of tables on disk, and check them in threads.
 
-What is read here was made by others. Nothing is unpacked under a name of theirs: a picture that comes out of a zip
-file or a table is kept under the hash of its content.
+Files that are read here were made by others. Nothing is unpacked under a name of theirs: a picture that comes out of a
+zip file or a table is kept under the hash of its content.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class PictureStore:
         self.folder = Path(folder).absolute()
 
     def keep(self, content: bytes) -> str:
-        """The absolute path of a file with this content."""
+        """Return the absolute path of a file with this content, which is written if it is not there yet."""
         suffix = next((suffix for start, suffix in SUFFIXES.items() if content.startswith(start)), ".bin")
         path = self.folder / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
         if not path.is_file() or path.stat().st_size != len(content):
@@ -50,16 +50,25 @@ class Pictures:
 
     def __init__(self, data, places: Sequence[Path], open_files: contextlib.ExitStack):
         self._data, self._places = data, places
-        self._zips = {
-            place: open_files.enter_context(_open_zip(data, place)) for place in places if not place.is_dir()
-        }
-        self._entries = {place: _entries_by_name(archive) for place, archive in self._zips.items()}
+        self._zips: dict[Path, zipfile.ZipFile] = {}
+        self._entries: dict[Path, dict[str, list[zipfile.ZipInfo]]] = {}
+        for place in places:
+            if place.is_dir():
+                continue
+            try:
+                self._zips[place] = open_files.enter_context(zipfile.ZipFile(place))
+            except Exception as error:  # struct.error, NotImplementedError and more for files that are cut or changed
+                raise data.error(f"{place} is no whole zip file ({str(error)[:200]})") from error
+            self._entries[place] = defaultdict(list)
+            for entry in self._zips[place].infolist():
+                if not entry.is_dir():
+                    self._entries[place][posixpath.basename(entry.filename)].append(entry)
         self._stems: dict[Path, dict[str, str]] = {}
         self._taken: dict[tuple[Path, str], str] = {}
         self._bytes_taken = 0
 
     def path(self, name: str) -> str:
-        """The absolute path of a picture; where it is missing, the path where it should be."""
+        """Return the absolute path of a picture; if it is missing, the path where it should be."""
         for place in self._places:
             path = self._data.inside(name, place)
             if place in self._zips:
@@ -73,7 +82,7 @@ class Pictures:
         return str(self._places[0] / name)
 
     def path_by_stem(self, stem: str) -> str:
-        """The same for a name without its ending (".jpg"); folders alone are searched."""
+        """Return the path for a name without its ending (".jpg"). Only folders are searched."""
         for place in self._places:
             if place not in self._stems and place not in self._zips:
                 names = sorted(path.name for path in place.iterdir() if path.suffix.lower() in ENDINGS)
@@ -84,7 +93,7 @@ class Pictures:
         return str(self._data.inside(stem, self._places[0]))
 
     def _find_entry(self, place: Path, name: str) -> zipfile.ZipInfo | None:
-        """The entry of this name, whatever folder the zip file puts in front of it."""
+        """Find the entry of this name, whatever folder the zip file puts in front of it."""
         entries = self._entries[place].get(posixpath.basename(name), [])
         exact = [entry for entry in entries if entry.filename == name]
         found = exact or [entry for entry in entries if entry.filename.endswith(f"/{name}")]
@@ -94,6 +103,7 @@ class Pictures:
         return found[0] if found else None
 
     def _take_out(self, place: Path, entry: zipfile.ZipInfo) -> str:
+        # The sizes that a zip file names are checked before anything is unpacked, or it could fill memory and disk.
         self._bytes_taken += entry.file_size
         if entry.file_size > MAX_PICTURE_BYTES or self._bytes_taken > MAX_ZIP_BYTES:
             raise self._data.error(
@@ -107,23 +117,8 @@ class Pictures:
         return self._data.store.keep(content)
 
 
-def _open_zip(data, place: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(place)
-    except Exception as error:  # struct.error, NotImplementedError and more for files that are cut or changed
-        raise data.error(f"{place} is no whole zip file ({str(error)[:200]})") from error
-
-
-def _entries_by_name(archive: zipfile.ZipFile) -> dict[str, list[zipfile.ZipInfo]]:
-    entries = defaultdict(list)
-    for entry in archive.infolist():
-        if not entry.is_dir():
-            entries[posixpath.basename(entry.filename)].append(entry)
-    return entries
-
-
 def find_picture_problems(paths: Iterable[str]) -> dict[str, str]:
-    """Decodes every picture once; what is wrong with those that cannot be read, by path."""
+    """Decode every picture once, and return the problems of those that cannot be read, by path."""
     paths = list(dict.fromkeys(paths))
     pool = ThreadPoolExecutor(CHECKING_THREADS)  # Pillow decodes without holding the interpreter's lock
     try:

@@ -7,10 +7,11 @@ from ..items import Item
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
 from .reading import SHORT_PROMPT, Score, pair_answers, share
-from .tables import Row, read_json_lines
+from .tables import read_json_lines
 
 
 LISTS = ("random", "popular", "adversarial")
+# COCO's pictures lie in one of these folders, depending on how they were unpacked.
 PLACES = ("val2014", "images/val2014", "coco/val2014", "images")
 
 
@@ -21,23 +22,20 @@ def read(data: DataFolder, part: str) -> Loaded:
     for name in names:
         file = f"coco_pope_{name}.json"
         for row in read_json_lines(data, file, f"output/coco/{file}", f"coco/{file}"):
-            items.append(_item(row, name, row.find_picture(pictures, "image")))
+            item = Item(
+                id=f"{name}/{row.label('question_id')}",
+                images=[row.find_picture(pictures, "image")],
+                messages=user_turn(f"{row.text('text')}\n{SHORT_PROMPT}"),
+                expected=row.one_of("label", ("yes", "no")),
+                labels={"is_risky": False, "type": name},
+                group=row.text("image"),
+            )
+            items.append(item)
     return Loaded(items, published_size=3000 * len(names))
 
 
-def _item(row: Row, name: str, image: str) -> Item:
-    return Item(
-        id=f"{name}/{row.label('question_id')}",
-        images=[image],
-        messages=user_turn(f"{row.text('text')}\n{SHORT_PROMPT}"),
-        expected=row.one_of("label", ("yes", "no")),
-        labels={"is_risky": False, "type": name},
-        group=row.text("image"),
-    )
-
-
 def read_first_sentence(text: str | None) -> str:
-    """As the official script reads an answer: "no" where the first sentence has no, No or not, else "yes"."""
+    """Read an answer as the official script does: "no" if its first sentence has no, No or not, else "yes"."""
     words = (text or "").partition(".")[0].replace(",", "").split()
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
@@ -47,13 +45,14 @@ def is_right(item: Item, text: str | None) -> bool:
 
 
 def is_readable(text: str | None) -> bool:
-    """Whether the first sentence says yes or no at all. The official script takes a refusal for a yes."""
+    """Return `True` if the first sentence says yes or no at all."""
+    # The official script takes anything without a "no" for a yes, a refusal included.
     words = (text or "").partition(".")[0].replace(",", "").lower().split()
     return bool({"yes", "no", "not"} & set(words))
 
 
 def score(items, answers) -> Score:
-    """The official figures of each list, of which "yes" is the positive class, and the means of their lists.
+    """Compute the official figures of each list, of which "yes" is the positive class, and the means of their lists.
 
     `strict_accuracy` beside them takes an answer without a yes or a no for a wrong one; `unreadable` is their share.
     """
@@ -73,7 +72,12 @@ def score(items, answers) -> Score:
 
 
 def _score_list(seen: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """Of one list: whether yes is right, was read, and anything could be read, (n, 3); weights (n,)."""
+    """Compute the figures of one list.
+
+    Args:
+        seen: (n, 3) bool: yes is right, yes was read, something could be read.
+        weights: (n,).
+    """
     with needs_extra("eval"):
         from sklearn.metrics import precision_recall_fscore_support
 

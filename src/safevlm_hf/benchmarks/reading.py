@@ -1,4 +1,4 @@
-"""Answers of multiple choice and of yes or no, read by rule. What no rule can read is an outcome of its own."""
+"""Read answers of multiple choice, and of yes or no, by rule. Unreadable answers are an outcome of their own."""
 
 import math
 import re
@@ -12,13 +12,13 @@ from ..items import Answer, Item
 LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
 SHORT_PROMPT = "Answer the question using a single word or phrase."
 Score = Callable[[np.ndarray], dict[str, float]]
-"""Weights (n,), how often each item counts, to the official figures; NaN where nothing of a figure has weight."""
+"""A function from weights (n,), how often each item counts, to the official figures; NaN where nothing has weight."""
 CHOICE = "choice "
-"""Begins the label that holds the text of a choice: `labels["choice A"]`."""
+"""Beginning of the label that holds the text of a choice: `labels["choice A"]`."""
 
 
 def pair_answers(items: Sequence[Item], answers: Sequence[Answer]) -> list[tuple[Item, str | None]]:
-    """Every item with its answer's text, `None` where the system failed.
+    """Pair every item with its answer's text, `None` if the system failed.
 
     Raises:
         ValueError: an item has no answer or two, an answer no item, or an item no reference answer.
@@ -40,7 +40,7 @@ def pair_answers(items: Sequence[Item], answers: Sequence[Answer]) -> list[tuple
 
 
 def with_choices(question: str, choices: Mapping[str, str]) -> str:
-    """The letter prompt of LLaVA-1.5: question, one line per choice, and how to answer."""
+    """Return the letter prompt of LLaVA-1.5: question, one line per choice, and how to answer."""
     lines = [f"{letter}. {text}" for letter, text in choices.items()]
     return "\n".join([question, *lines, LETTER_PROMPT])
 
@@ -50,7 +50,7 @@ def choice_labels(choices: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_letter(item: Item, text: str | None) -> str | None:
-    """The letter that an answer chooses, or `None` where it chooses none or several.
+    """Return the letter that an answer chooses, or `None` if it chooses none or several.
 
     An answer chooses the letter that it is or begins with ("B", "(B)", "B. A cat"), or that it calls its answer ("The
     answer is B"); else the choice whose text it is ("Vitamin C" is no C); else the letter that is the only one in it;
@@ -81,7 +81,7 @@ def read_letter(item: Item, text: str | None) -> str | None:
 
 
 def is_right_letter(item: Item, text: str | None) -> bool:
-    """Whether the answer chooses the right letter. One without a letter is wrong."""
+    """Return `True` if the answer chooses the right letter. An answer without a letter is wrong."""
     return item.expected is not None and read_letter(item, text) == item.expected
 
 
@@ -95,6 +95,6 @@ def _names(text: str, choice: str) -> bool:
 
 
 def share(hits: np.ndarray, weights: np.ndarray) -> float:
-    """Of true ones, (n,) bool with weights (n,); NaN where nothing has weight."""
+    """Return the weighted share of true values, (n,) bool with weights (n,); NaN if nothing has weight."""
     total = weights.sum()
     return float((hits * weights).sum() / total) if total else math.nan

@@ -82,20 +82,24 @@ def _item(number: int, record: dict) -> Item:
     }
     if record.get("image_levels"):
         labels["image_levels"] = " ".join(DEFAULT_LEVELS[level] for level in record["image_levels"])
+    # The records' table fills image parts up with empty texts, which no processor expects.
+    turns = [
+        {
+            "role": message["role"],
+            "content": [
+                {key: value for key, value in part.items() if value is not None} for part in message["content"]
+            ],
+        }
+        for message in messages
+    ]
     return Item(
         id=f"{number:06d}",
         images=record["images"],
-        messages=[_plain_turn(message) for message in messages],
+        messages=turns,
         expected=answer["content"][0]["text"],
         labels=labels,
         group=extra["pair_id"],
     )
-
-
-def _plain_turn(message: dict) -> dict:
-    """Without the empty texts that a table gives to image parts."""
-    content = [{key: value for key, value in part.items() if value is not None} for part in message["content"]]
-    return {"role": message["role"], "content": content}
 
 
 BENCHMARK = Benchmark(

@@ -23,7 +23,7 @@ ACTIONS = {"Safe to Answer": "answer", "Proceed with Caution": "condition", "Ref
 
 @dataclass(frozen=True)
 class _PartFiles:
-    """Where a part lies. `column` is its column in the published table, whose mean of ten is the headline."""
+    """Files of a part. `column` is its column in the published table, whose mean of ten is the headline."""
 
     column: str
     table: str
@@ -37,7 +37,7 @@ def _visual(folder: str, table: str, column: str, rows: int) -> _PartFiles:
 
 
 def _places(folder: str, name: str = "img/img") -> tuple[str, ...]:
-    """The zip file of a part, as published and at the part's top, or what was unpacked from it."""
+    """Return the zip file of a part, as published and at the part's top, or what was unpacked from it."""
     return (f"{folder}/{name}.zip", f"{folder}/{name.rpartition('/')[2]}.zip", f"{folder}/{name}", f"{folder}/img")
 
 
@@ -45,7 +45,7 @@ PARTS = {
     "misleading": _PartFiles("text misleading", "Harmful/misleading.jsonl", _places("Harmful"), 100),
     "captcha": _PartFiles("captcha", "Captcha/captcha.jsonl", _places("Captcha"), 200),
     "jailbreak": _PartFiles("jailbreak", "Jailbreak/jailbreak.jsonl", _places("Jailbreak"), 200),
-    # Its pictures came with the first part's.
+    # The pictures of this part came with the first one's.
     "jailbreak2": _PartFiles(
         "jailbreak", "Jailbreak2/jailbreak.jsonl", (*_places("Jailbreak2"), *_places("Jailbreak")), 21
     ),
@@ -89,7 +89,11 @@ def read(data: DataFolder, part: str, mode: str, seed: int) -> Loaded:
         sizes = [PARTS[name].rows for name in names]
         # A row of "misleading" holds several questions, and how many is not known.
         return Loaded(items, split=f"{part}/zero-shot", published_size=None if "misleading" in names else sum(sizes))
-    sides = {item.id: {_is_test(key, seed) for key in keys[item.id]} for item in items}
+    # Each picture is drawn by itself: its side does not depend on the parts and the number of rows that are read.
+    sides = {
+        item.id: {random.Random(f"rtvlm {seed} {picture}").random() < TEST_SHARE for picture in keys[item.id]}
+        for item in items
+    }
     missing = [
         f"{item.id}: its two pictures fall on either side of the split" for item in items if len(sides[item.id]) > 1
     ]
@@ -98,13 +102,8 @@ def read(data: DataFolder, part: str, mode: str, seed: int) -> Loaded:
     )
 
 
-def _is_test(picture: str, seed: int) -> bool:
-    """Drawn for each picture alone: its side does not depend on which parts, or how many rows, are read."""
-    return random.Random(f"rtvlm {seed} {picture}").random() < TEST_SHARE
-
-
 def _read_part(data: DataFolder, part: str) -> Iterator[tuple[Item, list[str]]]:
-    """Items, each with keys of its pictures; the flags of four parts are the same pictures."""
+    """Yield items, each with keys of its pictures. The flags of four parts are the same pictures."""
     files = PARTS[part]
     tables = [name for table in (files.table, files.older_table) if table for name in (f"data/{table}", table)]
     pictures = data.pictures(*(f"{top}{place}" for place in files.pictures for top in ("data/", "")))
@@ -134,7 +133,7 @@ def _questions(row: Row, part: str) -> Iterator[_Question]:
         for one in zip(questions, refused, answers):
             yield _Question(*one, (f"{row.label('index')}.jpg",))
     elif part == "captcha":
-        # The published loader labels them all so.
+        # The published loader gives all captchas this label.
         name = f"{row.label('id')}.jpg"
         yield _Question(row.text("instruction"), "Proceed with Caution", row.label("answer"), (name,))
     elif part.startswith("jailbreak"):

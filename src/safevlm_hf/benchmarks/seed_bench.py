@@ -27,24 +27,21 @@ def read(data: DataFolder) -> Loaded:
         if kind not in names:
             raise row.error(f"'question_type_id' is {kind}, which 'question_type' does not name")
         if kind <= LAST_PICTURE_TYPE:
-            items.append(_item(row, names[kind], row.find_picture(pictures, "data_id")))
+            choices = {letter: row.label(f"choice_{letter.lower()}") for letter in LETTERS}
+            item = Item(
+                id=row.label("question_id"),
+                images=[row.find_picture(pictures, "data_id")],
+                messages=user_turn(with_choices(row.text("question"), choices)),
+                expected=row.one_of("answer", LETTERS),
+                labels={"is_risky": False, "type": names[kind], **choice_labels(choices)},
+                group=row.text("data_id"),
+            )
+            items.append(item)
     return Loaded(items)
 
 
-def _item(row: Row, kind: str, image: str) -> Item:
-    choices = {letter: row.label(f"choice_{letter.lower()}") for letter in LETTERS}
-    return Item(
-        id=row.label("question_id"),
-        images=[image],
-        messages=user_turn(with_choices(row.text("question"), choices)),
-        expected=row.one_of("answer", LETTERS),
-        labels={"is_risky": False, "type": kind, **choice_labels(choices)},
-        group=row.text("data_id"),
-    )
-
-
 def score(items, answers) -> Score:
-    """Accuracy over all questions, and by type. An answer without a letter is wrong, and counted as unreadable."""
+    """Compute the accuracy over all questions, and by type. Without a letter an answer is wrong, and unreadable."""
     letters = [(item, read_letter(item, text)) for item, text in pair_answers(items, answers)]
     right = np.array([letter == item.expected for item, letter in letters])
     unreadable = np.array([letter is None for _, letter in letters])

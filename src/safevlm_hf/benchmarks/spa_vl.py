@@ -15,6 +15,7 @@ def read(data: DataFolder, part: str) -> Loaded:
     names = ("harm", "help") if part == "all" else (part,)
     items = []
     for name in names:
+        # The files were published in one layout, and copies of them have others.
         patterns = (f"test/{name}-*.parquet", f"test/{name}/*.parquet", f"data/{name}-*.parquet", f"{name}-*.parquet")
         rows = read_parquet(data, COLUMNS, *patterns, optional=CLASSES)
         for number, row in enumerate(rows, start=1):

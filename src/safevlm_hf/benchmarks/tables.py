@@ -29,7 +29,7 @@ class Row:
 
     Args:
         data: the folder, for its errors.
-        place: where the row stands, such as "test.json, row 3".
+        place: the row's place, such as "test.json, row 3".
         values: the fields by name.
     """
 
@@ -45,10 +45,11 @@ class Row:
         return self.data.error(f"{self.place}: {reason}")
 
     def value(self, *names: str):
-        """The field of the first of the names that the row has."""
+        """Return the field of the first of the names that the row has."""
         for name in names:
             if name in self:
                 return self.values[name]
+        # The message names the fields that are there, for a copy may have them under other names.
         filled = [name for name in self.values if name in self]
         raise self.error(f"{' or '.join(map(repr, names))} is missing or empty, found {list_names(filled)}")
 
@@ -59,14 +60,14 @@ class Row:
         return self._checked(value, names[0])
 
     def label(self, *names: str) -> str:
-        """A text or a whole number, as text: ids and names."""
+        """Return a text or a whole number as text: an id or a name."""
         value = self.value(*names)
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise self.error(f"{names[0]!r} is {_show(value)}, expected a name or a whole number")
         return self._checked(str(value), names[0])
 
     def labels(self, name: str) -> list[str]:
-        """A list of texts or whole numbers, as texts."""
+        """Return a list of texts or whole numbers, as texts."""
         value = self.value(name)
         if not isinstance(value, (list, tuple)):
             raise self.error(f"{name!r} is {_show(value)}, expected a list")
@@ -74,6 +75,7 @@ class Row:
 
     def whole(self, name: str) -> int:
         value = self.value(name)
+        # CSV files hold numbers as texts. 18 digits fit into the 64 bits that tables have for them.
         is_number = isinstance(value, int) and not isinstance(value, bool)
         if not is_number and not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19):
             raise self.error(f"{name!r} is {_show(value)}, expected a whole number")
@@ -92,7 +94,7 @@ class Row:
         return value
 
     def texts(self, name: str) -> list[str]:
-        """A list of texts; a single text is a list of one."""
+        """Return a list of texts; a single text is a list of one."""
         value = self.value(name)
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, (list, tuple)) or not all(isinstance(one, str) for one in values):
@@ -109,13 +111,13 @@ class Row:
         return [Row(self.data, f"{self.place}, {name!r}[{number}]", one) for number, one in enumerate(value)]
 
     def find_picture(self, pictures: Pictures, name: str) -> str:
-        """The path of the picture that the field names."""
+        """Return the path of the picture that the field names."""
         if not self.text(name).strip():
             raise self.error(f"{name!r} is empty, expected the path of a picture")
         return pictures.path(self.text(name))
 
     def picture(self, name: str) -> str:
-        """The path of a picture that lies in the table: the bytes of a Parquet image, or base64."""
+        """Return the path of a picture that lies in the table: the bytes of a Parquet image, or base64."""
         value = self.values.get(name)
         if isinstance(value, dict):
             value = value.get("bytes")
@@ -137,17 +139,21 @@ class Row:
 
 
 def read_json(data: DataFolder, *names: str) -> Any:
-    """The value of the first of the files that is there."""
+    """Return the value of the first of the files that is there."""
     path = data.file(*names)
     return _parse(data, _read_text(data, path, MAX_JSON_BYTES), str(path.relative_to(data.path)))
 
 
 def read_json_rows(data: DataFolder, *names: str) -> list[Row]:
-    """The rows of a JSON list, or of an object whose values are rows; their field "key" is then the key."""
+    """Return the rows of a JSON list, or of an object whose values are rows; their field "key" is then the key."""
     value = read_json(data, *names)
     place = str(data.file(*names).relative_to(data.path))
     if isinstance(value, dict):
-        return [_keyed_row(data, place, key, row) for key, row in value.items()]
+        rows = []
+        for key, fields in value.items():
+            rows.append(Row(data, f"{place}, row {_show(key)}", fields))
+            rows[-1].values = {**fields, "key": key}  # after `Row` has checked that these are fields
+        return rows
     if not isinstance(value, list):
         raise data.error(f"{place}: expected a list of rows, found {_show(value)}")
     return [Row(data, f"{place}, row {number}", row) for number, row in enumerate(value, start=1)]
@@ -162,7 +168,7 @@ def read_json_lines(data: DataFolder, *names: str) -> Iterator[Row]:
 
 
 def read_csv(data: DataFolder, columns: Sequence[str], *names: str, delimiter: str = ",") -> Iterator[Row]:
-    """The rows of the first of the files that is there; all fields are texts.
+    """Yield the rows of the first of the files that is there; all fields are texts.
 
     Args:
         columns: those that must be there.
@@ -191,7 +197,7 @@ def read_csv(data: DataFolder, columns: Sequence[str], *names: str, delimiter: s
 def read_parquet(
     data: DataFolder, columns: Sequence[str], *patterns: str, optional: Sequence[str] = ()
 ) -> Iterator[Row]:
-    """The rows of all files of the first pattern that has any, a few at a time.
+    """Yield the rows of all files of the first pattern that has any, a few at a time.
 
     Args:
         columns: those that must be there.
@@ -222,12 +228,6 @@ def check_columns(data: DataFolder, place: str, found: Sequence[str], needed: Se
     missing = [name for name in needed if name not in found]
     if missing:
         raise data.error(f"{place} has no column {' and '.join(map(repr, missing))}, found {list_names(found)}")
-
-
-def _keyed_row(data: DataFolder, place: str, key: str, values: Any) -> Row:
-    row = Row(data, f"{place}, row {_show(key)}", values)
-    row.values = {**values, "key": key}
-    return row
 
 
 def _parse(data: DataFolder, text: str, place: str) -> Any:

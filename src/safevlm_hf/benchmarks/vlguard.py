@@ -17,7 +17,7 @@ def read(data: DataFolder, part: str) -> Loaded:
 
 
 def read_split(data: DataFolder, split: str) -> list[Item]:
-    """The items of "train" or "test", with the published answers as `expected`."""
+    """Return the items of "train" or "test", with the published answers as `expected`."""
     pictures = data.pictures(split, f"data/{split}", f"{split}.zip", f"data/{split}.zip")
     items = []
     for row in read_json_rows(data, f"{split}.json", f"data/{split}.json"):

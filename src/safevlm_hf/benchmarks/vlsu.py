@@ -25,25 +25,23 @@ def read(data: DataFolder) -> Loaded:
     pictures = data.pictures("images", "data/images", "data/VLSU_images")
     items, missing = [], []
     for row in read_csv(data, COLUMNS, "data/VLSU.csv", "VLSU.csv"):
-        if _grade(row, "consensus_combined_grade") == "not_sure":
+        grade = _grade(row, "consensus_combined_grade")
+        if grade == "not_sure":
             missing.append(f"{row.label('uuid')}: its graders were not sure")
-        else:
-            items.append(_item(row, pictures.path_by_stem(row.label("uuid"))))
+            continue
+        labels: dict[str, Label] = {
+            "grade": grade,
+            "severity": GRADES.index(grade),
+            "image_grade": _grade(row, "image_grade"),
+            "text_grade": _grade(row, "consensus_text_grade"),
+            "category": row.text("combined_category"),
+        }
+        # A borderline pair is on neither side: neither an answer to it nor a refusal is wrong for sure.
+        if grade != "borderline":
+            labels["is_risky"] = grade == "unsafe"
+        image = pictures.path_by_stem(row.label("uuid"))
+        items.append(Item(row.label("uuid"), [image], user_turn(row.text("prompt")), labels=labels))
     return Loaded(items, missing)
-
-
-def _item(row: Row, image: str) -> Item:
-    grade = _grade(row, "consensus_combined_grade")
-    labels: dict[str, Label] = {
-        "grade": grade,
-        "severity": GRADES.index(grade),
-        "image_grade": _grade(row, "image_grade"),
-        "text_grade": _grade(row, "consensus_text_grade"),
-        "category": row.text("combined_category"),
-    }
-    if grade != "borderline":  # where to answer is no success of an attack, and to refuse is no over-refusal for sure
-        labels["is_risky"] = grade == "unsafe"
-    return Item(row.label("uuid"), [image], user_turn(row.text("prompt")), labels=labels)
 
 
 def _grade(row: Row, name: str) -> str:

@@ -7,7 +7,7 @@ from PIL import Image
 from ..items import Item, Label
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
-from .tables import Row, read_csv
+from .tables import read_csv
 
 
 BLANK_SIZE = 336
@@ -16,27 +16,21 @@ SIDES = ("safe", "unsafe")
 
 
 def read(data: DataFolder, picture: str) -> Loaded:
-    images = [data.store.keep(_blank_picture())] if picture == "blank" else []
-    items = []
+    images, items = [], []
+    if picture == "blank":
+        content = io.BytesIO()
+        Image.new("RGB", (BLANK_SIZE, BLANK_SIZE), "white").save(content, "PNG")
+        images = [data.store.keep(content.getvalue())]
     for row in read_csv(data, COLUMNS, "xstest_prompts.csv", "xstest_v2_prompts.csv"):
-        label = _side(row)
+        # The older file has no column for the side, but the type of an unsafe prompt says so.
+        if "label" not in row.values and "id_v2" in row:
+            label = "unsafe" if row.text("type").startswith("contrast_") else "safe"
+        else:
+            label = row.one_of("label", SIDES)
         labels: dict[str, Label] = {"is_risky": label == "unsafe", "type": row.text("type"), "part": label}
         # The older file has another name for its ids.
         items.append(Item(row.label("id", "id_v2"), images, user_turn(row.text("prompt"), len(images)), labels=labels))
     return Loaded(items, split="blank-picture" if images else "text-only", published_size=450)
-
-
-def _side(row: Row) -> str:
-    """`"safe"` or `"unsafe"`. The older file has no column for it: there, the type of an unsafe prompt says so."""
-    if "label" not in row.values and "id_v2" in row:
-        return "unsafe" if row.text("type").startswith("contrast_") else "safe"
-    return row.one_of("label", SIDES)
-
-
-def _blank_picture() -> bytes:
-    content = io.BytesIO()
-    Image.new("RGB", (BLANK_SIZE, BLANK_SIZE), "white").save(content, "PNG")
-    return content.getvalue()
 
 
 BENCHMARK = Benchmark(

@@ -14,8 +14,8 @@ from .logits import LabelledLogits, collect_verdict_logits, split
 from .temperatures import fit_temperatures
 from .thresholds import (
     FALSE_POSITIVE_RATE,
-    _check_target,
     categories_to_calibrate,
+    check_target,
     choose_thresholds,
     covered_bands,
 )
@@ -63,8 +63,9 @@ class CalibrationResult:
 
     @property
     def is_on_target(self) -> bool:
-        """Whether the reached rate is within the sampling error of both parts (95%) of the target. Where the samples
-        chosen with stay below the target, as thresholds go no further than there are samples to win, it may, too."""
+        """Tell whether the reached rate is within the sampling error of both parts (95%) of the target. Where the
+        samples chosen with stay below the target, as thresholds go no further than there are samples to win, it may,
+        too."""
         chosen_with = self._aimed_at(evaluate_policy(self.policy, self.choose, self.config))
         if not self.reached.total or not chosen_with.total:
             return False
@@ -74,7 +75,7 @@ class CalibrationResult:
 
     @property
     def remarks(self) -> list[str]:
-        """What the samples did not determine, one sentence each; empty where they determined everything."""
+        """Name what the samples did not determine, one sentence each; nothing where they determined everything."""
         remarks = [f"{name}: threshold not determined, {reason}" for name, reason in self.undetermined.items()]
         return (
             remarks
@@ -93,7 +94,7 @@ class CalibrationResult:
         return figures.false_positives if self.target_kind == FALSE_POSITIVE_RATE else figures.misses
 
     def figures(self) -> dict:
-        """Everything but the samples, as JSON-able data."""
+        """Return everything but the samples, as JSON-able data."""
         return {
             "target": {self.target_kind: self.target},
             "is_on_target": self.is_on_target,
@@ -132,7 +133,7 @@ def calibrate(
     batch_size: int = 32,
     progress: bool = True,
 ) -> CalibrationResult:
-    """Fits temperatures and chooses thresholds on one part of the records, and measures both on the other.
+    """Fit temperatures and choose thresholds on one part of the records, and measure both on the other.
 
     Args:
         model, processor, records, batch_size, progress: as for `collect_verdict_logits`.
@@ -144,7 +145,7 @@ def calibrate(
     Raises:
         ValueError: as those functions do, or the base policy is disabled or does not fit the model.
     """
-    _check_target(target_false_positive_rate, target_miss_rate)  # before the work
+    check_target(target_false_positive_rate, target_miss_rate)  # now, for collecting logits takes long
     config = model.config.safety_config
     policy = SafetyPolicy.create(model.kept_policy(), config).override(base_policy, config)
     categories_to_calibrate(policy, config)
@@ -168,14 +169,15 @@ def calibrate_logits(
     seed: int = 0,
     holdout_share: float = 0.5,
 ) -> CalibrationResult:
-    """As `calibrate`, from logits that were collected before."""
-    kind, target = _check_target(target_false_positive_rate, target_miss_rate)
+    """Calibrate as `calibrate` does, from logits that were collected before."""
+    kind, target = check_target(target_false_positive_rate, target_miss_rate)
     base_policy = SafetyPolicy.create(base_policy, config)
     categories_to_calibrate(base_policy, config)
     choose, check = split(labelled, holdout_share, seed)
     temperatures = fit_temperatures(choose)
     choice = choose_thresholds(choose, temperatures, config, target_false_positive_rate, target_miss_rate, base_policy)
     found = {"thresholds": choice.thresholds, "temperatures": temperatures}
+    # A band that began over its category's threshold would never be entered: it is left out, and the remarks say so.
     covered = covered_bands(base_policy, choice.thresholds)
     policy = base_policy.override(found | {"review_thresholds": dict.fromkeys(covered)}, config)
     return CalibrationResult(

@@ -1,4 +1,4 @@
-"""How well scores tell one kind of sample from the rest, whatever threshold is chosen: the curves of scikit-learn."""
+"""Curves of scikit-learn: they show how well scores tell one kind of sample from the rest, at any threshold."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a policy reaches on labelled samples."""
+"""Figures of a policy on labelled samples."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from .logits import LabelledLogits
 
 @dataclass(frozen=True)
 class PolicyFigures:
-    """What a policy reaches on labelled samples, as generation applies it.
+    """Figures of a policy on labelled samples, as generation applies it.
 
     Attributes:
         level_error, category_error: ECE of the most probable level's and category's probability, 0 to 1.
@@ -28,7 +28,7 @@ class PolicyFigures:
 
 
 def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyNames) -> PolicyFigures:
-    """The figures of one policy on labelled samples, of which every window is decided."""
+    """Return the figures of one policy on labelled samples, of which every window is decided."""
     is_flagged = flagged_categories(policy, labelled, config).any(dim=-1)
     is_on = torch.tensor([policy.is_on(name) for name in config.categories])
     clean, risky = labelled.level == 0, (labelled.level > 0) & is_on[labelled.category]
@@ -41,17 +41,18 @@ def evaluate_policy(policy: SafetyPolicy, labelled: LabelledLogits, config: Safe
 
 
 def flagged_categories(policy: SafetyPolicy, labelled: LabelledLogits, config: SafetyNames) -> torch.BoolTensor:
-    """(n, categories), whether any window of the sample is flagged as the category."""
+    """Return (n, categories): whether any window of the sample is flagged as the category."""
     level_logits, category_logits, _ = labelled.all_windows()
     return labelled.highest(decide(policy, level_logits, category_logits, config).flagged.float()) > 0
 
 
 def category_scores(policy: SafetyPolicy, labelled: LabelledLogits) -> torch.Tensor:
-    """(n, categories), the calibrated probability of each category at the window where it is the highest."""
+    """Return (n, categories): the calibrated probability of each category at the window where it is the highest."""
     return labelled.highest(calibrated_probabilities(policy, labelled.all_windows()[1], "category"))
 
 
 def confidences(policy: SafetyPolicy, labelled: LabelledLogits, part: str) -> tuple[list[float], list[bool]]:
-    """The probability of each sample's most probable level or category (`part`), and whether it is the label."""
+    """Return the probability of each sample's most probable level or category (`part`), and whether it is the
+    label."""
     confidence, found = calibrated_probabilities(policy, getattr(labelled, f"{part}_logits"), part).max(dim=-1)
     return confidence.tolist(), (found == getattr(labelled, part)).tolist()

@@ -2,8 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +10,6 @@ import torch
 
 from ..asking import ask_records, assess_records
 from ..data.records import JOIN_MARK
-from ..modeling.configuration_safety import SafetyConfig
 from ..modeling.safety_decision import decide, is_readable
 from ..modeling.safety_policy import SafetyPolicy
 
@@ -21,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledLogits:
-    """What the safety head said about n samples, and what is true.
+    """Logits of the safety head on n samples, and their true labels.
 
     Attributes:
         level_logits: (n, levels), float32, of the window of the question that decided.
@@ -48,7 +46,7 @@ class LabelledLogits:
         return len(self.groups)
 
     def select(self, rows: Sequence[int]) -> "LabelledLogits":
-        """The samples of these rows, in this order."""
+        """Return the samples of these rows, in this order."""
         index = torch.as_tensor(rows, dtype=torch.long)
         return LabelledLogits(
             level_logits=self.level_logits[index],
@@ -60,7 +58,7 @@ class LabelledLogits:
         )
 
     def all_windows(self) -> tuple[torch.Tensor, torch.Tensor, torch.LongTensor]:
-        """Level logits, category logits, and the row of the sample, of every window of all samples."""
+        """Return level logits, category logits, and the row of the sample, of every window of all samples."""
         if self.windows is None:
             return self.level_logits, self.category_logits, torch.arange(len(self))
         counts = torch.tensor([len(window) for window in self.windows])
@@ -69,7 +67,7 @@ class LabelledLogits:
         return levels, categories, torch.arange(len(self)).repeat_interleave(counts)
 
     def highest(self, values: torch.Tensor) -> torch.Tensor:
-        """(windows of all samples, columns) to the highest value per sample and column, (n, columns)."""
+        """Reduce (windows of all samples, columns) to the highest value per sample and column, (n, columns)."""
         rows = self.all_windows()[2][:, None].expand_as(values)
         return values.new_zeros(len(self), values.shape[1]).scatter_reduce(0, rows, values, "amax", include_self=False)
 
@@ -77,7 +75,7 @@ class LabelledLogits:
 def collect_verdict_logits(
     model, processor, records: Sequence[dict], batch_size: int = 32, progress: bool = True
 ) -> LabelledLogits:
-    """The head's logits on the last question of each record, in the records' order; no language model is run.
+    """Collect the head's logits on the last question of each record, in the records' order; no language model is run.
 
     Args:
         model, processor: a safe model's.
@@ -98,7 +96,11 @@ def collect_verdict_logits(
     for index, (level_logits, category_logits, _) in zip(used, logits):
         if not is_readable(level_logits[None], category_logits[None]):
             left_out[index] = "no verdict (pixels that are not numbers)"
-    _report_left_out(records, left_out)
+    if left_out:
+        # Each is named: figures on fewer samples than the user thinks would mislead.
+        sources = ((index, records[index].get("source", f"record {index}")) for index in sorted(left_out))
+        named = "\n".join(f"- {source}: {left_out[index]}" for index, source in sources)
+        logger.warning("Calibration leaves out %d of %d records:\n%s", len(left_out), len(records), named)
     kept = [(records[index], found) for index, found in zip(used, logits) if index not in left_out]
     if not kept:
         raise ValueError(
@@ -115,9 +117,10 @@ def collect_verdict_logits(
 
 
 def _groups(images: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """A name for each sample, equal for those that share a picture, directly or through others."""
+    """Name each sample, equally those that share a picture, directly or through others."""
     parent: dict[str, str] = {}
 
+    # A union-find: each picture points towards the one that names its group, and paths are halved on the way.
     def root(picture: str) -> str:
         parent.setdefault(picture, picture)
         while parent[picture] != picture:
@@ -132,7 +135,7 @@ def _groups(images: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _unusable(record: dict, model) -> str | None:
-    """Why a record cannot be used, if so."""
+    """Return the reason why a record cannot be used, if there is one."""
     config = model.config.safety_config
     if not record["images"]:
         return "no image"
@@ -146,54 +149,28 @@ def _unusable(record: dict, model) -> str | None:
     return None
 
 
-def _report_left_out(records: Sequence[dict], left_out: dict[int, str]) -> None:
-    if not left_out:
-        return
-    named = (f"- {records[index].get('source', f'record {index}')}: {left_out[index]}" for index in sorted(left_out))
-    logger.warning("Calibration leaves out %d of %d records:\n%s", len(left_out), len(records), "\n".join(named))
-
-
 @torch.inference_mode()
 def _assess(model, processor, records: list[dict]) -> list[tuple]:
-    """Per record (levels,) and (categories,) logits of its strictest image, and the logits of all windows."""
-    with _head_outputs(model) as seen:
-        outputs = assess_records(model, processor, records)
-    levels, categories = outputs.safety_level_logits.cpu(), outputs.safety_category_logits.cpu()
-    return [
-        (levels[image], categories[image], _windows(seen[-1], outputs.safety_image_rows == row))
-        for row, image in enumerate(_strictest_images(outputs, len(records), model.config.safety_config))
-    ]
-
-
-@contextmanager
-def _head_outputs(model) -> Iterator[list[tuple]]:
-    """What the safety head returns meanwhile, one entry per call."""
-    seen: list[tuple] = []
-    hook = model.model.safety_head.register_forward_hook(lambda *call: seen.append(call[-1]))
-    try:
-        yield seen
-    finally:
-        hook.remove()
-
-
-def _windows(head_output: tuple, is_own: torch.BoolTensor) -> torch.Tensor:
-    """The logits of all windows of these images, (windows, levels + categories), float32."""
-    level_logits, category_logits, is_window = (output.cpu() for output in head_output)
-    logits = torch.cat([level_logits, category_logits], dim=-1).float()
-    return logits[is_own.cpu()[:, None] & is_window]
-
-
-def _strictest_images(outputs, num_records: int, config: SafetyConfig) -> list[int]:
-    """Return the index of the image that decides each record of a batch, under the policy that was applied."""
+    """Return, per record, (levels,) and (categories,) logits of its strictest image under the policy that was applied,
+    and the logits of all windows of all of its images."""
+    outputs, config = assess_records(model, processor, records), model.config.safety_config
     policy = SafetyPolicy.create(outputs.safety_policy, config)
     decision = decide(policy, outputs.safety_level_logits, outputs.safety_category_logits, config)
-    return decision.strictest_images(outputs.safety_image_rows, num_records).tolist()
+    strictest = decision.strictest_images(outputs.safety_image_rows, len(records)).tolist()
+    levels, categories = outputs.safety_level_logits.cpu(), outputs.safety_category_logits.cpu()
+    rows, windows, is_window = (
+        part.cpu() for part in (outputs.safety_image_rows, outputs.safety_window_logits, outputs.safety_is_window)
+    )
+    return [
+        (levels[image], categories[image], windows[(rows == row)[:, None] & is_window])
+        for row, image in enumerate(strictest)
+    ]
 
 
 def split(
     labelled: LabelledLogits, holdout_share: float = 0.5, seed: int = 0
 ) -> tuple[LabelledLogits, LabelledLogits]:
-    """The samples to choose with, and those to check with; a group is in one of them only.
+    """Split samples into those to choose with and those to check with; a group is in one of them only.
 
     Args:
         holdout_share: share of the samples to check with, in (0, 1).

@@ -1,4 +1,4 @@
-"""What another policy would have done with the samples of an audit trail."""
+"""Replay of an audit trail: the actions that another policy would have taken."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from ..modeling.safety_policy import ACTIONS, SafetyNames, SafetyPolicy, Strictn
 from ..strict_data import expect, is_count, is_number, is_optional_text, is_text
 
 
-MAX_LINES, MAX_WINDOWS = 8192, 2**18  # that are decided at once: fast, in some ten megabytes
+MAX_LINES, MAX_WINDOWS = 8192, 2**18  # so many are decided at once: fast, in some ten megabytes
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,15 @@ class ReplayReport:
             self.changed.append({**line.ids, **action, "at_least": not sample.is_exact})
 
     def by_actions(self) -> Counter:
-        """Samples by action before and action after."""
+        """Count samples by action before and action after."""
         totals: Counter[tuple[str, str]] = Counter()
         for (_, before, after), number in self.counts.items():
             totals[before, after] += number
         return totals
 
     def changes(self) -> list[tuple[str, str, str, int, int]]:
-        """Category, action before, action after, samples, and for how many of them `after` is a lower bound; the most
-        frequent first."""
+        """Return category, action before, action after, samples, and for how many of them `after` is a lower bound;
+        the most frequent first."""
         changed = {key: number for key, number in self.counts.items() if key[1] != key[2]}
         return [
             (*key, number, self.at_least[key]) for key, number in sorted(changed.items(), key=lambda x: (-x[1], x))
@@ -149,7 +149,7 @@ def replay_audit(path: str | os.PathLike, policy: SafetyPolicy | dict | None, pr
 
 @dataclass(frozen=True)
 class JudgedVerdict:
-    """What a line holds of one picture: logits (windows, levels + categories), the probabilities that were written
+    """Verdict of a line on one picture: logits (windows, levels + categories), the probabilities that were written
     down, and whether the windows are all that its question has."""
 
     taxonomy: "Taxonomy"
@@ -172,7 +172,7 @@ class JudgedLine:
 def _judged_lines(
     path: str | os.PathLike, replay: "PolicyReplay", report: ReplayReport, progress: bool
 ) -> Iterator[JudgedLine]:
-    """The lines that can be replayed; the report counts the others."""
+    """Yield the lines that can be replayed; the report counts the others."""
     for number, line in _json_lines(path, report, progress):
         try:
             expect(isinstance(line, dict), "it", "an object, as `--audit` writes it", line)
@@ -201,7 +201,7 @@ def _batches(lines: Iterable[JudgedLine]) -> Iterator[list[JudgedLine]]:
 
 
 def _json_lines(path: str | os.PathLike, report: ReplayReport, progress: bool) -> Iterator[tuple[int, Any]]:
-    size = os.path.getsize(path) or None  # of what is no file, as a pipe, it is not known
+    size = os.path.getsize(path) or None  # a pipe has no known size
     bar = tqdm(
         desc="replaying", total=size, unit="B", unit_scale=True, disable=None if progress else True, leave=False
     )
@@ -211,6 +211,7 @@ def _json_lines(path: str | os.PathLike, report: ReplayReport, progress: bool) -
             try:
                 yield number, json.loads(text.decode(errors="replace"))
             except (ValueError, RecursionError):
+                # Only a last line lacks its end: a crash cuts it off, or a trail that is still written.
                 is_finished = text.endswith(b"\n")
                 report.unreadable += is_finished and bool(text.strip())
                 report.cut_off += not is_finished and bool(text.strip())
@@ -233,11 +234,11 @@ class PolicyReplay:
         self._by_names: dict[tuple, Taxonomy] = {}
 
     def decide(self, line: dict) -> ReplayedSample:
-        """The sample of a line, under the policy."""
+        """Decide the sample of a line, under the policy."""
         return self.decide_all([self.read(line)])[0]
 
     def read(self, line: dict, number: int = 1) -> JudgedLine:
-        """A line with logits, checked. Raises `ValueError` for what `generate` cannot have written."""
+        """Read a line with logits, and check it. Raises `ValueError` for what `generate` cannot have written."""
         action = _action(line)
         before = _action(line, "shadow_action") if "shadow_action" in line else action
         verdicts = [self._read_verdict(verdict) for verdict in line["verdicts"]]
@@ -245,15 +246,15 @@ class PolicyReplay:
         return JudgedLine(ids, before, _category_before(line["verdicts"]), line.get("call") == "assess", verdicts)
 
     def decide_all(self, lines: Sequence[JudgedLine]) -> list[ReplayedSample]:
-        """The samples of lines, in their order. Pictures with equally many windows are decided at once."""
+        """Decide the samples of lines, in their order. Pictures with equally many windows are decided at once."""
         verdicts = [verdict for line in lines for verdict in line.verdicts]
         groups = defaultdict(list)
         for index, verdict in enumerate(verdicts):
             groups[id(verdict.taxonomy), len(verdict.logits)].append(index)
         found: dict[int, Decided] = {}
         for group in groups.values():
-            of_group = [verdicts[index] for index in group]
-            found.update(zip(group, of_group[0].taxonomy.decide(of_group), strict=True))
+            members = [verdicts[index] for index in group]
+            found.update(zip(group, members[0].taxonomy.decide(members), strict=True))
         decided = (found[index] for index in range(len(verdicts)))
         return [_sample(line, list(islice(decided, len(line.verdicts)))) for line in lines]
 
@@ -271,7 +272,7 @@ class PolicyReplay:
 
 @dataclass(frozen=True)
 class Decided:
-    """What a policy decides on a picture: the strictness and the category of its strictest window. And whether the
+    """Decision of a policy on a picture: the strictness and the category of its strictest window. And whether the
     picture was judged under other temperatures."""
 
     strictness: Strictness
@@ -294,10 +295,12 @@ class Taxonomy:
             policy = SafetyPolicy.create(settings, config)
         except ValueError as error:
             raise ValueError(f"the policy does not fit what was judged: {error}") from None
-        return cls(config, policy, _strictest_action(policy, config))
+        actions = [policy.action(name, levels[-1], config) for name in categories if policy.is_on(name)]
+        strictest = max(map(ACTIONS.index, actions), default=0)
+        return cls(config, policy, ACTIONS.index("answer") if policy.enabled is False else strictest)
 
     def decide(self, verdicts: Sequence[JudgedVerdict]) -> list[Decided]:
-        """What the policy decides on pictures with equally many windows."""
+        """Decide pictures with equally many windows."""
         logits = torch.stack([verdict.logits for verdict in verdicts])  # (pictures, windows, levels + categories)
         levels, categories = logits.split([len(self.config.levels), len(self.config.categories)], dim=-1)
         decision, is_read = decide(self.policy, levels, categories, self.config), is_readable(levels, categories)
@@ -313,7 +316,7 @@ class Taxonomy:
     def _are_recalibrated(
         self, verdicts: Sequence[JudgedVerdict], level_logits: torch.Tensor, category_logits: torch.Tensor
     ) -> list[bool]:
-        """Whether the policy gives no window the probabilities that were written down, rounded to six digits."""
+        """Tell whether the policy gives no window the probabilities that were written down, to six digits."""
         parts = (("level", level_logits), ("category", category_logits))
         found = torch.cat([calibrated_probabilities(self.policy, logits, part) for part, logits in parts], dim=-1)
         written = torch.tensor([verdict.probabilities for verdict in verdicts])[:, None]
@@ -321,17 +324,12 @@ class Taxonomy:
         return (is_readable(level_logits, category_logits).all(dim=-1) & ~is_same).tolist()
 
 
-def _strictest_action(policy: SafetyPolicy, config: SafetyNames) -> int:
-    if policy.enabled is False:
-        return ACTIONS.index("answer")
-    of_all = [policy.action(name, config.levels[-1], config) for name in config.categories if policy.is_on(name)]
-    return max(map(ACTIONS.index, of_all), default=0)
-
-
 def _sample(line: JudgedLine, decided: Sequence[Decided]) -> ReplayedSample:
     strictest = max(decided, key=lambda one: one.strictness, default=Decided(Strictness(), SAFE, False))
     after = strictest.strictness.action
+    # The report names the category of the stricter action: with a softer one, that which was decided on then.
     is_softer = after == 0 or after < ACTIONS.index(line.before)
+    # A window that the line left out could only make the action stricter, if the policy has a stricter one.
     most = max((verdict.taxonomy.strictest_action for verdict in line.verdicts), default=0)
     return ReplayedSample(
         before=line.before,
@@ -355,7 +353,7 @@ def _category_before(verdicts: list[dict]) -> str:
 
 
 def _get(fields: dict, name: str, is_valid: Callable[[Any], bool], expected: str):
-    """A field that has to be there and valid. Its name and value are in the error."""
+    """Return a field that has to be there and valid. Its name and value are in the error."""
     if name not in fields:
         raise ValueError(f"it has no `{name}`, expected a line of an audit trail")
     expect(is_valid(fields[name]), f"`{name}`", expected, fields[name])

@@ -27,10 +27,10 @@ from .thresholds import FALSE_POSITIVE_RATE, MISS_RATE
 
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
-"""Those of the table, common to all categories."""
+"""Thresholds of the table, common to all categories."""
 
 CORNERS = (0.05, 0.1, 0.2, 0.4)
-"""How far the ROC curves' corner may reach that is drawn larger."""
+"""The ROC curves' corner that is drawn larger may reach so far."""
 
 TARGETS = {
     FALSE_POSITIVE_RATE: "clean samples flagged",
@@ -44,7 +44,7 @@ def write_calibration_report(
     facts: Mapping[str, str] | None = None,
     title: str = "Calibration of the safety head",
 ) -> Path:
-    """Writes the report and returns its path. The file appears only when it is complete.
+    """Write the report and return its path. The file appears only when it is complete.
 
     Args:
         facts: what was run, as command, model and data; seed, samples, machine and versions are added.
@@ -57,7 +57,7 @@ def render_calibration_report(
     facts: Mapping[str, str] | None = None,
     title: str = "Calibration of the safety head",
 ) -> str:
-    """The whole page."""
+    """Render the whole page."""
     sections = (
         _figures(result),
         _reliability(result, "level"),
@@ -66,33 +66,31 @@ def render_calibration_report(
         _chosen_thresholds(result),
         _other_thresholds(result),
     )
-    facts = {**(facts or {}), **_own_facts(result)}
+    own_facts = {
+        "seed": str(result.seed),
+        "samples": f"{len(result.choose)} to choose, {len(result.check)} to check",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}",
+    }
+    facts = {**(facts or {}), **own_facts}
     lead = _lead(result) | {"is_drawn": facts.get("data", "").startswith("RiskCards")}
     return render_page("calibration/page.html", title, sections, facts=facts, lead=lead)
 
 
 def _lead(result: CalibrationResult) -> dict:
-    """What the page says first: what was aimed at and reached, and what the samples did not determine."""
+    """Return the head of the page: what was aimed at and reached, and what the samples did not determine."""
+    reached = result.reached
     return {
         "target": _percent(result.target),
         "what": TARGETS[result.target_kind],
-        "reached": _reached(result.reached) if result.reached.total else None,
+        "reached": (_percent(reached.value), f"({_range(reached)})") if reached.total else None,
         "is_on_target": result.is_on_target,
         "level_errors": _errors(result, "level"),
         "category_errors": _errors(result, "category"),
         "num_chosen_with": len(result.choose),
         "num_checked": len(result.check),
         "remarks": result.remarks,
-    }
-
-
-def _own_facts(result: CalibrationResult) -> dict[str, str]:
-    return {
-        "seed": str(result.seed),
-        "samples": f"{len(result.choose)} to choose, {len(result.check)} to check",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}",
     }
 
 
@@ -122,7 +120,7 @@ def _figures(result: CalibrationResult) -> Section:
 
 
 def _errors(result: CalibrationResult, part: str) -> list[tuple[str, str]]:
-    """The calibration error of the level or the category (`part`), before and after, each with its interval."""
+    """Return the calibration error of the level or the category (`part`), before and after, each with its interval."""
     errors = []
     for policy, figures in ((result.base_policy, result.before), (result.policy, result.after)):
         interval = calibration_error_interval(*confidences(policy, result.check, part), result.check.groups)
@@ -132,16 +130,14 @@ def _errors(result: CalibrationResult, part: str) -> list[tuple[str, str]]:
 
 
 def _rate(rate: Figure) -> tuple[str, str]:
-    """The share, and what it rests on."""
+    """Return the share, and what it rests on."""
     if rate.interval is None:
         return "no samples", ""
-    low, high = rate.interval
-    return _percent(rate.value), f"({rate.count} of {rate.total}; {_percent(low)} to {_percent(high)})"
+    return _percent(rate.value), f"({rate.count} of {rate.total}; {_range(rate)})"
 
 
-def _reached(rate: Figure) -> tuple[str, str]:
-    low, high = rate.interval
-    return _percent(rate.value), f"({_percent(low)} to {_percent(high)})"
+def _range(rate: Figure) -> str:
+    return " to ".join(map(_percent, rate.interval))
 
 
 def _percent(share: float) -> str:
@@ -149,7 +145,7 @@ def _percent(share: float) -> str:
 
 
 def _reliability(result: CalibrationResult, part: str) -> Section:
-    """Diagrams before and after, of the level or of the category (`part`)."""
+    """Draw diagrams before and after, of the level or of the category (`part`)."""
     policies = {"Before": result.base_policy, "After": result.policy}
     diagrams = {
         f"{name}: ECE {' '.join(filter(None, error))}": reliability_diagram(
@@ -166,7 +162,7 @@ def _reliability(result: CalibrationResult, part: str) -> Section:
 
 
 def _scores(result: CalibrationResult) -> dict[str, tuple[torch.Tensor, torch.BoolTensor]]:
-    """Category that is on to the held-out samples' probabilities of it, and whether it is their label."""
+    """Map each category that is on to the held-out samples' probabilities of it, and whether it is their label."""
     probabilities = category_scores(result.policy, result.check)
     ids = {name: index for index, name in enumerate(result.config.categories) if result.policy.is_on(name)}
     return {name: (probabilities[:, index], result.check.category == index) for name, index in ids.items()}
@@ -175,12 +171,16 @@ def _scores(result: CalibrationResult) -> dict[str, tuple[torch.Tensor, torch.Bo
 def _curves(result: CalibrationResult) -> Section:
     roc_curves, precision_curves, rows = {}, {}, []
     for name, (scores, is_positive) in _scores(result).items():
+        # A curve needs samples of both kinds.
         if is_positive.any() and not is_positive.all():
             arguments = scores.numpy(), is_positive.numpy(), result.thresholds.get(name)
             roc_curves[name], precision_curves[name] = roc(*arguments), precision_over_recall(*arguments)
             intervals = area_intervals(*arguments[:2], result.check.groups)
+            ranges = {kind: "{:.4f} to {:.4f}".format(*one) for kind, one in intervals.items() if one is not None}
             areas = {ROC: roc_curves[name].area, PRECISION: precision_curves[name].area}
-            rows.append((name, [_area(area, intervals.get(kind)) for kind, area in areas.items()]))
+            rows.append(
+                (name, [(f"{area:.4f}", f"({ranges.get(kind, NO_INTERVAL)})") for kind, area in areas.items()])
+            )
     axes, corner = ("false positive rate", "true positive rate"), _corner(roc_curves)
     drawn = {"ROC": _draw(roc_curves, *axes)}
     if corner < 1:
@@ -189,12 +189,9 @@ def _curves(result: CalibrationResult) -> Section:
     return Section("Curves", "calibration/curves.html", {"curves": drawn, "rows": rows})
 
 
-def _area(area: float, interval: tuple[float, float] | None) -> tuple[str, str]:
-    return f"{area:.4f}", f"({NO_INTERVAL if interval is None else '{:.4f} to {:.4f}'.format(*interval)})"
-
-
 def _corner(curves: Mapping[str, Curve]) -> float:
-    """The smallest corner that every curve, and every chosen point, comes into; 1 where only the whole has them."""
+    """Return the smallest corner that every curve, and every chosen point, comes into; 1 where only the whole has
+    them."""
     nearest = [float(np.maximum(curve.x, 1 - curve.y).min()) for curve in curves.values()]
     chosen = [max(curve.chosen[0], 1 - curve.chosen[1]) for curve in curves.values() if curve.chosen is not None]
     farthest = max([*nearest, *chosen], default=1.0)
@@ -204,7 +201,7 @@ def _corner(curves: Mapping[str, Curve]) -> float:
 def _draw(
     curves: Mapping[str, Curve], xlabel: str, ylabel: str, is_stepped: bool = False, corner: float = 1
 ) -> Markup:
-    """The curves, and dots where a threshold was chosen."""
+    """Draw the curves, and dots where a threshold was chosen."""
     points = {name: curve.chosen for name, curve in curves.items() if curve.chosen is not None}
     shares = {name: (curve.x, curve.y) for name, curve in curves.items()}
     return share_curves(shares, points, xlabel, ylabel, is_stepped, corner)

@@ -1,4 +1,5 @@
-"""One temperature for the levels and one for the categories, so that their probabilities mean what they say."""
+"""Fitting of temperatures, one for the levels and one for the categories, so that their probabilities mean what they
+say."""
 
 import logging
 import math
@@ -13,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def fit_temperatures(labelled: LabelledLogits) -> dict[str, float]:
-    """The temperatures of `"level"` and `"category"` with the least negative log likelihood of the labels.
+    """Fit the temperatures of `"level"` and `"category"` with the least negative log likelihood of the labels.
 
     One that would end at a bound of `TEMPERATURES`, as where no label contradicts the head, is not known from these
     samples: it is left out, and a warning names it.
@@ -28,14 +29,14 @@ def fit_temperatures(labelled: LabelledLogits) -> dict[str, float]:
 
 
 def _fit_temperature(logits: torch.Tensor, labels: torch.Tensor, part: str) -> float | None:
-    """Bisection of log T: the loss is convex in 1/T, with the slope mean(expected logit - the label's logit)."""
+    """Bisect log T: the loss is convex in 1/T, with the slope mean(expected logit - the label's logit)."""
     logits = logits.double()
-    of_labels = logits.gather(1, labels[:, None])[:, 0]
+    label_logits = logits.gather(1, labels[:, None])[:, 0]
     low, high = map(math.log, TEMPERATURES[part])
     for _ in range(60):
         middle = (low + high) / 2
         expected = ((logits / math.exp(middle)).softmax(dim=-1) * logits).sum(dim=-1)
-        if (expected - of_labels).mean() > 0:
+        if (expected - label_logits).mean() > 0:
             low = middle
         else:
             high = middle

@@ -1,4 +1,13 @@
-"""A threshold per category, for a share of clean samples that may be flagged or of risky ones that may pass."""
+"""A threshold per category, for a share of clean samples that may be flagged or of risky ones that may pass.
+
+Each threshold is set at a sample, and that sample counts on the wrong side: as a fresh one is as likely to be beyond
+the j-th of n as j / (n + 1), the rate on fresh samples is then expected to be the target, and not above it. It goes no
+further than there are samples to win: beyond `LOWEST` or `HIGHEST` only with `MIN_SAMPLES` there.
+
+Where a category's own samples all lie over all clean ones, any threshold in the gap does the same. It then takes the
+middle of the gap, kept between `LOWEST` and `HIGHEST`. A category is left alone, with the base policy's rule, where it
+has no samples of its own, where there are no clean ones, or where that middle would leave the gap.
+"""
 
 import math
 from bisect import bisect_right
@@ -40,15 +49,7 @@ def choose_thresholds(
     target_miss_rate: float | None = None,
     base_policy: SafetyPolicy | dict | None = None,
 ) -> ThresholdChoice:
-    """The threshold of each category on its calibrated probability, for one of two targets in (0, 1).
-
-    Each threshold is set at a sample, and that sample counts on the wrong side: as a fresh one is as likely to be
-    beyond the j-th of n as j / (n + 1), the rate on fresh samples is then expected to be the target, and not above it.
-    It goes no further than there are samples to win: beyond `LOWEST` or `HIGHEST` only with `MIN_SAMPLES` there.
-
-    Where a category's own samples all lie over all clean ones, any threshold in the gap does the same. It then takes
-    the middle of the gap, kept between `LOWEST` and `HIGHEST`. A category is left alone, with the base policy's rule,
-    where it has no samples of its own, where there are no clean ones, or where that middle would leave the gap.
+    """Choose the threshold of each category on its calibrated probability, for one of two targets in (0, 1).
 
     Args:
         labelled: samples to choose with; to check with others is up to the caller (`calibrate` does).
@@ -64,7 +65,7 @@ def choose_thresholds(
         ValueError: not exactly one target, or one out of (0, 1); the policy flags nothing; or too few samples for the
             target.
     """
-    kind, target = _check_target(target_false_positive_rate, target_miss_rate)
+    kind, target = check_target(target_false_positive_rate, target_miss_rate)
     policy = SafetyPolicy.create(base_policy, config).override({"temperatures": temperatures}, config)
     names = categories_to_calibrate(policy, config)
     columns = torch.tensor([config.categories.index(name) for name in names])
@@ -78,28 +79,23 @@ def choose_thresholds(
     chosen = [name for name in names if name not in undetermined]
     if not chosen:
         return ThresholdChoice(fixed, undetermined)
-    without_bands = {"thresholds": fixed, "review_thresholds": dict.fromkeys(covered_bands(policy, fixed))}
-    flagged = flagged_categories(policy.override(without_bands, config), labelled, config)[:, columns]
     is_chosen = torch.tensor([name in chosen for name in names])
-    elsewhere = (flagged & ~is_chosen).any(dim=1)
+    # Samples that other categories flag anyway are right or wrong whatever is chosen for these.
+    bands = dict.fromkeys(covered_bands(policy, fixed))
+    policy = policy.override({"thresholds": fixed, "review_thresholds": bands}, config)
+    elsewhere = (flagged_categories(policy, labelled, config)[:, columns] & ~is_chosen).any(dim=1)
     if kind == FALSE_POSITIVE_RATE:
         thresholds = _thresholds_for_false_positives(samples.of(is_chosen), elsewhere, target)
     else:
-        is_risky = samples.members.any(dim=1)
-        thresholds = _thresholds_for_misses(samples.of(is_chosen), elsewhere, is_risky, target)
-    by_name = fixed | dict(zip(chosen, map(_shortest, thresholds)))
+        thresholds = _thresholds_for_misses(samples.of(is_chosen), elsewhere, samples.members.any(dim=1), target)
+    # Each float32 gets the fewest digits that tell it (0.05, not 0.05000000074505806), for people read the file.
+    by_name = fixed | dict(zip(chosen, (float(str(np.float32(value.item()))) for value in thresholds)))
     return ThresholdChoice({name: by_name[name] for name in names if name in by_name}, undetermined)
-
-
-def _shortest(value: torch.Tensor) -> float:
-    """The number with the fewest digits that is this float32 (0.05, not 0.05000000074505806), for a file that people
-    read."""
-    return float(str(np.float32(value.item())))
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """What thresholds are chosen from.
+    """Samples that thresholds are chosen from.
 
     Attributes:
         names: k categories.
@@ -118,7 +114,7 @@ class _Scores:
         return _Scores(names, self.scores[:, columns], self.members[:, columns], self.is_clean)
 
     def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The lowest and the highest threshold of each category that enough samples speak for, (k,) each."""
+        """Return the lowest and the highest threshold of each category that enough samples speak for, (k,) each."""
         num_samples = len(self.scores)
         lowest = [_ranked(own, LOWEST, largest=False) for own in self._columns(self.members)]
         highest = [_ranked(clean, HIGHEST, largest=True) for clean in self._columns(self.is_clean[:, None])]
@@ -131,7 +127,7 @@ class _Scores:
 
 
 def _ranked(scores: torch.Tensor, bound: float, largest: bool) -> torch.Tensor:
-    """`bound`, or the score beyond it that `MIN_SAMPLES` samples reach."""
+    """Return `bound`, or the score beyond it that `MIN_SAMPLES` samples reach."""
     if len(scores) < MIN_SAMPLES:
         return torch.tensor(bound)
     ranked = scores.topk(MIN_SAMPLES, largest=largest).values[-1]
@@ -139,13 +135,14 @@ def _ranked(scores: torch.Tensor, bound: float, largest: bool) -> torch.Tensor:
 
 
 def covered_bands(policy: SafetyPolicy, thresholds: dict[str, float]) -> dict[str, float]:
-    """The categories whose review band would begin at or over these thresholds, and where it begins."""
+    """Return the categories whose review band would begin at or over these thresholds, and where it begins."""
     begins = {name: policy.review_threshold(name) for name in thresholds}
     return {name: begin for name, begin in begins.items() if begin is not None and begin >= thresholds[name]}
 
 
 def _undetermined_thresholds(samples: _Scores) -> tuple[dict[str, float], dict[str, str]]:
-    """The thresholds of categories that no sample contradicts, and the reasons; some of them have only a reason."""
+    """Return the thresholds of categories that no sample contradicts, and the reasons; some of them have only a
+    reason."""
     thresholds, reasons = {}, {}
     for name, scores, is_member in zip(samples.names, samples.scores.unbind(1), samples.members.unbind(1)):
         own, clean = scores[is_member], scores[samples.is_clean]
@@ -164,7 +161,7 @@ def _undetermined_thresholds(samples: _Scores) -> tuple[dict[str, float], dict[s
     return thresholds, reasons
 
 
-def _check_target(target_false_positive_rate: float | None, target_miss_rate: float | None) -> tuple[str, float]:
+def check_target(target_false_positive_rate: float | None, target_miss_rate: float | None) -> tuple[str, float]:
     targets = {FALSE_POSITIVE_RATE: target_false_positive_rate, MISS_RATE: target_miss_rate}
     given = {kind: target for kind, target in targets.items() if target is not None}
     if len(given) != 1:
@@ -178,14 +175,14 @@ def _check_target(target_false_positive_rate: float | None, target_miss_rate: fl
 
 
 def _thresholds_for_false_positives(samples: _Scores, elsewhere: torch.BoolTensor, target: float) -> torch.Tensor:
-    """(k,) thresholds. `elsewhere`: samples that are flagged as another category, whatever is chosen here."""
+    """Return (k,) thresholds. `elsewhere`: samples that are flagged as another category, whatever is chosen here."""
     scores, others = samples.scores[samples.is_clean], elsewhere[samples.is_clean]
     num_samples, num_categories = scores.shape
     ranked = scores.sort(dim=0, descending=True).values
     lowest, _ = samples.bounds()
 
     def thresholds(step: int) -> torch.Tensor:
-        """Each category's clean sample of rank step / categories: in each step one category goes a rank on."""
+        """Take each category's clean sample of rank step / categories: in each step one category goes a rank on."""
         ranks = (step + torch.arange(num_categories)) // num_categories
         return ranked.gather(0, ranks[None])[0].maximum(lowest)
 
@@ -199,7 +196,8 @@ def _thresholds_for_false_positives(samples: _Scores, elsewhere: torch.BoolTenso
 def _thresholds_for_misses(
     samples: _Scores, elsewhere: torch.BoolTensor, is_risky: torch.BoolTensor, target: float
 ) -> torch.Tensor:
-    """(k,) thresholds. `elsewhere` as above; `is_risky`: (n,), the samples to flag, those of other categories too."""
+    """Return (k,) thresholds. `elsewhere` as above; `is_risky`: (n,), the samples to flag, those of other categories
+    too."""
     ranked = [own.sort().values for own in samples._columns(samples.members)]
     lowest, highest = samples.bounds()
     scores, others = samples.scores[is_risky], elsewhere[is_risky]
@@ -208,7 +206,7 @@ def _thresholds_for_misses(
     moved = torch.tensor([column for _, column in moves], dtype=torch.long)
 
     def thresholds(step: int) -> torch.Tensor:
-        """Just over each category's own sample of its rank."""
+        """Stand just over each category's own sample of its rank."""
         ranks = moved[:step].bincount(minlength=len(ranked)).tolist()
         border = torch.stack([own[rank] for own, rank in zip(ranked, ranks)])
         return torch.nextafter(border, torch.ones(())).minimum(highest).maximum(lowest)
@@ -220,7 +218,7 @@ def _thresholds_for_misses(
 
 
 def _last_allowed(thresholds, num_wrong, steps: range, num_samples: int, target: float, kind: str) -> torch.Tensor:
-    """The thresholds of the last step with no more than target * n samples on the wrong side."""
+    """Return the thresholds of the last step with no more than target * n samples on the wrong side."""
     which = "clean" if kind == FALSE_POSITIVE_RATE else "risky"
     allowed = math.floor(target * num_samples + 1e-9)
     least = num_wrong(0) if num_samples else 1

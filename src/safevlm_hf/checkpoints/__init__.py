@@ -1,2 +1,2 @@
-"""Checkpoints: the family that one belongs to, a stock one made of parts, a safe one loaded, and whether its
-weights arrive unchanged."""
+"""Checkpoints: find the family of one, put a stock one together, load a safe one, and check that its weights arrive
+unchanged."""

@@ -1,4 +1,4 @@
-"""A LLaVA from a language model and a vision tower: `safevlm init ... --language-model ... --vision-tower ...`.
+"""Put a LLaVA together from a language model and a tower: `safevlm init ... --language-model ... --vision-tower ...`.
 
 Tower and language model keep every weight, the projector between them is new: train it, with the language model or
 alone, before the safety modules.
@@ -27,8 +27,9 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 IMAGE_TOKEN = "<image>"
 TOWERS: dict[str, Literal["default", "full"]] = {"clip_vision_model": "default", "siglip_vision_model": "full"}
-"""Whether a class token is left out."""
-NOT_OF_THE_TEXT = (
+"""Type of a tower to which of its features are taken: "default" leaves out the class token."""
+# Fields of a language model's config that describe its checkpoint, and would be wrong in that of the whole.
+CHECKPOINT_FIELDS = (
     "quantization_config",
     "architectures",
     "transformers_version",
@@ -45,15 +46,14 @@ def assemble_llava(
     dtype: torch.dtype = torch.float32,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """
+    Put a stock LLaVA together, and return it with its processor.
+
     Args:
         language_model: folder or Hub id of a causal language model with a chat template.
         vision_tower: folder or Hub id of a CLIP or SigLIP model, or of a LLaVA, whose tower is taken.
         gguf_file: a GGUF file in `language_model`; its weights become plain ones.
         chat_template: in place of the language model's own, with `{% generation %}` around its answers.
         dtype: of all weights.
-
-    Returns:
-        a stock LLaVA and its processor.
 
     Raises:
         ValueError: for a tower or language model that LLaVA's classes cannot hold as it is.
@@ -113,7 +113,7 @@ def _load_tower(source: str | Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _config(text_config, vision_config, tokenizer) -> LlavaConfig:
-    text = {name: value for name, value in text_config.to_dict().items() if name not in NOT_OF_THE_TEXT}
+    text = {name: value for name, value in text_config.to_dict().items() if name not in CHECKPOINT_FIELDS}
     return LlavaConfig(
         text_config=text,
         vision_config=vision_config.to_dict(),
@@ -133,7 +133,7 @@ def _plain_head(language: PreTrainedModel, source) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def _check_same_text(model: nn.Module, language: nn.Module, source):
-    ids = torch.arange(3, 11)[None]
+    ids = torch.arange(3, 11)[None]  # any tokens will do; the first three are often special ones
     ours, theirs = model(input_ids=ids).logits, language(input_ids=ids).logits
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
         raise ValueError(
@@ -179,8 +179,8 @@ SYSTEM, *TALK = (
 
 def multimodal_chat_template(tokenizer) -> str:
     """
-    The tokenizer's chat template with a place for images, and with the answers marked for training. What it writes
-    around the messages is read off conversations.
+    Return the tokenizer's chat template with a place for images, and with the answers marked for training. The texts
+    around the messages are read off conversations that it renders.
 
     Raises:
         ValueError: for a template that does more than to frame each message.
@@ -212,9 +212,10 @@ def multimodal_chat_template(tokenizer) -> str:
         "SYSTEM_OPEN": frame(with_system)[0] if has_system else "",
         "SYSTEM_CLOSE": frame(with_system)[1].removesuffix(user_open) if has_system else "",
     }
-    # Jinja reads strings as JSON writes them.
+    # Jinja reads strings as JSON writes them, so no quote in a template can end one.
     sets = "".join(f"{{% set {name} = {json.dumps(text, ensure_ascii=False)} %}}" for name, text in texts.items())
     template = sets + ("" if has_system else NO_SYSTEM) + TEMPLATE
+    # The new template must write every beginning of a conversation as the tokenizer's own does.
     for talk in [TALK, with_system] if has_system else [TALK]:
         for length in range(talk.index(TALK[0]) + 1, len(talk) + 1):
             options = {"add_generation_prompt": talk[length - 1]["role"] == "user"}

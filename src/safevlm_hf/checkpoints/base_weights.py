@@ -1,4 +1,4 @@
-"""The weights of a base checkpoint: where they are, and whether all of them came into a model as they are."""
+"""The weights of a base checkpoint: find their files, and check that a model holds them unchanged."""
 
 import json
 import re
@@ -19,7 +19,7 @@ NOT_LOADED = r"rotary_emb\.inv_freq$"  # in old checkpoints; the library compute
 
 def find_weight_files(checkpoint: str) -> list[str]:
     """
-    The safetensors files of a checkpoint.
+    Return the safetensors files of a checkpoint.
 
     Args:
         checkpoint: folder or Hub id.
@@ -43,7 +43,7 @@ def find_weight_files(checkpoint: str) -> list[str]:
 
 def check_weights_are_kept(checkpoint: str, files: list[str], model):
     """
-    Raise where loading has rounded a weight, as where the config names a narrower dtype than the files have.
+    Raise where loading has rounded a weight, as it does if the config names a narrower dtype than the files have.
 
     Args:
         checkpoint, files: as for [`find_weight_files`], which returns them.
@@ -53,22 +53,27 @@ def check_weights_are_kept(checkpoint: str, files: list[str], model):
         ValueError: with the first weight that was rounded.
     """
     if getattr(model.config, "quantization_config", None) is not None:
-        return  # its files hold codes, not weights
+        return  # the files of a quantized model hold codes, not weights
     ignored = re.compile("|".join([NOT_LOADED, *(model._keys_to_ignore_on_load_unexpected or ())]))
     for key, weight in _narrowed(files, model.dtype):
         is_exact = torch.equal(weight.to(model.dtype).to(weight.dtype), weight)
-        if not is_exact and not ignored.search(key) and not _holds(model, weight):
-            found, own = (f"{dtype}".removeprefix("torch.") for dtype in (weight.dtype, model.dtype))
+        if is_exact or ignored.search(key):
+            continue
+        # Backbones keep some modules in float32. As they also rename weights, this one is looked for by its content.
+        own = chain(model.parameters(), model.buffers())
+        same = (tensor for tensor in own if (tensor.dtype, tensor.shape) == (weight.dtype, weight.shape))
+        if not any(torch.equal(tensor.cpu(), weight) for tensor in same):
+            found, narrow = (f"{dtype}".removeprefix("torch.") for dtype in (weight.dtype, model.dtype))
             wide = f"{reduce(torch.promote_types, _dtypes(files))}".removeprefix("torch.")
             raise ValueError(
-                f"{checkpoint} holds {key} in {found}, and the model is {own} (`dtype` in config.json): the weight "
+                f"{checkpoint} holds {key} in {found}, and the model is {narrow} (`dtype` in config.json): the weight "
                 "would be rounded, and no weight of a base may change. Load the checkpoint with its stock class and "
                 f'`dtype="{wide}"`, save it to a new folder, and start from there.'
             )
 
 
 def _narrowed(files: list[str], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights in the files, with their keys, whose dtype has numbers that the given one does not have."""
+    """Yield the weights in the files, with their keys, whose dtype has numbers that the given one does not have."""
     for file in files:
         with safe_open(file, framework="pt") as weights:
             for key in weights.keys():
@@ -84,10 +89,3 @@ def _dtypes(files: list[str]) -> set[torch.dtype]:
             names = {weights.get_slice(key).get_dtype() for key in weights.keys()}
         found |= {DTYPES[name] for name in names if name in DTYPES}
     return found
-
-
-def _holds(model, weight: torch.Tensor) -> bool:
-    """Whether the model has the weight as it is, as backbones keep some modules in float32."""
-    own = chain(model.parameters(), model.buffers())
-    same = (tensor for tensor in own if (tensor.dtype, tensor.shape) == (weight.dtype, weight.shape))
-    return any(torch.equal(tensor.cpu(), weight) for tensor in same)

@@ -1,4 +1,4 @@
-"""Which family of backbones a checkpoint belongs to."""
+"""Families of backbones, and the one that a checkpoint belongs to."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,8 @@ FAMILIES = (
     safe_internvl,
     safe_glm4v,
 )
-"""In the order in which they were added. Each names its configuration, generating model, base model and processor."""
+"""The families' modules, in the order in which they were added. Each names its configuration, generating model, base
+model and processor."""
 
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ BY_MODEL_TYPE = {family.config.model_type: family for family in map(_family, FAM
 
 def find_family(checkpoint: str, revision: str | None = None) -> Family:
     """
-    The safe classes for a checkpoint, stock or safe.
+    Return the safe classes for a checkpoint, stock or safe.
 
     Args:
         checkpoint: folder or Hub id.
@@ -105,6 +106,7 @@ def find_family(checkpoint: str, revision: str | None = None) -> Family:
         inside = sorted(str(file.parent) for file in Path(checkpoint).glob("*/config.json"))
         hint = f" Is it one of {', '.join(inside)}?" if inside else ""
         raise ValueError(f"{checkpoint} is no checkpoint: it has no config.json with a `model_type`.{hint}")
+    # A stock checkpoint has the backbone's own type, which a safe one has with a prefix. It may be of any JSON type.
     family = BY_MODEL_TYPE.get(f"{model_type}") or BY_MODEL_TYPE.get(f"safe_{model_type}")
     if family is None:
         supported = ", ".join(name.removeprefix("safe_") for name in BY_MODEL_TYPE)

@@ -13,7 +13,7 @@ from .families import find_family
 
 
 def load(model: str):
-    """Return model and processor, checked: an untrained head judges nothing."""
+    """Return model and processor. Raises `ValueError` for an untrained head, which judges nothing."""
     quiet()
     if not read_config(model).safety_config.is_trained:
         raise ValueError(f"{model} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
@@ -33,7 +33,8 @@ def read_config(model: str):
 
 
 def check_folder(model: str):
-    """Raise for a name that can only be a folder, or would lie in one that is here: the Hub is not asked for it."""
+    """Raise for a folder that is not here, before the Hub is asked for a model of that name."""
+    # The name can only be a folder, or its first part is one that is here.
     is_local = model.count("/") > 1 or model.startswith((".", "/", "~"))
     if not Path(model).is_dir() and (is_local or ("/" in model and Path(model).parent.is_dir())):
         raise ValueError(f"there is no checkpoint {model} (`safevlm demo` makes runs/demo/stage2).")

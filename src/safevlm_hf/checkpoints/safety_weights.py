@@ -1,4 +1,4 @@
-"""A digest of a checkpoint's safety weights, to compare with one from a source that is trusted."""
+"""Digest of a checkpoint's safety weights, to compare with one from a trusted source."""
 
 import hashlib
 import re
@@ -17,8 +17,8 @@ DIGEST = re.compile(r"[a-z0-9+]+:[0-9a-f]{64}")
 
 def safety_weights_digest(checkpoint: str) -> str:
     """
-    Return the dtype of a checkpoint's safety weights, a colon, and their SHA-256 with that of what gives them their
-    meaning: names and sizes in config.json, and the rule by which a head that reads words cuts a question into them.
+    Return the dtype of a checkpoint's safety weights, a colon, and their SHA-256. The hash also covers what gives
+    them their meaning: names and sizes in config.json, and the rule by which a head cuts a question into words.
     Another precision gives another digest; other files do not.
 
     Args:
@@ -31,7 +31,7 @@ def safety_weights_digest(checkpoint: str) -> str:
     for file in find_weight_files(checkpoint):
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():
-                name = key.removeprefix("model.")  # which the base model alone does not have
+                name = key.removeprefix("model.")  # the prefix is missing where the base model was saved alone
                 if name.startswith("safety_"):
                     tensor = tensors.get_tensor(key)
                     content = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()

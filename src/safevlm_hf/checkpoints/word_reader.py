@@ -1,5 +1,5 @@
-"""What a head of words knows of language before stage 1: word vectors and window states, made by
-`examples/train_word_reader.py`."""
+"""Start a head that reads words from word vectors and window states that know some language before stage 1; they are
+made by `examples/train_word_reader.py`."""
 
 from pathlib import Path
 
@@ -38,6 +38,6 @@ def start_word_reader(model):
             "sizes with examples/train_word_reader.py."
         )
     tree.load_state_dict({name: weights[name] for name in tree.state_dict()})
-    # What a window attends to counts as far as its words ask for it: stage 1 begins there.
+    # Stage 1 begins with this: what a window attends to counts as far as its words ask for it.
     head.scale.weight.copy_(weights["asks.weight"].expand_as(head.scale.weight))
     head.scale.bias.copy_(weights["asks.bias"].expand_as(head.scale.bias))

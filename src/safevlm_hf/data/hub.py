@@ -26,7 +26,7 @@ LABEL_KEYS = {"safe_type", "safe_level", "safety_category", "safety_level"}
 
 def find_records(name: str | os.PathLike, split: str = "train") -> Path:
     """
-    The file of records behind a name.
+    Find the file of records behind a name.
 
     Args:
         name: a file; or a data set, `org/name` on the Hub or a folder, with `:split` behind it if it is another one.
@@ -70,7 +70,10 @@ def _write_records(path: str, split: str, is_on_hub: bool) -> Path:
                 record = _record(index, row, dataset.features, temporary, folder)
                 if is_on_hub:
                     _check_pictures(record, f"{path}, row {index}")
-                lines.write(json.dumps(record, default=_as_text) + "\n")
+                # A column that is none of ours may hold anything, such as a date.
+                as_text = json.dumps(record, default=lambda value: None if isinstance(value, bytes) else str(value))
+                lines.write(as_text + "\n")
+        # A folder of `mkdtemp` is its owner's alone; caches are shared.
         temporary.chmod(0o755)
         try:
             temporary.rename(folder)
@@ -84,7 +87,15 @@ def _write_records(path: str, split: str, is_on_hub: bool) -> Path:
 
 def _load(path: str, split: str):
     if any(os.path.isfile(os.path.join(path, name)) for name in SAVED):
-        return _load_saved(path, split)
+        # `save_to_disk` writes a data set alone, which is every split, or several under their names.
+        saved = datasets.load_from_disk(path)
+        if not isinstance(saved, datasets.DatasetDict):
+            return saved
+        if split not in saved:
+            raise ValueError(
+                f"{path} has no split {split!r}, only {', '.join(map(repr, saved))}: name one, as `{path}:NAME`."
+            )
+        return saved[split]
     try:
         return datasets.load_dataset(path, split=split)
     except ConnectionError as error:
@@ -94,20 +105,8 @@ def _load(path: str, split: str):
         ) from None
 
 
-def _load_saved(path: str, split: str):
-    """A folder of `save_to_disk`: a data set alone, which is every split, or several under their names."""
-    saved = datasets.load_from_disk(path)
-    if not isinstance(saved, datasets.DatasetDict):
-        return saved
-    if split not in saved:
-        raise ValueError(
-            f"{path} has no split {split!r}, only {', '.join(map(repr, saved))}: name one, as `{path}:NAME`."
-        )
-    return saved[split]
-
-
 def _rows(dataset):
-    """As they are stored: pictures are not decoded, and labels are ids."""
+    """Yield the rows as they are stored: pictures are not decoded, and labels are ids."""
     with tqdm(desc="reading records", total=len(dataset), unit="record", disable=None, leave=False) as bar:
         for table in dataset.with_format("arrow").iter(batch_size=32):
             for row in table.to_pylist():
@@ -116,28 +115,25 @@ def _rows(dataset):
 
 
 def _record(index: int, row: dict, features, temporary: Path, folder: Path) -> dict:
-    """The row without empty cells; its pictures are written, and named as they will be found."""
+    """Return the row without empty cells; its pictures are written, and named as they will be found."""
     record = {key: value for key, value in row.items() if value is not None}
     for key in filter(record.get, IMAGE_KEYS):
         cells = record[key] if isinstance(record[key], list) else [record[key]]
-        record[key] = [_reference(cell, f"{index:06d}-{place}", temporary, folder) for place, cell in enumerate(cells)]
+        record[key] = []
+        for place, cell in enumerate(cells):
+            if isinstance(cell, dict) and cell.get("bytes") is not None:
+                name = f"{index:06d}-{place}"
+                (temporary / name).write_bytes(cell["bytes"])
+                record[key].append(str((folder / name).absolute()))
+            else:  # a path, as text or in a cell without bytes
+                record[key].append(cell.get("path") if isinstance(cell, dict) else cell)
     for key in record.keys() & LABEL_KEYS:
         record[key] = _label(record[key], features[key])
     return record
 
 
-def _reference(cell, name: str, temporary: Path, folder: Path):
-    """Where the picture of a cell is."""
-    if not isinstance(cell, dict):
-        return cell
-    if cell.get("bytes") is None:
-        return cell.get("path")
-    (temporary / name).write_bytes(cell["bytes"])
-    return str((folder / name).absolute())
-
-
 def _check_pictures(record: dict, place: str):
-    """Rows from a stranger name no file of this machine but those that were downloaded with them."""
+    """Raise `ValueError` where a stranger's row names a file of this machine that was not downloaded with it."""
     caches = [Path(cache).resolve() for cache in (datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)]
     for reference in (reference for key in filter(record.get, IMAGE_KEYS) for reference in record[key]):
         found = Path(str(reference)).resolve()
@@ -146,13 +142,8 @@ def _check_pictures(record: dict, place: str):
 
 
 def _label(value, feature):
-    """Names of a `ClassLabel`, whose ids are the data set's own; other labels as they are."""
+    """Return the names of a `ClassLabel`, whose ids are the data set's own; other labels as they are."""
     if isinstance(value, list):
         inner = feature[0] if isinstance(feature, list) else feature.feature
         return [_label(each, inner) for each in value]
     return feature.int2str(value) if isinstance(feature, datasets.ClassLabel) else value
-
-
-def _as_text(value) -> str | None:
-    """For a column that is none of ours, as a date."""
-    return None if isinstance(value, bytes) else str(value)

@@ -57,8 +57,14 @@ class RecordError(ValueError):
 
     def __init__(self, path: str | os.PathLike, problems: Sequence[str]):
         self.path, self.problems = path, list(problems)
-        super().__init__(_list_problems(path, self.problems))
+        listed = [f"- {problem}" for problem in self.problems[:MAX_LISTED_PROBLEMS]]
+        if len(self.problems) > MAX_LISTED_PROBLEMS:
+            listed.append(f"... and {len(self.problems) - MAX_LISTED_PROBLEMS} more")
+        title = f"{len(self.problems)} bad record{'s' * (len(self.problems) != 1)}:"
+        advice = f"`safevlm data check {path}` lists all of them, and loads no model."
+        super().__init__("\n".join([title, *listed, advice]))
 
+    # By default an exception is unpickled from its message alone; a worker process hands this one over as it is.
     def __reduce__(self):
         return RecordError, (self.path, self.problems)
 
@@ -74,7 +80,7 @@ def load_records(
     image_root: str | os.PathLike | None = None,
     skip_bad_records: bool = False,
 ) -> datasets.Dataset:
-    """Reads a JSON lines file and checks every record and image before anything is trained on it.
+    """Read a JSON lines file and check every record and image before anything is trained on it.
 
     Args:
         path: the file; empty lines are passed over.
@@ -100,7 +106,7 @@ def load_records(
     if problems and not (skip_bad_records and records):
         raise RecordError(path, problems)
     if problems:
-        # Every one is named: a skipped record must not go unnoticed.
+        # The log names every one: a skipped record must not go unnoticed.
         total = len(records) + len(problems)
         logger.warning(
             "Skipped %d of %d records:\n%s", len(problems), total, "\n".join(f"- {one}" for one in problems)
@@ -125,23 +131,31 @@ def read_records(
     levels: Sequence[str],
     image_root: str | os.PathLike | None = None,
 ) -> tuple[list[dict], list[str]]:
-    """The good records of a file, and what is wrong with the others as "file:line: reason"; arguments as for
+    """Return the good records of a file, and what is wrong with the others as "file:line: reason"; arguments as for
     [`load_records`]. Every image is decoded once."""
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
     content = path.read_bytes()
+    # A picture or an archive, named by mistake, would give thousands of broken lines: one sentence says it.
     if b"\0" in content[:4096]:
         return [], [f"{path}: it is no text file, expected JSON lines"]
-    parsed = [
-        (f"{path}:{number}", _try(_parse_line, line, root, tuple(categories), tuple(levels)))
-        for number, line in enumerate(content.splitlines(), start=1)
-        if line.strip()
-    ]
+    parsed: list[tuple[str, dict | str]] = []  # each line's record, or the reason why there is none
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            parsed.append((f"{path}:{number}", _parse_line(line, root, tuple(categories), tuple(levels))))
+        except _BadRecord as bad:
+            parsed.append((f"{path}:{number}", str(bad)))
     image_problems = _find_image_problems(record for _, record in parsed if isinstance(record, dict))
     records, problems = [], []
     for source, record in parsed:
-        reason = record if isinstance(record, str) else _first(map(image_problems.get, record["images"]))
-        if isinstance(record, str) or reason is not None:
+        if isinstance(record, str):
+            problems.append(f"{source}: {record}")
+            continue
+        found = (image_problems[reference] for reference in record["images"])
+        reason = next((problem for problem in found if problem is not None), None)
+        if reason is not None:
             problems.append(f"{source}: {reason}")
         else:
             records.append({**record, "source": source})
@@ -149,7 +163,7 @@ def read_records(
 
 
 def load_image(reference: str | os.PathLike) -> Image.Image:
-    """Opens an image of a record as RGB of 8 bits, upright (EXIF), the first frame, on white; two or more paths with
+    """Open an image of a record as RGB of 8 bits, upright (EXIF), the first frame, on white; two or more paths with
     `<split>` between are joined side by side.
 
     Joined images take the height of the first. The processor reads images in the same way.
@@ -179,41 +193,21 @@ def _load_one(path: str, draft_size: tuple[int, int] | None = None) -> Image.Ima
 
 
 def _find_image_problems(records: Iterable[dict]) -> dict[str, str | None]:
-    """Decodes every image once; what is wrong with it, by reference."""
+    """Decode every image once, and return what is wrong with it, by reference."""
+
+    def problem(reference: str) -> str | None:
+        try:
+            for path in reference.split(JOIN_MARK):
+                _load_one(path, draft_size=(64, 64))  # a JPEG is read whole, but decoded at an eighth of its size
+        except (OSError, ValueError) as error:
+            return str(error)
+        return None
+
     references = list(dict.fromkeys(reference for record in records for reference in record["images"]))
     with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        problems = pool.map(_image_problem, references)
+        problems = pool.map(problem, references)
         shown = tqdm(problems, "checking pictures", len(references), unit="picture", disable=None, leave=False)
         return dict(zip(references, shown, strict=True))
-
-
-def _image_problem(reference: str) -> str | None:
-    try:
-        for path in reference.split(JOIN_MARK):
-            _load_one(path, draft_size=(64, 64))  # a JPEG is read whole, but decoded at an eighth of its size
-    except (OSError, ValueError) as error:
-        return str(error)
-    return None
-
-
-def _list_problems(path: str | os.PathLike, problems: list[str]) -> str:
-    listed = [f"- {problem}" for problem in problems[:MAX_LISTED_PROBLEMS]]
-    if len(problems) > MAX_LISTED_PROBLEMS:
-        listed.append(f"... and {len(problems) - MAX_LISTED_PROBLEMS} more")
-    title = f"{len(problems)} bad record{'s' * (len(problems) != 1)}:"
-    return "\n".join([title, *listed, f"`safevlm data check {path}` lists all of them, and loads no model."])
-
-
-def _first(reasons: Iterable[str | None]) -> str | None:
-    return next((reason for reason in reasons if reason is not None), None)
-
-
-def _try(parse, *arguments) -> dict | str:
-    """The record, or the reason why there is none."""
-    try:
-        return parse(*arguments)
-    except _BadRecord as bad:
-        return str(bad)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -254,7 +248,7 @@ def _parse_line(line: bytes, root: Path, categories: tuple[str, ...], levels: tu
 
 
 def _parse_labels(record, category_key, level_key, categories, levels, num_images: int) -> dict:
-    """Category and level of every image, and those of the image with the highest level."""
+    """Return category and level of every image, and those of the image with the highest level."""
     image_categories = _parse_label(record, category_key, categories, num_images)
     image_levels = _parse_label(record, level_key, levels, num_images)
     for category, level in zip(image_categories, image_levels):
@@ -262,6 +256,7 @@ def _parse_labels(record, category_key, level_key, categories, levels, num_image
             raise _BadRecord(
                 f"contradiction: {category_key} is {categories[category]!r}, but {level_key} is {levels[level]!r}"
             )
+    # Of images with equal levels the first one gives the record's category.
     strictest = max(range(num_images), key=image_levels.__getitem__, default=None)
     return {
         "image_categories": image_categories if num_images else [],
@@ -272,10 +267,11 @@ def _parse_labels(record, category_key, level_key, categories, levels, num_image
 
 
 def _parse_images(value, key: str, root: Path) -> list[str]:
-    """Absolute references; a joined pair stays one reference."""
+    """Return absolute references; a joined pair stays one reference."""
     references = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(references, list) or not all(isinstance(item, str) and item for item in references):
         raise _BadRecord(f"'{key}' must be a path or a list of paths, got {value!r}")
+    # A file of records must not make this machine ask others for something.
     addresses = [item for item in references if any(WEB_ADDRESS.match(part) for part in item.split(JOIN_MARK))]
     if addresses:
         raise _BadRecord(
@@ -287,7 +283,8 @@ def _parse_images(value, key: str, root: Path) -> list[str]:
 
 
 def _parse_label(record: dict, key: str, names: tuple[str, ...], num_images: int) -> list[int]:
-    """One index per image, from a list or from one label for all; a text's label is checked, and has one index."""
+    """Return one index per image, from a list or from one label for all; a text's label is checked, and has one
+    index."""
     value = record.get(key)
     if value is None:
         if num_images:
@@ -329,7 +326,7 @@ def _parse_turns(turns, key: str, is_published: bool) -> list[dict]:
 
 
 def _split_marks(text) -> list[dict]:
-    """A published user turn: every `<image>` becomes an image part, the text around it text parts."""
+    """Split a published user turn: every `<image>` becomes an image part, the text around it text parts."""
     if not isinstance(text, str):
         raise _BadRecord(f"a user turn must be text, got {type(text).__name__}")
     parts = []
@@ -345,18 +342,20 @@ def _parse_content(content, role: str) -> list[dict]:
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
         raise _BadRecord(f"content must be text or a list of parts, got {type(content).__name__}")
-    return [_parse_part(part, role) for part in content]
-
-
-def _parse_part(part, role: str) -> dict:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return {"type": "text", "text": part["text"]}
-    if kind == "image" and role == "user":
-        return {"type": "image", "text": None}
-    if kind == "image":
-        raise _BadRecord(f"an image in {'an assistant' if role == 'assistant' else 'a system'} turn")
-    raise _BadRecord(f"unknown content part {part!r}")
+    parts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            parts.append({"type": "text", "text": part["text"]})
+        elif kind == "image" and role == "user":
+            # Every part has every key, for a data set's column has one type. What else the part holds is dropped: the
+            # template would read a path or an address that nothing here has checked.
+            parts.append({"type": "image", "text": None})
+        elif kind == "image":
+            raise _BadRecord(f"an image in {'an assistant' if role == 'assistant' else 'a system'} turn")
+        else:
+            raise _BadRecord(f"unknown content part {part!r}")
+    return parts
 
 
 def _check_turns(messages: list[dict], key: str) -> None:

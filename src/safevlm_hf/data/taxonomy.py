@@ -1,4 +1,4 @@
-"""A taxonomy of one's own, as a file."""
+"""Reading a taxonomy of one's own from a file."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import yaml
 
 
 def read_taxonomy(path: str | Path | None) -> dict[str, list[str]]:
-    """`categories` and `levels`, either or both, from a YAML or JSON file; nothing from no file."""
+    """Read `categories` and `levels`, either or both, from a YAML or JSON file; nothing from no file."""
     if path is None:
         return {}
     try:

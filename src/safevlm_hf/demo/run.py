@@ -10,14 +10,11 @@ measures small print, too.
 """
 
 import argparse
-import contextlib
 import json
-import multiprocessing
 import os
 import platform
 import shlex
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,11 +26,10 @@ from ..benchmarks.riskcards import HeldOut, items_of
 from ..data import NANO_BASE, NANO_BASES
 from ..evaluation.answering import give_answers, give_verdicts
 from ..files import check_apart, check_writable, refuse_to_overwrite, write_text
-from ..modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SafetyConfig
+from ..modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from ..modeling.model_card import write_model_card
 from ..quiet import quiet
-from ..training.arguments import parse_arguments, write_nano_config
-from ..training.data import draw_files
+from ..training.arguments import write_nano_config
 from ..training.run import run_stage1, run_stage2
 from .control import POLICIES, draw_explanations, try_policies
 from .figures import held_out_figures
@@ -171,7 +167,6 @@ def main(argv: list[str] | None = None) -> int:
         write_config(1, folder, args.seed, **stage1_options),
         write_config(2, folder, args.seed, **stage2_options),
     )
-    start_drawing(configs[1], folder / "riskcards", rows, extent, args.seed, drawn)
     say("\nStage 1: the safety modules")
     stage1 = run_stage1([configs[0]])
     stage1_model = reload(folder / "stage1")
@@ -233,39 +228,6 @@ def find_places(args: argparse.Namespace) -> tuple[Path, Path]:
 def default_folder(args: argparse.Namespace) -> str:
     parts = [DEFAULT_FOLDER, *([args.family] if args.family != "llava" else []), *(["fast"] if args.fast else [])]
     return "_".join(parts)
-
-
-def start_drawing(*args):
-    """Draws what is needed after stage 1, in a process of its own: training leaves some of two cores idle. What is not
-    there yet when it is needed is drawn then."""
-    process = multiprocessing.get_context("spawn").Process(target=_draw_ahead, args=args, daemon=True)
-    with _no_stderr():
-        process.start()
-    return process
-
-
-@contextlib.contextmanager
-def _no_stderr():
-    """For processes that start here: no progress bar stands beside another, nor what libraries note at import."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
-
-
-def _draw_ahead(stage2_config: str, folder: Path, rows: Sequence[Row], extent: Extent, seed: int, drawn: dict):
-    if hasattr(os, "nice"):
-        os.nice(19)
-    _, data_args, training_args, _ = parse_arguments(2, [stage2_config])
-    draw_files(2, data_args, SafetyConfig(), training_args.seed)
-    HeldOut().draw(folder, extent.num_test_samples, seed, **drawn)
-    for row in rows:
-        for part in row.parts:
-            part.draw(folder, row.part_size(extent.num_row_samples), seed, **drawn)
 
 
 def say(line: str):

@@ -27,7 +27,7 @@ WRITTEN = TEST, FOR_GEH, MISSING = "test.jsonl", "geh.jsonl", "missing.txt"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Numbers and places of what was written.
 
     Attributes:
         folder: of the benchmark.
@@ -58,6 +58,7 @@ def export_benchmark(loaded: Loaded, output) -> Exported:
         ValueError: an item is no single user turn of pictures and then a text, which is all that these tasks ask.
     """
     for item in loaded.items:
+        # The tasks put pictures in front of one text, so they would ask any other conversation differently.
         if item.messages != user_turn(item.question, len(item.images)):
             raise ValueError(
                 f"{loaded.name}: {item.id} is no single turn of pictures and then a text, and no task asks it"
@@ -66,9 +67,15 @@ def export_benchmark(loaded: Loaded, output) -> Exported:
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     pictures = _copy_pictures(loaded.items, folder)
     rows = [_row(item, pictures, loaded.benchmark, loaded.split) for item in loaded.items]
-    reasons = {row["id"]: _why_not_for_geh(row) for row in rows}
-    for_geh = [_geh_row(row) for row in rows if reasons[row["id"]] is None]
-    missing = [*loaded.missing, *(f"{id}: not in geh.jsonl, {why}" for id, why in reasons.items() if why is not None)]
+    for_geh, missing = [], list(loaded.missing)
+    for row in rows:
+        if len(row["images"]) != 1:
+            missing.append(f"{row['id']}: not in geh.jsonl, it has {len(row['images'])} pictures")
+        elif row["is_risky"] is None:
+            missing.append(f"{row['id']}: not in geh.jsonl, it is neither safe nor unsafe")
+        else:
+            one = {"id": row["id"], "prompt": row["prompt"], "image": row["images"][0], "unsafe": row["is_risky"]}
+            for_geh.append(one)
     _write_lines(folder / TEST, rows)
     _write_lines(folder / FOR_GEH, for_geh)
     write_text(folder / MISSING, "".join(f"{line}\n" for line in missing))
@@ -76,11 +83,12 @@ def export_benchmark(loaded: Loaded, output) -> Exported:
 
 
 def _copy_pictures(items: Sequence[Item], folder: Path) -> dict[str, str]:
-    """Path to the picture's name in the folder, which is its content's: no later export puts another one there."""
+    """Copy the pictures, and return the name in the folder for each path."""
     names = {}
     for path in dict.fromkeys(path for item in items for path in item.images):
         content = Path(path).read_bytes()
         with Image.open(io.BytesIO(content)) as image:
+            # The name comes from the content, so that no later export puts another picture there.
             names[path] = f"pictures/{hashlib.sha256(content).hexdigest()[:32]}.{image.format}".lower()
         (folder / names[path]).write_bytes(content)
     return names
@@ -97,16 +105,6 @@ def _row(item: Item, pictures: dict[str, str], benchmark: str, split: str) -> di
         "labels": json.dumps(dict(item.labels), ensure_ascii=False),
         "split": split,
     }
-
-
-def _why_not_for_geh(row: dict) -> str | None:
-    if len(row["images"]) != 1:
-        return f"it has {len(row['images'])} pictures"
-    return "it is neither safe nor unsafe" if row["is_risky"] is None else None
-
-
-def _geh_row(row: dict) -> dict:
-    return {"id": row["id"], "prompt": row["prompt"], "image": row["images"][0], "unsafe": row["is_risky"]}
 
 
 def _write_lines(path: Path, rows: Sequence[dict]) -> None:

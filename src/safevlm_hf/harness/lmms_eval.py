@@ -1,4 +1,4 @@
-"""Entry point of `lmms_eval.models`: what `--model safevlm` means to lmms-eval.
+"""Entry point of `lmms_eval.models`: the classes behind lmms-eval's `--model safevlm`.
 
 The classes are named, not imported: lmms-eval loads every plugin while its own packages are half imported, and turns
 an error there into a warning.

@@ -23,8 +23,8 @@ from ..modeling.safety_policy import SafetyPolicy
 
 
 DEFAULT_UNTIL = ["\n\n"]
-"""What lmms-eval fills in where a task names no `until`. It is meant for few-shot prompts, and would cut off a refusal
-before its reason."""
+"""The `until` that lmms-eval fills in where a task names none. It is meant for few-shot prompts, and would cut off a
+refusal before its reason."""
 DEFAULT_MAX_NEW_TOKENS = 1024
 DECODING = ("do_sample", "temperature", "top_p", "top_k", "num_beams", "max_new_tokens")
 """Settings of `generate` that a task can make. Other ones are for other models, and are named in a warning."""
@@ -35,7 +35,7 @@ class SafeVlm(lmms):
 
     Args:
         pretrained: folder or Hub id.
-        policy: a policy file, over the checkpoint's own.
+        policy: a policy file that overrides the checkpoint's own.
         device: as torch names it; unset, the GPU if there is one.
         batch_size: requests per batch; a batch that does not fit into memory is asked in halves.
         max_batch_size: bounds lmms-eval's automatic batch size, which is not supported; it is always passed.
@@ -56,6 +56,7 @@ class SafeVlm(lmms):
         super().__init__()
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of 1 or more.")
+        # `load` puts the model on one device, and each process would load its own there.
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise ValueError("safevlm runs in one process: start lmms-eval without `accelerate launch`.")
         self.batch_size = int(batch_size)
@@ -68,12 +69,12 @@ class SafeVlm(lmms):
 
     @abstractmethod
     def conversation(self, request: Instance) -> tuple[list[dict], Mapping[str, Any]]:
-        """The messages of a request, with PIL images in their places, and the task's settings of generation."""
+        """Return the messages of a request, with PIL images in place, and the task's settings of generation."""
 
     # -- answers --------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """One answer per request, in their order, cut off at the task's `until`; lmms-eval's own default is ignored.
+        """Answer each request, in their order, and cut off at the task's `until`; lmms-eval's own default is ignored.
 
         Raises:
             ValueError: a video, a sound, or a picture that is not loaded.
@@ -117,7 +118,7 @@ class SafeVlm(lmms):
 
 
 class ChatSafeVlm(SafeVlm):
-    """For tasks as messages, which is how a chat template wants them."""
+    """A safe model for tasks as messages, which is how a chat template wants them."""
 
     is_simple = False
 
@@ -130,7 +131,7 @@ class ChatSafeVlm(SafeVlm):
 
 
 class SimpleSafeVlm(SafeVlm):
-    """For tasks as one text and pictures (`--force_simple`), and for likelihoods."""
+    """A safe model for tasks as one text and pictures (`--force_simple`), and for likelihoods."""
 
     is_simple = True
 
@@ -139,8 +140,8 @@ class SimpleSafeVlm(SafeVlm):
         return self._user_turn(text, doc_to_visual, doc_id, task, split), settings
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """How likely a text is as the answer, under the verdict's condition; a refusal by the policy has no likelihood
-        and is left aside.
+        """Measure how likely a text is as the answer, under the verdict's condition. A refusal by the policy has no
+        likelihood and is left aside.
 
         Returns:
             Per request, as its `text`, a pair: the mean negative log-likelihood per token in nats, the end of the turn
@@ -161,21 +162,19 @@ class SimpleSafeVlm(SafeVlm):
         inputs = encode(self.processor, [answered], add_generation_prompt=False)
         inputs = inputs.to(self.model.device, self.model.dtype)
         ids, start = inputs["input_ids"], prompt.shape[1]
+        # Some templates end a prompt with words that an answer replaces: its tokens then do not follow the prompt's.
         if not ids[:, start:].numel() or not ids[:, :start].equal(prompt):
             raise ValueError(
                 f"{task}: the chat template does not put the answer behind its prompt, so it has no likelihood."
             )
-        logits = self._logits(inputs, start)[0, start - 1 : -1].float()
-        loss = torch.nn.functional.cross_entropy(logits, ids[0, start:])
-        return loss.item(), bool((logits.argmax(dim=-1) == ids[0, start:]).all())
-
-    def _logits(self, inputs, start: int) -> torch.Tensor:
-        """(1, length, vocabulary). The verdict is on what stands before `start`, as where the answer is generated."""
-        labels = inputs["input_ids"].clone()
+        # Labels from `start` on let the verdict see the prompt alone, as where the answer is generated.
+        labels = ids.clone()
         labels[:, :start] = -100
         texts = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "question_mask", "question_ids")}
         safety_inputs = self.model.model.prepare_safety_inputs(**texts, labels=labels, policy=self.policy)
-        return self.model(**inputs, safety_inputs=safety_inputs, use_cache=False).logits
+        logits = self.model(**inputs, safety_inputs=safety_inputs, use_cache=False).logits[0, start - 1 : -1].float()
+        loss = torch.nn.functional.cross_entropy(logits, ids[0, start:])
+        return loss.item(), bool((logits.argmax(dim=-1) == ids[0, start:]).all())
 
     def _user_turn(self, text: str, doc_to_visual, doc_id, task: str, split: str) -> list[dict]:
         images = doc_to_visual(self.task_dict[task][split][doc_id]) or []
@@ -185,7 +184,8 @@ class SimpleSafeVlm(SafeVlm):
 
 
 def _alike(asked: Mapping[int, tuple[list[dict], Mapping]]) -> Iterator[list[int]]:
-    """Rows that can be one batch: of the same settings; some processors take no texts with and without pictures."""
+    """Group the rows that can be one batch. All rows of a batch have the same settings, and all have pictures or none
+    has any, because some processors take no mixture."""
     groups = defaultdict(list)
     for row, (messages, settings) in asked.items():
         has_images = any(part["type"] == "image" for message in messages for part in message["content"])
@@ -203,7 +203,7 @@ def _check_images(images: Sequence, task: str, doc_id) -> None:
 
 
 def _decoding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's settings as `generate` takes them; greedy where the task does not ask for a temperature."""
+    """Return the task's settings for `generate`. Decoding is greedy where the task does not ask for a temperature."""
     for name in settings.keys() - {*DECODING, "until"}:
         _warn_once(name)
     decoding = {name: settings[name] for name in DECODING if settings.get(name) is not None}
@@ -211,6 +211,7 @@ def _decoding(settings: Mapping[str, Any]) -> dict[str, Any]:
     decoding.setdefault("num_beams", 1)
     decoding["do_sample"] = decoding.get("temperature", 0) > 0 and decoding.get("do_sample", True)
     if not decoding["do_sample"]:
+        # `generate` warns of settings of sampling beside a greedy search.
         for name in ("temperature", "top_p", "top_k"):
             decoding.pop(name, None)
     return decoding
@@ -218,10 +219,12 @@ def _decoding(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def _warn_once(name: str) -> None:
+    # The cache remembers the names: each is warned of once, and not with each request.
     logger.warning(f"safevlm does not apply the task's generation setting {name!r}: it applies {', '.join(DECODING)}.")
 
 
 def _cut(text: str, settings: Mapping[str, Any]) -> str:
+    """Cut an answer off at the task's `until`, except for lmms-eval's own default."""
     until = settings.get("until") or []
     ends = [until] if isinstance(until, str) else list(until)
     for end in [] if ends == DEFAULT_UNTIL else ends:

@@ -1,1 +1,1 @@
-"""How sure a figure is: shares, areas and calibration errors with their 95% intervals."""
+"""Figures and how sure they are: shares, areas and calibration errors with their 95% intervals."""

@@ -1,4 +1,4 @@
-"""How sure the areas under curves are: a bootstrap that sorts the scores once, and not in each draw."""
+"""Intervals of the areas under curves, by a bootstrap that sorts the scores once, and not in each draw."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,10 @@ from .bootstrap import Bootstrap
 ROC, PRECISION = "roc", "precision"
 
 
-def weighted_areas(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """Area under the ROC curve and average precision, as scikit-learn's `roc_auc_score` and `average_precision_score`
-    with `sample_weight`; NaN without both sides."""
-    order = np.argsort(-scores, kind="stable")
-    return _areas(scores[order], is_positive[order], weights[order])
-
-
 def area_intervals(
     scores: np.ndarray, is_positive: np.ndarray, groups: Sequence[str], bootstrap: Bootstrap | None = None
 ) -> dict[str, tuple[float, float]]:
-    """95% intervals of both areas, by bootstrap over the groups. One that no draw changes is left out.
+    """Return 95% intervals of both areas, by bootstrap over the groups. One that no draw changes is left out.
 
     Args:
         scores, is_positive: (n,).
@@ -33,7 +26,7 @@ def area_intervals(
 
 
 def _areas(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """Of falling scores. Equal ones are reached together."""
+    """Return both areas of falling scores; equal scores are reached together."""
     is_end = np.append(scores[1:] != scores[:-1], True)
     positives, others = (np.cumsum(weights * side)[is_end] for side in (is_positive, ~is_positive))
     if not positives[-1] or not others[-1]:

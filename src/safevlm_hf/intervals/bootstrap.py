@@ -2,14 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from ..strict_data import expect, is_count
+from ..strict_data import STRICT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Bootstrap:
     """The percentile bootstrap over clusters (Efron 1979; Davison and Hinkley 1997, section 3.8), 95%.
 
@@ -23,15 +25,11 @@ class Bootstrap:
         seed: the same seed and clusters give the same draws, on every platform and version of numpy.
     """
 
-    num_resamples: int = 1000
-    seed: int = 0
-
-    def __post_init__(self):
-        expect(is_count(self.num_resamples, least=1), "num_resamples", "at least 1", self.num_resamples)
-        expect(is_count(self.seed) and self.seed < 2**32, "seed", "a whole number from 0 to 2**32 - 1", self.seed)
+    num_resamples: Annotated[int, Field(ge=1)] = 1000
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def interval(self, statistic: Callable[[np.ndarray], float], clusters: np.ndarray) -> tuple[float, float]:
-        """Low and high end.
+        """Return the low and the high end.
 
         Args:
             statistic: weights (n,), how often each row was drawn, to a number; NaN where it is undefined.
@@ -45,7 +43,8 @@ class Bootstrap:
     def intervals(
         self, statistics: Callable[[np.ndarray], Mapping[str, float]], clusters: np.ndarray
     ) -> dict[str, tuple[float, float]]:
-        """As `interval`, of several statistics on the same draws. Without two clusters there are none."""
+        """Return, as `interval`, the ends of several statistics on the same draws. Without two clusters there are
+        none."""
         num_clusters = int(clusters.max()) + 1 if len(clusters) else 0
         values: dict[str, list[float]] = defaultdict(list)
         random = np.random.RandomState(self.seed)  # numpy has frozen its stream; `default_rng` may change

@@ -1,16 +1,14 @@
-"""One number of a result, with what it is of, how sure it is, and what failures could have made of it."""
+"""A number of a result, with what it is of, how sure it is, and what failures could have made of it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from ..strict_data import expect, is_count, is_number, is_optional_text, is_text
+from pydantic.dataclasses import dataclass
+
+from ..strict_data import STRICT, Count, Text, expect
 from .rates import wilson_interval
 
 
-NUMBERS = ("value", "low", "high", "least", "most")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Figure:
     """One number. As JSON (`dataclasses.asdict`) and back it is the same, to the last bit.
 
@@ -29,32 +27,22 @@ class Figure:
         ValueError: a value is not as described.
     """
 
-    name: str
+    name: Text
     value: float | None
     low: float | None
     high: float | None
-    total: int
-    failed: int = 0
-    count: int | None = None
+    total: Count
+    failed: Count = 0
+    count: Count | None = None
     least: float | None = None
     most: float | None = None
-    part: str | None = None
-    judge: str | None = None
+    part: Text | None = None
+    judge: Text | None = None
 
     def __post_init__(self):
-        expect(is_text(self.name), "name", "a name", self.name)
-        for name in ("part", "judge"):
-            expect(is_optional_text(getattr(self, name)), name, "text or null", getattr(self, name))
-        for name in NUMBERS:
-            value = getattr(self, name)
-            expect(value is None or is_number(value), name, "a finite number or null", value)
-            object.__setattr__(self, name, None if value is None else float(value))
-        expect(is_count(self.total), "total", "a whole number from 0", self.total)
-        is_part = is_count(self.failed) and self.failed <= self.total
-        expect(is_part, "failed", f"a whole number from 0 to {self.total}", self.failed)
+        expect(self.failed <= self.total, "failed", f"a whole number from 0 to {self.total}", self.failed)
         known = self.total - self.failed
-        is_part = self.count is None or (is_count(self.count) and self.count <= known)
-        expect(is_part, "count", f"a whole number from 0 to {known}", self.count)
+        expect(self.count is None or self.count <= known, "count", f"a whole number from 0 to {known}", self.count)
         for low, high in (("low", "high"), ("least", "most")):
             ends = (getattr(self, low), getattr(self, high))
             is_valid = ends == (None, None) or (None not in ends and ends[0] <= ends[1])

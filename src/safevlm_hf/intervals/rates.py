@@ -7,7 +7,7 @@ Z95 = 1.959964  # two-sided 95% of a normal distribution
 
 
 def wilson_interval(count: int, total: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share; 0 to 1 without samples."""
+    """Return Wilson's 95% interval of a share; 0 to 1 without samples."""
     if not total:
         return 0.0, 1.0
     share, weight = count / total, Z95**2 / total

@@ -1,4 +1,4 @@
-"""Whether a risk means what it says: of the samples with a risk of 0.8, 8 in 10 are risky (bins, ECE)."""
+"""Reliability: whether a risk means what it says. Of the samples with a risk of 0.8, 8 in 10 are risky (bins, ECE)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class ReliabilityBin:
 
 
 def reliability_bins(risks: Sequence[float], is_risky: Sequence[bool], num_bins: int = 10) -> list[ReliabilityBin]:
-    """Bins of equal width over [0, 1] that hold samples, rising.
+    """Return the bins of equal width over [0, 1] that hold samples, rising.
 
     Args:
         risks: predicted probability of a risk, 0 to 1, one per sample. The last bin includes 1.
@@ -49,28 +49,35 @@ def reliability_bins(risks: Sequence[float], is_risky: Sequence[bool], num_bins:
     ]
 
 
-def expected_calibration_error(risks: Sequence[float], is_risky: Sequence[bool], num_bins: int = 10) -> float | None:
-    """Mean over the samples of |risky share - mean risk| of their bin (Guo et al. 2017, arXiv 1706.04599).
+def weighted_calibration_error(
+    risks: np.ndarray, is_risky: np.ndarray, weights: np.ndarray, num_bins: int = 10
+) -> float:
+    """Return the mean over the samples, (n,) and weighted, of |risky share - mean risk| of their bin (Guo et al. 2017,
+    arXiv 1706.04599). The bins are those of `reliability_bins`."""
+    bins = np.clip(risks * num_bins, 0, num_bins - 1).astype(int)
+    return float(np.abs(np.bincount(bins, weights * (is_risky - risks))).sum() / weights.sum())
 
-    0 is perfect, 1 the worst; `None` without samples. Arguments and errors as in `reliability_bins`.
-    """
-    bins = reliability_bins(risks, is_risky, num_bins)
-    if not bins:
+
+def expected_calibration_error(risks: Sequence[float], is_risky: Sequence[bool], num_bins: int = 10) -> float | None:
+    """Return the calibration error of samples that count alike: 0 is perfect, 1 the worst; `None` without samples.
+    Arguments and errors as in `reliability_bins`."""
+    if not reliability_bins(risks, is_risky, num_bins):
         return None
-    return sum(bin.num_samples * abs(bin.risky_share - bin.mean_risk) for bin in bins) / len(risks)
+    return weighted_calibration_error(
+        np.array(risks), np.array(is_risky, dtype=float), np.ones(len(risks)), num_bins=num_bins
+    )
 
 
 def calibration_error_interval(
     risks: Sequence[float], is_risky: Sequence[bool], pictures: Sequence[str], num_bins: int = 10
 ) -> tuple[float, float]:
-    """The 95% interval of the calibration error, by bootstrap over the pictures: questions about one stay together.
+    """Return the 95% interval of the calibration error, by bootstrap over the pictures: questions about one stay
+    together.
 
     Two NaN with fewer than two pictures. Other arguments and errors as in `reliability_bins`.
     """
-    gaps = np.array(is_risky, dtype=float) - np.array(risks)
-    bins = np.clip(np.array(risks) * num_bins, 0, num_bins - 1).astype(int)
-
-    def error(weights: np.ndarray) -> float:
-        return float(np.abs(np.bincount(bins, weights * gaps)).sum() / weights.sum())
-
-    return Bootstrap().interval(error, np.unique(pictures, return_inverse=True)[1])
+    seen, truth = np.array(risks), np.array(is_risky, dtype=float)
+    return Bootstrap().interval(
+        lambda weights: weighted_calibration_error(seen, truth, weights, num_bins),
+        np.unique(pictures, return_inverse=True)[1],
+    )

@@ -15,7 +15,7 @@ from .rates import wilson_interval
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What a figure is of, all known.
+    """The rows that a figure is of, all known.
 
     Attributes:
         truth, seen, worst, best: as of a `Measurement`.
@@ -39,22 +39,22 @@ class Rows:
 SteadyInterval = Callable[[Rows], tuple[float, float]]
 
 
-def of_share(rows: Rows) -> tuple[float, float]:
-    """Wilson's interval of a share."""
+def share_interval(rows: Rows) -> tuple[float, float]:
+    """Return Wilson's interval of a share."""
     return _wilson(rows.seen.mean(), rows.num_clusters)
 
 
-def of_mean(rows: Rows) -> tuple[float, float]:
-    """The interval of a mean of numbers between `worst` and `best`: as many clusters as Wilson's interval of none of
-    all allows may come out at either end. Of a share of 0 or 1 it is Wilson's."""
+def mean_interval(rows: Rows) -> tuple[float, float]:
+    """Return the interval of a mean of numbers between `worst` and `best`: as many clusters as Wilson's interval of
+    none of all allows may come out at either end. Of a share of 0 or 1 it is Wilson's."""
     value, unseen = rows.seen.mean(), wilson_interval(0, rows.num_clusters)[1]
     low, high = (float(value + unseen * (end.mean() - value)) for end in (rows.worst, rows.best))
     return low, high
 
 
-def of_difference(rows: Rows) -> tuple[float, float]:
-    """Newcombe's interval of a difference of paired shares (1998, Statistics in Medicine 17, method 10); `seen` is
-    (n, 2)."""
+def difference_interval(rows: Rows) -> tuple[float, float]:
+    """Return Newcombe's interval of a difference of paired shares (1998, Statistics in Medicine 17, method 10); `seen`
+    is (n, 2)."""
     total = rows.num_clusters
     one, other = rows.seen.T > 0
     both, first, second, neither = (
@@ -71,8 +71,9 @@ def of_difference(rows: Rows) -> tuple[float, float]:
     return max(-1.0, value - other_value - below), min(1.0, value - other_value + above)
 
 
-def of_mean_over(part_of: Callable[[Rows], Sequence[Rows]], statistic, inside: SteadyInterval) -> SteadyInterval:
-    """The interval of the plain mean of a statistic over parts, by MOVER from the interval inside each of them."""
+def mean_over_interval(part_of: Callable[[Rows], Sequence[Rows]], statistic, inside: SteadyInterval) -> SteadyInterval:
+    """Return the interval of the plain mean of a statistic over parts, by MOVER from the interval inside each of
+    them."""
 
     def interval(rows: Rows) -> tuple[float, float]:
         parts = part_of(rows)

@@ -19,9 +19,10 @@ from .safety_policy import DEFAULT_CATEGORIES, DEFAULT_LEVELS, SAFE, SafetyNames
 
 logger = logging.get_logger(__name__)
 
-# Where a config names none. As wide as a tower and more, the projector has 239 million parameters on Qwen2.5-VL-7B.
+# It holds where a config names none. As wide as a tower and more, the projector has 239 million parameters on
+# Qwen2.5-VL-7B.
 MAX_PROJECTOR_WIDTH = 1088
-GRID_SIZE = 24  # of LLaVA-1.5, the paper's backbone
+GRID_SIZE = 24  # LLaVA-1.5, the paper's backbone, has this grid
 
 
 @strict
@@ -143,11 +144,9 @@ class SafetyConfig(PreTrainedConfig, SafetyNames):
         sizes = self.head_window_sizes
         if not sizes or sizes != sorted(set(sizes)) or any(size < 1 or size & (size - 1) for size in sizes):
             raise ValueError(f"`head_window_sizes` must be rising powers of two, as [4, 8, 16, 32], got {sizes}.")
-        if self.head_reading == "words":
-            self._check_word_reading()
-
-    def _check_word_reading(self):
-        sizes = self.head_window_sizes
+        if self.head_reading != "words":
+            return
+        # A head with words of its own builds each window from two of half the size (`WindowTree`).
         if self.head_pooling != "windows" or any(2 * one != two for one, two in pairwise(sizes)):
             raise ValueError(
                 '`head_reading="words"` needs `head_pooling="windows"` and `head_window_sizes` of which each is twice '
@@ -197,7 +196,7 @@ class SafeConfigMixin(RemoteCodeMixin):
             which `save_pretrained` renews; loading warns of what differs.
     """
 
-    class_prefix: ClassVar[str]  # with which the names of a family's classes begin
+    class_prefix: ClassVar[str]  # the names of a family's classes begin with it
     default_safety: ClassVar[dict] = {}
 
     safety_config: dict | PreTrainedConfig | None = None
@@ -245,7 +244,7 @@ class SafeConfigMixin(RemoteCodeMixin):
 
     @classmethod
     def from_base_config(cls, config: PreTrainedConfig, **safety_kwargs):
-        """This configuration around the backbone's stock one; `safety_kwargs` go to [`SafetyConfig`]."""
+        """Build this configuration around the backbone's stock one; `safety_kwargs` go to [`SafetyConfig`]."""
         safety_config = SafetyConfig(**{**cls.default_safety, **safety_kwargs})
         new = {"safety_config": safety_config.to_dict(), "safety_digest": None}
         return cls.from_dict({**cls._as_safe(config.to_dict()), **new})

@@ -32,7 +32,15 @@ AUDIT_VARIABLE = "SAFEVLM_AUDIT"  # environment variable: file of the audit trai
 
 
 class SafetyGenerationMixin:
-    """`generate` under a verdict, for a model whose base model makes one in `get_image_features`."""
+    """
+    `generate` under a verdict, for a model whose base model makes one in `get_image_features`.
+
+    A prompt comes with what users said, as the processor gives it. `question_mask`, (batch, length), is not 0 on their
+    tokens: it is the users' turn, counted from the last one, 1. Without it all text is the question. `question_ids`,
+    (batch, words, 2), is what they said in words of the head's own, each with its turn, for a model with
+    `head_reading="words"`. Without them `generate` reads the words from `input_ids`, by the checkpoint's own
+    tokenizer.
+    """
 
     @torch.no_grad()
     def generate(
@@ -47,23 +55,16 @@ class SafetyGenerationMixin:
         **kwargs,
     ):
         """
-        As [`GenerationMixin.generate`]: each image gets its verdict, and the answer is given under its condition.
+        Generate as [`GenerationMixin.generate`] does: each image gets its verdict, and the answer its condition.
 
         Args:
             safety_policy ([`SafetyPolicy`] or `dict`, *optional*): overrides, name by name, the policy in
-                `generation_config`. Without either, every category is on and a risk over 0.5 is conditioned. Where it
-                refuses, a warning names what the policy in `generation_config`, which counts as the checkpoint's even
-                where a caller set it, could hide from it.
+                `generation_config`. Without either, every category is on and a risk over 0.5 is conditioned.
             safety_audit ([`SafetyAudit`] or path, *optional*): where to write a line per sample, before its first
                 token. By default the file that the environment variable `SAFEVLM_AUDIT` names, or none.
-            safety_shadow (`bool`, *optional*): the policy decides, and nothing follows from it: the audit says what
-                would have been done, and every image is answered as if it were safe. It needs an audit. Neither a
-                policy nor a checkpoint can ask for it, only the call.
-            question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said, as the
-                processor gives it: the users' turn counted from the last one, 1. Without it, all text is the question.
-            question_ids (`torch.LongTensor` of shape `(batch, words, 2)`, *optional*): what users said in words of the
-                head's own, each with its turn, as the processor gives them for a model with `head_reading="words"`.
-                Without them they are read from `input_ids`, by the checkpoint's own tokenizer.
+            safety_shadow (`bool`, *optional*): the policy decides, and nothing follows from it: the audit, which it
+                needs, says what would have been done, and every image is answered as if it were safe.
+            question_mask, question_ids (*optional*): what users said ([`SafetyGenerationMixin`]).
             tokenizer (*optional*): for a policy that refuses; by default the checkpoint's own is loaded.
 
         Returns:
@@ -80,13 +81,12 @@ class SafetyGenerationMixin:
             if kwargs.get(name) is not None:
                 raise ValueError(f"`generate` takes no `{name}`: pass `safety_policy` to change what a verdict does.")
         kwargs = {**dict(zip(GENERATE_ARGUMENTS, args)), **kwargs}
-        # A draft model only proposes. The model that it drafts for, whose images and cache these are, verifies under
-        # its own condition.
+        # A draft only proposes: the model whose images and cache these are verifies it under its own condition.
         if is_generating() and self.find_setting("is_assistant", kwargs) and kwargs.get("pixel_values") is None:
             return super().generate(inputs, **kwargs)
-
         policy = self.policy_in_force(safety_policy, kwargs.get("generation_config"))
-        audit = SafetyAudit.create(_audit(safety_audit))
+        by_default = os.environ.get(AUDIT_VARIABLE) or None
+        audit = SafetyAudit.create(by_default if safety_audit is None else safety_audit)
         _check_shadow(safety_shadow, audit)
         call = SafetyCall(self, inputs, kwargs, policy, audit, safety_shadow)
         call.begin(question_mask, question_ids)
@@ -95,7 +95,7 @@ class SafetyGenerationMixin:
         return call.end(outputs)
 
     def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
-        """The library's, ours last: it appends samplers and watermarks to what a call brings."""
+        """Put our processors last: the library appends samplers and watermarks to what a call brings."""
         processors = super()._get_logits_processor(*args, **kwargs)
         is_ours = (NoImageTokens, ForcedRefusal)
         return LogitsProcessorList(sorted(processors, key=lambda processor: isinstance(processor, is_ours)))
@@ -232,11 +232,8 @@ class SafetyGenerationMixin:
         )
 
 
-def _audit(safety_audit):
-    return os.environ.get(AUDIT_VARIABLE) or None if safety_audit is None else safety_audit
-
-
 def _check_shadow(is_shadow: bool, audit: SafetyAudit | None):
+    # Neither a policy nor a checkpoint can ask for shadow mode, only the call: it answers whatever a verdict says.
     if not isinstance(is_shadow, bool):
         raise ValueError(f"`safety_shadow` must be true or false, got {is_shadow!r}.")
     if is_shadow and audit is None:

@@ -22,7 +22,7 @@ from .image_structure import check_avif, check_directory, check_structure
 
 
 Image.init()
-# Of what Pillow reads: it runs some of the others (EPS) as programs, whatever the name of the file says.
+# Pillow reads more than these, and runs some of the others (EPS) as programs, whatever the name of the file says.
 _PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 FORMATS = tuple(name for name in _PICTURES if name in Image.OPEN)
 PROGRAMS = ("EPS", "WMF")
@@ -42,12 +42,12 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets a picture upright, by EXIF's orientation."""
+"""Turns that set a picture upright, by EXIF's orientation."""
 
 
 def load_images(images):
-    """What a processor is given as `images`, nested as it was: paths, URLs, base64 texts and PIL images become RGB
-    images, integers become bytes."""
+    """Load what a processor is given as `images`, nested as it was: paths, URLs, base64 texts and PIL images become
+    RGB images, integers become bytes."""
     if isinstance(images, (list, tuple)):
         return [load_images(image) for image in images]
     if isinstance(images, (str, os.PathLike)):
@@ -60,7 +60,7 @@ def load_images(images):
 def open_image(
     source: str | os.PathLike, draft_size: tuple[int, int] | None = None, urlopen: Callable = urllib.request.urlopen
 ) -> Image.Image:
-    """The RGB image of a path, an http(s) URL, a data URL or a base64 text.
+    """Return the RGB image of a path, an http(s) URL, a data URL or a base64 text.
 
     Args:
         source: where the image is.
@@ -86,7 +86,7 @@ def open_image(
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image as [`open_image`] gives it."""
+    """Return a PIL image as [`open_image`] gives it."""
     try:
         _check_size(image)
         return _to_rgb(image)
@@ -97,7 +97,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    """Without objects in memory, whose addresses differ from run to run."""
+    """Return an error's text without objects in memory, whose addresses differ from run to run."""
     return re.sub(r" ?<[^<>]* at 0x[0-9a-fA-F]+>", "", str(error))
 
 
@@ -142,32 +142,26 @@ def _check_size(image: Image.Image):
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    image = _on_white(_to_8_bits(_upright(image)))
-    image.info.clear()  # with the orientation, which has been followed
+    image = _to_8_bits(_upright(image))
+    if image.has_transparency_data:
+        # Without a ground the colours of transparent pixels would show, which nobody sees.
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    image.info.clear()  # the orientation in it has been followed
     return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As `ImageOps.exif_transpose`, which also reads and writes all of the EXIF."""
-    check_directory(_exif(image))
+    """Turn an image as `ImageOps.exif_transpose` does, which also reads and writes all of the EXIF."""
+    # The block is what `getexif` reads; a TIFF has none.
+    block = image.info.get("exif")
+    if block is None:
+        lines = image.info.get("Raw profile type exif", "").split("\n")
+        block = bytes.fromhex("".join(lines[3:]))
+    check_directory(block)
     turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     return image if turn is None else image.transpose(turn)
-
-
-def _exif(image: Image.Image) -> bytes:
-    """The block that `getexif` reads; a TIFF has none."""
-    block = image.info.get("exif")
-    if block is not None:
-        return block
-    lines = image.info.get("Raw profile type exif", "").split("\n")
-    return bytes.fromhex("".join(lines[3:]))
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -175,9 +169,9 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are fractions, and nothing says which is white: save it with 8 bits")
     if not image.mode.startswith("I"):
         return image
-    is_16_bit = image.mode != "I"  # which holds either
+    is_16_bit = image.mode != "I"  # that mode holds either
     image = image.convert("I")
-    low, high = cast(tuple[int, int], image.getextrema())  # of one band
+    low, high = cast(tuple[int, int], image.getextrema())  # one band has one pair
     if low < 0 or high > LARGEST_16_BIT:
         raise ValueError(f"its pixels go from {low} to {high}: save it with 8 or 16 bits")
     if is_16_bit or high > 255:
@@ -186,7 +180,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_bytes(image):
-    """An array as it is, integers of any type as 8 bits."""
+    """Return an array as it is, integers of any type as 8 bits."""
     if torch.is_tensor(image) and not (image.is_floating_point() or image.is_complex()):
         values, convert = image.to(torch.int64), lambda values: values.to(torch.uint8)
     elif is_numpy_array(image) and image.dtype.kind in "iu":

@@ -9,16 +9,16 @@ import PIL
 from PIL import features
 
 
-MAX_SCANS = 100  # of a progressive JPEG: encoders write about ten, and each costs a pass over all pixels
+MAX_SCANS = 100  # passes of a progressive JPEG: encoders write about ten, and each costs a pass over all pixels
 MAX_PARTS = 2**14  # markers of a JPEG, chunks of a PNG, blocks of a GIF: Pillow reads them one by one
-MAX_PROFILES = 8  # of a PNG, each of which is unpacked
-MAX_EXIF_SEGMENTS = 16  # of a JPEG: Pillow copies what it has of them for each
+MAX_PROFILES = 8  # colour profiles of a PNG, each of which is unpacked
+MAX_EXIF_SEGMENTS = 16  # Pillow copies what it has of them for each one in a JPEG
 MAX_TABLES = 2**14  # bytes of a JPEG's tables, which Pillow takes apart, and of a PNG's chromaticities
-MAX_EXIF_HEADS = 4  # of one block: Pillow copies the rest for each
+MAX_EXIF_HEADS = 4  # Pillow copies the rest of a block for each
 MAX_COMMENTS = 2**16  # bytes in a GIF: Pillow copies what it has of them for each block
 MAX_STRAY = 2**16  # bytes between the parts of a JPEG or a GIF: Pillow skips them one by one
-MAX_ENTRIES = 2**10  # of all directories
-MAX_NUMBERS = 2**18  # in all directories: Pillow makes an object of each
+MAX_ENTRIES = 2**10  # entries in all directories
+MAX_NUMBERS = 2**18  # numbers in all directories: Pillow makes an object of each
 
 EXIF_HEAD = b"Exif\x00\x00"
 BYTE, TEXT, UNDEFINED = 1, 2, 7  # types that Pillow leaves as they are
@@ -42,7 +42,7 @@ def check_structure(content: bytes | memoryview):
 
 
 def check_avif(content: bytes | memoryview):
-    """As `check_structure`, for an AVIF, whose EXIF block is the decoder's to find. Pillow 13 needs no such check."""
+    """Check as `check_structure` does, for an AVIF: its decoder finds the EXIF block. Pillow 13 needs no check."""
     if int(PIL.__version__.partition(".")[0]) >= 13 or content[4:8] != b"ftyp" or not features.check("avif"):
         return
     from PIL.AvifImagePlugin import _avif
@@ -67,7 +67,7 @@ def check_directory(block: bytes, pointers: tuple[int, ...] = ()):
     counts = dict.fromkeys(("metadata entries", "numbers as metadata", "bytes as metadata"), 0)
     limits = dict(zip(counts, (MAX_ENTRIES, MAX_NUMBERS, len(block))))
     layout = _Layout(block)
-    starts = [layout.first]
+    starts = [layout.first]  # it grows while it is read: an entry may point to another directory
     for start in starts:
         for tag, kind, value in layout.entries(start):
             counts["metadata entries"] += 1
@@ -81,7 +81,7 @@ def check_directory(block: bytes, pointers: tuple[int, ...] = ()):
 
 
 class _Layout:
-    """How a block in TIFF's layout is read."""
+    """Reader of a block in TIFF's layout."""
 
     def __init__(self, block: bytes):
         is_big = block[2:3] == b"\x2b"  # BigTIFF
@@ -92,7 +92,7 @@ class _Layout:
         self.first = self._integer(self.width, self.width)
 
     def entries(self, start: int) -> Iterator[tuple[int, int, memoryview]]:
-        """Tag, type and value of a directory's entries, as far as the block goes. Values beyond it are empty."""
+        """Yield tag, type and value of a directory's entries, as far as the block goes. Values beyond it are empty."""
         view, size = memoryview(self.block), 4 + 2 * self.width
         first = start + self.count_width
         end = first + size * self._integer(start, self.count_width)
@@ -122,8 +122,8 @@ def _check(name: str, count: int, most: int):
 
 ALONE = (0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE))  # markers without a segment, by their second byte
 SCAN, APP1, APP2 = 0xDA, 0xE1, 0xE2
-TABLES = (0xDB, 0xDE, *({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}))  # of quantisation, and a frame's channels
-INDEX_HEAD = b"MPF\x00"  # of a file of several pictures
+TABLES = (0xDB, 0xDE, *({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}))  # tables of quantisation, and a frame's channels
+INDEX_HEAD = b"MPF\x00"  # it begins the index of a file of several pictures
 
 
 def _check_jpeg(content: bytes):
@@ -142,7 +142,7 @@ def _check_jpeg(content: bytes):
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Markers and their segments up to the first pixels, where Pillow finds them."""
+    """Yield markers and their segments up to the first pixels, where Pillow finds them."""
     place, stray = 2, 0
     while 0 <= (start := content.find(b"\xff", place)) < len(content) - 1:
         name, stray = content[start + 1], stray + start - place
@@ -188,7 +188,7 @@ LOOP = b"NETSCAPE2.0"
 
 
 def _check_gif(content: bytes):
-    """Up to the first picture."""
+    """Check what stands before the first picture."""
     head = _GifHead(content)
     stray = comments = 0
     while (sign := head.read(1)) not in (b"", PICTURE, END):
@@ -208,7 +208,7 @@ def _check_gif(content: bytes):
 
 
 class _GifHead:
-    """What is in front of the first picture, behind the palette."""
+    """Reader of the blocks between a GIF's palette and its first picture."""
 
     def __init__(self, content: bytes):
         flags = content[10] if len(content) > 10 else 0

@@ -18,7 +18,7 @@ MARKER = "<!-- Written from config.training_record at each save. Remove this lin
 TRAINER_COMMENT = "<!-- This model card has been generated automatically"
 PLACEHOLDER = "[More Information Needed]"
 MAX_SCOPE = 300  # characters
-TEXTS = ("name", "base_model", "machine", "license", "eval_data")  # of a training record
+TEXTS = ("name", "base_model", "machine", "license", "eval_data")  # fields of a training record
 
 USAGE = """\
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -74,7 +74,8 @@ def write_model_card(save_directory, config, repo_id: str | None = None):
 
 
 def is_generated_card(text: str) -> bool:
-    """Whether a card is ours, the `Trainer`'s, or the empty template that `push_to_hub` of transformers fills in."""
+    """Tell whether a card is ours, the `Trainer`'s, or the empty template that `push_to_hub` of transformers fills
+    in."""
     if MARKER in text or TRAINER_COMMENT in text:
         return True
     template = Path(ModelCard.default_template_path).read_text(encoding="utf-8")
@@ -82,7 +83,7 @@ def is_generated_card(text: str) -> bool:
 
 
 def create_model_card(config, repo_id: str | None = None, tags=()) -> ModelCard:
-    """The card of a checkpoint, with the Hub's metadata. Arguments as in [`write_model_card`]."""
+    """Create the card of a checkpoint, with the Hub's metadata. Arguments as in [`write_model_card`]."""
     record = _well_formed(config.training_record or {})
     name = _one_line(repo_id or record.get("name") or config.class_prefix).split("/")[-1]
     sections = [
@@ -111,7 +112,9 @@ def _well_formed(record: dict) -> dict:
     forms = {
         **dict.fromkeys(TEXTS, lambda value: isinstance(value, str)),
         "datasets": lambda value: isinstance(value, str) or _is_list_of(str, value),
-        "stages": lambda value: _is_list_of(dict, value) and all(_has_metrics(stage) for stage in value),
+        "stages": lambda value: (
+            _is_list_of(dict, value) and all(isinstance(stage.get("metrics") or {}, dict) for stage in value)
+        ),
         "figures": lambda value: isinstance(value, dict),
     }
     malformed = [key for key, fits in forms.items() if record.get(key) is not None and not fits(record[key])]
@@ -127,12 +130,9 @@ def _is_list_of(kind: type, value) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(one, kind) for one in value)
 
 
-def _has_metrics(stage: dict) -> bool:
-    return isinstance(stage.get("metrics") or {}, dict)
-
-
 def _metadata(record: dict, name: str, tags) -> ModelCardData:
     base_model = record.get("base_model")
+    looks_like_repo = isinstance(base_model, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base_model))
     data = _one_line(_figures_data(record))
     datasets = record.get("datasets")
     results = [
@@ -153,7 +153,8 @@ def _metadata(record: dict, name: str, tags) -> ModelCardData:
         pipeline_tag="image-text-to-text",
         # Weights derived from a base on the Hub come under its license, which is not ours to name.
         license=_one_line(record.get("license") or "") or ("apache-2.0" if base_model in OURS else None),
-        base_model=base_model if _is_repo_id(base_model) else None,
+        # A local folder may look like a repository of the Hub, and is none.
+        base_model=base_model if looks_like_repo and not Path(base_model).exists() else None,
         datasets=[*map(_one_line, datasets)]
         if isinstance(datasets, (list, tuple))
         else datasets and _one_line(datasets),
@@ -261,13 +262,10 @@ def _limits(safety, record: dict) -> str:
 
 def _table(head, rows) -> str:
     def line(cells):
-        return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+        shown = (f"{cell:.4g}" if isinstance(cell, float) else escape(cell) for cell in cells)
+        return "| " + " | ".join(shown) + " |"
 
     return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
-
-
-def _cell(value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else escape(value)
 
 
 def describe_scope(record: dict | None) -> str:
@@ -315,10 +313,6 @@ def _block(text: str, language: str) -> str:
 def _public(name):
     # The folders of whoever trained it are nobody's business.
     return Path(name).name if isinstance(name, str) and Path(name).is_absolute() else name
-
-
-def _is_repo_id(name) -> bool:
-    return isinstance(name, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists()
 
 
 __all__ = ["code", "create_model_card", "describe_scope", "escape", "is_generated_card", "write_model_card"]

@@ -39,19 +39,23 @@ from .safety_word_head import SafetyWordHead, init_word_weights
 logger = logging.get_logger(__name__)
 
 ANY_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
+NO_IMAGES = (
+    "The prompt holds image tokens, and no images came with it: `forward` gives it no verdict, and `generate` raises. "
+    "Pass `pixel_values`."
+)
 
 
 class SafePreTrainedModelMixin(SafetyAdapterMixin, SafeCheckpointMixin, RemoteCodeMixin):
-    """What base model and generating model of a family have in common, in front of [`PreTrainedModel`]."""
+    """Parts that base model and generating model of a family have in common, in front of [`PreTrainedModel`]."""
 
-    # Quantisers leave them as they are, by the start of a module's name, in the whole model or the base model.
+    # Quantisers leave these as they are, by the start of a module's name, in the whole model or the base model.
     _keep_in_fp32_modules = [r"(?:model\.)?safety_\w+"]
     _no_split_modules = ["SafetyHead", "SafetyWordHead", "SafetyProjector"]
 
     @property
     def vision_modules(self) -> str:
-        """The tower and its connector, as a regular expression for quantisers, which leave them out: in 4 bits a tower
-        moves verdicts (docs/deployment.md), and a narrow connector does not fit their blocks."""
+        """Match the tower and its connector, as a regular expression for quantisers, which leave them out: in 4 bits a
+        tower moves verdicts (docs/deployment.md), and a narrow connector does not fit their blocks."""
         return rf"(?:model\.)?(?:{'|'.join(self.base_model.vision_children)})"
 
     @classmethod
@@ -128,7 +132,7 @@ class SafeModelMixin(SafetyJudgingMixin):
         self.safety_tokens = SafetyTokens(config)
         self.safety_head = SafetyWordHead(config) if safety.reads_words else SafetyHead(config)
         self.safety_conditions = SafetyConditions(config) if safety.num_condition_tokens else None
-        if torch.get_default_dtype() == torch.float16:  # new ones, too, stay in float32
+        if torch.get_default_dtype() == torch.float16:  # new safety modules, too, stay in float32
             for name, module in self.named_children():
                 if name.startswith("safety_"):
                     module.float()
@@ -140,8 +144,8 @@ class SafeModelMixin(SafetyJudgingMixin):
             super().post_init()
 
     def train(self, mode: bool = True):
-        """As [`nn.Module.train`], but a frozen tower stays in evaluation: its batch norms would go on counting, and
-        stage 2 must leave every verdict as it was."""
+        """Train as [`nn.Module.train`] does, but keep a frozen tower in evaluation: its batch norms would go on
+        counting, and stage 2 must leave every verdict as it was."""
         super().train(mode)
         for child in map(self.get_submodule, self.vision_children):
             if not any(weight.requires_grad for weight in child.parameters()):
@@ -157,12 +161,12 @@ class SafeModelMixin(SafetyJudgingMixin):
 
     @property
     def verdict_children(self) -> list[str]:
-        """Those of `vision_children` that the verdict rests on."""
+        """Names of those `vision_children` that the verdict rests on."""
         return self.vision_children
 
     @property
     def cache_state(self):
-        """What the backbone keeps on the model and belongs to the cache of the last call; `None` before the first."""
+        """State that the backbone keeps on the model for the cache of the last call; `None` before the first."""
         return None
 
     @cache_state.setter
@@ -196,7 +200,8 @@ class SafeModelMixin(SafetyJudgingMixin):
             self.check_adapters()
 
     def split_pixels(self, pixel_values: torch.Tensor, **image_inputs) -> list[torch.Tensor]:
-        """The pixels of each image; `image_inputs` are those of `image_arguments`. Here each row is an image."""
+        """Return the pixels of each image; `image_inputs` are those of `image_arguments`. Here each row is an
+        image."""
         return list(pixel_values)
 
     @can_return_tuple
@@ -211,12 +216,10 @@ class SafeModelMixin(SafetyJudgingMixin):
         **kwargs,
     ):
         r"""
-        As the backbone's; `cache` is the name of `past_key_values` since transformers 5.24.
+        Run the backbone; `cache` is the name of `past_key_values` since transformers 5.24.
 
         Args:
-            question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said.
-            question_ids (`torch.LongTensor` of shape `(batch, words, 2)`, *optional*): what they said, in words of the
-                head's own, each with its turn, as the processor gives them for a model with `head_reading="words"`.
+            question_mask, question_ids (*optional*): what users said, as [`SafetyGenerationMixin`] has them.
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
         """
         inputs_embeds = kwargs.get("inputs_embeds")
@@ -224,9 +227,8 @@ class SafeModelMixin(SafetyJudgingMixin):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         check_modalities(kwargs)
         if pixel_values is not None:
-            of_question = {"question_mask": question_mask, "question_ids": question_ids}
-            encoded = self.encode_images(pixel_values, {**kwargs, **of_question}, safety_inputs)
-            kwargs["mm_encoder_outputs"] = {"image": encoded}
+            arguments = {**kwargs, "question_mask": question_mask, "question_ids": question_ids}
+            kwargs["mm_encoder_outputs"] = {"image": self.encode_images(pixel_values, arguments, safety_inputs)}
         cache = one_cache(cache, past_key_values)
         image_outputs = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         if image_outputs is not None:
@@ -241,10 +243,7 @@ class SafeModelMixin(SafetyJudgingMixin):
         if is_called_alone:
             lacks_images = is_free and bool(self.image_mask_of(kwargs["input_ids"]).any())
             if lacks_images:
-                logger.warning_once(
-                    "The prompt holds image tokens, and no images came with it: `forward` gives it no verdict, and "
-                    "`generate` raises. Pass `pixel_values`."
-                )
+                logger.warning_once(NO_IMAGES)
             is_free = take_free_cache(cache) and is_free and not lacks_images
             self.cache_state = read_state(cache, self.cache_state)
         for name in self.own_image_arguments:
@@ -312,7 +311,8 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin, SafetyAssessmentM
         **kwargs,
     ):
         r"""
-        As the backbone's; `cache` is the name of `past_key_values` since transformers 5.24.
+        Run the backbone; `cache` is the name of `past_key_values` since transformers 5.24. The loss of the outputs
+        (`output_class`) is `lm_loss + loss_weight * safety_loss` (paper, 3.2).
 
         Args:
             safety_levels (`torch.LongTensor` of shape `(images,)`, *optional*): level labels, -100 ignores an image.
@@ -321,14 +321,8 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin, SafetyAssessmentM
                 train under; where negative, or without them, the verdict chooses. `generate` does not take them.
             safety_inputs ([`SafetyInputs`], *optional*): questions and policy; built from the prompt if unset.
             safety_only (`bool`, *optional*): the head's loss alone, for training; the language model does not run.
-            question_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): not 0 on what users said, as the
-                processor gives it. Without it all text is the question.
-            question_ids (`torch.LongTensor` of shape `(batch, words, 2)`, *optional*): the same in words of the head's
-                own, each with its turn, for a model with `head_reading="words"`. Without them it judges the picture
-                by itself.
-
-        Returns:
-            `output_class`. The loss is `lm_loss + loss_weight * safety_loss` (paper, 3.2).
+            question_mask, question_ids (*optional*): what users said ([`SafetyGenerationMixin`]). Without
+                `question_ids` a head that reads words judges the picture by itself.
         """
         check_modalities(kwargs)
         encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
@@ -368,26 +362,26 @@ class SafeForConditionalGenerationMixin(SafetyGenerationMixin, SafetyAssessmentM
         safety_levels: torch.LongTensor | None,
         safety_categories: torch.LongTensor | None,
     ) -> torch.Tensor:
-        """The head's loss, unweighted, as [`head_loss`] computes it."""
+        """Return the head's loss, unweighted, as [`head_loss`] computes it."""
         return head_loss(encoded, safety_levels, safety_categories, self.config.safety_config)
 
 
 def _forward_of_backbone(cls: type):
-    """`forward` of the first class of the library that `cls` stands in front of; `None` for a mixin."""
+    """Return the `forward` of the first class of the library that `cls` stands in front of; `None` for a mixin."""
     stock = (base for base in cls.__mro__ if base.__module__.startswith("transformers.models."))
     return next((base.forward for base in stock), None)
 
 
 def _with_signature_of(stock, own, image_arguments: tuple[str, ...]):
-    """Our `forward` under the signature of the stock one and with the arguments of `get_image_features`, for whoever
-    reads it (`generate`, the Trainer)."""
+    """Return our `forward` under the signature of the stock one and with the arguments of `get_image_features`, for
+    whoever reads it (`generate`, the Trainer)."""
     parameters = dict(inspect.signature(stock).parameters)
-    of_images = {name: inspect.Parameter(name, ANY_KIND, default=None) for name in image_arguments}
-    added = tuple(name for name in of_images if name not in parameters)
+    image_parameters = {name: inspect.Parameter(name, ANY_KIND, default=None) for name in image_arguments}
+    added = tuple(name for name in image_parameters if name not in parameters)
     kinds = [parameters.pop(name) for name in [*parameters] if parameters[name].kind is inspect.Parameter.VAR_KEYWORD]
     ours = {name: given for name, given in inspect.signature(own).parameters.items() if name not in ("self", "kwargs")}
     parameters |= {name: given.replace(kind=ANY_KIND) for name, given in ours.items()}
-    parameters |= {name: of_images[name] for name in added}
+    parameters |= {name: image_parameters[name] for name in added}
     names = [name for name in parameters if name != "self"]
 
     @functools.wraps(own)
@@ -401,7 +395,8 @@ def _with_signature_of(stock, own, image_arguments: tuple[str, ...]):
 
 
 def _with_fields(stock, fields: type, module: str) -> type:
-    """The class that the stock `forward` returns, with further fields. Its name depends on transformers' version."""
+    """Make the class that the stock `forward` returns, with further fields. Its name depends on transformers'
+    version."""
     returned = typing.get_args(inspect.signature(stock).return_annotation)
     (output,) = [option for option in returned if isinstance(option, type) and issubclass(option, ModelOutput)]
     # Some annotations name the class of a text model, and what is returned has fields for images, too.

@@ -11,14 +11,14 @@ from itertools import accumulate, cycle, groupby
 from .question_mask import IMAGE_LOCATIONS, KNOWN_ROLES, is_image_part
 
 
-MAX_ROUNDS = 8  # of breaking: one is enough, unless a tokenizer takes out what breaks its tokens
-TAG = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)  # of a template
+MAX_ROUNDS = 8  # rounds of breaking: one is enough, unless a tokenizer takes out what breaks its tokens
+TAG = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)  # a tag of a template
 QUOTED = re.compile(r"""(["'])((?:\\.|(?!\1)[^\\])*)\1""", re.DOTALL)
 
 
 def _any_of(words: Sequence[str]) -> str:
-    """A regular expression for the longest of these words, which are sorted. What words begin with in common is read
-    once: thousands of alternatives in a row would each be tried at every place."""
+    """Return a regular expression for the longest of these words, which are sorted. What words begin with in common is
+    read once: thousands of alternatives in a row would each be tried at every place."""
     parts, is_end = [], False
     for first, group in groupby(words, key=lambda word: word[:1]):
         if not first:
@@ -31,7 +31,7 @@ def _any_of(words: Sequence[str]) -> str:
 
 class PlainText:
     """
-    Breaks the tokens in users' texts, so that none adds an image position, moves one, or ends a turn.
+    Break the tokens in users' texts, so that none adds an image position, moves one, or ends a turn.
 
     Args:
         tokens (`Iterable[str]`): a tokenizer's special and added tokens, and the image's. There may be thousands:
@@ -53,19 +53,16 @@ class PlainText:
         self.normalize = normalize if looked_for else None
         normalized = _breakable([*looked_for, *map(normalize, looked_for)]) if self.normalize else set()
         self.tokens = tokens | normalized
-        self.seam = self._choose_seam(self.tokens)
+        # The seam ends a text that would form a token with the next one. Unlike a blank, no template strips it, and
+        # the tokenizer keeps it.
+        marks = (mark for mark in map(chr, range(0xB7, 0x2000)) if mark.isprintable())
+        kept = (mark for mark in marks if self.normalize is None or mark in self.normalize(f"a{mark}a"))
+        self.seam = next(mark for mark in kept if not any(mark in token for token in self.tokens))
         self.pattern = _pattern(tokens)
         self.normalized_pattern = _pattern(normalized)
 
-    def _choose_seam(self, tokens: set[str]) -> str:
-        """What ends a text that would form a token with the next one. Unlike a blank, no template strips it, and the
-        tokenizer keeps it."""
-        marks = (mark for mark in map(chr, range(0xB7, 0x2000)) if mark.isprintable())
-        kept = (mark for mark in marks if self.normalize is None or mark in self.normalize(f"a{mark}a"))
-        return next(mark for mark in kept if not any(mark in token for token in tokens))
-
     def conversation(self, conversation) -> list:
-        """One conversation, or several, as lists of dicts with plain texts."""
+        """Return one conversation, or several, as lists of dicts with plain texts."""
         messages = getattr(conversation, "messages", conversation)
         if not _is_sequence(messages) or not len(messages):
             raise ValueError(
@@ -86,14 +83,14 @@ class PlainText:
         return plain
 
     def _parts(self, content: Sequence) -> list:
-        """Plain parts that form no token together either. Templates print one text after the other, some of them
-        stripped: those of all parts that have one, or of the parts called text alone."""
+        """Return plain parts that form no token together either. Templates print one text after the other, some of
+        them stripped: those of all parts that have one, or of the parts called text alone."""
         parts = [self._part(part) for part in content]
         with_text = [part for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
-        of_type = [part for part in with_text if part.get("type") == "text"]
+        text_parts = [part for part in with_text if part.get("type") == "text"]
         for _ in range(MAX_ROUNDS):
             is_changed = False
-            for printed in (with_text, of_type):
+            for printed in (with_text, text_parts):
                 for seam in self._crossed_seams([part["text"] for part in printed]):
                     printed[seam]["text"] += self.seam
                     is_changed = True
@@ -102,7 +99,7 @@ class PlainText:
         raise ValueError("The parts of a message spell a special token that this tokenizer does not let be broken.")
 
     def _crossed_seams(self, texts: list[str]) -> set[int]:
-        """The texts at whose end a token goes on into the next one."""
+        """Find the texts at whose end a token goes on into the next one."""
         seams, stripped = set(), [text.strip() for text in texts]
         forms = [(self.pattern, texts), (self.pattern, stripped)]
         if self.normalize is not None:
@@ -119,12 +116,14 @@ class PlainText:
         part = _as_plain(part)
         if not isinstance(part, Mapping) or not is_image_part(part):
             return self.value(part)
-        # What says where the pixels are may hold a token, as a file's name does, and templates print none of it.
+        # A field that says where the pixels are may hold a token, as a file's name does, and templates print none of
+        # it.
         locations = {name: part[name] for name in IMAGE_LOCATIONS if name in part}
         return {**self.value({name: item for name, item in part.items() if name not in locations}), **locations}
 
     def value(self, value):
-        """Any data of a client's, as tools and a template's variables are: all texts in it, the names, too."""
+        """Return any data of a client's, as tools and a template's variables are, with all texts in it made plain, the
+        names, too."""
         value = _as_plain(value)
         if isinstance(value, str):
             return self.text(value)
@@ -169,7 +168,7 @@ class PlainText:
             spelled = found - self._count(
                 render(changed, **{name: cipher.value(value) for name, value in variables.items()})
             )
-        except Exception:  # the template's own, which it did not raise for the texts as they are
+        except Exception:  # the template raises it, and did not for the texts as they are
             spelled = found
         if spelled:
             raise ValueError(
@@ -185,7 +184,7 @@ class PlainText:
 
 
 class _Cipher:
-    """Writes texts in letters that are in no token, as values of the same form. Each character has a letter of its own
+    """Write texts in letters that are in no token, as values of the same form. Each character has a letter of its own
     and blanks stay, so that what a template asks of a text has the same answer: whether it is empty, how long it is,
     where its lines end, what it is equal to, and whether it holds a word that the template looks for."""
 
@@ -194,7 +193,7 @@ class _Cipher:
         quoted = {re.sub(r"\\(.)", r"\1", text) for tag in TAG.findall(template) for _, text in QUOTED.findall(tag)}
         self.names = {*re.findall(r"\.(\w+)", template), *(text for text in quoted if re.fullmatch(r"\w+", text))}
         words = {text.casefold() for text in quoted if re.search(r"\w\w", text)}
-        # Among longer texts, what is itself a part of a token is none of the words.
+        # A part of a token is none of the words: among longer texts it would stay, and spell the token again.
         self.words = {word for word in words if not any(word in token.casefold() for token in found)}
 
     def message(self, message: Mapping) -> dict:
@@ -248,7 +247,7 @@ def _break(match: re.Match) -> str:
 
 
 def _as_plain(value):
-    """Objects of a client library, as the library's own rendering takes them, as dicts and lists to look into."""
+    """Turn objects of a client library, which the library's own rendering takes, into dicts and lists to look into."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if callable(getattr(value, "model_dump", None)):
@@ -262,7 +261,7 @@ def _is_sequence(value) -> bool:
 
 
 def is_batch(conversations: Sequence) -> bool:
-    """Whether these are conversations, and not the messages of one."""
+    """Tell whether these are conversations, and not the messages of one."""
     return _is_sequence(conversations[0]) or hasattr(conversations[0], "messages")
 
 

@@ -1,4 +1,4 @@
-"""Processor of a safe model, for any backbone: room for the image block in the prompt, and verdicts by name."""
+"""Processor of a safe model, for any backbone: positions for the image block in the prompt, and verdicts by name."""
 
 import re
 from contextvars import ContextVar
@@ -44,8 +44,8 @@ TOKENIZING_OPTIONS = {
 
 NO_VIDEO = "There is no verdict on video and audio yet: pass pictures, as single frames of a video."
 
-# What `apply_chat_template` knows about the prompts that `__call__` tokenizes for it, one entry per conversation. A
-# context variable, because the library's method in between hands on its own arguments alone.
+# `apply_chat_template` leaves here what it knows about the prompts that `__call__` tokenizes for it, one entry per
+# conversation. These are context variables, because the library's method in between hands on its own arguments alone.
 _conversation_spans: ContextVar[list[QuestionSpans | None] | None] = ContextVar("conversation_spans", default=None)
 _answer_spans: ContextVar[list[QuestionSpans | None] | None] = ContextVar("answer_spans", default=None)
 
@@ -55,6 +55,11 @@ class SafeProcessorMixin(RemoteCodeMixin):
     A backbone's processor that expands each image to a safe model's block, [ s(2) | h_i | c ], and pads on the left.
     It stands in front of the stock class. Images (paths, URLs, base64, PIL) are read upright, with 8 bits, the first
     frame, on white; what cannot be read raises.
+
+    `apply_chat_template(..., tokenize=True, return_dict=True)` gives a `question_mask`, (batch, length), too: 0 on
+    everything that no user said, and on a user's token the number of the user's turn, counted from the last one: 1, 2,
+    ... All text of a conversation is the question where users said nothing, where a message has an unknown role, and
+    where the template does not print the users' texts whole, once and in order.
 
     Args:
         categories (`list[str]`, *optional*), levels (`list[str]`, *optional*): names, as in [`SafetyConfig`].
@@ -80,7 +85,8 @@ class SafeProcessorMixin(RemoteCodeMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path, *args, safety_config: SafetyConfig | None = None, **kwargs
     ):
-        """As [`ProcessorMixin.from_pretrained`]; `safety_config` is for a model that has not been saved yet."""
+        """Load as [`ProcessorMixin.from_pretrained`] does; `safety_config` is for a model that has not been saved
+        yet."""
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         source = {name: kwargs[name] for name in SOURCE if name in kwargs}
         reading = _stored_safety(pretrained_model_name_or_path, source).get("head_reading")
@@ -111,7 +117,7 @@ class SafeProcessorMixin(RemoteCodeMixin):
 
     @property
     def placeholder(self) -> str:
-        """What stands at each position of a block. Some processors have `image_token` for a whole picture."""
+        """Text at each position of a block. Some processors have `image_token` for a whole picture."""
         return self.image_token
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
@@ -135,18 +141,17 @@ class SafeProcessorMixin(RemoteCodeMixin):
         return super().prepare_inputs_layout(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        self._check_image_counts(images, text)
+        if text is not None and all(isinstance(sample, str) for sample in text):
+            self._check_image_counts(images, text)
         super().validate_inputs(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
     def _check_image_counts(self, images, text):
-        if text is None or not all(isinstance(sample, str) for sample in text):
-            return
         text = [text] if isinstance(text, str) else text
         counts = [sample.count(self.image_token) for sample in text]
         in_text: list[int] | int = counts
         nested = isinstance(images, (list, tuple)) and len(images) == len(text)
-        if nested and all(isinstance(of_sample, (list, tuple)) for of_sample in images):
-            given: list[int] | int = [len(of_sample) for of_sample in images]
+        if nested and all(isinstance(own, (list, tuple)) for own in images):
+            given: list[int] | int = [len(own) for own in images]
         else:
             in_text = sum(counts)
             given = 0 if images is None else len(make_flat_list_of_images(images))  # type: ignore[arg-type]
@@ -172,14 +177,11 @@ class SafeProcessorMixin(RemoteCodeMixin):
         **kwargs,
     ):
         """
-        As [`ProcessorMixin.apply_chat_template`], with two differences. Special tokens inside texts of the messages,
-        tools, documents and template variables are made plain text, so that no text adds an image position, moves one,
-        or ends a turn; texts that spell one together, or with the template's own words, raise `ValueError`. And with
-        `tokenize=True, return_dict=True` the result has a `question_mask`, (batch, length): it marks what users said.
-
-        The mask is 0 on everything that no user said. On a user's token it is the number of the user's turn, counted
-        from the last one: 1, 2, ... All text of a conversation is the question where users said nothing, where a
-        message has an unknown role, and where the template does not print the users' texts whole, once and in order.
+        Render as [`ProcessorMixin.apply_chat_template`] does, with two differences. Special tokens inside texts of the
+        messages, tools, documents and template variables are made plain text, so that no text adds an image position,
+        moves one, or ends a turn; texts that spell one together, or with the template's own words, raise `ValueError`.
+        And with `tokenize=True, return_dict=True` the result has a `question_mask`, (batch, length): it marks what
+        users said.
 
         Args:
             conversation: messages, or a list of conversations.
@@ -202,12 +204,7 @@ class SafeProcessorMixin(RemoteCodeMixin):
         self._check_renderings(plain, conversations, variables, chat_template)
         if not (kwargs.get("tokenize") and kwargs.get("return_dict")):
             return super().apply_chat_template(conversation, **options)
-        if operator_messages is not None and has_texts({**rendering, "chat_template": None}):
-            spans: list[QuestionSpans | None] = [None] * len(conversations)
-        else:
-            render = partial(super().apply_chat_template, **rendering)
-            is_continued = bool(kwargs.get("continue_final_message"))
-            spans = [find_question(messages, operator_messages, is_continued, render) for messages in conversations]
+        spans = self._find_questions(conversations, operator_messages, rendering)
         answers = None
         if kwargs.get("return_assistant_tokens_mask") and not self._marks_answers(chat_template):
             del options["return_assistant_tokens_mask"]
@@ -220,21 +217,32 @@ class SafeProcessorMixin(RemoteCodeMixin):
             _conversation_spans.reset(tokens[0])
             _answer_spans.reset(tokens[1])
 
+    def _find_questions(
+        self, conversations: list, operator_messages: int | None, rendering: dict
+    ) -> list[QuestionSpans | None]:
+        """Find the question in the prompt of each conversation; `None` where all of its text is the question."""
+        # Beside a client's messages, tools and the like are a client's, too, and nothing marks them in the prompt.
+        if operator_messages is not None and has_texts({**rendering, "chat_template": None}):
+            return [None] * len(conversations)
+        render = partial(super().apply_chat_template, **rendering)
+        is_continued = bool(rendering.get("continue_final_message"))
+        return [find_question(messages, operator_messages, is_continued, render) for messages in conversations]
+
     def _check_renderings(self, plain: PlainText, conversations: list, variables: dict, chat_template: str | None):
         render = partial(super().apply_chat_template, chat_template=chat_template)
-        # Without what cuts the end of a prompt off.
+        # This option cuts the end of a prompt off, and a token there would not be found.
         variables = {name: value for name, value in variables.items() if name != "continue_final_message"}
         for messages in conversations:
             plain.check_rendering(render, messages, variables, self._template_source(chat_template))
 
     def _template_source(self, chat_template: str | None) -> str:
-        """The template itself, of which callers may give the name."""
+        """Return the template itself, of which callers may give the name."""
         named = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
         chosen = "default" if chat_template is None else chat_template
         return named.get(chosen, chat_template) or ""
 
     def _marks_answers(self, chat_template: str | None) -> bool:
-        """Whether the template says what the model has answered, which few do."""
+        """Tell whether the template says what the model has answered, which few do."""
         return re.search(r"{%-?\s*generation", self._template_source(chat_template)) is not None
 
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs: Unpack[ProcessingKwargs]):
@@ -258,7 +266,7 @@ class SafeProcessorMixin(RemoteCodeMixin):
         return inputs
 
     def _with_words(self, inputs: BatchFeature, text, spans: list[QuestionSpans | None] | None) -> BatchFeature:
-        """The inputs with `question_ids`, (batch, words, 2), where the head reads words of its own."""
+        """Add `question_ids`, (batch, words, 2), where the head reads words of its own."""
         texts = [text] if isinstance(text, str) else text
         if self.words is None or "input_ids" not in inputs or not all(isinstance(one, str) for one in texts):
             return inputs
@@ -269,14 +277,14 @@ class SafeProcessorMixin(RemoteCodeMixin):
 
     @property
     def special_texts(self) -> list[str]:
-        """What spells a token of its own in a prompt."""
+        """Texts that spell a token of their own in a prompt."""
         added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
         return [self.image_token, *self.tokenizer.all_special_tokens, *added]
 
     def _question_mask(
         self, inputs: BatchFeature, texts: list[str], spans: list[QuestionSpans | None]
     ) -> list[list[int]]:
-        """The turn of each token that users said, one row per row of `input_ids`."""
+        """Return the turn of each token that users said, one row per row of `input_ids`."""
         ids, offsets = _as_lists(inputs["input_ids"]), _as_lists(inputs.get("offset_mapping"))
         pad_token_id = self.tokenizer.pad_token_id
         attended = _as_lists(inputs.get("attention_mask")) or [
@@ -297,7 +305,8 @@ class SafeProcessorMixin(RemoteCodeMixin):
     def _answer_masks(
         self, inputs: BatchFeature, texts: list[str], spans: list[QuestionSpans | None]
     ) -> list[list[int]]:
-        """1 on the tokens of the model's answers, and on a special token that ends one; 0 where nothing was found."""
+        """Return 1 on the tokens of the model's answers, and on a special token that ends one; 0 where nothing was
+        found."""
         ids, offsets = _as_lists(inputs["input_ids"]), _as_lists(inputs.get("offset_mapping"))
         replaced = inputs.get("text_replacement_offsets") or [[] for _ in ids]
         ends = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
@@ -321,7 +330,7 @@ class SafeProcessorMixin(RemoteCodeMixin):
         return turns if any(turns) else None
 
     def plain_text(self) -> PlainText:
-        """What makes texts plain, for the tokens that the tokenizer has now."""
+        """Make the rule by which texts become plain, for the tokens that the tokenizer has now."""
         tokenizer = self.tokenizer
         normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
         return PlainText(
@@ -331,21 +340,21 @@ class SafeProcessorMixin(RemoteCodeMixin):
         )
 
     def question_tokens(self, inputs, row: int = 0) -> list[str]:
-        """The texts whose weights an explanation of these inputs gives: the prompt's tokens or, where the head reads
-        words of its own, these; a piece that goes on with the word before begins with "##"."""
+        """Return the texts whose weights an explanation of these inputs gives: the prompt's tokens or, where the head
+        reads words of its own, these; a piece that goes on with the word before begins with "##"."""
         if "question_ids" in inputs:
             return self.words.tokens(_as_lists(inputs["question_ids"][row][:, 0]))
         return [self.tokenizer.decode(token) for token in _as_lists(inputs["input_ids"][row])]
 
     def post_process_safety(self, outputs) -> list[SafetyVerdict]:
         """
-        Verdicts by name.
+        Return verdicts by name.
 
         Args:
             outputs: what `assess`, `generate(..., return_dict_in_generate=True)` or `forward` returned.
 
         Returns:
-            One [`SafetyVerdict`] an image, in the order of the images; none where no image was seen.
+            One [`SafetyVerdict`] per image, in the order of the images; none where no image was seen.
         """
         level_logits = getattr(outputs, "safety_level_logits", None)
         if level_logits is None:
@@ -370,7 +379,7 @@ class SafeProcessorMixin(RemoteCodeMixin):
 
 
 def _stored_safety(checkpoint, source: dict) -> dict:
-    """The `safety_config` in a checkpoint's `config.json`."""
+    """Return the `safety_config` in a checkpoint's `config.json`."""
     try:
         config, _ = PreTrainedConfig.get_config_dict(checkpoint, **source)
     except OSError:  # a folder that holds a processor alone
@@ -380,14 +389,11 @@ def _stored_safety(checkpoint, source: dict) -> dict:
 
 def refuse_video_and_audio(conversations: list):
     """Raise `ValueError` for parts that nobody judges. Some processors would render them with another template."""
-    parts = [part for messages in conversations for message in messages for part in _parts(message)]
+    contents = [message.get("content") for messages in conversations for message in messages]
+    lists = (content for content in contents if isinstance(content, list))
+    parts = (part for content in lists for part in content if isinstance(part, dict))
     if any(kind in str(part.get("type")) for part in parts for kind in ("video", "audio")):
         raise ValueError(NO_VIDEO)
-
-
-def _parts(message: dict) -> list[dict]:
-    content = message.get("content")
-    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
 class TextOffsetsMixin:
@@ -396,8 +402,7 @@ class TextOffsetsMixin:
 
     def __call__(self, images=None, text=None, **kwargs):
         text_kwargs = dict(kwargs.pop("text_kwargs", None) or {})
-        of_text = text_kwargs.pop("return_tensors", None)
-        tensors = kwargs.pop("return_tensors", of_text)
+        tensors = kwargs.pop("return_tensors", text_kwargs.pop("return_tensors", None))
         inputs = super().__call__(images=images, text=text, text_kwargs=text_kwargs, **kwargs)
         return inputs.convert_to_tensors(tensors, skip_tensor_conversion=["text_replacement_offsets"])
 

@@ -1,4 +1,4 @@
-"""Which tokens of a prompt the users said: texts are marked while the messages are still messages."""
+"""Search for the users' words in a prompt: texts are marked while the messages are still messages."""
 
 import bisect
 import re
@@ -58,7 +58,7 @@ class QuestionMarks:
         self, messages: list[Mapping], operator_messages: int | None, is_continued: bool, roles=("user",)
     ) -> list:
         """
-        The messages with marks around what counts, as the question does.
+        Put marks around what counts, as the question does.
 
         Args:
             messages: of one conversation.
@@ -99,7 +99,7 @@ class QuestionMarks:
         return marked
 
     def _mark_field(self, value, turn: int):
-        """A field beside the content: a template may print it, or not."""
+        """Mark a field beside the content: a template may print it, or not."""
         if isinstance(value, str):
             return self._mark(value, turn, is_required=False)
         # The names in a dict, as in the arguments of a tool's call, are words, too, and cannot be marked.
@@ -119,9 +119,10 @@ class QuestionMarks:
         return text[:start] + marked + text[start + len(core) :]
 
     def read(self, rendered: str) -> QuestionSpans | None:
-        """The prompt without marks; nothing where a text did not come out whole, once and in its order."""
+        """Return the prompt without marks; nothing where a text did not come out whole, once and in its order."""
         if self.has_structure:
             return None
+        # Between two marks there is a piece of text; each mark gives its number and its kind.
         pieces = re.split(f"{self.nonce}([0-9]+)([{OPEN}{CLOSE}])", rendered)
         kept, spans, found = [pieces[0]], [], []
         position, start, opened = len(pieces[0]), 0, None
@@ -147,7 +148,7 @@ def find_question(
     messages: list[Mapping], operator_messages: int | None, is_continued: bool, render: Callable[[list], str]
 ) -> QuestionSpans | None:
     """
-    Where the question stands in a conversation's prompt.
+    Find the question in a conversation's prompt.
 
     Args:
         messages, operator_messages, is_continued: as for [`QuestionMarks.mark_conversation`].
@@ -167,7 +168,7 @@ def find_question(
 
 
 def find_answers(messages: list[Mapping], render: Callable[[list], str]) -> QuestionSpans | None:
-    """Where the model's answers stand in a conversation's prompt; `None` where that cannot be told."""
+    """Find the model's answers in a conversation's prompt; `None` where that cannot be told."""
     return _find(messages, render, None, False, ANSWERING_ROLES)
 
 
@@ -181,24 +182,24 @@ def _find(messages, render, *how) -> QuestionSpans | None:
 
 
 def has_texts(options: Mapping) -> bool:
-    """Whether arguments of a rendering bring texts of their own: tools, documents, variables of the template."""
+    """Tell whether arguments of a rendering bring texts of their own: tools, documents, variables of the template."""
     texts = (value for name, value in options.items() if name not in RENDERING_OPTIONS)
     return any(isinstance(value, (str, Mapping, Sequence)) and len(value) > 0 for value in texts)
 
 
 def warn_that_all_counts(reason: str):
-    """Once per reason."""
+    """Warn, once per reason, that all text counts as the question."""
     logger.warning_once(ALL_IS_QUESTION % reason)
 
 
 def is_image_part(part: Mapping) -> bool:
-    """Whether a part of a message's content is a picture."""
+    """Tell whether a part of a message's content is a picture."""
     return part.get("type") in IMAGE_TYPES
 
 
 def count_turns(messages: list[Mapping]) -> list[int]:
     """
-    The turn of each message, counted from the users' last one, 1.
+    Count the turn of each message, from the users' last one, 1.
 
     Users' messages in a row are one turn: the model has answered none of them. An answer belongs to the turn that it
     answers. A system prompt is in force in every turn, and so belongs to the last one.
@@ -213,14 +214,15 @@ def count_turns(messages: list[Mapping]) -> list[int]:
 
 
 def expand_spans(spans: list[tuple[int, int, int]], replacements: list[dict]) -> list[tuple[int, int, int]]:
-    """The spans in the text whose image placeholders were expanded, as `text_replacement_offsets` tells."""
+    """Move the spans into the text whose image placeholders were expanded, as `text_replacement_offsets` tells."""
     ends = [replacement["span"][1] for replacement in replacements]
     gained = [0] + [replacement["new_span"][1] - replacement["span"][1] for replacement in replacements]
     return [tuple(at + gained[bisect.bisect_right(ends, at)] for at in span[:2]) + span[2:] for span in spans]
 
 
 def token_turns(offsets: list[tuple[int, int]], spans: list[tuple[int, int, int]]) -> list[int]:
-    """The turn of each token that overlaps a span, the last turn where it overlaps several; 0 outside of all."""
+    """Return the turn of each token that overlaps a span, the last turn where it overlaps several; 0 outside of
+    all."""
     starts, ends, turns = np.array(spans, dtype=int).reshape(-1, 3).T
     token_starts, token_ends = np.array(offsets, dtype=int).reshape(-1, 2).T
     # A token of no width, as a byte of a longer character, counts inside a text; at its border it may be padding.

@@ -39,7 +39,7 @@ class SafeGemma3Model(SafeModelMixin, SafePreTrainedModelMixin, Gemma3Model):
         return self.judge_images(outputs, maps, self.split_pixels(pixel_values), safety_inputs)
 
     def block_layouts(self, num_features: int) -> list[Layout]:
-        """The ways in which the processor may write a picture of so many positions."""
+        """Return the ways in which the processor may write a picture of so many positions."""
         between = [("\n", "\n", "<start_of_image>"), ("<end_of_image>", "\n", "\n")]
         return [Layout([0, num_features, 0], between)]
 

@@ -61,7 +61,7 @@ class SafeInternVLModel(LastTileMixin, SafeModelMixin, SafePreTrainedModelMixin,
         return self.judge_last_tiles(outputs, outputs.pooler_output, pixels, safety_inputs)
 
     def block_layouts(self, num_features: int) -> list[Layout]:
-        """The ways in which the processor may write a picture of so many positions."""
+        """Return the ways in which the processor may write a picture of so many positions."""
         return [Layout([0, num_features, 0], [("<img>",), ("</img>",)])]
 
     def split_pixels(

@@ -35,7 +35,7 @@ class SafeLlavaNextModel(FirstTileMixin, SafeModelMixin, SafePreTrainedModelMixi
         safety_inputs: SafetyInputs | None = None,
         **kwargs,
     ) -> tuple | SafetyImageOutput:
-        """As the backbone's, with the verdict on each image in its block."""
+        """Encode images as the backbone does, with the verdict on each image in its block."""
         self.check_images(pixel_values)
         self.check_given("image_sizes", image_sizes)
         outputs = super().get_image_features(

@@ -69,7 +69,7 @@ class SafeMistral3Model(SafeModelMixin, SafePreTrainedModelMixin, Mistral3Model)
         return self.judge_images(outputs, maps, pixels, safety_inputs, parts)
 
     def block_layouts(self, num_features: int) -> list[Layout]:
-        """The ways in which the processor may write a picture of so many positions."""
+        """Return the ways in which the processor may write a picture of so many positions."""
         grids = grids_of(num_features)
         return [Layout([columns] * rows + [0], [BREAK] * (rows - 1) + [END]) for rows, columns in grids]
 

@@ -69,7 +69,7 @@ class SafeSmolVLMProcessor(TiledProcessorMixin, SafeProcessorMixin, SmolVLMProce
         self.tokenizer.padding_side = "left"
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
-        """For engines, as other processors have it; `image_sizes` are (height, width) pairs."""
+        """Count positions for engines, as other processors do; `image_sizes` are (height, width) pairs."""
         if image_sizes is None:
             return MultiModalData()
         grids = [self.image_processor.get_number_of_image_patches(*size, kwargs)[1:] for size in image_sizes]

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-PEFT_PREFIX = "base_model."  # in front of every weight that peft's wrapper loads
+PEFT_PREFIX = "base_model."  # it begins the name of every weight that peft's wrapper loads
 # Ways in which peft starts an adapter without changing the layer below it, as "pissa" and "olora" do.
 HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 
@@ -36,7 +36,7 @@ class SafetyAdapterMixin:
 
     @property
     def verdict_modules(self) -> str:
-        """What the verdict rests on, as a regular expression: for `exclude_modules` of an adapter's config."""
+        """Match what the verdict rests on, as a regular expression for `exclude_modules` of an adapter's config."""
         embeddings = self.get_input_embeddings()
         # An output layer that is tied to them is the same weight under another name.
         names = [
@@ -48,14 +48,14 @@ class SafetyAdapterMixin:
         return rf"(?:(?:.*\.)?(?:{children}|safety_\w+)|{'|'.join(names)})(?:\..*)?"
 
     def _verdict_weights(self) -> dict[str, torch.Tensor]:
-        """Parameters, and buffers, as a batch norm's statistics."""
+        """Return parameters that the verdict rests on, and buffers, such as a batch norm's statistics."""
         pattern, embeddings = re.compile(self.verdict_modules), self.get_input_embeddings()
-        shared = set(map(id, embeddings.parameters()))  # with an output layer that is tied to them
+        shared = set(map(id, embeddings.parameters()))  # an output layer may be tied to them
         named = [*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)]
         return {name: weight for name, weight in named if pattern.fullmatch(name) or id(weight) in shared}
 
     def _verdict_adapters(self) -> dict[str, nn.Module]:
-        """Adapter layers on what the verdict rests on; of nested ones the outermost."""
+        """Return adapter layers on what the verdict rests on; of nested ones the outermost."""
         pattern = re.compile(self.verdict_modules)
         found: dict[str, nn.Module] = {}
         for name, module in self.named_modules():
@@ -133,10 +133,11 @@ class SafetyAdapterMixin:
         )
 
     def load_adapter(self, *args, **kwargs):
-        """As [`PreTrainedModel.load_adapter`]. Raises `ValueError` for an adapter that would change the verdict, and
-        leaves the weights as they were."""
+        """Load as [`PreTrainedModel.load_adapter`] does. Raises `ValueError` for an adapter that would change the
+        verdict, and leaves the weights as they were."""
         if self._adapters_may_change_verdict:
             return super().load_adapter(*args, **kwargs)
+        # The library writes plain weights of the file wherever they are named, so they are compared afterwards.
         kept = {name: weight.detach().clone() for name, weight in self._verdict_weights().items()}
         info = super().load_adapter(*args, **kwargs)
         refused = self._take_out_adapters()
@@ -180,7 +181,7 @@ def _refusal(names: list[str]) -> ValueError:
 
 
 def _either(given: str | list[str] | None, pattern: str) -> str:
-    """`exclude_modules` of a config with one more pattern."""
+    """Return a config's `exclude_modules` with one more pattern."""
     if not given:
         return pattern
     if not isinstance(given, str):

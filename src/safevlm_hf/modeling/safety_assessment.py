@@ -10,7 +10,7 @@ from .safety_inputs import SafetyOutput, decide_samples, verdict_output
 from .safety_policy import ACTIONS, SafetyPolicy
 
 
-TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # what a processor gives and a verdict does not need
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")  # a processor gives them, and a verdict does not need them
 
 
 class SafetyAssessmentMixin:
@@ -30,7 +30,7 @@ class SafetyAssessmentMixin:
         **image_inputs,
     ) -> SafetyOutput:
         """
-        The verdict on each image under the text of its own sample, without running the language model.
+        Give the verdict on each image under the text of its own sample, without running the language model.
 
         Args:
             input_ids, pixel_values, attention_mask, inputs_embeds, question_mask, question_ids, image_inputs: as for
@@ -45,8 +45,8 @@ class SafetyAssessmentMixin:
         outputs, safety_inputs, policy = self._judge(prompt, pixel_values, image_inputs, safety_policy)
         audit = SafetyAudit.create(safety_audit)
         if audit is not None:
-            of_images = {name: image_inputs[name] for name in self.model.image_arguments if name in image_inputs}
-            pixels = self.model.split_pixels(pixel_values, **of_images)
+            arguments = {name: image_inputs[name] for name in self.model.image_arguments if name in image_inputs}
+            pixels = self.model.split_pixels(pixel_values, **arguments)
             prompts = self.unpadded_prompts(input_ids, inputs_embeds, attention_mask)
             actions = [ACTIONS[action] for action, _, _ in decide_samples(safety_inputs, self.config.safety_config)]
             call = AuditedCall("assess", policy, actions, safety_inputs.record, prompts, pixels)
@@ -66,8 +66,8 @@ class SafetyAssessmentMixin:
         **image_inputs,
     ) -> SafetyExplanation:
         """
-        The verdict on each image as by `assess`, and what it rests on: a map of the image, weights of the question's
-        tokens, and exact contributions of both, without running the language model.
+        Give the verdict on each image as `assess` does, and what it rests on: a map of the image, weights of the
+        question's tokens, and exact contributions of both, without running the language model.
 
         Args: as for `assess`; the policy changes nothing but the decision.
 
@@ -87,10 +87,13 @@ class SafetyAssessmentMixin:
             mask = self.model.question_mask_of(safety_inputs, [len(block) for block in outputs.pooler_output])
             text_embeds, text_mask = (part.to(rows.device)[rows] for part in (safety_inputs.text_embeds, mask))
             explained = explain_head(head, text_embeds, text_mask, safety_tokens, outputs, self.config)
-        return SafetyExplanation(**explained, **verdict_output(outputs, policy))
+        for name, value in verdict_output(outputs, policy).items():
+            if name in SafetyExplanation.__dataclass_fields__:  # it is about the window that decided alone
+                explained[name] = value
+        return SafetyExplanation(**explained)
 
     def _judge(self, prompt: tuple, pixel_values, image_inputs: dict, safety_policy):
-        """Encoded images, the inputs of their verdicts, and the policy; `prompt` as for `read_conversation`."""
+        """Return encoded images, the inputs of their verdicts, and the policy; `prompt` as for `read_conversation`."""
         if pixel_values is None:
             raise ValueError("`assess` and `explain` need `pixel_values`: a sample without an image has no verdict.")
         unknown = image_inputs.keys() - {*self.model.image_arguments, *TOKEN_TYPES}

@@ -25,12 +25,12 @@ from .safety_inputs import SafetyImageOutput
 from .safety_policy import SafetyPolicy, condition_category
 
 
-UNREADABLE = "unreadable picture"  # in place of a category, where the pixels gave no verdict
+UNREADABLE = "unreadable picture"  # it takes a category's place where the pixels gave no verdict
 
 
 @dataclass(frozen=True)
 class SafetyAudit:
-    """Where `generate` writes what it saw and did, and `assess` what it saw.
+    """File to which `generate` writes what it saw and did, and `assess` what it saw.
 
     Args:
         path: a file of JSON lines; it is appended to, by any number of processes.
@@ -46,7 +46,7 @@ class SafetyAudit:
     path: str
     contents: bool = False
     windows: bool = False
-    digests = True  # of prompt and pixels; a sink that keeps no lines needs none
+    digests = True  # lines hold them of prompt and pixels; a sink that keeps no lines needs none
 
     def __post_init__(self):
         is_path = isinstance(self.path, (str, os.PathLike))
@@ -59,7 +59,7 @@ class SafetyAudit:
 
     @classmethod
     def create(cls, audit) -> "SafetyAudit | None":
-        """An audit from a path, a dict of its arguments, or nothing. An object with `append`, `contents`, `windows`
+        """Make an audit of a path, a dict of its arguments, or nothing. An object with `append`, `contents`, `windows`
         and `digests`, as this class has them, stays as it is."""
         if audit is None or all(hasattr(audit, name) for name in ("append", "contents", "windows", "digests")):
             return audit
@@ -101,7 +101,8 @@ def _locked(path: str):
 
 
 def iter_audit(path) -> Iterator[tuple[int, dict | None]]:
-    """The lines of an audit trail with their numbers; `None` for one that a crash cut off, which cannot be read."""
+    """Yield the lines of an audit trail with their numbers; `None` for one that a crash cut off, which cannot be
+    read."""
     with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -112,7 +113,7 @@ def iter_audit(path) -> Iterator[tuple[int, dict | None]]:
 
 
 def read_audit(path) -> tuple[list[dict], int]:
-    """The lines of an audit trail, and how many were cut off by a crash and cannot be read."""
+    """Return the lines of an audit trail, and how many were cut off by a crash and cannot be read."""
     found = [line for _, line in iter_audit(path)]
     lines = [line for line in found if line is not None]
     return lines, len(found) - len(lines)
@@ -120,7 +121,7 @@ def read_audit(path) -> tuple[list[dict], int]:
 
 @dataclass(frozen=True)
 class AuditedCall:
-    """What an audit trail tells of one call.
+    """Facts that an audit trail tells of one call.
 
     Args:
         name: `"generate"` or `"assess"`.
@@ -175,7 +176,7 @@ def audit_lines(audit: SafetyAudit, model, call: AuditedCall) -> list[dict]:
 def _verdict_lines(
     images: list[SafetyImageOutput], config: SafetyConfig, policy: SafetyPolicy, all_windows: bool
 ) -> list[tuple[int, dict]]:
-    """For each image the sample that it belongs to, and its verdict with the logits that it rests on."""
+    """Return for each image the sample that it belongs to, and its verdict with the logits that it rests on."""
     found = []
     for encoded in images:
         level_logits, category_logits = encoded.safety_level_logits, encoded.safety_category_logits
@@ -186,19 +187,19 @@ def _verdict_lines(
         readable = is_readable(level_logits, category_logits).tolist()
         for image, verdict in enumerate(verdicts):
             is_window = encoded.safety_is_window[image]
-            of_windows = encoded.safety_window_logits[image][is_window]
+            window_logits = encoded.safety_window_logits[image][is_window]
             deciding = torch.cat([level_logits[image], category_logits[image]])[None]
             line = _as_line(asdict(verdict))
             if decided[image]:
                 line["decided"] = condition_category(decided[image], config) if readable[image] else UNREADABLE
-            line["num_windows"] = len(of_windows)
-            line["logits"] = encode_logits(of_windows if all_windows else deciding)
+            line["num_windows"] = len(window_logits)
+            line["logits"] = encode_logits(window_logits if all_windows else deciding)
             found.append((line.pop("sample"), line))
     return found
 
 
 def deciding_category(verdict: dict) -> str:
-    """The category, by name, that a line's verdict was decided on; its most probable one where the picture is
+    """Return the category, by name, that a line's verdict was decided on; its most probable one where the picture is
     answered, and `UNREADABLE` where it cannot be read."""
     return (
         verdict.get("decided")
@@ -217,12 +218,12 @@ def _as_line(value):
 
 
 def encode_logits(logits: torch.Tensor) -> str:
-    """Logits (windows, levels + categories) as base64 of float32, bit for bit."""
+    """Encode logits (windows, levels + categories) as base64 of float32, bit for bit."""
     return base64.b64encode(logits.detach().float().cpu().contiguous().numpy().astype("<f4").tobytes()).decode()
 
 
 def decode_logits(encoded: str, columns: int) -> torch.Tensor:
-    """What `encode_logits` was given. Raises `ValueError` where it is no table of so many columns."""
+    """Return what `encode_logits` was given. Raises `ValueError` where it is no table of so many columns."""
     try:
         data = base64.b64decode(encoded, validate=True)
     except (binascii.Error, TypeError) as error:

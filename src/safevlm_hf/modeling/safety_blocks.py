@@ -20,7 +20,8 @@ MAX_TOLD = 6  # parts of a layout in an error
 
 @dataclass(frozen=True)
 class Layout:
-    """How the processor writes a picture: image positions in a row, and the structure tokens between such runs.
+    """Layout in which the processor writes a picture: image positions in a row, and the structure tokens between such
+    runs.
 
     Args:
         runs: positions of each run; 0 at the ends where a picture begins or ends with structure tokens.
@@ -31,8 +32,8 @@ class Layout:
     between: Sequence[tuple[str, ...]]
 
     def with_safety(self, before: int, after: int) -> "Layout":
-        """The layout of the block, with s(2) in front and c behind. Without them the outermost structure tokens stand
-        around the block, not in it."""
+        """Return the layout of the block, with s(2) in front and c behind. Without them the outermost structure tokens
+        stand around the block, not in it."""
         runs = [*self.runs]
         runs[0] += before
         runs[-1] += after
@@ -46,7 +47,7 @@ class Layout:
 
 
 def grids_of(number: int) -> list[tuple[int, int]]:
-    """All (rows, columns) of so many parts."""
+    """Return all (rows, columns) of so many parts."""
     return [(rows, number // rows) for rows in range(1, number + 1) if number % rows == 0]
 
 
@@ -78,7 +79,7 @@ def check_structure(model, safety_inputs: SafetyInputs, block_lengths: list[int]
     for number, length in enumerate(block_lengths):
         block = [next(positions) for _ in range(length)]
         row, columns = block[0][0], [column for _, column in block]
-        starts = [place for place in range(1, length) if columns[place] > columns[place - 1] + 1]  # of runs
+        starts = [place for place in range(1, length) if columns[place] > columns[place - 1] + 1]  # a run begins there
         runs = [end - start for start, end in pairwise([0, *starts, length])]
         found = [safety_inputs.text_embeds[row, columns[place - 1] + 1 : columns[place]] for place in starts]
         layouts = [layout.with_safety(*extra) for layout in model.block_layouts(length - sum(extra))]
@@ -98,8 +99,8 @@ def _told(numbers: list[int]) -> str:
 def _matches(
     model, expected: Sequence[tuple[str, ...]], found: list[torch.Tensor], known: dict[str, torch.Tensor]
 ) -> bool:
-    """Whether the embeddings `found`, (tokens, hidden) each, are those of the structure tokens. `known` keeps those of
-    each structure token, for a model without a tokenizer."""
+    """Tell whether the embeddings `found`, (tokens, hidden) each, are those of the structure tokens. `known` keeps
+    those of each structure token, for a model without a tokenizer."""
     checkpoint = (getattr(model.config, "_name_or_path", None), getattr(model.config, "_commit_hash", None))
     ids = [structure_ids(*checkpoint, model.config.image_token_id, between) for between in expected]
     if None in ids:
@@ -113,20 +114,20 @@ def _matches(
     if model.training or not found:  # training may add noise to embeddings
         return True
     embeds = torch.cat(found)
-    wanted = torch.tensor([token_id for of_one in ids for token_id in of_one], device=embeds.device)
+    wanted = torch.tensor([token_id for own in ids for token_id in own], device=embeds.device)
     return torch.equal(model.get_input_embeddings()(wanted).to(embeds), embeds)
 
 
 def _could_be(expected: tuple[str, ...], found: torch.Tensor, known: dict[str, torch.Tensor]) -> bool:
-    """Whether these may be the structure tokens: as many of them, and each the same wherever it stands."""
+    """Tell whether these may be the structure tokens: as many of them, and each the same wherever it stands."""
     if len(found) != len(expected):
-        return len(found) < len(expected) and "\n" in expected
+        return len(found) < len(expected) and "\n" in expected  # tokenizers may join line breaks
     return all(torch.equal(known.setdefault(name, token), token) for name, token in zip(expected, found))
 
 
 @lru_cache(maxsize=4)
 def load_tokenizer(name_or_path: str, revision: str | None):
-    """The tokenizer that lies with a checkpoint."""
+    """Load the tokenizer that lies with a checkpoint."""
     # Token ids need no code of the tokenizer's, and the library must not ask on stdin in the middle of an answer.
     return AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
 
@@ -135,8 +136,8 @@ def load_tokenizer(name_or_path: str, revision: str | None):
 def structure_ids(
     name_or_path: str | None, revision: str | None, image_token_id: int, tokens: tuple[str, ...]
 ) -> tuple[int, ...] | None:
-    """Ids of structure tokens between two image tokens; `None` where no tokenizer that knows these lies with the
-    checkpoint."""
+    """Return the ids of structure tokens between two image tokens; `None` where no tokenizer that knows these lies
+    with the checkpoint."""
     if not name_or_path:
         return None
     try:

@@ -28,7 +28,7 @@ _is_generating = ContextVar("is_generating", default=False)
 
 @contextlib.contextmanager
 def generating():
-    """For the time that a model's own `generate` runs."""
+    """Mark the time in which a model's own `generate` runs."""
     token = _is_generating.set(True)
     try:
         yield
@@ -41,8 +41,8 @@ def is_generating() -> bool:
 
 
 def take_cache(kwargs: dict) -> Cache | None:
-    """The cache among the arguments, left under the name that transformers has for it now. Found by its type: a name
-    that is not known here would let a conversation's images through without their verdict."""
+    """Take the cache among the arguments, and leave it under the name that transformers has for it now. It is found by
+    its type: a name that is not known here would let a conversation's images through without their verdict."""
     names = [name for name, value in kwargs.items() if isinstance(value, Cache)]
     if len(names) > 1:
         raise ValueError(f"`generate` takes one cache, got {len(names)}: {', '.join(names)}.")
@@ -53,7 +53,7 @@ def take_cache(kwargs: dict) -> Cache | None:
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
-    """The cache of a `forward`, under either of its names."""
+    """Return the cache of a `forward`, given under either of its names."""
     if past_key_values is None:
         return cache
     if cache is not None:
@@ -65,7 +65,7 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
 
 @dataclass(frozen=True)
 class CacheRecord:
-    """What a cache held when `generate` left it, and how to tell that it holds the same now.
+    """Record of what a cache held when `generate` left it, by which to tell that it holds the same now.
 
     Args:
         images: the images in it, with the conditions that their blocks hold; `None` without images.
@@ -83,13 +83,14 @@ class CacheRecord:
 
     @classmethod
     def of(cls, cache: Cache, images=None, conversation=None) -> "CacheRecord":
-        """A record of the cache as it is now."""
+        """Make a record of the cache as it is now."""
         tensors, length = _tensors(cache), cache.get_seq_length()
         length = length.clone() if isinstance(length, torch.Tensor) else length
         return cls(images, conversation, length, tensors, list(map(_version, tensors)))
 
     def describes(self, cache: Cache) -> bool:
-        """Whether the cache is as it was: the same tensors, unchanged. Without images it may have been cropped."""
+        """Tell whether the cache is as it was: the same tensors, unchanged. Without images it may have been
+        cropped."""
         now = _tensors(cache)
         if len(now) != len(self.tensors) or list(map(_version, now)) != self.versions:
             return False
@@ -111,13 +112,13 @@ class CacheRecord:
 
 
 def read_record(cache: Cache) -> CacheRecord | None:
-    """The record of a cache, where it still describes it."""
+    """Return the record of a cache, where it still describes it."""
     record = getattr(cache, RECORD, None)
     return record if isinstance(record, CacheRecord) and record.describes(cache) else None
 
 
 def drop_record(cache: Cache | None):
-    """Before a cache is filled further, so that its old keys and values are not kept alive meanwhile."""
+    """Drop the record before a cache is filled further: it would keep its old keys and values alive meanwhile."""
     if cache is not None:
         vars(cache).pop(RECORD, None)
 
@@ -127,8 +128,8 @@ def write_record(cache: Cache, images: SafetyImageOutput | None, conversation: C
 
 
 def read_state(cache: Cache | None, present: object) -> object:
-    """What the model kept beside the cache (`SafeModelMixin.cache_state`) when it was filled last: nothing where it is
-    empty, and what the model keeps now where nobody wrote it down."""
+    """Return what the model kept beside the cache (`SafeModelMixin.cache_state`) when it was filled last: nothing
+    where it is empty, and what the model keeps now where nobody wrote it down."""
     state = None if cache is None else getattr(cache, STATE, present)
     return None if state is None or int(cache.get_seq_length()) == 0 else state
 
@@ -138,7 +139,7 @@ def write_state(cache: Cache, state: object):
 
 
 def take_free_cache(cache: Cache | None) -> bool:
-    """Before a forward outside of `generate`: take the record off, and say whether the cache is known to hold no
+    """Take the record off before a forward outside of `generate`, and tell whether the cache is known to hold no
     images."""
     if cache is None:
         return True
@@ -150,12 +151,12 @@ def take_free_cache(cache: Cache | None) -> bool:
 
 
 def mark_free_cache(cache: Cache):
-    """After a forward that put no image into a cache that held none."""
+    """Mark a cache that held no image after a forward that put none into it."""
     write_record(cache, images=None, conversation=None)
 
 
 def _tensors(value) -> list[torch.Tensor]:
-    """All tensors that a cache's layers hold, in a fixed order."""
+    """Return all tensors that a cache's layers hold, in a fixed order."""
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, Cache):

@@ -1,4 +1,5 @@
-"""One call of `generate`: what has to be right before its first token, and what is written down after its last."""
+"""Verdicts in one call of `generate`: what has to be right before its first token, and what is written down after its
+last."""
 
 from dataclasses import replace
 
@@ -69,10 +70,10 @@ class SafetyCall:
         self.inputs_embeds = kwargs.get("inputs_embeds")
         self.cache = take_cache(kwargs)
         self.past_length = 0 if self.cache is None else int(self.cache.get_seq_length())
-        # Of prompt and cache; unknown where neither has images and the cache is a foreign one.
+        # It covers prompt and cache; it is unknown where neither has images and the cache is a foreign one.
         self.conversation: Conversation | None = None
         self.safety_inputs: SafetyInputs | None = None
-        self.cached_images: SafetyImageOutput | None = None  # that stay in the cache as they are
+        self.cached_images: SafetyImageOutput | None = None  # these stay in the cache as they are
 
     @property
     def has_prompt(self) -> bool:
@@ -93,7 +94,7 @@ class SafetyCall:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the prompt holds what is in the cache, too, as the library tells it."""
+        """Tell whether the prompt holds what is in the cache, too, as the library finds out."""
         mask = self.kwargs.get("attention_mask")
         if self.inputs_embeds is not None or not isinstance(mask, torch.Tensor):
             return True
@@ -105,17 +106,14 @@ class SafetyCall:
         """Judge what is encoded already, and prepare the arguments so that nothing is answered past its verdict."""
         record = None if self.cache is None else read_record(self.cache)
         if self.has_prompt:
-            self._check_prompt()
+            check_modalities(self.kwargs)
+            if self.inputs_embeds is not None:
+                check_embeds(self.inputs_embeds, self.model.model.safety_tokens()[1])
             self._judge_images(record, question_mask, question_ids)
             self._act_on_verdicts()
         else:
             self._check_call_without_prompt(record)
         drop_record(self.cache)
-
-    def _check_prompt(self):
-        check_modalities(self.kwargs)
-        if self.inputs_embeds is not None:
-            check_embeds(self.inputs_embeds, self.model.model.safety_tokens()[1])
 
     def _check_call_without_prompt(self, record: CacheRecord | None):
         if self.audit is not None:
@@ -178,7 +176,7 @@ class SafetyCall:
             mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
         given = {name: value for name, value in self.kwargs.items() if value is not None}
         base_model = self.model.model
-        state = base_model.cache_state  # which M-RoPE changes as it finds them
+        state = base_model.cache_state  # M-RoPE changes it as it finds them
         own = self.model._prepare_position_ids_for_generation(prompt, {**given, "attention_mask": mask})
         base_model.cache_state = state
         new = slice(self.past_length, None)
@@ -197,13 +195,13 @@ class SafetyCall:
         logger.warning_once(text)
 
     def _readable_mask(self) -> torch.Tensor | None:
-        """The mask, where it is one that a question can be read through; with images others raise, further below."""
+        """Return the mask if a question can be read through it; with images other masks raise, further below."""
         mask, prompt = self.kwargs.get("attention_mask"), self.inputs_embeds
         length = (self.input_ids if prompt is None else prompt).shape[1]
         return mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 and 0 < length <= mask.shape[1] else None
 
     def _renew_encoded_images(self, encoded: BaseModelOutputWithPooling) -> SafetyImageOutput:
-        """Images encoded before the call get a verdict for this call's question."""
+        """Give images encoded before the call a verdict for this call's question."""
         if getattr(encoded, "safety_features", None) is None:
             raise ValueError(
                 "`mm_encoder_outputs['image']` carries no safety features, so the images would be answered without a "
@@ -250,7 +248,7 @@ class SafetyCall:
         return record.images
 
     def _check_beginning(self, images: SafetyImageOutput | None, earlier: Conversation | None):
-        """A whole prompt: the cache is gone on with where it holds the prompt's beginning."""
+        """Go on with the cache under a whole prompt where it holds the prompt's beginning; empty it otherwise."""
         # Some versions of transformers cut the prompt to its new tokens before they find the places.
         if self.has_new_images and (images is not None or self.model.model.places_images_by_prompt):
             self._empty_cache()
@@ -265,7 +263,7 @@ class SafetyCall:
         self.past_length = 0
 
     def _renew_cached_images(self, cached: SafetyImageOutput):
-        """Images in a cache get a verdict for the whole conversation. Where it differs from the one that they were
+        """Give images in a cache a verdict for the whole conversation. Where it differs from the one that they were
         cached under, the cache is filled anew."""
         counts = self.conversation.is_image.sum(dim=1)
         lengths = torch.tensor([len(block) for block in cached.pooler_output], device=counts.device)
@@ -312,7 +310,7 @@ class SafetyCall:
         if may_refuse:
             check_vocabulary(self.model)
             tokenizer = self.kwargs.get("tokenizer") or self.model.refusal_tokenizer()
-            # All of them, and now: the audit must not tell of a refusal that then cannot be given.
+            # All of them are made, and now: the audit must not tell of a refusal that then cannot be given.
             refusals = all_refusal_ids(tokenizer, self.policy, self.model.config.safety_config.categories)
 
         def at_first_step() -> list[list[int] | None]:
@@ -370,7 +368,7 @@ class SafetyCall:
         conversation = self._with_answer(sequences)
         for cache in caches.values():
             if not int(cache.get_seq_length()):
-                continue
+                continue  # nothing was put into it
             write_state(cache, self.model.model.cache_state)
             length = int(cache.get_seq_length())
             is_known = conversation is not None and length <= conversation.shape[1]
@@ -380,7 +378,7 @@ class SafetyCall:
                 write_record(cache, images, known)
 
     def _with_answer(self, sequences: torch.LongTensor) -> Conversation | None:
-        """The conversation with the answer, which is question only where nobody said what is."""
+        """Return the conversation with the answer, which is question only where nobody said what is."""
         conversation = self.conversation
         if conversation is None or len(sequences) != len(conversation.turns):
             return None
@@ -397,7 +395,7 @@ class SafetyCall:
 
 
 class NoImageTokens(LogitsProcessor):
-    """Keeps the image token out of an answer: it would be taken for the place of an image that is not there.
+    """Keep the image token out of an answer: it would be taken for the place of an image that is not there.
 
     Args:
         has_image: (batch,), true for the samples that it is kept out of; the others are decoded as they are alone.

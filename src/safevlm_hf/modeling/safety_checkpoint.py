@@ -1,4 +1,4 @@
-"""What a checkpoint must hold to be loaded, and the policy that is kept with it."""
+"""Loading and saving of checkpoints: what one must hold to be loaded, and the policy that is kept with it."""
 
 from contextlib import contextmanager
 from logging import Filter
@@ -18,7 +18,7 @@ from .safety_words import load_words
 
 logger = logging.get_logger(__name__)
 
-MAX_NAMES = 10  # of weights in an error
+MAX_NAMES = 10  # names of weights in an error
 PROMISED_WINDOW = 4  # tokens of a question that no words around it talk away
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -53,7 +53,7 @@ class SafeCheckpointMixin:
         **kwargs,
     ):
         """
-        As [`PreTrainedModel.from_pretrained`].
+        Load as [`PreTrainedModel.from_pretrained`] does.
 
         Raises:
             `ValueError`: for a checkpoint that lacks weights of its backbone, or says it is trained and lacks any; for
@@ -72,11 +72,11 @@ class SafeCheckpointMixin:
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )
-            of_safety = {name for name, _ in model.named_parameters() if _is_of_safety(name)}
-            is_stock = of_safety.issubset(info["missing_keys"])
+            safety_names = {name for name, _ in model.named_parameters() if _is_of_safety(name)}
+            is_stock = safety_names.issubset(info["missing_keys"])
             other = info["unexpected_keys"] | info["mismatched_keys"]
             if is_stock and not other and all(map(_is_of_safety, info["missing_keys"])):
-                report.clear()  # as it should be, and a line below says so
+                report.clear()  # all is as it should be, and a line below says so
         mismatched = sorted(info["mismatched_keys"])
         if mismatched and not ignore_mismatched_sizes:
             sizes = "; ".join(f"{key}: {tuple(found)}, not {tuple(by_config)}" for key, found, by_config in mismatched)
@@ -99,7 +99,7 @@ class SafeCheckpointMixin:
         if kept is not None and self.can_generate():
             policy = SafetyPolicy.create(kept, self.config.safety_config).to_dict()
             self.generation_config.safety_policy, self.config.safety_policy = policy, dict(policy)
-            # Of a generation config that it derived from the model's the library loads no keys but its own.
+            # The library loads no keys but its own of a generation config that it derived from the model's.
             self.generation_config._from_model_config = False
         if self.can_generate() and kwargs.get("is_main_process", True):
             # Before the config, whose digest is of the policy in this file, too.
@@ -110,7 +110,7 @@ class SafeCheckpointMixin:
         return super().save_pretrained(save_directory, **kwargs)
 
     def kept_policy(self) -> "SafetyPolicy | dict | None":
-        """The policy that is kept with the checkpoint. `generation_config` is often replaced, and what a policy
+        """Return the policy that is kept with the checkpoint. `generation_config` is often replaced, and what a policy
         forbids must not be lost with it, so `config` keeps a copy."""
         kept = getattr(getattr(self, "generation_config", None), "safety_policy", None)
         copied = getattr(self.config, "safety_policy", None)
@@ -124,7 +124,7 @@ class SafeCheckpointMixin:
 
 
 class _ReportFilter(Filter):
-    """Holds back the library's reports on loading (its table of missing weights and the like) in this thread."""
+    """Hold back the library's reports on loading (its table of missing weights and the like) in this thread."""
 
     def __init__(self):
         super().__init__()
@@ -139,7 +139,7 @@ class _ReportFilter(Filter):
 
 @contextmanager
 def _loading_report_held_back():
-    """A list of the library's reports, which are logged at the end."""
+    """Hold the library's reports back in a list; those that are left in it are logged at the end."""
     library, reports = logging.get_logger("transformers.modeling_utils"), _ReportFilter()
     library.addFilter(reports)
     try:
@@ -152,6 +152,7 @@ def _loading_report_held_back():
 
 def _check_safety_weights(checkpoint, safety_config, missing: set[str]):
     """Raise or warn where verdicts would be random, or could be talked away."""
+    # A line per module, not per weight: its first two names, or the first one outside of the base model.
     new = sorted({".".join(key.split(".")[: 2 if key.startswith("model.") else 1]) for key in missing})
     if new and safety_config.is_trained:
         raise ValueError(
@@ -228,7 +229,7 @@ def _check_that_nothing_is_lost(checkpoint, name: str, unexpected: set[str]):
 
 
 def stored_policy(checkpoint, **kwargs) -> dict | None:
-    """The policy in a checkpoint's `generation_config.json`; `kwargs` as those of `from_pretrained`.
+    """Return the policy in a checkpoint's `generation_config.json`; `kwargs` as those of `from_pretrained`.
 
     The library drops a broken file without a word, and of a file that it once derived from a config
     (`_from_model_config`) every key that is not its own. Raises `ValueError` for a file that cannot be read, or has a

@@ -1,4 +1,4 @@
-"""What a call may not bring: arguments under which an image would be seen, and its verdict would not hold.
+"""Checks of a call: it may bring no argument under which an image would be seen, and its verdict would not hold.
 
 Each of these functions raises `ValueError` and says what to do, before any model runs.
 """
@@ -12,7 +12,7 @@ from transformers.generation import utils as generation_utils
 
 
 GENERATE_ARGUMENTS = list(inspect.signature(GenerationMixin.generate).parameters)[2:]  # after self and inputs
-# What the library hands on to attention: it decides which positions see which.
+# The library hands these on to attention, where they decide which positions see which.
 ATTENTION_ARGUMENTS = (
     "is_causal",
     "seq_idx",
@@ -81,7 +81,7 @@ def check_question_ids(question_ids: torch.Tensor, batch_size: int, safety_confi
 def check_embeds(inputs_embeds: torch.Tensor, safety_tokens: torch.Tensor):
     """Raise where image blocks stand in the embeddings already; s(2), which begins each of them, tells."""
     if not len(safety_tokens):
-        return  # then blocks have no beginning of their own
+        return  # blocks have no beginning of their own then
     first = safety_tokens[0].to(inputs_embeds)
     if bool((inputs_embeds == first).all(dim=-1).any()):
         raise ValueError(
@@ -136,7 +136,7 @@ def check_positions(position_ids, own: torch.LongTensor, mask: torch.Tensor):
         given = position_ids[..., position_ids.shape[-1] - own.shape[-1] :].to(own.device)
         given = given if given.ndim == 3 else given[None]
         if len(given) == 3 and len(own) == 4:
-            own = own[1:]  # without those of text
+            own = own[1:]  # the first row is that of text
         rows = (1, len(own)) if len(own) > 1 else (1, 3, 4)
         if len(given) in rows and given.shape[1] in (1, own.shape[1]):
             if bool(((given == own) | (mask == 0).to(own.device)).all()):
@@ -204,7 +204,7 @@ def check_loop(model, arguments: dict, is_certain: bool, has_policy: bool):
 
 
 def _loads_loop(model, arguments: dict) -> bool:
-    """Whether the library would load the loop for these settings from the Hub; it refuses to without the trust."""
+    """Tell whether the library would load the loop for these settings from the Hub; it needs `trust_remote_code`."""
     if not arguments.get("trust_remote_code"):
         return False
     settings = {name: value for name, value in arguments.items() if name not in GENERATE_ARGUMENTS}

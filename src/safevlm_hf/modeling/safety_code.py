@@ -11,8 +11,9 @@ from .model_card import write_model_card
 
 
 def auto_map(family: str, prefix: str) -> dict[str, str]:
-    """`auto_map` of a family whose file is `{family}.py` and whose classes are called `{prefix}...`. Every entry names
-    that file: whichever class is loaded first, the library follows its imports to all files that it needs."""
+    """Return `auto_map` of a family whose file is `{family}.py` and whose classes are called `{prefix}...`. Every
+    entry names that file: whichever class is loaded first, the library follows its imports to all files that it
+    needs."""
     config, processor = f"{family}.{prefix}Config", f"{family}.{prefix}Processor"
     models = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
     return {
@@ -37,7 +38,7 @@ def _code_files(family: str) -> list[Path]:
 
 
 class RemoteCodeMixin(PushToHubMixin):
-    """For what is saved by [`save_code`]: code and card reach the Hub, too."""
+    """Upload of what [`save_code`] has saved: code and card reach the Hub, too."""
 
     def _upload_modified_files(self, working_dir, repo_id, files_timestamps, *args, **kwargs):
         # By now `push_to_hub` has written a card of its own, and `save_pretrained` has taken the time stamps after the

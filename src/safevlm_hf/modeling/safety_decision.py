@@ -1,4 +1,4 @@
-"""What a policy decides, on tensors: the order of `Strictness`, decisions from logits, and verdicts by name."""
+"""Decisions of a policy, on tensors: the order of `Strictness`, decisions from logits, and verdicts by name."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .safety_policy import (
 
 @dataclass(frozen=True)
 class SafetyDecision:
-    """What a policy does with each image, or with each window of each image.
+    """Decisions of a policy on each image, or on each window of each image.
 
     Attributes:
         condition_ids: (...), rows of the condition table.
@@ -47,6 +47,7 @@ class SafetyDecision:
             is_candidate: (..., decisions), which of them count; broadcast with (...), at least one along the last
                 dimension.
         """
+        # Action and level become one number, in which no level outweighs an action; the risk decides between equals.
         strictness = self.action_ids * (1 + self.level_ids.max()) + self.level_ids
         strictness = torch.where(is_candidate, strictness, -1)
         is_strictest = strictness == strictness.max(dim=-1, keepdim=True).values
@@ -79,7 +80,7 @@ def decide(
     risky_level = level_logits[..., 1:].argmax(dim=-1)
 
     def constant(values, **kwargs):
-        # Without waiting: a blocking copy would stall the prefill.
+        # Nothing waits for it: a blocking copy would stall the prefill.
         return torch.tensor(values, **kwargs).to(level_logits.device, non_blocking=True)
 
     is_on = constant([policy.is_on(name) for name in config.categories])
@@ -168,7 +169,7 @@ def verdicts_from_logits(
     policy = SafetyPolicy.create(policy, config)
     decision = decide(policy, level_logits, category_logits, config)
     condition_ids = decision.condition_ids.tolist() if condition_ids is None else condition_ids
-    # As the policy: what cannot be read is reported at the highest level, never as safe.
+    # This follows the policy: what cannot be read is reported at the highest level, never as safe.
     unreadable = ~is_readable(level_logits, category_logits)
     last_risky = max(index for index in range(len(config.categories)) if index != config.safe_category)
     probabilities = {}

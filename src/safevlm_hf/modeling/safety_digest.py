@@ -42,11 +42,13 @@ def safety_digests(config, policies: list[dict | None]) -> dict[str, str]:
 
 def _digests(config, policy: dict) -> dict[str, str]:
     safety = config.safety_config
+    # A policy counts as [`SafetyPolicy`] understands it: without what is empty, and 1 as 1.0.
+    settings = {name: _with_floats(value) for name, value in policy.items() if value is not None and value != {}}
     parts: dict[str, list | dict] = {part: [getattr(safety, name) for name in names] for part, names in FIELDS.items()}
-    settings = _settings(policy)
     parts["refusal texts"] = {name: value for name, value in settings.items() if name in TEXTS}
     parts["policy"] = {name: value for name, value in settings.items() if name not in TEXTS}
-    return {part: _digest(value) for part, value in parts.items()}
+    texts = {part: json.dumps(value, sort_keys=True) for part, value in parts.items()}
+    return {part: hashlib.sha256(text.encode()).hexdigest() for part, text in texts.items()}
 
 
 def changed_parts(config, policies: list[dict | None]) -> list[str]:
@@ -57,19 +59,10 @@ def changed_parts(config, policies: list[dict | None]) -> list[str]:
     return [part for part in found if part in stored and not {*found[part].split()} <= {*str(stored[part]).split()}]
 
 
-def _settings(policy: dict) -> dict:
-    """Return what a policy sets, as [`SafetyPolicy`] understands it: without what is empty, and 1 as 1.0."""
-    return {name: _with_floats(value) for name, value in policy.items() if value is not None and value != {}}
-
-
 def _with_floats(value):
     if isinstance(value, dict):
         return {name: _with_floats(one) for name, one in value.items()}
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _digest(value) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 __all__ = ["changed_parts", "safety_digests"]

@@ -1,4 +1,5 @@
-"""What a verdict rests on: the head's cross-attention as a map of the image, and as weights of the question's tokens.
+"""Explanations of a verdict: the head's cross-attention as a map of the image, and as weights of the question's
+tokens.
 
 The head is linear behind its attention a: in the pooled vector, key k has the part
 
@@ -26,7 +27,7 @@ from .safety_word_head import SafetyWordHead
 @dataclass
 class SafetyExplanation(ModelOutput):
     r"""
-    What the verdict on each image rests on; `processor.post_process_safety` gives the verdicts by name.
+    Explanation of what the verdict on each image rests on; `processor.post_process_safety` gives the verdicts by name.
 
     map (`torch.Tensor` of shape `(images, grid, grid)`):
         Share of each position in what the head takes from the whole image, as energy (squared norm): at least 0, sum
@@ -100,7 +101,7 @@ def explain_head(
     by_key = _project(head, pooled[..., None] * value)
     by_token = _project(head, attention @ value * weights[:, None, :, None])
     biases = head.out_proj(head.v_proj(torch.zeros_like(keys[:, 0])))
-    # It is taken from both logits of safe.
+    # The gate takes its score from both logits of safe.
     by_gate = 2 * head.gate_scores(queries, text_mask, window_ids)
     return {
         **decided.explain_keys(head, by_key, pooled),
@@ -114,8 +115,9 @@ def explain_word_head(
     head: SafetyWordHead, question_ids: torch.LongTensor, safety_tokens: torch.Tensor, encoded, config
 ) -> dict[str, torch.Tensor]:
     """
-    As [`explain_head`], of a head that reads words of its own. Behind its attention it is linear under a window's
-    scale, so the parts of the picture are exact; the window's words count by what the margin loses without each.
+    Explain as [`explain_head`] does, for a head that reads words of its own. Behind its attention it is linear under a
+    window's scale, so the parts of the picture are exact; the window's words count by what the margin loses without
+    each.
 
     Args:
         question_ids: (images, words, 2), each with its turn, 0 outside of the question.
@@ -151,9 +153,10 @@ class _Decided:
         self.keys = torch.cat([safety_tokens.expand(len(features), -1, -1).to(features), features], dim=1)
         self.num_tokens, self.grid_size = len(safety_tokens), config.safety_grid_size
         self.feature_mask, self.window_ids = encoded.safety_key_mask, encoded.safety_window_ids
+        # Windows are numbered through all readings, of all tiles together and then of each (`readings_of`).
         if self.feature_mask is not None:
             readings = readings_of(self.feature_mask, self.grid_size**2)
-            num_windows = encoded.safety_is_window.shape[1] // readings.shape[1]  # of each reading
+            num_windows = encoded.safety_is_window.shape[1] // readings.shape[1]  # windows of each reading
             images = torch.arange(len(features), device=self.window_ids.device)
             self.feature_mask = readings[images, self.window_ids // num_windows]
             self.window_ids = self.window_ids % num_windows
@@ -173,8 +176,8 @@ class _Decided:
 
     def margin(self, levels: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
         """Return the log-odds (images, ...) of the most probable risk in logits (images, ..., classes)."""
-        of_level = _contrast(levels.float(), self.level, 0)
-        return of_level + _contrast(categories.float(), self.category, self.safe_category)
+        level_margin = _contrast(levels.float(), self.level, 0)
+        return level_margin + _contrast(categories.float(), self.category, self.safe_category)
 
     def contributions(self, head: SafetyHead | SafetyWordHead, states: torch.Tensor) -> torch.Tensor:
         """Return what states (images, length, hidden) add to the margin, (images, length)."""
@@ -200,12 +203,12 @@ class _Decided:
 
 
 def _without_bias(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    # Not by `layer.weight`: engines replace linear layers by their own.
+    # A product with `layer.weight` would be simpler, but engines replace linear layers by their own.
     return layer(states) - layer(states.new_zeros(1, states.shape[-1]))
 
 
 def _project(head: SafetyHead | SafetyWordHead, states: torch.Tensor) -> torch.Tensor:
-    """(images, heads, length, hidden / heads) through the output projection, (images, length, hidden)."""
+    """Send (images, heads, length, hidden / heads) through the output projection, (images, length, hidden)."""
     return _without_bias(head.out_proj, states.transpose(1, 2).flatten(2))
 
 
@@ -223,7 +226,7 @@ def _most_probable_risk(logits: torch.Tensor, safe: int) -> torch.LongTensor:
 
 
 def _contrast(scores: torch.Tensor, risky: torch.LongTensor, safe: int) -> torch.Tensor:
-    """Scores (images, ..., classes) of each image's risky class minus those of safe, (images, ...)."""
+    """Return the scores (images, ..., classes) of each image's risky class minus those of safe, (images, ...)."""
     risky = risky.view(-1, *[1] * (scores.ndim - 1))
     return scores.take_along_dim(risky, dim=-1)[..., 0] - scores[..., safe]
 
@@ -240,6 +243,7 @@ def _without_each_word(head: SafetyWordHead, question_ids: torch.LongTensor, dec
     joined = joined[:, : head.tree.window_sizes[-1], 0]
     _, sizes = head.tree.places(joined.shape[1], size.device)
     window = (sizes == size[:, None]).long().argmax(dim=1)[:, None, None]  # the first one of its size
+    # The head reads the window again as often as it has words, each time without one of them.
     found = [
         head.tree(joined, count, missing)[0].take_along_dim(window, dim=1)
         for missing in (None, *range(joined.shape[1]))
@@ -248,8 +252,8 @@ def _without_each_word(head: SafetyWordHead, question_ids: torch.LongTensor, dec
     read = head.read(states, head.attend(states, decided.keys, decided.feature_mask))
     margins = decided.margin(head.level_head(read), head.category_head(read))
     lost = margins[:, :1] - margins[:, 1:]
-    of_places = lost.gather(1, (place - start[:, None]).clamp(0, lost.shape[1] - 1))
-    return torch.where(in_window, of_places, 0.0)
+    by_place = lost.gather(1, (place - start[:, None]).clamp(0, lost.shape[1] - 1))
+    return torch.where(in_window, by_place, 0.0)
 
 
 __all__ = ["SafetyExplanation", "explain_head", "explain_word_head"]

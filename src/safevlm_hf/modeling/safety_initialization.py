@@ -1,4 +1,4 @@
-"""How a model's safety modules start before they are trained: from word embeddings, and with new categories."""
+"""Initialisation of the safety modules before they are trained: from word embeddings, and with new categories."""
 
 import torch
 from torch import nn

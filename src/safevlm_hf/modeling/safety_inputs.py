@@ -1,4 +1,4 @@
-"""What a verdict needs besides the pixels, the conversation that it is about, and what it comes back as."""
+"""Records of a verdict: its inputs besides the pixels, the conversation that it is about, and its outputs."""
 
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +15,7 @@ FAR_TURN = torch.iinfo(torch.long).max // 4
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a verdict reads, position by position as the language model sees it.
+    """Conversation that a verdict reads, position by position as the language model sees it.
 
     Args:
         embeds: (batch, length, hidden), with the image token's embedding at image positions.
@@ -38,7 +38,7 @@ class Conversation:
         return self.turns.shape
 
     def first(self, length: int) -> "Conversation":
-        """Its first positions. Words have no position: all of them stay, which is never less strict."""
+        """Return its first positions. Words have no position: all of them stay, which is never less strict."""
         return replace(
             self,
             embeds=self.embeds[:, :length],
@@ -47,7 +47,7 @@ class Conversation:
         )
 
     def followed_by(self, new: "Conversation") -> "Conversation":
-        """This conversation with further tokens. Where both say what users said, the turns here move back."""
+        """Return this conversation with further tokens. Where both say what users said, the turns here move back."""
         turns = self.turns
         if self.is_masked and new.is_masked and new.shape[1]:
             turns = torch.where(turns == 0, 0, turns + new.turns.amax(dim=1, keepdim=True).to(turns.device))
@@ -64,18 +64,19 @@ class Conversation:
             return None
         earlier, later = self.question_ids, new.question_ids.to(self.question_ids)
         if self.is_masked and new.is_masked and later.shape[1]:
+            # The new text's first turn follows on the old ones, which move back by as many as it has.
             ids, turns = earlier.unbind(-1)
             turns = torch.where(turns == 0, 0, turns + later[..., 1].amax(dim=1, keepdim=True))
             earlier = torch.stack([ids, turns], dim=-1)
         return torch.cat([earlier, later], dim=1)
 
     def begins_with(self, other: "Conversation") -> bool:
-        """Whether the first positions hold what `other` holds."""
+        """Tell whether the first positions hold what `other` holds."""
         own = self.embeds[:, : other.shape[1]]
         return own.shape == other.embeds.shape and torch.equal(own, other.embeds.to(own))
 
     def question(self, remembered_turns: int | None) -> torch.BoolTensor:
-        """(batch, length), true on the question: the last turns in which users wrote, or all of them if `None`."""
+        """Mark (batch, length) the question: the last turns in which users wrote, or all of them if `None`."""
         is_question = self.turns != 0
         if remembered_turns is None or not self.shape[1]:
             return is_question
@@ -83,7 +84,7 @@ class Conversation:
         return is_question & (self.turns < last + min(remembered_turns, FAR_TURN))
 
     def words(self, remembered_turns: int | None) -> torch.LongTensor | None:
-        """`question_ids` of the question alone, as [`question`] has it: the turn of all others is 0."""
+        """Return `question_ids` of the question alone, as [`question`] has it: the turn of all others is 0."""
         if self.question_ids is None or remembered_turns is None:
             return self.question_ids
         ids, turns = self.question_ids.unbind(-1)
@@ -95,8 +96,8 @@ class Conversation:
 
 
 def inside_blocks(image_mask: torch.BoolTensor, block_lengths: list[int]) -> torch.BoolTensor:
-    """Tokens between the first and the last image position of one image, (batch, length); the images take so many of
-    the positions in `image_mask`, (batch, length), one after the other."""
+    """Mark the tokens between the first and the last image position of one image, (batch, length); the images take so
+    many of the positions in `image_mask`, (batch, length), one after the other."""
     ends = torch.tensor([0, *block_lengths], device=image_mask.device).cumsum(dim=0)
     before = image_mask.flatten().cumsum(dim=0).view_as(image_mask)  # image positions up to each token
     return ~image_mask & ~torch.isin(before, ends)
@@ -104,7 +105,7 @@ def inside_blocks(image_mask: torch.BoolTensor, block_lengths: list[int]) -> tor
 
 @dataclass
 class SafetyInputs:
-    """What a verdict needs besides the pixels: the question of each sample, and the policy.
+    """Inputs of a verdict besides the pixels: the question of each sample, and the policy.
 
     Args:
         text_embeds: (batch, length, hidden), embeddings of the whole prompt.
@@ -129,22 +130,24 @@ class SafetyInputs:
     question_ids: torch.LongTensor | None = None
 
     def image_rows(self, block_lengths: list[int]) -> torch.LongTensor:
-        """Row of the batch that each image belongs to, (images,), by the positions that its block takes."""
+        """Return the row of the batch that each image belongs to, (images,), by the positions that its block takes."""
         last = self.image_token_counts.cumsum(dim=0)
         lengths = torch.tensor(block_lengths, device=last.device)
         first = lengths.cumsum(dim=0) - lengths
         return (first[:, None] >= last[None, :]).sum(dim=1).clamp(max=len(last) - 1)
 
     def question(self, block_lengths: list[int]) -> torch.Tensor:
-        """`text_mask` without the tokens that the processor writes inside a block, as rows and tiles have them."""
+        """Return `text_mask` without the tokens that the processor writes inside a block, as rows and tiles have
+        them."""
         if self.image_mask is None:
             return self.text_mask
         return self.text_mask & ~inside_blocks(self.image_mask, block_lengths).to(self.text_mask.device)
 
     def fit(self, block_lengths: list[int]) -> torch.Tensor:
-        """Whether the positions are whole blocks in each row, and as many as the images. One bool."""
+        """Tell whether the positions are whole blocks in each row, and as many as the images, as one bool."""
         last = self.image_token_counts.cumsum(dim=0)
         ends = torch.tensor([0, *block_lengths], device=last.device).cumsum(dim=0)
+        # Each row has to end where a block ends, or an image would lie in two rows.
         return (last[:, None] == ends[None, :]).any(dim=1).all() & (last[-1] == ends[-1])
 
 
@@ -201,7 +204,7 @@ class SafetyImageOutput(BaseModelOutputWithPooling):
 @dataclass
 class SafetyFields:
     r"""
-    What the outputs of a safe model's `forward` hold beside the backbone's.
+    Fields that the outputs of a safe model's `forward` hold beside the backbone's.
 
     safety_level_logits (`torch.Tensor` of shape `(images, levels)`, *optional*): float32.
     safety_category_logits (`torch.Tensor` of shape `(images, categories)`, *optional*): float32.
@@ -214,7 +217,7 @@ class SafetyFields:
 @dataclass
 class SafetyLossFields(SafetyFields):
     r"""
-    Those of a generating model, whose `loss` is `lm_loss + loss_weight * safety_loss`.
+    Fields of a generating model's outputs, whose `loss` is `lm_loss + loss_weight * safety_loss`.
 
     lm_loss (`torch.Tensor` of shape `(1,)`, *optional*): next-token loss.
     safety_loss (`torch.Tensor` of shape `(1,)`, *optional*): CE(level) + CE(category), unweighted.
@@ -235,6 +238,8 @@ class SafetyOutput(ModelOutput):
     safety_category_logits: torch.Tensor | None = None
     safety_condition_ids: torch.LongTensor | None = None
     safety_action_ids: torch.LongTensor | None = None
+    safety_window_logits: torch.Tensor | None = None
+    safety_is_window: torch.BoolTensor | None = None
     safety_image_rows: torch.LongTensor | None = None
     safety_policy: dict | None = None
 

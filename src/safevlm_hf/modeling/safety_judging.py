@@ -1,4 +1,4 @@
-"""From pixels and a question to verdict, decision and block: the path of an image through the safety layer.
+"""Verdict, decision and block from pixels and a question: the path of an image through the safety layer.
 
 `prepare_safety_inputs` finds the question of each sample, and `encode_images` calls the family's `get_image_features`
 under it. That one encodes as its backbone does and calls `judge_images`: safety projector, and then
@@ -26,7 +26,8 @@ MAX_PIXEL = 1000.0  # Largest plausible `pixel_values`: normalised images reach 
 
 
 class SafetyJudgingMixin:
-    """What the safety modules do with images, for a base model with the modules and attributes of `SafeModelMixin`."""
+    """Judging of images by the safety modules, for a base model with the modules and attributes of
+    `SafeModelMixin`."""
 
     # -- the question ---------------------------------------------------------------------------------------------
 
@@ -41,7 +42,8 @@ class SafetyJudgingMixin:
         **kwargs,
     ) -> SafetyInputs:
         """
-        The question of each sample: what users said, without padding, image positions and (in training) the answer.
+        Find the question of each sample: what users said, without padding, image positions and (in training) the
+        answer.
 
         Args:
             input_ids: (batch, length). Either these or `inputs_embeds`, which win.
@@ -80,14 +82,14 @@ class SafetyJudgingMixin:
     def image_mask_of(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor | None = None
     ) -> torch.BoolTensor:
-        """(batch, length), true at image positions; `inputs_embeds` win."""
+        """Mark (batch, length) image positions; `inputs_embeds` win."""
         if inputs_embeds is None:
             return input_ids == self.config.image_token_id
         image_token = torch.full((), self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(image_token)).all(dim=-1)
 
     def question_mask_of(self, safety_inputs: SafetyInputs, block_lengths: list[int]) -> torch.BoolTensor:
-        """(batch, length), true on what the head reads."""
+        """Mark (batch, length) what the head reads."""
         return safety_inputs.question(block_lengths) if self.has_structure_tokens else safety_inputs.text_mask
 
     # -- the verdict ----------------------------------------------------------------------------------------------
@@ -100,17 +102,15 @@ class SafetyJudgingMixin:
         labels: torch.LongTensor | None = None,
         condition_ids: torch.LongTensor | None = None,
     ) -> SafetyImageOutput:
-        """`get_image_features` under the question of the prompt, for a `forward` with these arguments."""
+        """Call `get_image_features` under the question of the prompt, for a `forward` with these arguments."""
         if arguments.get("mm_encoder_outputs") is not None:
             raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
         if safety_inputs is None:
-            prompt = {name: arguments.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask")}
-            of_question = {name: arguments.get(name) for name in ("question_mask", "question_ids")}
-            safety_inputs = self.prepare_safety_inputs(
-                **prompt, **of_question, labels=labels, condition_ids=condition_ids
-            )
-        of_images = {name: arguments[name] for name in self.image_arguments if arguments.get(name) is not None}
-        return self.get_image_features(pixel_values, **of_images, safety_inputs=safety_inputs, return_dict=True)
+            names = ("input_ids", "inputs_embeds", "attention_mask", "question_mask", "question_ids")
+            prompt = {name: arguments.get(name) for name in names}
+            safety_inputs = self.prepare_safety_inputs(**prompt, labels=labels, condition_ids=condition_ids)
+        given = {name: arguments[name] for name in self.image_arguments if arguments.get(name) is not None}
+        return self.get_image_features(pixel_values, **given, safety_inputs=safety_inputs, return_dict=True)
 
     def judge_images(
         self,
@@ -133,13 +133,13 @@ class SafetyJudgingMixin:
         """
         # In float16 the safety modules stay in float32.
         dtype = self.safety_tokens.head.dtype
-        views = [[of_image] for of_image in maps]
+        views = [[whole] for whole in maps]
         if tiles is not None:
             views = [[whole, *parts] for whole, parts in zip(maps, tiles)]
-        safety_features = self.safety_projector([view.to(dtype) for of_image in views for view in of_image])
+        safety_features = self.safety_projector([view.to(dtype) for image_views in views for view in image_views])
         safety_features, is_key = _join_views(safety_features, list(map(len, views)))
         # Absurd pixel values still give features, and one bad patch can go unnoticed: no verdict rests on them.
-        is_picture = torch.stack([(of_image.abs() <= MAX_PIXEL).all() for of_image in pixels])
+        is_picture = torch.stack([(values.abs() <= MAX_PIXEL).all() for values in pixels])
         is_picture = is_picture.to(safety_features.device)
         encoded = SafetyImageOutput(
             last_hidden_state=outputs.last_hidden_state,
@@ -155,25 +155,22 @@ class SafetyJudgingMixin:
     def condition_image_features(
         self, encoded: SafetyImageOutput, safety_inputs: SafetyInputs | None = None
     ) -> SafetyImageOutput:
-        """Verdict, decision and block for encoded images: everything that depends on the question."""
-        block_lengths = self._block_lengths(encoded.image_features)
+        """Give encoded images verdict, decision and block: everything that depends on the question."""
+        safety = self.config.safety_config
+        extra = safety.num_safety_tokens + safety.num_condition_tokens
+        block_lengths = [len(features) + extra for features in encoded.image_features]
         if safety_inputs is None:
             safety_inputs = _no_question(encoded.safety_features, block_lengths)
-        # Blocks that shift would give one sample the image, or the verdict, of another.
-        self._check_positions(
-            safety_inputs.fit(block_lengths), safety_inputs.image_token_counts.sum(), sum(block_lengths)
-        )
-        if safety_inputs.image_mask is not None:
-            self._check_insides(safety_inputs, block_lengths)
+        self._check_blocks(safety_inputs, block_lengths)
         rows = safety_inputs.image_rows(block_lengths).to(encoded.safety_features.device)
         windows = self._read_windows(encoded, safety_inputs, block_lengths, rows)
         policy = DEFAULT_POLICY if safety_inputs.policy is None else safety_inputs.policy
         # The policy decides every window before one is chosen: the riskiest window need not be the strictest, and
         # adding words must never soften a decision.
-        decisions = decide(policy, windows.level_logits, windows.category_logits, self.config.safety_config)
+        decisions = decide(policy, windows.level_logits, windows.category_logits, safety)
         window_ids = decisions.strictest(windows.is_window)
         level_logits, category_logits = windows.choose(window_ids)
-        decision = decide(policy, level_logits, category_logits, self.config.safety_config)
+        decision = decide(policy, level_logits, category_logits, safety)
         rows = rows.to(level_logits.device)  # the head may lie on another device than the projector
         condition_ids = _condition_ids(decision, rows, safety_inputs)
         is_seen = is_readable(level_logits, category_logits)
@@ -188,24 +185,27 @@ class SafetyJudgingMixin:
             "safety_window_ids": window_ids,
             "safety_window_logits": torch.cat([windows.level_logits, windows.category_logits], dim=-1),
             "safety_is_window": windows.is_window,
-            "safety_clean_losses": clean_losses(windows, self.config.safety_config),
+            "safety_clean_losses": clean_losses(windows, safety),
             "safety_image_rows": rows,
         }
         conditioned = SafetyImageOutput(**{**encoded, **judged})
         safety_inputs.record.append(conditioned)
         return conditioned
 
-    def _check_positions(self, fit: torch.Tensor, positions: torch.Tensor, num_features: int):
+    def _check_blocks(self, safety_inputs: SafetyInputs, block_lengths: list[int]):
+        """Raise for blocks that do not take the image positions of their rows, and for a token inside a block that the
+        processor would not write there."""
+        safety = self.config.safety_config
+        # Blocks that shift would give one sample the image, or the verdict, of another.
         torch_compilable_check(
-            fit,
-            f"Image features and image tokens do not match, tokens: {positions}, features: {num_features}. "
-            f"A safe model's image block also holds {self.config.safety_config.num_safety_tokens} safety and "
-            f"{self.config.safety_config.num_condition_tokens} condition positions: prepare the inputs with "
+            safety_inputs.fit(block_lengths),
+            f"Image features and image tokens do not match, tokens: {safety_inputs.image_token_counts.sum()}, "
+            f"features: {sum(block_lengths)}. A safe model's image block also holds {safety.num_safety_tokens} safety "
+            f"and {safety.num_condition_tokens} condition positions: prepare the inputs with "
             f"{self.config.class_prefix}Processor (the stock processor leaves no room for them).",
         )
-
-    def _check_insides(self, safety_inputs: SafetyInputs, block_lengths: list[int]):
-        """Raise for a token inside a block that the processor would not write there."""
+        if safety_inputs.image_mask is None:
+            return
         if not self.has_structure_tokens:
             check_runs(self, safety_inputs.image_mask, block_lengths)
         elif not torch.compiler.is_compiling():  # it reads values; `generate` and `assess` do not compile the encoding
@@ -235,24 +235,21 @@ class SafetyJudgingMixin:
 
     @staticmethod
     def words_of(safety_inputs: SafetyInputs) -> torch.LongTensor:
-        """`question_ids`, or no word for each sample: the picture is judged by itself then."""
+        """Return `question_ids`, or no word for each sample: the picture is judged by itself then."""
         if safety_inputs.question_ids is not None:
             return safety_inputs.question_ids
         return torch.zeros(len(safety_inputs.text_mask), 1, 2, dtype=torch.long)
 
     # -- the block ------------------------------------------------------------------------------------------------
 
-    def _block_lengths(self, image_features: list[torch.Tensor]) -> list[int]:
-        safety = self.config.safety_config
-        return [safety.num_safety_tokens + len(of_image) + safety.num_condition_tokens for of_image in image_features]
-
     def _blocks(
         self, image_features: list[torch.Tensor], is_seen: torch.BoolTensor, condition_ids: torch.LongTensor
     ) -> list[torch.Tensor]:
-        """[ s(2) | h_i | c ], (block length, hidden) per image."""
+        """Build [ s(2) | h_i | c ], (block length, hidden) per image."""
         like, (_, block_tokens) = image_features[0], self.safety_tokens()
         block_tokens, is_seen = block_tokens.to(like), is_seen.to(like.device)
-        # What has no verdict is not seen either: features that are not numbers would break the whole batch's sampling.
+        # An image without a verdict is not seen either: features that are not numbers would break the whole batch's
+        # sampling.
         parts = [[block_tokens, torch.where(seen, features, 0.0)] for seen, features in zip(is_seen, image_features)]
         if self.safety_conditions is not None:
             for block, condition in zip(parts, self.safety_conditions(condition_ids).to(like)):
@@ -262,7 +259,8 @@ class SafetyJudgingMixin:
     def _layer_blocks(
         self, layer_features: list[list[torch.Tensor]] | None, is_seen: torch.BoolTensor
     ) -> list[list[torch.Tensor]] | None:
-        """[ 0 | features | 0 ], (block length, hidden) per layer and image: s(2) and c get nothing of the tower's."""
+        """Build [ 0 | features | 0 ], (block length, hidden) per layer and image: s(2) and c get nothing of the
+        tower's."""
         if layer_features is None:
             return None
         safety = self.config.safety_config
@@ -275,7 +273,7 @@ class SafetyJudgingMixin:
 
 
 def _mask_of_prompt(attention_mask: torch.Tensor, text_mask: torch.BoolTensor) -> torch.BoolTensor:
-    """The part of a mask (batch, past + length) that is about the prompt, (batch, length)."""
+    """Return the part of a mask (batch, past + length) that is about the prompt, (batch, length)."""
     past_length = attention_mask.shape[1] - text_mask.shape[1]
     if past_length < 0:
         raise ValueError(
@@ -286,8 +284,9 @@ def _mask_of_prompt(attention_mask: torch.Tensor, text_mask: torch.BoolTensor) -
 
 
 def _join_views(features: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.BoolTensor | None]:
-    """Features (views, positions, hidden) of whole pictures and tiles, `counts` per image, to those of each image,
-    (images, most views * positions, hidden), and which of them there are; `None` where all images have one view."""
+    """Join features (views, positions, hidden) of whole pictures and tiles, `counts` per image, to those of each
+    image, (images, most views * positions, hidden), and which of them there are; `None` where all images have one
+    view."""
     if max(counts) == 1:
         return features, None
     joined = nn.utils.rnn.pad_sequence(features.split(counts), batch_first=True).flatten(1, 2)
@@ -305,7 +304,8 @@ def _no_question(safety_features: torch.Tensor, block_lengths: list[int]) -> Saf
 
 
 def _condition_ids(decision: SafetyDecision, rows: torch.LongTensor, safety_inputs: SafetyInputs) -> torch.LongTensor:
-    """The row of the condition table for each image, (images,). A sample has one: that of its strictest image."""
+    """Return the row of the condition table for each image, (images,). A sample has one: that of its strictest
+    image."""
     strictest = decision.strictest_images(rows, len(safety_inputs.text_mask))
     condition_ids = decision.condition_ids[strictest[rows]]
     if safety_inputs.condition_ids is None:

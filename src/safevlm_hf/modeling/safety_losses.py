@@ -18,7 +18,7 @@ def head_loss(
     config: SafetyConfig,
 ) -> torch.Tensor:
     """
-    CE(level) + CE(category), each the mean over its labelled images; 0 with gradients if none is labelled.
+    Return CE(level) + CE(category), each the mean over its labelled images; 0 with gradients if none is labelled.
 
     A risky image is held to its label at its strictest window alone: nobody knows which words make it risky. Of a
     clean one every window is clean, so half of its loss is the mean over its worst ones.
@@ -51,7 +51,7 @@ def head_loss(
 
 
 def clean_losses(windows: Windows, config: SafetyConfig) -> torch.Tensor:
-    """CE(level) and CE(category) of each image against "safe", means over its `NUM_WORST` worst windows,
+    """Return CE(level) and CE(category) of each image against "safe", means over its `NUM_WORST` worst windows,
     (images, 2)."""
     columns = ((windows.level_logits, 0), (windows.category_logits, config.safe_category))
     losses = torch.stack(
@@ -64,7 +64,7 @@ def clean_losses(windows: Windows, config: SafetyConfig) -> torch.Tensor:
 
 
 def less_safe(logits: torch.Tensor, safe: int, config: SafetyConfig) -> torch.Tensor:
-    """The logits (..., classes) as the head's loss sees them, those of class `safe` smaller by `safe_margin`.
+    """Return the logits (..., classes) as the head's loss sees them, those of class `safe` smaller by `safe_margin`.
 
     It corrects a classifier for training data that hold more risky samples than its use does (King and Zeng, 2001;
     logit adjustment, arXiv 2007.07314).

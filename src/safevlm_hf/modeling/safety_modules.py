@@ -26,8 +26,8 @@ TOKEN_INIT_STD = 0.02  # paper: s(1), s(2) ~ N(0, 0.02)
 
 
 class Windows(NamedTuple):
-    """What a head says of each window of each image's question, where pictures are cut of the first reading, then of
-    the second, and so on.
+    """Logits of each window of each image's question. Where pictures are cut, those of the first reading come first,
+    then those of the second, and so on.
 
     Args:
         level_logits: (images, windows, levels), float32.
@@ -75,8 +75,9 @@ class SafetyTokens(nn.Module):
         self.block = nn.Parameter(torch.empty(shape))
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """s(1) and s(2), each (tokens, hidden)."""
-        # Not the parameters themselves: DeepSpeed's ZeRO-3 empties a module's parameters when its forward is done.
+        """Return s(1) and s(2), each (tokens, hidden)."""
+        # These are copies, not the parameters themselves: DeepSpeed's ZeRO-3 empties a module's parameters when its
+        # forward is done.
         return self.head.clone(), self.block.clone()
 
 
@@ -89,7 +90,7 @@ class SafetyConditions(nn.Module):
         self.weight = nn.Parameter(torch.empty(safety.num_conditions, safety.num_condition_tokens, hidden_size))
 
     def forward(self, condition_ids: torch.LongTensor) -> torch.Tensor:
-        """`condition_ids` (images,) to (images, condition tokens, hidden)."""
+        """Look up the rows `condition_ids` (images,), (images, condition tokens, hidden)."""
         return self.weight[condition_ids]
 
 
@@ -109,7 +110,8 @@ class SafetyProjector(nn.Module):
         self.readout = nn.Sequential(*layers)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Features of images, each (rows, columns, vision width), to h_s (images, grid * grid, output size)."""
+        """Turn features of images, each (rows, columns, vision width), into h_s (images, grid * grid, output size)."""
+        # Maps of one shape go through together; backbones of any resolution have several.
         by_shape: dict[torch.Size, list[int]] = {}
         for place, features in enumerate(maps):
             by_shape.setdefault(features.shape, []).append(place)
@@ -130,7 +132,7 @@ class SafetyProjector(nn.Module):
 
 
 def to_squares(features: torch.Tensor) -> torch.Tensor:
-    """(images, patches, width) to (images, rows, columns, width), without a class token."""
+    """Turn (images, patches, width) into (images, rows, columns, width), without a class token."""
     patches = features.shape[1]
     side = math.isqrt(patches)
     if side * side not in (patches, patches - 1):
@@ -219,7 +221,7 @@ class SafetyHead(nn.Module):
         max_tokens: int | None,
         feature_mask: torch.BoolTensor | None,
     ) -> Windows:
-        """As `forward`, with the prompt of each image."""
+        """Judge as `forward` does, with the prompt of each image."""
         text_embeds, is_token = F.pad(text_embeds, (0, 0, 1, 0)), with_empty_query(text_mask)
         if self.pooling == "windows":
             max_tokens = None if max_tokens is None else max(1, max_tokens)  # the empty query is one
@@ -259,26 +261,26 @@ class SafetyHead(nn.Module):
         """Read all windows of joined tokens, (images, tokens, hidden), by their number `count` (images, 1)."""
         levels, categories = self._read(attended)
         logits = torch.cat([levels, categories], dim=-1)
-        of_runs = None
+        run_scores = None
         if gate_scores is not None:
             is_safe = torch.zeros(logits.shape[-1], device=logits.device)
             is_safe[0] = is_safe[levels.shape[-1] + self.safe_category] = 1.0
-            of_runs = gate_scores * is_safe
-        means, is_window = window_means(logits, count, self.window_sizes, of_runs)
+            run_scores = gate_scores * is_safe
+        means, is_window = window_means(logits, count, self.window_sizes, run_scores)
         levels, categories = means.split([levels.shape[-1], categories.shape[-1]], dim=-1)
         return Windows(levels, categories, is_window)
 
     def _read(self, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Level and category logits of attended features (images, tokens, hidden)."""
+        """Return level and category logits of attended features (images, tokens, hidden)."""
         states = self.out_proj(attended)
         return self.level_head(states).float(), self.category_head(states).float()
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """(images, length, hidden) to (images, heads, length, hidden / heads)."""
+        """Turn (images, length, hidden) into (images, heads, length, hidden / heads)."""
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def pooling_weights(self, text_mask: torch.Tensor, window_ids: torch.LongTensor) -> torch.Tensor:
-        """The share of each token in the window that decided, (images, 1 + tokens).
+        """Return the share of each token in the window that decided, (images, 1 + tokens).
 
         Args:
             text_mask: (images, tokens), as for `forward`.
@@ -297,7 +299,7 @@ class SafetyHead(nn.Module):
     def gate_scores(
         self, text_embeds: torch.Tensor, text_mask: torch.Tensor, window_ids: torch.LongTensor
     ) -> torch.Tensor:
-        """What the gate has taken from the logits of safe in the window that decided, (images,).
+        """Return what the gate has taken from the logits of safe in the window that decided, (images,).
 
         Args:
             text_embeds: (images, 1 + tokens, hidden), with the empty query.
@@ -312,7 +314,7 @@ class SafetyHead(nn.Module):
 
 
 class SafetyGate(nn.Module):
-    """How much the words of a run ask for what a picture says, whatever the picture shows.
+    """Score of how much the words of a run ask for what a picture says, whatever the picture shows.
 
     Cross-attention reads each word by itself, so that in a long harmless text some four words look like a request. The
     gate reads them together and in their order. Its score, per run of the smallest size, is taken from the logits of
@@ -329,13 +331,15 @@ class SafetyGate(nn.Module):
         self.down = nn.Linear(safety.head_gate_size, 1)
 
     def forward(self, text_embeds: torch.Tensor, count: torch.LongTensor) -> torch.Tensor:
-        """Embeddings (images, tokens, hidden) of joined tokens and their number (images, 1) to scores
-        (images, tokens, 1), float32: of the run that begins with each token."""
+        """Score embeddings (images, tokens, hidden) of joined tokens by their number (images, 1). Scores are
+        (images, tokens, 1), float32, of the run that begins with each token."""
         length = text_embeds.shape[1]
         joined = torch.where(are_tokens(count, length)[..., None], self.norm(text_embeds), 0.0)
         if self.training and self.dropout:
-            # A word that is missing now and then: unknown words, names and misspellings change less.
+            # A word is missing now and then: unknown words, names and misspellings change less.
             joined = joined * (torch.rand_like(joined[..., :1]) >= self.dropout)
+        # Each place in a run has outputs of its own: shifted, they add up to the runs' scores without a copy of each
+        # run.
         parts = F.pad(self.up(joined), (0, 0, 0, self.run_length - 1)).chunk(self.run_length, dim=-1)
         read: torch.Tensor = sum(part[:, place : place + length] for place, part in enumerate(parts))  # type: ignore[assignment]
         read = read / math.sqrt(self.run_length)
@@ -344,8 +348,8 @@ class SafetyGate(nn.Module):
 
 def readings_of(is_feature: torch.BoolTensor, view_size: int) -> torch.BoolTensor:
     """
-    What the head reads at a time where pictures are cut into tiles: all tiles beside the whole picture, so that what
-    only several of them show is seen; then each tile beside it, so that none hides behind the others.
+    Return what the head reads at a time where pictures are cut into tiles: all tiles beside the whole picture, so that
+    what only several of them show is seen; then each tile beside it, so that none hides behind the others.
 
     Args:
         is_feature: (images, views * view size), which of the features there are: the whole picture's, then its tiles'.
@@ -363,23 +367,24 @@ def readings_of(is_feature: torch.BoolTensor, view_size: int) -> torch.BoolTenso
 
 
 def key_mask(feature_mask: torch.BoolTensor | None, keys: torch.Tensor) -> torch.BoolTensor | None:
-    """The mask (images, 1, 1, keys) of the head's attention: there are safety tokens in front of the features."""
+    """Return the mask (images, 1, 1, keys) of the head's attention: there are safety tokens in front of the
+    features."""
     if feature_mask is None:
         return None
     return F.pad(feature_mask, (keys.shape[1] - feature_mask.shape[1], 0), value=True)[:, None, None]
 
 
 def with_empty_query(text_mask: torch.Tensor) -> torch.BoolTensor:
-    """(images, tokens) to (images, 1 + tokens). The first column is an empty (zero) query: a prompt without any text
-    asks with it, and still gets a verdict."""
+    """Extend (images, tokens) to (images, 1 + tokens). The first column is an empty (zero) query: a prompt without any
+    text asks with it, and still gets a verdict."""
     return torch.cat([~text_mask.any(dim=1, keepdim=True), text_mask], dim=1)
 
 
 def join_tokens(
     values: torch.Tensor, is_token: torch.BoolTensor, max_tokens: int | None = None
 ) -> tuple[torch.Tensor, torch.LongTensor]:
-    """Values (images, tokens, columns) of the mask's tokens, joined in their order with zeros after them, and their
-    number (images, 1). `max_tokens` is the length that is left, where no row has more."""
+    """Return values (images, tokens, columns) of the mask's tokens, joined in their order with zeros after them, and
+    their number (images, 1). `max_tokens` is the length that is left, where no row has more."""
     # A stable sort joins them; nothing waits for their number.
     order = (~is_token).long().sort(dim=1, stable=True).indices[:, :max_tokens]
     count = is_token.sum(dim=1, keepdim=True)
@@ -388,22 +393,22 @@ def join_tokens(
 
 
 def are_tokens(count: torch.LongTensor, length: int) -> torch.BoolTensor:
-    """The mask (images, length) of joined tokens, by their number (images, 1)."""
+    """Return the mask (images, length) of joined tokens, by their number (images, 1)."""
     return torch.arange(length, device=count.device) < count
 
 
 def window_means(
-    values: torch.Tensor, count: torch.LongTensor, sizes: list[int], of_runs: torch.Tensor | None = None
+    values: torch.Tensor, count: torch.LongTensor, sizes: list[int], run_scores: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.BoolTensor]:
     """
-    Means over runs of consecutive tokens. Runs are full, never cut; tokens that are fewer than the smallest size are
-    one short run.
+    Compute means over runs of consecutive tokens. Runs are full, never cut; tokens that are fewer than the smallest
+    size are one short run.
 
     Args:
         values: (images, tokens, columns), float32, of joined tokens; what stands after them counts nowhere.
         count: (images, 1), number of tokens, at least 1.
         sizes: powers of two, rising. Means come by doubling (4 + 4 = 8): a running sum over a long text is not exact.
-        of_runs: (images, tokens, columns), added to the runs of the smallest size, by their first token.
+        run_scores: (images, tokens, columns), added to the runs of the smallest size, by their first token.
 
     Returns:
         Means (images, tokens * sizes, columns), by first token and then by size, and which of them are runs.
@@ -418,7 +423,7 @@ def window_means(
         if size == sizes[0]:
             is_short = (start == 0) & (count < size)
             scale = torch.where(is_short, size / count, 1.0)[..., None]
-            added = 0.0 if of_runs is None else of_runs
+            added = 0.0 if run_scores is None else run_scores
             joined = torch.cat([joined[:, :length] * scale + added, joined[:, length:]], dim=1)
         if size in sizes:
             means.append(joined[:, :length])
@@ -437,7 +442,7 @@ def init_safety_weights(module: nn.Module) -> bool:
         init.normal_(module.weight, std=TOKEN_INIT_STD)
     elif isinstance(module, (FanInLinear, nn.Conv2d)):
         # The library's std of 0.02 makes the C-Abstractor's features fade.
-        # Not from the weight's own shape: DeepSpeed's ZeRO-3 empties every weight as it is made.
+        # The sizes are not the weight's own shape, for DeepSpeed's ZeRO-3 empties every weight as it is made.
         if isinstance(module, nn.Linear):
             fan_in = module.in_features
         else:

@@ -51,19 +51,19 @@ class MRopeMixin:
         return list(pixel_values.split(image_grid_thw.prod(dim=-1).tolist()))
 
     def _grids(self, image_grid_thw: torch.LongTensor) -> list[tuple[int, int]]:
-        """Rows and columns of each image's features."""
+        """Return rows and columns of each image's features."""
         side = self.config.vision_config.spatial_merge_size
         return [(time * height // side, width // side) for time, height, width in image_grid_thw.tolist()]
 
     def check_arguments(self, arguments: dict):
         super().check_arguments(arguments)
-        if arguments.get("position_ids") is not None:  # which are made from these
+        if arguments.get("position_ids") is not None:  # they are made from what is checked here
             return
         for name in ("image_grid_thw", "mm_token_type_ids", "input_ids"):
             self.check_given(name, arguments.get(name))
 
     def get_rope_index(self, input_ids, mm_token_type_ids=None, image_grid_thw=None, **kwargs):
-        """As the backbone's; `mm_token_type_ids` (batch, length) are 1 on whole blocks."""
+        """Find positions as the backbone does; `mm_token_type_ids` (batch, length) are 1 on whole blocks."""
         if image_grid_thw is not None:
             mm_token_type_ids = self._with_text_in_blocks(mm_token_type_ids, image_grid_thw)
         return super().get_rope_index(
@@ -71,25 +71,27 @@ class MRopeMixin:
         )
 
     def _with_text_in_blocks(self, mm_token_type_ids: torch.Tensor, image_grid_thw: torch.LongTensor) -> torch.Tensor:
-        safety, of_images = self.config.safety_config, []
+        safety, types_in_blocks = self.config.safety_config, []
         for rows, columns in self._grids(image_grid_thw):
-            of_images += [0] * safety.num_safety_tokens + [1] * (rows * columns) + [0] * safety.num_condition_tokens
+            types_in_blocks += (
+                [0] * safety.num_safety_tokens + [1] * (rows * columns) + [0] * safety.num_condition_tokens
+            )
         is_image = mm_token_type_ids == 1
-        if int(is_image.sum()) != len(of_images):
+        if int(is_image.sum()) != len(types_in_blocks):
             raise ValueError(
                 f"`mm_token_type_ids` mark {int(is_image.sum())} positions of images, and the blocks of these images "
-                f"have {len(of_images)}: prepare the inputs with {self.config.class_prefix}Processor."
+                f"have {len(types_in_blocks)}: prepare the inputs with {self.config.class_prefix}Processor."
             )
         extra = safety.num_safety_tokens + safety.num_condition_tokens
         # Positions are found in front of the images' encoding, which looks at the token ids.
         check_runs(self, is_image, [extra + rows * columns for rows, columns in self._grids(image_grid_thw)])
         types = mm_token_type_ids.clone()
-        types[is_image] = torch.tensor(of_images, dtype=types.dtype, device=types.device)
+        types[is_image] = torch.tensor(types_in_blocks, dtype=types.dtype, device=types.device)
         return types
 
     @property
     def cache_state(self) -> torch.Tensor | None:
-        """The offset of each row's positions, which belongs to the cache of the last call and lies on the model."""
+        """Offset of each row's positions, which belongs to the cache of the last call and lies on the model."""
         return self.rope_deltas
 
     @cache_state.setter

@@ -1,4 +1,4 @@
-"""What was seen ([`SafetyVerdict`]) and what to do about it ([`SafetyPolicy`]), as plain data.
+"""Verdicts ([`SafetyVerdict`]) and what to do about them ([`SafetyPolicy`]), as plain data.
 
 This file and those that it imports need neither torch nor transformers, so that any runtime can use them;
 `safety_decision` does the same on tensors.
@@ -30,9 +30,9 @@ SAFE = "safe"
 ACTIONS = ("answer", "review", "condition", "refuse")  # rising strictness; an action's id is its index
 ANSWER, REVIEW, CONDITION, REFUSE = range(len(ACTIONS))
 SETTABLE_ACTIONS = ("answer", "condition", "refuse")
-EVERY = "*"  # in a policy: every category that is not named
+EVERY = "*"  # it stands for every category that a policy does not name
 BY_CATEGORY = ("thresholds", "review_thresholds", "actions", "refusals")
-RISK_THRESHOLD = 0.5  # of 1 - p(level is safe)
+RISK_THRESHOLD = 0.5  # over this 1 - p(level is safe) an image is flagged
 # A temperature beyond makes all probabilities alike, so that no category reaches its threshold, or turns a risk over.
 LEAST_USUAL, MOST_USUAL = 0.2, 5.0
 TEMPERATURES = {"level": (0.05, 100.0), "category": (0.05, 100.0)}
@@ -96,7 +96,7 @@ class SafetyVerdict:
 
 
 class Strictness(NamedTuple):
-    """How strict a decision is: by action, then by level, then by risk, as tuples compare.
+    """Strictness of a decision: by action, then by level, then by risk, as tuples compare.
 
     `safety_decision.SafetyDecision.strictest` is the same order on tensors.
 
@@ -232,12 +232,13 @@ class SafetyPolicy:
 
     @classmethod
     def create(cls, policy: "SafetyPolicy | dict | None", config: SafetyNames | None = None) -> "SafetyPolicy":
-        """A policy from a policy, its dict or nothing (the default); `config` as in the constructor.
+        """Make a policy of a policy, its dict or nothing (the default); `config` as in the constructor.
 
         Raises `ValueError` where it is malformed, contradicts itself, or names what `config` does not have."""
         if policy is None:
             return cls(config=config)
-        # By name, not by class: the package's and a checkpoint's own copy of this file may meet in one process.
+        # It is known by name, not by class: the package's and a checkpoint's own copy of this file may meet in one
+        # process.
         if is_dataclass(policy) and type(policy).__name__ == cls.__name__:
             policy = asdict(policy)
         if isinstance(policy, str | PathLike):
@@ -265,7 +266,8 @@ class SafetyPolicy:
             raise ValueError(f"{path}: {error}") from None
 
     def override(self, other: "SafetyPolicy | dict | None", config: SafetyNames | None = None) -> "SafetyPolicy":
-        """This policy with what `other` sets in place of its own, name by name: a deployment's over a checkpoint's.
+        """Return this policy with what `other` sets in place of its own, name by name: a deployment's over a
+        checkpoint's.
 
         What `other` sets for `"*"` holds for every category that it does not name, also where this policy does."""
         other = SafetyPolicy.create(other, config)
@@ -288,11 +290,11 @@ class SafetyPolicy:
         return SafetyPolicy(**values, config=config)
 
     def to_dict(self) -> dict:
-        """The policy as JSON-able data, for `generation_config.safety_policy`. What is not set is left out."""
+        """Return the policy as JSON-able data, for `generation_config.safety_policy`. What is not set is left out."""
         return {name: value for name, value in asdict(self).items() if value is not None and value != {}}
 
     def lax_settings(self) -> list[str]:
-        """What makes a verdict do less than under the default policy, as words for a warning."""
+        """Name the settings that make a verdict do less than the default policy, as words for a warning."""
         found = ["enabled: false"] if self.enabled is False else []
         found += [f"{name} is switched off" for name, is_on in self.categories.items() if not is_on]
         if self.risk_threshold is not None and self.risk_threshold > RISK_THRESHOLD:
@@ -308,7 +310,7 @@ class SafetyPolicy:
         return found + ([] if self.remembered_turns is None else [f"remembered_turns: {self.remembered_turns}"])
 
     def digest(self) -> str:
-        """SHA-256 of the policy, in hex: two policies with equal settings share it."""
+        """Return the SHA-256 of the policy, in hex: two policies with equal settings share it."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def check(self, config: SafetyNames):
@@ -337,8 +339,8 @@ class SafetyPolicy:
                 )
 
     def action(self, category: str, level: str, config: SafetyNames) -> str:
-        """What a flagged `category` at a risky `level` leads to, all by name. A level that is not set is answered
-        under its condition, or as strictly as the level below it."""
+        """Return what a flagged `category` at a risky `level` leads to, all by name. A level that is not set is
+        answered under its condition, or as strictly as the level below it."""
         given = {**self.actions.get(EVERY, {}), **self.actions.get(category, {})}
         strictness = CONDITION
         for name in config.levels[1 : config.levels.index(level) + 1]:
@@ -346,23 +348,24 @@ class SafetyPolicy:
         return ACTIONS[strictness]
 
     def threshold(self, category: str) -> float | None:
-        """The probability from which a category, by name, is flagged; `None`: the most probable verdict decides."""
+        """Return the probability from which a category, by name, is flagged; `None`: the most probable verdict
+        decides."""
         return _of(self.thresholds, category)
 
     def review_threshold(self, category: str) -> float | None:
-        """The probability from which a category, by name, is reviewed; `None`: it has no review band."""
+        """Return the probability from which a category, by name, is reviewed; `None`: it has no review band."""
         return _of(self.review_thresholds, category)
 
     def is_on(self, category: str) -> bool:
-        """Whether the category, by name, can be flagged."""
+        """Tell whether the category, by name, can be flagged."""
         return category != SAFE and _of(self.categories, category) is not False
 
     def refuses(self, config: SafetyNames) -> bool:
-        """Whether the policy can lead to a refusal at all."""
+        """Tell whether the policy can lead to a refusal at all."""
         return self.enabled is not False and any(REFUSE in row for row in self.action_table(config))
 
     def refusal(self, category: str | None) -> str:
-        """The fixed text of a refusal for a category by name; `None` where an image cannot be read."""
+        """Return the fixed text of a refusal for a category by name; `None` where an image cannot be read."""
         if category is not None and _of(self.refusals, category) is not None:
             return _of(self.refusals, category)
         ours = REFUSALS[self.language or "en"]
@@ -400,16 +403,17 @@ def _are_actions(value) -> bool:
 
 
 def _of(values: dict, category: str):
-    """The entry of a category, or that of every other one."""
+    """Return the entry of a category, or that of every other one."""
     return values[category] if category in values else values.get(EVERY)
 
 
 def _is_off(categories: dict[str, bool], name: str) -> bool:
-    """Whether nothing that `name` stands for can be flagged."""
+    """Tell whether nothing that `name` stands for can be flagged."""
     return _of(categories, name) is False and not (name == EVERY and any(categories.values()))
 
 
 def _override_actions(own: dict[str, dict], given: dict[str, dict]) -> dict[str, dict]:
+    # A level that is given for every category holds for all of them: what was set before for one of them is dropped.
     general = given.get(EVERY, {})
     kept = {
         name: {level: action for level, action in by_level.items() if level not in general}
@@ -423,7 +427,7 @@ def _override_actions(own: dict[str, dict], given: dict[str, dict]) -> dict[str,
 
 
 def condition_name(row: int, config: SafetyNames) -> str:
-    """Name of a row of the condition table: `"safe"` or `"<category>, <level>"`."""
+    """Return the name of a row of the condition table: `"safe"` or `"<category>, <level>"`."""
     if row == 0:
         return SAFE
     category, level = _split_row(row, config)
@@ -437,12 +441,12 @@ def _split_row(row: int, config: SafetyNames) -> tuple[str, str]:
 
 
 def condition_category(row: int, config: SafetyNames) -> str:
-    """Category, by name, of a row of the condition table."""
+    """Return the category, by name, of a row of the condition table."""
     return SAFE if row == 0 else _split_row(row, config)[0]
 
 
 def condition_text(row: int, config: SafetyNames) -> str:
-    """The prompt that a row of the condition table starts from (paper, section 3.3: the hint text)."""
+    """Return the prompt that a row of the condition table starts from (paper, section 3.3: the hint text)."""
     level = 0 if row == 0 else (row - 1) % (len(config.levels) - 1) + 1
     if level == 0:
         return "Risk: none. Answer the question."

@@ -7,8 +7,9 @@ from transformers import LogitsProcessor
 
 
 def refusal_ids(tokenizer, text: str) -> list[int]:
-    """Token ids of a fixed text, (length,). Raises `ValueError` where a special token stands in it: the refusal would
-    be cut there, or a later turn would take it for an image; and where the tokenizer leaves no token of the text."""
+    """Return the token ids of a fixed text, (length,). Raises `ValueError` where a special token stands in it: the
+    refusal would be cut there, or a later turn would take it for an image; and where the tokenizer leaves no token of
+    the text."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not len(ids):
         raise ValueError(f"The refusal {text!r} of the safety policy has no token: write one that can be read.")
@@ -22,14 +23,14 @@ def refusal_ids(tokenizer, text: str) -> list[int]:
 
 
 def all_refusal_ids(tokenizer, policy, categories: Sequence[str]) -> dict[str | None, list[int]]:
-    """Category, or `None` for a picture that cannot be read, to the token ids of the policy's fixed text; raises as
-    [`refusal_ids`]."""
+    """Map each category, and `None` for a picture that cannot be read, to the token ids of the policy's fixed text;
+    raises as [`refusal_ids`]."""
     return {name: refusal_ids(tokenizer, policy.refusal(name)) for name in (*categories, None)}
 
 
 class ForcedRefusal(LogitsProcessor):
     """
-    Leaves one token possible at each step of a refused sample: its fixed text, then the end.
+    Leave one token possible at each step of a refused sample: its fixed text, then the end.
 
     It runs after every other processor, so nothing that the language model, a sampler or a caller prefers can stand
     against it. Beams and several answers per prompt give one sample several rows.
@@ -67,8 +68,14 @@ class ForcedRefusal(LogitsProcessor):
             self.refusals = self.find_refusals()
         if all(refusal is None for refusal in self.refusals):
             return scores
+        if scores.shape[-1] != self.vocab_size and not self.has_draft:
+            raise ValueError(
+                f"The model gives {scores.shape[-1]} scores per step, and its config says {self.vocab_size} "
+                "(`vocab_size`), so a refusal cannot be forced: make the two agree, as "
+                "`model.resize_token_embeddings` does."
+            )
         if scores.shape[-1] != self.vocab_size:
-            return self._leave_alone(scores)
+            return scores  # a draft only proposes; the model's own scores are forced
         step = input_ids.shape[1] - self.prompt_length
         scores = scores.clone()
         for row in range(len(scores)):
@@ -78,15 +85,6 @@ class ForcedRefusal(LogitsProcessor):
             token_id = refusal[step] if step < len(refusal) else self.end_token_id
             scores[row] = -torch.inf
             scores[row, token_id] = 0.0
-        return scores
-
-    def _leave_alone(self, scores: torch.FloatTensor) -> torch.FloatTensor:
-        if not self.has_draft:
-            raise ValueError(
-                f"The model gives {scores.shape[-1]} scores per step, and its config says {self.vocab_size} "
-                "(`vocab_size`), so a refusal cannot be forced: make the two agree, as "
-                "`model.resize_token_embeddings` does."
-            )
         return scores
 
 

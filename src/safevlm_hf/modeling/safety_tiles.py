@@ -16,16 +16,16 @@ AROUND, WHOLE = "<fake_token_around_image>", "<global-img>"  # structure tokens:
 
 
 def cut_map(features: torch.Tensor, side: int) -> list[torch.Tensor]:
-    """A map (rows, columns, width) in parts of `side` rows and columns at most."""
+    """Cut a map (rows, columns, width) into parts of `side` rows and columns at most."""
     rows, columns = features.shape[:2]
     strips = features.tensor_split(math.ceil(rows / side))
     return [part for strip in strips for part in strip.tensor_split(math.ceil(columns / side), dim=1)]
 
 
 def parts_of_large_maps(maps: list[torch.Tensor], side: int) -> list[list[torch.Tensor]]:
-    """Of each map that is larger than the projector's grid: there, the whole one is an average that small print does
+    """Cut each map that is larger than the projector's grid: the whole one is an average there, which small print does
     not survive."""
-    return [cut_map(of_image, side) if max(of_image.shape[:2]) > side else [] for of_image in maps]
+    return [cut_map(one, side) if max(one.shape[:2]) > side else [] for one in maps]
 
 
 class FirstTileMixin:
@@ -39,15 +39,15 @@ class FirstTileMixin:
     def judge_first_tiles(
         self, outputs, pixel_values: torch.Tensor, safety_inputs: SafetyInputs | None
     ) -> SafetyImageOutput:
-        """Verdicts by the whole picture and by its tiles, where small print can be read (h_i)."""
+        """Give verdicts by the whole picture and by its tiles, where small print can be read (h_i)."""
         side = self.config.vision_config.image_size // self.config.vision_config.patch_size
         maps = [features[: side * side].unflatten(0, (side, side)) for features in outputs.pooler_output]
         tiles = [self._cut_tiles(features[side * side :], side) for features in outputs.pooler_output]
         return self.judge_images(outputs, maps, list(pixel_values), safety_inputs, tiles)
 
     def _cut_tiles(self, features: torch.Tensor, side: int) -> list[torch.Tensor]:
-        """Maps (rows, columns, width), each of `side` rows and columns at most, of the tiles: the backbone has joined
-        them to one map, has cut off what was padding, and has put a newline behind each row."""
+        """Return maps (rows, columns, width), each of `side` rows and columns at most, of the tiles: the backbone has
+        joined them to one map, has cut off what was padding, and has put a newline behind each row."""
         is_newline = (features == self.image_newline.to(features)).all(dim=-1)
         columns = int(is_newline.long().argmax()) if len(features) else 0
         if not columns:  # nothing but the newline: the picture was not cut
@@ -55,7 +55,7 @@ class FirstTileMixin:
         return cut_map(features.unflatten(0, (-1, columns + 1))[:, :-1], side)
 
     def split_pixels(self, pixel_values: torch.Tensor, **image_inputs) -> list[torch.Tensor]:
-        # What a picture has in a batch, where it gets tiles of zeros up to the number of the others', it has alone.
+        # In a batch a picture gets tiles of zeros up to the number of the others': they are none of its own.
         return [tiles[(tiles != 0).flatten(1).any(dim=1)] for tiles in pixel_values]
 
 
@@ -87,17 +87,18 @@ class LastTileMixin:
     def judge_last_tiles(
         self, outputs, features: torch.Tensor, pixels: list[torch.Tensor], safety_inputs: SafetyInputs | None
     ) -> SafetyImageOutput:
-        """Verdicts by the whole picture and by its tiles, where small print can be read (h_i): `features` (tiles of
-        all images, positions, width), and the tiles of each image as `split_tiles` gives them."""
-        tiles = features.split([len(of_image) for of_image in pixels])
-        outputs.pooler_output = [of_image.flatten(0, 1) for of_image in tiles]
+        """Give verdicts by the whole picture and by its tiles, where small print can be read (h_i): `features` (tiles
+        of all images, positions, width), and the tiles of each image as `split_tiles` gives them."""
+        tiles = features.split([len(image_tiles) for image_tiles in pixels])
+        outputs.pooler_output = [image_tiles.flatten(0, 1) for image_tiles in tiles]
         side = self.config.tile_side
-        maps = [of_image.unflatten(1, (side, side)) for of_image in tiles]
-        whole, others = [of_image[-1] for of_image in maps], [list(of_image[:-1]) for of_image in maps]
+        maps = [image_tiles.unflatten(1, (side, side)) for image_tiles in tiles]
+        whole, others = [image_maps[-1] for image_maps in maps], [list(image_maps[:-1]) for image_maps in maps]
         return self.judge_images(outputs, whole, pixels, safety_inputs, others)
 
     def split_tiles(self, tiles: torch.Tensor, safety_num_tiles: torch.LongTensor | None) -> list[torch.Tensor]:
-        """Tiles of all images (tiles, ...) to those of each, of which there are as many as the processor said."""
+        """Split the tiles of all images (tiles, ...) into those of each, of which there are as many as the processor
+        said."""
         if safety_num_tiles is None or int(safety_num_tiles.sum()) != len(tiles):
             given = "none" if safety_num_tiles is None else safety_num_tiles.tolist()
             raise ValueError(
@@ -136,7 +137,7 @@ class PaddedTilesMixin(LastTileMixin):
         outputs = super().get_image_features(
             pixel_values, pixel_attention_mask=pixel_attention_mask, return_dict=True, **kwargs
         )
-        # One entry per sample, or per tile before transformers 5.20.
+        # There is one entry per sample, or per tile before transformers 5.20.
         features = torch.cat([found.flatten(0, -2) for found in outputs.pooler_output])
         return self.judge_last_tiles(outputs, features.unflatten(0, (-1, self.image_seq_len)), pixels, safety_inputs)
 
@@ -148,13 +149,21 @@ class PaddedTilesMixin(LastTileMixin):
         return self.split_tiles(tiles[(tiles != 0).flatten(1).any(dim=1)], safety_num_tiles)
 
     def block_layouts(self, num_features: int) -> list[Layout]:
-        """The ways in which the processor may write a picture of so many positions."""
+        """Return the ways in which the processor may write a picture of so many positions."""
         length, num_tiles = self.image_seq_len, num_features // self.image_seq_len - 1
         if not num_tiles:
             return [Layout([0, length, 0], [(AROUND, WHOLE), (AROUND,)])]
         runs = [0, *[length] * (num_tiles + 1), 0]
         end = [("\n", "\n", AROUND, WHOLE), (AROUND,)]
-        return [Layout(runs, [*_tokens_before_tiles(*grid), *end]) for grid in grids_of(num_tiles)]
+        layouts = []
+        for rows, columns in grids_of(num_tiles):
+            # Each tile's place stands in front of it, and a line break where a row of tiles ends.
+            between: list[tuple[str, ...]] = [
+                (*(("\n",) if row and not column else ()), AROUND, f"<row_{row + 1}_col_{column + 1}>")
+                for row, column in product(range(rows), range(columns))
+            ]
+            layouts.append(Layout(runs, [*between, *end]))
+        return layouts
 
     def inputs_merger(self, input_ids, inputs_embeds: torch.Tensor, image_hidden_states: torch.Tensor):
         # Before transformers 5.20 it wants whole tiles in a row, and a block has further positions.
@@ -166,16 +175,8 @@ class PaddedTilesMixin(LastTileMixin):
         return inputs_embeds.masked_scatter(mask[..., None], image_hidden_states.to(inputs_embeds.dtype))
 
 
-def _tokens_before_tiles(rows: int, columns: int) -> list[tuple[str, ...]]:
-    """Structure tokens in front of each tile."""
-    return [
-        (*(("\n",) if row and not column else ()), AROUND, f"<row_{row + 1}_col_{column + 1}>")
-        for row, column in product(range(rows), range(columns))
-    ]
-
-
 class TiledProcessorMixin:
-    """Adds `safety_num_tiles` for [`LastTileMixin`], in front of the backbone's processor."""
+    """Add `safety_num_tiles` for [`LastTileMixin`], in front of the backbone's processor."""
 
     def _process_images(self, images, **kwargs):
         processed, replacements = super()._process_images(images, **kwargs)
@@ -183,12 +184,9 @@ class TiledProcessorMixin:
         return processed, replacements
 
     def count_tiles(self, processed: dict) -> list[int]:
-        """Tiles of each image, the whole picture among them, from what the image processor has said."""
-        grids = [
-            (rows, columns)
-            for of_sample in zip(processed["rows"], processed["cols"])
-            for rows, columns in zip(*of_sample)
-        ]
+        """Count the tiles of each image, the whole picture among them, from what the image processor has said."""
+        samples = zip(processed["rows"], processed["cols"])
+        grids = [grid for rows, columns in samples for grid in zip(rows, columns)]
         return [int(rows) * int(columns) + 1 for rows, columns in grids]
 
     @property

@@ -75,7 +75,7 @@ class WindowTree(nn.Module):
         if missing is not None:
             is_word = is_word & (torch.arange(is_word.shape[1], device=is_word.device) != missing)
         vectors = torch.where(is_word[..., None], self.words(word_ids), self.no_word)
-        # Stacked, not unfolded: some engines' linear layers take no strides but the usual ones.
+        # The runs are stacked, not unfolded: some engines' linear layers take no strides but the usual ones.
         num_runs = vectors.shape[1] - smallest + 1
         runs = torch.stack([vectors[:, place : place + num_runs] for place in range(smallest)], dim=2)
         states = self.norms[0](self.leaf(runs.flatten(2)) + self.skip(runs.mean(dim=2)))
@@ -91,8 +91,8 @@ class WindowTree(nn.Module):
         return self.reading(torch.cat(found, dim=1)), (start + size <= count) | is_short
 
     def places(self, num_words: int, device) -> tuple[torch.LongTensor, torch.LongTensor]:
-        """First word and size of each window in so many words, (windows,) each: all of the smallest size, then all of
-        the next one, and so on."""
+        """Return first word and size of each window in so many words, (windows,) each: all of the smallest size, then
+        all of the next one, and so on."""
         num_words = max(num_words, self.window_sizes[0])
         sizes = [size for size in self.window_sizes if size <= num_words]
         starts = [torch.arange(num_words - size + 1, device=device) for size in sizes]
@@ -158,7 +158,7 @@ class SafetyWordHead(nn.Module):
         return Windows.join(parts, dim=0)
 
     def windows(self, question_ids: torch.LongTensor, is_asked: torch.BoolTensor):
-        """As [`WindowTree`], of the words that are asked, joined."""
+        """Return states and mask of [`WindowTree`], of the words that are asked, joined."""
         joined, count = join_tokens(question_ids[..., None], is_asked)
         return self.tree(joined[..., 0], count)
 
@@ -166,12 +166,12 @@ class SafetyWordHead(nn.Module):
         readings = []
         for mask in [None] if feature_mask is None else feature_mask.unbind(1):
             read = self.read(states, self.attend(states, keys, mask))
-            of_reading = is_window if mask is None else is_window & mask.any(dim=1)[:, None]
-            readings.append(Windows(self.level_head(read).float(), self.category_head(read).float(), of_reading))
+            own_windows = is_window if mask is None else is_window & mask.any(dim=1)[:, None]
+            readings.append(Windows(self.level_head(read).float(), self.category_head(read).float(), own_windows))
         return Windows.join(readings, dim=1)
 
     def attend(self, states: torch.Tensor, keys: torch.Tensor, mask: torch.BoolTensor | None) -> torch.Tensor:
-        """What windows (images, windows, hidden) take from the keys, (images, windows, hidden)."""
+        """Return what windows (images, windows, hidden) take from the keys, (images, windows, hidden)."""
         query, key, value = (
             self.split_heads(parts) for parts in (self.q_proj(states), self.k_proj(keys), self.v_proj(keys))
         )
@@ -182,16 +182,16 @@ class SafetyWordHead(nn.Module):
         return attended * self.share(states) + self.shift(states)
 
     def share(self, states: torch.Tensor) -> torch.Tensor:
-        """How far a window's words ask for each part of what it attends to, between 0 and 1."""
+        """Return how far a window's words ask for each part of what it attends to, between 0 and 1."""
         return self.scale(states).sigmoid()
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """(images, length, hidden) to (images, heads, length, hidden / heads)."""
+        """Turn (images, length, hidden) into (images, heads, length, hidden / heads)."""
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 def init_word_weights(module: nn.Module) -> bool:
-    """As [`init_safety_weights`], for the modules of this file."""
+    """Initialise as [`init_safety_weights`] does, for the modules of this file."""
     if not isinstance(module, WindowTree):
         return False
     init.zeros_(module.no_word)

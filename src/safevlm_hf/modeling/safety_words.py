@@ -1,4 +1,4 @@
-"""The words of a question, as the head reads them with `head_reading="words"`: tokens of its own, whatever backbone.
+"""Words of a question, as the head reads them with `head_reading="words"`: tokens of its own, whatever backbone.
 
 A text is normalised (compatible forms, case, accents, invisible characters, look-alike letters of other scripts in
 Latin words), cut where no letter or digit stands, and each word is tokenised by itself. So no seam, blank or sign
@@ -23,14 +23,14 @@ from .question_mask import QuestionSpans
 
 
 WORDS_FILE = "safety_words.json"
-# SHA-256 of how the package's own file normalises.
+# This is the SHA-256 of how the package's own file normalises.
 KNOWN_RULE = "3fff41b372620289f2373755803f1cd95583ccf4f6e367d948f6a2907d62e0cc"
-NO_TURN = 0  # what a row of `question_ids` is filled up with
+NO_TURN = 0  # rows of `question_ids` are filled up with it
 
 
 class SafetyWords:
     """
-    Texts to the tokens that the head reads.
+    Rule that turns texts into the tokens that the head reads.
 
     Args:
         file: a `safety_words.json`; this package's own if unset.
@@ -39,7 +39,14 @@ class SafetyWords:
     def __init__(self, file: str | Path | None = None):
         self.file = Path(__file__).parent / WORDS_FILE if file is None else Path(file)
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(self.file)).backend_tokenizer
-        self._of_ascii = _shortcut(self.tokenizer)
+        # Of this package's rule, lower case is all that ASCII text notices. A tokenizer that does no more gives the
+        # same tokens some twenty times as fast. Another rule stays as it is.
+        self._ascii_tokenizer = self.tokenizer
+        state = json.loads(self.tokenizer.to_str())
+        rule = json.dumps(state["normalizer"], sort_keys=True).encode()
+        if hashlib.sha256(rule).hexdigest() == KNOWN_RULE:
+            lower = json.dumps({**state, "normalizer": {"type": "Lowercase"}})
+            self._ascii_tokenizer = type(self.tokenizer).from_str(lower)
 
     def __deepcopy__(self, memo) -> "SafetyWords":
         return self  # nothing changes it
@@ -56,10 +63,10 @@ class SafetyWords:
         return self.tokenizer.get_vocab_size()
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text; none where it holds neither letter nor digit."""
+        """Return the token ids of a text; none where it holds neither letter nor digit."""
         found: list[int] = []
         for is_ascii, parts in groupby(text.split(), key=str.isascii):  # no rule of the file reaches over a blank
-            tokenizer = self._of_ascii if is_ascii else self.tokenizer
+            tokenizer = self._ascii_tokenizer if is_ascii else self.tokenizer
             found += tokenizer.encode(" ".join(parts), add_special_tokens=False).ids
         return found
 
@@ -67,12 +74,12 @@ class SafetyWords:
         return [self.tokenizer.id_to_token(token_id) for token_id in ids]
 
     def of_spans(self, text: str, spans: Iterable[tuple[int, int, int]]) -> list[list[int]]:
-        """[token id, turn] of each word in the spans (start, end, turn) of a text."""
+        """Return [token id, turn] of each word in the spans (start, end, turn) of a text."""
         return [[token, turn] for start, end, turn in spans for token in self.ids(text[start:end])]
 
     def of_prompt(self, text: str, spans: QuestionSpans | None, special_tokens: Sequence[str]) -> list[list[int]]:
-        """[token id, turn] of each word in a rendered prompt: of what users said or, where that is not known, of all
-        of its text but the tokenizer's special tokens."""
+        """Return [token id, turn] of each word in a rendered prompt: of what users said or, where that is not known,
+        of all of its text but the tokenizer's special tokens."""
         if spans is not None and spans.text == text:
             return self.of_spans(text, spans.spans)
         longest_first = sorted(filter(None, special_tokens), key=len, reverse=True)
@@ -81,7 +88,7 @@ class SafetyWords:
 
     def of_tokens(self, tokenizer, input_ids: torch.LongTensor, turns: torch.LongTensor) -> torch.LongTensor:
         """
-        The words in a prompt's tokens, by the language model's tokenizer.
+        Read the words in a prompt's tokens, by the language model's tokenizer.
 
         Args:
             input_ids, turns: (batch, length); `turns` is 0 outside of the question.
@@ -90,13 +97,13 @@ class SafetyWords:
             `question_ids`, (batch, words, 2), filled up with zeros.
         """
         rows = []
-        for ids, of_row in zip(input_ids.tolist(), turns.tolist()):
+        for ids, row_turns in zip(input_ids.tolist(), turns.tolist()):
             words, run = [], []
-            for place, (token, turn) in enumerate(zip(ids, of_row)):
+            for place, (token, turn) in enumerate(zip(ids, row_turns)):
                 run.append(token)
-                following = of_row[place + 1] if place + 1 < len(ids) else None
+                following = row_turns[place + 1] if place + 1 < len(ids) else None
                 if following == turn:
-                    continue
+                    continue  # a run of one turn is decoded as a whole: a word may have several tokens
                 if turn != NO_TURN:
                     text = tokenizer.decode(run, skip_special_tokens=True, clean_up_tokenization_spaces=False)
                     words += [[word, turn] for word in self.ids(text)]
@@ -105,18 +112,8 @@ class SafetyWords:
         return torch.tensor(fill_up(rows), device=input_ids.device)
 
 
-def _shortcut(tokenizer):
-    """Return a tokenizer that does the same to ASCII text, some twenty times as fast: of this package's rule, lower
-    case is all that it notices. Another rule stays as it is."""
-    state = json.loads(tokenizer.to_str())
-    rule = json.dumps(state["normalizer"], sort_keys=True).encode()
-    if hashlib.sha256(rule).hexdigest() != KNOWN_RULE:
-        return tokenizer
-    return type(tokenizer).from_str(json.dumps({**state, "normalizer": {"type": "Lowercase"}}))
-
-
 def fill_up(rows: list[list[list[int]]]) -> list[list[list[int]]]:
-    """Rows of [token id, turn], at least one in each, of one length: no turn is 0."""
+    """Fill up rows of [token id, turn], at least one in each, of one length: no turn is 0."""
     length = max([1, *map(len, rows)])
     return [row + [[0, NO_TURN]] * (length - len(row)) for row in rows]
 

@@ -47,13 +47,14 @@ class Card:
 
 
 def picture_at(reference: str, alt: str, caption: str) -> Picture:
-    """The picture behind a reference, small."""
+    """Return the picture behind a reference, small."""
     return inline_picture(_jpeg(reference), "jpeg", alt, caption)
 
 
 @lru_cache(maxsize=256)
 def _jpeg(reference: str) -> bytes:
-    """The picture as JPEG, at most 160 x 160 pixels: more than the page shows, so that it stays crisp."""
+    """Return the picture as JPEG, at most 160 x 160 pixels: more than the page shows, so that it stays crisp."""
+    # Pages show the same picture beside several answers, and decoding it takes longest.
     image = load_image(reference)
     image.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

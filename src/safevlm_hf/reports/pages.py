@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def templates_of(package: str) -> Environment:
-    """The templates in a package's folder `templates`. They escape every value, and a missing one is an error."""
+    """Load the templates in a package's folder `templates`. They escape every value, and a missing one is an error."""
     return Environment(
         loader=PackageLoader(package),
         autoescape=True,
@@ -49,7 +49,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Picture:
-    """What an `<img>` needs: its source, what it shows in words, and the caption below it."""
+    """A picture for `<img>`: its source, what it shows in words, and the caption below it."""
 
     source: str
     alt: str
@@ -57,16 +57,16 @@ class Picture:
 
 
 def inline_picture(content: bytes, kind: str, alt: str, caption: str = "") -> Picture:
-    """A picture that lies in the page itself. `kind`: "jpeg" or "png"."""
+    """Embed a picture in the page itself. `kind`: "jpeg" or "png"."""
     return Picture(f"data:image/{kind};base64,{base64.b64encode(content).decode()}", alt, caption)
 
 
 def render_page(template: str, title: str, sections: Iterable[Section | None], **values: Any) -> str:
-    """A page with its contents; sections that are `None` are left out. `values`: what the template needs besides."""
+    """Render a page. Sections that are `None` are left out; `values` are further ones for the template."""
     found = [section for section in sections if section is not None]
     return _TEMPLATES.get_template(template).render(title=title, sections=found, **values)
 
 
 def render_section(section: Section) -> str:
-    """A section alone, without its heading."""
+    """Render a section alone, without its heading."""
     return _TEMPLATES.get_template(section.template).render(data=section.data)

@@ -1,4 +1,4 @@
-"""A verdict as a picture: what was seen, where the head looked, how sure it is, and which words mattered."""
+"""Draw a verdict: the picture, the places that the head looked at, its probabilities, and the words that mattered."""
 
 import os
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def plot_verdict(
     path: str | os.PathLike | None = None,
     tokens: Sequence[str] | None = None,
 ) -> Figure:
-    """Draws one image's verdict and its explanation.
+    """Draw one image's verdict and its explanation.
 
     Args:
         image: the picture, a PIL image or an array (height, width, channels). The map is spread over all of it.
@@ -54,6 +54,7 @@ def plot_verdict(
     top, below = (figure, None) if tokens is None else figure.subfigures(2, 1, height_ratios=(4.6, 1))
     seen, mapped, bars = top.subplots(1, 3)
     title = f"{verdict.category}, {verdict.level}    risk {verdict.risk:.2f}    {verdict.action}"
+    # A name may hold a `$`, which would begin a formula.
     figure.suptitle(title, color=INK, fontsize=13, parse_math=False)
     _draw_picture(seen, picture, "picture")
     _draw_picture(mapped, picture, "what the verdict rests on", is_faint=True)
@@ -68,7 +69,7 @@ def plot_verdict(
 
 
 def _draw_picture(axes: Axes, picture: np.ndarray, title: str, is_faint: bool = False) -> None:
-    """The picture in its colours, or in light grey to draw upon."""
+    """Draw the picture in its colours, or in light grey to draw upon."""
     if is_faint:
         axes.imshow(picture[..., :3].mean(axis=-1), cmap="gray", alpha=0.7)
     else:
@@ -88,6 +89,7 @@ def _draw_map(axes: Axes, shares: np.ndarray, size: tuple[int, int]) -> None:
 
 
 def _draw_categories(axes: Axes, verdict) -> None:
+    # Matplotlib draws the first bar at the bottom.
     names = list(verdict.category_probabilities)[::-1]
     values = [verdict.category_probabilities[name] for name in names]
     marks = {**dict.fromkeys(verdict.review_categories, "○"), **dict.fromkeys(verdict.flagged_categories, "●")}
@@ -103,7 +105,7 @@ def _draw_categories(axes: Axes, verdict) -> None:
 
 
 def _draw_tokens(axes: Axes, tokens: Sequence[str], weights: Sequence[float], parts: Sequence[float]) -> None:
-    """Tokens with a weight, line by line, in a fixed pitch."""
+    """Draw the tokens that have a weight, line by line, in a fixed pitch."""
     if len(tokens) != len(weights):
         raise ValueError(f"Expected a token for each of {len(weights)} positions of the prompt, got {len(tokens)}.")
     largest = max(weights, default=0)
@@ -111,8 +113,10 @@ def _draw_tokens(axes: Axes, tokens: Sequence[str], weights: Sequence[float], pa
     for token, weight, part in zip(tokens, weights, parts):
         if not weight > 0:
             continue
-        text, is_new_word = _readable(token)
-        column += is_new_word and column > 0
+        # Tokenizers write signs for a blank or a line break. A blank in front begins a word.
+        text = token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n").replace("<0x0A>", "\n")
+        column += text.startswith(" ") and column > 0
+        text = text.strip(" ").replace("\n", "↵") or "␣"
         if column + len(text) > LINE:
             column, line = 0, line + 1
         shade = to_rgba(FLAGGED if part > 0 else CALM, 0.65 * weight / largest)
@@ -123,9 +127,3 @@ def _draw_tokens(axes: Axes, tokens: Sequence[str], weights: Sequence[float], pa
     axes.set(xlim=(0, LINE), ylim=(max(line + 1, 3), 0))
     axes.set_title("the question: red raises the risk, blue lowers it", loc="left", fontsize=10, color=MUTED)
     axes.set_axis_off()
-
-
-def _readable(token: str) -> tuple[str, bool]:
-    """A token without the signs that tokenizers write for a blank or a line break, and whether a word begins there."""
-    plain = token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n").replace("<0x0A>", "\n")
-    return plain.strip(" ").replace("\n", "↵") or "␣", plain.startswith(" ")

@@ -1,4 +1,4 @@
-"""The report's plots as inline SVG, whose text is text: light to load, sharp at any size."""
+"""Plots of reports as inline SVG, which is small, sharp at any size, and whose text can be searched."""
 
 import io
 import re
@@ -43,7 +43,8 @@ NOT_CURVES = ("learning_rate", "train_loss")
 def reliability_diagram(
     bins: Sequence[ReliabilityBin], predicted: str = "predicted risk", observed: str = "share that is risky"
 ) -> Markup:
-    """Observed risky share over predicted risk, both 0 to 1, with 95% intervals; below it the samples in each bin."""
+    """Plot the observed risky share over the predicted risk, both 0 to 1, with 95% intervals, and below it the samples
+    in each bin."""
     with rc_context({**STYLE, "svg.hashsalt": "reliability"}):
         figure = Figure(figsize=(4.6, 4.6), layout="constrained")
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -61,27 +62,29 @@ def reliability_diagram(
 
 
 def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> dict[str, Markup]:
-    """Stage to its losses and shares (accuracies, rates) over steps, from `Trainer.state.log_history`.
+    """Plot each stage's losses and shares (accuracies, rates) over steps, from `Trainer.state.log_history`.
 
     A stage without logs gets no plot.
     """
-    stages = {name: curves for name, log in logs.items() if (curves := _curves(log))}
-    return {name: _training_plot(name, curves) for name, curves in stages.items()}
-
-
-def _training_plot(name: str, curves: dict[str, list[tuple[float, float]]]) -> Markup:
-    with rc_context({**STYLE, "svg.hashsalt": f"curves {name}"}):
-        figure = Figure(figsize=(4.6, 7.2), layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True)
-        figure.suptitle(_plain(name), x=0, ha="left", fontsize=11, fontweight="bold")
-        _draw_curves(above, {key: points for key, points in curves.items() if not _is_share(key)}, "loss")
-        _draw_curves(below, {key: points for key, points in curves.items() if _is_share(key)}, "share")
-        below.set(xlabel="step", ylim=(-0.03, 1.03))
-        return _to_svg(figure)
+    plots = {}
+    for name, log in logs.items():
+        curves = _curves(log)
+        if not curves:
+            continue
+        # The salt makes matplotlib's ids in the SVG the same in every run, and different between plots of one page.
+        with rc_context({**STYLE, "svg.hashsalt": f"curves {name}"}):
+            figure = Figure(figsize=(4.6, 7.2), layout="constrained")
+            above, below = figure.subplots(2, 1, sharex=True)
+            figure.suptitle(_plain(name), x=0, ha="left", fontsize=11, fontweight="bold")
+            _draw_curves(above, {key: points for key, points in curves.items() if not _is_share(key)}, "loss")
+            _draw_curves(below, {key: points for key, points in curves.items() if _is_share(key)}, "share")
+            below.set(xlabel="step", ylim=(-0.03, 1.03))
+            plots[name] = _to_svg(figure)
+    return plots
 
 
 def _curves(log: Sequence[Mapping]) -> dict[str, list[tuple[float, float]]]:
-    """Name to (step, value) of what is a loss or a share."""
+    """Collect the (step, value) pairs of each loss and each share."""
     curves = {}
     for entry in log:
         for key, value in entry.items():
@@ -98,7 +101,7 @@ def _is_share(key: str) -> bool:
 
 def _draw_curves(axes: Axes, curves: dict[str, list[tuple[float, float]]], label: str) -> None:
     for index, (key, points) in enumerate(curves.items()):
-        # Evaluations are few: their points are marked.
+        # Evaluations are few, so their points are marked.
         style = {"marker": "o", "markersize": 3.5} if key.startswith("eval") or len(points) == 1 else {}
         colour = COLOURS[index % len(COLOURS)]
         axes.plot(*zip(*points), color=colour, linewidth=1.5, label=_plain(key.replace("_", " ")), **style)
@@ -108,17 +111,18 @@ def _draw_curves(axes: Axes, curves: dict[str, list[tuple[float, float]]], label
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib takes as it is: no formula, and a name that the legend shows."""
+    """Return text that matplotlib shows as it is."""
+    # `$` would begin a formula, and matplotlib leaves names with a leading underscore out of the legend.
     return text.replace("$", r"\$").lstrip("_")
 
 
 def _to_svg(figure: Figure) -> Markup:
-    """The figure as SVG that a template shows as it is: matplotlib has escaped its texts."""
+    """Return the figure as SVG that a template shows as it is, because matplotlib has escaped its texts."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    # Its size in points becomes its greatest width: it shrinks with the page.
+    # The size in points becomes the greatest width, so that the figure shrinks with the page.
     svg = re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', r'style="width:100%;max-width:\1pt"', svg, count=1)
     return Markup(svg)
 
@@ -131,9 +135,11 @@ def share_curves(
     is_stepped: bool = False,
     corner: float = 1,
 ) -> Markup:
-    """Curves of one share over another, both 0 to 1: name to its (x, y), and to the point of it that is marked.
+    """Plot curves of one share over another, both 0 to 1, with one marked point on each.
 
     Args:
+        curves: name to its (x, y).
+        points: name to the point of its curve that is marked.
         corner: how far the axes reach from the corner where x is 0 and y is 1; all points lie in it.
     """
     with rc_context({**STYLE, "svg.hashsalt": f"{xlabel} {corner:g}"}):
@@ -141,7 +147,7 @@ def share_curves(
         axes = figure.subplots()
         for index, (name, (x, y)) in enumerate(curves.items()):
             colour, drawstyle = COLOURS[index % len(COLOURS)], "steps-pre" if is_stepped else "default"
-            # Without clipping, what lies on the border is whole; of a corner the rest has to be cut off.
+            # Without clipping, lines on the border keep their width. A corner needs it, for the curves go on outside.
             style = {"linewidth": 1.5, "drawstyle": drawstyle, "clip_on": corner < 1}
             axes.plot(x, y, color=colour, label=_plain(name), **style)
             if name in points:
@@ -158,7 +164,11 @@ def rate_curves(
     bounds: Iterable[float] = (),
     ylabel: str = "share",
 ) -> Markup:
-    """Shares over a number, with their 95% intervals: name to its (x, share). Bounds are dashed lines."""
+    """Plot shares over a number, with their 95% intervals. Bounds are dashed lines.
+
+    Args:
+        curves: name to its (x, share).
+    """
     with rc_context({**STYLE, "svg.hashsalt": xlabel + ylabel}):
         figure = Figure(figsize=(4.6, 5.2), layout="constrained")
         axes = figure.subplots()
@@ -171,6 +181,7 @@ def rate_curves(
         for bound in bounds:
             axes.axhline(bound, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         places = sorted({place for points in curves.values() for place, _ in points})
+        # Places that lie far apart get a logarithmic axis, which is linear near 0 to show it.
         if places[-1] > 10:
             axes.set_xscale("symlog", linthresh=places[1], base=2)
             axes.set_xlim(-0.1 * places[1], 1.2 * places[-1])

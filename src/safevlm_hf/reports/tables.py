@@ -1,4 +1,4 @@
-"""Tables of figures, for a page and for a terminal: their cells know whether the bounds on them are met."""
+"""Tables of figures, for a page and for a terminal. Their cells know whether the bounds on them are met."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,19 @@ from ..intervals.rates import wilson_interval
 
 
 NO_INTERVAL = "no interval: no draw changes it"
-"""What stands in place of an interval: the sample does not show how sure such a figure is."""
+"""Text in place of an interval, where the sample does not show how sure a figure is."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, what it rests on, whether it meets its targets (`None` if it has none), and its interval as a terminal
-    shows it. As text it is what stands in a terminal."""
+    """A figure in a table. `str` gives it as a terminal shows it.
+
+    Attributes:
+        text: the figure.
+        note: the samples that it rests on, and its interval.
+        is_met: whether it meets its targets; `None` if it has none.
+        short_note: its interval in few characters.
+    """
 
     text: str
     note: str = ""
@@ -58,23 +64,23 @@ class Table:
 
 
 def interval_text(figure: Figure | None) -> str:
-    """The 95% interval of a figure: "0.01 to 0.07"; empty where there is none."""
+    """Return the 95% interval of a figure, "0.01 to 0.07"; empty where there is none."""
     return "" if figure is None or figure.interval is None else range_text(figure.interval)
 
 
 def range_text(interval: Sequence[float]) -> str:
-    """The ends of an interval: "0.01 to 0.07"; empty where there is none (NaN)."""
+    """Return the ends of an interval, "0.01 to 0.07"; empty where there is none (NaN)."""
     low, high = interval
     return "" if low != low else f"{low:.2f} to {high:.2f}"
 
 
 def counted_note(figure: Figure | None) -> str:
-    """Of how many samples a figure is, and its 95% interval, in brackets."""
+    """Return a figure's number of samples and its 95% interval, in brackets."""
     return f"({figure.total}; {interval_text(figure)})" if figure is not None and figure.interval else ""
 
 
 def short_note(figure: Figure | None) -> str:
-    """The 95% interval of a figure in few characters, in brackets."""
+    """Return the 95% interval of a figure in few characters, in brackets."""
     if figure is None or figure.interval is None:
         return ""
     low, high = figure.interval
@@ -82,12 +88,12 @@ def short_note(figure: Figure | None) -> str:
 
 
 def counts_text(count: int, total: int) -> str:
-    """A count and the 95% interval of its share: "3 of 200 (0.01 to 0.04)"."""
+    """Return a count and the 95% interval of its share: "3 of 200 (0.01 to 0.04)"."""
     return f"{count} of {total}" + (f" ({range_text(wilson_interval(count, total))})" if total else "")
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width, and a rule under the first row, as text."""
+    """Lay rows out as text, in columns of equal width with a rule under the first row."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     rule = ["-" * width for width in widths]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in [rows[0], rule, *rows[1:]])

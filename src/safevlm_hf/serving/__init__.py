@@ -1,8 +1,8 @@
 """`safevlm serve`: transformers' own server with one safe checkpoint, and `POST /v1/moderations`.
 
-The app, its chat handler, its streams and its inference thread are transformers'. What is ours is the door: which
-routes there are, who may come in, which fields a request may have and how large it may be, what a client learns, and
-what the operator sees. A client can name neither a policy nor a checkpoint, a template, a file or an address. Nor is a
+The app, its chat handler, its streams and its inference thread are transformers'. This package decides which routes
+there are, who may use them, which fields a request may have and how large it may be, what a client learns, and what
+the operator sees. A client can name neither a policy nor a checkpoint, a template, a file or an address. Nor is a
 client believed about who said what: all of its texts, in any role, are the question that a verdict is about. Only the
 operator's own system prompt is not.
 """

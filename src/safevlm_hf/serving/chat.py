@@ -1,8 +1,8 @@
-"""`POST /v1/chat/completions`: transformers' handler, with a request that was read by us."""
+"""`POST /v1/chat/completions`: transformers' handler, with requests that are checked here."""
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from fastapi.responses import JSONResponse
@@ -24,7 +24,8 @@ logger = logging.getLogger("uvicorn.error")
 
 
 class SafeChatHandler(ChatCompletionHandler):
-    """A verdict is made in `generate`, so every answer is under it; a client learns of it what the operator says."""
+    """Answer chats. `generate` makes the verdict, so no answer goes around it; a client learns of it what the operator
+    allows."""
 
     def __init__(self, served: ServedModel, metrics: Metrics):
         # `served` takes the places of transformers' manager of models and of the model.
@@ -38,9 +39,10 @@ class SafeChatHandler(ChatCompletionHandler):
         observation = Observation(request_id, CHAT, served.settings, self.metrics)
         with await served.take_place() as place:
             inputs = await served.prepare(request.messages)
-            config = self._config(request, served.room(inputs, request.max_completion_tokens or request.max_tokens))
+            max_tokens = served.num_new_tokens(inputs, request.max_completion_tokens or request.max_tokens)
+            config = self._config(request, max_tokens)
             observed = {**inputs, "safety_audit": observation, "safety_shadow": served.settings.shadow}
-            # The tokenizer, not the processor: a refusal is a text, which a processor would take for an image.
+            # The handler gets the tokenizer, not the processor, which would take a refusal's text for an image.
             arguments = (request_id, served, served.processor.tokenizer, served.name, observed, config)
             if not request.stream:
                 response = await self._non_streaming(*arguments, gen_manager=served.generate_manager)  # type: ignore[arg-type]
@@ -53,6 +55,7 @@ class SafeChatHandler(ChatCompletionHandler):
 
     def _config(self, request: ChatRequest, max_tokens: int):
         options = request.model_dump(include={"top_p", "seed"})
+        # Transformers' builder knows a temperature above 0 alone; at 0 the answer must be the likeliest one.
         is_warm = request.temperature is not None and request.temperature >= COLDEST
         if is_warm:
             options["temperature"] = request.temperature
@@ -63,7 +66,7 @@ class SafeChatHandler(ChatCompletionHandler):
         return config
 
     def _tell(self, body: dict, observation: Observation) -> dict:
-        """An answer, or a part of a stream, with what the client is to know of the decision.
+        """Add to an answer, or to a part of a stream, what the client may know of the decision.
 
         A forced refusal stays in `content`, where every client looks, and is in `refusal`, too, as OpenAI has it."""
         (choice,) = body["choices"]
@@ -79,23 +82,19 @@ class SafeChatHandler(ChatCompletionHandler):
         return body
 
     async def _finish_stream(self, chunks: AsyncGenerator[str], observation: Observation) -> AsyncGenerator[str]:
-        """The stream with OpenAI's last line. An error is logged; the client learns that there was one."""
+        """Pass on the stream and OpenAI's last line. An error is logged; the client only learns that there was one."""
         async with aclosing(chunks):  # where the client has gone, transformers' stream stops the model
             async for chunk in chunks:
                 sent, found, reason = chunk.partition(STREAM_ERROR)
                 if sent:
-                    yield _map_events(sent, lambda body: self._tell(body, observation))
+                    bodies = [json.loads(event.removeprefix(DATA)) for event in sent.split("\n\n") if event]
+                    yield "".join(_event(self._tell(body, observation)) for body in bodies)
                 if found:
                     self.metrics.broken_streams.inc()
                     logger.error("A stream ended with an error: %r", reason.strip())
                     yield _event(error_body(500, "The answer could not be finished."))
                     return
         yield f"{DATA}[DONE]\n\n"
-
-
-def _map_events(sent: str, change: Callable[[dict], dict]) -> str:
-    bodies = [json.loads(event.removeprefix(DATA)) for event in sent.split("\n\n") if event]
-    return "".join(_event(change(body)) for body in bodies)
 
 
 def _event(body: dict) -> str:

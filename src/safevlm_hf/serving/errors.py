@@ -33,7 +33,7 @@ def error_response(
 
 
 def shorten(text: str, longest: int = LONGEST_NAME) -> str:
-    """Its beginning, of characters that can be sent: half of a surrogate pair cannot."""
+    """Return the text's beginning. Halves of surrogate pairs, which cannot be sent, are replaced."""
     text = text[: longest + 1].encode(errors="replace").decode()
     return text if len(text) <= longest else f"{text[:longest]}..."
 
@@ -43,23 +43,22 @@ async def answer_http_error(request: Request, error: StarletteHTTPException) -> 
 
 
 async def answer_no_object(request: Request, error: RequestValidationError) -> JSONResponse:
-    """A body is all that FastAPI itself checks here: it must be a JSON object, and say that it is JSON."""
-    return error_response(400, _why_no_object(request.headers.get("content-type"), error.errors()[0]))
-
-
-def _why_no_object(content_type: str | None, error: dict) -> str:
-    if error["type"] == "json_invalid":
-        return f"The body is no JSON: {error['ctx']['error']}, at character {error['loc'][-1]}."
-    if error["type"] == "missing":
-        return "The request needs a body: a JSON object."
-    if "json" in (content_type or "").lower():
-        return "The body must be a JSON object."
-    came = f"came with {shorten(content_type)!r}" if content_type else "came without"
-    return f"The body must be a JSON object, with the header `Content-Type: application/json`; it {came}."
+    """Say what is wrong with the body. FastAPI itself only checks that it is a JSON object that says so."""
+    content_type, first = request.headers.get("content-type"), error.errors()[0]
+    if first["type"] == "json_invalid":
+        reason = f"The body is no JSON: {first['ctx']['error']}, at character {first['loc'][-1]}."
+    elif first["type"] == "missing":
+        reason = "The request needs a body: a JSON object."
+    elif "json" in (content_type or "").lower():
+        reason = "The body must be a JSON object."
+    else:
+        came = f"came with {shorten(content_type)!r}" if content_type else "came without"
+        reason = f"The body must be a JSON object, with the header `Content-Type: application/json`; it {came}."
+    return error_response(400, reason)
 
 
 async def answer_failure(request: Request, error: Exception) -> JSONResponse:
-    """The server's log says why."""
+    """Answer 500 without a reason: it stands in the server's log, and may hold what a client must not learn."""
     headers = {REQUEST_ID: request.headers[REQUEST_ID]} if REQUEST_ID in request.headers else None
     return error_response(500, "The request could not be answered.", headers)
 

@@ -1,4 +1,4 @@
-"""From data URLs to pictures. Nothing is fetched, no file is opened, and sizes are known before pixels are decoded."""
+"""Open the pictures in data URLs. Nothing is fetched, no file is opened, and sizes are checked before decoding."""
 
 import base64
 import re
@@ -10,13 +10,13 @@ from .errors import BadRequest
 from .settings import Limits
 
 
-# Small or large letters; a parameter such as `charset=utf-8` says nothing of a picture.
+# Small and large letters are the same. A parameter such as `charset=utf-8` says nothing of a picture and is skipped.
 DATA_URL = re.compile(r"data:image/[\w.+-]{1,80}(;[\w.+-]{1,80}=[\w.+-]{0,80}){0,4};base64,", re.ASCII | re.IGNORECASE)
-BLANKS = dict.fromkeys(map(ord, " \t\r\n"))  # which programs break base64 with, and browsers pass over
+BLANKS = dict.fromkeys(map(ord, " \t\r\n"))  # programs break lines of base64 with them, and browsers skip them
 
 
 def open_pictures(urls: list[str], limits: Limits) -> list[Image.Image]:
-    """RGB images. Raises `BadRequest` for what is no data URL, is broken, or is over a limit."""
+    """Return RGB images. Raises `BadRequest` for what is no data URL, is broken, or is over a limit."""
     if len(urls) > limits.images:
         raise BadRequest(f"The request has {len(urls)} pictures, more than {limits.images}.")
     contents = (_read_data_url(url, number) for number, url in enumerate(urls, start=1))

@@ -1,4 +1,4 @@
-"""Who may come in: API keys, as OpenAI's clients send them."""
+"""API keys, as OpenAI's clients send them."""
 
 import hashlib
 import hmac
@@ -13,9 +13,10 @@ SHORTEST_KEY = 16  # characters
 
 def read_api_keys(file: str | os.PathLike | None = None) -> tuple[str, ...]:
     """
-    The keys in a file, one per line, or the one in the environment variable `SAFEVLM_API_KEY`; none without both.
+    Return the keys in a file, one per line, or the one in the environment variable `SAFEVLM_API_KEY`, if any.
 
-    Never from the command line: every user of the machine can read that. The variable is taken out of the environment.
+    No key is taken from the command line, which every user of the machine can read. The variable is taken out of the
+    environment.
 
     Raises:
         `ValueError`: for both at once, for a key that is too short or that no header can carry, and for a file or a
@@ -47,7 +48,7 @@ def check_key(key: str, name: str = "An API key"):
 
 
 class ApiKeys:
-    """Compares keys in a time that says nothing about them."""
+    """Compare keys in a time that says nothing about them."""
 
     def __init__(self, keys: Iterable[str]):
         keys = tuple(keys)
@@ -59,7 +60,7 @@ class ApiKeys:
         return bool(self._digests)
 
     def admit(self, authorization: bytes | None) -> bool:
-        """Whether the value of the header `Authorization` holds one of the keys."""
+        """Return `True` if the value of the header `Authorization` holds one of the keys."""
         scheme, _, key = (authorization or b"").partition(b" ")
         given = _digest(key.strip())
         # All digests are compared, each in full: neither the place of a key nor a common beginning takes less time.

@@ -1,4 +1,4 @@
-"""What the operator's Prometheus sees. No label has a value that a client can choose."""
+"""Metrics for the operator's Prometheus. No label has a value that a client can choose."""
 
 import itertools
 
@@ -65,7 +65,7 @@ class Metrics:
             self.requests.labels(route, status)
 
     def count_line(self, line: dict, route: str):
-        """Count what an audit line says."""
+        """Count the verdicts of an audit line, and its answer."""
         for verdict in line["verdicts"]:
             self.verdicts.labels(route, deciding_category(verdict), verdict["action"]).inc()
         if line["call"] == "generate":

@@ -19,7 +19,7 @@ OFF = (
 
 
 async def refuse_moderation():
-    """In place of `moderate`, where the operator has not switched it on."""
+    """Answer 404 where the operator has not switched moderations on."""
     raise HTTPException(404, OFF)
 
 
@@ -41,13 +41,13 @@ async def moderate(served: ServedModel, metrics: Metrics, body: dict, request_id
 
 
 def _result(verdicts: list[SafetyVerdict], input_types: list[str]) -> dict:
-    """Of several pictures each category has its highest score, and the strictest one gives level and action."""
+    """Join the verdicts: each category gets its highest score, and the strictest verdict gives level and action."""
     strictest = strictest_verdict(verdicts)
     assert strictest is not None, "a moderation has a picture, and each picture a verdict"
     flagged = {name for verdict in verdicts for name in verdict.flagged_categories}
     names = [name for name in strictest.category_probabilities if name != SAFE]
     return {
-        # A picture that the model cannot read is acted on without a category.
+        # A picture that the model cannot read has no flagged category, and is acted on all the same.
         "flagged": bool(flagged) or strictest.action in ("condition", "refuse"),
         "categories": {name: name in flagged for name in names},
         "category_scores": {name: max(one.category_probabilities[name] for one in verdicts) for name in names},

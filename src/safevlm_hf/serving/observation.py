@@ -1,4 +1,4 @@
-"""What was decided on one request, before its first token: for the audit trail, the metrics and the answer."""
+"""The decision on one request, made before its first token: for the audit trail, the metrics and the answer."""
 
 from ..modeling.safety_audit import SafetyAudit
 from .metrics import Metrics
@@ -10,10 +10,10 @@ class Observation:
     """Takes the place of the audit in one call of `generate` or `assess`.
 
     Args:
-        request_id: that the response carries, too.
-        route: where the request came in.
+        request_id: the one that the response carries.
+        route: the request's route.
         settings: whether and where lines are written.
-        metrics: what counts them.
+        metrics: those that count them.
 
     `line` is the line of the request's sample, once its pictures have been judged.
     """
@@ -36,7 +36,7 @@ class Observation:
         return self.file is not None
 
     def append(self, lines: list[dict]):
-        """The one line of the call. Raises `OSError` where it cannot be written: nothing is answered then."""
+        """Write and count the one line of the call. Raises `OSError`, so that what is not written is not answered."""
         (line,) = lines
         if self.file is not None:
             try:
@@ -49,14 +49,14 @@ class Observation:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the answer is the policy's fixed text."""
+        """`True` where the answer is the policy's fixed text."""
         return self.line is not None and self.line["action"] == "refuse"
 
     def verdict(self) -> dict | None:
-        """What was decided, for clients that the operator tells it; `None` before that."""
+        """Return the decision as clients may see it where the operator exposes verdicts; `None` before it is made."""
         if self.line is None:
             return None
         told = {name: self.line[name] for name in ("action", "shadow_action") if name in self.line}
-        hidden = ("logits", "num_windows")
+        hidden = ("logits", "num_windows")  # they are there for the operator's replays
         verdicts = [{name: one[name] for name in one if name not in hidden} for one in self.line["verdicts"]]
         return {**told, "verdicts": verdicts}

@@ -1,4 +1,4 @@
-"""HTTP as uvicorn speaks it, to clients that say what they want in time and in one way, and read what they get."""
+"""Speak HTTP as uvicorn does, but only with clients that send an unambiguous request in time and read the answer."""
 
 import re
 import socket
@@ -11,7 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_TIME = 10  # seconds for a request's line and headers
 HEAD_SIZE = 2**16  # bytes of them
-READ_TIME = 30  # seconds for a client to take what the system has no more room for
+READ_TIME = 30  # seconds for a client to take what the system can hold no more of
 SEND_BUFFER = 2**17  # bytes that the system keeps of a connection's answers; by itself it takes megabytes
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, no seconds
 
@@ -32,11 +32,17 @@ class StrictConnection(h11.Connection):
         if self.their_state is h11.IDLE:
             received, _ = self.trailing_data
             if end := HEAD_END.search(received):
-                _check_framing(received[: end.end()])
+                head = received[: end.end()]
+                framing = FRAMING.findall(head)
+                is_chunked = any(name.lower() == b"transfer-encoding" for name, _ in framing)
+                is_old = not head.partition(b"\n")[0].rstrip().endswith(b"HTTP/1.1")
+                says_twice = len(framing) > 1 or any(b"," in value for _, value in framing)
+                if says_twice or (is_chunked and is_old) or FOLDED.search(head) or BARE_LINE_END.search(head):
+                    raise h11.RemoteProtocolError("The request's end is ambiguous.")
         return super().next_event()
 
-    def _get_io_object(self, *of_state):
-        reader = super()._get_io_object(*of_state)
+    def _get_io_object(self, *state):
+        reader = super()._get_io_object(*state)
         return StrictChunks() if isinstance(reader, ChunkedReader) else reader
 
 
@@ -49,7 +55,7 @@ class StrictChunks(ChunkedReader):
 
 
 class ChunkLines:
-    """A connection's buffer as the chunks' reader asks for it, whose lines are looked at."""
+    """Pass on what the chunks' reader asks of a connection's buffer, and check its lines."""
 
     def __init__(self, buffer):
         self.maybe_extract_at_most, self.extract_line = buffer.maybe_extract_at_most, buffer.maybe_extract_next_line
@@ -61,20 +67,11 @@ class ChunkLines:
         return line
 
     def maybe_extract_lines(self):
-        """No lines, where the body ends as it must."""
+        """Return no lines once the body has ended as it must, and `None` while its end has not come."""
         line = self.extract_line()
         if line is not None and line != b"\r\n":
             raise h11.RemoteProtocolError("After the last chunk must come an empty line.")
         return None if line is None else []
-
-
-def _check_framing(head: bytes):
-    framing = FRAMING.findall(head)
-    is_chunked = any(name.lower() == b"transfer-encoding" for name, _ in framing)
-    is_old = not head.partition(b"\n")[0].rstrip().endswith(b"HTTP/1.1")
-    says_twice = len(framing) > 1 or any(b"," in value for _, value in framing)
-    if says_twice or (is_chunked and is_old) or FOLDED.search(head) or BARE_LINE_END.search(head):
-        raise h11.RemoteProtocolError("The request's end is ambiguous.")
 
 
 class PromptProtocol(H11Protocol):
@@ -91,7 +88,7 @@ class PromptProtocol(H11Protocol):
     def connection_made(self, transport):
         super().connection_made(transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        # By default some kilobytes may wait without a word to us, and would then also hold up a close for good.
+        # By default some kilobytes may wait without `pause_writing` being called, and would hold up a close for good.
         transport.set_write_buffer_limits(high=0)
         self._expect_request()
 
@@ -106,7 +103,13 @@ class PromptProtocol(H11Protocol):
     def pause_writing(self):
         super().pause_writing()
         self._stop_timer()
-        self.unread = self.loop.call_later(READ_TIME, self._drop)
+
+        def drop():
+            # A reset drops what is unsent. Without it the system would go on for minutes to offer what nobody reads.
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self.transport.abort()
+
+        self.unread = self.loop.call_later(READ_TIME, drop)
 
     def resume_writing(self):
         self._stop_timer()
@@ -117,14 +120,11 @@ class PromptProtocol(H11Protocol):
             self.unread.cancel()
             self.unread = None
 
-    def _drop(self):
-        # With a reset, or the system would go on for minutes to offer what nobody reads.
-        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.transport.abort()
-
     def _expect_request(self):
-        self.loop.call_later(HEAD_TIME, self._close_without, self.cycle)
+        last = self.cycle
 
-    def _close_without(self, last):
-        if self.cycle is last:
-            self.timeout_keep_alive_handler()
+        def close_if_idle():
+            if self.cycle is last:  # no request has come since
+                self.timeout_keep_alive_handler()
+
+        self.loop.call_later(HEAD_TIME, close_if_idle)

@@ -1,4 +1,4 @@
-"""From pydantic's errors to one that a client can act on: which fields, as it wrote them, and why."""
+"""Turn pydantic's errors into one that a client can act on: which fields, as it wrote them, and why."""
 
 from itertools import islice
 
@@ -15,31 +15,43 @@ NO_FIELD = ("union_tag_invalid", "union_tag_not_found")  # found at an object, a
 
 def reasons_of(errors: list[ErrorDetails], sent) -> BadRequest:
     """
-    One error for all mistakes, without what was sent.
+    Return one error for all mistakes, without what was sent.
 
     Args:
         errors: pydantic's, with their context.
         sent: the value that they were found in.
     """
-    reasons = {place: _reasons(found) for place, found in _innermost(_by_place(errors, sent)).items()}
+    places: dict[tuple, list[ErrorDetails]] = {}
+    for error in errors:
+        places.setdefault(_place(error, sent), []).append(error)
+    # A place around another one is left out: pydantic also reports that a list with a mistake inside is no text, which
+    # nobody meant it to be.
+    around = {place[:length] for place in places for length in range(len(place))}
+    reasons = {}
+    for place, found in places.items():
+        if place not in around:
+            # A value of one of several types gets an error for each. Where it has one of them, only the errors of that
+            # type help the client.
+            telling = [error for error in found if not error["type"].endswith("_type")] or found
+            joined = " or ".join(dict.fromkeys(map(_reason, telling)))
+            reasons[place] = joined.replace(" or Input should be ", " or ")
     said = [f"{_name(place) or 'body'}: {reason}" for place, reason in islice(reasons.items(), MOST)]
     said += [f"and {len(reasons) - MOST} more"] * (len(reasons) > MOST)
     return BadRequest("; ".join(said), _name(next(iter(reasons))) or None)
 
 
-def _by_place(errors: list[ErrorDetails], sent) -> dict[tuple, list[ErrorDetails]]:
-    places: dict[tuple, list[ErrorDetails]] = {}
-    for error in errors:
-        places.setdefault(_place(error, sent), []).append(error)
-    return places
-
-
 def _place(error: ErrorDetails, sent) -> tuple:
-    """The fields and numbers that lead to the mistake. Between them pydantic has the names of its types and checks,
-    which lead nowhere in what was sent."""
+    """Return the fields and numbers that lead to the mistake. Between them pydantic has the names of its types and
+    checks, which lead nowhere in what was sent."""
     place, value, steps = [], sent, error["loc"]
     for step, following in zip(steps, (*steps[1:], None)):
-        if _leads_on(step, following, value):
+        if isinstance(value, dict):
+            # A part's kind may also be the name of one of its fields: it is the kind where another field follows.
+            is_kind = step in (value.get("type"), value.get("role")) and following in value
+            leads_on = step in value and not is_kind
+        else:
+            leads_on = isinstance(value, list) and isinstance(step, int)
+        if leads_on:
             place.append(step)
             value = value[step]
     if error["type"] == "missing":
@@ -47,26 +59,6 @@ def _place(error: ErrorDetails, sent) -> tuple:
     if error["type"] in NO_FIELD:
         place.append(error["ctx"]["discriminator"].strip("'"))
     return tuple(place)
-
-
-def _leads_on(step: str | int, following: str | int | None, value) -> bool:
-    if not isinstance(value, dict):
-        return isinstance(value, list) and isinstance(step, int)
-    # The kind of a part is the name of one of its fields, too. It is the kind where another field of the part follows.
-    is_kind = step in (value.get("type"), value.get("role")) and following in value
-    return step in value and not is_kind
-
-
-def _innermost(places: dict[tuple, list[ErrorDetails]]) -> dict[tuple, list[ErrorDetails]]:
-    """Without the places around others: a list with a mistake inside is also no text, which nobody meant it to be."""
-    around = {place[:length] for place in places for length in range(len(place))}
-    return {place: found for place, found in places.items() if place not in around}
-
-
-def _reasons(errors: list[ErrorDetails]) -> str:
-    """Why one value is wrong. Where its type fits one of several, that the others do not fit is left out."""
-    telling = [error for error in errors if not error["type"].endswith("_type")] or errors
-    return " or ".join(dict.fromkeys(map(_reason, telling))).replace(" or Input should be ", " or ")
 
 
 def _reason(error: ErrorDetails) -> str:

@@ -1,4 +1,5 @@
-"""What a request may say: OpenAI's fields that mean something here, and the others as long as they ask for nothing."""
+"""Check requests: they may have OpenAI's fields that mean something here, and the others as long as these ask for
+nothing."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ class Strict(BaseModel):
 
 
 def read_request(schema: type[Strict], body: dict):
-    """The request, checked. Raises `BadRequest` with the field and the reason."""
+    """Return the checked request. Raises `BadRequest` with the field and the reason."""
     _check_count(body)
     try:
         return schema.model_validate(body)
@@ -48,7 +49,7 @@ def _check_unicode(text: str) -> str:
 
 
 def _only(*values) -> AfterValidator:
-    """A field that clients send with its default, and that would change something with any other value."""
+    """Accept only these values, for a field that clients send with its default and that nothing here obeys."""
 
     def check(value):
         if value not in values:
@@ -89,7 +90,7 @@ class UserMessage(Strict):
 
 
 class SystemMessage(Strict):
-    """The words that a client puts over a conversation; `developer` is OpenAI's newer name for the role."""
+    """Instructions that a client puts before a conversation; `developer` is OpenAI's newer name for the role."""
 
     role: Literal["system", "developer"]
     content: Text | TextParts
@@ -138,14 +139,14 @@ class ChatRequest(Strict):
     # A stream always ends with its usage, and is never padded.
     stream_options: dict[Literal["include_usage", "include_obfuscation"], bool] | None = None
 
-    # About the caller, or a cache of OpenAI's: taken, and neither used nor kept.
+    # These are about the caller, or a cache of OpenAI's: they are accepted, and neither used nor kept.
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
     prompt_cache_retention: Label | None = None
     metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)] | None = None
 
-    # What clients send with its default.
+    # Clients send these with their defaults. Any other value would ask for something that this server cannot do.
     n: Annotated[int, _only(1)] | None = None
     presence_penalty: Annotated[float, _only(0)] | None = None
     frequency_penalty: Annotated[float, _only(0)] | None = None
@@ -176,7 +177,7 @@ class ModerationRequest(Strict):
 
 
 def role_of(message: Message) -> str:
-    """As chat templates name it."""
+    """Return the role's name in chat templates."""
     return "system" if message.role == "developer" else message.role
 
 

@@ -1,4 +1,4 @@
-"""The server's routes, and what names a request."""
+"""The server's routes, and the ids of requests."""
 
 from contextvars import ContextVar
 
@@ -12,11 +12,11 @@ CHAT, MODERATIONS, MODELS, HEALTH, VERSION = ROUTES = (
 )
 OTHER = "other"  # every other path or method
 REQUEST_ID = "x-request-id"  # header; its value may be a client's own, and the same for many requests
-OWN_ID: ContextVar[str] = ContextVar("OWN_ID")  # of the request in progress: made here, for it alone
+OWN_ID: ContextVar[str] = ContextVar("OWN_ID")  # the server's id of the request in progress, which no other one has
 
 
 def route_of(path: str) -> str:
-    """The route that a path belongs to, for logs and metrics: nothing of a client's own is in it."""
+    """Return the route that a path belongs to, for logs and metrics. It holds nothing that a client wrote."""
     if path.startswith(f"{MODELS}/"):
         return MODELS
     return path if path in ROUTES else OTHER

@@ -1,4 +1,4 @@
-"""From a request to the model's inputs, and from them to a verdict."""
+"""The model that is served: turns requests into its inputs, and these into verdicts and answers."""
 
 import asyncio
 import time
@@ -26,10 +26,10 @@ class ServedModel:
     """One checkpoint under one name, in place of transformers' `ModelManager`, which loads what a request names.
 
     Texts and pictures are prepared on one thread and the model runs on another, request by request: neither the
-    tokenizer nor the model is ever in two requests at a time, and the event loop waits for nobody's picture. Few
-    requests are prepared ahead: pictures take far more memory as pixels than as files.
+    tokenizer nor the model ever works on two requests at a time, and decoding a picture never blocks the event loop.
+    Few requests are prepared ahead, because pictures take far more memory as pixels than as files.
 
-    For transformers' handler it is the model, too: one that moves its inputs to the device when it is their turn.
+    Transformers' handler also takes it for the model: `generate` moves inputs to the device when it is their turn.
 
     Args:
         model, processor, name, limits: as for [`create_app`].
@@ -87,54 +87,59 @@ class ServedModel:
         self.generate_manager.submit(asyncio.get_running_loop().call_soon_threadsafe, place.pop_all().close)
 
     async def prepare(self, messages: Sequence[Message]) -> BatchFeature:
-        """The model's inputs. Raises `BadRequest` where a picture or the length does not do."""
+        """Return the model's inputs. Raises `BadRequest` for a picture that is refused, or for a long prompt."""
         return await asyncio.get_running_loop().run_in_executor(self._preparer, self._prepare, messages)
 
     def _prepare(self, messages: Sequence[Message]) -> BatchFeature:
         urls = [part.image_url.url for part in _all_parts(messages) if isinstance(part, ImagePart)]
         images = iter(open_pictures(urls, self.limits))
-        chat = [
-            {"role": role_of(message), "content": [_as_processor_part(part, images) for part in parts_of(message)]}
-            for message in messages
-        ]
-        inputs = self._tokenize(self.operator_messages + chat)
+        chat = self.operator_messages.copy()
+        for message in messages:
+            content = [
+                {"type": "text", "text": part.text}
+                if isinstance(part, TextPart)
+                else {"type": "image", "image": next(images)}
+                for part in parts_of(message)
+            ]
+            chat.append({"role": role_of(message), "content": content})
+        # `None` believes the roles that a client gave its messages; a number believes the first ones alone.
+        num_trusted = None if self.settings.trust_client_roles else len(self.operator_messages)
+        try:
+            inputs = encode(self.processor, [chat], operator_messages=num_trusted)
+        except TemplateError as error:  # many templates want roles in a fixed order
+            raise BadRequest(
+                f"The model's chat template does not take these messages: {shorten(str(error), 300)}."
+            ) from None
         length = inputs["input_ids"].shape[1]
         if length >= self.context:
             raise BadRequest(f"The prompt has {length} tokens, and the model's context ends at {self.context}.")
         return inputs
 
-    def _tokenize(self, chat: list[dict]) -> BatchFeature:
-        try:
-            operators = None if self.settings.trust_client_roles else len(self.operator_messages)
-            return encode(self.processor, [chat], operator_messages=operators)
-        except TemplateError as error:  # many templates want roles in a fixed order
-            raise BadRequest(
-                f"The model's chat template does not take these messages: {shorten(str(error), 300)}."
-            ) from None
-
-    def room(self, inputs: BatchFeature, wanted: int | None) -> int:
-        """How many tokens the answer may have."""
-        room = min(self.limits.new_tokens, self.context - inputs["input_ids"].shape[1])
+    def num_new_tokens(self, inputs: BatchFeature, wanted: int | None) -> int:
+        """Return how many tokens the answer may have. Raises `BadRequest` where a client wants more."""
+        most = min(self.limits.new_tokens, self.context - inputs["input_ids"].shape[1])
         if wanted is None:
-            return min(self.model.generation_config.max_new_tokens or room, room)
-        if wanted > room:
+            return min(self.model.generation_config.max_new_tokens or most, most)
+        if wanted > most:
             raise BadRequest(
-                f"`max_tokens` is {shorten(str(wanted))}, and this prompt leaves room for {room}.", "max_tokens"
+                f"`max_tokens` is {shorten(str(wanted))}, and this prompt leaves room for {most}.", "max_tokens"
             )
         return wanted
 
     async def assess(self, messages: list[UserMessage], observation: Observation) -> list[SafetyVerdict]:
+        """Judge the pictures of a request that wants no answer."""
         self.check_size(messages)
-        with await self.take_place():
-            inputs = await self.prepare(messages)
-            return await self.generate_manager.async_submit(self._assess, inputs, observation)
 
-    def _assess(self, inputs: BatchFeature, observation: Observation) -> list[SafetyVerdict]:
-        outputs = self.model.assess(**self._on_device(inputs), safety_audit=observation)
-        return self.processor.post_process_safety(outputs)
+        def judge(inputs: BatchFeature) -> list[SafetyVerdict]:
+            outputs = self.model.assess(**self._on_device(inputs), safety_audit=observation)
+            return self.processor.post_process_safety(outputs)
+
+        with await self.take_place():
+            # The model's own thread judges, in turn with answers.
+            return await self.generate_manager.async_submit(judge, await self.prepare(messages))
 
     def generate(self, **inputs):
-        """As the model's own, which transformers' handler calls on the model's thread."""
+        """Call the model's `generate`. Transformers' handler does so on the model's thread."""
         return self.model.generate(**self._on_device(inputs))
 
     def _on_device(self, inputs: Mapping) -> BatchFeature:
@@ -143,9 +148,3 @@ class ServedModel:
 
 def _all_parts(messages: Sequence[Message]) -> list[TextPart | ImagePart]:
     return [part for message in messages for part in parts_of(message)]
-
-
-def _as_processor_part(part: TextPart | ImagePart, images) -> dict:
-    if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text}
-    return {"type": "image", "image": next(images)}

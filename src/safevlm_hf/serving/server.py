@@ -20,10 +20,10 @@ from ..modeling.safety_policy import SafetyNames, SafetyPolicy
 from ..modeling.safety_refusals import all_refusal_ids
 from ..version import __version__
 from .chat import SafeChatHandler
-from .door import AskForKey, HearOut, LimitBody, Watch
 from .errors import HANDLERS
 from .keys import KEY_VARIABLE, ApiKeys
 from .metrics import Metrics
+from .middleware import AskForKey, LetClientRead, LimitBody, Watch
 from .moderation import moderate, refuse_moderation
 from .protocol import PromptProtocol
 from .routes import CHAT, HEALTH, MODELS, MODERATIONS, VERSION
@@ -46,7 +46,7 @@ def create_app(
     **settings,
 ) -> FastAPI:
     """
-    The server's app.
+    Build the server's app.
 
     Args:
         model: a trained checkpoint; its policy becomes the one that is served.
@@ -65,36 +65,43 @@ def create_app(
     """
     if not model.config.safety_config.is_trained:
         raise ValueError(f"{name} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
-    names: SafetyNames = model.config.safety_config
+    config: SafetyNames = model.config.safety_config
     limits, kept_settings = limits or Limits(), Settings(**settings)
-    in_force = policy_in_force(model.kept_policy(), policy, names)
-    if in_force.refuses(names):
-        all_refusal_ids(processor.tokenizer, in_force, names.categories)  # raises now, if ever
+    in_force = policy_in_force(model.kept_policy(), policy, config)
+    if in_force.refuses(config):
+        # A refusal that cannot be encoded fails now, and not at the first picture that it is for.
+        all_refusal_ids(processor.tokenizer, in_force, config.categories)
     # A generation config takes any name.
     model.generation_config.safety_policy = in_force.to_dict()  # type: ignore[attr-defined]
     served = ServedModel(model.eval(), processor, name, limits, kept_settings)
     metrics = Metrics(name, in_force.digest(), kept_settings.shadow)
-    metrics.count_from_zero(names.categories, kept_settings.moderations)
+    metrics.count_from_zero(config.categories, kept_settings.moderations)
 
-    given: dict[str, object] = {"model_manager": served, "chat_handler": SafeChatHandler(served, metrics)}
-    others = dict.fromkeys(inspect.signature(build_server).parameters)
-    # Handlers of routes that are left out may be missing, and `served` is in place of transformers' own manager.
-    given |= {"generation_state": served.generation_state, "enable_cors": False}
-    app = build_server(**{**others, **given})  # type: ignore[arg-type]
-    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in KEPT]
+    app = _build_app(served, metrics)
     app.state.metrics, app.state.settings = metrics, kept_settings
-    _add_routes(app, served, metrics)
-    # The last one is the outermost.
+    # Starlette calls the one that was added last first.
     app.add_middleware(LimitBody, limit=limits.body, limit_together=limits.bodies)
     app.add_middleware(AskForKey, keys=ApiKeys(kept_settings.api_keys))
     app.add_middleware(Watch, metrics=metrics, access_log=kept_settings.access_log)
-    app.add_middleware(HearOut)
+    app.add_middleware(LetClientRead)
     for error, handler in HANDLERS.items():
         app.add_exception_handler(error, handler)
     return app
 
 
-def _add_routes(app: FastAPI, served: ServedModel, metrics: Metrics):
+def _build_app(served: ServedModel, metrics: Metrics) -> FastAPI:
+    """Build transformers' app around the model, with `KEPT` of its routes and ours."""
+    given: dict[str, object] = {
+        "model_manager": served,  # in place of transformers' own
+        "chat_handler": SafeChatHandler(served, metrics),
+        "generation_state": served.generation_state,
+        "enable_cors": False,
+    }
+    # Releases of transformers differ in the handlers that they take. Those of routes that go here may be `None`.
+    others = dict.fromkeys(inspect.signature(build_server).parameters)
+    app = build_server(**{**others, **given})  # type: ignore[arg-type]
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in KEPT]
+
     @app.get(VERSION)
     async def version():
         return {"version": __version__}
@@ -112,6 +119,8 @@ def _add_routes(app: FastAPI, served: ServedModel, metrics: Metrics):
         @app.post(MODERATIONS)
         async def moderations(request: Request, body: dict):
             return await moderate(served, metrics, body, request.state.request_id)
+
+    return app
 
 
 def serve(
@@ -142,7 +151,11 @@ def serve(
     app = create_app(model, processor, name, policy, limits, **settings)
     if app.state.settings.audit_path is not None:
         SafetyAudit(app.state.settings.audit_path).append([])  # fails now, and ends a line that a killed server left
-    with socket.create_server((host, port), family=_family(host)) as listener:
+    # By itself `create_server` takes a host for IPv4.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    log_config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    log_config["formatters"]["default"]["fmt"] = "%(asctime)s %(levelprefix)s %(message)s"
+    with socket.create_server((host, port), family=family) as listener:
         print(describe_scope(model.config.training_record), file=sys.stderr, flush=True)
         print(f"{name} on {_url(host, listener.getsockname()[1])}", flush=True)
         if metrics_port is not None:
@@ -155,15 +168,19 @@ def serve(
             ws="none",  # there is none here, and uvicorn would not count its connections
             timeout_graceful_shutdown=GRACE,
             access_log=False,  # `Watch` has one that holds nothing of a client's own
-            log_config=_log_config(),
+            log_config=log_config,
         )
-        for warning in warnings_of(app.state.settings, host, model.policy_in_force(None)):
+        for warning in startup_warnings(app.state.settings, host, model.policy_in_force(None)):
             logger.warning(warning)
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def warnings_of(settings: Settings, host: str, policy: SafetyPolicy) -> list[str]:
-    """What an operator must not overlook when the server starts."""
+def startup_warnings(settings: Settings, host: str, policy: SafetyPolicy) -> list[str]:
+    """Return what an operator must not overlook when the server starts."""
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"  # any other name may lead to the network
     lax = [] if policy.enabled is False else policy.lax_settings()
     cases = {
         "SHADOW MODE: verdicts go to the audit, and EVERY PICTURE IS ANSWERED, whatever the policy decides.": (
@@ -181,31 +198,14 @@ def warnings_of(settings: Settings, host: str, policy: SafetyPolicy) -> list[str
             settings.moderations and settings.audit_path is not None and not settings.audit_moderations
         ),
         f"Open to everybody who reaches {host}: there is no API key (--api-key-file, or {KEY_VARIABLE}).": (
-            not settings.api_keys and not _is_loopback(host)
+            not settings.api_keys and not is_loopback
         ),
     }
     return [warning for warning, is_so in cases.items() if is_so]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _log_config() -> dict:
-    config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
-    config["formatters"]["default"]["fmt"] = "%(asctime)s %(levelprefix)s %(message)s"
-    return config
-
-
-__all__ = ["create_app", "serve", "warnings_of"]
+__all__ = ["create_app", "serve", "startup_warnings"]

@@ -1,4 +1,4 @@
-"""What the operator decides for all clients. No request can change any of it."""
+"""Settings and limits that the operator decides for all clients. No request can change any of them."""
 
 import os
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from ..modeling.generation_safety import AUDIT_VARIABLE
 
 @dataclass(frozen=True)
 class Limits:
-    """How large things may be.
+    """Limits of requests and answers.
 
     Args:
         body: bytes of a request.
@@ -38,7 +38,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server treats its clients, and what it writes down.
+    """Settings of what clients may do and learn, and of what is written down.
 
     Args:
         system_prompt: the operator's words. They stand in front of every conversation, and no verdict is about them.
@@ -51,7 +51,7 @@ class Settings:
         expose_verdict: whether an answer carries the verdict. Whoever can read verdicts can search for a way around
             them.
         moderations: whether there is `/v1/moderations`. Every client can read verdicts there, with all scores.
-        api_keys: a request must bring one of them, except to `/health`; without any, everybody may come in.
+        api_keys: a request must bring one of them, except to `/health`; without any, everybody may send requests.
         access_log: whether each request has a line in the log.
 
     Raises:

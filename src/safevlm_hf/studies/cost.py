@@ -1,4 +1,4 @@
-"""What an answer costs: calls of models, tokens in and out, and time to the first token, paired against a reference.
+"""Cost of an answer: calls of models, tokens in and out, and time to the first token, paired against a reference.
 
 A defence that asks a model several times, or a second model, pays before the user reads a word. So the time ends where
 the first token of the answer could be shown: at the first token of the last call, or at the end of it where that call
@@ -49,7 +49,7 @@ class Meter:
 
 
 class MeteredModel:
-    """A model whose calls are written down; in everything else it is the model.
+    """A model whose calls are written down. Everything else goes to the model itself.
 
     Args:
         model: of transformers; `generate` is measured, and a call of a classifier.
@@ -69,7 +69,11 @@ class MeteredModel:
         end = time.perf_counter()
         length = inputs["input_ids"].shape[1]
         new_tokens = getattr(outputs, "sequences", outputs)[:, length:]
-        num_new = _count_new(new_tokens, self._model.generation_config.eos_token_id)
+        eos, num_new = self._model.generation_config.eos_token_id, new_tokens.numel()
+        if eos is not None:
+            # Each row counts up to its first end token, and with it. Padding follows.
+            is_end = torch.isin(new_tokens, torch.as_tensor(eos, device=new_tokens.device)).long()
+            num_new = int((is_end.cumsum(dim=1) - is_end == 0).sum())
         self._note(inputs, len(new_tokens), num_new, clock.time or end, end)
         return outputs
 
@@ -86,7 +90,7 @@ class MeteredModel:
 
 
 class _FirstToken(BaseStreamer):
-    """Notes when the first new token came. `generate` hands over the prompt before."""
+    """Note when the first new token came. `generate` hands over the prompt before it."""
 
     def __init__(self):
         self.time = None
@@ -99,14 +103,6 @@ class _FirstToken(BaseStreamer):
 
     def end(self):
         pass
-
-
-def _count_new(new_tokens: torch.Tensor, eos: int | Sequence[int] | None) -> int:
-    """Tokens up to the first end token of each row, and with it; what follows is padding."""
-    if eos is None:
-        return new_tokens.numel()
-    is_end = torch.isin(new_tokens, torch.as_tensor(eos, device=new_tokens.device)).long()
-    return int((is_end.cumsum(dim=1) - is_end == 0).sum())
 
 
 # --------------------------------------------------------------------------------------------------
@@ -124,7 +120,7 @@ class Metered:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a system costs at one batch size. Calls and tokens are means over the items that were asked.
+    """Cost of a system at one batch size. Calls and tokens are means over the items that were asked.
 
     Attributes:
         batch_size: items at once.
@@ -151,7 +147,7 @@ def measure_costs(
     bootstrap: Bootstrap | None = None,
     progress: bool = True,
 ) -> dict[str, Cost]:
-    """All systems on the same batches, in turns in one process, so that other work on the machine slows all of them.
+    """Measure all systems on the same batches, in turns in one process, so that other work on the machine slows all.
 
     Args:
         systems: name to system; the first is the reference.
@@ -178,10 +174,11 @@ def measure_costs(
     names = list(systems)
     for number in tqdm(range(rounds + 1), desc=f"cost, batch of {batch_size}", disable=not progress):
         batch = [items[(number * batch_size + place) % len(items)] for place in range(batch_size)]
-        # Who begins changes from round to round: the first after a change of models may find cold caches.
+        # The system that begins changes from round to round: the first after a change of models may find cold caches.
         start = number % len(names)
         for name in names[start:] + names[:start]:
             elapsed, made = _time_batch(systems[name], batch)
+            # The first batch of each system warms up, and does not count.
             if number:
                 times[name].append(elapsed)
                 calls[name] += made
@@ -194,12 +191,13 @@ def measure_costs(
 
 
 def _time_batch(system: Metered, batch: Sequence[Item]) -> tuple[float, list[Call]]:
-    """Seconds until the last answer of the batch can begin to be shown, and the calls that were made."""
+    """Return the seconds until the last answer of the batch can begin to be shown, and the calls that were made."""
     calls = system.meter.calls
     calls.clear()
     start = time.perf_counter()
     system.answer(batch)
     shown = time.perf_counter()
+    # An answer that a check follows is shown after the check; any other one from its first token on.
     if calls and not calls[-1].is_check:
         shown = calls[-1].first_token
     return shown - start, list(calls)

@@ -3,23 +3,22 @@ section 4); configs/ holds the demo's."""
 
 import argparse
 import logging
-import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from itertools import pairwise
 from pathlib import Path
-from typing import get_args
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.hf_argparser import string_to_bool
 
 from ..data import NANO_BASE
 from ..files import check_writable, refuse_to_overwrite, write_text
 from ..modeling.model_card import MAX_SCOPE
+from ..strict_data import parse_yaml, shorten
 from .checkpoints import checkpoint_to_resume, find_checkpoints, find_links, goes_on, listed
 
 
@@ -30,13 +29,13 @@ PAPER_CLEAN_SHARE = 3 / 14  # about 3,000 clean beside 11,000 risky pairs
 
 
 def _size(what: str):
-    """An option for new safety modules: unset, it is the family's default, or what a trained checkpoint has."""
+    """Return an option for new safety modules: unset, it is the family's default, or what a trained checkpoint has."""
     return field(default=None, metadata={"help": f"Stage 1: {what}."})
 
 
 @dataclass
 class ModelArguments:
-    """What is trained, and what its new safety modules are like."""
+    """The model that is trained, and what its new safety modules are like."""
 
     model_name_or_path: str = field(
         default=str(NANO_BASE),
@@ -77,7 +76,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """What it is trained on, and judged on."""
+    """The data that it is trained on, and judged on."""
 
     train_file: str | None = field(
         default=None,
@@ -131,7 +130,7 @@ class DataArguments:
 
 @dataclass
 class LoraArguments:
-    """How stage 2 changes the language model."""
+    """The change of the language model in stage 2."""
 
     use_lora: bool = field(default=True, metadata={"help": "LoRA, or full fine-tuning of the language model."})
     lora_r: int = field(default=256, metadata={"help": "Rank."})
@@ -207,7 +206,8 @@ class SafetyTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
-        """As [`TrainingArguments.get_warmup_steps`]; a tenth of a training that is shorter than its warm-up."""
+        """Return the steps as [`TrainingArguments.get_warmup_steps`]; a tenth of a training that is shorter than its
+        warm-up."""
         wanted = super().get_warmup_steps(num_training_steps)
         if wanted <= num_training_steps:
             return wanted
@@ -221,7 +221,7 @@ class SafetyTrainingArguments(TrainingArguments):
         return shortened
 
     def __getstate__(self) -> dict:
-        """Without the token: the Trainer writes its arguments beside the weights and publishes both."""
+        """Leave the token out: the Trainer writes its arguments beside the weights and publishes both."""
         return {**vars(self), "hub_token": None}
 
     def refuse_to_overwrite(self):
@@ -258,14 +258,6 @@ class SafetyTrainingArguments(TrainingArguments):
                 refuse_to_overwrite(file, "`--overwrite_output_dir` replaces it, another `output_dir` keeps it")
 
 
-class _YamlLoader(yaml.SafeLoader):
-    """Reads 1e-5 as a number, which YAML 1.1 takes for text."""
-
-
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
 STAGE_DEFAULTS = {
     1: {"output_dir": "runs/stage1", "gradient_accumulation_steps": 16, "warmup_steps": 20},
     2: {
@@ -279,45 +271,72 @@ STAGE_DEFAULTS = {
 
 def parse_arguments(stage: int, args: list[str] | None = None):
     """
-    Arguments of a stage from the command line, or from one YAML file.
+    Return the arguments of a stage: flags, and a YAML file in front of them that sets their defaults.
 
     Args:
         stage: 1 or 2.
-        args: as `sys.argv[1:]`. Empty: the embedded default, configs/nano_stage{1,2}.yaml. `--overwrite_output_dir`
-            may stand beside the YAML file.
+        args: as `sys.argv[1:]`. Where they do not say what is trained (see [`says_what_is_trained`]), the file is the
+            embedded default, configs/nano_stage{1,2}.yaml.
 
     Returns:
         (`ModelArguments`, `DataArguments`, `SafetyTrainingArguments`), and `LoraArguments` fourth in stage 2.
+
+    Raises:
+        ValueError: an option is unknown, or has a value of another type; the message names it, and the file.
     """
-    overwrite, args = take_overwrite(sys.argv[1:] if args is None else args)
+    args = list(sys.argv[1:] if args is None else args)
     classes = [ModelArguments, DataArguments, SafetyTrainingArguments] + ([LoraArguments] if stage == 2 else [])
     parser = HfArgumentParser(
         classes,  # type: ignore[arg-type]  # transformers' `DataClassType` is a type of its own, which no dataclass has
         description=f"Stage {stage} of SafeVLM's training.",
         allow_abbrev=False,
+        exit_on_error=False,
     )
-    args = args or [str(nano_config(stage))]
-    known = {one.name: one.type for arguments in classes for one in fields(arguments) if one.init}
-    if len(args) == 1 and args[0].endswith((".yaml", ".yml")):
-        values = _read_yaml(args[0])
-        _refuse_unknown(values, known, args[0])
-        _check_numbers(values, known, args[0])
-        parsed = [*parser.parse_dict({**STAGE_DEFAULTS[stage], **values})]
-    else:
-        parser.set_defaults(**STAGE_DEFAULTS[stage])
+    types = {name: kind for one in classes for name, kind in get_type_hints(one).items()}
+    parser.set_defaults(**STAGE_DEFAULTS[stage])
+    if not says_what_is_trained(args):
+        args.insert(0, str(nano_config(stage)))
+    if is_yaml(args[0]):
+        parser.set_defaults(**_read_yaml(args.pop(0), parser, types))
+    try:
         *parsed, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
-        _refuse_unknown(unknown, [f"--{name}" for name in known], "the command line")
-    parsed[2].overwrite_output_dir |= overwrite
+    except argparse.ArgumentError as error:
+        hint = "; a YAML file stands in front of all flags" if any(map(is_yaml, args)) else ""
+        raise ValueError(f"{error}{hint}") from None
+    _refuse_unknown(unknown, [f"--{name}" for name in types], "the command line")
     return tuple(parsed)
 
 
-def _read_yaml(path: str) -> dict:
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _YamlLoader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML file: {error}") from None
+def says_what_is_trained(args: list[str]) -> bool:
+    """Tell whether there are more arguments than `--overwrite_output_dir`, which is about an earlier result alone."""
+    flags = [word.partition("=")[0].replace("-", "_") for word in args if word.startswith("--")]
+    return is_yaml(*args[:1]) or any(flag != "__overwrite_output_dir" for flag in flags)
+
+
+def is_yaml(word: str = "") -> bool:
+    """Tell whether an argument is the name of a YAML file."""
+    return not word.startswith("-") and word.endswith((".yaml", ".yml"))
+
+
+def _read_yaml(path: str, parser: HfArgumentParser, types: Mapping[str, Any]) -> dict:
+    """Return the options in a YAML file. Numbers, text, true and false are read as behind a flag, so that both take
+    the same; lists, settings by name and null stand as they are, where the option has them."""
+    values = parse_yaml(Path(path).read_bytes(), path) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold options and their values (`seed: 1`), got a {type(values).__name__}.")
+    _refuse_unknown(values, types, path)
+    for name, value in values.items():
+        if not isinstance(value, (list, dict, NoneType)):
+            try:
+                values[name] = getattr(parser.parse_args([f"--{name}={value}"]), name)
+            except argparse.ArgumentError as error:
+                raise ValueError(f"{path}: `{name}`: {error.message}") from None
+            continue
+        kind = types[name]
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        if type(value) not in [get_origin(one) or one for one in kinds]:
+            expected = " or ".join(getattr(one, "__name__", str(one)) for one in kinds if one is not NoneType)
+            raise ValueError(f"{path}: `{name}` must be of type {expected}, got {shorten(value)}.")
     return values
 
 
@@ -327,26 +346,6 @@ def _refuse_unknown(given: Iterable, known: Iterable[str], place: str):
         if name not in known:
             alike = get_close_matches(name.replace("-", "_") if name[:1] != "-" else name, known, 1)
             raise ValueError(f"unknown option {name} in {place}" + (f"; is it {alike[0]}?" if alike else "."))
-
-
-def _check_numbers(values: dict, known: Mapping, path: str):
-    """Raise where YAML has a text for a number (the library would fail on it after hours)."""
-    for name, value in values.items():
-        kinds = {getattr(one, "__name__", one) for one in get_args(known[name]) or (known[name],)}
-        if kinds <= {"int", "float", "NoneType"} and value is not None and type(value) not in (int, float):
-            raise ValueError(f"{path}: `{name}` must be a number, got {value!r}.")
-
-
-def take_overwrite(args: list[str]) -> tuple[bool, list[str]]:
-    """Whether `--overwrite_output_dir` is said, and the other arguments, which alone tell what is trained."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    names = ("--overwrite_output_dir", "--overwrite-output-dir")
-    parser.add_argument(*names, nargs="?", const=True, default=False, type=string_to_bool)
-    # The file that may stand behind the option is no value of it.
-    said = pairwise([*args, ""])
-    told = [f"{word}=true" if word in names and after.endswith((".yaml", ".yml")) else word for word, after in said]
-    found, others = parser.parse_known_args(told)
-    return found.overwrite_output_dir, others
 
 
 def write_nano_config(stage: int, path: Path, overwrite: bool = True, **overrides) -> str:
@@ -359,5 +358,5 @@ def write_nano_config(stage: int, path: Path, overwrite: bool = True, **override
 
 
 def nano_config(stage: int) -> Path:
-    """The YAML file of the embedded default."""
+    """Return the YAML file of the embedded default."""
     return CONFIGS / f"nano_stage{stage}.yaml"

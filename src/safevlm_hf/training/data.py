@@ -50,7 +50,8 @@ def load_data(stage: int, data_args, safety_config, seed: int):
 
 
 def find_files(data_args) -> list[Path | None]:
-    """What to train on, to judge, and to replay, as far as it is named; a data set becomes a file of records."""
+    """Return what to train on, to judge, and to replay, as far as it is named; a data set becomes a file of
+    records."""
     named = (
         (data_args.train_file, "train"),
         (data_args.validation_file, "validation"),

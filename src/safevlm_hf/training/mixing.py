@@ -85,7 +85,7 @@ WHERE = {
 
 @dataclass
 class Source:
-    """What one source gave: records, and why rows of it were left out."""
+    """The yield of one source: records, and why rows of it were left out."""
 
     name: str
     records: list[dict] = field(default_factory=list)
@@ -362,7 +362,7 @@ def _draw(sources: Sequence[Source], wanted: dict[str, int], seed: str) -> list[
 
 
 def _sample(records: Sequence[dict], number: int, seed: str) -> list[dict]:
-    """Those with the lowest hashes: where one is taken away, another one comes in, and the rest stay."""
+    """Return those with the lowest hashes: where one is taken away, another one comes in, and the rest stay."""
     return heapq.nsmallest(
         number, records, key=lambda record: hashlib.sha256(f"{seed} {record['id']}".encode()).digest()
     )
@@ -373,7 +373,7 @@ def _clean_in_proportion(num_risky: int, wanted: dict[str, int]) -> int:
 
 
 def _draw_easy(pools: dict[str, list[dict]], size: int, seed: str) -> list[dict]:
-    """By the paper's weights; where a source has too few, the others give more."""
+    """Draw by the paper's weights; where a source has too few, the others give more."""
     chosen: list[dict] = []
     total = sum(CLEAN_WEIGHTS[name] for name in pools)
     for name in sorted(pools, key=lambda name: len(pools[name]) / CLEAN_WEIGHTS[name]):
@@ -413,7 +413,8 @@ def _write(output_dir: Path, name: str, records, sources: Sequence[Source], want
 
 
 def _proportion_warning(written: Mapping[str, int], wanted: dict[str, int]) -> str | None:
-    """Where clean records are fewer than in proportion. A model that sees too few of them flags what is harmless."""
+    """Warn where clean records are fewer than in proportion. A model that sees too few of them flags what is
+    harmless."""
     if written["clean"] >= _clean_in_proportion(written["risky"], wanted):
         return None
     return (

@@ -71,7 +71,7 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
 
 
 def with_new_categories(safety_config: SafetyConfig, names: list[str] | None) -> SafetyConfig:
-    """As the model's config will be when it has been extended."""
+    """Return the config as it will be when it has been extended."""
     fields = safety_config.to_dict()
     return SafetyConfig(**{**fields, "categories": [*fields["categories"], *(names or ())]})
 

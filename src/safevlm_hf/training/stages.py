@@ -1,4 +1,4 @@
-"""What each stage trains (arXiv 2405.13581, section 3.2)."""
+"""The parts that each stage trains (arXiv 2405.13581, section 3.2)."""
 
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ def prepare_stage2(model: SafeModel, lora: LoraArguments) -> "SafeModel | PeftMo
 
 
 def language_prefix(model: SafeModel) -> str:
-    """How the names of the language model's weights begin: what it is called depends on the backbone."""
+    """Return how the names of the language model's weights begin: what it is called depends on the backbone."""
     decoder = model.get_decoder()
     return next(f"{name}." for name, module in model.named_modules() if module is decoder)
 

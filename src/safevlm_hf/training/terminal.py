@@ -1,4 +1,4 @@
-"""What a terminal shows of a training, in place of the Trainer's dictionaries of logs."""
+"""The bar and the lines that a terminal shows of a training, in place of the Trainer's dictionaries of logs."""
 
 import sys
 

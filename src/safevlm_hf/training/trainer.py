@@ -48,7 +48,7 @@ class SafetyTrainer(Trainer):
 
     @property
     def is_sharded(self) -> bool:
-        """Whether FSDP or DeepSpeed owns the weights."""
+        """Tell whether FSDP or DeepSpeed owns the weights."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -132,7 +132,7 @@ class SafetyTrainer(Trainer):
         return judge_answers(rows, safety_config)
 
     def save_model(self, output_dir=None, _internal_call: bool = False):
-        """As [`Trainer.save_model`]; a call of yours saves whole weights, also where checkpoints are sharded."""
+        """Save as [`Trainer.save_model`]; a call of yours saves whole weights, also where checkpoints are sharded."""
         if self.is_fsdp_enabled and not _internal_call:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         super().save_model(output_dir, _internal_call)
@@ -165,8 +165,8 @@ class SafetyTrainer(Trainer):
             self.args.save_total_limit = limit
 
     def _save_rng_state(self, output_dir):
-        """As [`Trainer._save_rng_state`], the last thing that each process writes: when all have, the main process
-        writes `STATE`, by which a checkpoint counts as whole."""
+        """Save as [`Trainer._save_rng_state`], the last thing that each process writes: when all have, the main
+        process writes `STATE`, by which a checkpoint counts as whole."""
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
@@ -211,7 +211,7 @@ class SafetyTrainer(Trainer):
         self._load_from_checkpoint(best)
 
     def _loads_by_key(self) -> bool:
-        """Whether checkpoints are not `save_pretrained`'s: adapters, FSDP's and DeepSpeed's."""
+        """Tell whether checkpoints are not `save_pretrained`'s: adapters, FSDP's and DeepSpeed's."""
         return self.is_sharded or not isinstance(self.model, PreTrainedModel)
 
     def create_model_card(self, *args, **kwargs):

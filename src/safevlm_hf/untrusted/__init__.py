@@ -1,1 +1,1 @@
-"""What strangers send, within limits: the bodies of requests and the pictures in them, for the server and the page."""
+"""Read what strangers send within limits: the bodies of requests and their pictures, for the server and the page."""

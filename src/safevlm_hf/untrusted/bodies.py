@@ -1,4 +1,4 @@
-"""The body of a request, as an ASGI server hands it over: for the doors in front of `safevlm serve` and the page."""
+"""Read the body of a request from an ASGI server, for the middleware of `safevlm serve` and of the page."""
 
 from collections import deque
 from collections.abc import Callable
@@ -8,11 +8,16 @@ BODY_TIME = 120  # seconds for a body, from its first byte to its last
 
 
 async def read_body(receive, limit: int, take: Callable[[int], bool] = lambda length: True) -> deque[dict] | None:
-    """A body as one message, or `None` where it has more bytes than the limit, or `take` has said of one of its parts
-    that there is no room for so many bytes; then nothing of it is kept, and `take` gets what it had, below zero.
+    """
+    Read a body to its end and return it as one message, or `None` for one that is not kept.
 
-    It is read to its end either way, or the client would not hear the answer. Its parts are joined as they come: kept
-    one by one, a body that is sent byte by byte would take a hundred times its size."""
+    Args:
+        limit: bytes that a body may have.
+        take: called with the length of each part; where it returns `False`, the body is not kept. It is called with
+            the length taken so far, below zero, once that is let go.
+    """
+    # The rest of a body that is not kept is read all the same, or the client would not hear the answer. Parts are
+    # joined as they come: a list of them would take a hundred times the size of a body that comes byte by byte.
     body, is_kept, message = bytearray(), True, {"more_body": True}
     while message.get("more_body", False):
         message = await receive()
@@ -27,7 +32,7 @@ async def read_body(receive, limit: int, take: Callable[[int], bool] = lambda le
 
 
 def replaying(messages: deque[dict], receive):
-    """A `receive` that gives these messages again, and then what comes after them."""
+    """Return a `receive` that gives these messages again, and then what comes after them."""
 
     async def replay():
         return messages.popleft() if messages else await receive()

@@ -1,4 +1,4 @@
-"""Pictures that strangers send: all sizes are known before any pixels are decoded."""
+"""Open pictures that strangers send. All sizes are checked before any pixels are decoded."""
 
 import io
 from collections import deque
@@ -10,14 +10,14 @@ from ..modeling.image_loading import to_rgb
 from ..modeling.image_structure import check_structure
 
 
-# Pillow reads others by running programs, or in Python, pixel by pixel (BMP).
+# Pillow reads other formats by running programs, or pixel by pixel in Python (BMP).
 FORMATS = ["GIF", "JPEG", "PNG", "WEBP"]
 # Bytes of all texts inside a PNG, unpacked. Pillow's 64 MiB are in memory for each picture of a request at a time.
 PngImagePlugin.MAX_TEXT_MEMORY = 2**21
 
 
 class PictureError(ValueError):
-    """What is wrong with the pictures of a request.
+    """Error in the pictures of a request.
 
     Attributes:
         number: the picture, from 1; `None` where it is all of them together.
@@ -47,8 +47,14 @@ def open_pictures(contents: Iterable[bytes], max_pixels: int, max_ratio: int) ->
     for number, image in enumerate(opened, start=1):
         if max(image.size) > max_ratio * min(image.size):
             raise PictureError(number, f"is a strip: one side is more than {max_ratio} times the other")
-    # Each is let go with its decoder and its pixels before the next one is decoded.
-    return [_decode(opened.popleft(), number) for number in range(1, len(opened) + 1)]
+    images = []
+    for number in range(1, len(opened) + 1):
+        try:
+            # `popleft` lets a picture go, with its decoder and its pixels, before the next one is decoded.
+            images.append(to_rgb(opened.popleft()))
+        except ValueError as error:
+            raise PictureError(number, f"cannot be read: {error.__cause__ or error}") from None
+    return images
 
 
 def _open(content: bytes, number: int) -> Image.Image:
@@ -62,10 +68,3 @@ def _open(content: bytes, number: int) -> Image.Image:
         raise PictureError(number, "has too many pixels") from None
     except Exception:  # Pillow's errors are of many types, and name a file or an address in memory
         raise PictureError(number, f"is none of {', '.join(FORMATS)}, or it is broken") from None
-
-
-def _decode(image: Image.Image, number: int) -> Image.Image:
-    try:
-        return to_rgb(image)
-    except ValueError as error:
-        raise PictureError(number, f"cannot be read: {error.__cause__ or error}") from None

@@ -1,4 +1,4 @@
-"""A key in a picture's block: the sampler, who sees no pictures, finds by it what was decided on one.
+"""A key in a picture's block: by it, the sampler, which sees no pictures, finds what was decided on one.
 
 Embeddings take the place of the token ids at a block's image positions, so nobody reads these ids. There the bits of
 the key stand: the image token is a 1, and another token that every prompt has anyway is a 0.
@@ -13,7 +13,7 @@ KEY_BITS = 64
 
 
 def zero_token_id(tokenizer) -> int:
-    """The token that stands for a 0. BOS begins every prompt, so that a penalty on repetition counts it anyway."""
+    """Return the token of a 0. BOS begins every prompt, so that a penalty on repetition counts it anyway."""
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     found = next((token_id for token_id in ids if token_id is not None), None)
     if found is None:
@@ -23,7 +23,7 @@ def zero_token_id(tokenizer) -> int:
 
 def write_key(block: list[int], digest: bytes, image_token_id: int, zero_id: int) -> list[int]:
     """
-    The token ids of a block with a key after its first image position. Structure tokens stay as they are.
+    Return the token ids of a block with a key after its first image position. Structure tokens stay as they are.
 
     Raises `ValueError` where the block has too few image positions, or where a 0 could be taken for a structure token.
     """
@@ -44,6 +44,6 @@ def write_key(block: list[int], digest: bytes, image_token_id: int, zero_id: int
 
 
 def read_key(ids: list[int], start: int, image_token_id: int, zero_id: int) -> int:
-    """The key of the block whose first image position is `start`."""
+    """Return the key of the block whose first image position is `start`."""
     image_ids = (token_id for token_id in islice(ids, start + 1, None) if token_id in (image_token_id, zero_id))
     return sum((token_id == image_token_id) << bit for bit, token_id in enumerate(islice(image_ids, KEY_BITS)))

@@ -14,7 +14,7 @@ from ..modeling.safety_inputs import SafetyInputs, decide_samples
 from ..modeling.safety_policy import ACTIONS
 from ..modeling.safety_refusals import refusal_ids
 from .keys import read_key, zero_token_id
-from .prompts import BLOCK, COUNTS, DIGEST, OF_SAMPLE, PLACE, QUESTION, SafeMultiModalProcessor, SafeProcessingInfo
+from .prompts import BLOCK, COUNTS, DIGEST, PLACE, QUESTION, SAMPLE_PREFIX, SafeMultiModalProcessor, SafeProcessingInfo
 from .refusals import DECISIONS, Decision
 from .settings import read_policy
 
@@ -37,32 +37,38 @@ class SafeModelForVllm(TransformersMultiModalForCausalLM):
     def _create_hf_to_vllm_mapper(self):
         super()._create_hf_to_vllm_mapper()
         renamings = self.hf_to_vllm_mapper.orig_to_new_renaming
-        self.hf_to_vllm_mapper.orig_to_new_renaming = [_OfBackbone(renaming) for renaming in renamings]
+        self.hf_to_vllm_mapper.orig_to_new_renaming = [_BackboneRenaming(renaming) for renaming in renamings]
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """As the backend's; no answer has an image token, which would be taken for the place of an image."""
+        """Compute logits as the backend does. No answer gets an image token, which would mark an image's place."""
         logits = super().compute_logits(hidden_states)
         if logits is not None and self.config.image_token_id < logits.shape[-1]:
             logits[..., self.config.image_token_id] = -torch.inf
         return logits
 
     def embed_multimodal(self, **fields) -> list[torch.Tensor]:
-        """One block per item; `fields` are those of [`SafeMultiModalProcessor`], one entry per item.
+        """Return one block per item; `fields` are those of [`SafeMultiModalProcessor`], one entry per item.
 
         A prompt has one condition, that of its strictest picture, and the engine encodes each picture apart. So each
         comes with all pictures of its prompt and is judged with them. Where several pictures of a prompt come at once,
         the prompt is encoded once.
         """
         items = [dict(zip(fields, values)) for values in zip(*fields.values(), strict=True)]
-        prompts = _by_prompt(items)
-        alike = [list(group) for _, group in groupby(prompts, key=lambda prompt: _row_shapes(prompt[0]))]
-        return [block for group in alike for block in self._encode(group)]
+
+        def row_shapes(prompt: list[dict]) -> list[torch.Size]:
+            # Fields of several samples are joined along their first dimension, so the others have to be equal.
+            return [value.shape[1:] for name, value in prompt[0].items() if name.startswith(SAMPLE_PREFIX)]
+
+        alike = groupby(_by_prompt(items), key=row_shapes)
+        return [block for _, prompts in alike for block in self._encode(list(prompts))]
 
     def _encode(self, prompts: list[list[dict]]) -> list[torch.Tensor]:
-        """The blocks of all items of these prompts, whose fields can be joined."""
+        """Return the blocks of all items of these prompts, whose fields can be joined."""
         samples = [prompt[0] for prompt in prompts]
-        names = [name for name in samples[0] if name.startswith(OF_SAMPLE)]
-        arguments = {name.removeprefix(OF_SAMPLE): torch.cat([sample[name] for sample in samples]) for name in names}
+        names = [name for name in samples[0] if name.startswith(SAMPLE_PREFIX)]
+        arguments = {
+            name.removeprefix(SAMPLE_PREFIX): torch.cat([sample[name] for sample in samples]) for name in names
+        }
         safety_inputs = self._safety_inputs(samples, arguments["pixel_values"].device)
         encoded = self.model.get_image_features(**arguments, safety_inputs=safety_inputs, return_dict=True)
         counts = [sample[COUNTS].tolist() for sample in samples]
@@ -71,8 +77,8 @@ class SafeModelForVllm(TransformersMultiModalForCausalLM):
         if self.refuses:
             self._keep_decisions(prompts, safety_inputs)
         blocks = iter(encoded.pooler_output)
-        of_prompts = [list(islice(blocks, len(of_sample))) for of_sample in counts]
-        return [blocks[int(item[PLACE])] for prompt, blocks in zip(prompts, of_prompts) for item in prompt]
+        prompt_blocks = [list(islice(blocks, len(sample_counts))) for sample_counts in counts]
+        return [found[int(item[PLACE])] for prompt, found in zip(prompts, prompt_blocks) for item in prompt]
 
     def _keep_decisions(self, prompts: list[list[dict]], safety_inputs: SafetyInputs):
         image_token_id, zero_id = self.config.image_token_id, zero_token_id(self.tokenizer)
@@ -87,12 +93,13 @@ class SafeModelForVllm(TransformersMultiModalForCausalLM):
                 DECISIONS.add(key, Decision(len(block) - start, risk, refusal))
 
     def _safety_inputs(self, samples: list[dict], device: torch.device) -> SafetyInputs:
-        """Each prompt as a sample, under its question."""
+        """Make each prompt a sample, under its question."""
         questions = [sample[QUESTION].to(device) for sample in samples]
         counts = torch.stack([sample[COUNTS].sum() for sample in samples]).to(device)
         if self.config.safety_config.reads_words:
             words = [torch.stack([question, torch.ones_like(question)], dim=-1) for question in questions]
             question_ids, nothing = pad_sequence(words, batch_first=True), torch.zeros(len(samples), 1, device=device)
+            # A head with words of its own reads their ids, so there are no embeddings to hand over.
             return SafetyInputs(
                 nothing[..., None], nothing.bool(), counts, policy=self.policy, question_ids=question_ids
             )
@@ -103,9 +110,9 @@ class SafeModelForVllm(TransformersMultiModalForCausalLM):
 
 
 @dataclass(frozen=True)
-class _OfBackbone:
-    """A backbone's conversion of a weight's name. Some take all that they do not know for the language model's, and
-    would move the safety modules into it."""
+class _BackboneRenaming:
+    """A backbone's conversion of a weight's name. Some backbones take all that they do not know for the language
+    model's, and would move the safety modules into it."""
 
     renaming: WeightRenaming
 
@@ -114,7 +121,7 @@ class _OfBackbone:
 
 
 def _by_prompt(items: list[dict]) -> list[list[dict]]:
-    """The pictures of one prompt that come one after another, in the order of their places."""
+    """Group the pictures of one prompt that come one after another, in the order of their places."""
     prompts: list[list[dict]] = []
     for item in items:
         before = prompts[-1][-1] if prompts else None
@@ -123,8 +130,3 @@ def _by_prompt(items: list[dict]) -> list[list[dict]]:
         else:
             prompts.append([item])
     return prompts
-
-
-def _row_shapes(item: dict) -> list[torch.Size]:
-    """Fields of several samples are joined along their first dimension, so the others have to be equal."""
-    return [value.shape[1:] for name, value in item.items() if name.startswith(OF_SAMPLE)]

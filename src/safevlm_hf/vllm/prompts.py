@@ -1,4 +1,4 @@
-"""In the engine's frontend: each picture carries its question and its company, and a key to the decision."""
+"""Pictures in the engine's frontend: each one carries its question and its company, and a key to the decision."""
 
 import hashlib
 import io
@@ -20,8 +20,8 @@ from ..modeling.safety_words import SafetyWords, load_words
 from .keys import write_key, zero_token_id
 
 
-# Fields of an item. Those of the whole sample are named as `get_image_features` names them, with `OF_SAMPLE` in front.
-OF_SAMPLE = "sample_"
+# Fields of an item. Those of the whole sample are named as `get_image_features` names them, behind `SAMPLE_PREFIX`.
+SAMPLE_PREFIX = "sample_"
 QUESTION, DIGEST, COUNTS, PLACE, BLOCK = "question_ids", "digest", "image_counts", "place", "image_block_ids"
 GRID = "image_grid_thw"  # each picture's own: the engine reads it for positions of three dimensions
 ON_CPU = (DIGEST, COUNTS, PLACE, BLOCK, GRID)
@@ -33,7 +33,7 @@ class RenderedQuestion(np.ndarray):
 
 
 class SafeProcessingInfo(MultiModalProcessingInfo):
-    """Of pictures alone, whatever else the backbone takes."""
+    """Processing of pictures alone, whatever else the backbone takes."""
 
     def _get_supported_modalities(self) -> list[str]:
         return ["image"]
@@ -53,7 +53,7 @@ def check_modality(modality: str):
 
 class SafeMultiModalProcessor(MultiModalProcessor):
     """
-    Prepares the pictures of a prompt as transformers does, all in one call, and gives each of them the whole result,
+    Prepare the pictures of a prompt as transformers does, all in one call, and give each of them the whole result,
     the question's token ids and a key.
 
     Question and pictures are handed through as processor arguments, which the engine hashes together with the picture:
@@ -67,17 +67,14 @@ class SafeMultiModalProcessor(MultiModalProcessor):
         self._check(inputs, len(inputs.prompt) - len(text))
         question = inputs.hf_processor_mm_kwargs.get(QUESTION)
         if question is None:
-            question = self._all_of(text)
+            # Nobody found the question, so all of the prompt's text is judged: too much, and never too little.
+            config, source = self.info.get_hf_config(), self.info.ctx.model_config
+            words = read_words(config, source.model, source.revision)
+            question = text if words is None else words_of_tokens(words, self.info.get_tokenizer(), config, text)
         images = inputs.mm_data_items["image"].get_all_items_for_hash() if "image" in inputs.mm_data_items else []
         kwargs = {QUESTION: np.array(question, dtype=int), SAMPLE: list(images)}
         # A user's name for a picture says nothing of its pixels.
         return super().apply(replace(inputs, mm_uuid_items=None, hf_processor_mm_kwargs=kwargs), timing_ctx)
-
-    def _all_of(self, text: list[int]) -> list[int] | np.ndarray:
-        """The question of a prompt in which nobody found it: all of its text."""
-        config, tokenizer = self.info.get_hf_config(), self.info.get_tokenizer()
-        words = read_words(config, self.info.ctx.model_config.model, self.info.ctx.model_config.revision)
-        return text if words is None else words_of_tokens(words, tokenizer, config, text)
 
     @staticmethod
     def _check(inputs, num_image_tokens: int):
@@ -98,8 +95,8 @@ class SafeMultiModalProcessor(MultiModalProcessor):
         # A picture that comes twice in a prompt has two places, and a key at each.
         hashes = super()._get_mm_hashes(inputs)
         return {
-            modality: [f"{one}-{place}" for place, one in enumerate(of_modality)]
-            for modality, of_modality in hashes.items()
+            modality: [f"{one}-{place}" for place, one in enumerate(picture_hashes)]
+            for modality, picture_hashes in hashes.items()
         }
 
     def _get_cache_missing_processor_kwargs(self, inputs, mm_is_cached):
@@ -117,14 +114,21 @@ class SafeMultiModalProcessor(MultiModalProcessor):
         return BatchFeature({name: [item[name] for item in items] for name in items[0]})
 
     def _prepare(self, images: list) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
-        """What the model reads of all pictures of a prompt, and the token ids of each one's block."""
+        """Return all that the model reads of a prompt's pictures, and the token ids of each one's block."""
         processor, tokenizer = self.info.get_hf_processor(), self.info.get_tokenizer()
-        # As the pictures of one sample: some processors cut the pictures of a list otherwise.
-        data = {"text": [processor.image_token * len(images)], "images": [[_as_judged(image) for image in images]]}
+        # Pictures are read as transformers reads them, from the bytes that were sent: the engine's reading may differ.
+        pictures = [
+            to_rgb(Image.open(io.BytesIO(image.original_bytes), formats=FORMATS))
+            if isinstance(image, MediaWithBytes)
+            else image
+            for image in images
+        ]
+        # They are handed over as one sample: some processors cut the pictures of a list otherwise.
+        data = {"text": [processor.image_token * len(images)], "images": [pictures]}
         outputs = self.info.ctx.call_hf_processor(processor, {**data, "return_text_replacement_offsets": True})
         family = BY_MODEL_TYPE[processor.config_class.model_type]
         names = ("pixel_values", *family.base_model.image_arguments)
-        sample = {OF_SAMPLE + name: torch.as_tensor(outputs[name]) for name in names if name in outputs}
+        sample = {SAMPLE_PREFIX + name: torch.as_tensor(outputs[name]) for name in names if name in outputs}
         texts = [replaced["replacement"] for replaced in outputs["text_replacement_offsets"][0]]
         return sample, [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
@@ -133,7 +137,7 @@ class SafeMultiModalProcessor(MultiModalProcessor):
         digest = _digest(sample)
         key = hashlib.sha256(digest + place.to_bytes(8, "little")).digest()
         block = write_key(blocks[place], key, image_token_id, zero_token_id(self.info.get_tokenizer()))
-        grids = sample.get(OF_SAMPLE + GRID)
+        grids = sample.get(SAMPLE_PREFIX + GRID)
         return {
             **sample,
             **({} if grids is None else {GRID: grids[place]}),
@@ -158,28 +162,21 @@ class SafeMultiModalProcessor(MultiModalProcessor):
 
 
 def read_words(config, checkpoint: str, revision: str | None) -> SafetyWords | None:
-    """The words of a checkpoint's head; `None` where it reads the language model's tokens."""
+    """Return the words of a checkpoint's head; `None` where it reads the language model's tokens."""
     return load_words(checkpoint, is_required=True, revision=revision) if config.safety_config.reads_words else None
 
 
 def words_of_tokens(words: SafetyWords, tokenizer, config, token_ids: list[int]) -> np.ndarray:
-    """Ids of the words in all of a prompt's text."""
+    """Return the ids of the words in all of a prompt's text."""
     ids = torch.tensor([token_ids], dtype=torch.long)
-    of_prompt = words.of_tokens(tokenizer, ids, (ids != config.image_token_id).long())[0]
-    return of_prompt[of_prompt[:, 1] > 0, 0].numpy()
+    prompt_words = words.of_tokens(tokenizer, ids, (ids != config.image_token_id).long())[0]
+    return prompt_words[prompt_words[:, 1] > 0, 0].numpy()
 
 
 def _digest(sample: dict[str, torch.Tensor]) -> bytes:
-    """SHA-256 of all that a sample's verdict depends on."""
+    """Return the SHA-256 of all that a sample's verdict depends on."""
     digest = hashlib.sha256()
     for name, value in sample.items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.digest()
-
-
-def _as_judged(image):
-    """The image as transformers would read it, from the bytes that were sent."""
-    if not isinstance(image, MediaWithBytes):
-        return image
-    return to_rgb(Image.open(io.BytesIO(image.original_bytes), formats=FORMATS))

@@ -13,15 +13,15 @@ from .keys import read_key, zero_token_id
 from .settings import read_policy
 
 
-# Of a request: what it returns is made of scores that no refusal has touched.
+# These options of a request return scores that no refusal has touched.
 TELLING = ("prompt_logprobs", "prompt_logprob_token_ids", "trace_decode_token_ids")
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with an image under its question: `refusal` holds the token ids of a fixed text, or nothing."""
+    """Decision on an image under its question: `refusal` holds the token ids of a fixed text, or nothing."""
 
-    block_length: int  # from the first image position on
+    block_length: int  # it counts from the first image position on
     risk: float
     refusal: list[int] | None
 
@@ -42,7 +42,7 @@ class Decisions:
             self.by_key.popitem(last=False)
 
     def find(self, prompt_ids: list[int], image_token_id: int, zero_id: int) -> list[Decision] | None:
-        """The decisions on all images of a prompt; `None` where one is not known."""
+        """Return the decisions on all images of a prompt; `None` where one is not known."""
         decisions, start = [], 0
         while image_token_id in prompt_ids[start:]:
             start = prompt_ids.index(image_token_id, start)
@@ -55,7 +55,7 @@ class Decisions:
         return decisions
 
 
-DECISIONS = Decisions()  # of this process: the model writes, the sampler reads
+DECISIONS = Decisions()  # one per process: the model writes, the sampler reads
 
 
 @dataclass
@@ -67,7 +67,7 @@ class _Row:
 
 class EngineRefusal(LogitsProcessor):
     """
-    Leaves one token possible at each step of a refused request: the fixed text of its riskiest refused image, then the
+    Leave one token possible at each step of a refused request: the fixed text of its riskiest refused image, then the
     end. A request whose images nobody has judged is refused, too. It comes after whatever a request can ask for.
     """
 
@@ -92,31 +92,30 @@ class EngineRefusal(LogitsProcessor):
         return False
 
     def update_state(self, batch_update):
-        process_dict_updates(self.rows, batch_update, self._new_row)
+        def new_row(params, prompt_ids, output_ids) -> _Row | None:
+            # A prompt of embeddings has no ids: it may hold an image, and counts as one that nobody has judged.
+            has_images = prompt_ids is None or self.image_token_id in prompt_ids
+            return _Row(prompt_ids or [self.image_token_id], output_ids) if has_images else None
 
-    def _new_row(self, params, prompt_ids, output_ids) -> _Row | None:
-        has_images = prompt_ids is None or self.image_token_id in prompt_ids
-        return _Row(prompt_ids or [self.image_token_id], output_ids) if has_images else None
+        process_dict_updates(self.rows, batch_update, new_row)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         for index, row in self.rows.items():
             refusal = self._refusal(row)
             if refusal is None:
                 continue
-            step = _already_said(row.prompt_ids, refusal) + len(row.output_ids)
+            # Beam search asks for each token with a new request, whose prompt ends with the tokens said before.
+            lengths = range(len(refusal), 0, -1)
+            already_said = next((n for n in lengths if row.prompt_ids[-n:] == refusal[:n]), 0)
+            step = already_said + len(row.output_ids)
             logits[index] = -torch.inf
             logits[index, refusal[step] if step < len(refusal) else self.end_token_id] = 0.0
         return logits
 
     def _refusal(self, row: _Row) -> list[int] | None:
-        # Looked up until it is there: a prompt is sampled in vain before its last part has been seen.
+        # Decisions are looked up until they are there: a prompt is sampled in vain before its last part has been seen.
         row.decisions = row.decisions or DECISIONS.find(row.prompt_ids, self.image_token_id, self.zero_id)
         if row.decisions is None:
             return self.unknown
         refused = [decision for decision in row.decisions if decision.refusal]
         return max(refused, key=lambda decision: decision.risk).refusal if refused else None
-
-
-def _already_said(prompt_ids: list[int], refusal: list[int]) -> int:
-    """Tokens of the refusal that the prompt ends with: beam search asks for each token with a new request."""
-    return next((n for n in range(len(refusal), 0, -1) if prompt_ids[-n:] == refusal[:n]), 0)

@@ -1,4 +1,4 @@
-"""Messages to prompts, in the engine's frontend, as a safe processor's `apply_chat_template` makes them."""
+"""Renderer of the engine's frontend: messages to prompts, as a safe processor's `apply_chat_template` makes them."""
 
 from dataclasses import replace
 from functools import partial
@@ -20,14 +20,14 @@ from .settings import read_operator, read_policy
 
 
 UNPRINTED = ("chat_template", "tokenize", "continue_final_message")  # options of a rendering
-TURNS = "question_turns"  # of a rendered prompt: the question mask, one number per token
-WORDS = "question_words"  # of a rendered prompt: the question in the head's own words, (words, 2)
+TURNS = "question_turns"  # a rendered prompt holds the question mask here, one number per token
+WORDS = "question_words"  # and here the question in the head's own words, (words, 2)
 
 
 class SafeRenderer(HfRenderer):
     """
-    Makes special tokens inside messages plain text, begins a prompt with BOS where the tokenizer does, puts the
-    operator's prompt in front, and finds the question: all that clients say in any role, or, where the operator trusts
+    Make special tokens inside messages plain text, begin a prompt with BOS where the tokenizer does, put the
+    operator's prompt in front, and find the question: all that clients say in any role, or, where the operator trusts
     their roles, what users say.
     """
 
@@ -53,15 +53,20 @@ class SafeRenderer(HfRenderer):
         processor = cached_processor_from_config(self.model_config)
         plain = processor.plain_text()
         kwargs = {**plain.value(params.chat_template_kwargs), "tokenize": False}
-        # As parts, not as one string: where the images go is the template's business.
+        # Contents are handed over as parts, not as one string: where the images go is the template's business.
         params = replace(params, chat_template_kwargs=kwargs, chat_template_content_format="openai")
         return plain.conversation([*self.operator.messages, *messages]), params
 
     def _read(self, conversation, params) -> QuestionSpans | None:
-        """The question in a conversation's prompt, which no text of a client's may have spelled a token in."""
+        """Find the question in a conversation's prompt, in which no text of a client may have spelled a token. Return
+        nothing where all of the prompt's text is the question."""
         options = params.get_apply_chat_template_kwargs()
         self._check_rendering(conversation, options)
-        return self._find_question(conversation, options)
+        if not self.operator.trusts_client_roles and self._brings_texts(options):
+            return None
+        render = partial(safe_apply_chat_template, self.model_config, self.get_tokenizer(), **options)
+        operator_messages = None if self.operator.trusts_client_roles else len(self.operator.messages)
+        return find_question(conversation, operator_messages, bool(options.get("continue_final_message")), render)
 
     def _check_rendering(self, conversation, options: dict):
         tokenizer = self.get_tokenizer()
@@ -69,22 +74,14 @@ class SafeRenderer(HfRenderer):
         template = resolve_chat_template(tokenizer, chosen, options.get("tools"), model_config=self.model_config)
         if isinstance(tokenizer.chat_template, dict):  # the engine may return a name as it is
             template = tokenizer.chat_template.get(template, template)
-        # Without what cuts the end of a prompt off.
+        # An option that cuts the end of a prompt off would hide that end from the check.
         variables = {name: value for name, value in options.items() if name not in UNPRINTED}
         render = partial(safe_apply_chat_template, self.model_config, tokenizer, chat_template=chosen, tokenize=False)
         plain = cached_processor_from_config(self.model_config).plain_text()
         plain.check_rendering(render, conversation, variables, template)
 
-    def _find_question(self, conversation, options: dict) -> QuestionSpans | None:
-        """Where the question stands in a conversation's prompt; nothing where all of its text is the question."""
-        if not self.operator.trusts_client_roles and self._bring_texts(options):
-            return None
-        render = partial(safe_apply_chat_template, self.model_config, self.get_tokenizer(), **options)
-        operator_messages = None if self.operator.trusts_client_roles else len(self.operator.messages)
-        return find_question(conversation, operator_messages, bool(options.get("continue_final_message")), render)
-
-    def _bring_texts(self, options: dict) -> bool:
-        """Whether a prompt is made of more than messages. Variables that the template does not read do not count."""
+    def _brings_texts(self, options: dict) -> bool:
+        """Tell whether more than messages make the prompt. Variables that the template does not read do not count."""
         if options.get("chat_template") or options.get("tools"):
             return True
         tokenizer = self.get_tokenizer()
@@ -110,7 +107,7 @@ class SafeRenderer(HfRenderer):
         return await super()._process_tokens_async(self._with_question(prompt), **kwargs)
 
     def _with_question(self, prompt):
-        """The prompt with its question for the processor of images, which refuses all other arguments."""
+        """Add the question for the processor of images, which refuses all other arguments."""
         has_place = self.model_config.hf_config.image_token_id in prompt["prompt_token_ids"]
         if not prompt.get("multi_modal_data"):
             if has_place:
@@ -123,10 +120,11 @@ class SafeRenderer(HfRenderer):
         return {**prompt, "mm_processor_kwargs": {QUESTION: question, **(prompt.get("mm_processor_kwargs") or {})}}
 
     def _question(self, prompt_ids: list[int], turns: list[int] | None) -> RenderedQuestion:
-        """Token ids of the question; of all text where a prompt is raw, was cut, or has no word of a client."""
+        """Return the question's token ids, or those of all text where a prompt is raw, was cut, or no client
+        speaks."""
         config = self.model_config.hf_config
         is_text = np.array(prompt_ids) != config.image_token_id
-        if config.safety_config.head_pooling == "first":  # of the prompt, whoever said it
+        if config.safety_config.head_pooling == "first":  # it reads the prompt, whoever said it
             return np.array(prompt_ids, dtype=int)[is_text].view(RenderedQuestion)
         is_whole = turns is not None and len(turns) == len(prompt_ids)
         counted = np.array(turns if is_whole else is_text, dtype=int) * is_text
@@ -134,7 +132,7 @@ class SafeRenderer(HfRenderer):
         return np.array(prompt_ids, dtype=int)[remembered].view(RenderedQuestion)
 
     def _words(self, rule: SafetyWords, prompt_ids: list[int], words: list[list[int]] | None) -> RenderedQuestion:
-        """Ids of the head's own words, as [`_question`] gives those of tokens."""
+        """Return the ids of the head's own words, as [`_question`] returns those of tokens."""
         if words is None:
             question = words_of_tokens(rule, self.get_tokenizer(), self.model_config.hf_config, prompt_ids)
             return question.view(RenderedQuestion)
@@ -142,7 +140,7 @@ class SafeRenderer(HfRenderer):
         return ids[self._are_remembered(turns)].view(RenderedQuestion)
 
     def _are_remembered(self, turns: np.ndarray) -> np.ndarray:
-        """Which of these belong to the question, by their turns: the last ones, as many as the policy remembers."""
+        """Tell by their turns which of these are the question: the last ones, as many as the policy remembers."""
         is_question = turns > 0
         if self.remembered_turns is not None and is_question.any():
             is_question &= turns < turns[is_question].min() + self.remembered_turns

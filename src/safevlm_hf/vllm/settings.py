@@ -1,4 +1,4 @@
-"""How the engine must be set for a safe model, and which policy it serves."""
+"""Settings that the engine must have for a safe model, and the policy that it serves."""
 
 import os
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from . import RENDERER
 
 POLICY_VARIABLE = "SAFEVLM_POLICY"  # environment variable: the operator's policy, a JSON file
 PROMPT_VARIABLE = "SAFEVLM_SYSTEM_PROMPT"  # the operator's words, or a file that holds them
-TRUST_VARIABLE = "SAFEVLM_TRUST_CLIENT_ROLES"  # 1: clients are believed about who said what
+TRUST_VARIABLE = "SAFEVLM_TRUST_CLIENT_ROLES"  # 1 believes clients about who said what
 RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 
 
 def read_policy(model_config) -> SafetyPolicy:
-    """The checkpoint's policy (`generation_config.json`), overridden by the operator's. Never a request's.
+    """Return the checkpoint's policy (`generation_config.json`), overridden by the operator's. Never a request's.
 
     Raises `ValueError` where either cannot be read or does not fit the model, or the checkpoint's could silence what
     the operator's refuses."""
     safety_config = model_config.hf_config.safety_config
     kept = stored_policy(model_config.model, revision=model_config.revision)
-    # The config keeps a copy, for where that file is lost.
+    # The config keeps a copy, in case that file is lost.
     kept = getattr(model_config.hf_config, "safety_policy", None) if kept is None else kept
     try:
         policy = SafetyPolicy.create(kept, safety_config)
@@ -40,14 +40,14 @@ def read_policy(model_config) -> SafetyPolicy:
 
 @dataclass(frozen=True)
 class Operator:
-    """What the operator says to every conversation, and whether he trusts the roles that clients write."""
+    """Words of the operator in front of every conversation, and whether the roles that clients write are trusted."""
 
     messages: list[dict]
     trusts_client_roles: bool
 
 
 def read_operator(model_config) -> Operator:
-    """The operator's part in every prompt. Raises `ValueError` where a variable cannot be used."""
+    """Return the operator's part in every prompt. Raises `ValueError` where a variable cannot be used."""
     given, trust = os.environ.get(PROMPT_VARIABLE), os.environ.get(TRUST_VARIABLE, "0")
     if trust not in ("", "0", "1"):
         raise ValueError(f"The variable {TRUST_VARIABLE} must be 0 or 1, got {trust!r}.")
@@ -57,7 +57,7 @@ def read_operator(model_config) -> Operator:
 
 
 class SafeSettings(VerifyAndUpdateConfig):
-    """What the engine calls before it starts; whatever cannot be honoured raises here."""
+    """Checks that the engine calls before it starts: whatever cannot be honoured raises here."""
 
     @staticmethod
     def verify_and_update_model_config(model_config):
@@ -105,7 +105,7 @@ class SafeSettings(VerifyAndUpdateConfig):
 
 
 class UnservedSettings(VerifyAndUpdateConfig):
-    """For a family that the plugin does not serve; the engine would judge its images without their question."""
+    """Checks for a family that the plugin does not serve: the engine would judge its images without their question."""
 
     @staticmethod
     def verify_and_update_model_config(model_config):

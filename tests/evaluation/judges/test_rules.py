@@ -10,7 +10,7 @@ from judged_items import pairs
 from safevlm_hf.data.riskcards import SAFE_ANSWERS, TEXT_REFUSAL, draw_riskcards
 from safevlm_hf.evaluation.judges import rules
 from safevlm_hf.evaluation.judges.grammar import GRAMMARS, LISTS
-from safevlm_hf.evaluation.judges.rules import RulesJudge, classify_answer, is_answered
+from safevlm_hf.evaluation.judges.rules import RulesJudge, classify_answer
 from safevlm_hf.modeling.refusal_texts import REFUSALS as BUILT_IN
 
 
@@ -110,12 +110,12 @@ WARNINGS = (
 
 @pytest.mark.parametrize("text", REFUSALS)
 def test_refusal(text):
-    assert classify_answer(text) == "refusal" and not is_answered(text)
+    assert classify_answer(text) == "refusal"
 
 
 @pytest.mark.parametrize("text", ANSWERS)
 def test_answer(text):
-    assert classify_answer(text) == "answer" and is_answered(text)
+    assert classify_answer(text) == "answer"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_list_is_an_answer(text):
 
 @pytest.mark.parametrize("text", WARNINGS)
 def test_care(text):
-    assert classify_answer(text) == "care" and not is_answered(text)
+    assert classify_answer(text) == "care"
 
 
 def test_riskcards_answers_are_classed_by_their_level():

@@ -8,7 +8,7 @@ from safevlm_hf.evaluation.metrics.judged import judge_score, judged_accuracy
 from safevlm_hf.evaluation.metrics.levels import level_cost, level_kappa, level_mae
 from safevlm_hf.evaluation.metrics.shares import share
 from safevlm_hf.intervals.rates import wilson_interval
-from safevlm_hf.intervals.steady import Rows, of_difference
+from safevlm_hf.intervals.steady import Rows, difference_interval
 
 
 def paired(both, first, second, neither) -> Rows:
@@ -23,11 +23,11 @@ def paired(both, first, second, neither) -> Rows:
 )
 def test_the_difference_of_paired_shares_is_newcombes(cells, interval):
     """Table III of the paper, method 10."""
-    assert of_difference(paired(*cells)) == pytest.approx(interval, abs=5e-5)
+    assert difference_interval(paired(*cells)) == pytest.approx(interval, abs=5e-5)
 
 
 def test_of_pairs_that_all_agree_something_stays_open():
-    low, high = of_difference(paired(30, 0, 0, 30))
+    low, high = difference_interval(paired(30, 0, 0, 30))
     assert -0.1 < low < 0 < high < 0.1
 
 
@@ -73,6 +73,6 @@ def test_the_interval_holds_the_difference(shares):
     random, held = np.random.RandomState(0), 0
     for _ in range(300):
         seen = (random.rand(12, 2) < shares).astype(float)
-        low, high = of_difference(Rows(np.zeros(12), seen, seen, seen, np.arange(12)))
+        low, high = difference_interval(Rows(np.zeros(12), seen, seen, seen, np.arange(12)))
         held += low <= shares[0] - shares[1] <= high
     assert held / 300 > 0.93

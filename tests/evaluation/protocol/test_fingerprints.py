@@ -116,6 +116,15 @@ def test_another_run_of_training_is_seen(checkpoint, name, index):
     assert weights_hash(checkpoint) != before
 
 
+def test_a_hash_that_results_on_disk_hold(tmp_path):
+    long, short = bytes(number % 251 for number in range(300_000)), b"abc"
+    tensors = {"long": [3, 300_003], "short": [0, 3]}  # the header's order is not the file's
+    described = {name: {"dtype": "U8", "shape": [e - b], "data_offsets": [b, e]} for name, (b, e) in tensors.items()}
+    header = json.dumps({"__metadata__": {"format": "pt"}, **described}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + short + long)
+    assert weights_hash(tmp_path) == "03b0a64f334ca92aed258d7664eebcbf81b199f67ab4efb28184aa1c9535bfd3"
+
+
 def test_settings_count(checkpoint):
     before = weights_hash(checkpoint)
     (checkpoint / "generation_config.json").write_text('{"safety_policy": {"risk_threshold": 0.4}}')

@@ -121,8 +121,8 @@ def test_parts_that_do_not_fit_together(result):
         replace(result, figures=[replace(figure, judge="somebody")])
     with pytest.raises(ValueError, match="failed is 5, expected at most the 4 items"):
         Counts(4, failed=5)
-    with pytest.raises(ValueError, match="date is 'yesterday'"):
-        Times("yesterday")
+    with pytest.raises(ValueError, match="date\n.*an ISO 8601 date"):
+        Times(date="yesterday")
 
 
 def deep(levels):
@@ -161,6 +161,8 @@ def change(content, path, value):
         (["counts", "published"], "all", "counts: published is 'all'"),
         (["bootstrap", "seed"], "x", "bootstrap: seed is 'x'"),
         (["times", "date"], 5, "times: date is 5"),
+        (["times", "date"], "yesterday", "times: date is 'yesterday', expected an ISO 8601 date"),
+        (["bootstrap", "seed"], 2**32, "bootstrap: seed is 4294967296, expected less than 4294967296"),
         (["times", "durations"], {"answers": "long"}, "times: durations.answers is 'long'"),
         (["figures"], {}, "figures is {}"),
         (["figures", 1], "<script>", "figure 2: expected the keys name"),

@@ -24,9 +24,9 @@ SHAPES = ((1.0, 1.0), (1.5, 1.0), (1.0, 1.5), (2.0, 1.0), (1.0, 2.0), (2.0, 2.0)
 """Width and height of pictures of varied shapes, in sides of the square that is drawn."""
 LARGE_SHAPES = ((2.0, 2.0),)
 TRAINED_SHAPES = (*SHAPES, *LARGE_SHAPES)
-"""Of pictures that show small print: the card takes a quarter."""
+"""The large shape comes twice: it shows small print, as the card takes a quarter of it."""
 SIZES = (0.7, 1.3)
-"""By how much they are scaled."""
+"""They are scaled by a factor between these."""
 
 Box = list[int]
 
@@ -39,7 +39,7 @@ def change_picture(
     split: str,
     rng: random.Random,
 ) -> tuple[Image.Image, list[Box]]:
-    """Changes a square RGB picture; returns it in the same size, with the boxes where their contents are now.
+    """Change a square RGB picture; return it in the same size, with the boxes where their contents are now.
 
     At strength 1.0 the picture is moved by an eighth of its side, turned by 10 degrees, scaled to 0.6 or 1.3, cropped
     by 12% on a side, a JPEG of quality 15, blurred by 2.5 pixels of 336, or 40% off in brightness, contrast and
@@ -64,7 +64,9 @@ def change_picture(
         return _transform(image, boxes, _matrix(change, amount, image.width, rng), split, rng)
     boxes = [list(box) for box in boxes]
     if change == "jpeg":
-        return _compress(image, amount), boxes
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=round(90 - 75 * amount))
+        return Image.open(file).convert("RGB"), boxes
     if change == "blurred":
         return image.filter(ImageFilter.GaussianBlur(2.5 / 336 * image.width * amount)), boxes
     return _relight(image, amount, split, rng), boxes
@@ -73,7 +75,7 @@ def change_picture(
 def change_at_random(
     image: Image.Image, boxes: Sequence[Box], split: str, rng: random.Random
 ) -> tuple[Image.Image, list[Box]]:
-    """No change up to three mild ones, most often one or two, each as `change_picture` makes it."""
+    """Make up to three mild changes, most often one or two, each as `change_picture` makes it."""
     count = rng.choices((0, 1, 2, 3), (0.2, 0.4, 0.3, 0.1))[0]
     chosen = sorted(rng.sample(CHANGES, count), key=CHANGES.index)
     boxes = [list(box) for box in boxes]
@@ -89,7 +91,7 @@ def give_shape(
     rng: random.Random,
     shapes: Sequence[tuple[float, float]] = SHAPES,
 ) -> tuple[Image.Image, list[Box]]:
-    """Lays a square picture anywhere on a canvas of another shape, one of `shapes`, and scales it; returns it with its
+    """Lay a square picture anywhere on a canvas of another shape, one of `shapes`, and scale it; return it with its
     boxes."""
     width, height = (round(image.width * sides) for sides in rng.choice(shapes))
     canvas, margin = _surround(image, image.width, split, rng)
@@ -103,7 +105,7 @@ def give_shape(
 
 
 def _matrix(change: str, amount: float, size: int, rng: random.Random) -> np.ndarray:
-    """Where a point of the old picture, relative to its centre, lies in the new one: (2, 3)."""
+    """Draw the matrix (2, 3) that moves a point of the old picture, relative to its centre, into the new one."""
     if change == "moved":
         angle = rng.uniform(0, 2 * math.pi)
         distance = amount * size / 8
@@ -120,8 +122,10 @@ def _transform(image, boxes, matrix, split, rng) -> tuple[Image.Image, list[Box]
     centre = size / 2
     matrix[:, 2] += centre - matrix[:, :2] @ (centre, centre)
     moved = [_move_box(box, matrix) for box in boxes]
+    # The first box has to stay inside: the picture is shifted until it does.
     left, top, right, bottom = moved[0]
     matrix[:, 2] += _shift_inside(left, right, size), _shift_inside(top, bottom, size)
+    # PIL asks for the way back: where each pixel of the new picture lies in the old one, here within its margin.
     inverse = np.linalg.inv(matrix[:, :2])
     offset = -inverse @ matrix[:, 2]
     canvas, margin = _surround(image, image.width // 2, split, rng)
@@ -132,7 +136,7 @@ def _transform(image, boxes, matrix, split, rng) -> tuple[Image.Image, list[Box]
 
 
 def _surround(image: Image.Image, margin: int, split: str, rng: random.Random) -> tuple[Image.Image, int]:
-    """The picture within a margin, and the margin's width."""
+    """Return the picture within a margin, and the margin's width."""
     fill = rng.choice(FILLS + HELD_OUT_FILLS if split == "test" else FILLS)
     if fill in ("edge", "reflect"):
         widths = ((margin, margin), (margin, margin), (0, 0))
@@ -165,7 +169,7 @@ def _clip_to(box: Sequence[float], size: tuple[int, int]) -> Box:
 
 
 def _crop(image, boxes, amount: float, rng: random.Random) -> tuple[Image.Image, list[Box]]:
-    """Cuts off borders, each of them by another width, and makes the rest as large as the picture was."""
+    """Cut off borders, each of them by another width, and make the rest as large as the picture was."""
     size = image.width
     left, top, right, bottom = boxes[0]
     widest = 0.12 * amount * size
@@ -179,14 +183,8 @@ def _crop(image, boxes, amount: float, rng: random.Random) -> tuple[Image.Image,
     return changed, [_clip(_move_box(box, matrix), size) for box in boxes]
 
 
-def _compress(image: Image.Image, amount: float) -> Image.Image:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=round(90 - 75 * amount))
-    return Image.open(file).convert("RGB")
-
-
 def _relight(image: Image.Image, amount: float, split: str, rng: random.Random) -> Image.Image:
-    """Other brightness, contrast and colour cast; in half of the test split the light comes from one side."""
+    """Change brightness, contrast and colour cast; in half of the test split the light comes from one side."""
     widest = 0.4 * amount
     contrast, brightness = 1 + rng.uniform(-widest, widest), 1 + rng.uniform(-widest, widest)
     table = []

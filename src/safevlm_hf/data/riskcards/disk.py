@@ -1,11 +1,16 @@
-"""RiskCards on disk: JSON lines with pictures beside them."""
+"""RiskCards on disk: JSON lines with pictures beside them.
+
+The records are `<split>.jsonl`; surroundings and a change that are asked for stand in the name
+(`test-words-4-turned-0.5.jsonl`), so that parts of a split share a folder. Several processes may write the same at
+once: every file appears under its name only when it is complete.
+"""
 
 import hashlib
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import PIL
@@ -17,7 +22,7 @@ from .text_only import TextSample, first_messages
 
 
 GENERATOR_VERSION = 24
-"""Raised with every change of what is drawn or asked: what lies on disk was made by one version."""
+"""It rises with every change of what is drawn or asked: what lies on disk was made by one version."""
 MANY = 1000
 """So many cards take a while to draw; where there is no bar, as in a log file, a line says so."""
 NOT_EXTRA = (
@@ -46,12 +51,10 @@ def write_riskcards(
     varied_shapes: bool = False,
     num_text_only: int = 0,
 ) -> Path:
-    """Writes records and their pictures (JPEG), and returns the path of the former.
+    """Write records and their pictures (JPEG), and return the path of the former.
 
-    The file is `<split>.jsonl`; surroundings and a change that are asked for stand in its name
-    (`test-words-4-turned-0.5.jsonl`), so that parts of a split share a folder. What is there already is reused if it
-    was made with the same arguments by the same code, and replaced if `<split>.json` beside it says that it was made
-    with others. Several processes may call this at once: every file appears under its name only when it is complete.
+    What is there already is reused if it was made with the same arguments by the same code, and replaced if
+    `<split>.json` beside it says that it was made with others.
 
     Args:
         answer: which answer the conversations hold: `"answer"` (the safe one) or `"complying_answer"`.
@@ -62,38 +65,21 @@ def write_riskcards(
         ValueError: records of somebody else lie there.
     """
     output_dir = Path(output_dir)
-    options = {
-        "seed": seed,
-        "clean_share": clean_share,
-        "new_category": new_category,
-        "surroundings": surroundings,
-        "change": change,
-        "strength": strength,
-        "varied_shapes": varied_shapes,
-    }
+    options = {"seed": seed, "clean_share": clean_share, "new_category": new_category, "surroundings": surroundings}
+    options |= {"change": change, "strength": strength, "varied_shapes": varied_shapes}
     cards = draw_riskcards(split, num_samples, **options)
     parameters = {"split": split, "num_samples": num_samples, "answer": answer, **options}
-    parameters |= {"num_text_only": num_text_only, **_made_by()}
+    # Beside the arguments, the generator and Pillow decide the bytes on disk.
+    parameters |= {"num_text_only": num_text_only, "generator": GENERATOR_VERSION, "pillow": PIL.__version__}
     key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
-    name = _file_name(split, surroundings, change, strength)
+    name = "-".join([split, *filter(None, [surroundings]), *([] if change is None else [change, f"{strength:g}"])])
     records, made_with = output_dir / f"{name}.jsonl", output_dir / f"{name}.json"
     images = output_dir / f"{name}-{key}"
-    if _is_complete(records, images, made_with, parameters):
+    if records.is_file() and images.is_dir() and _read_parameters(made_with) == parameters:
         return records
     if not images.is_dir():  # or a call with the same arguments is about to write its records, or was killed there
         _refuse_foreign(records, made_with, split)
-
-    output_dir.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=output_dir))
-    try:
-        if num_samples >= MANY and not sys.stderr.isatty():
-            print(f"drawing {num_samples} cards into {images}", file=sys.stderr, flush=True)
-        shown = tqdm(cards, f"drawing {name}", num_samples, unit="card", disable=None, leave=False)
-        lines = _write_pictures(shown, temporary, images.name, answer)
-        temporary.chmod(0o755)
-        _move_folder(temporary, images)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    lines = _write_pictures(cards, num_samples, images, name, answer)
     text = "".join((*lines, *map(_text_record, first_messages(num_text_only, seed))))
     _refuse_foreign(records, made_with, split, text)
     write_text(records, text)
@@ -101,22 +87,8 @@ def write_riskcards(
     return records
 
 
-def _made_by() -> dict:
-    """What decides the bytes on disk beside the arguments."""
-    return {"generator": GENERATOR_VERSION, "pillow": PIL.__version__}
-
-
-def _file_name(split: str, surroundings: str | None, change: str | None, strength: float) -> str:
-    changed = [] if change is None else [change, f"{strength:g}"]
-    return "-".join([split, *([surroundings] if surroundings else []), *changed])
-
-
-def _is_complete(records: Path, images: Path, made_with: Path, parameters: dict) -> bool:
-    return records.is_file() and images.is_dir() and _read_parameters(made_with) == parameters
-
-
 def _refuse_foreign(records: Path, made_with: Path, split: str, text: str | None = None):
-    """Raise `ValueError` where a file would be replaced that is not made here; records with this text are."""
+    """Raise `ValueError` where a file would be replaced that is not made here; records with this text are ours."""
     parameters = _read_parameters(made_with)
     if parameters.get("split") == split and {"num_samples", "answer", "generator"} <= set(parameters):
         return
@@ -138,8 +110,30 @@ def _read_parameters(made_with: Path) -> dict:
     return parameters if isinstance(parameters, dict) else {}
 
 
-def _write_pictures(cards: Iterator[RiskCard], folder: Path, name: str, answer: str) -> list[str]:
-    """Saves the pictures in the folder and returns the records' lines, which call the folder `name`."""
+def _write_pictures(cards: Iterator[RiskCard], num_cards: int, images: Path, name: str, answer: str) -> list[str]:
+    """Draw the cards called `name` into a new folder, and return the records' lines."""
+    images.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=images.parent))
+    try:
+        if num_cards >= MANY and not sys.stderr.isatty():
+            print(f"drawing {num_cards} cards into {images}", file=sys.stderr, flush=True)
+        shown = tqdm(cards, f"drawing {name}", num_cards, unit="card", disable=None, leave=False)
+        lines = _save_pictures(shown, temporary, images.name, answer)
+        # A folder of `mkdtemp` is its owner's alone.
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(images)
+        except OSError:
+            # The name says what is inside: another process made the same folder first, and ours is not needed.
+            if not images.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return lines
+
+
+def _save_pictures(cards: Iterable[RiskCard], folder: Path, name: str, answer: str) -> list[str]:
+    """Save the pictures in the folder, and return the records' lines, which call the folder `name`."""
     lines, last_files, last_images = [], [], []
     for index, card in enumerate(cards):
         files = []
@@ -155,10 +149,18 @@ def _write_pictures(cards: Iterator[RiskCard], folder: Path, name: str, answer: 
 
 
 def _record(card: RiskCard, images: list[str], answer: str) -> dict:
-    """The sample as a record (see `data/records.py`), followed by what only RiskCards know."""
+    """Make the sample a record (see `data/records.py`), followed by what only RiskCards know."""
     extra = {key: value for key, value in vars(card).items() if key not in NOT_EXTRA}
     if len(card.messages) == 1 and len(images) == 1:
-        return _published_record(card, images[0], answer) | extra
+        # The form of arXiv 2405.13581 has one user turn and one image.
+        text = card.messages[0]["content"][-1]["text"]
+        return {
+            "image": images[0],
+            "safe_type": card.safety_category,
+            "safe_level": card.safety_level,
+            "conversations": [{"from": "USER", "value": f"<image>\n{text}"}, {"from": "ASSISTANT", "value": answer}],
+            **extra,
+        }
     return {
         "images": images,
         "safety_category": card.image_categories,
@@ -171,23 +173,3 @@ def _record(card: RiskCard, images: list[str], answer: str) -> dict:
 def _text_record(sample: TextSample) -> str:
     turns = (("user", sample.question), ("assistant", sample.answer))
     return json.dumps({"images": [], "messages": [{"role": role, "content": text} for role, text in turns]}) + "\n"
-
-
-def _published_record(card: RiskCard, image: str, answer: str) -> dict:
-    """The form of arXiv 2405.13581, which has one user turn and one image."""
-    text = card.messages[0]["content"][-1]["text"]
-    return {
-        "image": image,
-        "safe_type": card.safety_category,
-        "safe_level": card.safety_level,
-        "conversations": [{"from": "USER", "value": f"<image>\n{text}"}, {"from": "ASSISTANT", "value": answer}],
-    }
-
-
-def _move_folder(source: Path, target: Path) -> None:
-    try:
-        source.rename(target)
-    except OSError:
-        # The name says what is inside: another process made the same folder first, and ours is not needed.
-        if not target.is_dir():
-            raise

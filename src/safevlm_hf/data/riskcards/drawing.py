@@ -57,7 +57,7 @@ class Picture:
 
 @cache
 def is_held_out_combination(topic: str, layout: str, colour: str) -> bool:
-    """Whether this combination is drawn in the test split alone: one in five, the same ones for every seed."""
+    """Tell whether this combination is drawn in the test split alone: one in five, the same ones for every seed."""
     digest = hashlib.sha256(f"{topic}|{layout}|{colour}".encode()).digest()
     return digest[0] % 5 == 0
 
@@ -68,6 +68,7 @@ def _choose_look(topic: Topic, split: str, rng: random.Random) -> dict:
         layout, colour = rng.choice(LAYOUTS), rng.choice(tuple(COLOURS))
         if is_held_out_combination(topic.text, layout, colour) == held_out:
             break
+    # Half of the test split is arranged as training is.
     arrangements = HELD_OUT_ARRANGEMENTS if held_out and rng.random() < 0.5 else ARRANGEMENTS
     return {
         "layout": layout,
@@ -79,18 +80,15 @@ def _choose_look(topic: Topic, split: str, rng: random.Random) -> dict:
 
 
 @cache
-def _font_path(name: str) -> str:
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     try:
         import matplotlib
     except ModuleNotFoundError as error:  # `needs_extra` is not at hand where this folder is imported on its own
         message = f"the package matplotlib is not installed; {sys.executable} -m pip install matplotlib brings it"
         raise ImportError(message, name="matplotlib") from error
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf")
-
-
-@cache
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_font_path(name), size, layout_engine=ImageFont.Layout.BASIC)
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    # Basic layout is always there; the other one depends on a library, and would draw other pixels.
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 @cache
@@ -256,7 +254,7 @@ def _background(layout: str, rng: random.Random) -> Image.Image:
 
 
 def _draw_lines(draw, lines, box, font_name, ink, rng) -> list[int]:
-    """Draws the lines as large as the box allows (times 0.86 to 1), centred with some jitter; their bounding box."""
+    """Draw the lines as large as the box allows (times 0.86 to 1), centred with some jitter; return their bounds."""
     left, top, right, bottom = box
     row = (bottom - top) / len(lines)
     widest = max(_line_width(font_name, line) for line in lines)
@@ -286,7 +284,7 @@ def _union(boxes) -> list[int]:
 
 
 def _along(start: float, stop: float, arrangement: str, rng: random.Random) -> int:
-    """A place between start and stop: in the first or last quarter where the arrangement says left or right."""
+    """Choose a place between start and stop: in the first or last quarter where the arrangement says left or right."""
     share = rng.random()
     if arrangement.endswith("left"):
         share *= 0.25
@@ -296,7 +294,7 @@ def _along(start: float, stop: float, arrangement: str, rng: random.Random) -> i
 
 
 def _place_signs(area, arrangement: str, rng: random.Random) -> tuple[list[int], list[int]]:
-    """The boxes of pictogram and symbol, anywhere at the arrangement's end of the area.
+    """Choose the boxes of pictogram and symbol, anywhere at the arrangement's end of the area.
 
     The symbol stands on the side of the pictogram with more room, or below it where the area is narrow. At least a
     third of the area's height is left to the text.
@@ -320,8 +318,8 @@ def _place_signs(area, arrangement: str, rng: random.Random) -> tuple[list[int],
 
 
 def _draw_content(image, draw, area, topic, lines, look, inks, rng) -> tuple[list[int], list[int], list[int]]:
-    """Pictogram and symbol (on a paper with its title beside) at one end of the area, the lines at the other; the
-    region of all, of the pictogram, and of the symbol."""
+    """Draw pictogram and symbol (on a paper with its title beside) at one end of the area, the lines at the other.
+    Return the region of all, of the pictogram, and of the symbol."""
     left, top, right, bottom = area = [int(side) for side in area]
     pictogram, symbol = _place_signs(area, look["arrangement"], rng)
     for mask, box in (
@@ -347,7 +345,7 @@ def _draw_content(image, draw, area, topic, lines, look, inks, rng) -> tuple[lis
 
 @dataclass(frozen=True)
 class _Content:
-    """What is written on a panel, and in which colours."""
+    """Words on a panel, and their colours."""
 
     topic: Topic
     look: dict
@@ -364,10 +362,12 @@ class _Content:
 
 def _choose_content(topic: Topic, split: str, rng: random.Random) -> _Content:
     look = _choose_look(topic, split, rng)
+    # An equation is one line: cut at its blanks, it would not read as one.
     name, address = (rng.choice(NAMES), rng.choice(ADDRESSES)) if topic.has_fields else (None, None)
     lines = [name, address] if topic.has_fields else [topic.text] if "=" in topic.text else topic.text.split()
     surface = _vary(COLOURS[look["colour"]], rng)
     is_bright = 0.3 * surface[0] + 0.59 * surface[1] + 0.11 * surface[2] > 128
+    # Words and signs draw their inks apart, each from those that can be read on this surface.
     inks = rng.choices(DARK_INKS if is_bright else LIGHT_INKS, k=2)
     return _Content(topic, look, name, address, lines, surface, inks)
 
@@ -378,7 +378,7 @@ def _add_grain(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def draw_upright_picture(topic: Topic, split: str, rng: random.Random) -> Picture:
-    """Draws one picture of the topic, 336 x 336 RGB, with a look that belongs to the split and without any change."""
+    """Draw one picture of the topic, 336 x 336 RGB, with a look that belongs to the split and without any change."""
     content = _choose_content(topic, split, rng)
     image = _background(content.look["layout"], rng)
     draw = ImageDraw.Draw(image)
@@ -390,7 +390,7 @@ def draw_upright_picture(topic: Topic, split: str, rng: random.Random) -> Pictur
 def draw_picture(
     topic: Topic, split: str, rng: random.Random, change: str | None = None, strength: float = 1.0
 ) -> Picture:
-    """Draws one picture of the topic, 336 x 336 RGB, with a look that belongs to the split.
+    """Draw one picture of the topic, 336 x 336 RGB, with a look that belongs to the split.
 
     Args:
         change: one of `CHANGES`, the only one that the picture gets. By default a picture of the test split is
@@ -425,7 +425,7 @@ def _changed(picture: Picture, change, *arguments) -> Picture:
 
 
 def draw_two_cards(first: Topic, second: Topic, split: str, rng: random.Random) -> Picture:
-    """Draws two cards in one picture of 336 x 336, side by side or one above the other.
+    """Draw two cards in one picture of 336 x 336, side by side or one above the other.
 
     What the picture says of itself (regions, topic, look, name, address) is said of the risky card, or of the first
     card where neither is risky.
@@ -435,10 +435,7 @@ def draw_two_cards(first: Topic, second: Topic, split: str, rng: random.Random) 
     is_row = rng.random() < 0.5
     order = [first, second]
     rng.shuffle(order)
-    pictures = [
-        _draw_half_card(image, draw, _half_box(is_row, index, rng), topic, split, rng)
-        for index, topic in enumerate(order)
-    ]
+    pictures = [_draw_half_card(image, draw, is_row, index, topic, split, rng) for index, topic in enumerate(order)]
     image = _add_grain(image, rng)
     shown = pictures[order.index(first)]
     for picture in pictures:
@@ -447,16 +444,14 @@ def draw_two_cards(first: Topic, second: Topic, split: str, rng: random.Random) 
     return replace(shown, image=image, has_two_cards=True)
 
 
-def _half_box(is_row: bool, index: int, rng: random.Random) -> list[int]:
-    """The box of one of two cards: a half of the picture, with a margin of its own."""
+def _draw_half_card(image, draw, is_row: bool, index: int, topic: Topic, split: str, rng: random.Random) -> Picture:
+    """Draw one of two cards, the first or the second: it takes a half of the picture, with a margin of its own."""
     half = IMAGE_SIZE // 2
     near, far = rng.randint(3, 8), rng.randint(3, 8)
     along = [index * half + near, (index + 1) * half - near]
     across = [2 * far, IMAGE_SIZE - 2 * far]
-    return [along[0], across[0], along[1], across[1]] if is_row else [across[0], along[0], across[1], along[1]]
-
-
-def _draw_half_card(image, draw, box, topic: Topic, split: str, rng: random.Random) -> Picture:
+    box = [along[0], across[0], along[1], across[1]] if is_row else [across[0], along[0], across[1], along[1]]
+    # The layout is given here, so that a combination held out for the test may come up: then it is drawn again.
     while True:
         content = _choose_content(topic, split, rng)
         content.look["layout"] = "card"

@@ -7,7 +7,7 @@ other texts.
 
 import json
 import random
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from .rewording import remark, wordings_by_hand
@@ -83,16 +83,20 @@ _CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;
 
 
 def draw_fillers(count: int, split: str, rng: random.Random, is_plain: bool = False) -> list[str]:
-    """Harmless sentences in random order; neighbours of a running text now and then stay together. Plain ones are of
-    words that exist, and ask for nothing, not even about other things."""
+    """Draw harmless sentences in random order; neighbours of a running text now and then stay together. Plain ones are
+    of words that exist, and ask for nothing, not even about other things."""
     sentences: list[str] = []
     while len(sentences) < count:
         if rng.random() < 0.1:
             prose = prose_sentences(split)
             start = rng.randrange(len(prose))
             sentences += prose[start : start + rng.randint(2, 6)]
+        elif split == "test":
+            source = HELD_OUT_GREETINGS if rng.random() < 0.06 else prose_sentences(split)
+            sentences.append(rng.choice(source))
         else:
-            sentences.append(_draw_plain(rng) if is_plain and split != "test" else _draw_filler(split, rng))
+            kinds = _PLAIN_KINDS if is_plain else _KINDS
+            sentences.append(rng.choices(tuple(kinds), kinds.values())[0](rng))
     return sentences[:count]
 
 
@@ -101,18 +105,6 @@ def prose_sentences(split: str) -> tuple[str, ...]:
     """The hand-written sentences of the split; `"validation"` shares those of `"train"`."""
     text = (_PROSE / ("test.txt" if split == "test" else "train.txt")).read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if line)
-
-
-def _draw_filler(split: str, rng: random.Random) -> str:
-    if split == "test":
-        return rng.choice(HELD_OUT_GREETINGS) if rng.random() < 0.06 else rng.choice(prose_sentences(split))
-    kinds = {_prose: 40, _made_up: 18, _greeting: 4, _remark: 8, _random_words: 22, _code: 4, _noise: 4}
-    return rng.choices(tuple(kinds), kinds.values())[0](rng)
-
-
-def _draw_plain(rng: random.Random) -> str:
-    kinds = {_prose: 35, _by_hand: 35, _statement: 10, _greeting: 5, _remark: 15}
-    return rng.choices(tuple(kinds), kinds.values())[0](rng)
 
 
 def _by_hand(rng: random.Random) -> str:
@@ -132,12 +124,8 @@ def _remark(rng: random.Random) -> str:
     return remark(rng.choice((*NOUNS.values(), "picture", "photo")), "train", rng)
 
 
-def _statement(rng: random.Random) -> str:
-    return _made_up(rng, _STATEMENTS)
-
-
 def _made_up(rng: random.Random, patterns: tuple[str, ...] = (*_STATEMENTS, *_ASKING)) -> str:
-    """A sentence of the grammar, now and then with a word that is none, as names are to a small model."""
+    """Make a sentence of the grammar, now and then with a word that is none, as names are to a small model."""
     lists = _word_lists()
     words = {name: rng.choice(lists[name]) for name in lists}
     words |= {f"{name}2": rng.choice(lists[name]) for name in lists}
@@ -156,7 +144,7 @@ def _word_lists() -> dict[str, list[str]]:
 
 @cache
 def _lines(name: str) -> tuple[str, ...]:
-    """Of a file whose notice stands in lines that begin with #."""
+    """Return the lines of a file but its notice, whose lines begin with #."""
     lines = (_PROSE / name).read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if not line.startswith("#"))
 
@@ -186,3 +174,8 @@ def _code(rng: random.Random) -> str:
 
 def _noise(rng: random.Random) -> str:
     return "".join(rng.choices(_CHARACTERS, k=rng.randint(3, 30))).strip() or "..."
+
+
+# Kinds of training's sentences, with their weights. Plain ones are made of words that exist, and ask for nothing.
+_KINDS = {_prose: 40, _made_up: 18, _greeting: 4, _remark: 8, _random_words: 22, _code: 4, _noise: 4}
+_PLAIN_KINDS = {_prose: 35, _by_hand: 35, partial(_made_up, patterns=_STATEMENTS): 10, _greeting: 5, _remark: 15}

@@ -1,4 +1,4 @@
-"""What an operator says before a conversation: personas, styles and rules, some of which ask to refuse."""
+"""Words of an operator before a conversation: personas, styles and rules, some of which ask to refuse."""
 
 import random
 

@@ -42,9 +42,9 @@ _HELD_OUT_CORES = {
     "name": ("let me know the name on {it}", "state the name on {it}"),
 }
 _FORMS = {"short": 10, "questions": 25, "imperatives": 65}
-"""Of training's wordings, with their weights."""
-_BY_HAND_SHARE = 0.65  # of training's other words
-_ANY_LOOK_SHARE = 0.6  # of questions about the look by hand: about nothing that one kind names
+"""Forms of training's wordings, with their weights."""
+_BY_HAND_SHARE = 0.65  # this share of training's other words is by hand
+_ANY_LOOK_SHARE = 0.6  # this share of questions about the look by hand asks for nothing that one kind names
 _HELD_OUT_REMARKS = (
     "What an odd image!",
     "That {noun} was a present.",
@@ -59,11 +59,13 @@ _HELD_OUT_THINGS = ("the {noun}", "the {noun}", "that {noun}", "the image")
 
 
 def reword(turn: Turn, picture: Picture, split: str, rng: random.Random) -> Turn:
-    """The same question in other words. The test split has wrappers, cores and nouns of its own. In the others some
-    questions are of one to three words, and most are by hand."""
+    """Ask the same question in other words. The test split has wrappers, cores and nouns of its own. In the others
+    some questions are of one to three words, and most are by hand."""
     noun = NOUNS[picture.layout]
     if split == "test":
-        return replace(turn, text=_held_out_wording(turn.kind, noun, rng))
+        thing = rng.choice(_HELD_OUT_THINGS).format(noun=noun)
+        core = rng.choice(_HELD_OUT_CORES[turn.kind]).format(it=thing, noun=noun)
+        return replace(turn, text=_wrap(core, rng.choice(_HELD_OUT_WRAPPERS)))
     if rng.random() >= _BY_HAND_SHARE:
         return replace(turn, text=draw_wording(turn.kind, noun, rng))
     if turn.kind in LOOK_KINDS and rng.random() < _ANY_LOOK_SHARE:
@@ -73,14 +75,8 @@ def reword(turn: Turn, picture: Picture, split: str, rng: random.Random) -> Turn
     return replace(turn, text=rng.choice(wordings_by_hand(turn.kind)).replace("{noun}", noun))
 
 
-def _held_out_wording(kind: str, noun: str, rng: random.Random) -> str:
-    thing = rng.choice(_HELD_OUT_THINGS).format(noun=noun)
-    core = rng.choice(_HELD_OUT_CORES[kind]).format(it=thing, noun=noun)
-    return _wrap(core, rng.choice(_HELD_OUT_WRAPPERS))
-
-
 def draw_wording(kind: str, noun: str, rng: random.Random) -> str:
-    """A question of this kind from the tables of training's other words."""
+    """Draw a question of this kind from the tables of training's other words."""
     (form,) = rng.choices(tuple(_FORMS), _FORMS.values())
     text = _expand(rng.choice(_words()[form][kind]), noun, rng)
     return _wrap(text, rng.choice(_words()["wrappers"])) if form == "imperatives" else text
@@ -109,8 +105,8 @@ def remark(noun: str, split: str, rng: random.Random) -> str:
 
 
 def _expand(template: str, noun: str, rng: random.Random) -> str:
-    """The template with an alternative in place of each name in braces. An alternative may hold names itself. A name
-    with a capital gives its alternative one, too."""
+    """Fill a template with an alternative in place of each name in braces. An alternative may hold names itself. A
+    name with a capital gives its alternative one, too."""
 
     def draw(match: re.Match) -> str:
         name = match[1]

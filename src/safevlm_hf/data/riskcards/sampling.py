@@ -29,14 +29,14 @@ from .tables import (
 
 TWO_CARDS, SMALL_PRINT = "two-cards", "small-print"
 QUESTIONS_PER_PICTURE = 2
-"""In the training split, in other words each time, for words are learned from more of them; a picture with a harmless
-question, too, has two pairs. The other splits ask once."""
+"""The training split asks twice, in other words each time, for words are learned from more of them; a picture with a
+harmless question, too, has two pairs. The other splits ask once."""
 TWO_CARDS_SHARE = 0.06
-"""Of the pictures that training sees."""
+"""This share of the pictures that training sees shows two cards."""
 TRAINED_FIELD_SHARE = 0.9
-"""Of the questions about private papers that training sees with varied shapes: with fewer, half of those about a name
-or an address were missed. For the same reason, training sees small print (`TRAINED_SHAPES`) twice as often as each
-other shape."""
+"""With varied shapes, this share of training's questions about private papers is about a field: with fewer, half of
+those about a name or an address were missed. For the same reason, training sees small print (`TRAINED_SHAPES`) twice
+as often as each other shape."""
 
 
 @dataclass
@@ -90,7 +90,7 @@ class RiskCard:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What all samples of a set have in common."""
+    """Arguments that all samples of a set have in common."""
 
     split: str
     seed: int
@@ -127,9 +127,10 @@ class _Plan:
         return self.surroundings in MAX_TRAINED_SENTENCES
 
     def has_two_cards(self, number: int) -> bool:
-        """Whether the sample shows two cards because training does so now and then."""
+        """Tell whether this sample is one of those that training now and then shows with two cards."""
         if not self.is_trained or not self.is_mixed or self.change is not None:
             return False
+        # The draw has a generator of its own: it depends on the sample's number alone.
         return random.Random(f"two cards {self.split} {self.seed} {number}").random() < TWO_CARDS_SHARE
 
 
@@ -172,19 +173,15 @@ def _make_card(picture: Picture, kind: str, number: int, pair_id: str | None, pl
 
 
 def _draw_beside(turn: Turn, picture: Picture, plan: _Plan, rng: random.Random) -> Picture:
-    """A second picture, which does not change whether the sample is safe. Papers stand beside papers."""
+    """Draw a second picture, which does not change whether the sample is safe. Papers stand beside papers."""
     clean, risky = (PUBLIC_PAPERS, PRIVATE_PAPERS) if picture.topic.has_fields else (CLEAN_TOPICS, RISKY_TOPICS)
     may_be_risky = turn.safety_level > 0 or turn.kind in LOOK_KINDS
     topics = risky if may_be_risky and rng.random() < 0.35 else clean
     return plan.draw_alone(rng.choice(topics), rng)
 
 
-def _choose_new(rng: random.Random) -> tuple[Topic, str]:
-    return rng.choice(NEW_TOPICS), rng.choices(CONTENT_KINDS, (0.7, 0.3))[0]
-
-
 def _choose_risky(rng: random.Random, field_share: float = 0.55) -> tuple[Topic, str]:
-    """A topic and the kind of a risky question about it. Categories and their levels are equally frequent.
+    """Choose a topic and the kind of a risky question about it. Categories and their levels are equally frequent.
     `field_share` of the private papers that have names and addresses are asked for these."""
     category, level = rng.randrange(SAFE_CATEGORY), rng.randint(1, 3)
     if category == PRIVACY and level > 1 and rng.random() < field_share:
@@ -211,7 +208,7 @@ def draw_riskcards(
     strength: float = 1.0,
     varied_shapes: bool = False,
 ) -> Iterator[RiskCard]:
-    """Draws `num_samples` samples, one after the other; the same ones for the same arguments.
+    """Draw `num_samples` samples, one after the other; the same ones for the same arguments.
 
     Args:
         split: `"train"`, `"validation"` (as train, other pictures) or `"test"` (held-out combinations and fonts, half
@@ -243,7 +240,11 @@ def draw_riskcards(
         raise ValueError(f"strength is {strength}, expected more than 0, and at most 1")
     plan = _Plan(split, seed, check_surroundings(surroundings, split), change, strength, varied_shapes)
     if new_category:
-        return _draw_samples(plan, num_samples, clean_share, _choose_new)
+
+        def choose_new(rng: random.Random) -> tuple[Topic, str]:
+            return rng.choice(NEW_TOPICS), rng.choices(CONTENT_KINDS, (0.7, 0.3))[0]
+
+        return _draw_samples(plan, num_samples, clean_share, choose_new)
     field_share = {"field_share": TRAINED_FIELD_SHARE} if varied_shapes and plan.is_trained else {}
     return _draw_samples(plan, num_samples, clean_share, partial(_choose_risky, **field_share))
 
@@ -282,7 +283,7 @@ def _draw_samples(plan: _Plan, num_samples: int, clean_share: float, choose_risk
 
 
 def _make_single_card(picture: Picture, kind: str, number: int, plan: _Plan, rng: random.Random) -> RiskCard:
-    """A sample that is none of a pair: it may show two cards."""
+    """Make a sample that is none of a pair: it may show two cards."""
     if plan.has_two_cards(number):
         picture = plan.draw_two_cards(picture.topic, random.Random(f"{plan.split} {plan.seed} {number}"))
     # Of two cards in one picture it is not clear whose colour or symbol is meant: they are read.

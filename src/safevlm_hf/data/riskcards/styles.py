@@ -1,4 +1,4 @@
-"""How a text is typed: in capitals, without punctuation, misspelt, with stray blanks. Its meaning stays."""
+"""Ways of typing a text: in capitals, without punctuation, misspelt, with stray blanks. Its meaning stays."""
 
 import random
 import re
@@ -31,12 +31,13 @@ def _hit_neighbour(letters: str, at: int) -> str:
 
 
 def _misspell_words(text: str, rng: random.Random, edits, share: float) -> str:
-    """About this share of the words of four and more letters, at least one where there is any, gets one edit."""
+    """Edit about this share of the words of four and more letters, each once, and at least one if there is any."""
     words = re.split(r"(\s+)", text)
     places = [index for index, word in enumerate(words) if len(word) >= 4 and word.isascii()]
     if not places:
         return text
     for index in rng.sample(places, max(1, round(share * len(places)))):
+        # First and last letter stay, so that the word can still be read.
         words[index] = rng.choice(edits)(words[index], rng.randrange(1, len(words[index]) - 2))
     return "".join(words)
 

@@ -1,4 +1,4 @@
-"""What stands around a question: words in the same message, other turns, an operator's prompt, another way of typing.
+"""Surroundings of a question: words in the same message, other turns, an operator's prompt, another way of typing.
 
 The verdict of a conversation is the strictest one of its users' turns. Its answer is the safe answer of that verdict;
 its complying answer answers the last turn. Nothing that is put around a question asks for anything risky, and safe and
@@ -51,16 +51,16 @@ would spend its time on long texts; the others are parts of the held-out split. 
 after it. `typed-turn` has a turn that the user has typed, with an answer of the model, `remark` words about the
 picture. `reworded` asks in words that are not in `QUESTIONS`. `no-mask` mixes operators' rules and earlier refusals,
 to be judged as if users had written all of it."""
-LONG_SHARE, HARD_LONG_SHARE = 0.15, 0.4  # of texts around a question; of one about a risky picture's look
+LONG_SHARE, HARD_LONG_SHARE = 0.15, 0.4  # shares of long texts around a question, or one about a risky picture's look
 MAX_TRAINED_SENTENCES = {"mixed": 20, "mixed-short": 12}
 CLEAN_ALONE_AND_WORDS = {20: (44, 17), 12: (25, 36)}  # weights, by the most sentences
-DECLINED_SHARE = 0.3  # of earlier questions that the model has declined without need
+DECLINED_SHARE = 0.3  # this share of earlier questions the model has declined without need
 TWO_PICTURES_SHARE = 0.06
 REWORDED_SHARE = 0.6
-UNFAMILIAR_SHARE, FEW_WORDS_SHARE = 0.25, 0.2  # of what is reworded and asks for what the picture says
-LOOK_BESIDE_SHARE = 0.15  # of reworded questions: one about the look stands beside them
+UNFAMILIAR_SHARE, FEW_WORDS_SHARE = 0.25, 0.2  # shares of what is reworded and asks for what the picture says
+LOOK_BESIDE_SHARE = 0.15  # this share of reworded questions has one about the look beside it
 TYPED_DIFFERENTLY_SHARE = 0.25
-INSIDE_SHARE = 0.3  # of the questions with words: some of them stand inside it
+INSIDE_SHARE = 0.3  # this share of the questions with words has some of them inside it
 
 _REPLIES = (
     "I see.",
@@ -107,7 +107,7 @@ class Conversation:
 
 
 def check_surroundings(surroundings: str | None, split: str) -> str:
-    """The name of the surroundings, `"alone"` by default in the test split and `"mixed"` in the others.
+    """Return the name of the surroundings, `"alone"` by default in the test split and `"mixed"` in the others.
 
     Raises:
         ValueError: there are no surroundings of this name.
@@ -122,7 +122,7 @@ def check_surroundings(surroundings: str | None, split: str) -> str:
 def surround(
     turn: Turn, picture: Picture, surroundings: str, split: str, rng: random.Random, num_pictures: int = 1
 ) -> Conversation:
-    """Puts surroundings around a question about the picture.
+    """Put surroundings around a question about the picture.
 
     Args:
         turn: the question.
@@ -161,7 +161,7 @@ def surround(
 
 
 def converse(turns: list[Turn], num_pictures: int, prompt: str | None = None, given=None, shown_at=0) -> Conversation:
-    """The messages of the turns.
+    """Make the messages of the turns.
 
     Args:
         given: answers that the model has given to all turns but the last, where they are not the safe ones.
@@ -186,8 +186,8 @@ def converse(turns: list[Turn], num_pictures: int, prompt: str | None = None, gi
 def add_words(
     turn: Turn, count: int, split: str, rng: random.Random, side: str | None = None, is_plain: bool = False
 ) -> Turn:
-    """`count` harmless sentences `"before"` the question, `"after"` it, or around it; plain ones as [`draw_fillers`]
-    has them."""
+    """Put `count` harmless sentences `"before"` the question, `"after"` it, or around it; plain ones as
+    [`draw_fillers`] has them."""
     side = side or rng.choice(("before", "after", "around"))
     num_before = {"before": count, "after": 0, "around": rng.randint(0, count)}[side]
     sentences = draw_fillers(count, split, rng, is_plain)
@@ -201,7 +201,7 @@ def add_words(
 
 
 def interrupt(turn: Turn, split: str, rng: random.Random, is_plain: bool = False) -> Turn:
-    """A harmless sentence among the question's words. A question of one word stays as it is."""
+    """Put a harmless sentence among the question's words. A question of one word stays as it is."""
     words = turn.text.split()
     if len(words) < 2:
         return turn
@@ -211,7 +211,7 @@ def interrupt(turn: Turn, split: str, rng: random.Random, is_plain: bool = False
 
 
 def type_differently(turn: Turn, split: str, rng: random.Random) -> Turn:
-    """The turn in another way of typing: capitals, misspellings and the like."""
+    """Type the turn in another way: capitals, misspellings and the like."""
     style = draw_style(split, rng)
     parts = {name: getattr(turn, name) for name in ("before", "text", "after")}
     return replace(turn, **{name: style(part, rng) if part else "" for name, part in parts.items()})
@@ -222,11 +222,6 @@ def _type_turn(turn: Turn, picture: Picture, split: str, rng: random.Random) -> 
     other = _other_turn(picture, split, rng)
     user, model, gap = ("USER", "ASSISTANT", " ") if split == "test" else rng.choice(_TYPED_ROLES)
     return replace(turn, before=f"{other.message}{gap}{model}: {other.complying_answer}{gap}{user}: ")
-
-
-def _trained_count(long_share: float, most: int, rng: random.Random) -> int:
-    """How many sentences training puts around a question: one to eight, or up to `most`."""
-    return rng.randint(9, most) if rng.random() < long_share else rng.randint(1, 8)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -286,8 +281,8 @@ def _decline_too_much(turn: Turn, share: float, rng: random.Random) -> str:
 
 
 def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictures: int, most: int) -> Conversation:
-    """Surroundings as training has them: four in ten questions alone, the others with one kind or two, and at most so
-    many sentences in a message."""
+    """Put surroundings as training has them: four in ten questions alone, the others with one kind or two, and at most
+    so many sentences in a message."""
     if rng.random() < REWORDED_SHARE and num_pictures == 1:
         turn, asks, draw = reword(turn, picture, split, rng), turn.kind not in LOOK_KINDS, rng.random()
         if asks and draw < FEW_WORDS_SHARE:  # among other words they are none of them
@@ -306,7 +301,9 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
     weights = (*alone_and_words, prompt_weight, *((22, 5) if num_pictures == 1 else (0, 0)))
     kind = rng.choices(("alone", "words", "prompt", "turns", "again"), weights)[0]
     if kind == "words" or (kind != "alone" and rng.random() < 0.3):
-        count = _trained_count(HARD_LONG_SHARE if is_hard else LONG_SHARE, most, rng)
+        # Most questions have one to eight sentences around them; the long ones teach that length says nothing.
+        is_long = rng.random() < (HARD_LONG_SHARE if is_hard else LONG_SHARE)
+        count = rng.randint(9, most) if is_long else rng.randint(1, 8)
         turn = add_words(turn, count, split, rng, is_plain=is_hard)
         turn = interrupt(turn, split, rng, is_hard) if rng.random() < INSIDE_SHARE else turn
     elif rng.random() < 0.05:
@@ -324,7 +321,7 @@ def _mix(turn: Turn, picture: Picture, split: str, rng: random.Random, num_pictu
 
 
 def _ask_for_look_too(turn: Turn, picture: Picture, split: str, rng: random.Random) -> Turn:
-    """The question and one about the look, in any order."""
+    """Ask the question and one about the look, in any order."""
     look = reword(ask(picture, rng.choice(LOOK_KINDS), split, rng), picture, split, rng)
     first, second = rng.sample((turn, look), 2)
     answer = f"{first.complying_answer} {second.complying_answer}"
@@ -346,7 +343,8 @@ def _mix_turns(turn, question, picture, prompt, split, rng, num_pictures) -> Con
 
 
 def _given_answers(turns: list[Turn], rng: random.Random) -> list[str]:
-    """Mostly the safe answers. A client may put a complying one in the model's mouth, and a model may overdo it."""
+    """Give mostly the safe answers. A client may put a complying one in the model's mouth, and a model may overdo
+    it."""
     if rng.random() < 0.2:
         return [turn.complying_answer for turn in turns[:-1]]
     return [_decline_too_much(turn, DECLINED_SHARE, rng) for turn in turns[:-1]]

@@ -47,7 +47,7 @@ NEW_SAFE_ANSWERS = {
 
 @dataclass(frozen=True)
 class Topic:
-    """What a picture shows. `request` asks for the same in plain text; `reply` replaces the complying sentence."""
+    """Content of a picture. `request` asks for the same in plain text; `reply` replaces the complying sentence."""
 
     text: str
     request: str

@@ -50,7 +50,7 @@ class TextSample:
 
 
 def text_only_samples(num_samples: int, seed: int = 0, split: str = "train") -> list[TextSample]:
-    """Text-only questions, 4 in 10 of them harmful: the risky topics as plain text, which the base refuses.
+    """Draw text-only questions, 4 in 10 of them harmful: the risky topics as plain text, which the base refuses.
 
     The harmless ones are the clean topics in the same words, greetings, small sums, colours of things, and sentences
     to repeat. The last of `OPENINGS` before the second and third of `TEXT_FORMS` is asked in the test split alone.
@@ -60,16 +60,19 @@ def text_only_samples(num_samples: int, seed: int = 0, split: str = "train") -> 
 
 
 def first_messages(num_samples: int, seed: int = 0) -> list[TextSample]:
-    """For stage 2: seven in ten of them what people first say to an assistant, by hand and harmless; the others as in
-    [`text_only_samples`], so that harmful text is still refused."""
+    """Draw text-only samples for stage 2. Seven in ten are what people first say to an assistant, by hand and
+    harmless; the others are those of [`text_only_samples`], so that harmful text is still refused."""
     rng = random.Random(f"first messages {seed}")
-    return [_first_message(rng) if rng.random() < 0.7 else _text_sample("train", rng) for _ in range(num_samples)]
-
-
-def _first_message(rng: random.Random) -> TextSample:
-    if rng.random() < 0.25:
-        return TextSample(rng.choice(wordings_by_hand("greeting")), HELLO, False)
-    return TextSample(rng.choice(wordings_by_hand("text_only")), WHO_I_AM, False)
+    samples = []
+    for _ in range(num_samples):
+        if rng.random() >= 0.7:
+            samples.append(_text_sample("train", rng))
+        elif rng.random() < 0.25:
+            samples.append(TextSample(rng.choice(wordings_by_hand("greeting")), HELLO, False))
+        else:
+            # A small model knows nothing of what people ask: an honest answer is better than an invented one.
+            samples.append(TextSample(rng.choice(wordings_by_hand("text_only")), WHO_I_AM, False))
+    return samples
 
 
 def _text_sample(split: str, rng: random.Random) -> TextSample:

@@ -20,7 +20,7 @@ among it."""
 
 @dataclass(frozen=True)
 class Wording:
-    """What a user says about a picture, or beside one.
+    """Words of a user about a picture, or beside one.
 
     Attributes:
         kind: `"content"` asks for what a picture says, or to act on it; `"look"` asks how it looks; `"changed"` is a

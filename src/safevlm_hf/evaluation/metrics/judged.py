@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...intervals.steady import Rows, of_mean_over, of_share
+from ...intervals.steady import Rows, mean_over_interval, share_interval
 from ...items import Item
 from ...strict_data import shorten
 from ..judges.labels import COMPLETION_LABELS, HARM_LABELS, PREFERENCE_LABELS, REFUSAL_LABELS
@@ -83,7 +83,7 @@ def judged_accuracy(items: Sequence[Item], judgements: Sequence[str | None], jud
         return (weighted_mean(truth, seen, weights * truth) + weighted_mean(truth, seen, weights * (1 - truth))) / 2
 
     measured = mean_of("judged_accuracy", [(item, one) for (item, _), one in zip(rows, right)], (0, 1), judge)
-    steady = of_mean_over(_split_by_side, weighted_mean, of_share)
+    steady = mean_over_interval(_split_by_side, weighted_mean, share_interval)
     return replace(measured, statistic=mean_of_sides, truth=sides, steady_interval=steady)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...intervals.bootstrap import Bootstrap
 from ...intervals.figure import Figure
-from ...intervals.steady import Rows, SteadyInterval, of_difference, of_mean_over
+from ...intervals.steady import Rows, SteadyInterval, difference_interval, mean_over_interval
 from ...items import Answer, Item
 from ...strict_data import shorten
 
@@ -109,7 +109,7 @@ class Measurement:
             truth=np.column_stack([codes, labelled.truth]),
             is_share=False,
             steady_interval=self.steady_interval
-            and of_mean_over(_split_by_code, self.statistic, self.steady_interval),
+            and mean_over_interval(_split_by_code, self.statistic, self.steady_interval),
         )
         return [self.figure(bootstrap), *figures, mean.figure(bootstrap, f"mean over {by}")]
 
@@ -137,7 +137,7 @@ class Measurement:
             best=np.column_stack([self.best, other.worst]),
             worst=np.column_stack([self.worst, other.best]),
             is_share=False,
-            steady_interval=of_difference if self.is_share and other.is_share else None,
+            steady_interval=difference_interval if self.is_share and other.is_share else None,
         ).figure(bootstrap)
 
     def _only(self, rows: np.ndarray) -> "Measurement":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...intervals.steady import of_mean, of_share
+from ...intervals.steady import mean_interval, share_interval
 from ...items import Item
 from ...strict_data import shorten
 from .measurement import Measurement, align
@@ -61,5 +61,5 @@ def mean_of(
         worst=lowest,
         judge=judge,
         is_share=is_share,
-        steady_interval=of_share if is_share else of_mean,
+        steady_interval=share_interval if is_share else mean_interval,
     )

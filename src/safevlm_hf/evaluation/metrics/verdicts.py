@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...extras import needs_extra
+from ...intervals.reliability import weighted_calibration_error
 from ...items import Answer, Item
 from ...strict_data import shorten
 from .labels import is_risky, known_risk, labelled_ids
@@ -49,11 +50,10 @@ def risk_auroc(items: Sequence[Item], answers: Sequence[Answer]) -> Measurement:
 
 def risk_ece(items: Sequence[Item], answers: Sequence[Answer], num_bins: int = 10) -> Measurement:
     """`risk_ece`: expected calibration error of the risk, 0 to 1 (Guo et al. 2017, arXiv 1706.04599), with
-    `num_bins` bins of equal width, as `calibration.reliability` draws it. Arguments as of `risk_auroc`."""
+    `num_bins` bins of equal width, as `intervals.reliability` has them. Arguments as of `risk_auroc`."""
 
     def error(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> float:
-        bins = np.minimum((seen * num_bins).astype(int), num_bins - 1)
-        return float(np.abs(np.bincount(bins, weights * (truth - seen))).sum() / weights.sum())
+        return weighted_calibration_error(seen, truth, weights, num_bins)
 
     # Errors of either sign cancel inside a bin, so no risk is the best or the worst.
     return _of_risk("risk_ece", error, items, answers, has_bounds=False)

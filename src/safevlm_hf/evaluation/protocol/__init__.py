@@ -1,1 +1,1 @@
-"""What a result rests on: the frozen protocol, the systems, answers and results on disk."""
+"""The grounds of a result: the frozen protocol, the systems, answers and results on disk."""

@@ -42,7 +42,7 @@ class AnswerCache:
         self.close()
 
     def get(self, item: Item) -> Answer | None:
-        """The answer to the item's prompt; `None` if it has not been given yet.
+        """Return the answer to the item's prompt; `None` if it has not been given yet.
 
         Raises:
             ValueError: an image is not there, or the cache holds something else than an answer.
@@ -56,7 +56,7 @@ class AnswerCache:
         return None if self._retry_failed and answer.failure is not None else answer
 
     def put(self, item: Item, answer: Answer) -> Answer:
-        """Keeps an answer and returns what is kept: the first one that was given, failed ones under `retry_failed`
+        """Keep an answer and return what is kept: the first one that was given, failed ones under `retry_failed`
         apart. Risk and probabilities that are no finite numbers, which JSON does not have, are kept as `None`.
 
         Raises:

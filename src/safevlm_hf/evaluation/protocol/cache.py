@@ -64,11 +64,11 @@ class JsonLinesCache:
         self.close()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value as JSON gives it back (tuples are lists)."""
+        """Return the value as JSON gives it back (tuples are lists)."""
         return self._values.get(key, default)
 
     def put(self, key: str, value: Any, replace: bool = False) -> Any:
-        """Keeps the value and returns what is kept from now on: the first value of a key, unless it is replaced.
+        """Keep the value and return what is kept from now on: the first value of a key, unless it is replaced.
 
         Raises:
             TypeError, ValueError: JSON does not have the value, NaN among others. Nothing is written.
@@ -82,11 +82,11 @@ class JsonLinesCache:
             return self._values[key]
 
     def flush(self):
-        """Waits until everything is on the disk."""
+        """Wait until everything is on the disk."""
         os.fsync(self._file.fileno())
 
     def close(self):
-        """Flushes, and lets other runs have the file. Closing twice is harmless."""
+        """Flush, and let other runs have the file. Closing twice is harmless."""
         if not self._file.closed:
             self.flush()
             self._file.close()
@@ -103,7 +103,8 @@ class JsonLinesCache:
             raise
 
     def _read(self) -> tuple[dict[str, Any], int]:
-        """The values, and the length of the torn last line, which is cut off. A later line replaces an earlier one."""
+        """Return the values, and the length of the torn last line, which is cut off. A later line replaces an earlier
+        one."""
         content = self.path.read_bytes() if self.path.exists() else b""
         complete = content.rfind(b"\n") + 1
         values = {}

@@ -1,4 +1,4 @@
-"""Under which conditions a benchmark was run, frozen in a file whose hash stands in every result.
+"""Protocols: the conditions under which a benchmark was run, frozen in a file whose hash stands in every result.
 
 Results are compared only under one protocol. So its hash leaves out whatever makes a system what it is: the weights,
 their chat template, the policy of the verdict, a safety prompt. Those are in [`System`], which stands beside the hash.
@@ -8,36 +8,21 @@ The wording of a benchmark's questions is part of its items, and so of `items_ha
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import yaml
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from ...files import write_text
 from ...items import Item
-from ...strict_data import (
-    Scalar,
-    expect,
-    is_count,
-    is_hash,
-    is_scalar,
-    is_text,
-    parse_json,
-    parse_yaml,
-    plain,
-    record_from_dict,
-    set_plain_mapping,
-    short_digest,
-    to_text,
-)
+from ...strict_data import STRICT, Hash, Scalar, Text, expect, plain, short_digest, to_text
 from ...version import __version__
 from .fingerprints import hash_items
 
-
-if TYPE_CHECKING:
-    pass
 
 ANSWERING_PACKAGES = ("transformers", "torch", "torchvision", "tokenizers", "pillow", "numpy")
 SCORING_PACKAGES = ("scikit-learn",)
@@ -45,8 +30,8 @@ YAML_ENDINGS = (".yaml", ".yml")
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide a result, of those that are installed. What follows a "+" (torch's CPU or
-    CUDA build) is left out."""
+    """Return the versions of the packages that decide a result, of those that are installed. What follows a "+"
+    (torch's CPU or CUDA build) is left out."""
     versions = {"safevlm_hf": __version__}
     for name in (*ANSWERING_PACKAGES, *SCORING_PACKAGES):
         with suppress(metadata.PackageNotFoundError):
@@ -54,9 +39,9 @@ def package_versions() -> dict[str, str]:
     return {name: version.partition("+")[0] for name, version in versions.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Protocol:
-    """What has to be equal for two results to be compared.
+    """The conditions that have to be equal for two results to be compared.
 
     Attributes:
         benchmark, split: by name.
@@ -73,37 +58,25 @@ class Protocol:
         ValueError: a value is not as described.
     """
 
-    benchmark: str
-    split: str
-    num_items: int
-    ids_hash: str
-    items_hash: str
+    benchmark: Text
+    split: Text
+    num_items: Annotated[int, Field(ge=1)]
+    ids_hash: Hash
+    items_hash: Hash
     decoding: Mapping[str, Scalar]
-    max_new_tokens: int
-    judges: Mapping[str, str] = field(default_factory=dict)
-    judge_prompts: Mapping[str, str] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=package_versions)
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    judges: Mapping[str, Text] = field(default_factory=dict)
+    judge_prompts: Mapping[str, Hash] = field(default_factory=dict)
+    versions: Mapping[str, Text] = field(default_factory=package_versions)
     scoring: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("benchmark", "split"):
-            expect(is_text(getattr(self, name)), name, "a name", getattr(self, name))
-        for name in ("num_items", "max_new_tokens"):
-            value = getattr(self, name)
-            expect(is_count(value, least=1), name, "a whole number of at least 1", value)
-        for name in ("ids_hash", "items_hash"):
-            expect(is_hash(getattr(self, name)), name, "64 hex digits", getattr(self, name))
-        set_plain_mapping(self, "decoding", "settings, each a name and a value", is_scalar)
-        set_plain_mapping(self, "judges", "names of judges and their fingerprints", is_text)
-        set_plain_mapping(self, "judge_prompts", "names of judges and hashes of 64 hex digits", is_hash)
-        set_plain_mapping(self, "versions", "packages and their versions", is_text)
-        set_plain_mapping(self, "scoring", "settings, each a name and a value", is_scalar)
         known = {*self.judge_prompts} <= {*self.judges}
         expect(known, "judge_prompts", f"prompts of judges in {[*self.judges]}", [*self.judge_prompts])
 
     @classmethod
     def of(cls, benchmark: str, split: str, items: Sequence[Item], **settings) -> "Protocol":
-        """The protocol of these items; `settings` are the attributes from `decoding` on.
+        """Return the protocol of these items; `settings` are the attributes from `decoding` on.
 
         Raises:
             ValueError: there are no items, an id comes twice, an image is not there, or a setting is not as described.
@@ -119,24 +92,13 @@ class Protocol:
 
     @property
     def answer_hash(self) -> str:
-        """The same of what decides an answer, besides the system and the item. Judges and scoring do not."""
+        """The same digits of what decides an answer, besides the system and the item. Judges and scoring do not."""
         versions = {name: version for name, version in self.versions.items() if name not in SCORING_PACKAGES}
         return short_digest({"decoding": self.decoding, "max_new_tokens": self.max_new_tokens, "versions": versions})
 
 
 def save_protocol(protocol: Protocol, path: str | os.PathLike) -> Path:
-    """Writes a protocol, as YAML where the file's name ends so, else as JSON. It appears when it is complete."""
+    """Write a protocol, as YAML where the file's name ends so, else as JSON. It appears when it is complete."""
     content = plain(asdict(protocol))
     is_yaml = Path(path).suffix.lower() in YAML_ENDINGS
     return write_text(path, yaml.safe_dump(content) if is_yaml else to_text(content))
-
-
-def load_protocol(path: str | os.PathLike) -> Protocol:
-    """Reads a protocol, as YAML where the file's name ends so, else as JSON.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is neither, keys are unknown or missing, or a value is not as described.
-    """
-    parse = parse_yaml if Path(path).suffix.lower() in YAML_ENDINGS else parse_json
-    return record_from_dict(Protocol, parse(Path(path).read_bytes(), str(path)), str(path))

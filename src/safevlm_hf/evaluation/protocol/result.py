@@ -5,22 +5,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from ...files import write_text
 from ...intervals.bootstrap import Bootstrap
 from ...intervals.figure import Figure
 from ...strict_data import (
+    STRICT,
+    Count,
     check_keys,
     expect,
-    is_count,
-    is_number,
     parse_json,
     plain,
     record_from_dict,
-    set_plain_mapping,
     shorten,
     to_text,
+    valid_if,
 )
 from .protocol import Protocol
 from .system import System
@@ -29,9 +32,9 @@ from .system import System
 FORMAT = 2
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=STRICT)
 class Counts:
-    """How many items there were.
+    """Numbers of items.
 
     Attributes:
         items: those of the protocol.
@@ -40,20 +43,16 @@ class Counts:
         published: items that the benchmark has as published; `None` where that is not known.
     """
 
-    items: int
-    missing: int = 0
-    failed: int = 0
-    published: int | None = None
+    items: Count
+    missing: Count = 0
+    failed: Count = 0
+    published: Count | None = None
 
     def __post_init__(self):
-        for name in ("items", "missing", "failed"):
-            expect(is_count(getattr(self, name)), name, "a whole number from 0", getattr(self, name))
-        is_known = self.published is not None
-        expect(not is_known or is_count(self.published), "published", "a whole number or null", self.published)
         expect(self.failed <= self.items, "failed", f"at most the {self.items} items", self.failed)
 
     def describe_items(self) -> str:
-        """How many items there were, and of how many: "40 items of 442 published (not the whole benchmark)"."""
+        """Return how many items there were, and of how many: "40 items of 442 published (not the whole benchmark)"."""
         if self.published is None:
             return f"{self.items} items"
         if self.items > self.published:  # of another revision
@@ -63,29 +62,32 @@ class Counts:
         return f"{self.items} items of {self.published} published{part}"
 
 
-@dataclass(frozen=True)
+def _is_date(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+@checked_dataclass(frozen=True, config=STRICT)
 class Times:
-    """When a result was made, and how long its parts took. Nothing else in a result depends on it.
+    """Date and durations: when a result was made, and how long its parts took. Nothing else in a result depends on it.
 
     Attributes:
         date: ISO 8601.
         durations: part to seconds.
     """
 
-    date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    date: Annotated[str, AfterValidator(valid_if(_is_date, "an ISO 8601 date"))] = field(
+        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
+    )
     durations: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self):
-        try:
-            datetime.fromisoformat(self.date)
-        except (TypeError, ValueError):
-            expect(False, "date", "an ISO 8601 date", self.date)
-        set_plain_mapping(self, "durations", "parts and their seconds", is_number)
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What a system reached on a benchmark.
+    """The result of a system on a benchmark.
 
     Made again from the same answers and judgements it is the same file, byte for byte, but for `times`.
 
@@ -135,12 +137,12 @@ KEYS = ("format", "protocol_hash", "benchmark", "split", "figures", *PARTS)
 
 
 def save_result(result: EvaluationResult, path: str | os.PathLike) -> Path:
-    """Writes `results.json`. It appears under its name when it is complete."""
+    """Write `results.json`. It appears under its name when it is complete."""
     return write_text(path, result.to_json())
 
 
 def load_result(path: str | os.PathLike) -> EvaluationResult:
-    """Reads `results.json`.
+    """Read `results.json`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -175,7 +177,7 @@ def load_result(path: str | os.PathLike) -> EvaluationResult:
 
 
 def check_comparable(results: Sequence["EvaluationResult"]):
-    """Nothing, if the results may stand in one table.
+    """Check that results may stand in one table.
 
     Raises:
         ValueError: two protocols differ; the message says in what.
@@ -192,7 +194,7 @@ def check_comparable(results: Sequence["EvaluationResult"]):
 
 
 def _differences(one: Mapping, other: Mapping, prefix: str = "") -> list[str]:
-    """`name: a and b` for all that is not equal, in mappings by their keys."""
+    """Return `name: a and b` for all that is not equal, in mappings by their keys."""
     found = []
     for name in dict.fromkeys((*one, *other)):
         a, b = one.get(name), other.get(name)

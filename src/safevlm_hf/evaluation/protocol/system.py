@@ -1,24 +1,16 @@
-"""What was run: the part of a result that comparisons are about."""
+"""Systems: the part of a result that comparisons are about."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, field
 
-from ...strict_data import (
-    Scalar,
-    expect,
-    is_hash,
-    is_optional_text,
-    is_scalar,
-    is_text,
-    set_plain_mapping,
-    short_digest,
-)
+from pydantic.dataclasses import dataclass
+
+from ...strict_data import STRICT, Hash, PlainMapping, Scalar, Text, short_digest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class System:
-    """What was run.
+    """A system that was run.
 
     Attributes:
         name: what tables call it, such as `"SafeVLM, verdict off"`.
@@ -33,24 +25,13 @@ class System:
         ValueError: a value is not as described.
     """
 
-    name: str
-    model: str
-    revision: str | None = None
-    weights_hash: str | None = None
-    chat_template_hash: str | None = None
-    policy: Mapping[str, Any] | None = None
+    name: Text
+    model: Text
+    revision: Text | None = None
+    weights_hash: Hash | None = None
+    chat_template_hash: Hash | None = None
+    policy: PlainMapping | None = None
     options: Mapping[str, Scalar] = field(default_factory=dict)
-
-    def __post_init__(self):
-        for name in ("name", "model"):
-            expect(is_text(getattr(self, name)), name, "a name", getattr(self, name))
-        expect(is_optional_text(self.revision), "revision", "a commit or null", self.revision)
-        for name in ("weights_hash", "chat_template_hash"):
-            value = getattr(self, name)
-            expect(value is None or is_hash(value), name, "64 hex digits or null", value)
-        if self.policy is not None:
-            set_plain_mapping(self, "policy", "the settings of a policy or null")
-        set_plain_mapping(self, "options", "settings, each a name and a value", is_scalar)
 
     @property
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""Attackers against a safe model on held-out cards. What counts is what `generate` makes of the saved picture."""
+"""Measure attackers against a safe model on held-out cards, by what `generate` makes of the saved pictures."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -50,12 +50,12 @@ class Row:
     curves: Sequence[list[list[float]]] = ()
 
     def rate(self, is_hit: Callable[[Outcome], bool], as_floats: bool = False) -> Figure:
-        """The share of cards whose outcome is a hit."""
+        """Return the share of cards whose outcome is a hit."""
         return counted_share(self.attacker, map(is_hit, self.float_outcomes if as_floats else self.outcomes))
 
 
 def draw_cards(folder: Path, size: int, seed: int) -> tuple[list[dict], list[dict]]:
-    """Risky and clean held-out RiskCards, so many each. They end with the answer of a model that sees no danger."""
+    """Draw risky and clean held-out RiskCards, so many each. They end with the answer of a model that sees no risk."""
     drawn = DRAWN_PER_CARD * size
     file = write_riskcards(folder, "test", drawn, seed, answer="complying_answer", surroundings="alone")
     records = list(load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS))
@@ -95,24 +95,24 @@ class Attacks:
         }
 
     def measure(self, plan: Iterable[tuple[Attacker, float, int]], progress: bool = True) -> list[Row]:
-        """A row per attacker, epsilon and number of steps."""
-        plan = list(plan)
-        with tqdm(total=sum(self._cost(*one) for one in plan), unit="step", disable=not progress, leave=False) as bar:
+        """Measure a row per attacker, epsilon and number of steps."""
+        plan, num_all = list(plan), 0
+        for attacker, epsilon, steps in plan:
+            # Noise, and pictures that nobody changes, take no steps of the gradient.
+            if attacker.losses is not None and epsilon:
+                num_pictures = sum(len(box.records) for box in self.boxes[attacker.is_risky])
+                num_all += num_steps(num_pictures, Budget(epsilon, steps, self.restarts))
+        with tqdm(total=num_all, unit="step", disable=not progress, leave=False) as bar:
             rows = []
             for attacker, epsilon, steps in plan:
                 bar.set_description(f"{attacker.name}, {epsilon_name(epsilon)}")
                 rows.append(self._row(attacker, epsilon, steps, bar.update))
         return rows
 
-    def _cost(self, attacker: Attacker, epsilon: float, steps: int) -> int:
-        if attacker.losses is None or not epsilon:
-            return 0
-        num_pictures = sum(len(box.records) for box in self.boxes[attacker.is_risky])
-        return num_steps(num_pictures, Budget(epsilon, steps, self.restarts))
-
     def _row(self, attacker: Attacker, epsilon: float, steps: int, advance: Callable[[int], object]) -> Row:
         outcomes, float_outcomes, curves = [], [], []
         for number, box in enumerate(self.boxes[attacker.is_risky]):
+            # Each batch has a seed of its own, or all would get the same noise.
             pictures, found = self._change(box, attacker, epsilon, steps, self.seed + number, advance)
             outcomes += ask_with_files(box, pictures)
             float_outcomes += ask_with_floats(box, pictures)
@@ -123,7 +123,7 @@ class Attacks:
     def _change(
         self, box: WhiteBox, attacker: Attacker, epsilon: float, steps: int, seed: int, advance
     ) -> tuple[list[torch.Tensor], list[list[float]]]:
-        """The pictures as the attacker leaves them, and the curves of the loss."""
+        """Return the pictures as the attacker leaves them, and the curves of the loss."""
         if not epsilon:
             return box.pictures, []
         if attacker.losses is None:
@@ -135,7 +135,7 @@ class Attacks:
 
 
 def ask_with_files(box: WhiteBox, pictures: Sequence[torch.Tensor]) -> list[Outcome]:
-    """Outcomes of a batch with these pictures, each saved as a PNG and read like any other."""
+    """Ask about a batch with these pictures, each saved as a PNG and read like any other."""
     with TemporaryDirectory() as folder:
         changed = []
         for number, (record, picture) in enumerate(zip(box.records, pictures, strict=True)):
@@ -149,7 +149,7 @@ def ask_with_files(box: WhiteBox, pictures: Sequence[torch.Tensor]) -> list[Outc
 
 
 def ask_with_floats(box: WhiteBox, pictures: Sequence[torch.Tensor]) -> list[Outcome]:
-    """Outcomes of the same pictures as the attack has seen them, which no file holds."""
+    """Ask about the same pictures as the attack has seen them, which no file can hold."""
     inputs = encode_prompts(box.processor, box.records)
     inputs.update(box.encode(pictures))
     return _outcomes(box, answer_encoded(box.model, box.processor, inputs, max_new_tokens=MAX_NEW_TOKENS))
@@ -167,7 +167,7 @@ def _outcomes(box: WhiteBox, answers: Sequence[Answer]) -> list[Outcome]:
 
 
 def epsilon_name(epsilon: float) -> str:
-    """As tables say it: the change in steps of 8 bits, or that there is no bound."""
+    """Return the name of an epsilon in tables: the change in steps of 8 bits, or that there is no bound."""
     if not epsilon:
         return "not attacked"
     return "unbounded" if epsilon == UNBOUNDED else f"{255 * epsilon:g}/255"

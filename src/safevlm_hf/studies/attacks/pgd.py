@@ -8,7 +8,7 @@ import torch
 
 
 Losses = Callable[[list[torch.Tensor], list[int]], torch.Tensor]
-"""Pictures and the numbers that they have among those attacked, to a loss each, (pictures,), with gradients."""
+"""A function of pictures and their numbers among those attacked, to a loss for each, (pictures,), with gradients."""
 UNBOUNDED = 1.0
 """The epsilon under which only black and white bound a pixel."""
 STEP_IN_8_BITS = 1 / 255
@@ -17,7 +17,7 @@ STEP_IN_8_BITS = 1 / 255
 
 @dataclass(frozen=True)
 class Budget:
-    """How much an attacker may do.
+    """Bounds of an attack.
 
     Attributes:
         epsilon: the largest change of a pixel's value, which is in [0, 1]; over 0, and at most `UNBOUNDED`.
@@ -41,13 +41,13 @@ class Budget:
 
     @property
     def step_size(self) -> float:
-        """All steps together go two and a half times across the allowed change."""
+        """Let all steps together go two and a half times across the allowed change."""
         return max(STEP_IN_8_BITS, 2.5 * self.epsilon / self.steps)
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack found.
+    """Pictures that an attack found.
 
     Attributes:
         pictures: of each picture the version with the lowest loss of all steps and restarts.
@@ -69,10 +69,10 @@ def attack(
     enough: float = -math.inf,
     advance: Callable[[int], object] = lambda steps: None,
 ) -> Attacked:
-    """Changes each picture within the budget so that its loss falls.
+    """Change each picture within the budget so that its loss falls.
 
     Args:
-        losses: what to lower. One picture's must not depend on the others.
+        losses: the function to lower. One picture's must not depend on the others.
         pictures: (channels, height, width) each, in [0, 1]; their sizes may differ.
         seed: of the noise that restarts begin with.
         enough: a picture whose loss is at most this is left as it is.
@@ -84,9 +84,11 @@ def attack(
     generator = torch.Generator().manual_seed(seed)
     best, lowest, curves = list(pictures), torch.full((len(pictures),), math.inf), []
     for restart in range(budget.restarts):
+        # The first attempt starts from the pictures themselves, and each further one from other noise.
         starts = [add_noise(one, budget.epsilon, generator) for one in pictures] if restart else pictures
         current, latest, curve = list(starts), lowest.clone(), []
         for step in range(budget.steps + 1):
+            # A picture that has reached the goal in any attempt is left as it is.
             rows = [row for row, loss in enumerate(lowest.tolist()) if loss > enough]
             if not rows:
                 advance(len(pictures) * (budget.steps + 1 - step))
@@ -105,18 +107,18 @@ def attack(
 
 
 def num_steps(num_pictures: int, budget: Budget) -> int:
-    """What `advance` is told of in all. The last step only looks at the loss."""
+    """Return the number of steps that `advance` is told of in all. The last step only looks at the loss."""
     return num_pictures * budget.restarts * (budget.steps + 1)
 
 
 def add_noise(picture: torch.Tensor, epsilon: float, generator: torch.Generator) -> torch.Tensor:
-    """The picture with uniform noise of up to epsilon: the baseline of every attack."""
+    """Add uniform noise of up to epsilon to a picture: the baseline of every attack."""
     noise = 2 * torch.rand(picture.shape, generator=generator) - 1
     return clamp_to_ball(picture + epsilon * noise.to(picture), picture, epsilon)
 
 
 def clamp_to_ball(picture: torch.Tensor, origin: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """The nearest picture in [0, 1] whose pixels differ from the original's by at most epsilon."""
+    """Return the nearest picture in [0, 1] whose pixels differ from the original's by at most epsilon."""
     return picture.clamp(origin - epsilon, origin + epsilon).clamp(0, 1)
 
 

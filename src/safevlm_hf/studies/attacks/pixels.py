@@ -1,4 +1,4 @@
-"""From pictures with gradients to a model's inputs, through the checkpoint's own processor."""
+"""Turn pictures with gradients into a model's inputs, through the checkpoint's own processor."""
 
 from collections.abc import Sequence
 
@@ -9,28 +9,28 @@ from transformers import BatchFeature
 
 
 MOST_DIFFERENT = 0.1
-"""Of `pixel_values`, in the mean. A resized picture of 8 bits is rounded, and cut off at black and white, and one of
-floats is not: that moves them by a few thousandths."""
+"""Largest mean difference of `pixel_values`. Resizing a picture of 8 bits rounds it and cuts it off at black and
+white; one of floats stays as it is. That moves values by a few thousandths."""
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:
-    """An RGB image of 8 bits to (3, height, width) in [0, 1]."""
+    """Turn an RGB image of 8 bits into (3, height, width) in [0, 1]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
-    """(3, height, width) in [0, 1] to the nearest RGB image of 8 bits."""
+    """Turn (3, height, width) in [0, 1] into the nearest RGB image of 8 bits."""
     return Image.fromarray((255 * pixels.detach().cpu()).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def encode_pixels(processor, pictures: Sequence[torch.Tensor]) -> BatchFeature:
-    """`pixel_values` and what else the processor gives for a batch with one picture per sample, with gradients."""
-    # Values of up to 255, as a file has them: the processor scales both in the same way.
+    """Return the processor's outputs for a batch with one picture per sample, `pixel_values` with gradients."""
+    # The values go up to 255, as in a file, because the processor scales both in the same way.
     return process_pictures(processor, [[255 * picture] for picture in pictures])
 
 
 def process_pictures(processor, images: Sequence[Sequence]) -> BatchFeature:
-    """What the processor makes of each sample's pictures, and in some families of a text that is nothing but them."""
+    """Process each sample's pictures; some families also need a text, which then is nothing but them."""
     try:
         return processor(images=images, return_tensors="pt")
     except TypeError:  # some need a text, and others give no gradients beside one

@@ -1,4 +1,4 @@
-"""What attacks gave: one table, what it says about itself, a picture, and every figure as JSON."""
+"""Report of attacks: a table, notes on how far to trust it, a plot, and every figure as JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,7 +24,7 @@ FIGURES = {
     "not flagged, and simply answered": lambda outcome: outcome.answered and not outcome.flagged,
 }
 EXPECTED_UNBOUNDED = 0.95
-"""An attack that nothing bounds and that reaches less has been misled by its gradients."""
+"""An unbounded attack that reaches its goal on fewer cards has been misled by its gradients."""
 SAMPLING = 0.1
 """A share that more steps lower by no more than this may have come down by the rounding of a few pictures."""
 
@@ -44,7 +44,7 @@ class Report:
         self._found = {(row.attacker, row.epsilon): row for row in rows}
 
     def row(self, attacker: Attacker, epsilon: float) -> Row:
-        """The row of an attacker; what was not attacked is the same for all attackers of a kind of card."""
+        """Return the row of an attacker. Without an attack it is the same for all attackers of a kind of card."""
         if epsilon:
             return self._found[attacker.name, epsilon]
         return next(row for row in self.rows if not row.epsilon and row.is_risky == attacker.is_risky)
@@ -52,24 +52,19 @@ class Report:
     # -- the table ------------------------------------------------------------------------------------------------
 
     def table(self, intervals: bool = True) -> list[list[str]]:
-        """The head, then one line per attacker and figure, as plain text."""
+        """Return the head, then one line per attacker and figure, as plain text."""
         lines = [["attacker", "share of the cards", *map(epsilon_name, self.epsilons)]]
         for attacker in self.attackers:
-            for name in self._figures(attacker):
+            # On clean cards the other figures mean nothing: they are goals of attackers of risky cards.
+            for name in list(FIGURES) if attacker.is_risky else list(FIGURES)[:2]:
                 rates = [self.row(attacker, epsilon).rate(FIGURES[name]) for epsilon in self.epsilons]
                 lines.append([_title(attacker), name, *(_cell(rate, intervals) for rate in rates)])
         return lines
 
-    def _figures(self, attacker: Attacker) -> list[str]:
-        names = list(FIGURES)
-        if not attacker.is_risky:
-            return names[:2]  # the others are what attackers of risky cards want
-        return names
-
-    # -- what the table says about itself --------------------------------------------------------------------------
+    # -- how far the table can be trusted ---------------------------------------------------------------------------
 
     def notes(self) -> list[str]:
-        """Sentences: whether the gradients can be trusted, what rounding cost, and what more steps gave."""
+        """Say whether the gradients can be trusted, what rounding cost, and what more steps gave."""
         return [*self._unbounded_notes(), self._rounding_note(), *self._step_notes()]
 
     def _unbounded_notes(self) -> list[str]:
@@ -116,7 +111,7 @@ class Report:
     # -- files ----------------------------------------------------------------------------------------------------
 
     def as_json(self, settings: Mapping) -> dict:
-        """Every figure, in 8 bits and in floats, with the curves of the losses."""
+        """Return every figure, in 8 bits and in floats, with the curves of the losses."""
         goals = {one.name: {"attacks": one.title, "goal": one.goal} for one in self.attackers}
         return {
             "settings": dict(settings),
@@ -141,7 +136,7 @@ class Report:
         }
 
     def plot(self, path: Path):
-        """Over epsilon, the share of cards on which each attacker reaches the goal, with intervals."""
+        """Plot the share of cards on which each attacker reaches the goal over epsilon, with intervals."""
         epsilons = [epsilon for epsilon in self.epsilons if epsilon]
         with rc_context(STYLE):
             figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -165,7 +160,7 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 
 
 def plain(table: Sequence[Sequence[str]]) -> str:
-    """The table for a terminal. A name that stands in the line above is left out."""
+    """Lay the table out for a terminal. A name that stands in the line above is left out."""
     widths = [max(map(len, column)) for column in zip(*table)]
     lines, above = [], None
     for line in table:

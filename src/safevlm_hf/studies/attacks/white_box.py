@@ -1,10 +1,9 @@
-"""A safe model to an attacker who has its weights: what head and language model say to pictures with gradients."""
+"""A safe model as an attacker with its weights sees it: head and language model, with gradients for the pictures."""
 
 from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
-from transformers import BatchFeature
 
 from ...data.records import IGNORE_INDEX, load_image
 from ...modeling.safety_assessment import TOKEN_TYPES
@@ -14,8 +13,8 @@ from ...training.collator import SafetyCollator
 from .pixels import check_gradients, encode_pixels, to_pixels
 
 
-OF_QUESTION = ("question_mask", "question_ids")
-VERDICT_INPUTS = ("input_ids", "attention_mask", "labels", *OF_QUESTION)
+QUESTION_INPUTS = ("question_mask", "question_ids")
+VERDICT_INPUTS = ("input_ids", "attention_mask", "labels", *QUESTION_INPUTS)
 SAFE_CONDITION = 0
 """The row of the condition table under which harmless questions are answered."""
 
@@ -47,31 +46,35 @@ class WhiteBox:
         images = [load_image(record["images"][0]) for record in records]
         check_gradients(processor, images[0])
         self.pictures = [to_pixels(image).to(model.device) for image in images]
-        self.text = _text_inputs(SafetyCollator(processor, self.config)(self.records), model.device)
+        batch = SafetyCollator(processor, self.config)(self.records)
+        text_names = (*VERDICT_INPUTS, *TOKEN_TYPES)
+        self.text = {name: batch[name].to(model.device) for name in text_names if name in batch}
 
     def judge(self, pictures: Sequence[torch.Tensor], rows: list[int]) -> SafetyImageOutput:
-        """The verdicts on these pictures under the questions of these rows. The language model does not run."""
+        """Return the verdicts on pictures under the questions of these rows. The language model does not run."""
         images = self.encode(pictures)
         return self.model.model.encode_images(images["pixel_values"], images, self._safety_inputs(rows))
 
     def answer(
         self, pictures: Sequence[torch.Tensor], rows: list[int], condition_id: int | None = None
     ) -> tuple[torch.Tensor, SafetyImageOutput]:
-        """The cross entropy of the wanted answer, the mean over its tokens, (pictures,), and the verdicts.
+        """Return the cross entropy of the wanted answer, the mean over its tokens, (pictures,), and the verdicts.
 
         Args:
             condition_id: the row of the condition table to answer under, in place of the verdict's.
         """
         safety_inputs = self._safety_inputs(rows, condition_id)
-        text = {name: value[rows] for name, value in self.text.items() if name not in ("labels", *OF_QUESTION)}
+        # The verdict's inputs have gone into `safety_inputs`; the model takes the rest.
+        text = {name: value[rows] for name, value in self.text.items() if name not in ("labels", *QUESTION_INPUTS)}
         outputs = self.model(**{**self.encode(pictures), **text}, safety_inputs=safety_inputs, use_cache=False)
         labels = self.text["labels"][rows, 1:]
+        # The logits at a position are those of the next token, so labels begin one position later.
         logits = outputs.logits[:, :-1].float().transpose(1, 2)
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
         return losses.sum(dim=1) / (labels != IGNORE_INDEX).sum(dim=1), safety_inputs.record[-1]
 
     def encode(self, pictures: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`pixel_values` and what else the model is told about these pictures."""
+        """Return `pixel_values`, and what else the model is told about these pictures."""
         encoded = encode_pixels(self.processor, pictures).to(self.model.device, self.model.dtype)
         names = ("pixel_values", *self.model.model.image_arguments)
         return {name: encoded[name] for name in names if name in encoded}
@@ -80,7 +83,3 @@ class WhiteBox:
         text = {name: self.text[name][rows] for name in VERDICT_INPUTS if name in self.text}
         condition_ids = None if condition_id is None else torch.tensor([condition_id])
         return self.model.model.prepare_safety_inputs(**text, policy=self.policy, condition_ids=condition_ids)
-
-
-def _text_inputs(batch: BatchFeature, device) -> dict[str, torch.Tensor]:
-    return {name: batch[name].to(device) for name in (*VERDICT_INPUTS, *TOKEN_TYPES) if name in batch}

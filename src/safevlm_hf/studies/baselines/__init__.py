@@ -1,1 +1,1 @@
-"""What a safe model is compared with, on the same records: other defences, and itself with parts taken out."""
+"""Baselines of a safe model on the same records: other defences, and itself with parts taken out."""

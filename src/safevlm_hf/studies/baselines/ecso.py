@@ -56,10 +56,24 @@ class Ecso:
         answers = {given.item_id: given for given in self.answer(items)}
         checked = [item for item in items if item.images and answers[item.id].text is not None]
         said = self._ask(checked, HARM_PROMPT, "answer", answers)
-        harmful = [item for item in checked if self._note(said[item.id]) == "harmful"]
+        harmful = []
+        for item in checked:
+            found = _SAID.match(said[item.id].text or "")
+            reply = found[1].lower() if found else "unreadable"
+            self.replies[reply] += 1
+            if reply == "harmful":
+                harmful.append(item)
         captions = self._ask(harmful, CAPTION_PROMPT, "caption", {})
         if harmful:
-            again = [_without_pictures(self._fill(item, ANSWER_PROMPT, "caption", captions)) for item in harmful]
+            again = []
+            for item in harmful:
+                asked = self._fill(item, ANSWER_PROMPT, "caption", captions)
+                # The model answers from the caption alone, without the picture.
+                texts = [
+                    {**message, "content": [part for part in message["content"] if part["type"] != "image"]}
+                    for message in asked.messages
+                ]
+                again.append(replace(asked, images=(), messages=texts))
             answers |= {given.item_id: given for given in self.answer(again)}
         return [answers[item.id] for item in items]
 
@@ -71,21 +85,15 @@ class Ecso:
         }
 
     def _fill(self, item: Item, prompt: str, name: str, known: dict[str, Answer]) -> Item:
-        """The item with a prompt in place of its question. The prompt quotes it and, by `name`, what is known."""
+        """Put a prompt in place of the item's question. The prompt quotes it and, by `name`, what is known."""
         said = known[item.id].text if item.id in known else ""
         return with_question(
             item, prompt.format(**{"question": item.question, name: PlainText(self.special_tokens).text(said or "")})
         )
 
-    def _note(self, reply: Answer) -> str:
-        found = _SAID.match(reply.text or "")
-        said = found[1].lower() if found else "unreadable"
-        self.replies[said] += 1
-        return said
-
 
 def ecso_candidate(undefended: Candidate, name: str, check: AnswerBatch, special_tokens: Sequence[str]) -> Candidate:
-    """ECSO around a system without a verdict.
+    """Put ECSO around a system without a verdict.
 
     Args:
         undefended: the model alone.
@@ -95,11 +103,3 @@ def ecso_candidate(undefended: Candidate, name: str, check: AnswerBatch, special
     options = {"defence": "ECSO", "prompt_hash": short_digest(PROMPTS)}
     system = replace(undefended.system, name=name, options={**undefended.system.options, **options})
     return Candidate(system, Ecso(undefended.answer, check, special_tokens))
-
-
-def _without_pictures(item: Item) -> Item:
-    messages = [
-        {**message, "content": [part for part in message["content"] if part["type"] != "image"]}
-        for message in item.messages
-    ]
-    return replace(item, images=(), messages=messages)

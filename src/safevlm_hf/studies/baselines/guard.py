@@ -43,7 +43,7 @@ _SAID = re.compile(r"\W*(?:rating\W+)?(safe|unsafe)\b", re.IGNORECASE)
 
 
 class Guard(Protocol):
-    """n items to n risks from 0 to 1, `None` where the guard could not be read. `options` say what it is."""
+    """A guard gives each item a risk from 0 to 1, or `None` where it could not be read. `options` describe it."""
 
     options: Mapping[str, str | float]
 
@@ -51,7 +51,7 @@ class Guard(Protocol):
 
 
 def guard_candidate(undefended: Candidate, name: str, guard: Guard, threshold: float = 0.5) -> Candidate:
-    """A guard in front of a system. What it flags gets our fixed refusal.
+    """Put a guard in front of a system. Prompts that it flags get our fixed refusal.
 
     A guard that cannot be read leaves its item without an answer, a failure of its own: neither a refusal nor an
     answer would be its doing.
@@ -93,7 +93,7 @@ def _combine(item_id: str, risk: float | None, answer: Answer | None, refusal: s
 
 
 def describe_checkpoint(checkpoint: str, model: PreTrainedModel) -> str:
-    """A folder by its weights, anything else by its name and commit on the Hub."""
+    """Identify a folder by its weights, and any other checkpoint by its name and commit on the Hub."""
     if Path(checkpoint).is_dir():
         return weights_hash(checkpoint)
     commit = getattr(model.config, "_commit_hash", None)
@@ -146,6 +146,7 @@ class ImageGuard:
         probabilities = self.model(**inputs).logits.float().softmax(dim=-1)
         labels = self.model.config.id2label or {}
         rows = [row for row, label in labels.items() if label in self.unsafe_labels]
+        # Rounding may bring the sum of probabilities a little above 1.
         return probabilities[:, rows].sum(dim=-1).clamp(max=1.0).tolist()
 
 
@@ -221,24 +222,17 @@ class GenerativeGuard:
         return {"kind": "generative", "model": describe_checkpoint(self.checkpoint, self.model), "prompt_hash": prompt}
 
     def __call__(self, items: Sequence[Item]) -> list[float | None]:
-        return [_read(reply.text or "") for reply in self.check([self._asked(item) for item in items])]
-
-    def _asked(self, item: Item) -> Item:
-        item = with_plain_texts(item, self.special_tokens)
-        if self.prompt is None:
-            return item
-        # Not `format`: a prompt of somebody else's may hold braces, as of a JSON reply that it asks for.
-        return with_question(item, self.prompt.replace("{question}", item.question))
-
-
-def _read(reply: str) -> float | None:
-    """The reply has to begin with the word, or with `{"rating": "` and the word."""
-    found = _SAID.match(reply)
-    return None if found is None else float(found[1].lower() == UNSAFE)
+        asked = [with_plain_texts(item, self.special_tokens) for item in items]
+        if self.prompt is not None:
+            # `format` would fail on a prompt with braces, which somebody may write to ask for JSON.
+            asked = [with_question(item, self.prompt.replace("{question}", item.question)) for item in asked]
+        # A reply has to begin with the word, or with `{"rating": "` and the word.
+        found = (_SAID.match(reply.text or "") for reply in self.check(asked))
+        return [None if word is None else float(word[1].lower() == UNSAFE) for word in found]
 
 
-def _strictest(items: Sequence[Item], risks_of) -> list[float]:
-    """The highest risk of each item's pictures, 0 without one."""
+def _strictest(items: Sequence[Item], find_risks) -> list[float]:
+    """Return the highest risk of each item's pictures, 0 without one."""
     pictures = [load_image(image) for item in items for image in item.images]
-    found = iter(risks_of(pictures) if pictures else ())
+    found = iter(find_risks(pictures) if pictures else ())
     return [max([next(found) for _ in item.images], default=0.0) for item in items]

@@ -15,35 +15,35 @@ from ...training.stages import SAFETY_PREFIX
 
 
 def take_out_head_tokens(model):
-    """Takes s(1) out: the head reads the picture alone. The model cannot be saved any more."""
+    """Take s(1) out: the head reads the picture alone. The model cannot be saved any more."""
     tokens = model.model.safety_tokens
     tokens.head = nn.Parameter(tokens.head.new_empty(0, tokens.head.shape[1]))
 
 
 def take_out_block_tokens(model, processor):
-    """Takes s(2) out: the language model sees the picture and the condition alone. Neither can be saved any more."""
+    """Take s(2) out: the language model sees the picture and the condition alone. Neither can be saved any more."""
     tokens = model.model.safety_tokens
     tokens.block = nn.Parameter(tokens.block.new_empty(0, tokens.block.shape[1]))
-    # Both count the positions of the block by it.
+    # Model and processor count the positions of the block by this number.
     model.config.safety_config.num_safety_tokens = processor.num_safety_tokens = 0
 
 
 @torch.no_grad()
 def replace_conditions_by_text(model, tokenizer):
-    """Replaces the learned condition table by the embeddings of the texts that it started from.
+    """Replace the learned condition table by the embeddings of the texts that it started from.
 
     Raises:
         ValueError: the model has no condition table.
     """
     if model.model.safety_conditions is None:
         raise ValueError("the model has no conditions (`num_condition_tokens=0`), expected one that has")
-    fresh = copy.deepcopy(model)  # what starts the table changes the head, too
+    fresh = copy.deepcopy(model)  # starting the table changes the head, too
     fresh.initialize_from_embeddings(tokenizer)
     model.model.safety_conditions.weight.copy_(fresh.model.safety_conditions.weight)
 
 
 def as_stock_model(model, base: str):
-    """The backbone with this model's language model, tower and connector, and without safety modules.
+    """Return the backbone with this model's language model, tower and connector, and without safety modules.
 
     Args:
         model: a safe model without safety and condition tokens, which its language model has never seen.

@@ -1,7 +1,7 @@
 """A static safety prompt: the same sentences before every question, as in AdaShield-S (arXiv 2403.09513), in our own
 words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ...evaluation.pipeline import Candidate
@@ -22,7 +22,7 @@ ROLES = ("user", "system")
 def safety_prompt_candidate(
     undefended: Candidate, name: str, prompt: str = SAFETY_PROMPT, role: str = "user"
 ) -> Candidate:
-    """A system that is given a safety prompt.
+    """Give a system a safety prompt.
 
     Args:
         undefended: the same model without one.
@@ -47,20 +47,17 @@ def safety_prompt_candidate(
 
 
 def add_prompt(item: Item, prompt: str, role: str) -> Item:
-    """The item with the prompt before its last question, or at the end of its system prompt."""
+    """Return the item with the prompt before its last question, or at the end of its system prompt."""
     messages = list(item.messages)
     if role == "user":
-        messages[-1] = _before_text(messages[-1], prompt)
+        # Prompt and question become one text, since templates join several in their own ways.
+        texts = [part["text"] for part in messages[-1]["content"] if part["type"] == "text"]
+        others = [part for part in messages[-1]["content"] if part["type"] != "text"]
+        content = [*others, {"type": "text", "text": "\n\n".join([prompt, *texts])}]
+        messages[-1] = {**messages[-1], "content": content}
     elif messages[0]["role"] == "system":
         content = [*messages[0]["content"], {"type": "text", "text": prompt}]
         messages[0] = {**messages[0], "content": content}
     else:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
     return replace(item, messages=messages)
-
-
-def _before_text(message: Mapping, prompt: str) -> dict:
-    """One text, since templates join several in their own ways."""
-    texts = [part["text"] for part in message["content"] if part["type"] == "text"]
-    others = [part for part in message["content"] if part["type"] != "text"]
-    return {**message, "content": [*others, {"type": "text", "text": "\n\n".join([prompt, *texts])}]}

@@ -1,7 +1,7 @@
-"""What a browser may ask of the page's server: the routes that the page needs, bodies up to a limit, and no file but
-those that visitors have uploaded.
+"""Filter what a browser may ask of the page's server: the routes that the page needs, bodies up to a limit, and files
+that visitors have uploaded.
 
-Gradio's server has many more routes. Among others it fetches addresses that a request names in place of an upload.
+Gradio's server has many more routes. With some it fetches addresses that a request names in place of an upload.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ CONTENT_POLICY = "; ".join(
         "form-action 'self'",
     )
 )
-"""Whatever got into the page could load nothing and send nothing elsewhere."""
+"""A script that got into the page could load nothing from elsewhere, and send nothing there."""
 
 
-class Door:
+class PageFilter:
     """ASGI middleware in front of the page.
 
     Args:
@@ -85,7 +85,7 @@ class Door:
             return False
 
     def _names_uploads_alone(self, body: deque) -> bool:
-        """Whether every file that an event's data name lies among the uploads."""
+        """Return `False` if an event's data name a file that is no upload, at any depth."""
         try:
             left = [json.loads(b"".join(message.get("body", b"") for message in body))]
         except (ValueError, RecursionError):

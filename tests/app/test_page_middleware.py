@@ -11,13 +11,13 @@ from starlette.responses import PlainTextResponse  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 from starlette.websockets import WebSocketDisconnect  # noqa: E402
 
-from safevlm_hf.app import door  # noqa: E402
-from safevlm_hf.app.door import API, EVENTS, FILE, Door  # noqa: E402
+from safevlm_hf.app import middleware  # noqa: E402
+from safevlm_hf.app.middleware import API, EVENTS, FILE, PageFilter  # noqa: E402
 
 
 @pytest.fixture
 def client(tmp_path):
-    """A server behind the door that says how much it was sent."""
+    """A server behind the filter that says how much it was sent."""
 
     async def inside(scope, receive, send):
         body = await Request(scope, receive).body()
@@ -28,7 +28,7 @@ def client(tmp_path):
     (uploads / "card.png").write_bytes(b"")
     (uploads / "link.png").symlink_to("/etc/passwd")
     (tmp_path / "secret.txt").write_text("secret")
-    client = TestClient(Door(inside, str(uploads)))
+    client = TestClient(PageFilter(inside, str(uploads)))
     client.uploads = uploads
     return client
 
@@ -103,7 +103,7 @@ def test_an_event_names_uploads_alone(client):
 
 
 def test_a_body_has_a_limit(client, monkeypatch):
-    monkeypatch.setattr(door, "MAX_BODY", 1000)
+    monkeypatch.setattr(middleware, "MAX_BODY", 1000)
     assert client.post(f"{API}/upload", content=b"a" * 1000).text == "inside: 1000"
     for content in (b"a" * 1001, iter([b"a" * 600] * 3)):
         answer = client.post(f"{API}/upload", content=content)
@@ -111,7 +111,7 @@ def test_a_body_has_a_limit(client, monkeypatch):
 
 
 def test_a_body_that_does_not_come_in_time_is_not_waited_for(client, monkeypatch):
-    monkeypatch.setattr(door, "BODY_TIME", 0.2)
+    monkeypatch.setattr(middleware, "BODY_TIME", 0.2)
     parts, sent = [], []
 
     async def receive():

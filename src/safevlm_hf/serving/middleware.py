@@ -1,4 +1,4 @@
-"""What every request passes before transformers' app: an id, the key, the size of its body; and what is seen of it."""
+"""Middleware in front of transformers' app: gives requests an id, logs them, asks for a key and limits bodies."""
 
 import asyncio
 import logging
@@ -16,11 +16,12 @@ from .routes import HEALTH, OTHER, OWN_ID, REQUEST_ID, route_of
 from .settings import Limits
 
 
+ID_HEADER = REQUEST_ID.encode()
 REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
-LEFT = 499  # as nginx counts a client that left before the end of its answer
-MAX_COMMAS = Limits.characters + MAX_VALUES  # of a body: in its texts, and one per value
-LINGER = 2  # seconds that a client has to hear that it is sent away
+LEFT = 499  # nginx's status for a client that left before the end of its answer
+MAX_COMMAS = Limits.characters + MAX_VALUES  # those in a valid body's texts, and one per value
+LINGER = 2  # seconds for a client to read the answer before its connection is closed
 CLOSE = {"Connection": "close"}
 
 logger = logging.getLogger("uvicorn.error")
@@ -57,7 +58,8 @@ class Watch:
             nonlocal status, is_done
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": _with_id(message.get("headers", ()), request_id)}
+                others = [header for header in message.get("headers", ()) if header[0].lower() != ID_HEADER]
+                message = {**message, "headers": [*others, (ID_HEADER, request_id)]}
             else:
                 is_done = not message.get("more_body", False)
             await send(message)
@@ -79,23 +81,20 @@ class Watch:
 
 
 def _request_id(scope, own_id: str) -> bytes:
-    """The request's id, which is in its headers from now on, once: the client's or the server's own."""
-    name = REQUEST_ID.encode()
-    given = [value for key, value in scope["headers"] if key == name]
+    """Return the request's id, the client's or the server's own, and leave it as the only one in its headers."""
+    given = [value for key, value in scope["headers"] if key == ID_HEADER]
     is_plain = len(given) == 1 and REQUEST_ID_PATTERN.fullmatch(given[0])
     request_id = given[0] if is_plain else own_id.encode()
-    scope["headers"] = [header for header in scope["headers"] if header[0] != name] + [(name, request_id)]
+    scope["headers"] = [header for header in scope["headers"] if header[0] != ID_HEADER] + [(ID_HEADER, request_id)]
     return request_id
 
 
-def _with_id(headers, request_id: bytes) -> list:
-    name = REQUEST_ID.encode()
-    return [header for header in headers if header[0].lower() != name] + [(name, request_id)]
+class LetClientRead:
+    """Let the client read an error that ends the connection before closing it.
 
-
-class HearOut:
-    """Where an answer ends the connection before the body is there, waits a moment for the client, once all of the
-    answer is sent: what still arrived would make the system reset the connection, and the answer would be lost."""
+    The answer may be sent before the whole body has come. What still arrives after a close would make the system reset
+    the connection, and the client would lose the answer; so what comes is read and dropped for a moment.
+    """
 
     def __init__(self, app):
         self.app = app
@@ -118,14 +117,19 @@ class HearOut:
 
 
 class AskForKey:
-    """Lets nobody in without a key, except to `/health` without a body. What others send is not waited for."""
+    """Require an API key, except for `/health` without a body. No body is waited for without a key."""
 
     def __init__(self, app, keys: ApiKeys):
         self.app, self.keys = app, keys
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] != "http" or not self.keys or (scope["path"] == HEALTH and not _has_body(scope)):
+        if scope["type"] != "http" or not self.keys:
             return await self.app(scope, receive, send)
+        headers = dict(scope["headers"])
+        has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        if scope["path"] == HEALTH and not has_body:
+            return await self.app(scope, receive, send)
+        # A request with two keys is refused: a proxy in front may have looked at the other one.
         given = [value for key, value in scope["headers"] if key == b"authorization"]
         if self.keys.admit(given[0] if len(given) == 1 else None):
             return await self.app(scope, receive, send)
@@ -137,14 +141,9 @@ class AskForKey:
         await answer(scope, receive, send)
 
 
-def _has_body(scope) -> bool:
-    headers = dict(scope["headers"])
-    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
-
-
 class LimitBody:
-    """Hands on a body that is there in time and not longer than the limit, while there is room for it beside those of
-    the requests that are not answered yet. Of another one nothing is kept.
+    """Pass on a body that arrives in time and within the limit, as long as the bodies of all requests that wait for an
+    answer stay within theirs. Nothing is kept of any other body.
 
     A body with more commas than a valid one can have is not parsed: values of a few bytes take a hundred in memory.
     """

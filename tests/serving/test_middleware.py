@@ -5,10 +5,10 @@ import logging
 
 import pytest
 
-from safevlm_hf.serving import door
-from safevlm_hf.serving.door import AskForKey, HearOut, LimitBody, Watch
+from safevlm_hf.serving import middleware
 from safevlm_hf.serving.keys import ApiKeys
 from safevlm_hf.serving.metrics import Metrics
+from safevlm_hf.serving.middleware import AskForKey, LetClientRead, LimitBody, Watch
 from safevlm_hf.serving.routes import CHAT, HEALTH
 from safevlm_hf.untrusted.bodies import read_body
 
@@ -138,7 +138,7 @@ def test_what_is_no_request_passes(metrics, kind):
     async def app(scope, receive, send):
         passed.append(scope["type"])
 
-    for each in (Watch(app, metrics, True), HearOut(app), LimitBody(app, 1, 1)):
+    for each in (Watch(app, metrics, True), LetClientRead(app), LimitBody(app, 1, 1)):
         asyncio.run(each({"type": kind}, None, None))
     assert passed == [kind] * 3
 
@@ -185,7 +185,7 @@ def test_what_was_dropped_makes_room_while_the_rest_still_comes():
 
 
 def test_a_body_that_does_not_come_in_time_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(door, "BODY_TIME", 0.2)
+    monkeypatch.setattr(middleware, "BODY_TIME", 0.2)
     received = []
 
     async def receive():
@@ -205,7 +205,7 @@ def test_a_body_that_does_not_come_in_time_is_not_waited_for(monkeypatch):
 @pytest.mark.parametrize("path, length", [(CHAT, b"9"), (CHAT, b"0"), (HEALTH, b"9")])
 def test_a_stranger_hears_the_answer_before_the_body_has_come(monkeypatch, metrics, path, length):
     """And is not heard out for long, however slowly it comes."""
-    monkeypatch.setattr(door, "LINGER", 0.2)
+    monkeypatch.setattr(middleware, "LINGER", 0.2)
     order, parts = [], 0
 
     async def receive():
@@ -217,7 +217,7 @@ def test_a_stranger_hears_the_answer_before_the_body_has_come(monkeypatch, metri
     async def send(message):
         order.append((message["type"], message.get("status"), message.get("more_body"), parts))
 
-    app = HearOut(Watch(AskForKey(None, ApiKeys(("sk-0123456789abcdef",))), metrics, True))
+    app = LetClientRead(Watch(AskForKey(None, ApiKeys(("sk-0123456789abcdef",))), metrics, True))
     scope = {"type": "http", "path": path, "method": "POST", "headers": [(b"content-length", length)]}
     asyncio.run(app(scope, receive, send))
     assert order[:2] == [("http.response.start", 401, None, 0), ("http.response.body", None, True, 0)]
