@@ -212,16 +212,19 @@ SAID_TWICE = {
     f"answers that are right . {N} . {N}": rf"\(exact match\) . base ≥ \S+, then ≥ base - \S+ . {N} . {N}",
     f"right levels . - . {N}, {N}": rf"Category accuracy . ≥ \S+ . - . {N} . . Level \w+ . ≥ \S+ . . . {N}",
     f"both judged rightly . - . {N}": rf"pairs, both right . ≥ \S+ . - . {N}",
-    f"among 1 to 6 sentences {N} of risky questions are flagged .{N} of clean": rf"around: 1 to 6 . {N} \([^|]*. {N} ",
+    f"Among 1 to 6 sentences {N} of the risky questions": rf"around: 1 to 6 . {N} \(",
     f"in later turns {N}": rf"turn of the question: 2 to 4 . {N} ",
-    f"{N} on changed pictures": rf"lit differently . {N} ",
-    f"without any text is refused in {N}": rf"empty text is refused in {N},",
-    f"other words: {N}": rf"shipped head flags {N} in English",
+    f"other words: {N} are flagged": rf"shipped head flags {N} in English",
+    f'\\("ok", "\\."\\): {N};': rf"\"Your turn.\"\) in {N};",
     f"at most three words: {N}": rf"words of training, {N} \(\S+ to \S+\) are flagged about a risky card",
     f"words joined: {N}": r"with all words joined \*\*([\d.]+)\*\*",
-    rf"none of {N} at (\S+) per": r"at most (\S+) per pixel none of (\d+) risky",
-    f"its picture: {N} where it takes a ninth": rf"that take a ninth {N};",
-    f"of a risky card {N} are flagged, {N} among eight": rf"risky picture {N} are flagged alone, .{{14}}{N} among",
+    rf"of {N} are flagged\*\* at (\S+) per": r"at most (\S+) per pixel none of (\d+) risky",
+    f"{N} are flagged..? where it takes a ninth of an empty surface, {N} a": (
+        f"a quarter of it, {N} are flagged, and of those that take a ninth {N}"
+    ),
+    f"{N} of harmless words on paper, {N} of risky": rf"harmless words on paper . {N} .* risky words on paper . {N} ",
+    f"their look {N} are flagged, {N} among eight": rf"risky picture {N} are flagged alone, .{{14}}{N} among",
+    f"Of clean cards at most {N} are": rf"lit differently . \S+ \(\S+ to \S+\) . {N} ",
 }
 """A figure of README to the same one on its page."""
 
