@@ -25,6 +25,7 @@ from safevlm_hf.demo.rows import (
     figure_name,
 )
 from safevlm_hf.demo.targets import FULL_TARGETS
+from safevlm_hf.demo.wordings import TYPING_ROWS, WORDING_ROWS
 
 
 ALONE = {
@@ -41,6 +42,7 @@ VERDICT_ROWS = [row.name for row in FULL_ROWS if MEAN in row.columns]
 ANSWER_ROWS = [
     row.name for row in FULL_ROWS if row.answers and row.safety_policy is None and row.parts[0].asked == AS_DRAWN
 ]
+WORD_ROWS = [row.name for row in (*WORDING_ROWS, *TYPING_ROWS)]
 OTHER_ROWS = [row.name for row in FULL_ROWS if row.name not in (*VERDICT_ROWS, *ANSWER_ROWS) and row.curve is None]
 
 
@@ -80,6 +82,12 @@ def _by_column(run: dict) -> dict[str, dict[str, float]]:
     return figures
 
 
+def bound(row: str) -> str:
+    """Return the bound on what is flagged of the risky pictures of a row."""
+    bounds = [str(target) for target in FULL_TARGETS if target.figure == figure_name(row, RISKY_FLAGGED)]
+    return ", ".join(text.removeprefix(f"{BOTH_STAGES} ") for text in bounds) or "-"
+
+
 def _join(shares) -> str:
     shares = list(shares)
     return "-" if None in shares else " / ".join(f"{share:.2f}" for share in shares)
@@ -107,6 +115,11 @@ def print_tables(runs: Runs) -> None:
     print_table(("the verdict", RISKY_FLAGGED, CLEAN_FLAGGED, "`mean`", "`first`"), verdicts)
     pairs = (runs.row(PAIRS, column, PAIRS_RIGHT) for column in (BOTH_STAGES, MEAN, FIRST))
     print("{} {}: {} (`mean` {}, `first` {})\n".format(PAIRS, PAIRS_RIGHT, *pairs))
+    words = [
+        (row, bound(row), runs.row(row, BOTH_STAGES, RISKY_FLAGGED), runs.row(row, BOTH_STAGES, CLEAN_FLAGGED))
+        for row in WORD_ROWS
+    ]
+    print_table(("other words", "target", RISKY_FLAGGED, CLEAN_FLAGGED), words)
     answers = [
         (
             row.removesuffix(", answered"),
