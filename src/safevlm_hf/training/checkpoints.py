@@ -109,6 +109,7 @@ def remove_older(output_dir: str | Path, kept: list[str | Path], limit: int):
     """Remove whole checkpoints, the oldest first, until there are `limit` of them. Those in `kept` stay, and all that
     are not whole: they may be somebody else's."""
     staying = {Path(folder).resolve() for folder in kept}
+    # The time of writing decides, not the step: an earlier run may have left checkpoints of higher steps.
     by_age = sorted(find_checkpoints(output_dir)[0], key=lambda folder: (folder / STATE).stat().st_mtime)
     others = [folder for folder in by_age if folder.resolve() not in staying]
     for folder in others[: len(others) - max(0, limit - (len(by_age) - len(others)))]:

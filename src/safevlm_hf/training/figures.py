@@ -57,7 +57,7 @@ def show_figures(trainer):
 
 
 def format_figures(stage: dict) -> str:
-    """A table of plain text from a stage of the training record."""
+    """Return a table of plain text from a stage of the training record."""
     metrics = stage["metrics"]
     rows = [[f"stage {stage['stage']}, validation data", "", "by always saying the most frequent"]]
     for name, title in FIGURES.items():

@@ -19,8 +19,9 @@ WORD_READER_PREFIX = "model.safety_head.tree."
 
 
 def prepare_stage1(model: SafeModel) -> SafeModel:
-    """Stage 1: the safety modules alone. Vision tower, projector and language model are frozen, and so is what a head
-    of words has learned of language (`train_word_reader.py`): it knows more than any set of records shows."""
+    """Prepare stage 1, which trains the safety modules alone. Vision tower, projector and language model are frozen,
+    and so is what a head of words has learned of language (`train_word_reader.py`): it knows more than any set of
+    records shows."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(SAFETY_PREFIX) and not name.startswith(WORD_READER_PREFIX))
     return model
@@ -28,7 +29,8 @@ def prepare_stage1(model: SafeModel) -> SafeModel:
 
 def prepare_stage2(model: SafeModel, lora: LoraArguments) -> "SafeModel | PeftModel":
     """
-    Stage 2: the language model, by LoRA on every linear layer or in full. Everything else is frozen.
+    Prepare stage 2, which trains the language model, by LoRA on every linear layer or in full. Everything else is
+    frozen.
 
     The word embeddings stay frozen too, also where the output layer is tied to them: the head's query is made of them,
     and stage 2 must leave every verdict as it was.
@@ -37,9 +39,9 @@ def prepare_stage2(model: SafeModel, lora: LoraArguments) -> "SafeModel | PeftMo
     if lora.use_lora:
         return _add_lora(model, lora)
     embeddings = model.get_input_embeddings().weight
-    of_language = (language_prefix(model), "lm_head.")
+    prefixes = (language_prefix(model), "lm_head.")
     for name, parameter in model.named_parameters():
-        is_language = name.startswith(of_language)
+        is_language = name.startswith(prefixes)
         parameter.requires_grad_(is_language and parameter is not embeddings)
     return model
 
@@ -65,26 +67,26 @@ def _add_lora(model: SafeModel, lora: LoraArguments) -> "PeftModel":
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Trainable parameters, and all."""
+    """Return the numbers of trainable parameters and of all."""
     # DeepSpeed's ZeRO-3 has emptied the parameters, and keeps their size.
     sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 
 def unwrap(model) -> SafeModel:
-    """The safe model below a peft wrapper."""
+    """Return the safe model below a peft wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @torch.no_grad()
 def merge(model) -> SafeModel:
-    """The safe model with its adapters merged."""
+    """Return the safe model with its adapters merged."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def with_weights(model: "PeftModel", weights: dict[str, torch.Tensor]) -> "PeftModel":
-    """A copy of a model with adapters, whose own weights are sharded, with `weights` under the same names. It is for
-    merging and saving: what is not saved with a model, it lacks."""
+    """Return a copy of a model with adapters, whose own weights are sharded, with `weights` under the same names. It
+    is for merging and saving: what is not saved with a model, it lacks."""
     with needs_extra("train"):
         from peft import get_peft_model
 

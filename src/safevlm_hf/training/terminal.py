@@ -33,7 +33,9 @@ class TerminalCallback(TrainerCallback):
         self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if getattr(self, "bar", None) is None or not self.is_shown:  # after the training
+        if (
+            getattr(self, "bar", None) is None or not self.is_shown
+        ):  # the last log comes after the training, when the bar is closed
             return
         if "loss" in logs:
             self._show_step(state, _listed(logs, STEP))
