@@ -1,4 +1,4 @@
-"""What joins items, answers and judgements: a line per item of a system, and how far its judges agree."""
+"""Files that join items, answers and judgements: a line per item of a system, and the agreement of its judges."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Judgements = Mapping[str, Sequence[Judgement]]
 
 
 def save_items(path: Path, items: Sequence[Item], answers: Sequence[Answer], judgements: Judgements) -> Path:
-    """Writes a line of JSON per item, sorted by id: the question, the answer, the verdict, and what each judge said.
+    """Write a line of JSON per item, sorted by id: the question, the answer, the verdict, and what each judge said.
 
     Args:
         items, answers: n each, in one order.
@@ -29,17 +29,23 @@ def save_items(path: Path, items: Sequence[Item], answers: Sequence[Answer], jud
 
 
 def save_agreement(path: Path, protocol_hash: str, systems: Mapping[str, Judgements]) -> Path:
-    """Writes every pair of judges on the answers of each system, as [`compare_judges`] gives them.
+    """Write every pair of judges on the answers of each system, as [`compare_judges`] gives them.
 
     Args:
         protocol_hash: which the systems share.
         systems: name to the judgements of its answers.
     """
-    agreement = {name: compare_judges(_sorted(judgements)) for name, judgements in systems.items()}
+    agreement = {}
+    for name, judgements in systems.items():
+        # In the order of the ids, so that the file does not depend on that of the items.
+        in_order = {judge: sorted(column, key=lambda one: one.item_id) for judge, column in judgements.items()}
+        agreement[name] = compare_judges(in_order)
     return write_text(path, to_text({"protocol_hash": protocol_hash, "agreement": agreement}))
 
 
 def _record(item: Item, answer: Answer, judgements: Mapping[str, Judgement]) -> dict:
+    """Return one line. Of each judgement it has the one of label, score and failure that there is."""
+    said = {name: {"label": one.label, "score": one.score, "failure": one.failure} for name, one in judgements.items()}
     return {
         "id": item.id,
         "question": item.question,
@@ -51,16 +57,7 @@ def _record(item: Item, answer: Answer, judgements: Mapping[str, Judgement]) -> 
         "level": answer.level,
         "category": answer.category,
         "risk": answer.risk,
-        "judgements": {name: _said(judgement) for name, judgement in judgements.items()},
+        "judgements": {
+            name: {key: value for key, value in one.items() if value is not None} for name, one in said.items()
+        },
     }
-
-
-def _said(judgement: Judgement) -> dict:
-    """The one of label, score and failure that there is."""
-    said = {"label": judgement.label, "score": judgement.score, "failure": judgement.failure}
-    return {name: value for name, value in said.items() if value is not None}
-
-
-def _sorted(judgements: Judgements) -> Judgements:
-    """In the order of the ids, so that the file does not depend on that of the items."""
-    return {name: sorted(column, key=lambda one: one.item_id) for name, column in judgements.items()}

@@ -32,7 +32,7 @@ def _areas(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> 
     if not positives[-1] or not others[-1]:
         return {ROC: np.nan, PRECISION: np.nan}
     new_positives, new_others = np.diff(positives, prepend=0), np.diff(others, prepend=0)
-    reached = np.maximum(positives + others, 1)  # of none there are no new ones either
+    reached = np.maximum(positives + others, 1)  # where nothing is reached, nothing is new either, and the sum has a 0
     return {
         ROC: float((new_others * (positives - new_positives / 2)).sum() / (positives[-1] * others[-1])),
         PRECISION: float((new_positives * positives / reached).sum() / positives[-1]),

@@ -20,7 +20,7 @@ EXPLANATION = (
 
 
 def render_section(tables: Sequence[Sequence[EvaluationResult]], overlaps: Mapping[tuple[str, str], Overlap]) -> str:
-    """The section in Markdown.
+    """Return the section in Markdown.
 
     Args:
         tables: per benchmark and split the results that stand in one table.
@@ -49,8 +49,8 @@ def _facts(results: Sequence[EvaluationResult]) -> str:
 
 
 def _table(results: Sequence[EvaluationResult]) -> str:
-    """Systems below each other for each figure and judge, and the items that were not flagged below all items.
-    A headline, a mean over parts, follows the figure over all items."""
+    """Return a table: systems below each other for each figure and judge, and the items that were not flagged below
+    all items. A headline, a mean over parts, follows the figure over all items."""
     found: dict[tuple, list[tuple[str, Figure]]] = {}
     for result in results:
         for figure in result.figures:
@@ -83,7 +83,7 @@ def _line(cells: Sequence) -> str:
 
 
 def _no_row_not_flagged(result: EvaluationResult) -> str | None:
-    """Why a system with a verdict has no row of items that were not flagged, where its benchmark calls for one."""
+    """Say why a system with a verdict has no row of items that were not flagged, where its benchmark calls for one."""
     benchmark = BENCHMARKS.get(result.protocol.benchmark)
     rates = [one for one in result.figures if one.name == "flagged_rate" and one.part is None]
     is_off = (result.system.policy or {}).get("enabled") is False
@@ -98,19 +98,17 @@ def _contamination(overlap: Overlap | None) -> str:
     if overlap is None:
         return "**Contamination:** not checked against the training data."
     counts, method = overlap.counts(), overlap.method
+    files = ", ".join(
+        f"{code(one['file'])} (SHA-256 `{one['hash'][:12]}`, {one['num_records']} records)" for one in overlap.train
+    )
     return (
         f"**Contamination:** items with something in common with the training data: {counts['any']} of "
         f"{overlap.num_items} (a picture that looks alike: {counts['picture']}; {escape(method.get('words'))} words "
         f"in a row: {counts['words']}; a shorter text, whole: {counts['short text']}). "
-        f"Checked against {', '.join(map(_train_file, overlap.train))}; {_number(overlap.num_pictures, 'train')} "
-        "pictures. Pictures of one colour count only where all pixels are equal; there are "
-        f"{_number(overlap.num_blank, 'train')} in the training data and {_number(overlap.num_blank, 'benchmark')} in "
-        "the benchmark."
+        f"Checked against {files}; {_number(overlap.num_pictures, 'train')} pictures. Pictures of one colour count "
+        f"only where all pixels are equal; there are {_number(overlap.num_blank, 'train')} in the training data and "
+        f"{_number(overlap.num_blank, 'benchmark')} in the benchmark."
     )
-
-
-def _train_file(one: Mapping) -> str:
-    return f"{code(one['file'])} (SHA-256 `{one['hash'][:12]}`, {one['num_records']} records)"
 
 
 def _number(numbers: Mapping, side: str) -> str:
