@@ -72,6 +72,7 @@ def missing_part(checkpoint: Path) -> str | None:
     for file in _find(checkpoint, OBJECTS):
         if not _read_object(file):
             return file.name
+    # An index may name shards that are not there.
     if (checkpoint / INDEX).exists():
         shards = _read_object(checkpoint / INDEX).get("weight_map")
         if not isinstance(shards, dict) or not shards:
@@ -176,6 +177,7 @@ def checkpoint_size(model, save_only_model: bool = False) -> int:
     of those that are trained."""
     weights = list(model.parameters())
     trained = _bytes(weight for weight in weights if weight.requires_grad)
+    # A model with an adapter saves what is trained, and leaves its base where it lies.
     saved = _bytes(weights) if isinstance(model, PreTrainedModel) else trained
     return saved if save_only_model else saved + 2 * trained
 

@@ -76,10 +76,17 @@ class SafetyCollator:
         token_types = [{name: encoded[name][row] for name in names} for row in range(len(records))]
         columns = (encoded["input_ids"], encoded["assistant_masks"], question_masks, token_types)
         rows = [self._encode_row(*row) for row in zip(records, *columns, strict=True)]
+        # Masks and token types are padded with 0.
         padding = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORE_INDEX}
         if "question_ids" in encoded:
+            special = {*self.processor.image_token_ids, *self.processor.tokenizer.all_special_ids}
             for row, record, words in zip(rows, records, encoded["question_ids"]):
-                row["question_ids"] = self._whole_prompt(row) if self._is_unmasked(record) else words
+                row["question_ids"] = words
+                if self._is_unmasked(record):  # all before the answer, as `generate` reads a prompt without a mask
+                    pairs = zip(row["input_ids"], row["labels"])
+                    prompt = [int(label == IGNORE_INDEX and token not in special) for token, label in pairs]
+                    tokens = torch.tensor([row["input_ids"]]), torch.tensor([prompt])
+                    row["question_ids"] = self.processor.words.of_tokens(self.processor.tokenizer, *tokens)[0].tolist()
         batch = {
             name: torch.nn.utils.rnn.pad_sequence(
                 [torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=padding.get(name, 0)
@@ -102,7 +109,7 @@ class SafetyCollator:
         except Exception as error:
             if len(records) == 1:
                 raise ValueError(f"{records[0]['source']}: the processor refuses it: {error}") from error
-            for record in records:  # one at a time, to name the one that is refused
+            for record in records:  # they are tried one by one, to name the one that is refused
                 self._apply_template([record])
             raise
 
@@ -132,14 +139,6 @@ class SafetyCollator:
                 row.get(name, []).append(value)
         return row | {"attention_mask": [1] * len(ids)}
 
-    def _whole_prompt(self, row: dict) -> list[list[int]]:
-        """Return `question_ids` of all before the answer, as `generate` reads a prompt without a question mask."""
-        special = {*self.processor.image_token_ids, *self.processor.tokenizer.all_special_ids}
-        is_prompt = (label == IGNORE_INDEX for label in row["labels"])
-        turns = [int(is_own and token not in special) for token, is_own in zip(row["input_ids"], is_prompt)]
-        prompt = torch.tensor([row["input_ids"]]), torch.tensor([turns])
-        return self.processor.words.of_tokens(self.processor.tokenizer, *prompt)[0].tolist()
-
     def _without_next_turns(self, ids: list[int], mask: list[int], record: dict) -> list[int]:
         """Return the mask without a token at an answer's end that is the next turn's first word: where a template ends
         an answer with a space, that space and the word are one token."""
@@ -154,6 +153,7 @@ class SafetyCollator:
                 self.processor.tokenizer.decode(ids[run.start : stop], skip_special_tokens=True).strip()
                 for stop in (run.stop, run.stop - 1)
             )
+            # The last token goes only if the run is an answer of the record without it, and none with it.
             if whole not in answers and shorter in answers:
                 mask[run.stop - 1] = 0
         return mask

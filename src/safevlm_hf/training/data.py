@@ -40,7 +40,7 @@ def load_data(stage: int, data_args, safety_config, seed: int):
     if validation_file is None:
         return records, None
     held_out = with_lengths(load_records(validation_file, **names, **options))
-    _warn_of_shared_images(records, held_out)
+    _warn_of_shared_images(records, held_out)  # they stay in: a user may want the figures, knowing what they are
     if len(held_out) > data_args.max_eval_samples:
         logger.warning(
             "Judging %d of %d validation records (--max_eval_samples).", data_args.max_eval_samples, len(held_out)
@@ -141,6 +141,7 @@ def with_clean_share(records, clean_share: float, seed: int):
             len(clean),
             clean_share,
         )
+    # The records keep their order in the file: the Trainer's own seed decides about the batches.
     return records.select(sorted(risky + kept))
 
 

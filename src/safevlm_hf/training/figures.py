@@ -34,6 +34,7 @@ def most_frequent_shares(records) -> dict[str, float]:
 def warn_at_chance(checkpoint: str, training_record: dict | None):
     """Warn where stage 1's verdicts on its validation data were no better than always saying the most frequent one."""
     stages = (training_record or {}).get("stages") or []
+    # A checkpoint may have gone through stage 1 more than once, for new categories; the last time counts.
     metrics = next((stage.get("metrics") for stage in reversed(stages) if stage.get("stage") == 1), None) or {}
     for label in MOST_FREQUENT:
         accuracy, chance = (metrics.get(f"eval_{name}") for name in (f"{label}_accuracy", f"most_frequent_{label}"))

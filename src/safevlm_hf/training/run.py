@@ -56,6 +56,7 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
         )
     else:
         _refuse_other_sizes(model_args, config.safety_config)
+    # Records are checked against the categories that the model will have, before it is loaded.
     data = read_data(1, data_args, training_args, with_new_categories(config.safety_config, model_args.new_categories))
     model, processor = load(model_args, config)
     model.config.safety_config.is_trained = True  # in checkpoints on the way, too
@@ -262,6 +263,7 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=
     }
     metrics |= most_frequent_shares(trainer.eval_dataset)
     if _is_merged(lora_args):
+        # The evaluation comes first: sharded processes cannot evaluate once the weights are merged.
         trainer.merge_adapter()
     record = dict(config.training_record or {"base_model": public(model_args.model_name_or_path), "stages": []})
     begins_with_riskcards = data_args.train_file is None and not record["stages"]

@@ -36,10 +36,20 @@ def prepare_stage2(model: SafeModel, lora: LoraArguments) -> "SafeModel | PeftMo
     and stage 2 must leave every verdict as it was.
     """
     model.requires_grad_(False)
+    prefix = language_prefix(model)
     if lora.use_lora:
-        return _add_lora(model, lora)
+        with needs_extra("train"):
+            from peft import LoraConfig, get_peft_model
+
+        linears = [
+            name for name, module in model.named_modules() if name.startswith(prefix) and isinstance(module, nn.Linear)
+        ]
+        config = LoraConfig(
+            r=lora.lora_r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, target_modules=linears
+        )
+        return get_peft_model(model, config)
     embeddings = model.get_input_embeddings().weight
-    prefixes = (language_prefix(model), "lm_head.")
+    prefixes = (prefix, "lm_head.")
     for name, parameter in model.named_parameters():
         is_language = name.startswith(prefixes)
         parameter.requires_grad_(is_language and parameter is not embeddings)
@@ -50,20 +60,6 @@ def language_prefix(model: SafeModel) -> str:
     """Return how the names of the language model's weights begin: what it is called depends on the backbone."""
     decoder = model.get_decoder()
     return next(f"{name}." for name, module in model.named_modules() if module is decoder)
-
-
-def _add_lora(model: SafeModel, lora: LoraArguments) -> "PeftModel":
-    with needs_extra("train"):
-        from peft import LoraConfig, get_peft_model
-
-    prefix = language_prefix(model)
-    linears = [
-        name for name, module in model.named_modules() if name.startswith(prefix) and isinstance(module, nn.Linear)
-    ]
-    config = LoraConfig(
-        r=lora.lora_r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, target_modules=linears
-    )
-    return get_peft_model(model, config)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -91,6 +87,7 @@ def with_weights(model: "PeftModel", weights: dict[str, torch.Tensor]) -> "PeftM
         from peft import get_peft_model
 
     base = unwrap(model)
+    # On this device the copy takes no memory until the weights are assigned to it.
     with torch.device("meta"):
         whole = get_peft_model(type(base)(base.config), model.peft_config["default"])
     whole.load_state_dict(weights, assign=True)

@@ -248,6 +248,7 @@ def judge_answers(rows: Sequence[tuple[dict, Answer]], safety_config) -> dict[st
             category_names=categories,
             level_names=levels,
         )
+        # Tables by category and by level become flat names, as a Trainer's logs have them.
         for name, value in verdicts.items():
             for key, part in value.items() if isinstance(value, dict) else [("", value)]:
                 figures[f"{name}_{key}".replace(" ", "_").rstrip("_")] = part
