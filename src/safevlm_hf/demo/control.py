@@ -66,6 +66,7 @@ def try_policies(model, processor, records: Sequence[dict], batch_size: int = 32
         kept = SafetyPolicy.create(model.kept_policy(), safety)
         applied = kept.override(policy, safety)
         refuses = applied.refuses(safety)
+        # A policy that refuses nowhere never shows its texts.
         texts = {applied.refusal(category) for category in (*safety.categories, None)}
         trials.append(PolicyTrial(name, note, policy, frozenset(texts if refuses else ()), answers))
     return trials

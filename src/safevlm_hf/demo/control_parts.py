@@ -44,7 +44,14 @@ def policies_section(trials: Sequence[PolicyTrial], defaults: Rows, categories: 
         )
     if not shown:
         return None
-    data = {"trials": shown, "compared": _compared(trials, defaults)}
+    compared = None
+    if defaults:  # the record with the most different answers, under all policies
+        names = ["default policy", *(trial.name for trial in trials)]
+        columns = [[answer for _, answer in defaults], *(trial.answers for trial in trials)]
+        rows = zip([item for item, _ in defaults], zip(*columns, strict=True), strict=True)
+        item, answers = max(rows, key=lambda row: len({answer.text for answer in row[1]}))
+        compared = Card(picture_of(item), [Said(item.question, [_named(*named) for named in zip(names, answers)])])
+    data = {"trials": shown, "compared": compared}
     return Section("Policies at work", "report/policies.html", data, is_folded=True)
 
 
@@ -80,18 +87,6 @@ def _examples(trial: PolicyTrial, defaults: Rows) -> dict:
         for item, before, after in shown
     ]
     return {"summary": summary, "examples": cards}
-
-
-def _compared(trials: Sequence[PolicyTrial], defaults: Rows) -> Card | None:
-    """Return the record with the most different answers under the policies, with all of them; `None` without
-    records."""
-    names = ["default policy", *(trial.name for trial in trials)]
-    others = zip(*(trial.answers for trial in trials), strict=True)
-    rows = [(item, (default, *tried)) for (item, default), tried in zip(defaults, others, strict=True)]
-    if not rows:
-        return None
-    item, answers = max(rows, key=lambda row: len({answer.text for answer in row[1]}))
-    return Card(picture_of(item), [Said(item.question, [_named(*named) for named in zip(names, answers)])])
 
 
 def _named(name: str, answer: Answer) -> tuple[str, str]:

@@ -43,6 +43,7 @@ def figure_rows(results: DemoResults, columns: Sequence[str] | None = None) -> l
         targets = [str(one) for one in results.targets if one.figure == name and one.column in columns]
         rows.append(Row(*FIGURES.get(name, (name, "")), cells, targets))
         if name == "pairs_both_right" and results.first_pooling is not None:
+            # That head is compared with the last column, after both stages.
             last = figure_cell(results.first_pooling[name])
             rows.append(Row(*FIRST_POOLING, [None] * (len(cells) - 1) + [last]))
     return rows

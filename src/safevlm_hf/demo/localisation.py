@@ -94,6 +94,7 @@ def localisation_figures(
             f"{len(image_sizes)} sizes."
         )
     generator = torch.Generator().manual_seed(seed)
+    # Maps of other pictures, and random ones, show what a ratio is worth.
     candidates = {
         "mass_ratio": maps,
         "random_ratio": [torch.rand(map.shape, generator=generator) for map in maps],

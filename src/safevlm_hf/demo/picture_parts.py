@@ -101,17 +101,14 @@ def _said(results: DemoResults, index: int, expected: str | None = None) -> Said
         texts["expected"] = expected
     groups = groupby(texts.items(), key=lambda named: named[1])
     answers = [(", ".join(name for name, _ in group), text) for text, group in groups]
-    return Said(item.question, answers, _chip(results, item, answer))
-
-
-def _chip(results: DemoResults, item: Item, answer: Answer) -> Chip | None:
     if answer.level is None:
-        return None
+        return Said(item.question, answers, None)
     scale = results.levels.index(answer.level) / max(1, len(results.levels) - 1)
     colour = LEVEL_COLOURS[round(scale * (len(LEVEL_COLOURS) - 1))]
     text = f"{_verdict_name(answer.level, answer.category)} · risk {answer.risk:.2f}"
     is_wrong = is_right_verdict(item, answer) is False
-    return Chip(text, colour, _verdict_name(item.labels["level"], item.labels["category"]) if is_wrong else "")
+    right = _verdict_name(item.labels["level"], item.labels["category"]) if is_wrong else ""
+    return Said(item.question, answers, Chip(text, colour, right))
 
 
 def _verdict_name(level: str, category: str) -> str:

@@ -51,6 +51,7 @@ class DemoResults:
         self.figures = {column: held_out_figures(self.items, answers) for column, answers in self.answers.items()}
         region = (self.localisation or {}).get("pictogram_region")
         if region is not None and self.figures:
+            # The maps were made by the model of the last column.
             ends = region.get("interval", (None, None))
             figure = Figure("map_ratio", region["mass_ratio"], *ends, region["num_samples"])
             self.figures[list(self.figures)[-1]]["map_ratio"] = figure

@@ -91,6 +91,7 @@ def _length_curves(results: Sequence[RowResult]) -> dict[str, str]:
     """Map a kind of surroundings to the shares that are flagged over its amounts, as SVG."""
     found = {}
     for kind, (title, label) in AXES.items():
+        # A question alone is in turn 1, and has 0 words around it.
         start = 1 if kind == "turn" else 0
         lines = {
             f"{figure.split(',')[0]}, {column}": points

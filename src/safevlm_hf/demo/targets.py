@@ -63,6 +63,7 @@ class Target:
             return None
         low = float("-inf") if self.at_least is None else self.at_least + origin
         high = float("inf") if self.at_most is None else self.at_most + origin
+        # A share that lies exactly on its bound keeps to it, whatever its last bit.
         return low - 1e-9 <= value <= high + 1e-9
 
     def __str__(self):

@@ -79,6 +79,7 @@ def reliability_section(results: DemoResults) -> Section | None:
     risks, is_risky = [answer.risk for _, answer in judged], [item.labels["is_risky"] for item, _ in judged]
     calls = list(zip(is_risky, (answer.level != results.levels[0] for _, answer in judged), strict=True))
     num_risky = sum(is_risky)
+    # A question without a picture depends on no other question.
     pictures = [item.images[0] if item.images else str(index) for index, (item, _) in enumerate(judged)]
     data = {
         "diagram": reliability_diagram(reliability_bins(risks, is_risky)),
