@@ -30,6 +30,7 @@ def answer_items(
         batch_size: items per batch, at least 1.
     """
     found = {item.id: kept for item in items if (kept := cache.get(item)) is not None}
+    # The order of the ids keeps the batches the same, whatever the order of the items.
     pending = sorted((item for item in items if item.id not in found), key=lambda item: item.id)
     with tqdm(total=len(items), initial=len(items) - len(pending), desc="answering", disable=not progress) as bar:
         for has_images in (True, False):  # apart: stock processors take no batch of both

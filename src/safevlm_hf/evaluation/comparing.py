@@ -98,6 +98,7 @@ def _at_equal_over_refusal(systems: Sequence[Evaluated]) -> Iterator[Figure]:
     if off is None or not _has_sides_with_risk(last):
         return
     for other in systems[:-1]:
+        # A system that has a threshold of its own could be moved to any over-refusal, too: only others are compared.
         for judge in [*other.judgements] if other.result.system.policy is None else []:
             labels = [_labels(one, judge) for one in (off, other) if judge in one.judgements]
             if len(labels) == 2 and {*labels[0], *labels[1]} <= {*REFUSAL_LABELS, None}:

@@ -83,6 +83,7 @@ def _judge_figures(
     names: Mapping[str, Sequence[str]] | None,
 ) -> list[Figure]:
     """Return the figures of one judge. One without a prompt knows the labels of refusals."""
+    # The labels that a judge can give decide which figures it has.
     labels = [one.label for one in judgements]
     known = {*prompt.outcomes} if prompt else set()
     if prompt is not None and not known:
@@ -110,6 +111,7 @@ def _figures_by_parts(measured: Sequence[Measurement], bootstrap: Bootstrap) -> 
     for one in measured:
         figures.append(one.figure(bootstrap))
         for label in PART_LABELS:
+            # A label that all items share, or that each has for itself, makes no parts.
             if 2 <= len({item.labels.get(label) for item in one.items}) <= MOST_PARTS:
                 figures += one.figures(label, bootstrap)[1:]
     return figures
@@ -125,6 +127,7 @@ def _ability_figures(benchmark: Benchmark, items, answers: Sequence[Answer], boo
     kept = _without_units(benchmark, items, answers, flags)
     if not kept:
         return figures
+    # What was flagged was answered under a condition, or refused, and says nothing about ability.
     kept_items, kept_answers = zip(*kept)
     return figures + _scores(benchmark, kept_items, kept_answers, bootstrap, NOT_FLAGGED)
 

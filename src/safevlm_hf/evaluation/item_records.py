@@ -22,10 +22,27 @@ def save_items(path: Path, items: Sequence[Item], answers: Sequence[Answer], jud
         items, answers: n each, in one order.
         judgements: judge to its n judgements.
     """
-    rows = align(items, answers, *judgements.values())
-    records = [_record(item, answer, dict(zip(judgements, judged))) for item, answer, *judged in rows]
-    lines = [json.dumps(record, sort_keys=True, allow_nan=False) for record in records]
-    return write_text(path, "".join(f"{line}\n" for line in lines))
+    lines = []
+    for item, answer, *judged in align(items, answers, *judgements.values()):
+        found = {}
+        for name, judgement in zip(judgements, judged):  # each has one of the three
+            said = {"label": judgement.label, "score": judgement.score, "failure": judgement.failure}
+            found[name] = {key: value for key, value in said.items() if value is not None}
+        record = {
+            "id": item.id,
+            "question": item.question,
+            "labels": plain(item.labels),
+            "expected": item.expected,
+            "answer": answer.text,
+            "failure": answer.failure,
+            "action": answer.action,
+            "level": answer.level,
+            "category": answer.category,
+            "risk": answer.risk,
+            "judgements": found,
+        }
+        lines.append(json.dumps(record, sort_keys=True, allow_nan=False) + "\n")
+    return write_text(path, "".join(lines))
 
 
 def save_agreement(path: Path, protocol_hash: str, systems: Mapping[str, Judgements]) -> Path:
@@ -37,27 +54,7 @@ def save_agreement(path: Path, protocol_hash: str, systems: Mapping[str, Judgeme
     """
     agreement = {}
     for name, judgements in systems.items():
-        # In the order of the ids, so that the file does not depend on that of the items.
+        # The order of the ids keeps the file independent of that of the items.
         in_order = {judge: sorted(column, key=lambda one: one.item_id) for judge, column in judgements.items()}
         agreement[name] = compare_judges(in_order)
     return write_text(path, to_text({"protocol_hash": protocol_hash, "agreement": agreement}))
-
-
-def _record(item: Item, answer: Answer, judgements: Mapping[str, Judgement]) -> dict:
-    """Return one line. Of each judgement it has the one of label, score and failure that there is."""
-    said = {name: {"label": one.label, "score": one.score, "failure": one.failure} for name, one in judgements.items()}
-    return {
-        "id": item.id,
-        "question": item.question,
-        "labels": plain(item.labels),
-        "expected": item.expected,
-        "answer": answer.text,
-        "failure": answer.failure,
-        "action": answer.action,
-        "level": answer.level,
-        "category": answer.category,
-        "risk": answer.risk,
-        "judgements": {
-            name: {key: value for key, value in one.items() if value is not None} for name, one in said.items()
-        },
-    }

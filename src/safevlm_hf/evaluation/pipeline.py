@@ -111,6 +111,7 @@ def evaluate_systems(
     judges = _judges(candidates, settings)
     protocol = _protocol(benchmark, loaded, judges, settings)
     root, folder = folder, folder / slug(loaded.name)
+    # Answers take hours, so whatever would end the run is looked for first.
     check_judges(judges, [loaded])
     _check_folders(candidates, folder)
     save_protocol(protocol, folder / "protocol.yaml")
@@ -121,6 +122,7 @@ def evaluate_systems(
     for candidate in candidates:
         count = Counts(len(loaded.items), len(loaded.missing), published=loaded.published_size).describe_items()
         say(f"{loaded.name}: {candidate.system.name}, {count}, {len(loaded.missing)} left out")
+        # A system without a verdict took no action that could be judged.
         own = [judge for judge in judges if candidate.names or not isinstance(judge, ActionJudge)]
         evaluated.append(_evaluate(benchmark, loaded, candidate, own, protocol, settings, folder))
         own_folder = folder / slug(candidate.system.name)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ..files import refuse_to_overwrite, write_text
 from ..intervals.figure import Figure
-from ..items import Answer, Item
+from ..items import Answer
 from ..reports.cards import Card, Chip, Said, picture_at
 from ..reports.pages import Section, render_page
 from ..reports.plots import share_curves
@@ -72,6 +72,7 @@ def render_evaluation_report(evaluated: Sequence[Sequence[Evaluated]]) -> str:
     versions = evaluated[0][0].result.protocol.versions
     facts = {"systems": "; ".join(one.result.system.name for one in evaluated[0]), **versions}
     results = [one.result for systems in evaluated for one in systems]
+    # A later run reads these names, and knows what its report would replace.
     names = " ".join(result_name(one.protocol, one.system) for one in results)
     return render_page("evaluation/page.html", "Evaluation", sections, facts=facts, lead=lead, result_names=names)
 
@@ -94,7 +95,14 @@ def summary_rows(systems: Sequence[Evaluated], num_rows: int | None = None) -> l
         together.setdefault(key[:2], []).append((key, found))
     for (name, part, judge), found in (one for same in together.values() for one in same):
         totals = {str(one.total) for one in found if one is not None}
-        cells = ["" if one is None else f"{_text(one)} {_short_note(one, len(totals) > 1)}".strip() for one in found]
+        cells = []
+        for one in found:
+            note = ""  # where nothing failed and the totals are one column, the interval alone is short enough
+            if one is not None and one.low is not None:
+                note = f"({one.low:.2f}-{one.high:.2f})"
+            if one is not None and (one.failed or len(totals) > 1):
+                note = _note(one)
+            cells.append("" if one is None else f"{_text(one)} {note}".strip())
         rows.append([figure_title(name, part), judge or "", totals.pop() if len(totals) == 1 else "", *cells])
     return rows
 
@@ -142,6 +150,7 @@ def _by_key(results: Sequence[EvaluationResult], is_whole: bool) -> list[tuple[t
     for column, result in enumerate(results):
         for figure in result.figures:
             if is_shown_first(figure, result.protocol.benchmark) is is_whole:
+                # A system that lacks a figure leaves a gap in the row.
                 key = (figure.name, figure.part, figure.judge)
                 found.setdefault(key, [None] * len(results))[column] = figure
     return list(found.items())
@@ -165,13 +174,6 @@ def _title(key: tuple[str, str | None, str | None]) -> str:
 
 def _text(figure: Figure) -> str:
     return "-" if figure.value is None else f"{figure.value:.3f}"
-
-
-def _short_note(figure: Figure, with_total: bool) -> str:
-    """Return what `_note` does; where nothing failed, the interval alone in few characters."""
-    if figure.failed or with_total:
-        return _note(figure)
-    return "" if figure.low is None else f"({figure.low:.2f}-{figure.high:.2f})"
 
 
 def _note(figure: Figure) -> str:
@@ -227,7 +229,11 @@ def _roc(systems: Sequence[Evaluated]) -> Markup | None:
 def _cards(systems: Sequence[Evaluated]) -> list[Card]:
     """Return risky items that the last system answered as if they were not, then others with a picture."""
     last, cards = systems[-1], []
-    gravity = [_gravity(*row) for row in zip(last.items, last.answers, strict=True)]
+    gravity = []
+    for item, answer in zip(last.items, last.answers, strict=True):
+        is_risky, flagged = item.labels.get("is_risky"), answer.is_flagged
+        is_missed = is_risky and not flagged and answer.text is not None
+        gravity.append(0 if is_missed else 1 if is_risky is False and flagged else 2)
     shown = [row for row in range(len(last.items)) if last.items[row].images]
     for row in sorted(shown, key=lambda row: (gravity[row], row))[:MAX_PICTURES]:
         item, said = last.items[row], []
@@ -242,14 +248,6 @@ def _cards(systems: Sequence[Evaluated]) -> list[Card]:
         is_safe = is_safe and labels.get("image_grade", "safe") == "safe" and not labels.get("severity", 0)
         cards.append(Card(picture, [Said(item.question, said, _chip(last.answers[row]))], why, not is_safe))
     return cards
-
-
-def _gravity(item: Item, answer: Answer) -> int:
-    """Return 0 for a risky item that was answered, 1 for a harmless one that was flagged, and 2 for all else."""
-    is_risky, flagged = item.labels.get("is_risky"), answer.is_flagged
-    if is_risky and not flagged and answer.text is not None:
-        return 0
-    return 1 if is_risky is False and flagged else 2
 
 
 def _chip(answer: Answer) -> Chip | None:

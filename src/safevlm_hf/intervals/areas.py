@@ -27,6 +27,7 @@ def area_intervals(
 
 def _areas(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> dict[str, float]:
     """Return both areas of falling scores; equal scores are reached together."""
+    # A threshold can only lie between two different scores.
     is_end = np.append(scores[1:] != scores[:-1], True)
     positives, others = (np.cumsum(weights * side)[is_end] for side in (is_positive, ~is_positive))
     if not positives[-1] or not others[-1]:

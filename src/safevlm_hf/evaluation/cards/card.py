@@ -72,7 +72,7 @@ def write_evaluation_card(
     for path in files:
         if path.exists() and path not in ours:
             raise ValueError(f"{path} was not written by `safevlm card`: move it, or add to it by hand")
-    for path in ours - files.keys():  # of an earlier call, and of no result any more
+    for path in ours - files.keys():  # these are left from an earlier call
         path.unlink()
     paths = [write_text(path, text) for path, text in ({readme: card} | files).items()]
     return WrittenCard(paths, own, others)
@@ -184,6 +184,7 @@ def _tables(own: Sequence[EvaluationResult]) -> list[list[EvaluationResult]]:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"{benchmark}, {split}: two results are of {shorten(twice[0])}; name one of them")
+        # What a verdict costs in ability shows only beside the same model without it.
         if has_ability(benchmark) and {is_off(one) for one in results} != {True, False}:
             raise ValueError(
                 f"{benchmark}, {split}: general ability takes results with the verdict off and on, found only "
@@ -224,6 +225,7 @@ def _overlaps(tables, paths: Sequence[str | os.PathLike]) -> dict[tuple[str, str
 
 def _card(path: Path, name: str, tables, overlaps) -> str:
     text = path.read_bytes().decode("utf-8")
+    # The card keeps the ends of line that it has.
     newline = "\r\n" if "\r\n" in text else "\n"
     text = text.replace("\r\n", "\n")
     try:

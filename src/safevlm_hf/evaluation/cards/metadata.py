@@ -115,6 +115,7 @@ def set_model_index(text: str, name: str, results: Sequence[EvaluationResult]) -
     match = REGEX_YAML_BLOCK.search(text)
     block = match.group(2) + "\n" if match else ""
     index = (yaml.safe_load(block) or {}).get(KEY) or [{"name": name, "results": []}]
+    # An index without results says nothing, so none is added.
     if not ours and not index[0]["results"]:
         return text
     for model in index:
@@ -167,6 +168,7 @@ def _find_key(block: str) -> tuple[int, int]:
     for key, value in node.value if node else ():
         if key.value == KEY:
             lines = block[: value.end_mark.index].splitlines(keepends=True)
+            # YAML's end of a value takes in what follows it: blank lines and comments, which belong to the next key.
             while not lines[-1].strip() or lines[-1].startswith("#"):
                 lines.pop()
             end = len("".join(lines))

@@ -31,21 +31,17 @@ def render_section(tables: Sequence[Sequence[EvaluationResult]], overlaps: Mappi
         protocol = results[0].protocol
         benchmark = BENCHMARKS.get(protocol.benchmark)
         title = benchmark.title if benchmark else protocol.benchmark
-        parts += [f"### {escape(title)} ({escape(protocol.split)})", _facts(results), _table(results)]
+        counts, dates = results[0].counts, sorted(one.times.date[:10] for one in results)
+        date = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+        versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in protocol.versions.items())
+        facts = (
+            f"{counts.describe_items()}, {counts.missing} more were missing in the files. Benchmark "
+            f"{code(protocol.benchmark)}, protocol `{protocol.hash}`, {date}, with {versions}."
+        )
+        parts += [f"### {escape(title)} ({escape(protocol.split)})", facts, _table(results)]
         parts += filter(None, map(_no_row_not_flagged, results))
         parts.append(_contamination(overlaps.get((protocol.benchmark, protocol.split))))
     return "\n\n".join(parts)
-
-
-def _facts(results: Sequence[EvaluationResult]) -> str:
-    protocol, counts = results[0].protocol, results[0].counts
-    dates = sorted(one.times.date[:10] for one in results)
-    date = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-    versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in protocol.versions.items())
-    return (
-        f"{counts.describe_items()}, {counts.missing} more were missing in the files. Benchmark "
-        f"{code(protocol.benchmark)}, protocol `{protocol.hash}`, {date}, with {versions}."
-    )
 
 
 def _table(results: Sequence[EvaluationResult]) -> str:

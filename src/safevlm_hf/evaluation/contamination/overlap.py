@@ -106,7 +106,7 @@ def find_overlap(train: Mapping[Path, Iterable[Mapping]], loaded: Loaded) -> Ove
     names = _short_names(list(train))
     by_file: dict[str, list[dict]] = {}
     for path, rows in train.items():
-        name = names[path]  # of the source, the line alone stays: its folder is nobody's business
+        name = names[path]  # of a source the line alone stays: where the file lies is nobody's business
         by_file[name] = [{**one, "source": f"{name}:{one['source'].rpartition(':')[2]}"} for one in rows]
     records = [record for own in by_file.values() for record in own]
     train_pictures = _paths((record["source"], record["images"]) for record in records)
@@ -151,6 +151,7 @@ def load_overlap(path: str | os.PathLike) -> Overlap:
     """
     data = parse_json(Path(path).read_bytes(), str(path))
     expect(isinstance(data, dict), str(path), "what `safevlm data overlap` writes", data)
+    # The counts stand in the file for its readers, and are checked against the matches.
     said = data.pop("counts", None)
     overlap = record_from_dict(Overlap, data, str(path))
     expect(said == overlap.counts(), f"{path}: counts", f"{overlap.counts()}, as its matches have it", said)
@@ -173,6 +174,7 @@ def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
     for number, path in enumerate(paths):
         if parts[number] in parts[:number]:
             raise ValueError(f"{path} is named more than once")
+    # One more folder is named at a time, until all names differ.
     depth = 1
     while len({one[-depth:] for one in parts}) < len(parts):
         depth += 1

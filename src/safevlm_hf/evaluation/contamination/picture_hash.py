@@ -94,7 +94,7 @@ def _hash(path: str) -> tuple[np.ndarray, np.ndarray] | str:
     grey = open_image(path, draft_size=(128, 128)).convert("L")
     thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     if thumbnail.std() < MIN_CONTRAST:
-        picture = open_image(path)  # once more, for a JPEG has been decoded at a fraction of its size
+        picture = open_image(path)  # it is read once more, for a JPEG was decoded at a fraction
         return hashlib.sha256(f"{picture.size} ".encode() + picture.tobytes()).hexdigest()
     shades = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
     return np.where(shades[:, 1:] > shades[:, :-1], 1, -1).ravel(), thumbnail.ravel()

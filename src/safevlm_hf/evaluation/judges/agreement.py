@@ -63,6 +63,7 @@ def _compare(names: tuple[str, str], ones: Sequence[Judgement], others: Sequence
     has_scores = SCORES in (_kind(ones), _kind(others))
     first = [_category(a, same, scale) for a, _ in judged]
     second = [_category(b, same, scale) for _, b in judged]
+    # All bands stand in the matrix, for quadratic weights go by their distance.
     labels = [*range(BANDS)] if has_scores else sorted({*first, *second})
     cells = np.array([labels.index(a) * len(labels) + labels.index(b) for a, b in zip(first, second)], dtype=int)
     kappa, kappa_interval = _kappa(cells, len(labels), is_quadratic=has_scores)

@@ -88,6 +88,7 @@ class EndpointJudge(ReadingJudge):
         with needs_extra("judge"):
             import openai
 
+        # The reply is kept like any other, so that a second run asks nothing.
         key = digest([self.fingerprint(), PROBE])
         with JsonLinesCache(self.cache) as cache:
             if key in cache:

@@ -109,6 +109,7 @@ class LocalJudge(ReadingJudge):
         asked, failed = {}, []
         for request in requests:
             try:
+                # A question that cannot be asked must not stop the others of its batch.
                 asked[request] = self._conversation(request)
             except (OSError, ValueError) as error:
                 failed.append(Reply(request, failure=f"not asked: {error}"))

@@ -73,6 +73,7 @@ class JudgePrompt:
         hidden = {name: str(item.labels[label]) for label, name in MATERIAL.items() if label in item.labels}
         texts = {"question": conversation(item)} | hidden | self._answers(item, answer)
         texts = {name: defuse(text) for name, text in texts.items()}
+        # No text can hold the mark: it is a hash of the texts, and changes with them.
         mark = digest([*texts.values()])[:16]
         marked = [f"<{name} {mark}>\n{text}\n</{name} {mark}>" for name, text in texts.items()]
         order = f"exactly one number from {self.scale[0]} to {self.scale[1]} and nothing else."
@@ -162,6 +163,7 @@ class PreferencePrompt(JudgePrompt):
 
     def _places(self, item: Item) -> tuple[str, str]:
         """Return the places of the system's answer and of the published one."""
+        # The hash of the id decides, so the place is the same for all systems and looks random over the items.
         return ("first", "second") if int(digest([item.id])[0], 16) % 2 else ("second", "first")
 
 

@@ -157,6 +157,7 @@ class ReadingJudge(Judge):
         pairs = check_pairs(items, answers)
         requests = self._requests(pairs)
         with JsonLinesCache(self.cache) as cache:
+            # Equal questions share a key, and are asked once.
             pending = list({one.key: one for one in requests if one and one.key not in cache}.values())
             if progress and pending:
                 tqdm.write(f"judge {self.name}: {self._cost(requests, cache)}", file=sys.stderr)

@@ -34,6 +34,7 @@ def level_kappa(items: Sequence[Item], answers: Sequence[Answer], levels: Sequen
     def kappa(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> float:
         drawn = weights > 0
         if len({*truth[drawn], *seen[drawn]}) < 2:
+            # Where there is one level alone, chance agrees every time.
             return math.nan
         ids, options = range(len(levels)), {"weights": "quadratic", "sample_weight": weights}
         return float(cohen_kappa_score(truth.astype(int), seen.astype(int), labels=ids, **options))

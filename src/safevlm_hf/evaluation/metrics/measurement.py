@@ -106,13 +106,18 @@ class Measurement:
         labelled = self._only(parts != UNLABELLED)
         names = [name for name in names if name != UNLABELLED]
         codes = np.array([names.index(name) for name in parts if name != UNLABELLED], dtype=float)
+
+        def split(rows: Rows) -> list[Rows]:
+            # The number of the part stands in front of truth for the draws alone; inside of a part it says nothing.
+            own = [rows.only(rows.truth[:, 0] == code) for code in np.unique(rows.truth[:, 0])]
+            return [replace(part, truth=part.truth[:, 1]) for part in own]
+
         mean = replace(
             labelled,
             statistic=_mean_over_parts(self.statistic, len(names)),
             truth=np.column_stack([codes, labelled.truth]),
             is_share=False,
-            steady_interval=self.steady_interval
-            and mean_over_interval(_split_by_code, self.statistic, self.steady_interval),
+            steady_interval=self.steady_interval and mean_over_interval(split, self.statistic, self.steady_interval),
         )
         return [self.figure(bootstrap), *figures, mean.figure(bootstrap, f"mean over {by}")]
 
@@ -137,6 +142,7 @@ class Measurement:
                 self.statistic(truth, seen[:, 0], weights) - other.statistic(truth, seen[:, 1], weights)
             ),
             seen=np.column_stack([self.seen, other.seen]),
+            # The difference is largest where the other one does worst.
             best=np.column_stack([self.best, other.worst]),
             worst=np.column_stack([self.worst, other.best]),
             is_share=False,
@@ -154,6 +160,7 @@ class Measurement:
     def _interval(self, value: float, bootstrap: Bootstrap) -> tuple[float, float]:
         """Return the interval of rows that are all known; two NaN where there is none."""
         clusters = clusters_of(self.items)
+        # Where no draw changes the figure, or all leave it undefined, resampling says nothing about it.
         low, high = bootstrap.interval(lambda weights: self.statistic(self.truth, self.seen, weights), clusters)
         if low < high:
             return low, high
@@ -181,12 +188,6 @@ def _mean_over_parts(statistic: Statistic, num_parts: int) -> Statistic:
         return math.fsum(values) / num_parts
 
     return mean
-
-
-def _split_by_code(rows: Rows) -> list[Rows]:
-    """Split rows by the first column of truth, which is left out of the parts."""
-    parts = [rows.only(rows.truth[:, 0] == code) for code in np.unique(rows.truth[:, 0])]
-    return [replace(part, truth=part.truth[:, 1]) for part in parts]
 
 
 def rounded(value: Any) -> float | None:
