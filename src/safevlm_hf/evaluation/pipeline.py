@@ -192,10 +192,6 @@ def _judges(candidates: Sequence[Candidate], settings: Settings) -> list[Judge]:
 
 
 def _protocol(benchmark: Benchmark, loaded: Loaded, judges: Sequence[Judge], settings: Settings) -> Protocol:
-    # Judges, metrics, intervals and the benchmark's own reading make figures of answers.
-    code = [counting.__file__, reading.__file__, inspect.getfile(benchmark.read)]
-    for package in (intervals, judges_package, metrics_package):
-        code += sorted(map(str, Path(inspect.getfile(package)).parent.rglob("*.py")))
     return Protocol.of(
         benchmark.name,
         loaded.split,
@@ -204,8 +200,15 @@ def _protocol(benchmark: Benchmark, loaded: Loaded, judges: Sequence[Judge], set
         max_new_tokens=settings.max_new_tokens,
         judges={judge.name: judge.fingerprint() for judge in judges},
         judge_prompts={name: prompt.digest() for name, prompt in _prompts(judges).items()},
-        scoring={"code": code_hash(code), **asdict(settings.bootstrap)},
+        scoring={"code": _scoring_code(benchmark), **asdict(settings.bootstrap)},
     )
+
+
+def _scoring_code(benchmark: Benchmark) -> str:
+    """Return the hash of what makes figures of answers: judges, metrics, and the benchmark's own reading."""
+    folders = [Path(inspect.getfile(package)).parent for package in (intervals, judges_package, metrics_package)]
+    files = [counting.__file__, reading.__file__, inspect.getfile(benchmark.read)]
+    return code_hash([*files, *(file for folder in folders for file in sorted(folder.rglob("*.py")))])
 
 
 def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, settings: Settings, folder) -> Evaluated:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ..files import refuse_to_overwrite, write_text
 from ..intervals.figure import Figure
-from ..items import Answer
+from ..items import Answer, Item
 from ..reports.cards import Card, Chip, Said, picture_at
 from ..reports.pages import Section, render_page
 from ..reports.plots import share_curves
@@ -242,12 +242,16 @@ def _cards(systems: Sequence[Evaluated]) -> list[Card]:
             said.append((one.result.system.name, f"no answer: {failure}" if text is None else text))
         why = ("risky, and not flagged", "harmless, and flagged", "")[gravity[row]]
         picture = picture_at(item.images[0], f"picture of item {item.id}", f"item {item.id}")
-        # A picture is shown plainly only where all that the benchmark says of the item, and of it alone, is harmless.
-        labels = item.labels
-        is_safe = labels.get("is_risky") is False and labels.get("is_image_risky", False) is False
-        is_safe = is_safe and labels.get("image_grade", "safe") == "safe" and not labels.get("severity", 0)
-        cards.append(Card(picture, [Said(item.question, said, _chip(last.answers[row]))], why, not is_safe))
+        is_blurred = not _is_harmless(item)
+        cards.append(Card(picture, [Said(item.question, said, _chip(last.answers[row]))], why, is_blurred))
     return cards
+
+
+def _is_harmless(item: Item) -> bool:
+    """Tell whether all that the benchmark says of the item, and of its picture alone, is harmless."""
+    labels = item.labels
+    is_safe = labels.get("is_risky") is False and labels.get("is_image_risky", False) is False
+    return is_safe and labels.get("image_grade", "safe") == "safe" and not labels.get("severity", 0)
 
 
 def _chip(answer: Answer) -> Chip | None:

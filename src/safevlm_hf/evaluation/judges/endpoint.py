@@ -126,24 +126,14 @@ class EndpointJudge(ReadingJudge):
         return Reply(request)
 
     def _complete(self, request: Request) -> str:
-        """Return the text of the server's reply, `""` where the model gave none.
-
-        Raises:
-            ValueError: it is no chat completion, for a server may send anything.
-        """
+        """Return the server's reply."""
         content: list[dict] = [{"type": "text", "text": request.text}]
         content += [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
         options = {name: value for name, value in self.options.items() if value is not None}
         completion = self._client.chat.completions.create(
             model=self.model, messages=[{"role": "user", "content": content}], **options
         )
-        try:
-            text = completion.choices[0].message.content
-        except (AttributeError, LookupError, TypeError):
-            raise ValueError("the server's reply is no chat completion") from None
-        if not (text is None or isinstance(text, str)):
-            raise ValueError("the server's reply is no chat completion")
-        return text or ""
+        return _reply_text(completion)
 
     def _cannot_be_asked(self, error: Exception) -> JudgeUnavailable:
         server = without_userinfo(self.base_url or "OpenAI")
@@ -194,6 +184,21 @@ def _client(name: str, base_url: str | None, key_variable: str | None, timeout: 
         return openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=max_retries)
     except Exception:  # the client's own InvalidURL, which repeats parts of the address
         raise ValueError(f"judge {name!r}: expected an address such as http://localhost:8000/v1") from None
+
+
+def _reply_text(completion) -> str:
+    """Return the text of a completion, `""` where the model gave none. A server may have sent anything.
+
+    Raises:
+        ValueError: it is no chat completion.
+    """
+    try:
+        text = completion.choices[0].message.content
+    except (AttributeError, LookupError, TypeError):
+        raise ValueError("the server's reply is no chat completion") from None
+    if not (text is None or isinstance(text, str)):
+        raise ValueError("the server's reply is no chat completion")
+    return text or ""
 
 
 def _reason(error: Exception) -> str:
