@@ -51,10 +51,10 @@ class DemoResults:
         self.figures = {column: held_out_figures(self.items, answers) for column, answers in self.answers.items()}
         region = (self.localisation or {}).get("pictogram_region")
         if region is not None and self.figures:
+            low, high = region.get("interval", (None, None))
+            ratio = Figure("map_ratio", region["mass_ratio"], low, high, region["num_samples"])
             # The maps were made by the model of the last column.
-            ends = region.get("interval", (None, None))
-            figure = Figure("map_ratio", region["mass_ratio"], *ends, region["num_samples"])
-            self.figures[list(self.figures)[-1]]["map_ratio"] = figure
+            self.figures[list(self.figures)[-1]]["map_ratio"] = ratio
 
     @property
     def values(self) -> dict[str, dict[str, float | None]]:
