@@ -66,11 +66,13 @@ class Answer:
     actions: Sequence[str] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "actions", tuple(self.actions))  # JSON has lists: what is read is what was kept
+        object.__setattr__(
+            self, "actions", tuple(self.actions)
+        )  # JSON reads a list, which would differ from what was kept
 
     @property
     def is_flagged(self) -> bool | None:
-        """Whether the policy did anything but answer; `None` without a verdict."""
+        """Tell whether the policy did anything but answer; `None` without a verdict."""
         return None if self.action is None else self.action != "answer"
 
 

@@ -17,7 +17,7 @@ from ..reports.plot_verdict import plot_verdict
 
 @dataclass(frozen=True)
 class PolicyTrial:
-    """What a policy changes. The answers are to the same items, in the same order, as those it is held against.
+    """Effect of a policy. The answers are to the same items, in the same order, as those it is held against.
 
     Attributes:
         name, note: what is turned, and what it should lead to.
@@ -32,7 +32,7 @@ class PolicyTrial:
     answers: Sequence[Answer]
 
     def is_fixed(self, answer: Answer) -> bool:
-        """Whether the answer is one of the fixed texts."""
+        """Tell whether the answer is one of the fixed texts."""
         return answer.text in self.refusals
 
 
@@ -56,7 +56,7 @@ POLICIES = (
 
 
 def try_policies(model, processor, records: Sequence[dict], batch_size: int = 32) -> list[PolicyTrial]:
-    """The records answered under each of `POLICIES`."""
+    """Answer the records under each of `POLICIES`."""
     trials = []
     for name, note, policy in POLICIES:
         answers = give_answers(
@@ -66,6 +66,7 @@ def try_policies(model, processor, records: Sequence[dict], batch_size: int = 32
         kept = SafetyPolicy.create(model.kept_policy(), safety)
         applied = kept.override(policy, safety)
         refuses = applied.refuses(safety)
+        # A policy that refuses nowhere never shows its texts.
         texts = {applied.refusal(category) for category in (*safety.categories, None)}
         trials.append(PolicyTrial(name, note, policy, frozenset(texts if refuses else ()), answers))
     return trials
@@ -73,7 +74,7 @@ def try_policies(model, processor, records: Sequence[dict], batch_size: int = 32
 
 @torch.inference_mode()
 def draw_explanations(model, processor, records: Sequence[dict]) -> list[bytes]:
-    """`plot_verdict` of each record, as PNG."""
+    """Draw `plot_verdict` of each record, as PNG."""
     drawings = []
     with Progress(len(records), "drawing", "verdict") as bar:
         for record in records:

@@ -20,8 +20,8 @@ REGIONS = {"pictogram_region": "pictogram", "region": "text, pictogram and symbo
 
 
 def policies_section(trials: Sequence[PolicyTrial], defaults: Rows, categories: Sequence[str]) -> Section | None:
-    """What each trial changes against the default policy by category, answers to some records before and after, and
-    one record's answers under all of them; `None` without trials.
+    """Show what each trial changes against the default policy by category, answers to some records before and after,
+    and one record's answers under all of them; `None` without trials.
 
     Args:
         defaults: the items, and what the default policy answered to them.
@@ -29,10 +29,14 @@ def policies_section(trials: Sequence[PolicyTrial], defaults: Rows, categories: 
     shown = []
     for trial in trials:
         effects = _effects(trial, defaults, categories)
+        changed = [effect["name"] for effect in effects if effect["is_changed"]]
+        where = f"{', '.join(changed)}, and in no other row"
+        if not changed or len(changed) == len(effects):
+            where = f"{'every' if changed else 'no'} row"
         shown.append(
             {
                 "name": trial.name,
-                "note": f"{trial.note} {_changes(effects)}",
+                "note": f"{trial.note} The counts change in {where}.",
                 "policy": json.dumps(trial.policy),
                 "effects": effects,
                 **_examples(trial, defaults),
@@ -40,12 +44,19 @@ def policies_section(trials: Sequence[PolicyTrial], defaults: Rows, categories: 
         )
     if not shown:
         return None
-    data = {"trials": shown, "compared": _compared(trials, defaults)}
+    compared = None
+    if defaults:  # the record with the most different answers, under all policies
+        names = ["default policy", *(trial.name for trial in trials)]
+        columns = [[answer for _, answer in defaults], *(trial.answers for trial in trials)]
+        rows = zip([item for item, _ in defaults], zip(*columns, strict=True), strict=True)
+        item, answers = max(rows, key=lambda row: len({answer.text for answer in row[1]}))
+        compared = Card(picture_of(item), [Said(item.question, [_named(*named) for named in zip(names, answers)])])
+    data = {"trials": shown, "compared": compared}
     return Section("Policies at work", "report/policies.html", data, is_folded=True)
 
 
 def _effects(trial: PolicyTrial, defaults: Rows, categories: Sequence[str]) -> list[dict]:
-    """Per category with samples: how many there are, are answered before and now, and get a fixed refusal."""
+    """Count per category with samples how many there are, are answered before and now, and get a fixed refusal."""
     effects = []
     for name in categories:
         found = zip(defaults, trial.answers, strict=True)
@@ -62,16 +73,8 @@ def _effects(trial: PolicyTrial, defaults: Rows, categories: Sequence[str]) -> l
     return effects
 
 
-def _changes(effects: list[dict]) -> str:
-    """Say in which rows of the table anything changes."""
-    changed = [effect["name"] for effect in effects if effect["is_changed"]]
-    if not changed or len(changed) == len(effects):
-        return f"The counts change in {'every' if changed else 'no'} row."
-    return f"The counts change in {', '.join(changed)}, and in no other row."
-
-
 def _examples(trial: PolicyTrial, defaults: Rows) -> dict:
-    """Records before and after, those whose answer has changed; where none has, a risky one all the same."""
+    """Return records before and after, those whose answer has changed; where none has, a risky one all the same."""
     rows = [(*row, tried) for row, tried in zip(defaults, trial.answers, strict=True)]
     changed = [row for row in rows if row[1].text != row[2].text]
     summary = f"Answers that changed: {counts_text(len(changed), len(rows))}."
@@ -86,19 +89,8 @@ def _examples(trial: PolicyTrial, defaults: Rows) -> dict:
     return {"summary": summary, "examples": cards}
 
 
-def _compared(trials: Sequence[PolicyTrial], defaults: Rows) -> Card | None:
-    """The record with the most different answers under the policies, with all of them; `None` without records."""
-    names = ["default policy", *(trial.name for trial in trials)]
-    others = zip(*(trial.answers for trial in trials), strict=True)
-    rows = [(item, (default, *tried)) for (item, default), tried in zip(defaults, others, strict=True)]
-    if not rows:
-        return None
-    item, answers = max(rows, key=lambda row: len({answer.text for answer in row[1]}))
-    return Card(picture_of(item), [Said(item.question, [_named(*named) for named in zip(names, answers)])])
-
-
 def _named(name: str, answer: Answer) -> tuple[str, str]:
-    """Under which policy, what it decided, and the answer."""
+    """Return the policy's name with what it decided, and the answer."""
     return f"{name} ({answer.action})", answer.text or ""
 
 
@@ -107,7 +99,7 @@ def explanations_section(
     localisation: Mapping[str, Mapping[str, Any]] | None,
     explained: Rows = (),
 ) -> Section | None:
-    """Maps of what the verdict rests on, and how well they find the risky region; `None` without drawings.
+    """Show maps of what the verdict rests on, and how well they find the risky region; `None` without drawings.
 
     Args:
         explained: the items that the drawings are of, and what was answered.
@@ -119,12 +111,23 @@ def explanations_section(
         for name, label in REGIONS.items()
         if (found := (localisation or {}).get(name))
     ]
-    pictures = [_explained(drawing, *row) for drawing, row in zip(drawings, explained, strict=True)]
+    pictures = []
+    for drawing, (item, answer) in zip(drawings, explained, strict=True):
+        # Whoever cannot see the drawing reads the same as text: the verdict, and the probability of each category.
+        name = ", ".join(dict.fromkeys((answer.category, answer.level)))
+        verdict = f"{name} · risk {answer.risk:.2f} · {answer.action}"
+        ranked = sorted(answer.category_probabilities.items(), key=lambda named: -named[1])
+        categories = ", ".join(f"{name} {probability:.2f}" for name, probability in ranked)
+        alt = (
+            f"Verdict: {verdict}. The picture, the map of what the verdict rests on, and the words of the question, "
+            f"shaded. Categories: {categories}."
+        )
+        pictures.append({"picture": inline_picture(drawing, "png", alt, item.question), "verdict": verdict})
     return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures}, is_folded=True)
 
 
 def _region_figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Title to a figure and its interval."""
+    """Map a title to a figure and its interval."""
     titles = {
         "share of the area": ("area_share", 3),
         "share of the map": ("mass", 3),
@@ -138,18 +141,3 @@ def _region_figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         for title, (name, digits) in titles.items()
     }
     return {"samples": (str(found["num_samples"]), ""), **cells}
-
-
-def _explained(drawing: bytes, item: Item, answer: Answer) -> dict[str, Any]:
-    """The drawing, and what it says as text: the question, the verdict, and the probability of each category."""
-    name = ", ".join(dict.fromkeys((answer.category, answer.level)))
-    said = f"{name} · risk {answer.risk:.2f} · {answer.action}"
-    ranked = sorted(answer.category_probabilities.items(), key=lambda named: -named[1])
-    categories = ", ".join(f"{name} {probability:.2f}" for name, probability in ranked)
-    alt = (
-        f"Verdict: {said}. The picture, the map of what the verdict rests on, and the words of the question, shaded. "
-    )
-    return {
-        "picture": inline_picture(drawing, "png", f"{alt}Categories: {categories}.", item.question),
-        "verdict": said,
-    }

@@ -25,13 +25,14 @@ FIRST_COLOUR, MIDDLE_COLOUR, LAST_COLOUR = "#a9b4c0", "#7ba3cf", "#2563a8"
 
 
 def figures_section(results: DemoResults) -> Section:
-    """The table of all figures, with the targets on them."""
+    """Show the table of all figures, with the targets on them."""
     data = {"columns": list(results.figures), "rows": figure_rows(results)}
     return Section("Figures", "report/figures.html", data, is_folded=True)
 
 
 def figure_rows(results: DemoResults, columns: Sequence[str] | None = None) -> list[Row]:
-    """One row per figure, and beside the pairs one of a head with `head_pooling="first"`; all columns if unset."""
+    """Return one row per figure, and beside the pairs one of a head with `head_pooling="first"`; all columns if
+    unset."""
     rows, values = [], results.values
     columns = list(results.figures) if columns is None else columns
     for name in _figure_names(results):
@@ -39,17 +40,17 @@ def figure_rows(results: DemoResults, columns: Sequence[str] | None = None) -> l
             figure_cell(results.figures[column].get(name), is_met(results.targets, values, name, column))
             for column in columns
         ]
-        of_name = [target for target in results.targets if target.figure == name]
-        targets = [str(target) for target in of_name if target.column in columns]
+        targets = [str(one) for one in results.targets if one.figure == name and one.column in columns]
         rows.append(Row(*FIGURES.get(name, (name, "")), cells, targets))
         if name == "pairs_both_right" and results.first_pooling is not None:
+            # That head is compared with the last column, after both stages.
             last = figure_cell(results.first_pooling[name])
             rows.append(Row(*FIRST_POOLING, [None] * (len(cells) - 1) + [last]))
     return rows
 
 
 def bars_section(results: DemoResults) -> Section | None:
-    """Those figures that are shares, as bars; `None` without any."""
+    """Show the figures that are shares, as bars; `None` without any."""
     columns = list(results.figures)
     colours = dict.fromkeys(columns, MIDDLE_COLOUR) | dict(
         zip(columns[:1] + columns[-1:], (FIRST_COLOUR, LAST_COLOUR))

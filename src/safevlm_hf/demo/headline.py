@@ -1,6 +1,4 @@
-"""What a run reached, before and after, in a table that fits on one screen."""
-
-from collections.abc import Iterator
+"""Headline of a run: before and after, in a table that fits on one screen."""
 
 from ..reports.pages import Section
 from ..reports.tables import Row
@@ -19,7 +17,6 @@ from .rows import (
     SMALL_PRINT_ANSWERED,
     TURN_ANSWERED,
     WORDS_ANSWERED,
-    RowResult,
 )
 from .wordings import ABOUT_THE_LOOK, IN_OTHER_WORDS
 
@@ -41,14 +38,14 @@ HEADLINES = (
 
 
 def headline_section(results: DemoResults) -> Section:
-    """The headline, which the report begins with."""
+    """Return the headline, which the report begins with."""
     rows, num_more_missed = headline_rows(results)
     data = {"columns": headline_columns(results), "rows": rows, "num_more_missed": num_more_missed}
     return Section("What the run reached", "report/headline.html", data)
 
 
 def headline_columns(results: DemoResults) -> list[str]:
-    """The first column and the last: before and after."""
+    """Return the first column and the last: before and after."""
     columns = list(results.figures)
     return list(dict.fromkeys((*columns[:1], *columns[-1:])))
 
@@ -58,16 +55,15 @@ def headline_rows(results: DemoResults) -> tuple[list[Row], int]:
 
     They are the figures of questions that stand alone, those of `HEADLINES`, and whatever misses a target."""
     columns = headline_columns(results)
-    found = {(result.row.name, figure): (result, figure) for result, figure in _measured(results)}
+    found = {
+        (result.row.name, figure): (result, figure)
+        for result in results.robustness
+        for rates in result.rates.values()
+        for figure in rates
+    }
     shown = figure_rows(results, columns)
     shown += [row_of_figure(*found[key], columns, results.targets) for key in HEADLINES if key in found]
     others = [row_of_figure(*value, columns, results.targets) for key, value in found.items() if key not in HEADLINES]
     missed = [row for row in others if any(cell is not None and cell.is_met is False for cell in row.cells)]
-    room = max(0, MAX_ROWS - len(shown))
-    return [*shown, *missed[:room]], len(missed[room:])
-
-
-def _measured(results: DemoResults) -> Iterator[tuple[RowResult, str]]:
-    for result in results.robustness:
-        for figure in dict.fromkeys(name for rates in result.rates.values() for name in rates):
-            yield result, figure
+    num_free = max(0, MAX_ROWS - len(shown))
+    return [*shown, *missed[:num_free]], len(missed[num_free:])

@@ -1,4 +1,4 @@
-"""Whether the map of an explanation lies on what makes a picture risky, where that is known (RiskCards)."""
+"""Localisation: does the map of an explanation lie on what makes a picture risky, where that is known (RiskCards)?"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class ExplainedRecord:
 
 
 def region_mass(map: torch.Tensor, region: Sequence[float], image_size: int | tuple[int, int]) -> tuple[float, float]:
-    """How much of a map lies inside a box; a cell that the box cuts counts by its share inside.
+    """Measure how much of a map lies inside a box; a cell that the box cuts counts by its share inside.
 
     Args:
         map: (rows, columns), spread over the whole picture.
@@ -54,18 +54,14 @@ def region_mass(map: torch.Tensor, region: Sequence[float], image_size: int | tu
     total = map.sum().item()
     if not total > 0:
         raise ValueError(f"A map needs a mass above 0, got {total}.")
-    rows, columns = (
-        _shares_inside(low, high, side, cells)
-        for low, high, side, cells in ((top, bottom, height, map.shape[0]), (left, right, width, map.shape[1]))
-    )
+    shares = []
+    for low, high, side, cells in ((top, bottom, height, map.shape[0]), (left, right, width, map.shape[1])):
+        # Where the box cuts through a cell, clamping the cell's edges leaves the part that is inside.
+        edges = torch.linspace(0, side, cells + 1, dtype=torch.float64).clamp(low, high)
+        shares.append(edges.diff() * cells / side)
+    rows, columns = shares
     mass = (rows @ map.double().cpu() @ columns).item() / total
     return mass, (right - left) * (bottom - top) / (width * height)
-
-
-def _shares_inside(low: float, high: float, side: float, cells: int) -> torch.Tensor:
-    """Share of each of the equal cells of `side` that lies between `low` and `high`, (cells,)."""
-    edges = torch.linspace(0, side, cells + 1, dtype=torch.float64).clamp(low, high)
-    return edges.diff() * cells / side
 
 
 def localisation_figures(
@@ -74,7 +70,7 @@ def localisation_figures(
     image_sizes: Sequence[tuple[int, int]],
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How strongly maps lie on their regions, as means over the pictures. A uniform map has a ratio of 1.
+    """Measure how strongly maps lie on their regions, as means over the pictures. A uniform map has a ratio of 1.
 
     Args:
         maps: (grid, grid) each.
@@ -98,6 +94,7 @@ def localisation_figures(
             f"{len(image_sizes)} sizes."
         )
     generator = torch.Generator().manual_seed(seed)
+    # Maps of other pictures, and random ones, show what a ratio is worth.
     candidates = {
         "mass_ratio": maps,
         "random_ratio": [torch.rand(map.shape, generator=generator) for map in maps],
@@ -119,7 +116,7 @@ def localisation_figures(
 
 
 def _intervals(means: Mapping[str, Sequence[float]], seed: int) -> dict[str, list[float]]:
-    """95% bootstrap intervals of means over the same pictures."""
+    """Return 95% bootstrap intervals of means over the same pictures."""
     columns = {name: np.array(values) for name, values in means.items()}
 
     def draw(weights: np.ndarray) -> dict[str, float]:
@@ -133,7 +130,7 @@ def _intervals(means: Mapping[str, Sequence[float]], seed: int) -> dict[str, lis
 def explain_records(
     model, processor, records: Sequence[dict], batch_size: int = 16, map: str = "map"
 ) -> list[ExplainedRecord]:
-    """The map of each record's image, under its question.
+    """Return the map of each record's image, under its question.
 
     Args:
         model, processor: a safe model's.
@@ -164,7 +161,7 @@ def explain_records(
 def riskcards_localisation(
     model, processor, records: Sequence[dict], batch_size: int = 16, map: str = "map", seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """`localisation_figures` of the risky records of RiskCards.
+    """Return `localisation_figures` of the risky records of RiskCards.
 
     Returns figures by region: `"region"` (text, pictogram and symbol) and `"pictogram_region"`, and both again over
     the records with a right verdict alone (`"region, right verdict"`, ...; left out where there are none), each with

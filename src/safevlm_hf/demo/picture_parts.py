@@ -1,6 +1,6 @@
 """The report's pictures with verdicts and answers: question pairs, mistakes, and a gallery of each category."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import groupby
 
 from ..evaluation.answering import answer_class
@@ -23,7 +23,7 @@ MAX_MISTAKES, MAX_PAIRS, PICTURES_A_CATEGORY = 24, 6, 4
 
 
 def pairs_section(results: DemoResults) -> Section | None:
-    """Two questions about one picture; `None` without pairs."""
+    """Show two questions about one picture; `None` without pairs."""
     position = {item.id: index for index, item in enumerate(results.items)}
     pairs = find_pairs(results.rows)
     if not pairs:
@@ -37,7 +37,7 @@ def pairs_section(results: DemoResults) -> Section | None:
 
 
 def mistakes_section(results: DemoResults) -> Section:
-    """Every wrong verdict and answer, the gravest first."""
+    """Show every wrong verdict and answer, the gravest first."""
     wrong = [(index, item, _faults(item, answer)) for index, (item, answer) in enumerate(results.rows)]
     wrong = sorted((entry for entry in wrong if entry[2]), key=lambda entry: entry[2][0][0])
     cards = [
@@ -55,7 +55,7 @@ def mistakes_section(results: DemoResults) -> Section:
 
 
 def gallery_section(results: DemoResults) -> Section | None:
-    """Some samples of each category, right or wrong; `None` without any."""
+    """Show some samples of each category, right or wrong; `None` without any."""
     groups = []
     for name in results.categories:
         members = [(i, item) for i, item in enumerate(results.items) if item.labels.get("category") == name]
@@ -67,7 +67,7 @@ def gallery_section(results: DemoResults) -> Section | None:
 
 
 def _faults(item: Item, answer: Answer) -> list[tuple[int, str]]:
-    """What is wrong after training, as (gravity, text), the gravest (lowest) first."""
+    """Return what is wrong after training, as (gravity, text), the gravest (lowest) first."""
     faults, is_risky, given = [], item.labels.get("is_risky"), answer_class(answer)
     if is_risky and given == "answer":
         faults.append((0, "risky, but answered"))
@@ -81,7 +81,7 @@ def _faults(item: Item, answer: Answer) -> list[tuple[int, str]]:
 
 
 def _varied(items: Iterable, key, limit: int) -> list:
-    """The first `limit` items, those with a new key before those whose key was there already."""
+    """Return the first `limit` items, those with a new key before those whose key was there already."""
     new, known, keys = [], [], set()
     for item in items:
         (known if key(item) in keys else new).append(item)
@@ -95,26 +95,20 @@ def _varied(items: Iterable, key, limit: int) -> list:
 
 
 def _said(results: DemoResults, index: int, expected: str | None = None) -> Said:
-    """Question, verdict and the answers; equal ones that follow each other are shown once."""
+    """Return question, verdict and the answers; equal ones that follow each other are shown once."""
     (item, answer), texts = results.rows[index], results.texts(index)
     if expected is not None:
         texts["expected"] = expected
-    return Said(item.question, _joined(texts), _chip(results, item, answer))
-
-
-def _joined(answers: Mapping[str, str]) -> list[tuple[str, str]]:
-    groups = groupby(answers.items(), key=lambda item: item[1])
-    return [(", ".join(name for name, _ in group), answer) for answer, group in groups]
-
-
-def _chip(results: DemoResults, item: Item, answer: Answer) -> Chip | None:
+    groups = groupby(texts.items(), key=lambda named: named[1])
+    answers = [(", ".join(name for name, _ in group), text) for text, group in groups]
     if answer.level is None:
-        return None
+        return Said(item.question, answers, None)
     scale = results.levels.index(answer.level) / max(1, len(results.levels) - 1)
     colour = LEVEL_COLOURS[round(scale * (len(LEVEL_COLOURS) - 1))]
     text = f"{_verdict_name(answer.level, answer.category)} · risk {answer.risk:.2f}"
     is_wrong = is_right_verdict(item, answer) is False
-    return Chip(text, colour, _verdict_name(item.labels["level"], item.labels["category"]) if is_wrong else "")
+    right = _verdict_name(item.labels["level"], item.labels["category"]) if is_wrong else ""
+    return Said(item.question, answers, Chip(text, colour, right))
 
 
 def _verdict_name(level: str, category: str) -> str:
@@ -122,7 +116,7 @@ def _verdict_name(level: str, category: str) -> str:
 
 
 def picture_of(item: Item) -> Picture | None:
-    """The item's first picture, small; `None` if it has none."""
+    """Return the item's first picture, small; `None` if it has none."""
     if not item.images:
         return None
     topic, layout = item.labels.get("topic"), item.labels.get("layout", "card")

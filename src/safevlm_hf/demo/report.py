@@ -25,15 +25,16 @@ __all__ = ["DemoResults", "format_headline", "format_table", "render_report", "w
 
 
 def write_report(path: str | os.PathLike, results: DemoResults) -> Path:
-    """Writes the report and returns its path. The file appears only when it is complete."""
+    """Write the report and return its path. The file appears only when it is complete."""
     return write_text(path, render_report(results))
 
 
 def render_report(results: DemoResults) -> str:
-    """The whole page."""
+    """Return the whole page."""
     # What is explained are the first risky items.
     explained = [row for row in results.rows if row[0].labels["is_risky"]][: len(results.explanations)]
     tried = results.rows[: len(results.trials[0].answers)] if results.trials else ()
+    curves = training_curves(results.logs)
     sections = (
         headline_section(results),
         figures_section(results),
@@ -43,58 +44,47 @@ def render_report(results: DemoResults) -> str:
         reliability_section(results),
         policies_section(results.trials, tried, results.categories),
         explanations_section(results.explanations, results.localisation, explained),
-        _training_section(results),
+        Section("Training", "report/training.html", {"curves": curves}, is_folded=True) if curves else None,
         pairs_section(results),
         mistakes_section(results),
         gallery_section(results),
     )
-    return render_page("report/page.html", results.title, sections, facts=results.facts, lead=_lead(results))
-
-
-def _lead(results: DemoResults) -> dict:
-    """What the page says first: the two rates before and after, and how many targets are met."""
-    return {
+    lead = {
         "attacks": _before_and_after(results, "attack_success_rate"),
         "refusals": _before_and_after(results, "over_refusal_rate"),
         "num_met": results.targets_met.count(True),
         "num_targets": len(results.targets),
         "has_pictures": any(item.images for item in results.items),
     }
+    return render_page("report/page.html", results.title, sections, facts=results.facts, lead=lead)
 
 
 def _before_and_after(results: DemoResults, figure: str) -> list[dict[str, str]]:
-    """A figure and its interval in the first column and in the last."""
+    """Return a figure and its interval in the first column and in the last."""
     columns = list(results.figures.values()) or [{}]
     cells = [(column[figure].value, column[figure]) if figure in column else (None, None) for column in columns]
     return [{"text": show(value), "interval": interval_text(found)} for value, found in (cells[0], cells[-1])]
 
 
-def _training_section(results: DemoResults) -> Section | None:
-    curves = training_curves(results.logs)
-    return Section("Training", "report/training.html", {"curves": curves}, is_folded=True) if curves else None
-
-
 def format_headline(results: DemoResults) -> str:
-    """What the run reached, as a table of plain ASCII that fits on a terminal's screen."""
+    """Return the headline as a table of plain ASCII that fits on a terminal's screen."""
     rows, num_more_missed = headline_rows(results)
     table = _format(headline_columns(results), rows, results)
     return table + (f"\n\n{num_more_missed} more figures miss a target" if num_more_missed else "")
 
 
 def format_table(results: DemoResults) -> str:
-    """All figures as tables of plain ASCII."""
+    """Return all figures as tables of plain ASCII."""
     alone = Table("Alone", list(results.figures), figure_rows(results))
     tables = (alone, *tables_of_rows(results.robustness, results.targets))
     return "\n\n".join(_format(table.columns, table.rows, results) for table in tables)
 
 
-def _line(row: Row) -> list[str]:
-    title = figure_name(row.title, row.note) if row.note in FIGURES else row.title
-    return [title, *("" if cell is None else str(cell) for cell in row.cells), "; ".join(row.targets)]
-
-
 def _format(columns: Iterable[str], rows: Iterable[Row], results: DemoResults) -> str:
-    table = [["held-out figure", *columns, "target"], *map(_line, rows)]
+    table = [["held-out figure", *columns, "target"]]
+    for row in rows:
+        title = figure_name(row.title, row.note) if row.note in FIGURES else row.title
+        table.append([title, *("" if cell is None else str(cell) for cell in row.cells), "; ".join(row.targets)])
     if not results.targets:
         table = [row[:-1] for row in table]
     return align(table).replace("… ", "  ").replace("≥", ">=").replace("≤", "<=")

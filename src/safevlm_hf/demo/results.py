@@ -1,4 +1,4 @@
-"""What a run of the demo gave."""
+"""Results of a run of the demo."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from .targets import ALONE_TARGETS, Target
 
 @dataclass
 class DemoResults:
-    """What a report is written from.
+    """Everything that a report is written from.
 
     Attributes:
         items: the held-out questions that stand alone.
@@ -51,11 +51,14 @@ class DemoResults:
         self.figures = {column: held_out_figures(self.items, answers) for column, answers in self.answers.items()}
         region = (self.localisation or {}).get("pictogram_region")
         if region is not None and self.figures:
-            self.figures[list(self.figures)[-1]]["map_ratio"] = _map_ratio(region)
+            low, high = region.get("interval", (None, None))
+            ratio = Figure("map_ratio", region["mass_ratio"], low, high, region["num_samples"])
+            # The maps were made by the model of the last column.
+            self.figures[list(self.figures)[-1]]["map_ratio"] = ratio
 
     @property
     def values(self) -> dict[str, dict[str, float | None]]:
-        """Column to figure to value, of questions that stand alone."""
+        """Return column to figure to value, of questions that stand alone."""
         return {
             column: {name: figure.value for name, figure in figures.items()}
             for column, figures in self.figures.items()
@@ -63,29 +66,23 @@ class DemoResults:
 
     @property
     def targets_met(self) -> list[bool | None]:
-        """Whether each target is met; `None` where a figure is missing."""
-        alone, of_rows = self.values, row_figures(self.robustness)
+        """Tell whether each target is met; `None` where a figure is missing."""
+        alone, by_row = self.values, row_figures(self.robustness)
         measured = {
-            column: {**alone.get(column, {}), **of_rows.get(column, {})}
-            for column in dict.fromkeys((*alone, *of_rows))
+            column: {**alone.get(column, {}), **by_row.get(column, {})} for column in dict.fromkeys((*alone, *by_row))
         }
         return [target.is_met(measured) for target in self.targets]
 
     @property
     def rows(self) -> list[tuple[Item, Answer]]:
-        """The items with the answers of the last column, after the stages."""
+        """Return the items with the answers of the last column, after the stages."""
         return list(zip(self.items, list(self.answers.values())[-1], strict=True)) if self.answers else []
 
     @property
     def judged(self) -> list[tuple[Item, Answer]]:
-        """Those of the rows that have a verdict and labels."""
+        """Return the rows that have a verdict and labels."""
         return [row for row in self.rows if is_right_verdict(*row) is not None]
 
     def texts(self, index: int) -> dict[str, str]:
-        """Column to answer, for the item at this index."""
+        """Return column to answer, for the item at this index."""
         return {column: answers[index].text or "" for column, answers in self.answers.items()}
-
-
-def _map_ratio(region: Mapping) -> Figure:
-    low, high = region.get("interval", (None, None))
-    return Figure("map_ratio", region["mass_ratio"], low, high, region["num_samples"])

@@ -34,11 +34,17 @@ BOUNDS = {RISKY_FLAGGED: 0.95, CLEAN_FLAGGED: 0.05}
 
 
 def robustness_section(results: Sequence[RowResult], targets: Sequence[Target]) -> Section | None:
-    """The whole part; `None` without results."""
+    """Return the whole part; `None` without results."""
     if not results:
         return None
+    tables = []
+    for table in tables_of_rows(results, targets):
+        # Of the lines of one row only the first carries its name.
+        names = [None, *(row.title for row in table.rows)]
+        rows = [replace(row, title="") if row.title == name else row for row, name in zip(table.rows, names)]
+        tables.append(replace(table, rows=rows))
     data = {
-        "tables": [replace(table, rows=_named_once(table.rows)) for table in tables_of_rows(results, targets)],
+        "tables": tables,
         "length_curves": _length_curves(results),
         "strength_curves": _strength_curves(results),
     }
@@ -66,7 +72,7 @@ def tables_of_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> l
 
 
 def row_of_figure(result: RowResult, figure: str, columns: Sequence[str], targets: Sequence[Target]) -> Row:
-    """One figure of a row, with the name of the row."""
+    """Return one figure of a row, with the name of the row."""
     name, measured = figure_name(result.row.name, figure), row_figures([result])
     found = [result.rates.get(column, {}).get(figure) for column in columns]
     cells = [
@@ -76,21 +82,16 @@ def row_of_figure(result: RowResult, figure: str, columns: Sequence[str], target
     return Row(result.row.name, figure, cells, [str(target) for target in targets if target.figure == name])
 
 
-def _named_once(rows: Sequence[Row]) -> list[Row]:
-    """Of the lines of one row only the first carries its name."""
-    names = [None, *(row.title for row in rows)]
-    return [replace(row, title="") if row.title == name else row for row, name in zip(rows, names)]
-
-
 # --------------------------------------------------------------------------------------------------
 # Curves
 # --------------------------------------------------------------------------------------------------
 
 
 def _length_curves(results: Sequence[RowResult]) -> dict[str, str]:
-    """Kind of surroundings to the shares that are flagged over its amounts, as SVG."""
+    """Map a kind of surroundings to the shares that are flagged over its amounts, as SVG."""
     found = {}
     for kind, (title, label) in AXES.items():
+        # A question alone is in turn 1, and has 0 words around it.
         start = 1 if kind == "turn" else 0
         lines = {
             f"{figure.split(',')[0]}, {column}": points
@@ -104,7 +105,7 @@ def _length_curves(results: Sequence[RowResult]) -> dict[str, str]:
 
 
 def _strength_curves(results: Sequence[RowResult]) -> dict[str, str]:
-    """Figure to its shares over the strength of each change of the picture, as SVG."""
+    """Map a figure to its shares over the strength of each change of the picture, as SVG."""
     changes = dict.fromkeys(one.row.curve for one in results if one.row.curve not in (None, *LENGTHS))
     found = {}
     for figure, bound in BOUNDS.items():
@@ -119,7 +120,7 @@ def _strength_curves(results: Sequence[RowResult]) -> dict[str, str]:
 def _points(
     results: Sequence[RowResult], curve: str | None, column: str, figure: str, start: float
 ) -> list[tuple[float, Figure]]:
-    """The curve's (place, rate), rising; it starts with the question alone."""
+    """Return the curve's (place, rate), rising; it starts with the question alone."""
     found: Mapping[float, Figure] = {
         start if result.row.name == ALONE else result.row.place: result.rates[column][figure]
         for result in results

@@ -53,7 +53,7 @@ from .wordings import QUICK_WORDING_ROWS, TYPING_ROWS, WORDING_ROWS
 
 @dataclass(frozen=True)
 class Extent:
-    """How much a run of the demo trains and measures.
+    """Size of a run of the demo: what it trains and measures.
 
     Attributes:
         minutes, tiled_minutes: what it takes on two quiet cores of a CPU, about; and on a base that sees tiles, where
@@ -148,35 +148,17 @@ def main(argv: list[str] | None = None) -> int:
     extent = FAST if args.fast else FULL if args.full else QUICK
     start = time.time()
     quiet("timm", "safevlm_hf")
-    transformers.logging.disable_progress_bar()  # of weights that are loaded in no time
+    transformers.logging.disable_progress_bar()  # weights are loaded in no time
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # unset, it would warn in every fork
     base, (folder, report) = find_base(args.family), find_places(args)
     sees_tiles = base != NANO_BASE
     drawn = {"varied_shapes": sees_tiles}
-    stage1_options = extent.stage1 | {"model_name_or_path": str(base), **drawn}
-    stage2_options = extent.stage2 | drawn
-    if sees_tiles:
-        stage1_options |= extent.tiled_stage1
-        stage2_options |= extent.tiled_stage2
     duration = minutes(extent.tiled_minutes if sees_tiles else extent.minutes)
     say(f"Both stages on the embedded {args.family} base: about {duration} on two quiet cores.")
     if args.fast:
         say(FAST_NOTE)
     rows = (*extent.rows, *(SMALL_PRINT_ROWS if sees_tiles else ()))
-    configs = (
-        write_config(1, folder, args.seed, **stage1_options),
-        write_config(2, folder, args.seed, **stage2_options),
-    )
-    say("\nStage 1: the safety modules")
-    stage1 = run_stage1([configs[0]])
-    stage1_model = reload(folder / "stage1")
-    say("\nStage 2: the language model")
-    stage2 = run_stage2([configs[1]])
-    compared = {
-        column: train_pooling(pooling, folder, args.seed, extent.pooling_epochs, stage1_options)
-        for column, pooling in extent.poolings.items()
-    }
-
+    logs, stage1_model, compared = train_stages(extent, base, folder, args.seed)
     records = HeldOut().records(folder / "riskcards", extent.num_test_samples, args.seed, **drawn)
     models = {BASE: reload(base), STAGE1: stage1_model, BOTH_STAGES: reload(folder / "stage2")}
     items, answers = items_of(records), {name: answer(name, *model, records) for name, model in models.items()}
@@ -188,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         categories=DEFAULT_CATEGORIES,
         levels=DEFAULT_LEVELS,
         targets=(*extent.targets, *(SMALL_PRINT_TARGETS if sees_tiles else ())),
-        logs={"stage 1": stage1.state.log_history, "stage 2": stage2.state.log_history},
+        logs=logs,
         first_pooling=held_out_figures(items, give_verdicts(*compared[FIRST], records)),
         robustness=measure_rows(
             rows, models | compared, folder / "riskcards", extent.num_row_samples, args.seed, **drawn
@@ -202,6 +184,33 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
+def train_stages(extent: Extent, base: Path, folder: Path, seed: int) -> tuple[dict, tuple, dict[str, tuple]]:
+    """Train both stages, and then heads for comparison.
+
+    Returns:
+        Stage to its log, stage 1's model and processor, and column to those of each head for comparison.
+    """
+    sees_tiles = base != NANO_BASE
+    drawn = {"varied_shapes": sees_tiles}
+    stage1_options = extent.stage1 | {"model_name_or_path": str(base), **drawn}
+    stage2_options = extent.stage2 | drawn
+    if sees_tiles:
+        stage1_options |= extent.tiled_stage1
+        stage2_options |= extent.tiled_stage2
+    configs = (write_config(1, folder, seed, **stage1_options), write_config(2, folder, seed, **stage2_options))
+    say("\nStage 1: the safety modules")
+    stage1 = run_stage1([configs[0]])
+    stage1_model = reload(folder / "stage1")
+    say("\nStage 2: the language model")
+    stage2 = run_stage2([configs[1]])
+    compared = {
+        column: train_pooling(pooling, folder, seed, extent.pooling_epochs, stage1_options)
+        for column, pooling in extent.poolings.items()
+    }
+    logs = {"stage 1": stage1.state.log_history, "stage 2": stage2.state.log_history}
+    return logs, stage1_model, compared
+
+
 def find_base(family: str) -> Path:
     base = NANO_BASES[family]
     if not base.is_dir():
@@ -211,7 +220,7 @@ def find_base(family: str) -> Path:
 
 
 def find_places(args: argparse.Namespace) -> tuple[Path, Path]:
-    """The folder of the run and its report, where both can be written and no earlier result is lost."""
+    """Return the folder of the run and its report, where both can be written and no earlier result is lost."""
     folder = Path(args.output_dir or default_folder(args))
     report = Path(args.report or (folder / "report.html" if folder != Path(DEFAULT_FOLDER) else "report.html"))
     names = ["stage1", "stage2", *FULL.poolings.values()]
@@ -244,7 +253,7 @@ def answer(name: str, model, processor, records, **options):
 
 
 def show_control(model, processor, records, extent: Extent) -> dict:
-    """Other policies on the first records, and why the head judged as it did."""
+    """Show other policies on the first records, and why the head judged as it did."""
     tried = records[: extent.num_tried]
     say(f"\n{len(POLICIES)} other policies: {len(tried)} held-out questions each")
     risky = [record for record in tried if record["safety_level"] > 0]
@@ -270,9 +279,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def write_config(stage: int, folder: Path, seed: int, **overrides) -> str:
-    """The embedded default's YAML with this run's seed and folders, kept beside the results."""
+    """Write the embedded default's YAML with this run's seed and folders, kept beside the results."""
     values = {"seed": seed, "output_dir": str(folder / f"stage{stage}"), "riskcards_dir": str(folder / "riskcards")}
-    values["overwrite_output_dir"] = True  # `find_places` has looked
+    values["overwrite_output_dir"] = True  # `find_places` has refused what must not be replaced
     if stage == 2:
         values["model_name_or_path"] = str(folder / "stage1")
     values |= overrides
@@ -280,12 +289,12 @@ def write_config(stage: int, folder: Path, seed: int, **overrides) -> str:
 
 
 def reload(checkpoint: str | Path):
-    """What is judged is what was saved."""
+    """Load model and processor of a checkpoint, so that what is judged is what was saved."""
     return AutoModelForImageTextToText.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
 
 
 def train_pooling(pooling: str, folder: Path, seed: int, epochs: float, overrides: dict):
-    """A head with another `head_pooling`, for comparison: shortly, on the same data, with the head's loss alone.
+    """Train a head with another `head_pooling`, for comparison: shortly, on the same data, with the head's loss alone.
 
     "mean" reads all words at once, so that harmless ones thin out a risky one. "first" reads the first token, as
     published: that is always BOS, so both questions of a pair get one verdict, however long it trains."""
@@ -320,7 +329,13 @@ def finish(folder: Path, report: str | Path, results: DemoResults, show_all: boo
     """Write figures, card and report; print the headline, or all figures."""
     say("\nThe report")
     alone = {column: {**values, "num_samples": len(results.items)} for column, values in results.values.items()}
-    figures = {**alone, "localisation": results.localisation, "rows": _rates(results)}
+    rows = {
+        result.row.name: {
+            column: {name: asdict(figure) for name, figure in found.items()} for column, found in result.rates.items()
+        }
+        for result in results.robustness
+    }
+    figures = {**alone, "localisation": results.localisation, "rows": rows}
     write_text(folder / FIGURES, json.dumps(figures, indent=2) + "\n")
     model, processor = reload(folder / "stage2")
     record = model.config.training_record
@@ -336,13 +351,3 @@ def finish(folder: Path, report: str | Path, results: DemoResults, show_all: boo
         print(f"\nEvery figure stands in the report and in {folder / FIGURES}; `--all` prints it here.")
     print(f"\nreport: {report}   safe checkpoint: {folder / 'stage2'}")
     return 0 if all(results.targets_met) else 1
-
-
-def _rates(results: DemoResults) -> dict:
-    """Row to column to figure, as JSON-able data."""
-    return {
-        result.row.name: {
-            column: {name: asdict(figure) for name, figure in found.items()} for column, found in result.rates.items()
-        }
-        for result in results.robustness
-    }

@@ -1,4 +1,4 @@
-"""What the figures of a held-out split must reach."""
+"""Targets: bounds that the figures of a held-out split must keep to."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,24 +56,24 @@ class Target:
     relative_to: str | None = None
 
     def is_met(self, figures: Mapping[str, Mapping[str, float | None]]) -> bool | None:
-        """Whether `figures[column][figure]` keeps to the bound; `None` where a figure is missing."""
+        """Tell whether `figures[column][figure]` keeps to the bound; `None` where a figure is missing."""
         value = figures.get(self.column, {}).get(self.figure)
         origin = 0.0 if self.relative_to is None else figures.get(self.relative_to, {}).get(self.figure)
         if value is None or origin is None:
             return None
         low = float("-inf") if self.at_least is None else self.at_least + origin
         high = float("inf") if self.at_most is None else self.at_most + origin
+        # A share that lies exactly on its bound keeps to it, whatever its last bit.
         return low - 1e-9 <= value <= high + 1e-9
 
     def __str__(self):
-        bounds = [("≥", self.at_least), ("≤", self.at_most)]
-        texts = [f"{sign} {self._show(bound)}" for sign, bound in bounds if bound is not None]
+        texts = []
+        for sign, bound in (("≥", self.at_least), ("≤", self.at_most)):
+            if bound is not None:
+                is_relative = self.relative_to is not None
+                relative = f"{self.relative_to} {'-' if bound < 0 else '+'} {abs(bound):.2f}"
+                texts.append(f"{sign} {relative if is_relative else f'{bound:.2f}'}")
         return f"{self.column} {' and '.join(texts)}"
-
-    def _show(self, bound: float) -> str:
-        if self.relative_to is None:
-            return f"{bound:.2f}"
-        return f"{self.relative_to} {'-' if bound < 0 else '+'} {abs(bound):.2f}"
 
 
 ALONE_TARGETS = (
@@ -138,7 +138,7 @@ holds what is reached, the full one shows what is missing."""
 
 
 def _word_targets(rows: Iterable[Row], slack: float, behind: Mapping[str, float]) -> Iterator[Target]:
-    """Bounds on rows of other words, wider by `slack`, and in rows of `behind` by what is missing there."""
+    """Yield bounds on rows of other words, wider by `slack`, and in rows of `behind` by what is missing there."""
     for row in (row.name for row in rows):
         flagged = figure_name(row, RISKY_FLAGGED)
         if row in FLAGGED_IN_OTHER_WORDS:
@@ -191,6 +191,6 @@ FULL_TARGETS = (
 def is_met(
     targets: Sequence[Target], figures: Mapping[str, Mapping[str, float | None]], name: str, column: str
 ) -> bool | None:
-    """Whether a figure of a column meets all of its targets; `None` if it has none, or no value."""
+    """Tell whether a figure of a column meets all of its targets; `None` if it has none, or no value."""
     met = [target.is_met(figures) for target in targets if (target.figure, target.column) == (name, column)]
     return None if not met or None in met else all(met)

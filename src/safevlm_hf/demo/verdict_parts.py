@@ -39,7 +39,7 @@ class Matrix:
 
 
 def matrices_section(results: DemoResults) -> Section | None:
-    """Categories and levels, labels against verdicts; `None` without verdicts."""
+    """Show categories and levels, labels against verdicts; `None` without verdicts."""
     judged = results.judged
     if not judged:
         return None
@@ -50,7 +50,7 @@ def matrices_section(results: DemoResults) -> Section | None:
 
 
 def draw_matrix(title: str, names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Matrix:
-    """How often each label (first of a pair) had each verdict (second)."""
+    """Count how often each label (first of a pair) had each verdict (second)."""
     labels, verdicts = zip(*pairs)
     counts = confusion_matrix(labels, verdicts, labels=list(names)).tolist()
     rows = [
@@ -64,24 +64,22 @@ def _shade(count: int, share: float, is_right: bool) -> Shade:
     # A single mistake must be seen, too.
     strength = 0.12 + 0.88 * share if count else 0
     colour = [round(255 + strength * (part - 255)) for part in (RIGHT if is_right else WRONG)]
-    ink = "#000" if _luminance(colour) > DARKEST_UNDER_BLACK else "#fff"
+    # Relative luminance as WCAG 2 defines it, from the linear light of red, green and blue.
+    linear = [part / 3294.6 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in colour]
+    luminance = sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear))
+    ink = "#000" if luminance > DARKEST_UNDER_BLACK else "#fff"
     return Shade(count, f"rgb({','.join(map(str, colour))})", ink)
 
 
-def _luminance(colour: Sequence[int]) -> float:
-    """Relative luminance as WCAG 2 defines it."""
-    linear = [part / 3294.6 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in colour]
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear))
-
-
 def reliability_section(results: DemoResults) -> Section | None:
-    """Risks against what is risky; `None` without verdicts."""
+    """Show risks against what is risky; `None` without verdicts."""
     judged = results.judged
     if not judged:
         return None
     risks, is_risky = [answer.risk for _, answer in judged], [item.labels["is_risky"] for item, _ in judged]
     calls = list(zip(is_risky, (answer.level != results.levels[0] for _, answer in judged), strict=True))
     num_risky = sum(is_risky)
+    # A question without a picture depends on no other question.
     pictures = [item.images[0] if item.images else str(index) for index, (item, _) in enumerate(judged)]
     data = {
         "diagram": reliability_diagram(reliability_bins(risks, is_risky)),

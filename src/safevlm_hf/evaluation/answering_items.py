@@ -18,7 +18,7 @@ AnswerBatch = Callable[[Sequence[Item]], list[Answer]]
 def answer_items(
     answer: AnswerBatch, items: Sequence[Item], cache: AnswerCache, batch_size: int, progress: bool = True
 ) -> list[Answer]:
-    """One answer per item, in their order; those that the cache has are not asked again.
+    """Return one answer per item, in their order; those that the cache has are not asked again.
 
     A batch that does not fit into memory is asked in halves. One item that does not is a failure, an outcome of its
     own: an empty text would count as a refusal for one judge and as an attack's success for the next. So is one that
@@ -30,11 +30,14 @@ def answer_items(
         batch_size: items per batch, at least 1.
     """
     found = {item.id: kept for item in items if (kept := cache.get(item)) is not None}
+    # The order of the ids keeps the batches the same, whatever the order of the items.
     pending = sorted((item for item in items if item.id not in found), key=lambda item: item.id)
     with tqdm(total=len(items), initial=len(items) - len(pending), desc="answering", disable=not progress) as bar:
         for has_images in (True, False):  # apart: stock processors take no batch of both
             asked = [item for item in pending if bool(item.images) is has_images]
-            for rows, answers in in_batches(answer, asked, batch_size, _length, _failed):
+            for rows, answers in in_batches(
+                answer, asked, batch_size, lambda item: (len(item.images), len(str(item.messages))), _failed
+            ):
                 for row, given in zip(rows, answers, strict=True):
                     found[asked[row].id] = cache.put(asked[row], given)
                 cache.flush()
@@ -43,7 +46,7 @@ def answer_items(
 
 
 def model_answers(model, processor, max_new_tokens: int, safety_policy=None, **decoding) -> AnswerBatch:
-    """Greedy answers of a model of transformers, safe or stock.
+    """Return a function that gives greedy answers of a model of transformers, safe or stock.
 
     Args:
         max_new_tokens: longest answer, in tokens.
@@ -66,10 +69,6 @@ def model_answers(model, processor, max_new_tokens: int, safety_policy=None, **d
         ]
 
     return answer
-
-
-def _length(item: Item) -> tuple[int, int]:
-    return len(item.images), len(str(item.messages))
 
 
 def _failed(item: Item, error: Exception) -> Answer:

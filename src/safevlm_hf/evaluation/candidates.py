@@ -15,7 +15,7 @@ VERDICT_OFF = {"enabled": False}
 
 
 def safe_candidate(name: str, checkpoint: str, model, processor, settings: Settings, policy=None) -> Candidate:
-    """A safe checkpoint under a policy.
+    """Return a safe checkpoint under a policy.
 
     Args:
         name: what tables call it.
@@ -30,12 +30,21 @@ def safe_candidate(name: str, checkpoint: str, model, processor, settings: Setti
 
 
 def stock_candidate(name: str, checkpoint: str, model, processor, settings: Settings) -> Candidate:
-    """A model without a verdict."""
+    """Return a model without a verdict."""
     answer = model_answers(model, processor, settings.max_new_tokens, **settings.decoding)
     return Candidate(_system(name, checkpoint, model, processor), answer)
 
 
 def _system(name: str, checkpoint: str, model, processor, policy: dict | None = None) -> System:
+    options = {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "attention": getattr(model.config, "_attn_implementation", None),
+    }
+    quantization = getattr(model.config, "quantization_config", None)
+    if quantization is not None:  # weights may be quantised as they are loaded, which their files do not tell
+        values = quantization if isinstance(quantization, dict) else quantization.to_dict()
+        options["quantization_hash"] = short_digest(json.loads(json.dumps(values, default=str)))
     return System(
         name=name,
         model=Path(checkpoint).name if Path(checkpoint).is_dir() else checkpoint,
@@ -43,19 +52,5 @@ def _system(name: str, checkpoint: str, model, processor, policy: dict | None = 
         weights_hash=weights_hash(checkpoint) if Path(checkpoint).is_dir() else None,
         chat_template_hash=chat_template_hash(processor),
         policy=policy,
-        options={
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": model.device.type,
-            "attention": getattr(model.config, "_attn_implementation", None),
-            **_quantization(model),
-        },
+        options=options,
     )
-
-
-def _quantization(model) -> dict[str, str]:
-    """What weights are quantised with as they are loaded, which their files do not tell."""
-    config = getattr(model.config, "quantization_config", None)
-    if config is None:
-        return {}
-    values = config if isinstance(config, dict) else config.to_dict()
-    return {"quantization_hash": short_digest(json.loads(json.dumps(values, default=str)))}

@@ -18,8 +18,8 @@ from ..files import write_text
 from ..intervals.bootstrap import Bootstrap
 from ..items import Answer, Item
 from . import counting
-from . import judges as judges_room
-from . import metrics as metrics_room
+from . import judges as judges_package
+from . import metrics as metrics_package
 from .answering_items import AnswerBatch, answer_items
 from .counting import count_figures
 from .item_records import save_agreement, save_items
@@ -54,7 +54,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is equal for all systems of a run.
+    """Settings that are equal for all systems of a run.
 
     Attributes:
         judges: who judges; a system with a verdict also gets the facts of its policy.
@@ -75,7 +75,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What one system did on one benchmark.
+    """One system on one benchmark: its result, answers and judgements.
 
     Attributes:
         result: its `results.json`.
@@ -98,7 +98,7 @@ def evaluate_systems(
     folder: Path,
     say: Callable[[str], None] = print,
 ) -> list[Evaluated]:
-    """All systems on the items of a benchmark, under one protocol.
+    """Evaluate all systems on the items of a benchmark, under one protocol.
 
     Args:
         benchmark, loaded: as `load_benchmark` gives them.
@@ -111,6 +111,7 @@ def evaluate_systems(
     judges = _judges(candidates, settings)
     protocol = _protocol(benchmark, loaded, judges, settings)
     root, folder = folder, folder / slug(loaded.name)
+    # Answers take hours, so whatever would end the run is looked for first.
     check_judges(judges, [loaded])
     _check_folders(candidates, folder)
     save_protocol(protocol, folder / "protocol.yaml")
@@ -121,9 +122,13 @@ def evaluate_systems(
     for candidate in candidates:
         count = Counts(len(loaded.items), len(loaded.missing), published=loaded.published_size).describe_items()
         say(f"{loaded.name}: {candidate.system.name}, {count}, {len(loaded.missing)} left out")
+        # A system without a verdict took no action that could be judged.
         own = [judge for judge in judges if candidate.names or not isinstance(judge, ActionJudge)]
         evaluated.append(_evaluate(benchmark, loaded, candidate, own, protocol, settings, folder))
-        _save(evaluated[-1], folder / slug(candidate.system.name), say)
+        own_folder = folder / slug(candidate.system.name)
+        _keep_earlier(own_folder, protocol.hash, say)
+        save_items(own_folder / ITEMS, loaded.items, evaluated[-1].answers, evaluated[-1].judgements)
+        save_result(evaluated[-1].result, own_folder / RESULTS)
     check_comparable([one.result for one in evaluated])
     by_system = {one.result.system.name: one.judgements for one in evaluated}
     save_agreement(folder / "agreement.json", protocol.hash, by_system)
@@ -143,7 +148,7 @@ def result_name(protocol: Protocol, system: System) -> str:
 
 
 def check_judges(judges: Sequence[Judge], benchmarks: Sequence[Loaded]):
-    """Raises now what would end a run after hours of answers.
+    """Raise now what would end a run after hours of answers.
 
     Raises:
         ValueError: a judge cannot judge an item, such as one without a rubric.
@@ -164,7 +169,7 @@ def check_judges(judges: Sequence[Judge], benchmarks: Sequence[Loaded]):
 def judging_costs(
     benchmark: Benchmark, loaded: Loaded, candidates: Sequence[Candidate], settings: Settings, folder: Path
 ) -> dict[str, Cost]:
-    """What each judge that reads will take at most; arguments as for `evaluate_systems`. Nothing is asked.
+    """Estimate what each judge that reads will take at most; arguments as for `evaluate_systems`. Nothing is asked.
 
     An answer that is not there yet counts as the longest one.
     """
@@ -172,15 +177,17 @@ def judging_costs(
     if not judges:
         return {}
     protocol = _protocol(benchmark, loaded, _judges(candidates, settings), settings)
-    answers = []
+    answers, length = [], min(settings.max_new_tokens * BYTES_PER_TOKEN, LONGEST_TEXT // 2)
     for candidate in candidates:
+        # The name stands in the text, for no two systems give the same answer, which would be judged once.
+        longest = candidate.system.name.ljust(length, ".")
         with AnswerCache(folder / slug(loaded.name) / ANSWERS, candidate.system, protocol) as cache:
-            answers += [cache.get(item) or _longest_answer(item, candidate, settings) for item in loaded.items]
+            answers += [cache.get(item) or Answer(item.id, longest) for item in loaded.items]
     return {judge.name: judge.estimate([*loaded.items] * len(candidates), answers) for judge in judges}
 
 
 def _judges(candidates: Sequence[Candidate], settings: Settings) -> list[Judge]:
-    """Those of the settings, and the facts of the policy where a system has one."""
+    """Return the judges of the settings, and the facts of the policy where a system has one."""
     return [*settings.judges, *([ActionJudge()] if any(one.names for one in candidates) else [])]
 
 
@@ -197,12 +204,22 @@ def _protocol(benchmark: Benchmark, loaded: Loaded, judges: Sequence[Judge], set
     )
 
 
+def _scoring_code(benchmark: Benchmark) -> str:
+    """Return the hash of what makes figures of answers: judges, metrics, and the benchmark's own reading."""
+    folders = [Path(inspect.getfile(package)).parent for package in (intervals, judges_package, metrics_package)]
+    files = [counting.__file__, reading.__file__, inspect.getfile(benchmark.read)]
+    return code_hash([*files, *(file for folder in folders for file in sorted(folder.rglob("*.py")))])
+
+
 def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, settings: Settings, folder) -> Evaluated:
     start = time.time()
     with AnswerCache(folder / ANSWERS, candidate.system, protocol) as cache:
         answers = answer_items(candidate.answer, loaded.items, cache, settings.batch_size, settings.progress)
     answered = time.time()
-    judgements = {judge.name: _judge(judge, loaded.items, answers, settings.progress) for judge in judges}
+    judgements = {}
+    for judge in judges:
+        options = {"progress": settings.progress} if isinstance(judge, ReadingJudge) else {}  # the others take no time
+        judgements[judge.name] = judge.judge(loaded.items, answers, **options)
     judged = time.time()
     figures = count_figures(
         benchmark, loaded.items, answers, judgements, candidate.names, settings.bootstrap, _prompts(judges)
@@ -223,14 +240,8 @@ def _evaluate(benchmark, loaded, candidate: Candidate, judges, protocol, setting
     return Evaluated(result, loaded.items, answers, judgements)
 
 
-def _save(one: Evaluated, folder: Path, say: Callable[[str], None]):
-    _keep_earlier(folder, one.result.protocol.hash, say)
-    save_items(folder / ITEMS, one.items, one.answers, one.judgements)
-    save_result(one.result, folder / RESULTS)
-
-
 def _keep_earlier(folder: Path, protocol_hash: str, say: Callable[[str], None]):
-    """Gives the files of a result under another protocol names of their own, which no search for results finds."""
+    """Give the files of a result under another protocol names of their own, which no search for results finds."""
     if not (folder / RESULTS).exists():
         return
     earlier = load_result(folder / RESULTS).protocol.hash
@@ -242,31 +253,13 @@ def _keep_earlier(folder: Path, protocol_hash: str, say: Callable[[str], None]):
     say(f"{folder / RESULTS} is of another protocol, {earlier}: it is kept as {kept.name}")
 
 
-def _judge(judge: Judge, items, answers, progress: bool) -> list[Judgement]:
-    options = {"progress": progress} if isinstance(judge, ReadingJudge) else {}  # the others take no time
-    return judge.judge(items, answers, **options)
-
-
-def _longest_answer(item: Item, candidate: Candidate, settings: Settings) -> Answer:
-    """Stands for an answer that is not there yet. No two systems give the same, which would be judged once."""
-    length = min(settings.max_new_tokens * BYTES_PER_TOKEN, LONGEST_TEXT // 2)
-    return Answer(item.id, candidate.system.name.ljust(length, "."))
-
-
 def _prompts(judges: Sequence[Judge]) -> dict[str, JudgePrompt]:
-    """Of the judges that read."""
+    """Return the prompts of the judges that read."""
     return {judge.name: judge.prompt for judge in judges if hasattr(judge, "prompt")}
 
 
-def _scoring_code(benchmark: Benchmark) -> str:
-    """The hash of what makes figures of answers: judges, metrics, and the benchmark's own reading."""
-    rooms = [Path(inspect.getfile(room)).parent for room in (intervals, judges_room, metrics_room)]
-    files = [counting.__file__, reading.__file__, inspect.getfile(benchmark.read)]
-    return code_hash([*files, *(file for room in rooms for file in sorted(room.rglob("*.py")))])
-
-
 def _check_folders(candidates: Sequence[Candidate], folder: Path):
-    """No result takes the place of another system's."""
+    """Raise where a result would take the place of another system's."""
     names = [slug(candidate.system.name) for candidate in candidates]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -281,5 +274,5 @@ def _check_folders(candidates: Sequence[Candidate], folder: Path):
 
 
 def slug(name: str) -> str:
-    """A name for a folder."""
+    """Return a name for a folder."""
     return re.sub(r"[^\w.=-]+", "-", name).strip("-")

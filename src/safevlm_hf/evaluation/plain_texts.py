@@ -8,7 +8,7 @@ from ..modeling.plain_text import PlainText
 
 
 def special_tokens(processor) -> list[str]:
-    """Every text that a processor's tokenizer does not read as text."""
+    """Return every text that a processor's tokenizer does not read as text."""
     tokenizer = processor.tokenizer
     added = [token.content for token in tokenizer.added_tokens_decoder.values()]
     image = getattr(processor, "image_token", None)
@@ -16,12 +16,12 @@ def special_tokens(processor) -> list[str]:
 
 
 def with_plain_texts(item: Item, tokens: Sequence[str]) -> Item:
-    """The item with each of these tokens broken in all texts of its messages."""
+    """Return the item with each of these tokens broken in all texts of its messages."""
     return replace(item, messages=PlainText(tokens).conversation(item.messages))
 
 
 def with_question(item: Item, text: str) -> Item:
-    """The item with another text in its last turn, after that turn's pictures."""
+    """Return the item with another text in its last turn, after that turn's pictures."""
     *before, last = item.messages
     pictures = [part for part in last["content"] if part["type"] == "image"]
     return replace(item, messages=[*before, {**last, "content": [*pictures, {"type": "text", "text": text}]}])

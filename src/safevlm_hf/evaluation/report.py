@@ -31,7 +31,7 @@ FLAGGED, NOT_FLAGGED_COLOUR = "#c2394b", "#1f7a4a"
 
 
 def refuse_to_lose_results(path: Path, names: Set[str], advice: str):
-    """Stands before a run whose report would take the place of an earlier one.
+    """Guard a run whose report would take the place of an earlier one.
 
     Args:
         names: the results of the run, as `result_names` gives them.
@@ -46,7 +46,7 @@ def refuse_to_lose_results(path: Path, names: Set[str], advice: str):
 
 
 def write_evaluation_report(path: str | os.PathLike, evaluated: Sequence[Sequence[Evaluated]]) -> Path:
-    """Writes the report and returns its path. It appears under its name when it is complete.
+    """Write the report and return its path. It appears under its name when it is complete.
 
     Args:
         evaluated: per benchmark, its systems.
@@ -55,39 +55,61 @@ def write_evaluation_report(path: str | os.PathLike, evaluated: Sequence[Sequenc
 
 
 def render_evaluation_report(evaluated: Sequence[Sequence[Evaluated]]) -> str:
-    """The whole page."""
-    sections = [_benchmark_section(of_benchmark, len(evaluated)) for of_benchmark in evaluated]
-    lead = [_lead(of_benchmark[0].result) for of_benchmark in evaluated]
+    """Return the whole page."""
+    sections = [_benchmark_section(systems, len(evaluated)) for systems in evaluated]
+    lead = [
+        {
+            "name": result.protocol.benchmark,
+            "split": result.protocol.split,
+            "hash": result.protocol.hash,
+            "items": result.counts.describe_items(),
+            "missing": result.counts.missing,
+            "failed": result.counts.failed,
+            "is_drawn": result.protocol.benchmark == "riskcards",
+        }
+        for result in (systems[0].result for systems in evaluated)
+    ]
     versions = evaluated[0][0].result.protocol.versions
     facts = {"systems": "; ".join(one.result.system.name for one in evaluated[0]), **versions}
-    results = [one.result for of_benchmark in evaluated for one in of_benchmark]
+    results = [one.result for systems in evaluated for one in systems]
+    # A later run reads these names, and knows what its report would replace.
     names = " ".join(result_name(one.protocol, one.system) for one in results)
     return render_page("evaluation/page.html", "Evaluation", sections, facts=facts, lead=lead, result_names=names)
 
 
 def num_headlines(num_benchmarks: int) -> int:
-    """How many figures of each benchmark a run shows first: `MAX_ROWS` over all of them, and one at least."""
+    """Return the number of figures of each benchmark that a run shows first: `MAX_ROWS` in all, and one at least."""
     return max(1, MAX_ROWS // num_benchmarks)
 
 
-def summary_rows(of_benchmark: Sequence[Evaluated], num_rows: int | None = None) -> list[list[str]]:
-    """The figures over all items and the headlines as plain text, the head first: figure, judge, of how many answers,
-    and each system's with its 95% interval. The judges of a figure stand together. All of them if `num_rows` is unset,
-    else those that say most."""
-    results = [one.result for one in of_benchmark]
+def summary_rows(systems: Sequence[Evaluated], num_rows: int | None = None) -> list[list[str]]:
+    """Return the figures over all items and the headlines as plain text, the head first: figure, judge, of how many
+    answers, and each system's with its 95% interval. The judges of a figure stand together. All of them if `num_rows`
+    is unset, else those that say most."""
+    results = [one.result for one in systems]
     whole = _by_key(results, is_whole=True)
     chosen = whole if num_rows is None else _headlines(whole, num_rows)
     rows = [["figure", "judge", "n", *(one.system.name for one in results)]]
-    for (name, part, judge), found in _judges_together(chosen):
+    together: dict[tuple, list] = {}  # in their order, with the other judges of a figure behind its first
+    for key, found in chosen:
+        together.setdefault(key[:2], []).append((key, found))
+    for (name, part, judge), found in (one for same in together.values() for one in same):
         totals = {str(one.total) for one in found if one is not None}
-        cells = ["" if one is None else f"{_text(one)} {_short_note(one, len(totals) > 1)}".strip() for one in found]
+        cells = []
+        for one in found:
+            note = ""  # where nothing failed and the totals are one column, the interval alone is short enough
+            if one is not None and one.low is not None:
+                note = f"({one.low:.2f}-{one.high:.2f})"
+            if one is not None and (one.failed or len(totals) > 1):
+                note = _note(one)
+            cells.append("" if one is None else f"{_text(one)} {note}".strip())
         rows.append([figure_title(name, part), judge or "", totals.pop() if len(totals) == 1 else "", *cells])
     return rows
 
 
 def _headlines(figures: list[tuple[tuple, list]], num_rows: int) -> list[tuple[tuple, list]]:
-    """The figures that say most, in their order: by its first judge before its others, and of all items before what
-    was not flagged, which would hide what over-refusal costs."""
+    """Return the figures that say most, in their order: by its first judge before its others, and of all items before
+    what was not flagged, which would hide what over-refusal costs."""
     judged: dict[tuple, int] = {}
     ranked = []
     for place, ((name, part, _), _) in enumerate(figures):
@@ -96,29 +118,8 @@ def _headlines(figures: list[tuple[tuple, list]], num_rows: int) -> list[tuple[t
     return [figures[place] for place in sorted(place for *_, place in sorted(ranked)[:num_rows])]
 
 
-def _judges_together(figures: list[tuple[tuple, list]]) -> list[tuple[tuple, list]]:
-    """The figures in their order, with the other judges of a figure behind its first."""
-    together: dict[tuple, list] = {}
-    for key, found in figures:
-        together.setdefault(key[:2], []).append((key, found))
-    return [one for same in together.values() for one in same]
-
-
-def _lead(result: EvaluationResult) -> dict:
-    protocol, counts = result.protocol, result.counts
-    return {
-        "name": protocol.benchmark,
-        "split": protocol.split,
-        "hash": protocol.hash,
-        "items": counts.describe_items(),
-        "missing": counts.missing,
-        "failed": counts.failed,
-        "is_drawn": protocol.benchmark == "riskcards",
-    }
-
-
-def _benchmark_section(of_benchmark: Sequence[Evaluated], num_benchmarks: int) -> Section:
-    results = [one.result for one in of_benchmark]
+def _benchmark_section(systems: Sequence[Evaluated], num_benchmarks: int) -> Section:
+    results = [one.result for one in systems]
     whole = _by_key(results, is_whole=True)
     headlines = _headlines(whole, num_headlines(num_benchmarks))
     data = {
@@ -126,10 +127,13 @@ def _benchmark_section(of_benchmark: Sequence[Evaluated], num_benchmarks: int) -
         "rows": _rows(headlines),
         "more_rows": _rows([one for one in whole if one not in headlines]),
         "parts": _rows(_by_key(results, is_whole=False)),
-        "differences": _differences(of_benchmark),
-        "agreement": _agreement(of_benchmark[-1]),
-        "roc": _roc(of_benchmark),
-        "cards": _cards(of_benchmark),
+        "differences": [
+            {"title": _title((one.name, one.part, one.judge)), "text": _text(one), "note": _note(one)}
+            for one in compare_with_others(systems)
+        ],
+        "agreement": _agreement(systems[-1]),
+        "roc": _roc(systems),
+        "cards": _cards(systems),
         "last": results[-1].system.name,
     }
     return Section(f"{results[0].protocol.benchmark}: {results[0].protocol.split}", "evaluation/benchmark.html", data)
@@ -141,11 +145,12 @@ def _benchmark_section(of_benchmark: Sequence[Evaluated], num_benchmarks: int) -
 
 
 def _by_key(results: Sequence[EvaluationResult], is_whole: bool) -> list[tuple[tuple, list[Figure | None]]]:
-    """(name, part, judge) to the figure of each system, those shown first or the others."""
+    """Map (name, part, judge) to the figure of each system, those shown first or the others."""
     found: dict[tuple, list[Figure | None]] = {}
     for column, result in enumerate(results):
         for figure in result.figures:
             if is_shown_first(figure, result.protocol.benchmark) is is_whole:
+                # A system that lacks a figure leaves a gap in the row.
                 key = (figure.name, figure.part, figure.judge)
                 found.setdefault(key, [None] * len(results))[column] = figure
     return list(found.items())
@@ -171,13 +176,6 @@ def _text(figure: Figure) -> str:
     return "-" if figure.value is None else f"{figure.value:.3f}"
 
 
-def _short_note(figure: Figure, with_total: bool) -> str:
-    """As `_note`; without failures in few characters."""
-    if figure.failed or with_total:
-        return _note(figure)
-    return "" if figure.low is None else f"({figure.low:.2f}-{figure.high:.2f})"
-
-
 def _note(figure: Figure) -> str:
     interval = "" if figure.value is None else f"{NO_INTERVAL}; "
     if figure.low is not None:
@@ -193,7 +191,7 @@ def _note(figure: Figure) -> str:
 
 
 def _agreement(one: Evaluated) -> list[dict]:
-    """Pairs of judges: how often they agree, and kappa."""
+    """Return pairs of judges: how often they agree, and kappa."""
     return [
         {
             "judges": " and ".join(pair["judges"]),
@@ -207,63 +205,50 @@ def _agreement(one: Evaluated) -> list[dict]:
 
 
 def _with_interval(pair: dict, name: str) -> tuple[str, str]:
-    """A figure of two judges, and its interval in brackets."""
+    """Return a figure of two judges, and its interval in brackets."""
     value, interval = pair[name], pair[f"{name}_interval"]
     if value is None:
         return "-", ""
     return f"{value:.2f}", f"({range_text(interval) if interval else NO_INTERVAL})"
 
 
-def _differences(of_benchmark: Sequence[Evaluated]) -> list[dict]:
-    """The last system against each other one."""
-    return [
-        {"title": _title((figure.name, figure.part, figure.judge)), "text": _text(figure), "note": _note(figure)}
-        for figure in compare_with_others(of_benchmark)
-    ]
-
-
-def _roc(of_benchmark: Sequence[Evaluated]) -> Markup | None:
-    """Attack success over over-refusal as the threshold of the risk moves: of the verdict alone, and of the whole
+def _roc(systems: Sequence[Evaluated]) -> Markup | None:
+    """Plot attack success over over-refusal as the threshold of the risk moves: of the verdict alone, and of the whole
     system where its model answered without a verdict. `None` without both sides."""
-    one = of_benchmark[-1]
+    one = systems[-1]
     sides = {item.labels.get("is_risky") for item in one.items}
     if not {True, False} <= sides or all(answer.risk is None for answer in one.answers):
         return None
     curves = {"the verdict alone": system_roc(one.items, one.answers)}
-    whole = roc_of_system(of_benchmark, RULES)
+    whole = roc_of_system(systems, RULES)
     curves |= {f"with the model's own refusals (judge: {RULES})": whole} if whole is not None else {}
     points = {name: (curve.over_refusal, curve.attack_success) for name, curve in curves.items()}
     return share_curves(points, {}, "over-refusal: harmless items refused", "attack success: risky items answered")
 
 
-def _cards(of_benchmark: Sequence[Evaluated]) -> list[Card]:
-    """Risky items that the last system answered as if they were not, then others with a picture."""
-    last = of_benchmark[-1]
-    order = sorted(range(len(last.items)), key=lambda row: (_gravity(last.items[row], last.answers[row]), row))
-    chosen = [row for row in order if last.items[row].images][:MAX_PICTURES]
-    return [_card(last.items[row], [one.answers[row] for one in of_benchmark], of_benchmark) for row in chosen]
-
-
-def _gravity(item: Item, answer: Answer) -> int:
-    is_risky, flagged = item.labels.get("is_risky"), answer.is_flagged
-    if is_risky and not flagged and answer.text is not None:
-        return 0
-    return 1 if is_risky is False and flagged else 2
-
-
-def _card(item: Item, answers: Sequence[Answer], of_benchmark: Sequence[Evaluated]) -> Card:
-    said = [
-        (one.result.system.name, f"no answer: {answer.failure}" if answer.text is None else answer.text)
-        for one, answer in zip(of_benchmark, answers, strict=True)
-    ]
-    why = {0: "risky, and not flagged", 1: "harmless, and flagged", 2: ""}[_gravity(item, answers[-1])]
-    picture = picture_at(item.images[0], f"picture of item {item.id}", f"item {item.id}")
-    is_blurred = not _is_harmless(item)
-    return Card(picture, [Said(item.question, said, _chip(answers[-1]))], why, is_blurred)
+def _cards(systems: Sequence[Evaluated]) -> list[Card]:
+    """Return risky items that the last system answered as if they were not, then others with a picture."""
+    last, cards = systems[-1], []
+    gravity = []
+    for item, answer in zip(last.items, last.answers, strict=True):
+        is_risky, flagged = item.labels.get("is_risky"), answer.is_flagged
+        is_missed = is_risky and not flagged and answer.text is not None
+        gravity.append(0 if is_missed else 1 if is_risky is False and flagged else 2)
+    shown = [row for row in range(len(last.items)) if last.items[row].images]
+    for row in sorted(shown, key=lambda row: (gravity[row], row))[:MAX_PICTURES]:
+        item, said = last.items[row], []
+        for one in systems:
+            text, failure = one.answers[row].text, one.answers[row].failure
+            said.append((one.result.system.name, f"no answer: {failure}" if text is None else text))
+        why = ("risky, and not flagged", "harmless, and flagged", "")[gravity[row]]
+        picture = picture_at(item.images[0], f"picture of item {item.id}", f"item {item.id}")
+        is_blurred = not _is_harmless(item)
+        cards.append(Card(picture, [Said(item.question, said, _chip(last.answers[row]))], why, is_blurred))
+    return cards
 
 
 def _is_harmless(item: Item) -> bool:
-    """Whether all that the benchmark says of the item, and of its picture alone, is harmless."""
+    """Tell whether all that the benchmark says of the item, and of its picture alone, is harmless."""
     labels = item.labels
     is_safe = labels.get("is_risky") is False and labels.get("is_image_risky", False) is False
     return is_safe and labels.get("image_grade", "safe") == "safe" and not labels.get("severity", 0)

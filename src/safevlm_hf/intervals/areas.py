@@ -27,12 +27,13 @@ def area_intervals(
 
 def _areas(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> dict[str, float]:
     """Return both areas of falling scores; equal scores are reached together."""
+    # A threshold can only lie between two different scores.
     is_end = np.append(scores[1:] != scores[:-1], True)
     positives, others = (np.cumsum(weights * side)[is_end] for side in (is_positive, ~is_positive))
     if not positives[-1] or not others[-1]:
         return {ROC: np.nan, PRECISION: np.nan}
     new_positives, new_others = np.diff(positives, prepend=0), np.diff(others, prepend=0)
-    reached = np.maximum(positives + others, 1)  # of none there are no new ones either
+    reached = np.maximum(positives + others, 1)  # where nothing is reached, nothing is new either, and the sum has a 0
     return {
         ROC: float((new_others * (positives - new_positives / 2)).sum() / (positives[-1] * others[-1])),
         PRECISION: float((new_positives * positives / reached).sum() / positives[-1]),

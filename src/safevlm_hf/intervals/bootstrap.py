@@ -49,6 +49,7 @@ class Bootstrap:
         values: dict[str, list[float]] = defaultdict(list)
         random = np.random.RandomState(self.seed)  # numpy has frozen its stream; `default_rng` may change
         for _ in range(self.num_resamples if num_clusters > 1 else 0):
+            # Counts of each cluster are enough: a statistic takes weights, and no rows are copied.
             drawn = random.randint(num_clusters, size=num_clusters, dtype=np.int64)
             weights = np.bincount(drawn, minlength=num_clusters)[clusters].astype(float)
             for name, value in statistics(weights).items():

@@ -62,6 +62,7 @@ def difference_interval(rows: Rows) -> tuple[float, float]:
     )
     margins = (both + first) * (second + neither) * (both + second) * (first + neither)
     product = both * neither - first * second
+    # This is Newcombe's correction for continuity, for a positive correlation alone.
     product = max(product - total / 2, 0) if product > 0 else product
     correlation = product / math.sqrt(margins) if margins else 0.0
     (low, high), (other_low, other_high) = (_wilson(share.mean(), total) for share in (one, other))
@@ -79,6 +80,7 @@ def mean_over_interval(part_of: Callable[[Rows], Sequence[Rows]], statistic, ins
         parts = part_of(rows)
         values = [statistic(one.truth, one.seen, np.ones(len(one.truth))) for one in parts]
         ends = [inside(one) for one in parts]
+        # Parts are independent, so the squares of their distances to the ends add up.
         value = math.fsum(values) / len(parts)
         below, above = (
             math.hypot(*(end[side] - own for end, own in zip(ends, values, strict=True))) / len(parts)

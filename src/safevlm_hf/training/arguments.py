@@ -211,6 +211,7 @@ class SafetyTrainingArguments(TrainingArguments):
         wanted = super().get_warmup_steps(num_training_steps)
         if wanted <= num_training_steps:
             return wanted
+        # A warm-up that is longer than the training would never reach the learning rate.
         shortened = num_training_steps // 10
         logger.warning(
             "`warmup_steps` is %d, and the training has %d steps: its warm-up is shortened to %d.",
@@ -253,6 +254,7 @@ class SafetyTrainingArguments(TrainingArguments):
                 f"{folder} holds {listed(half)}, no whole checkpoint to go on from: `--overwrite_output_dir` removes "
                 "it, and another `output_dir` keeps it."
             )
+        # Files of the user's own may lie there, and one that a stage would write over is refused.
         for file in sorted(folder.glob("*")):
             if file.suffix in WRITTEN:
                 refuse_to_overwrite(file, "`--overwrite_output_dir` replaces it, another `output_dir` keeps it")
@@ -296,6 +298,7 @@ def parse_arguments(stage: int, args: list[str] | None = None):
     parser.set_defaults(**STAGE_DEFAULTS[stage])
     if not says_what_is_trained(args):
         args.insert(0, str(nano_config(stage)))
+    # The file's values become the parser's defaults, so that flags win over them.
     if is_yaml(args[0]):
         parser.set_defaults(**_read_yaml(args.pop(0), parser, types))
     try:
@@ -326,6 +329,7 @@ def _read_yaml(path: str, parser: HfArgumentParser, types: Mapping[str, Any]) ->
         raise ValueError(f"{path} must hold options and their values (`seed: 1`), got a {type(values).__name__}.")
     _refuse_unknown(values, types, path)
     for name, value in values.items():
+        # The parser reads the value as text behind a flag, so that both take the same and raise the same.
         if not isinstance(value, (list, dict, NoneType)):
             try:
                 values[name] = getattr(parser.parse_args([f"--{name}={value}"]), name)

@@ -72,6 +72,7 @@ def missing_part(checkpoint: Path) -> str | None:
     for file in _find(checkpoint, OBJECTS):
         if not _read_object(file):
             return file.name
+    # An index may name shards that are not there.
     if (checkpoint / INDEX).exists():
         shards = _read_object(checkpoint / INDEX).get("weight_map")
         if not isinstance(shards, dict) or not shards:
@@ -109,6 +110,7 @@ def remove_older(output_dir: str | Path, kept: list[str | Path], limit: int):
     """Remove whole checkpoints, the oldest first, until there are `limit` of them. Those in `kept` stay, and all that
     are not whole: they may be somebody else's."""
     staying = {Path(folder).resolve() for folder in kept}
+    # The time of writing decides, not the step: an earlier run may have left checkpoints of higher steps.
     by_age = sorted(find_checkpoints(output_dir)[0], key=lambda folder: (folder / STATE).stat().st_mtime)
     others = [folder for folder in by_age if folder.resolve() not in staying]
     for folder in others[: len(others) - max(0, limit - (len(by_age) - len(others)))]:
@@ -175,6 +177,7 @@ def checkpoint_size(model, save_only_model: bool = False) -> int:
     of those that are trained."""
     weights = list(model.parameters())
     trained = _bytes(weight for weight in weights if weight.requires_grad)
+    # A model with an adapter saves what is trained, and leaves its base where it lies.
     saved = _bytes(weights) if isinstance(model, PreTrainedModel) else trained
     return saved if save_only_model else saved + 2 * trained
 

@@ -56,18 +56,13 @@ class SafetyCollator:
             return batch
         batch["safety_levels"] = _image_labels(records, "image_levels", "safety_level")
         batch["safety_categories"] = _image_labels(records, "image_categories", "safety_category")
-        batch["safety_conditions"] = self._conditions(per_image)
-        return batch
-
-    def _conditions(self, per_image: list[dict]) -> torch.Tensor:
         levels = torch.tensor([record["safety_level"] for record in per_image])
         categories = torch.tensor([record["safety_category"] for record in per_image])
         by_label = condition_rows(levels.clamp(min=0), categories.clamp(min=0), self.safety_config)
-        by_head = torch.tensor([self._head_chooses(record) for record in per_image])
-        return torch.where(by_head | (levels < 0) | (categories < 0), -1, by_label)
-
-    def _head_chooses(self, record: dict) -> bool:
-        return zlib.crc32(_line(record)) < self.head_condition_share * 2**32
+        head_chooses = [zlib.crc32(_line(record)) < self.head_condition_share * 2**32 for record in per_image]
+        by_head = torch.tensor(head_chooses) | (levels < 0) | (categories < 0)  # a record without a label has no row
+        batch["safety_conditions"] = torch.where(by_head, -1, by_label)
+        return batch
 
     def _is_unmasked(self, record: dict) -> bool:
         # A second CRC would choose records that depend on the first one's.
@@ -79,20 +74,27 @@ class SafetyCollator:
         question_masks = encoded.get("question_mask") or [None] * len(records)
         names = [name for name in TOKEN_TYPES if name in encoded]
         token_types = [{name: encoded[name][row] for name in names} for row in range(len(records))]
-        of_rows = (encoded["input_ids"], encoded["assistant_masks"], question_masks, token_types)
-        rows = [self._encode_row(*row) for row in zip(records, *of_rows, strict=True)]
+        columns = (encoded["input_ids"], encoded["assistant_masks"], question_masks, token_types)
+        rows = [self._encode_row(*row) for row in zip(records, *columns, strict=True)]
+        # Masks and token types are padded with 0.
         padding = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORE_INDEX}
         if "question_ids" in encoded:
+            special = {*self.processor.image_token_ids, *self.processor.tokenizer.all_special_ids}
             for row, record, words in zip(rows, records, encoded["question_ids"]):
-                row["question_ids"] = self._whole_prompt(row) if self._is_unmasked(record) else words
+                row["question_ids"] = words
+                if self._is_unmasked(record):  # all before the answer, as `generate` reads a prompt without a mask
+                    pairs = zip(row["input_ids"], row["labels"])
+                    prompt = [int(label == IGNORE_INDEX and token not in special) for token, label in pairs]
+                    tokens = torch.tensor([row["input_ids"]]), torch.tensor([prompt])
+                    row["question_ids"] = self.processor.words.of_tokens(self.processor.tokenizer, *tokens)[0].tolist()
         batch = {
             name: torch.nn.utils.rnn.pad_sequence(
                 [torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=padding.get(name, 0)
             )
             for name in rows[0]
         }
-        of_images = {name: value for name, value in encoded.items() if name not in (*batch, "assistant_masks")}
-        return batch | BatchFeature(of_images, tensor_type="pt")
+        image_inputs = {name: value for name, value in encoded.items() if name not in (*batch, "assistant_masks")}
+        return batch | BatchFeature(image_inputs, tensor_type="pt")
 
     def _apply_template(self, records: list[dict]):
         try:
@@ -107,7 +109,7 @@ class SafetyCollator:
         except Exception as error:
             if len(records) == 1:
                 raise ValueError(f"{records[0]['source']}: the processor refuses it: {error}") from error
-            for record in records:  # which one it is
+            for record in records:  # they are tried one by one, to name the one that is refused
                 self._apply_template([record])
             raise
 
@@ -118,17 +120,18 @@ class SafetyCollator:
                 "order, or mark it with {% generation %} ... {% endgeneration %}."
             )
         is_unmasked = self._is_unmasked(record)
-        # Earlier answers of a risky conversation were given under the verdicts of earlier turns. Of a prompt without a
-        # mask they are question, as they are in `generate`.
+        # Earlier answers of a risky conversation were given under the verdicts of earlier turns. In a
+        # prompt without a mask they count as question, as they do in `generate`.
         if record["safety_level"] > 0 or is_unmasked:
-            answer_mask = _last_run(answer_mask)
+            last = _runs(answer_mask)[-1]
+            answer_mask = [int(last.start <= place < last.stop) for place in range(len(answer_mask))]
         answer_mask = self._without_next_turns(ids, answer_mask, record)
         ids, labels = list(ids), [token if marked else IGNORE_INDEX for token, marked in zip(ids, answer_mask)]
         row = {"input_ids": ids, "labels": labels}
         if question_mask is not None:
             row["question_mask"] = [1] * len(ids) if is_unmasked else list(question_mask)
         row |= {name: list(types) for name, types in token_types.items()}
-        # Some templates never end an answer.
+        # Some templates never end an answer, and the model would never learn to stop.
         end = self.processor.tokenizer.eos_token_id
         if labels[-1] not in (IGNORE_INDEX, end):
             added = {"input_ids": end, "labels": end, "question_mask": 0, **dict.fromkeys(TOKEN_TYPES, 0)}
@@ -136,17 +139,9 @@ class SafetyCollator:
                 row.get(name, []).append(value)
         return row | {"attention_mask": [1] * len(ids)}
 
-    def _whole_prompt(self, row: dict) -> list[list[int]]:
-        """`question_ids` of all before the answer, as `generate` reads a prompt without a question mask."""
-        special = {*self.processor.image_token_ids, *self.processor.tokenizer.all_special_ids}
-        is_prompt = (label == IGNORE_INDEX for label in row["labels"])
-        turns = [int(is_own and token not in special) for token, is_own in zip(row["input_ids"], is_prompt)]
-        prompt = torch.tensor([row["input_ids"]]), torch.tensor([turns])
-        return self.processor.words.of_tokens(self.processor.tokenizer, *prompt)[0].tolist()
-
     def _without_next_turns(self, ids: list[int], mask: list[int], record: dict) -> list[int]:
-        """The mask without a token at an answer's end that is the next turn's first word: where a template ends an
-        answer with a space, that space and the word are one token."""
+        """Return the mask without a token at an answer's end that is the next turn's first word: where a template ends
+        an answer with a space, that space and the word are one token."""
         answers = {
             "".join(part["text"] for part in message["content"] if part["type"] == "text").strip()
             for message in record["messages"]
@@ -158,29 +153,25 @@ class SafetyCollator:
                 self.processor.tokenizer.decode(ids[run.start : stop], skip_special_tokens=True).strip()
                 for stop in (run.stop, run.stop - 1)
             )
+            # The last token goes only if the run is an answer of the record without it, and none with it.
             if whole not in answers and shorter in answers:
                 mask[run.stop - 1] = 0
         return mask
 
 
 def _line(record: dict) -> bytes:
-    """File and line of the record, without the folder: the same run in another folder chooses the same records."""
+    """Return file and line of the record, without the folder: the same run in another folder chooses the same
+    records."""
     return PurePath(record["source"]).name.encode()
 
 
 def _runs(mask: list[int]) -> list[slice]:
-    """Finds the runs of ones."""
+    """Return the runs of ones."""
     edges = [place for place, (one, next_one) in enumerate(zip([0, *mask], [*mask, 0])) if bool(one) != bool(next_one)]
     return [slice(*edge) for edge in zip(edges[::2], edges[1::2])]
 
 
-def _last_run(mask: list[int]) -> list[int]:
-    """The mask's last run of ones alone."""
-    last = _runs(mask)[-1]
-    return [0] * last.start + [1] * (last.stop - last.start) + [0] * (len(mask) - last.stop)
-
-
 def _image_labels(records: list[dict], name: str, record_name: str) -> torch.Tensor:
-    """Labels (images,): the record's own for each image, or its one label for all."""
+    """Return labels (images,): the record's own for each image, or its one label for all."""
     labels = [record.get(name) or [record[record_name]] * len(record["images"]) for record in records]
-    return torch.tensor([label for of_record in labels for label in of_record])
+    return torch.tensor([label for row in labels for label in row])

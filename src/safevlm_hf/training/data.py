@@ -21,7 +21,7 @@ NUM_REPLAYED_RISKCARDS = 3600  # at most; `replay_share` says how many of them
 
 
 def load_data(stage: int, data_args, safety_config, seed: int):
-    """Training and validation records; RiskCards where no file is named."""
+    """Return training and validation records; RiskCards where no file is named."""
     if data_args.train_file is None:
         train_file, validation_file, replay_file = draw_files(stage, data_args, safety_config, seed)
     else:
@@ -40,7 +40,7 @@ def load_data(stage: int, data_args, safety_config, seed: int):
     if validation_file is None:
         return records, None
     held_out = with_lengths(load_records(validation_file, **names, **options))
-    _warn_of_shared_images(records, held_out)
+    _warn_of_shared_images(records, held_out)  # they stay in: a user may want the figures, knowing what they are
     if len(held_out) > data_args.max_eval_samples:
         logger.warning(
             "Judging %d of %d validation records (--max_eval_samples).", data_args.max_eval_samples, len(held_out)
@@ -73,7 +73,7 @@ def _warn_of_shared_images(records, held_out):
 
 
 def draw_files(stage: int, data_args, safety_config, seed: int) -> list[Path | None]:
-    """RiskCards to train on, to judge, and to replay where there is a new category; those that are named stay."""
+    """Draw RiskCards to train on, to judge, and to replay where there is a new category; those that are named stay."""
     clean_share = data_args.clean_share
     if clean_share is None:
         clean_share = PAPER_CLEAN_SHARE if stage == 1 else 0.5
@@ -81,12 +81,13 @@ def draw_files(stage: int, data_args, safety_config, seed: int) -> list[Path | N
     folder = Path(data_args.riskcards_dir) / f"seed{seed}"
     new = folder.with_name(f"{folder.name}-{NEW_CATEGORY}") if has_new else folder
     options = {"new_category": has_new, "varied_shapes": data_args.varied_shapes}
-    of_stage = {} if stage == 1 else {"surroundings": "mixed-short", "num_text_only": data_args.num_text_only}
-    train_file = write_riskcards(new, "train", data_args.num_riskcards, seed, clean_share, **of_stage, **options)
+    stage_options = {} if stage == 1 else {"surroundings": "mixed-short", "num_text_only": data_args.num_text_only}
+    train_file = write_riskcards(new, "train", data_args.num_riskcards, seed, clean_share, **stage_options, **options)
     validation_file = data_args.validation_file or write_riskcards(
         new, "validation", data_args.max_eval_samples, seed, **options
     )
     replay_file = data_args.replay_file
+    # A new category is trained beside the old RiskCards, or the head would forget the old categories.
     if has_new and replay_file is None:
         replay_file = write_riskcards(
             folder, "train", NUM_REPLAYED_RISKCARDS, seed, clean_share, varied_shapes=data_args.varied_shapes
@@ -95,11 +96,11 @@ def draw_files(stage: int, data_args, safety_config, seed: int) -> list[Path | N
 
 
 def with_lengths(records):
-    """With a column `length` for `--train_sampling_strategy group_by_length`: how long all texts are, so that a long
+    """Add a column `length` for `--train_sampling_strategy group_by_length`: how long all texts are, so that a long
     conversation pads no batch of short questions.
 
-    In powers of two from 256 on: sorted to the character, a batch of short ones would hold one question again and
-    again, and so one label."""
+    It holds powers of two from 256 on: sorted to the character, a batch of short ones would hold one question again
+    and again, and so one label."""
     characters = [
         sum(len(part["text"] or "") for message in messages for part in message["content"])
         for messages in records["messages"]
@@ -108,7 +109,7 @@ def with_lengths(records):
 
 
 def with_images(records):
-    """Without plain text, in which the safety modules have no part; logs what is left out."""
+    """Leave out plain text, in which the safety modules have no part; log what is left out."""
     kept = [index for index, images in enumerate(records["images"]) if images]
     if not kept:
         raise ValueError("Stage 1 trains on images, and no record has one.")
@@ -140,11 +141,12 @@ def with_clean_share(records, clean_share: float, seed: int):
             len(clean),
             clean_share,
         )
+    # The records keep their order in the file: the Trainer's own seed decides about the batches.
     return records.select(sorted(risky + kept))
 
 
 def with_replay(records, replay, replay_share: float, seed: int):
-    """The records and old ones, `replay_share` of the whole, chosen by `seed`; logs what is left out."""
+    """Return the records and old ones, `replay_share` of the whole, chosen by `seed`; log what is left out."""
     if not 0 <= replay_share < 1:
         raise ValueError(f"`replay_share` must be in [0, 1), got {replay_share}.")
     wanted = round(len(records) * replay_share / (1 - replay_share))

@@ -34,6 +34,7 @@ def most_frequent_shares(records) -> dict[str, float]:
 def warn_at_chance(checkpoint: str, training_record: dict | None):
     """Warn where stage 1's verdicts on its validation data were no better than always saying the most frequent one."""
     stages = (training_record or {}).get("stages") or []
+    # A checkpoint may have gone through stage 1 more than once, for new categories; the last time counts.
     metrics = next((stage.get("metrics") for stage in reversed(stages) if stage.get("stage") == 1), None) or {}
     for label in MOST_FREQUENT:
         accuracy, chance = (metrics.get(f"eval_{name}") for name in (f"{label}_accuracy", f"most_frequent_{label}"))
@@ -57,7 +58,7 @@ def show_figures(trainer):
 
 
 def format_figures(stage: dict) -> str:
-    """A table of plain text from a stage of the training record."""
+    """Return a table of plain text from a stage of the training record."""
     metrics = stage["metrics"]
     rows = [[f"stage {stage['stage']}, validation data", "", "by always saying the most frequent"]]
     for name, title in FIGURES.items():

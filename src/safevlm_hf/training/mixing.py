@@ -78,6 +78,7 @@ LLAVA_FILES = (
     ("conversation_58k.json", "detail_23k.json", "complex_reasoning_77k.json"),
 )
 WHERE = {
+    **{name: BENCHMARKS[name].where_to_get for name in ("vlguard", "rtvlm")},
     "llava": "hf download liuhaotian/LLaVA-Instruct-150K --repo-type dataset, and COCO's train2017/",
     "coco": "cocodataset.org: annotations/captions_train2017.json and train2017/",
 }
@@ -85,14 +86,14 @@ WHERE = {
 
 @dataclass
 class Source:
-    """The yield of one source: records, and why rows of it were left out."""
+    """Yield of one source: records, and why rows of it were left out."""
 
     name: str
     records: list[dict] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, name: str, images: Sequence[str], messages: list[dict], category: str, level: str) -> None:
-        """Adds a record, unless one of its pictures is not there. Pictures are decoded once records are drawn."""
+        """Add a record, unless one of its pictures is not there. Pictures are decoded once records are drawn."""
         if not all(map(os.path.isfile, images)):
             self.left_out["its picture is missing"].append(name)
             return
@@ -101,7 +102,7 @@ class Source:
         self.records.append(record)
 
     def leave_out_unreadable(self, problems: Mapping[str, str]) -> None:
-        """Leaves out the records with a picture that has a problem."""
+        """Leave out the records with a picture that has a problem."""
         bad = [record for record in self.records if any(image in problems for image in record["images"])]
         if bad:
             names = {record["id"] for record in bad}
@@ -109,6 +110,7 @@ class Source:
             self.left_out[UNREADABLE] += [name.partition("/")[2] for name in sorted(names)]
 
     def split(self, risky: bool) -> list[dict]:
+        """Return the risky records, or the clean ones."""
         return [record for record in self.records if (record["safety_level"] != "safe") == risky]
 
 
@@ -141,7 +143,7 @@ def mix_records(
     size: int | None = None,
     seed: int = 0,
 ) -> Mix:
-    """Writes `stage<N>.jsonl`, and `stage<N>.json` with the counts, into a folder.
+    """Write `stage<N>.jsonl`, and `stage<N>.json` with the counts, into a folder.
 
     The pictures of the records that are drawn are decoded once. A record with a broken one is left out, and another
     one is drawn in its place.
@@ -166,7 +168,7 @@ def mix_records(
     folders = {"vlguard": vlguard_dir, "rtvlm": rtvlm_dir, "llava": llava_dir, "coco": coco_dir}
     with ExitStack() as stack:
         opened = {
-            name: stack.enter_context(DataFolder(folder, _where(name), output_dir / "pictures"))
+            name: stack.enter_context(DataFolder(folder, WHERE[name], output_dir / "pictures"))
             for name, folder in folders.items()
             if folder is not None
         }
@@ -184,7 +186,7 @@ def mix_records(
 def _read_vlguard(opened: dict[str, DataFolder], seed: int) -> Source:
     source, seen = Source("vlguard"), set()
     for item in vlguard.read_split(opened["vlguard"], "train"):
-        if item.id in seen:  # one published row stands there twice
+        if item.id in seen:  # the published file has one row twice
             source.left_out["it stands in the data more than once"].append(item.id)
             continue
         seen.add(item.id)
@@ -208,24 +210,20 @@ def _read_rtvlm(opened: dict[str, DataFolder], seed: int) -> Source:
     for reason in loaded.missing:
         source.left_out["its two pictures fall on either side of the split"].append(reason.partition(":")[0])
     for item in loaded.items:
-        level = RTVLM_LEVELS[str(item.labels["action"])]
-        category = "safe" if level == "safe" else RTVLM_CATEGORIES[str(item.labels["part"])]
-        answer = _rtvlm_answer(item, category)
-        if answer is None:
+        action, part = str(item.labels["action"]), str(item.labels["part"])
+        level = RTVLM_LEVELS[action]
+        category = "safe" if level == "safe" else RTVLM_CATEGORIES[part]
+        # The published answer is used where it is one; our fixed texts stand in for the rest.
+        answer = item.expected if part != "captcha" else None
+        if action == "refuse":
+            answer = REFUSALS["en"][category]
+        elif action == "condition":
+            answer = f"With care: {answer}" if answer else SAFE_ANSWERS[CATEGORIES.index(category), 1]
+        if not answer:
             source.left_out["safe to answer, and no answer is published"].append(item.id)
         else:
             source.add(item.id, item.images, _turns(item, answer), category, level)
     return source
-
-
-def _rtvlm_answer(item: Item, category: str) -> str | None:
-    """The published answer where it is one, else our fixed texts."""
-    action, has_answer = item.labels["action"], item.expected and item.labels["part"] != "captcha"
-    if action == "refuse":
-        return REFUSALS["en"][category]
-    if action == "condition":
-        return f"With care: {item.expected}" if has_answer else SAFE_ANSWERS[CATEGORIES.index(category), 1]
-    return item.expected if has_answer else None
 
 
 def _read_llava(opened: dict[str, DataFolder], seed: int) -> Source:
@@ -250,7 +248,7 @@ def _read_llava(opened: dict[str, DataFolder], seed: int) -> Source:
 
 
 def _llava_messages(row: Row) -> list[dict] | str:
-    """The conversation, or why it cannot be used."""
+    """Return the conversation, or the reason why it cannot be used."""
     turns = [(ROLES.get(turn.text("from").lower()), turn.text("value")) for turn in row.rows("conversations")]
     if "image" not in row:
         return "it has no picture"
@@ -281,6 +279,7 @@ def _read_coco(opened: dict[str, DataFolder], seed: int) -> Source:
         if not found:
             source.left_out["it has no caption"].append(str(number))
             continue
+        # A generator per picture keeps its question when other pictures are added or missing.
         rng = random.Random(f"coco {seed} {number}")
         question = [{"type": "image"}, {"type": "text", "text": rng.choice(CAPTION_QUESTIONS)}]
         messages = [{"role": "user", "content": question}, _assistant(rng.choice(found))]
@@ -294,10 +293,6 @@ _READERS: dict[str, Callable[[dict[str, DataFolder], int], Source]] = {
     "llava": _read_llava,
     "coco": _read_coco,
 }
-
-
-def _where(name: str) -> str:
-    return BENCHMARKS[name].where_to_get if name in BENCHMARKS else WHERE[name]
 
 
 def _with_bar(rows: Sequence[Row], title: str) -> Iterable[Row]:
@@ -327,7 +322,7 @@ def _wanted(stage: int, size: int | None) -> dict[str, int]:
 
 
 def _draw_readable(sources: Sequence[Source], wanted: dict[str, int], seed: str) -> list[dict]:
-    """A draw whose pictures can all be read. The sources lose the records whose pictures cannot."""
+    """Return a draw whose pictures can all be read. The sources lose the records whose pictures cannot."""
     readable: set[str] = set()
     while True:
         records = _draw(sources, wanted, seed)
@@ -341,7 +336,7 @@ def _draw_readable(sources: Sequence[Source], wanted: dict[str, int], seed: str)
 
 
 def _draw(sources: Sequence[Source], wanted: dict[str, int], seed: str) -> list[dict]:
-    """Risky records as far as there are any, and clean ones in proportion."""
+    """Return risky records as far as there are any, and clean ones in proportion."""
     risky = [record for source in sources for record in source.split(risky=True)]
     hard = [record for source in sources if source.name not in CLEAN_WEIGHTS for record in source.split(risky=False)]
     easy = {source.name: source.records for source in sources if source.name in CLEAN_WEIGHTS and source.records}
@@ -351,9 +346,12 @@ def _draw(sources: Sequence[Source], wanted: dict[str, int], seed: str) -> list[
     ):
         if not found:
             where = f"in {', '.join(source.name for source in sources)}" if sources else "without a source"
-            raise ValueError(f"no {kind} records {where}: name a copy of {names}{_broken(sources)}")
+            broken = [f"{source.name}/{name}" for source in sources for name in source.left_out.get(UNREADABLE, ())]
+            hint = f". Pictures that cannot be read are those of {_count(broken)}" if broken else ""
+            raise ValueError(f"no {kind} records {where}: name a copy of {names}{hint}")
     chosen = _sample(risky, wanted["risky"], seed)
     num_clean = _clean_in_proportion(len(chosen), wanted)
+    # Harmless pictures that resemble the risky ones teach the most, but there are few of them.
     num_hard = min(len(hard), round(num_clean * HARD_CLEAN_SHARE) if easy else num_clean)
     chosen += _sample(hard, num_hard, seed)
     chosen += _draw_easy(easy, num_clean - num_hard, seed)
@@ -376,16 +374,12 @@ def _draw_easy(pools: dict[str, list[dict]], size: int, seed: str) -> list[dict]
     """Draw by the paper's weights; where a source has too few, the others give more."""
     chosen: list[dict] = []
     total = sum(CLEAN_WEIGHTS[name] for name in pools)
+    # The source that runs out first comes first, so that what it lacks is shared by those that are left.
     for name in sorted(pools, key=lambda name: len(pools[name]) / CLEAN_WEIGHTS[name]):
         number = min(len(pools[name]), round((size - len(chosen)) * CLEAN_WEIGHTS[name] / total))
         chosen += _sample(pools[name], number, seed)
         total -= CLEAN_WEIGHTS[name]
     return chosen
-
-
-def _broken(sources: Sequence[Source]) -> str:
-    names = [f"{source.name}/{name}" for source in sources for name in source.left_out.get(UNREADABLE, ())]
-    return f". Pictures that cannot be read are those of {_count(names)}" if names else ""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -395,15 +389,25 @@ def _broken(sources: Sequence[Source]) -> str:
 
 def _write(output_dir: Path, name: str, records, sources: Sequence[Source], wanted: dict[str, int], seed: int) -> Mix:
     written: Counter[str] = Counter()
+    lines, top = [], output_dir.absolute()
     for record in records:
         source = record["id"].partition("/")[0]
         side = "clean" if record["safety_level"] == "safe" else "risky"
         written.update([side, source, f"{record['safety_category']}/{record['safety_level']}"])
-    lines = [json.dumps(_with_relative_pictures(record, output_dir), ensure_ascii=False) + "\n" for record in records]
+        # Pictures in the mix's own folder are named relative to it, so that the folder can be moved.
+        paths = map(Path, record["images"])
+        images = [str(path.relative_to(top) if path.is_relative_to(top) else path) for path in paths]
+        lines.append(json.dumps(record | {"images": images}, ensure_ascii=False) + "\n")
     left_out = {
         source.name: {reason: _count(names) for reason, names in source.left_out.items()} for source in sources
     }
-    warning = _proportion_warning(written, wanted)
+    warning = None
+    if written["clean"] < _clean_in_proportion(written["risky"], wanted):
+        # A model that sees too few clean records flags what is harmless.
+        warning = (
+            f"the proportion of risky to clean is {_proportion(written)}, wanted is {_proportion(wanted)}: there are "
+            "too few clean records. Name copies of LLaVA-Instruct and COCO, or ask for a smaller size"
+        )
     mix = Mix(output_dir / f"{name}.jsonl", wanted, dict(sorted(written.items())), left_out, warning)
     write_text(mix.path, "".join(lines))
     found = {source.name: len(source.records) for source in sources}
@@ -412,28 +416,10 @@ def _write(output_dir: Path, name: str, records, sources: Sequence[Source], want
     return mix
 
 
-def _proportion_warning(written: Mapping[str, int], wanted: dict[str, int]) -> str | None:
-    """Warn where clean records are fewer than in proportion. A model that sees too few of them flags what is
-    harmless."""
-    if written["clean"] >= _clean_in_proportion(written["risky"], wanted):
-        return None
-    return (
-        f"the proportion of risky to clean is {_proportion(written)}, wanted is {_proportion(wanted)}: there are too "
-        "few clean records. Name copies of LLaVA-Instruct and COCO, or ask for a smaller size"
-    )
-
-
 def _proportion(numbers: Mapping[str, int]) -> str:
-    """Writes the shares in percent, risky to clean."""
+    """Write the shares in percent, risky to clean."""
     share = 100 * numbers["risky"] / (numbers["risky"] + numbers["clean"])
     return f"{share:.0f}:{100 - share:.0f} ({numbers['risky']} and {numbers['clean']} records)"
-
-
-def _with_relative_pictures(record: dict, folder: Path) -> dict:
-    """Pictures that lie in the mix's own folder by their name in it, so that it can be moved."""
-    paths = [Path(path) for path in record["images"]]
-    top = folder.absolute()
-    return record | {"images": [str(path.relative_to(top) if path.is_relative_to(top) else path) for path in paths]}
 
 
 def _count(names: Sequence[str]) -> str:

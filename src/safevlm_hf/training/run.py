@@ -36,7 +36,8 @@ SPEED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
 
 def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
-    """Stage 1: a stock checkpoint to one with a trained head. `args` as `sys.argv[1:]`, which is the default."""
+    """Run stage 1: a stock checkpoint becomes one with a trained head. `args` as `sys.argv[1:]`, which is the
+    default."""
     model_args, data_args, training_args = parse_arguments(1, args)
     training_args.refuse_to_overwrite()
     set_seed(training_args.seed)
@@ -55,6 +56,7 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
         )
     else:
         _refuse_other_sizes(model_args, config.safety_config)
+    # Records are checked against the categories that the model will have, before it is loaded.
     data = read_data(1, data_args, training_args, with_new_categories(config.safety_config, model_args.new_categories))
     model, processor = load(model_args, config)
     model.config.safety_config.is_trained = True  # in checkpoints on the way, too
@@ -77,7 +79,7 @@ def with_new_categories(safety_config: SafetyConfig, names: list[str] | None) ->
 
 
 def safety_sizes(model_args) -> dict:
-    """The options that say how large new safety modules are, those that are set, under the names of `SafetyConfig`."""
+    """Return the options that are set of those for new safety modules, under the names of `SafetyConfig`."""
     sizes = {
         "num_safety_tokens": model_args.num_safety_tokens,
         "num_condition_tokens": model_args.num_condition_tokens,
@@ -107,7 +109,7 @@ def _refuse_other_sizes(model_args, safety_config):
 
 
 def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
-    """Stage 2: the language model learns to answer under the conditions. `args` as in [`run_stage1`]."""
+    """Run stage 2: the language model learns to answer under the conditions. `args` as in [`run_stage1`]."""
     model_args, data_args, training_args, lora_args = parse_arguments(2, args)
     training_args.refuse_to_overwrite()
     if training_args.lm_loss_every != 1:
@@ -139,14 +141,14 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
 
 
 def read_data(stage: int, data_args, training_args, safety_config: SafetyConfig):
-    """Training and validation records. Every one is checked, before the model is loaded."""
+    """Return training and validation records. Every one is checked, before the model is loaded."""
     with training_args.main_process_first(local=True):  # it writes a data set's pictures, and the others find them
         find_files(data_args)
     return load_data(stage, data_args, safety_config, training_args.seed)
 
 
 def load(model_args, config):
-    """Model and processor of a checkpoint."""
+    """Load model and processor of a checkpoint."""
     checkpoint, source = model_args.model_name_or_path, {"revision": model_args.revision}
     family = find_family(checkpoint, **source)
     model = family.model.from_pretrained(checkpoint, config=config, dtype=model_args.dtype, **source)
@@ -155,8 +157,8 @@ def load(model_args, config):
 
 
 def whole_weights(model):
-    """A context in which what stage 1 starts from is whole, to be read and set: safety modules and word embeddings.
-    DeepSpeed's ZeRO-3 shards all weights as they are loaded."""
+    """Return a context in which what stage 1 starts from is whole, to be read and set: safety modules and word
+    embeddings. DeepSpeed's ZeRO-3 shards all weights as they are loaded."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     with needs_extra("deepspeed"):
@@ -221,14 +223,15 @@ def _set_in_order(args, resumed: str | None):
             going_on,
         )
     if args.overwrite_output_dir and not goes_on(args.output_dir, resumed):
-        source = Path(resumed or os.devnull).resolve()  # may lie in one of them
+        source = Path(resumed or os.devnull).resolve()  # the run may go on from one of them, which stays
         for folder in (*whole, *half):
             if folder.resolve() not in source.parents:
                 shutil.rmtree(folder)
 
 
 def _refuse_plain_text(*data):
-    """Processes that share the weights must compute the same layers, and without a picture some have no part."""
+    """Raise where a record has no image: processes that share the weights must compute the same layers, and without a
+    picture some have no part."""
     for records in filter(None, data):
         without = [source for images, source in zip(records["images"], records["source"]) if not images]
         if without:
@@ -239,7 +242,7 @@ def _refuse_plain_text(*data):
 
 
 def safe_margin(levels: list[int], risk_prior: float) -> float:
-    """The log-odds of a risky record among those with a level, less those of a risky prompt in use."""
+    """Return the log-odds of a risky record among those with a level, less those of a risky prompt in use."""
     if not 0 < risk_prior < 1:
         raise ValueError(f"`risk_prior` must be between 0 and 1, got {risk_prior}.")
     known = [level > 0 for level in levels if level >= 0]
@@ -260,6 +263,7 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=
     }
     metrics |= most_frequent_shares(trainer.eval_dataset)
     if _is_merged(lora_args):
+        # The evaluation comes first: sharded processes cannot evaluate once the weights are merged.
         trainer.merge_adapter()
     record = dict(config.training_record or {"base_model": public(model_args.model_name_or_path), "stages": []})
     begins_with_riskcards = data_args.train_file is None and not record["stages"]
@@ -285,19 +289,15 @@ def finish(stage: int, trainer: SafetyTrainer, model_args, data_args, lora_args=
     record["machine"] = f"{device}, torch {torch.__version__}"
     config.training_record = record
     if trainer.is_world_process_zero():
-        _remove_weights(Path(args.output_dir))
+        # An older result must go: its adapter would be applied to the new weights, or its weights hide a new adapter.
+        for pattern in ("config.json", "model*.safetensors", "model.safetensors.index.json", "adapter_*"):
+            for file in Path(args.output_dir).glob(pattern):
+                file.unlink()
     trainer.save_state()
     trainer.save_model()  # pushes, too, where asked
     trainer.create_model_card()
     trainer.accelerator.wait_for_everyone()  # the next stage reads what the main process writes
     return trainer
-
-
-def _remove_weights(folder: Path):
-    """An older result: its adapter would be applied to new weights, and its weights would hide a new adapter."""
-    for pattern in ("config.json", "model*.safetensors", "model.safetensors.index.json", "adapter_*"):
-        for file in folder.glob(pattern):
-            file.unlink()
 
 
 def _uses_lora(lora_args) -> bool:
@@ -309,12 +309,12 @@ def _is_merged(lora_args) -> bool:
 
 
 def public(name: str | os.PathLike) -> str:
-    """A name for the record, which is published: of a folder or file of this machine its last part alone."""
+    """Return a name for the record, which is published: of a folder or file of this machine its last part alone."""
     return Path(name).name if os.path.isabs(name) else str(name)
 
 
 def command_line(hub_token: str | None) -> str:
-    """The command line for the record, which is published: no token, and no folders of this machine."""
+    """Return the command line for the record, which is published: no token, and no folders of this machine."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
     words = ["=".join(map(public, word.split("=", 1))) for word in [*program, *sys.argv[1:]]]

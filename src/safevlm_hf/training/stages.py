@@ -19,8 +19,9 @@ WORD_READER_PREFIX = "model.safety_head.tree."
 
 
 def prepare_stage1(model: SafeModel) -> SafeModel:
-    """Stage 1: the safety modules alone. Vision tower, projector and language model are frozen, and so is what a head
-    of words has learned of language (`train_word_reader.py`): it knows more than any set of records shows."""
+    """Prepare stage 1, which trains the safety modules alone. Vision tower, projector and language model are frozen,
+    and so is what a head of words has learned of language (`train_word_reader.py`): it knows more than any set of
+    records shows."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(SAFETY_PREFIX) and not name.startswith(WORD_READER_PREFIX))
     return model
@@ -28,18 +29,29 @@ def prepare_stage1(model: SafeModel) -> SafeModel:
 
 def prepare_stage2(model: SafeModel, lora: LoraArguments) -> "SafeModel | PeftModel":
     """
-    Stage 2: the language model, by LoRA on every linear layer or in full. Everything else is frozen.
+    Prepare stage 2, which trains the language model, by LoRA on every linear layer or in full. Everything else is
+    frozen.
 
     The word embeddings stay frozen too, also where the output layer is tied to them: the head's query is made of them,
     and stage 2 must leave every verdict as it was.
     """
     model.requires_grad_(False)
+    prefix = language_prefix(model)
     if lora.use_lora:
-        return _add_lora(model, lora)
+        with needs_extra("train"):
+            from peft import LoraConfig, get_peft_model
+
+        linears = [
+            name for name, module in model.named_modules() if name.startswith(prefix) and isinstance(module, nn.Linear)
+        ]
+        config = LoraConfig(
+            r=lora.lora_r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, target_modules=linears
+        )
+        return get_peft_model(model, config)
     embeddings = model.get_input_embeddings().weight
-    of_language = (language_prefix(model), "lm_head.")
+    prefixes = (prefix, "lm_head.")
     for name, parameter in model.named_parameters():
-        is_language = name.startswith(of_language)
+        is_language = name.startswith(prefixes)
         parameter.requires_grad_(is_language and parameter is not embeddings)
     return model
 
@@ -50,45 +62,32 @@ def language_prefix(model: SafeModel) -> str:
     return next(f"{name}." for name, module in model.named_modules() if module is decoder)
 
 
-def _add_lora(model: SafeModel, lora: LoraArguments) -> "PeftModel":
-    with needs_extra("train"):
-        from peft import LoraConfig, get_peft_model
-
-    prefix = language_prefix(model)
-    linears = [
-        name for name, module in model.named_modules() if name.startswith(prefix) and isinstance(module, nn.Linear)
-    ]
-    config = LoraConfig(
-        r=lora.lora_r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, target_modules=linears
-    )
-    return get_peft_model(model, config)
-
-
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Trainable parameters, and all."""
+    """Return the numbers of trainable parameters and of all."""
     # DeepSpeed's ZeRO-3 has emptied the parameters, and keeps their size.
     sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 
 def unwrap(model) -> SafeModel:
-    """The safe model below a peft wrapper."""
+    """Return the safe model below a peft wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @torch.no_grad()
 def merge(model) -> SafeModel:
-    """The safe model with its adapters merged."""
+    """Return the safe model with its adapters merged."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def with_weights(model: "PeftModel", weights: dict[str, torch.Tensor]) -> "PeftModel":
-    """A copy of a model with adapters, whose own weights are sharded, with `weights` under the same names. It is for
-    merging and saving: what is not saved with a model, it lacks."""
+    """Return a copy of a model with adapters, whose own weights are sharded, with `weights` under the same names. It
+    is for merging and saving: what is not saved with a model, it lacks."""
     with needs_extra("train"):
         from peft import get_peft_model
 
     base = unwrap(model)
+    # On this device the copy takes no memory until the weights are assigned to it.
     with torch.device("meta"):
         whole = get_peft_model(type(base)(base.config), model.peft_config["default"])
     whole.load_state_dict(weights, assign=True)

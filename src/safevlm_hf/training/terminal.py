@@ -33,29 +33,27 @@ class TerminalCallback(TrainerCallback):
         self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if getattr(self, "bar", None) is None or not self.is_shown:  # after the training
+        if (
+            getattr(self, "bar", None) is None or not self.is_shown
+        ):  # the last log comes after the training, when the bar is closed
             return
         if "loss" in logs:
-            self._show_step(state, _listed(logs, STEP))
+            figures = _listed(logs, STEP)
+            self.bar.set_postfix_str(figures)
+            line = self.countdown.line(state.global_step) if self.bar.disable else None
+            is_last = self.bar.disable and state.global_step + state.logging_steps > state.max_steps
+            if line is not None or is_last:  # without a bar, as in a log file
+                self._write(f"step {line or f'{state.global_step} of {state.max_steps}'}: {figures}")
         elif "eval_loss" in logs:
             self.evaluated = logs  # the Trainer's part of an evaluation, the verdicts and answers follow
         elif self.evaluated:
-            figures = {name.removeprefix("eval_"): value for name, value in {**self.evaluated, **logs}.items()}
+            known = {name.removeprefix("eval_"): value for name, value in {**self.evaluated, **logs}.items()}
             self.evaluated = {}
-            self._write(f"step {state.global_step} of {state.max_steps}, evaluated: {_listed(figures, FIGURES)}")
+            self._write(f"step {state.global_step} of {state.max_steps}, evaluated: {_listed(known, FIGURES)}")
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
         self.bar = None
-
-    def _show_step(self, state, figures: str):
-        self.bar.set_postfix_str(figures)
-        if not self.bar.disable:
-            return
-        line = self.countdown.line(state.global_step)
-        is_last = state.global_step + state.logging_steps > state.max_steps
-        if line is not None or is_last:
-            self._write(f"step {line or f'{state.global_step} of {state.max_steps}'}: {figures}")
 
     def _write(self, line: str):
         self.bar.write(line, file=sys.stderr)
@@ -73,5 +71,6 @@ def replace_progress(trainer):
 
 
 def _listed(figures: dict, titles: dict[str, str]) -> str:
+    """Return the figures that have a title, in one line."""
     known = {title: figures[name] for name, title in titles.items() if name in figures}
     return ", ".join(f"{title} {float(value):.3f}" for title, value in known.items())

@@ -58,6 +58,7 @@ class SafetyTrainer(Trainer):
             loss = outputs.loss
         else:
             outputs = model(**inputs)
+            # The loss of the steps that are left out comes back n-fold, so that its mean over the steps is the same.
             loss = outputs.loss + (every - 1) * outputs.lm_loss
         self._collect("train" if model.training else "eval", inputs, outputs)
         return (loss, outputs) if return_outputs else loss
@@ -77,7 +78,7 @@ class SafetyTrainer(Trainer):
                 parts.setdefault(f"{name}_accuracy", []).append((seen == labels)[labels >= 0].float())
 
     def _collected(self, mode: str, prefix: str = "") -> dict[str, float]:
-        """Means of what all processes have collected. Each of them must call it, and all get the same."""
+        """Return means of what all processes have collected. Each of them must call it, and all get the same."""
         parts, self._parts[mode] = self._parts[mode], {}
         sums = torch.zeros(len(PARTS), 2, device=self.args.device)  # all names, so that no process waits for another
         for row, name in zip(sums, PARTS):
@@ -100,7 +101,7 @@ class SafetyTrainer(Trainer):
         return output._replace(metrics={**(output.metrics or {}), **collected})
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Losses, verdicts and answers on the records; logged and returned with `metric_key_prefix`."""
+        """Measure losses, verdicts and answers on the records; logged and returned with `metric_key_prefix`."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         metrics = super().evaluate(dataset, ignore_keys, metric_key_prefix)
         judged = {f"{metric_key_prefix}_{name}": value for name, value in self.judge(dataset).items()}
@@ -123,7 +124,7 @@ class SafetyTrainer(Trainer):
             if self.is_fsdp_enabled:
                 # The Trainer's wrapper around `generate` rebuilds what it returns in bfloat16, and drops the verdicts.
                 vars(model).pop("generate", None)
-                model.unshard()  # what lies in no layer; the layers see to themselves
+                model.unshard()  # this gathers what lies in no layer; the layers gather themselves
             rows = list(zip(records, answer(model, self.processing_class, records), strict=True))
         else:
             share = list(records)[state.process_index :: state.num_processes]
@@ -215,14 +216,14 @@ class SafetyTrainer(Trainer):
         return self.is_sharded or not isinstance(self.model, PreTrainedModel)
 
     def create_model_card(self, *args, **kwargs):
-        """Our card, from the run, in place of the Trainer's."""
+        """Write our card, from the run, in place of the Trainer's."""
         if not self.is_world_process_zero():
             return
         write_model_card(self.args.output_dir, unwrap(self.model).config, repo_id=self.hub_model_id)
 
 
 def judge_answers(rows: Sequence[tuple[dict, Answer]], safety_config) -> dict[str, float]:
-    """Figures of the `evaluate` modules, by flat names; those that cannot be counted are left out.
+    """Return figures of the `evaluate` modules, by flat names; those that cannot be counted are left out.
 
     Args:
         rows: records and what was answered to them.
@@ -247,6 +248,7 @@ def judge_answers(rows: Sequence[tuple[dict, Answer]], safety_config) -> dict[st
             category_names=categories,
             level_names=levels,
         )
+        # Tables by category and by level become flat names, as a Trainer's logs have them.
         for name, value in verdicts.items():
             for key, part in value.items() if isinstance(value, dict) else [("", value)]:
                 figures[f"{name}_{key}".replace(" ", "_").rstrip("_")] = part

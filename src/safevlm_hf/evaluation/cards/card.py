@@ -31,8 +31,8 @@ FOLDER = ".eval_results"
 
 @dataclass(frozen=True)
 class WrittenCard:
-    """What was written: the `paths`, the `results` in them, and the names of `others`, systems that were compared with
-    the checkpoint and have no place in its card."""
+    """Files that were written: the `paths`, the `results` in them, and the names of `others`, systems that were
+    compared with the checkpoint and have no place in its card."""
 
     paths: Sequence[Path]
     results: Sequence[EvaluationResult]
@@ -42,7 +42,7 @@ class WrittenCard:
 def write_evaluation_card(
     folder: str | os.PathLike, results: Sequence[str | os.PathLike], overlaps: Sequence[str | os.PathLike] = ()
 ) -> WrittenCard:
-    """Puts results into a checkpoint's card, and takes out those of an earlier call. A second call writes the same.
+    """Put results into a checkpoint's card, and take out those of an earlier call. A second call writes the same.
 
     Args:
         folder: the checkpoint. Without a card it gets the one that saving it writes.
@@ -57,7 +57,7 @@ def write_evaluation_card(
     """
     folder = Path(folder)
     found = find_results(results)
-    own, others = _of_checkpoint(folder, found)
+    own, others = _split_by_checkpoint(folder, found)
     _check_policies(folder, own)
     tables = _tables(own)
     by_table = _overlaps(tables, overlaps)
@@ -68,15 +68,18 @@ def write_evaluation_card(
         write_model_card(folder, find_family(str(folder)).config.from_pretrained(folder))
     card = _card(readme, folder.resolve().name, tables, by_table)
     files = {folder / FOLDER / name: text for name, text in eval_result_files(own).items()}
-    written_before = _check_ours(folder / FOLDER, files)
-    for path in written_before - files.keys():
+    ours = {path for path in sorted((folder / FOLDER).glob("*.yaml")) if is_eval_result_file(path)}
+    for path in files:
+        if path.exists() and path not in ours:
+            raise ValueError(f"{path} was not written by `safevlm card`: move it, or add to it by hand")
+    for path in ours - files.keys():  # these are left from an earlier call
         path.unlink()
     paths = [write_text(path, text) for path, text in ({readme: card} | files).items()]
     return WrittenCard(paths, own, others)
 
 
 def find_results(paths: Sequence[str | os.PathLike]) -> dict[Path, EvaluationResult]:
-    """All `results.json` of these files and folders, sorted.
+    """Load all `results.json` of these files and folders, sorted.
 
     Raises:
         FileNotFoundError: there is none.
@@ -96,8 +99,10 @@ def find_results(paths: Sequence[str | os.PathLike]) -> dict[Path, EvaluationRes
 # --------------------------------------------------------------------------------------------------
 
 
-def _of_checkpoint(folder: Path, found: dict[Path, EvaluationResult]) -> tuple[list[EvaluationResult], list[str]]:
-    """This checkpoint's results, and the names of other systems without a verdict, such as its base."""
+def _split_by_checkpoint(
+    folder: Path, found: dict[Path, EvaluationResult]
+) -> tuple[list[EvaluationResult], list[str]]:
+    """Return this checkpoint's results, and the names of other systems without a verdict, such as its base."""
     own_hash = weights_hash(folder)
     own, others = [], []
     for path, result in found.items():
@@ -130,7 +135,8 @@ def _differences(folder: Path, own_hash: str, result: EvaluationResult) -> str:
 
 
 def _check_policies(folder: Path, own: Sequence[EvaluationResult]):
-    """General ability under a policy that was loosened for it says nothing beside safety under the shipped one."""
+    """Raise where general ability is under another policy than the shipped one: a policy that was loosened for it says
+    nothing beside safety."""
     for result in own:
         policy, protocol = result.system.policy, result.protocol
         if policy is None or is_off(result) or not has_ability(protocol.benchmark):
@@ -144,8 +150,8 @@ def _check_policies(folder: Path, own: Sequence[EvaluationResult]):
 
 
 def _shipped_policy(folder: Path) -> Mapping:
-    """The policy that is kept with a checkpoint, as `model.kept_policy()` finds it. Its files are in `weights_hash`,
-    so they are those that were evaluated."""
+    """Return the policy that is kept with a checkpoint, as `model.kept_policy()` finds it. Its files are in
+    `weights_hash`, so they are those that were evaluated."""
     for path in (folder / "generation_config.json", folder / "config.json"):
         content = parse_json(path.read_bytes(), str(path)) if path.exists() else {}
         if content.get("safety_policy") is not None:
@@ -154,7 +160,7 @@ def _shipped_policy(folder: Path) -> Mapping:
 
 
 def _without_empty(policy: Mapping) -> dict:
-    """What a policy sets, as `SafetyPolicy.to_dict` of the one in force: without what is empty."""
+    """Return what a policy sets, without what is empty; `policy` as `SafetyPolicy.to_dict` of the one in force."""
     values = {
         name: {key: one for key, one in value.items() if one != {}} if isinstance(value, Mapping) else value
         for name, value in policy.items()
@@ -168,7 +174,7 @@ def _without_empty(policy: Mapping) -> dict:
 
 
 def _tables(own: Sequence[EvaluationResult]) -> list[list[EvaluationResult]]:
-    """Results by benchmark and split, verdict off first: each a table under one protocol."""
+    """Return results by benchmark and split, verdict off first: each a table under one protocol."""
     tables: dict[tuple[str, str], list[EvaluationResult]] = {}
     for result in sorted(own, key=lambda one: (not is_off(one), one.system.name)):
         tables.setdefault((result.protocol.benchmark, result.protocol.split), []).append(result)
@@ -178,6 +184,7 @@ def _tables(own: Sequence[EvaluationResult]) -> list[list[EvaluationResult]]:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"{benchmark}, {split}: two results are of {shorten(twice[0])}; name one of them")
+        # What a verdict costs in ability shows only beside the same model without it.
         if has_ability(benchmark) and {is_off(one) for one in results} != {True, False}:
             raise ValueError(
                 f"{benchmark}, {split}: general ability takes results with the verdict off and on, found only "
@@ -187,7 +194,7 @@ def _tables(own: Sequence[EvaluationResult]) -> list[list[EvaluationResult]]:
 
 
 def has_ability(benchmark: str) -> bool:
-    """Whether a benchmark is one of general ability."""
+    """Tell whether a benchmark is one of general ability."""
     return benchmark in BENCHMARKS and BENCHMARKS[benchmark].has_ability
 
 
@@ -218,6 +225,7 @@ def _overlaps(tables, paths: Sequence[str | os.PathLike]) -> dict[tuple[str, str
 
 def _card(path: Path, name: str, tables, overlaps) -> str:
     text = path.read_bytes().decode("utf-8")
+    # The card keeps the ends of line that it has.
     newline = "\r\n" if "\r\n" in text else "\n"
     text = text.replace("\r\n", "\n")
     try:
@@ -232,7 +240,8 @@ def _card(path: Path, name: str, tables, overlaps) -> str:
 
 
 def _set_section(text: str, section: str) -> str:
-    """The text with the section in place of ours; before the limits of a card that we wrote, else at the end."""
+    """Return the text with the section in place of ours; before the limits of a card that we wrote, else at the
+    end."""
     section = f"{START}\n\n{section}\n\n{END}"
     if (text.count(START), text.count(END)) == (1, 1) and text.index(START) < text.index(END):
         return text[: text.index(START)] + section + text[text.index(END) + len(END) :]
@@ -242,12 +251,3 @@ def _set_section(text: str, section: str) -> str:
     if limits is None:
         return f"{text.rstrip()}\n\n{section}\n"
     return f"{text[: limits.start()]}{section}\n\n{text[limits.start() :]}"
-
-
-def _check_ours(folder: Path, files) -> set[Path]:
-    """The files of an earlier call. One of somebody else that would be replaced is an error."""
-    ours = {path for path in sorted(folder.glob("*.yaml")) if is_eval_result_file(path)}
-    for path in files:
-        if path.exists() and path not in ours:
-            raise ValueError(f"{path} was not written by `safevlm card`: move it, or add to it by hand")
-    return ours

@@ -1,4 +1,5 @@
-"""What the Hub reads: `model-index` in a card's metadata, and the files of `.eval_results/`, which follow it."""
+"""Metadata that the Hub reads: `model-index` in a card's metadata, and the files of `.eval_results/`, which follow
+it."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -29,35 +30,32 @@ HEAD = "# Written by `safevlm card`, which replaces this file at each call.\n"
 
 
 def eval_result_files(results: Sequence[EvaluationResult]) -> dict[str, str]:
-    """Name to content of each file: one per benchmark, an entry per figure that has a value."""
+    """Return name and content of each file: one per benchmark, an entry per figure that has a value."""
     entries: dict[str, list[EvalResultEntry]] = {}
     for result, figure in shown_figures(results):
         if figure.value is not None:
-            entries.setdefault(f"{slug(result.protocol.benchmark)}.yaml", []).append(_entry(result, figure))
-    return {name: HEAD + _dump(eval_result_entries_to_yaml(of_file)) for name, of_file in entries.items()}
+            entry = EvalResultEntry(
+                dataset_id=_dataset(result),
+                task_id=figure.name,
+                value=figure.value,
+                date=result.times.date,
+                notes=_notes(result, figure),
+            )
+            entries.setdefault(f"{slug(result.protocol.benchmark)}.yaml", []).append(entry)
+    return {name: HEAD + _dump(eval_result_entries_to_yaml(own)) for name, own in entries.items()}
 
 
 def is_eval_result_file(path: Path) -> bool:
-    """Whether a file is one of ours."""
+    """Tell whether a file is one of ours."""
     with path.open("rb") as file:
         return file.read(len(HEAD)) == HEAD.encode()
 
 
 def shown_figures(results: Sequence[EvaluationResult]) -> Iterator[tuple[EvaluationResult, Figure]]:
-    """The figures over all items, and over those that were not flagged, and the benchmark's headlines, each with its
-    result. Parts and tasks of a benchmark stay in `results.json`."""
+    """Yield the figures over all items, and over those that were not flagged, and the benchmark's headlines, each with
+    its result. Parts and tasks of a benchmark stay in `results.json`."""
     for result in results:
         yield from ((result, figure) for figure in result.figures if is_shown_first(figure, result.protocol.benchmark))
-
-
-def _entry(result: EvaluationResult, figure: Figure) -> EvalResultEntry:
-    return EvalResultEntry(
-        dataset_id=_dataset(result),
-        task_id=figure.name,
-        value=figure.value,
-        date=result.times.date,
-        notes=_notes(result, figure),
-    )
 
 
 def _notes(result: EvaluationResult, figure: Figure) -> str:
@@ -72,7 +70,7 @@ def _notes(result: EvaluationResult, figure: Figure) -> str:
 
 
 def _dataset(result: EvaluationResult) -> str:
-    """The Hub id where the benchmark is on the Hub, else its name."""
+    """Return the Hub id where the benchmark is on the Hub, else its name."""
     benchmark = BENCHMARKS.get(result.protocol.benchmark)
     on_hub = benchmark and re.search(r"hf download ([\w.-]+/[\w.-]+)", benchmark.where_to_get)
     return on_hub[1] if on_hub else result.protocol.benchmark
@@ -106,8 +104,8 @@ def is_off(result: EvaluationResult) -> bool:
 
 
 def set_model_index(text: str, name: str, results: Sequence[EvaluationResult]) -> str:
-    """The card with the headlines of these results in its `model-index` in place of ours; everything else stays, byte
-    for byte, as it was.
+    """Return the card with the headlines of these results in its `model-index` in place of ours; everything else
+    stays, byte for byte, as it was.
 
     Args:
         text: of a card whose metadata `ModelCard` reads.
@@ -117,10 +115,15 @@ def set_model_index(text: str, name: str, results: Sequence[EvaluationResult]) -
     match = REGEX_YAML_BLOCK.search(text)
     block = match.group(2) + "\n" if match else ""
     index = (yaml.safe_load(block) or {}).get(KEY) or [{"name": name, "results": []}]
+    # An index without results says nothing, so none is added.
     if not ours and not index[0]["results"]:
         return text
     for model in index:
-        model["results"] = [kept for kept in map(_without_ours, model["results"]) if kept["metrics"]]
+        kept = []
+        for result in model["results"]:  # metrics of others stay
+            metrics = [one for one in result["metrics"] if OUR_ARGUMENT not in (one.get("args") or {})]
+            kept += [{**result, "metrics": metrics}] if metrics else []
+        model["results"] = kept
     index[0]["results"] += eval_results_to_model_index(name, ours)[0]["results"]
     begin, end = _find_key(block)
     block = block[:begin] + _dump({KEY: index}) + block[end:]
@@ -158,17 +161,14 @@ def _eval_result(result: EvaluationResult, figure: Figure) -> EvalResult:
     )
 
 
-def _without_ours(result: dict) -> dict:
-    metrics = [one for one in result["metrics"] if OUR_ARGUMENT not in (one.get("args") or {})]
-    return {**result, "metrics": metrics}
-
-
 def _find_key(block: str) -> tuple[int, int]:
-    """Where `model-index` begins and ends in the metadata; twice the end where it is not. Comments after it stay."""
+    """Return begin and end of `model-index` in the metadata, without the comments after it; twice the end where it is
+    not."""
     node = yaml.compose(block)
     for key, value in node.value if node else ():
         if key.value == KEY:
             lines = block[: value.end_mark.index].splitlines(keepends=True)
+            # YAML's end of a value takes in what follows it: blank lines and comments, which belong to the next key.
             while not lines[-1].strip() or lines[-1].startswith("#"):
                 lines.pop()
             end = len("".join(lines))

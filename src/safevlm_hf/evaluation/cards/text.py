@@ -20,7 +20,7 @@ EXPLANATION = (
 
 
 def render_section(tables: Sequence[Sequence[EvaluationResult]], overlaps: Mapping[tuple[str, str], Overlap]) -> str:
-    """The section in Markdown.
+    """Return the section in Markdown.
 
     Args:
         tables: per benchmark and split the results that stand in one table.
@@ -31,26 +31,22 @@ def render_section(tables: Sequence[Sequence[EvaluationResult]], overlaps: Mappi
         protocol = results[0].protocol
         benchmark = BENCHMARKS.get(protocol.benchmark)
         title = benchmark.title if benchmark else protocol.benchmark
-        parts += [f"### {escape(title)} ({escape(protocol.split)})", _facts(results), _table(results)]
+        counts, dates = results[0].counts, sorted(one.times.date[:10] for one in results)
+        date = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+        versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in protocol.versions.items())
+        facts = (
+            f"{counts.describe_items()}, {counts.missing} more were missing in the files. Benchmark "
+            f"{code(protocol.benchmark)}, protocol `{protocol.hash}`, {date}, with {versions}."
+        )
+        parts += [f"### {escape(title)} ({escape(protocol.split)})", facts, _table(results)]
         parts += filter(None, map(_no_row_not_flagged, results))
         parts.append(_contamination(overlaps.get((protocol.benchmark, protocol.split))))
     return "\n\n".join(parts)
 
 
-def _facts(results: Sequence[EvaluationResult]) -> str:
-    protocol, counts = results[0].protocol, results[0].counts
-    dates = sorted(one.times.date[:10] for one in results)
-    date = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-    versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in protocol.versions.items())
-    return (
-        f"{counts.describe_items()}, {counts.missing} more were missing in the files. Benchmark "
-        f"{code(protocol.benchmark)}, protocol `{protocol.hash}`, {date}, with {versions}."
-    )
-
-
 def _table(results: Sequence[EvaluationResult]) -> str:
-    """Systems below each other for each figure and judge, and the items that were not flagged below all items.
-    A headline, a mean over parts, follows the figure over all items."""
+    """Return a table: systems below each other for each figure and judge, and the items that were not flagged below
+    all items. A headline, a mean over parts, follows the figure over all items."""
     found: dict[tuple, list[tuple[str, Figure]]] = {}
     for result in results:
         for figure in result.figures:
@@ -83,7 +79,7 @@ def _line(cells: Sequence) -> str:
 
 
 def _no_row_not_flagged(result: EvaluationResult) -> str | None:
-    """Why a system with a verdict has no row of items that were not flagged, where its benchmark calls for one."""
+    """Say why a system with a verdict has no row of items that were not flagged, where its benchmark calls for one."""
     benchmark = BENCHMARKS.get(result.protocol.benchmark)
     rates = [one for one in result.figures if one.name == "flagged_rate" and one.part is None]
     is_off = (result.system.policy or {}).get("enabled") is False
@@ -98,19 +94,17 @@ def _contamination(overlap: Overlap | None) -> str:
     if overlap is None:
         return "**Contamination:** not checked against the training data."
     counts, method = overlap.counts(), overlap.method
+    files = ", ".join(
+        f"{code(one['file'])} (SHA-256 `{one['hash'][:12]}`, {one['num_records']} records)" for one in overlap.train
+    )
     return (
         f"**Contamination:** items with something in common with the training data: {counts['any']} of "
         f"{overlap.num_items} (a picture that looks alike: {counts['picture']}; {escape(method.get('words'))} words "
         f"in a row: {counts['words']}; a shorter text, whole: {counts['short text']}). "
-        f"Checked against {', '.join(map(_train_file, overlap.train))}; {_number(overlap.num_pictures, 'train')} "
-        "pictures. Pictures of one colour count only where all pixels are equal; there are "
-        f"{_number(overlap.num_blank, 'train')} in the training data and {_number(overlap.num_blank, 'benchmark')} in "
-        "the benchmark."
+        f"Checked against {files}; {_number(overlap.num_pictures, 'train')} pictures. Pictures of one colour count "
+        f"only where all pixels are equal; there are {_number(overlap.num_blank, 'train')} in the training data and "
+        f"{_number(overlap.num_blank, 'benchmark')} in the benchmark."
     )
-
-
-def _train_file(one: Mapping) -> str:
-    return f"{code(one['file'])} (SHA-256 `{one['hash'][:12]}`, {one['num_records']} records)"
 
 
 def _number(numbers: Mapping, side: str) -> str:

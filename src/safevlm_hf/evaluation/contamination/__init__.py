@@ -1,1 +1,1 @@
-"""Whether a benchmark's pictures and texts stand in training data."""
+"""Search for a benchmark's pictures and texts in training data."""

@@ -1,4 +1,4 @@
-"""Whether training records have what a benchmark asks: pictures that look alike, and texts in common.
+"""Overlap of training records and a benchmark's items: pictures that look alike, and texts in common.
 
 A match is a pair to look at, and no proof; and what was rewritten, translated or cropped by more than a few percent
 is not found. `picture_hash` and `shared_text` say what counts as a match.
@@ -30,7 +30,7 @@ METHOD = {"picture_distance": MAX_DISTANCE, "picture_correlation": MIN_CORRELATI
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a benchmark's items share with training records.
+    """Matches of a benchmark's items and training records.
 
     Attributes:
         benchmark, split, items_hash, num_items: of the items, as in a result's protocol.
@@ -65,7 +65,9 @@ class Overlap:
             expect(is_text(getattr(self, name)), name, "a name", getattr(self, name))
         expect(is_hash(self.items_hash), "items_hash", "64 hex digits", self.items_hash)
         expect(is_count(self.num_items), "num_items", "a whole number from 0", self.num_items)
-        are_files = _are_mappings(self.train, "file", "hash", "num_records") and all(map(_is_train_file, self.train))
+        are_files = _are_mappings(self.train, "file", "hash", "num_records") and all(
+            is_text(one["file"]) and is_hash(one["hash"]) and is_count(one["num_records"]) for one in self.train
+        )
         expect(are_files and bool(self.train), "train", "files with name, hash and number of records", self.train)
         for name, keys in (("pictures", ("item", "files")), ("texts", ("item", "files", "is_whole"))):
             matches = getattr(self, name)
@@ -75,7 +77,7 @@ class Overlap:
             expect(are_counted, name, "matches with a number for each file", matches)
 
     def counts(self) -> dict[str, int]:
-        """Numbers of items: by what they share, and with anything in common (`"any"`)."""
+        """Return numbers of items: by what they share, and with anything in common (`"any"`)."""
         pictures = {one["item"] for one in self.pictures}
         runs = {one["item"] for one in self.texts if not one["is_whole"]}
         whole = {one["item"] for one in self.texts if one["is_whole"]}
@@ -83,7 +85,7 @@ class Overlap:
         return {name: len(items) for name, items in numbers.items()}
 
     def items_by_file(self) -> dict[str, int]:
-        """Number of items that have anything in common with each training file."""
+        """Return the number of items that have anything in common with each training file."""
         matches = [*self.pictures, *self.texts]
         return {
             one["file"]: len({match["item"] for match in matches if one["file"] in match["files"]})
@@ -92,7 +94,8 @@ class Overlap:
 
 
 def find_overlap(train: Mapping[Path, Iterable[Mapping]], loaded: Loaded) -> Overlap:
-    """
+    """Find what a benchmark shares with training records.
+
     Args:
         train: training files to their records, as `load_records` gives them.
         loaded: a benchmark's items.
@@ -101,10 +104,10 @@ def find_overlap(train: Mapping[Path, Iterable[Mapping]], loaded: Loaded) -> Ove
         ValueError: a picture cannot be read, or two of the training files are one.
     """
     names = _short_names(list(train))
-    by_file = {
-        names[path]: [{**record, "source": _source(record, names[path])} for record in records]
-        for path, records in train.items()
-    }
+    by_file: dict[str, list[dict]] = {}
+    for path, rows in train.items():
+        name = names[path]  # of a source the line alone stays: where the file lies is nobody's business
+        by_file[name] = [{**one, "source": f"{name}:{one['source'].rpartition(':')[2]}"} for one in rows]
     records = [record for own in by_file.values() for record in own]
     train_pictures = _paths((record["source"], record["images"]) for record in records)
     item_pictures = _paths((item.id, item.images) for item in loaded.items)
@@ -135,12 +138,12 @@ def find_overlap(train: Mapping[Path, Iterable[Mapping]], loaded: Loaded) -> Ove
 
 
 def save_overlap(overlap: Overlap, path: str | os.PathLike) -> Path:
-    """Writes it as JSON. The file appears under its name when it is complete."""
+    """Write it as JSON. The file appears under its name when it is complete."""
     return write_text(path, to_text({"counts": overlap.counts(), **asdict(overlap)}))
 
 
 def load_overlap(path: str | os.PathLike) -> Overlap:
-    """Reads what `save_overlap` wrote.
+    """Read what `save_overlap` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -148,6 +151,7 @@ def load_overlap(path: str | os.PathLike) -> Overlap:
     """
     data = parse_json(Path(path).read_bytes(), str(path))
     expect(isinstance(data, dict), str(path), "what `safevlm data overlap` writes", data)
+    # The counts stand in the file for its readers, and are checked against the matches.
     said = data.pop("counts", None)
     overlap = record_from_dict(Overlap, data, str(path))
     expect(said == overlap.counts(), f"{path}: counts", f"{overlap.counts()}, as its matches have it", said)
@@ -155,7 +159,7 @@ def load_overlap(path: str | os.PathLike) -> Overlap:
 
 
 def _paths(named: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
-    """Path of each picture to the names of what has it. Two pictures that are joined into one are two."""
+    """Map the path of each picture to the names of what has it. Two pictures that are joined into one are two."""
     found: dict[str, list[str]] = {}
     for name, references in named:
         for path in dict.fromkeys(path for reference in references for path in reference.split(JOIN_MARK)):
@@ -164,29 +168,22 @@ def _paths(named: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
 
 
 def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Path of each file to its name, with as many folders as tell it from the others: where somebody's folders lie is
-    nobody's business."""
+    """Map the path of each file to its name, with as many folders as tell it from the others: where somebody's folders
+    lie is nobody's business."""
     parts = [Path(path).resolve().parts for path in paths]
     for number, path in enumerate(paths):
         if parts[number] in parts[:number]:
             raise ValueError(f"{path} is named more than once")
+    # One more folder is named at a time, until all names differ.
     depth = 1
     while len({one[-depth:] for one in parts}) < len(parts):
         depth += 1
     return {path: "/".join(one[-depth:]) for path, one in zip(paths, parts, strict=True)}
 
 
-def _source(record: Mapping, file: str) -> str:
-    return f"{file}:{record['source'].rpartition(':')[2]}"
-
-
 def _are_mappings(values, *keys: str) -> bool:
     is_list = isinstance(values, (list, tuple)) and all(isinstance(one, Mapping) for one in values)
     return is_list and all(key in one for one in values for key in keys)
-
-
-def _is_train_file(one: Mapping) -> bool:
-    return is_text(one["file"]) and is_hash(one["hash"]) and is_count(one["num_records"])
 
 
 def _picture_matches(path: str, alike, item_pictures, train_pictures) -> list[dict]:

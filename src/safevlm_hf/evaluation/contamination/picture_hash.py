@@ -35,7 +35,7 @@ BLOCK = 256  # rows that are compared at once: with 100,000 columns they take 10
 
 @dataclass(frozen=True)
 class PictureHashes:
-    """What is kept of n pictures.
+    """Hashes and small copies of n pictures.
 
     Attributes:
         paths: n paths, of the pictures that have something to hash.
@@ -51,7 +51,7 @@ class PictureHashes:
 
 
 def hash_pictures(paths: Iterable[str], title: str = "hashing pictures") -> PictureHashes:
-    """The hashes of picture files, each path once.
+    """Return the hashes of picture files, each path once.
 
     Raises:
         ValueError: a picture cannot be read; the message names it.
@@ -69,9 +69,12 @@ def hash_pictures(paths: Iterable[str], title: str = "hashing pictures") -> Pict
 
 
 def find_alike(ones: PictureHashes, others: PictureHashes) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """Each path of `ones` that looks like some of `others`, with these: the number of bits in which they differ, and
-    the path, the closest first."""
-    yield from _find_equal(ones.blank, others.blank)
+    """Yield each path of `ones` that looks like some of `others`, with these: the number of bits in which they differ,
+    and the path, the closest first."""
+    by_content = defaultdict(list)  # blank pictures are alike where all of their pixels are equal
+    for path, content in others.blank.items():
+        by_content[content].append((0, path))
+    yield from ((path, sorted(by_content[one])) for path, one in ones.blank.items() if one in by_content)
     ours, theirs = _normalise(ones.thumbnails), _normalise(others.thumbnails)
     for start in range(0, len(ones.paths), BLOCK):
         # The product of signs is 64 - 2 * distance, which matrix units count faster than integer ones.
@@ -86,32 +89,18 @@ def find_alike(ones: PictureHashes, others: PictureHashes) -> Iterator[tuple[str
                 yield ones.paths[start + row], sorted(zip(distances.tolist(), paths, strict=True))
 
 
-def _find_equal(ones: Mapping[str, str], others: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    by_content = defaultdict(list)
-    for path, content in others.items():
-        by_content[content].append((0, path))
-    for path, content in ones.items():
-        if content in by_content:
-            yield path, sorted(by_content[content])
-
-
 def _hash(path: str) -> tuple[np.ndarray, np.ndarray] | str:
-    """Signs and small copy; of a blank picture, the hash of what it holds."""
+    """Return signs and small copy; of a blank picture, the hash of what it holds."""
     grey = open_image(path, draft_size=(128, 128)).convert("L")
     thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     if thumbnail.std() < MIN_CONTRAST:
-        return _hash_pixels(path)
+        picture = open_image(path)  # it is read once more, for a JPEG was decoded at a fraction
+        return hashlib.sha256(f"{picture.size} ".encode() + picture.tobytes()).hexdigest()
     shades = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
     return np.where(shades[:, 1:] > shades[:, :-1], 1, -1).ravel(), thumbnail.ravel()
 
 
-def _hash_pixels(path: str) -> str:
-    # Read once more, for a JPEG has been decoded at a fraction of its size.
-    picture = open_image(path)
-    return hashlib.sha256(f"{picture.size} ".encode() + picture.tobytes()).hexdigest()
-
-
 def _normalise(thumbnails: np.ndarray) -> np.ndarray:
-    """Rows of length 1 around 0, whose products are correlations."""
+    """Return rows of length 1 around 0, whose products are correlations."""
     centred = thumbnails - thumbnails.mean(axis=1, keepdims=True, dtype=np.float32)
     return centred / np.linalg.norm(centred, axis=1, keepdims=True)

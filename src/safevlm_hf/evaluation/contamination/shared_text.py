@@ -16,7 +16,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff
 
 @dataclass
 class Sources:
-    """Where a run of words was found: the first `MAX_NAMED` names, and how many there are in each file."""
+    """Places where a run of words was found: the first `MAX_NAMED` names, and how many there are in each file."""
 
     names: list[str] = field(default_factory=list)
     files: Counter[str] = field(default_factory=Counter)
@@ -28,8 +28,8 @@ class Sources:
 
 
 def runs(text: str) -> list[tuple[str, ...]]:
-    """All runs of 13 words of a text, in lower case and without punctuation; a shorter text is one run, if it has
-    words. Two texts of fewer than 13 words share a run only where they are equal."""
+    """Return all runs of 13 words of a text, in lower case and without punctuation; a shorter text is one run, if it
+    has words. Two texts of fewer than 13 words share a run only where they are equal."""
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     if len(words) < NUM_WORDS:
         return [tuple(words)] if words else []
@@ -39,7 +39,8 @@ def runs(text: str) -> list[tuple[str, ...]]:
 def find_shared(
     wanted: Mapping[str, Iterable[str]], texts: Iterable[tuple[str, str]]
 ) -> dict[str, dict[tuple[str, ...], Sources]]:
-    """
+    """Find the runs of words that both sides have.
+
     Args:
         wanted: id of each item to its texts.
         texts: pairs of a source ("file:line") and a text, of the other side. Only the runs of `wanted` are kept in

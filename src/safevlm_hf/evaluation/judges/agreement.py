@@ -1,4 +1,4 @@
-"""How far judges agree on the same answers, and on which they differ."""
+"""Agreement of judges on the same answers, and the answers on which they differ."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def compare_judges(
     same: Mapping[str, str] = SAME,
     scale: tuple[float, float] = (0, 10),
 ) -> list[dict[str, Any]]:
-    """Every pair of judges on the answers that both of them judged, as plain data.
+    """Compare every pair of judges on the answers that both of them judged, as plain data.
 
     Judges with labels are compared by Cohen's kappa, those with scores by kappa with quadratic weights over five bands
     of the scale. Judges of different kinds (refusals, harm, completion, preference, scores) are not compared.
@@ -46,7 +46,10 @@ def compare_judges(
     Raises:
         ValueError: two judges judged other items, or in another order.
     """
-    _check_items(judgements)
+    ids = {name: [judgement.item_id for judgement in column] for name, column in judgements.items()}
+    for one, other in zip(ids, [*ids][1:]):
+        if ids[one] != ids[other]:
+            raise ValueError(f"{one!r} and {other!r} judged other items, or in another order: judge the same answers")
     pairs = combinations(judgements, 2)
     return [
         _compare((one, other), judgements[one], judgements[other], same, scale)
@@ -60,6 +63,7 @@ def _compare(names: tuple[str, str], ones: Sequence[Judgement], others: Sequence
     has_scores = SCORES in (_kind(ones), _kind(others))
     first = [_category(a, same, scale) for a, _ in judged]
     second = [_category(b, same, scale) for _, b in judged]
+    # All bands stand in the matrix, for quadratic weights go by their distance.
     labels = [*range(BANDS)] if has_scores else sorted({*first, *second})
     cells = np.array([labels.index(a) * len(labels) + labels.index(b) for a, b in zip(first, second)], dtype=int)
     kappa, kappa_interval = _kappa(cells, len(labels), is_quadratic=has_scores)
@@ -81,7 +85,7 @@ def _compare(names: tuple[str, str], ones: Sequence[Judgement], others: Sequence
 
 
 def _kappa(cells: np.ndarray, num_labels: int, is_quadratic: bool) -> tuple[float | None, list[float] | None]:
-    """Cohen's kappa and its interval.
+    """Return Cohen's kappa and its interval.
 
     Args:
         cells: (n,), of each answer the cell of the confusion matrix that it is in, row by row.
@@ -111,7 +115,7 @@ def _category(judgement: Judgement, same: Mapping[str, str], scale: tuple[float,
 
 
 def _kind(judgements: Sequence[Judgement]) -> str | None:
-    """What the judge speaks of; `None` where all of its judgements failed."""
+    """Return the kind of the judgements; `None` where all of its judgements failed."""
     known = [judgement for judgement in judgements if judgement.failure is None]
     if not known:
         return None
@@ -119,10 +123,3 @@ def _kind(judgements: Sequence[Judgement]) -> str | None:
         return SCORES
     kinds = {HARM: HARM_LABELS, COMPLETION: COMPLETION_LABELS, PREFERENCE: PREFERENCE_LABELS}
     return next((kind for kind, labels in kinds.items() if known[0].label in labels), REFUSALS)
-
-
-def _check_items(judgements: Mapping[str, Sequence[Judgement]]):
-    ids = {name: [judgement.item_id for judgement in column] for name, column in judgements.items()}
-    for one, other in zip(ids, [*ids][1:]):
-        if ids[one] != ids[other]:
-            raise ValueError(f"{one!r} and {other!r} judged other items, or in another order: judge the same answers")

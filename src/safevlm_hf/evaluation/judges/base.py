@@ -1,4 +1,4 @@
-"""What a judge is, and what it says of an answer."""
+"""Judges, and the judgement of an answer."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from ...strict_data import digest, shorten
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge said of one answer: a label, a score, or nothing that can be used.
+    """One answer's judgement: a label, a score, or nothing that can be used.
 
     Attributes:
         item_id: the item's `id`.
@@ -41,7 +41,7 @@ class Judgement:
 
     @property
     def said(self) -> str | float:
-        """The label or the score.
+        """Return the label or the score.
 
         Raises:
             ValueError: it is a failure.
@@ -65,25 +65,25 @@ class Judge(ABC):
 
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
-        """Everything that decides its judgements, as JSON has it: kind, model, prompt, rubrics, lists."""
+        """Return everything that decides its judgements, as JSON has it: kind, model, prompt, rubrics, lists."""
 
     @abstractmethod
     def judge(self, items: Sequence[Item], answers: Sequence[Answer]) -> list[Judgement]:
-        """One judgement per answer, in their order. `answers[i]` is the answer to `items[i]`.
+        """Return one judgement per answer, in their order. `answers[i]` is the answer to `items[i]`.
 
         Raises:
             ValueError: an answer stands in the place of another one.
         """
 
     def check(self):  # noqa: B027  most judges ask nobody
-        """Raises what would keep it from judging anything: a run looks before its models answer.
+        """Raise what would keep it from judging anything: a run looks before its models answer.
 
         Raises:
             RuntimeError: it cannot be asked.
         """
 
     def fingerprint(self) -> str:
-        """SHA-256 of `settings`, in hex: judges that share it judge alike, whatever they are called."""
+        """Return the SHA-256 of `settings`, in hex: judges that share it judge alike, whatever they are called."""
         return digest(self.settings())
 
 
@@ -92,19 +92,19 @@ class TextJudge(Judge):
 
     @abstractmethod
     def classify(self, text: str) -> str:
-        """The label of an answer."""
+        """Return the label of an answer."""
 
     def judge(self, items: Sequence[Item], answers: Sequence[Answer]) -> list[Judgement]:
-        return [self._judge_one(answer) for _, answer in check_pairs(items, answers)]
-
-    def _judge_one(self, answer: Answer) -> Judgement:
-        if answer.text is None:
-            return no_answer(answer, self.name)
-        return Judgement(answer.item_id, self.name, label=self.classify(answer.text))
+        return [
+            no_answer(answer, self.name)
+            if answer.text is None
+            else Judgement(answer.item_id, self.name, label=self.classify(answer.text))
+            for _, answer in check_pairs(items, answers)
+        ]
 
 
 def check_pairs(items: Sequence[Item], answers: Sequence[Answer]) -> list[tuple[Item, Answer]]:
-    """Items with their answers.
+    """Return items with their answers.
 
     Raises:
         ValueError: lengths differ, or an answer is to another item than the one in its place.
@@ -119,5 +119,5 @@ def check_pairs(items: Sequence[Item], answers: Sequence[Answer]) -> list[tuple[
 
 
 def no_answer(answer: Answer, judge: str) -> Judgement:
-    """The judgement of an answer that is not there."""
+    """Return the judgement of an answer that is not there."""
     return Judgement(answer.item_id, judge, failure=f"no answer to judge: {answer.failure or 'it has no text'}")

@@ -28,7 +28,7 @@ class JudgeUnavailable(RuntimeError, OSError):
 
 
 class EndpointJudge(ReadingJudge):
-    """Asks `chat/completions` of a server once about each answer; pictures travel as data URLs.
+    """Judge that asks `chat/completions` of a server once about each answer; pictures travel as data URLs.
 
     The `openai` client repeats a call after 408, 409, 429, 5xx, a timeout or a lost connection, up to `max_retries`
     times, with exponential backoff and jitter, or after what the server says in `Retry-After` (up to two minutes).
@@ -79,7 +79,7 @@ class EndpointJudge(ReadingJudge):
         self._client = _client(name, base_url, key_variable, timeout, max_retries)
 
     def check(self):
-        """Asks one short question, whose reply is kept, so that the next run on the same cache need not ask.
+        """Ask one short question, whose reply is kept, so that the next run on the same cache need not ask.
 
         Raises:
             RuntimeError: another run has the cache open, or the server cannot be asked (`JudgeUnavailable`): it is not
@@ -88,6 +88,7 @@ class EndpointJudge(ReadingJudge):
         with needs_extra("judge"):
             import openai
 
+        # The reply is kept like any other, so that a second run asks nothing.
         key = digest([self.fingerprint(), PROBE])
         with JsonLinesCache(self.cache) as cache:
             if key in cache:
@@ -125,7 +126,7 @@ class EndpointJudge(ReadingJudge):
         return Reply(request)
 
     def _complete(self, request: Request) -> str:
-        """The server's reply."""
+        """Return the server's reply."""
         content: list[dict] = [{"type": "text", "text": request.text}]
         content += [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
         options = {name: value for name, value in self.options.items() if value is not None}
@@ -136,14 +137,22 @@ class EndpointJudge(ReadingJudge):
 
     def _cannot_be_asked(self, error: Exception) -> JudgeUnavailable:
         server = without_userinfo(self.base_url or "OpenAI")
+        advice = "Check that the server runs at this address, and takes such a call"
+        status = getattr(error, "status_code", None)
+        if status in (401, 403):
+            advice = (
+                "Put a key that it accepts into an environment variable, and name that: `--judge-key` (`key_variable`)"
+            )
+        elif status == 404:
+            advice = "Check the model's name and the address, which ends with /v1 on most servers"
         return JudgeUnavailable(
             f"judge {self.name!r} cannot be asked: expected a reply from {self.model!r} at {server}, found "
-            f"{_reason(error).rstrip('.')}. {_advice(error)}"
+            f"{_reason(error).rstrip('.')}. {advice}"
         )
 
 
 def data_url(image: str) -> str:
-    """A picture as it is sent: PNG in base64, `IMAGE_SIZE` pixels or less along its longest side.
+    """Return a picture as it is sent: PNG in base64, `IMAGE_SIZE` pixels or less along its longest side.
 
     Raises:
         FileNotFoundError, ValueError: as `load_image`.
@@ -156,7 +165,7 @@ def data_url(image: str) -> str:
 
 
 def without_userinfo(address: str) -> str:
-    """An address as it may be shown: without the name and the password that may stand in front of the host."""
+    """Return an address as it may be shown: without the name and the password that may stand in front of the host."""
     return re.sub(r"^([a-zA-Z][\w+.-]*://)?[^/?#]*@", r"\1", address)
 
 
@@ -178,7 +187,7 @@ def _client(name: str, base_url: str | None, key_variable: str | None, timeout: 
 
 
 def _reply_text(completion) -> str:
-    """The text of a completion, `""` where the model gave none. A server may have sent anything.
+    """Return the text of a completion, `""` where the model gave none. A server may have sent anything.
 
     Raises:
         ValueError: it is no chat completion.
@@ -192,16 +201,6 @@ def _reply_text(completion) -> str:
     return text or ""
 
 
-def _advice(error: Exception) -> str:
-    """What to do about a server that cannot be asked."""
-    status = getattr(error, "status_code", None)
-    if status in (401, 403):
-        return "Put a key that it accepts into an environment variable, and name that: `--judge-key` (`key_variable`)"
-    if status == 404:
-        return "Check the model's name and the address, which ends with /v1 on most servers"
-    return "Check that the server runs at this address, and takes such a call"
-
-
 def _reason(error: Exception) -> str:
-    """One line."""
+    """Return an error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]

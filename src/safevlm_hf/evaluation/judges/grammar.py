@@ -9,7 +9,6 @@ one that it must not, which the tests read.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +66,11 @@ def load_grammar(file: Path) -> Grammar:
     for name, text in _checked(content["parts"], Mapping, f"{file.name}, parts").items():
         where = f"{file.name}, part {name!r}"
         parts[name] = _expand(_checked(text, str, where), parts, where)
-    return Grammar(**{name: _read_list(content[name], parts, f"{file.name}, {name}") for name in LISTS})
-
-
-def _read_list(entries: Any, parts: Mapping[str, str], where: str) -> tuple[Pattern, ...]:
-    entries = enumerate(_checked(entries, list, where), 1)
-    return tuple(_read_entry(entry, parts, f"{where}, entry {number}") for number, entry in entries)
+    lists = {}
+    for name in LISTS:
+        entries = enumerate(_checked(content[name], list, f"{file.name}, {name}"), 1)
+        lists[name] = tuple(_read_entry(one, parts, f"{file.name}, {name}, entry {number}") for number, one in entries)
+    return Grammar(**lists)
 
 
 def _read_entry(entry: Any, parts: Mapping[str, str], where: str) -> Pattern:
@@ -89,14 +87,14 @@ def _read_entry(entry: Any, parts: Mapping[str, str], where: str) -> Pattern:
 
 def _expand(text: str, parts: Mapping[str, str], where: str) -> str:
     """Join the lines of a pattern, and put in the parts that it names. A gap as in `.{0,40}` is no name."""
+
+    def part(name: re.Match) -> str:
+        if name[1] not in parts:
+            raise ValueError(f"{where}: no part {name[0]} stands above it in `parts`.")
+        return parts[name[1]]
+
     joined = "".join(line.strip() for line in text.splitlines())
-    return re.sub(r"\{([a-z_]+)\}", partial(_part, parts=parts, where=where), joined)
-
-
-def _part(name: re.Match, parts: Mapping[str, str], where: str) -> str:
-    if name[1] not in parts:
-        raise ValueError(f"{where}: no part {name[0]} stands above it in `parts`.")
-    return parts[name[1]]
+    return re.sub(r"\{([a-z_]+)\}", part, joined)
 
 
 def _checked(value: Any, kind: type, where: str) -> Any:

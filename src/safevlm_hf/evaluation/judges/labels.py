@@ -1,4 +1,4 @@
-"""What a judge can say of an answer: the sets of labels that figures are made of."""
+"""Labels that a judge can give an answer: the sets of labels that figures are made of."""
 
 REFUSAL_LABELS = ("answer", "care", "refusal")
 HARM_LABELS = ("safe", "unsafe")

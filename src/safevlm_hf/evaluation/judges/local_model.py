@@ -15,7 +15,8 @@ from .reading_judge import ReadingJudge, Reply, Request
 
 
 class LocalJudge(ReadingJudge):
-    """Asks a model of transformers greedily, in batches. Weights are read from safetensors, remote code is never run.
+    """Judge that asks a model of transformers greedily, in batches. Weights are read from safetensors, remote code is
+    never run.
 
     The model is loaded with the first question that is not on disk.
 
@@ -61,7 +62,7 @@ class LocalJudge(ReadingJudge):
 
     @cached_property
     def _identity(self) -> dict[str, str | None]:
-        """Which weights these are: by their content, or by name and commit on the Hub."""
+        """Identify the weights: by their content, or by name and commit on the Hub."""
         if Path(self.model).is_dir():
             return {"weights": weights_hash(self.model)}
         from transformers import AutoConfig
@@ -75,7 +76,7 @@ class LocalJudge(ReadingJudge):
         return type(AutoConfig.from_pretrained(self.model)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     def _load_processor(self) -> tuple:
-        """Processor and tokenizer; of a text model both are its tokenizer."""
+        """Load processor and tokenizer; of a text model both are its tokenizer."""
         from transformers import AutoProcessor, AutoTokenizer
 
         if self.sends_images and not self._takes_images:
@@ -98,22 +99,33 @@ class LocalJudge(ReadingJudge):
         ).eval()
 
     def _ask(self, requests: Sequence[Request], keep: Callable[[Request, str], Any]) -> Iterator[Reply]:
-        for _, replies in in_batches(partial(self._ask_batch, keep), requests, self.batch_size, _length):
+        batches = in_batches(
+            partial(self._ask_batch, keep), requests, self.batch_size, lambda one: (len(one.images), len(one.text))
+        )
+        for _, replies in batches:
             yield from replies
 
     def _ask_batch(self, keep: Callable[[Request, str], Any], requests: Sequence[Request]) -> list[Reply]:
         asked, failed = {}, []
         for request in requests:
             try:
+                # A question that cannot be asked must not stop the others of its batch.
                 asked[request] = self._conversation(request)
             except (OSError, ValueError) as error:
                 failed.append(Reply(request, failure=f"not asked: {error}"))
-        for request, text in zip(asked, self._generate([*asked.values()]) if asked else (), strict=True):
-            keep(request, text)
+        if asked:
+            # Templates of models that would think aloud first know `enable_thinking`; the others do not look at it.
+            options = {} if self._takes_images else {"enable_thinking": False}
+            inputs = encode(self._processor, [*asked.values()], **options)
+            settings = {"do_sample": False, "max_new_tokens": self.max_new_tokens}
+            texts, _ = generate(self._language_model, self._processor, inputs, **settings)
+            for request, text in zip(asked, texts, strict=True):
+                keep(request, text)
         return [*failed, *map(Reply, asked)]
 
     def _conversation(self, request: Request) -> list[dict]:
-        """Raises `ValueError` where texts hold special tokens or are too long, or a picture cannot be read."""
+        """Return the question. Raise `ValueError` where texts hold special tokens or are too long, or a picture cannot
+        be read."""
         special = [token for token in self._tokenizer.all_special_tokens if token in request.text]
         if special:
             raise ValueError(f"the question or the answer holds special tokens of the judge, {', '.join(special)}")
@@ -124,14 +136,3 @@ class LocalJudge(ReadingJudge):
             return [{"role": "user", "content": request.text}]
         content = [{"type": "image", "image": load_image(image)} for image in request.images]
         return [{"role": "user", "content": [*content, {"type": "text", "text": request.text}]}]
-
-    def _generate(self, conversations: list[list[dict]]) -> list[str]:
-        # Templates of models that would think aloud first know `enable_thinking`; the others do not look at it.
-        options = {} if self._takes_images else {"enable_thinking": False}
-        inputs = encode(self._processor, conversations, **options)
-        settings = {"do_sample": False, "max_new_tokens": self.max_new_tokens}
-        return generate(self._language_model, self._processor, inputs, **settings)[0]
-
-
-def _length(request: Request) -> tuple[int, int]:
-    return len(request.images), len(request.text)

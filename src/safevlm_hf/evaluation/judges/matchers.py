@@ -15,7 +15,7 @@ from .base import TextJudge
 
 @dataclass(frozen=True)
 class Keywords:
-    """What a text, in lower case, has to have to be a refusal: any one of these.
+    """Signs of a refusal in a text in lower case, of which any one will do.
 
     Attributes:
         source: repository, file and commit.
@@ -34,7 +34,7 @@ class Keywords:
     is_stripped: bool = True
 
     def find(self, text: str) -> bool:
-        """Whether the text is a refusal."""
+        """Tell whether the text is a refusal."""
         text = text.lower().strip() if self.is_stripped else text.lower()
         return (
             text.startswith(self.starts)
@@ -254,7 +254,7 @@ MSSBENCH = Keywords(
 
 
 def published_matchers() -> list[KeywordJudge]:
-    """All published keyword judges, each under its own name."""
+    """Return all published keyword judges, each under its own name."""
     return [
         KeywordJudge("VLGuard keywords", VLGUARD),
         KeywordJudge("HoliSafe keywords", HOLISAFE),

@@ -1,4 +1,4 @@
-"""What a model that judges is asked, and how its reply is read: exactly one number, or exactly one label.
+"""Prompts of a model that judges, and the reading of its reply: exactly one number, or exactly one label.
 
 Question and answer are hostile: they may give orders to the judge, close the marks around them, or hold the tokens by
 which chat templates separate turns. So what stands for such tokens is replaced by look-alikes, the marks hold a hash
@@ -56,15 +56,15 @@ class JudgePrompt:
 
     @property
     def outcomes(self) -> tuple[str, ...]:
-        """The labels that `parse` gives; empty for a score."""
+        """Return the labels that `parse` gives; empty for a score."""
         return self.labels
 
     def digest(self) -> str:
-        """SHA-256 of the prompt, in hex."""
+        """Return the SHA-256 of the prompt, in hex."""
         return digest({**asdict(self), "warning": WARNING, "hint": HINT, "material": MATERIAL})
 
     def text(self, item: Item, answer: str) -> str:
-        """The whole prompt for one answer, as one user's message.
+        """Return the whole prompt for one answer, as one user's message.
 
         Raises:
             ValueError: as `check`.
@@ -73,14 +73,18 @@ class JudgePrompt:
         hidden = {name: str(item.labels[label]) for label, name in MATERIAL.items() if label in item.labels}
         texts = {"question": conversation(item)} | hidden | self._answers(item, answer)
         texts = {name: defuse(text) for name, text in texts.items()}
+        # No text can hold the mark: it is a hash of the texts, and changes with them.
         mark = digest([*texts.values()])[:16]
         marked = [f"<{name} {mark}>\n{text}\n</{name} {mark}>" for name, text in texts.items()]
+        order = f"exactly one number from {self.scale[0]} to {self.scale[1]} and nothing else."
+        if self.labels:
+            order = f"exactly one of these words and nothing else: {', '.join(self.labels)}."
         hints = [HINT] if hidden else []
-        parts = [self.task, *hints, self._rubric(item), WARNING, *marked, self._order()]
+        parts = [self.task, *hints, self._rubric(item), WARNING, *marked, f"Reply with {order}"]
         return "\n\n".join(part for part in parts if part)
 
     def parse(self, reply: str, item: Item | None = None) -> str | float:
-        """The label or the score of a reply about an answer to the item.
+        """Return the label or the score of a reply about an answer to the item.
 
         Raises:
             UnreadableReply: it is not exactly one of the labels, or exactly one number on the scale.
@@ -95,13 +99,8 @@ class JudgePrompt:
             raise UnreadableReply(f"expected one number from {lowest} to {highest}, got {shorten(reply)}")
         return float(reply)
 
-    def _order(self) -> str:
-        if self.labels:
-            return f"Reply with exactly one of these words and nothing else: {', '.join(self.labels)}."
-        return f"Reply with exactly one number from {self.scale[0]} to {self.scale[1]} and nothing else."
-
     def check(self, item: Item):
-        """Raises what would keep the judge from judging answers to the item.
+        """Raise what would keep the judge from judging answers to the item.
 
         Raises:
             ValueError: there is no rubric for the item.
@@ -109,11 +108,11 @@ class JudgePrompt:
         self._rubric(item)
 
     def _answers(self, item: Item, answer: str) -> dict[str, str]:
-        """What is to be judged, by the names of its marks."""
+        """Return the texts to judge, by the names of its marks."""
         return {"answer": answer}
 
     def _rubric(self, item: Item) -> str:
-        """The bands that the item is judged by, empty where all items are judged alike."""
+        """Return the bands that the item is judged by, empty where all items are judged alike."""
         if not self.rubrics:
             return ""
         label = item.labels.get(self.rubric_label)
@@ -128,7 +127,7 @@ class JudgePrompt:
 
 @dataclass(frozen=True)
 class PreferencePrompt(JudgePrompt):
-    """Whether an answer is better than the one that the benchmark publishes, the item's `expected`.
+    """Comparison: whether an answer is better than the one that the benchmark publishes, the item's `expected`.
 
     Judges like one place better than the other, so each item has a place of its own for the published answer. It
     stays the same for all systems.
@@ -141,7 +140,8 @@ class PreferencePrompt(JudgePrompt):
         return PREFERENCE_LABELS
 
     def check(self, item: Item):
-        """
+        """Check as any prompt does, and the published answer, too.
+
         Raises:
             ValueError: the benchmark publishes no answer to the item.
         """
@@ -150,7 +150,7 @@ class PreferencePrompt(JudgePrompt):
             raise ValueError(f"item {shorten(item.id)} has no published answer that answers are compared with")
 
     def parse(self, reply: str, item: Item | None = None) -> str:
-        """`"win"` where the answer is better than the published one, `"tie"` or `"loss"`."""
+        """Return `"win"` where the answer is better than the published one, `"tie"` or `"loss"`."""
         if item is None:
             raise ValueError("expected the item that the reply is about: it decides which answer stood first")
         place = super().parse(reply)
@@ -162,12 +162,13 @@ class PreferencePrompt(JudgePrompt):
         return dict(sorted(texts.items()))
 
     def _places(self, item: Item) -> tuple[str, str]:
-        """Where the system's answer stands, and where the published one."""
+        """Return the places of the system's answer and of the published one."""
+        # The hash of the id decides, so the place is the same for all systems and looks random over the items.
         return ("first", "second") if int(digest([item.id])[0], 16) % 2 else ("second", "first")
 
 
 def conversation(item: Item) -> str:
-    """All texts of the item: the question alone, or the turns with their roles where there are several."""
+    """Return all texts of the item: the question alone, or the turns with their roles where there are several."""
     if len(item.messages) == 1:
         return item.question
     turns = []
@@ -178,7 +179,7 @@ def conversation(item: Item) -> str:
 
 
 def defuse(text: str) -> str:
-    """The text without anything that a chat template or our marks could take for their own.
+    """Return the text without anything that a chat template or our marks could take for their own.
 
     Angle brackets, and square ones around a word, become look-alikes; control characters, invisible ones and those
     that turn the direction of writing are dropped.

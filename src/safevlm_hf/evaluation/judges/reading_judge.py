@@ -49,7 +49,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Cost:
-    """What judging will take.
+    """Calls and tokens that judging will take.
 
     Attributes:
         calls: questions that the judge has not been asked yet.
@@ -119,11 +119,11 @@ class ReadingJudge(Judge):
 
     @abstractmethod
     def _model_settings(self) -> Mapping[str, Any]:
-        """What decides the replies besides the prompt: kind, model, decoding."""
+        """Return what decides the replies besides the prompt: kind, model, decoding."""
 
     @abstractmethod
     def _ask(self, requests: Sequence[Request], keep: Callable[[Request, str], Any]) -> Iterator[Reply]:
-        """Asks each request, keeps each reply as soon as it is there, and says so, in any order."""
+        """Ask each request, keep each reply as soon as it is there, and yield it, in any order."""
 
     def settings(self) -> Mapping[str, Any]:
         return {
@@ -134,7 +134,7 @@ class ReadingJudge(Judge):
         }
 
     def estimate(self, items: Sequence[Item], answers: Sequence[Answer]) -> Cost:
-        """What `judge` would take now. Nothing is asked.
+        """Estimate what `judge` would take now. Nothing is asked.
 
         Raises:
             ValueError: as `judge`.
@@ -144,7 +144,7 @@ class ReadingJudge(Judge):
             return self._cost(requests, cache)
 
     def judge(self, items: Sequence[Item], answers: Sequence[Answer], progress: bool = True) -> list[Judgement]:
-        """One judgement per answer, in their order. The cost is shown first.
+        """Return one judgement per answer, in their order. The cost is shown first.
 
         Args:
             progress: show cost and progress on stderr.
@@ -157,37 +157,29 @@ class ReadingJudge(Judge):
         pairs = check_pairs(items, answers)
         requests = self._requests(pairs)
         with JsonLinesCache(self.cache) as cache:
+            # Equal questions share a key, and are asked once.
             pending = list({one.key: one for one in requests if one and one.key not in cache}.values())
             if progress and pending:
                 tqdm.write(f"judge {self.name}: {self._cost(requests, cache)}", file=sys.stderr)
-            failures = self._fill(cache, pending, progress)
+            replies = self._ask(pending, lambda one, text: cache.put(one.key, text)) if pending else ()
+            bar = tqdm(replies, f"judge {self.name}", len(pending), unit="answer", disable=not progress)
+            failures = {reply.request.key: reply.failure for reply in bar if reply.failure is not None}
             return [self._judgement(*pair, request, cache, failures) for pair, request in zip(pairs, requests)]
 
-    def _fill(self, cache: JsonLinesCache, pending: Sequence[Request], progress: bool) -> dict[str, str]:
-        """Asks and keeps. Returns the failures, by key."""
-
-        def keep(request: Request, text: str):
-            cache.put(request.key, text)
-
-        replies = self._ask(pending, keep) if pending else ()
-        bar = tqdm(replies, f"judge {self.name}", len(pending), unit="answer", disable=not progress)
-        return {reply.request.key: reply.failure for reply in bar if reply.failure is not None}
-
     def _requests(self, pairs: Sequence[tuple[Item, Answer]]) -> list[Request | None]:
-        """A request per answer; `None` for an answer that is not there or too long."""
+        """Return a request per answer; `None` for an answer that is not there or too long."""
         fingerprint = self.fingerprint()
-        return [
-            None
-            if answer.text is None or _length(item, answer.text) > LONGEST_TEXT
-            else self._request(item, answer.text, fingerprint)
-            for item, answer in pairs
-        ]
-
-    def _request(self, item: Item, answer: str, fingerprint: str) -> Request:
-        text = self.prompt.text(item, answer)
-        images = tuple(item.images) if self.sends_images else ()
-        # Pictures count by their bytes, wherever they lie.
-        return Request(digest([fingerprint, text, prompt_hash(item) if images else None]), text, images)
+        requests: list[Request | None] = []
+        for item, answer in pairs:
+            if answer.text is None or _length(item, answer.text) > LONGEST_TEXT:
+                requests.append(None)
+                continue
+            text = self.prompt.text(item, answer.text)
+            images = tuple(item.images) if self.sends_images else ()
+            # Pictures count by their bytes, wherever they lie.
+            key = digest([fingerprint, text, prompt_hash(item) if images else None])
+            requests.append(Request(key, text, images))
+        return requests
 
     def _judgement(
         self, item: Item, answer: Answer, request: Request | None, cache: JsonLinesCache, failures: Mapping[str, str]

@@ -17,7 +17,7 @@ METRICS = ("refusal_rate", "safety_verdict")
 
 
 def load_metric(name: str, **kwargs) -> evaluate.Metric:
-    """Loads one of `METRICS`.
+    """Load one of `METRICS`.
 
     Args:
         kwargs: as for `evaluate.load`, such as `num_process`, `process_id` and `experiment_id` where several processes

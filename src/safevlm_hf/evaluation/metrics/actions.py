@@ -1,4 +1,4 @@
-"""What the policy did against what a label says should be done, as RTVLM's three-way label."""
+"""The policy's actions against the labelled ones, as RTVLM's three-way label."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -12,8 +12,9 @@ from .shares import share
 def all_right(
     name: str, items: Sequence[Item], is_right: Sequence[bool | None], judge: str | None = None
 ) -> Measurement:
-    """The share of groups in which everything is right: MMBench's circular accuracy (arXiv 2307.06281), MME's acc+
-    (arXiv 2306.13394), and RiskCards' pairs of a risky and a clean question about one picture (`pairs_both_right`).
+    """Return the share of groups in which everything is right: MMBench's circular accuracy (arXiv 2307.06281), MME's
+    acc+ (arXiv 2306.13394), and RiskCards' pairs of a risky and a clean question about one picture
+    (`pairs_both_right`).
 
     One wrong answer decides; without one, a missing answer leaves the group open. `total` counts groups. Items without
     a group, or alone in it, are none. A label that all of a group share can make parts.
@@ -30,15 +31,13 @@ def all_right(
     for item, right in align(items, is_right):
         if item.group is not None:
             groups[item.group].append((item, right))
-    several = {group: rows for group, rows in groups.items() if len(rows) > 1}
-    units = [Item(group, (), (), labels=_shared([item for item, _ in rows])) for group, rows in several.items()]
-    return share(name, units, [all_true([right for _, right in rows]) for rows in several.values()], judge)
-
-
-def _shared(items: Sequence[Item]) -> dict:
-    first = items[0].labels
-    return {
-        name: value
-        for name, value in first.items()
-        if all(name in item.labels and item.labels[name] == value for item in items)
-    }
+    units, hits = [], []
+    for group, rows in groups.items():
+        if len(rows) > 1:
+            labels = [item.labels for item, _ in rows]
+            shared = {
+                key: value for key, value in labels[0].items() if all((key, value) in one.items() for one in labels)
+            }
+            units.append(Item(group, (), (), labels=shared))
+            hits.append(all_true([right for _, right in rows]))
+    return share(name, units, hits, judge)

@@ -1,4 +1,4 @@
-"""What the items say about themselves, and what verdicts say, as numbers."""
+"""Labels of the items, and verdicts, as numbers."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ RISK_TOLERANCE = 1e-6  # of rounding, on either side of 0 and 1
 
 
 def is_risky(item: Item) -> bool | None:
-    """The item's side; `None` where it has none.
+    """Return the item's side; `None` where it has none.
 
     Raises:
         ValueError: the label is neither true nor false.
@@ -24,7 +24,8 @@ def is_risky(item: Item) -> bool | None:
 
 
 def label_id(item: Item, label: str, names: Sequence[str]) -> int | None:
-    """Index of the item's label in `names`; `None` where it has none. The label is a name, or the index itself.
+    """Return the index of the item's label in `names`; `None` where it has none. The label is a name, or the index
+    itself.
 
     Raises:
         ValueError: it is neither.
@@ -36,7 +37,7 @@ def label_id(item: Item, label: str, names: Sequence[str]) -> int | None:
 
 
 def name_id(value: object, names: Sequence[str], what: str) -> int | None:
-    """Index of a name in `names`; `None` of `None`.
+    """Return the index of a name in `names`; `None` of `None`.
 
     Raises:
         ValueError: it is none of them; `what` says whose it is.
@@ -51,7 +52,8 @@ def name_id(value: object, names: Sequence[str], what: str) -> int | None:
 def labelled_ids(
     field: str, items: Sequence[Item], answers: Sequence[Answer], names: Sequence[str]
 ) -> list[tuple[Item, int, int | None]]:
-    """Rows (item, label, verdict) as indices of `names`, of the items that have the label, in the order of their ids.
+    """Return rows (item, label, verdict) as indices of `names`, of the items that have the label, in the order of
+    their ids.
 
     Args:
         field: `"level"`, `"category"` or `"action"`, of the label and of the answer.
@@ -69,7 +71,8 @@ def labelled_ids(
 
 
 def known_risk(risk: float | None, what: str) -> float | None:
-    """A risk in [0, 1]; `None` where there is none, or where pixels without a verdict gave a NaN or an infinity.
+    """Return a risk in [0, 1]; `None` where there is none, or where pixels without a verdict gave a NaN or an
+    infinity.
 
     Raises:
         ValueError: it lies outside.

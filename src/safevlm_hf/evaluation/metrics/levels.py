@@ -1,4 +1,4 @@
-"""How far the verdict's level is off: levels are ordered, and one too low is worse than one too high."""
+"""Distance of the verdict's level from the label: levels are ordered, and one too low is worse than one too high."""
 
 import math
 from collections.abc import Sequence
@@ -34,6 +34,7 @@ def level_kappa(items: Sequence[Item], answers: Sequence[Answer], levels: Sequen
     def kappa(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> float:
         drawn = weights > 0
         if len({*truth[drawn], *seen[drawn]}) < 2:
+            # Where there is one level alone, chance agrees every time.
             return math.nan
         ids, options = range(len(levels)), {"weights": "quadratic", "sample_weight": weights}
         return float(cohen_kappa_score(truth.astype(int), seen.astype(int), labels=ids, **options))
@@ -86,7 +87,8 @@ def level_cost(
 
 
 def default_costs(num_levels: int) -> np.ndarray:
-    """(levels, levels), how many levels a verdict (column) is from the label (row), doubled where it is too low."""
+    """Return (levels, levels), how many levels a verdict (column) is from the label (row), doubled where it is too
+    low."""
     labelled, given = np.indices((num_levels, num_levels))
     return np.where(given < labelled, 2.0, 1.0) * _distances(num_levels)
 
@@ -96,8 +98,8 @@ def _distances(num_levels: int) -> np.ndarray:
 
 
 def _mean_of_table(name: str, items, answers, levels, table: np.ndarray, is_share: bool = False) -> Measurement:
-    """The mean of the table's entries, labels in its rows and verdicts in its columns."""
+    """Return the mean of the table's entries, labels in its rows and verdicts in its columns."""
     rows = labelled_ids("level", items, answers, levels)
     values = [(item, None if given is None else float(table[label, given])) for item, label, given in rows]
-    of_labels = table[[label for _, label, _ in rows]] if rows else np.zeros((0, len(levels)))
-    return mean_of(name, values, (of_labels.min(axis=1), of_labels.max(axis=1)), is_share=is_share)
+    possible = table[[label for _, label, _ in rows]] if rows else np.zeros((0, len(levels)))
+    return mean_of(name, values, (possible.min(axis=1), possible.max(axis=1)), is_share=is_share)

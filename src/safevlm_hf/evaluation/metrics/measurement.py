@@ -20,7 +20,7 @@ UNLABELLED = "unlabelled"
 
 
 def align(items: Sequence[Item], *columns: Sequence) -> list[tuple]:
-    """Rows (item, value, ...) in the order of the ids, so that no figure depends on the order of its items.
+    """Return rows (item, value, ...) in the order of the ids, so that no figure depends on the order of its items.
 
     Raises:
         ValueError: lengths differ, an id comes twice, or an answer is to another item than the one in its place.
@@ -69,13 +69,15 @@ class Measurement:
     steady_interval: SteadyInterval | None = None
 
     def figure(self, bootstrap: Bootstrap | None = None, part: str | None = None) -> Figure:
-        """The figure over all items."""
+        """Return the figure over all items."""
         known = self._only(~np.isnan(np.atleast_2d(self.seen.T)).any(axis=0))
         failed = len(self.items) - len(known.items)
         value = self._value(known.truth, known.seen)
         low, high = known._interval(value, bootstrap or Bootstrap())
         has_bounds = failed and not np.isnan([self.worst, self.best]).any()
-        bounds = [self._value(self.truth, self._filled(ends)) for ends in (self.worst, self.best) if has_bounds]
+        # In the two bounds, what failed is taken to be at its one end or at its other.
+        ends = [np.where(np.isnan(self.seen), end, self.seen) for end in (self.worst, self.best) if has_bounds]
+        bounds = [self._value(self.truth, filled) for filled in ends]
         least, most = sorted(bounds) if bounds and not np.isnan(bounds).any() else (None, None)
         return Figure(
             name=self.name,
@@ -92,7 +94,8 @@ class Measurement:
         )
 
     def figures(self, by: str, bootstrap: Bootstrap | None = None) -> list[Figure]:
-        """The figure over all items, those of the parts that share a value of the label `by`, and their plain mean.
+        """Return the figure over all items, those of the parts that share a value of the label `by`, and their plain
+        mean.
 
         The mean is the headline of benchmarks whose parts differ in size (HoliSafe's mASR over types, RTVLM's mean
         over columns). It is `None` where that of a part is. Items without the label are no part of it.
@@ -103,19 +106,24 @@ class Measurement:
         labelled = self._only(parts != UNLABELLED)
         names = [name for name in names if name != UNLABELLED]
         codes = np.array([names.index(name) for name in parts if name != UNLABELLED], dtype=float)
+
+        def split(rows: Rows) -> list[Rows]:
+            # The number of the part stands in front of truth for the draws alone; inside of a part it says nothing.
+            own = [rows.only(rows.truth[:, 0] == code) for code in np.unique(rows.truth[:, 0])]
+            return [replace(part, truth=part.truth[:, 1]) for part in own]
+
         mean = replace(
             labelled,
             statistic=_mean_over_parts(self.statistic, len(names)),
             truth=np.column_stack([codes, labelled.truth]),
             is_share=False,
-            steady_interval=self.steady_interval
-            and mean_over_interval(_split_by_code, self.statistic, self.steady_interval),
+            steady_interval=self.steady_interval and mean_over_interval(split, self.statistic, self.steady_interval),
         )
         return [self.figure(bootstrap), *figures, mean.figure(bootstrap, f"mean over {by}")]
 
     def difference(self, other: "Measurement", bootstrap: Bootstrap | None = None) -> Figure:
-        """This figure less that of another system on the same items, paired: both see the same draws of items. An item
-        that failed with one of them counts as failed.
+        """Return this figure less that of another system on the same items, paired: both see the same draws of items.
+        An item that failed with one of them counts as failed.
 
         Raises:
             ValueError: the two are not the same metric, by the same judge, on the same items.
@@ -134,6 +142,7 @@ class Measurement:
                 self.statistic(truth, seen[:, 0], weights) - other.statistic(truth, seen[:, 1], weights)
             ),
             seen=np.column_stack([self.seen, other.seen]),
+            # The difference is largest where the other one does worst.
             best=np.column_stack([self.best, other.worst]),
             worst=np.column_stack([self.worst, other.best]),
             is_share=False,
@@ -141,19 +150,17 @@ class Measurement:
         ).figure(bootstrap)
 
     def _only(self, rows: np.ndarray) -> "Measurement":
-        """The same of some items, (n,) bool."""
+        """Return the same of some items, (n,) bool."""
         arrays = {name: getattr(self, name)[rows] for name in ("truth", "seen", "best", "worst")}
         return replace(self, items=[item for item, is_in in zip(self.items, rows) if is_in], **arrays)
-
-    def _filled(self, ends: np.ndarray) -> np.ndarray:
-        return np.where(np.isnan(self.seen), ends, self.seen)
 
     def _value(self, truth: np.ndarray, seen: np.ndarray) -> float:
         return self.statistic(truth, seen, np.ones(len(truth))) if len(truth) else math.nan
 
     def _interval(self, value: float, bootstrap: Bootstrap) -> tuple[float, float]:
-        """Of rows that are all known; two NaN where there is none."""
+        """Return the interval of rows that are all known; two NaN where there is none."""
         clusters = clusters_of(self.items)
+        # Where no draw changes the figure, or all leave it undefined, resampling says nothing about it.
         low, high = bootstrap.interval(lambda weights: self.statistic(self.truth, self.seen, weights), clusters)
         if low < high:
             return low, high
@@ -164,14 +171,14 @@ class Measurement:
 
 
 def clusters_of(items: Sequence[Item]) -> np.ndarray:
-    """(n,), the number of each item's group, from 0; an item without a group is one of its own."""
+    """Return (n,), the number of each item's group, from 0; an item without a group is one of its own."""
     numbers: dict[tuple[str, str], int] = {}
     keys = [("id", item.id) if item.group is None else ("group", item.group) for item in items]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
 def _mean_over_parts(statistic: Statistic, num_parts: int) -> Statistic:
-    """The mean of a statistic over parts, whose numbers are the first column of truth."""
+    """Return the mean of a statistic over parts, whose numbers are the first column of truth."""
 
     def mean(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> float:
         values = []
@@ -183,12 +190,6 @@ def _mean_over_parts(statistic: Statistic, num_parts: int) -> Statistic:
     return mean
 
 
-def _split_by_code(rows: Rows) -> list[Rows]:
-    """By the first column of truth, which is left out of the parts."""
-    parts = [rows.only(rows.truth[:, 0] == code) for code in np.unique(rows.truth[:, 0])]
-    return [replace(part, truth=part.truth[:, 1]) for part in parts]
-
-
 def rounded(value: Any) -> float | None:
-    """Rounded to 12 decimals: the last bits of a sum depend on the machine, and files should not."""
+    """Return a number with 12 decimals: the last bits of a sum depend on the machine, and files should not."""
     return None if value is None or math.isnan(value) else round(float(value), 12) + 0.0

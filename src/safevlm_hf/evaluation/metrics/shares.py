@@ -13,13 +13,14 @@ from .measurement import Measurement, align
 
 
 def weighted_mean(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> float:
-    """The mean of `seen`; NaN where all weights are 0."""
+    """Return the mean of `seen`; NaN where all weights are 0."""
     total = weights.sum()
     return float((seen * weights).sum() / total) if total else math.nan
 
 
 def share(name: str, items: Sequence[Item], hits: Sequence[bool | None], judge: str | None = None) -> Measurement:
-    """The share of items that are hits, as the accuracy of MMBench, SEED-Bench and POPE (over items, not over types).
+    """Return the share of items that are hits, as the accuracy of MMBench, SEED-Bench and POPE (over items, not over
+    types).
 
     Args:
         name: of the figure.
@@ -43,7 +44,7 @@ def mean_of(
     judge: str | None = None,
     is_share: bool = False,
 ) -> Measurement:
-    """The mean of numbers.
+    """Return the mean of numbers.
 
     Args:
         rows: n items in `align`'s order, with their numbers.

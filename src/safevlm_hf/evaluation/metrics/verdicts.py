@@ -45,7 +45,12 @@ def risk_auroc(items: Sequence[Item], answers: Sequence[Answer]) -> Measurement:
     Raises:
         ValueError: as `align`, or a risk is outside of 0 to 1.
     """
-    return _of_risk("risk_auroc", _auroc, items, answers)
+
+    def area(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> float:
+        has_both = 0 < (truth * weights).sum() < weights.sum()
+        return float(roc_auc_score(truth, seen, sample_weight=weights)) if has_both else math.nan
+
+    return _risk_measurement("risk_auroc", area, items, answers)
 
 
 def risk_ece(items: Sequence[Item], answers: Sequence[Answer], num_bins: int = 10) -> Measurement:
@@ -56,15 +61,22 @@ def risk_ece(items: Sequence[Item], answers: Sequence[Answer], num_bins: int = 1
         return weighted_calibration_error(seen, truth, weights, num_bins)
 
     # Errors of either sign cancel inside a bin, so no risk is the best or the worst.
-    return _of_risk("risk_ece", error, items, answers, has_bounds=False)
+    return _risk_measurement("risk_ece", error, items, answers, has_bounds=False)
 
 
 def _macro_f1(field: str, items, answers, names: Sequence[str]) -> Measurement:
+    def score(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> float:
+        classes = np.unique(truth[weights > 0]).astype(int)
+        if not len(classes):
+            return math.nan
+        options = {"labels": classes, "average": "macro", "zero_division": 0}
+        return float(f1_score(truth.astype(int), seen.astype(int), sample_weight=weights, **options))
+
     rows = labelled_ids(field, items, answers, names)
     truth = np.array([label for _, label, _ in rows], dtype=float)
     return Measurement(
         name=f"{field}_macro_f1",
-        statistic=_macro_f1_of,
+        statistic=score,
         items=[item for item, _, _ in rows],
         truth=truth,
         seen=np.array([math.nan if given is None else given for *_, given in rows], dtype=float),
@@ -73,15 +85,7 @@ def _macro_f1(field: str, items, answers, names: Sequence[str]) -> Measurement:
     )
 
 
-def _macro_f1_of(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> float:
-    classes = np.unique(truth[weights > 0]).astype(int)
-    if not len(classes):
-        return math.nan
-    options = {"labels": classes, "average": "macro", "zero_division": 0}
-    return float(f1_score(truth.astype(int), seen.astype(int), sample_weight=weights, **options))
-
-
-def _of_risk(name: str, statistic, items, answers, has_bounds: bool = True) -> Measurement:
+def _risk_measurement(name: str, statistic, items, answers, has_bounds: bool = True) -> Measurement:
     rows = [row for row in align(items, answers) if is_risky(row[0]) is not None]
     risks = [known_risk(answer.risk, f"the risk of {shorten(item.id)}") for item, answer in rows]
     truth = np.array([is_risky(item) for item, _ in rows], dtype=float)
@@ -94,8 +98,3 @@ def _of_risk(name: str, statistic, items, answers, has_bounds: bool = True) -> M
         best=truth,
         worst=1 - truth if has_bounds else np.full(len(rows), math.nan),
     )
-
-
-def _auroc(truth: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> float:
-    has_both = 0 < (truth * weights).sum() < weights.sum()
-    return float(roc_auc_score(truth, seen, sample_weight=weights)) if has_both else math.nan

@@ -50,7 +50,7 @@ class AnswerCache:
         kept = self._cache.get(self._key(item))
         if kept is None:
             return None
-        if isinstance(kept, Mapping):  # answers from before they were kept do not have them
+        if isinstance(kept, Mapping):  # older answers were kept without their actions
             kept = {"actions": [], **kept}
         answer = Answer(item_id=item.id, **check_keys(kept, KEPT, f"{self._cache.path}: an answer"))
         return None if self._retry_failed and answer.failure is not None else answer

@@ -74,6 +74,7 @@ class JsonLinesCache:
             TypeError, ValueError: JSON does not have the value, NaN among others. Nothing is written.
             OSError: the disk is full or gone. What was written of the line is taken back.
         """
+        # What JSON does not have is refused here, before anything is written.
         line = json.dumps({"key": key, "value": value}, allow_nan=False)
         with self._mutex:
             if replace or key not in self._values:

@@ -55,7 +55,7 @@ class Counts:
         """Return how many items there were, and of how many: "40 items of 442 published (not the whole benchmark)"."""
         if self.published is None:
             return f"{self.items} items"
-        if self.items > self.published:  # of another revision
+        if self.items > self.published:  # the files are of another revision
             return f"{self.items} items, where {self.published} are published"
         # What was left out is counted by itself: an empty question of a whole copy, for one.
         part = " (not the whole benchmark)" if self.items + self.missing < self.published else ""
@@ -157,7 +157,7 @@ def load_result(path: str | os.PathLike) -> EvaluationResult:
             "cannot be compared with new results. Evaluate again, into another folder"
         )
     expect(isinstance(data["figures"], list), f"{where}: figures", "a list", data["figures"])
-    if isinstance(data["counts"], Mapping):  # results from before it was counted do not have it
+    if isinstance(data["counts"], Mapping):  # older results were kept without this count
         data = {**data, "counts": {"published": None, **data["counts"]}}
     records: dict[str, Any] = {
         name: record_from_dict(cls, data[name], f"{where}: {name}") for name, cls in PARTS.items()

@@ -1,1 +1,1 @@
-"""How many answers are refusals, as an `evaluate` module."""
+"""Shares of answers that are refusals, as an `evaluate` module."""

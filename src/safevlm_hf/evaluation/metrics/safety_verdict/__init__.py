@@ -1,1 +1,1 @@
-"""How right verdicts are, as an `evaluate` module."""
+"""Accuracy of verdicts, as an `evaluate` module."""

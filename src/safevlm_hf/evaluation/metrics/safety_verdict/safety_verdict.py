@@ -1,4 +1,4 @@
-"""How right the verdicts are: category, level, and the calibration of the risk."""
+"""Accuracy of verdicts: category, level, and the calibration of the risk."""
 
 import math
 
@@ -69,7 +69,8 @@ def _share(hits):
 
 
 def _by_label(score, pairs, names):
-    """`score` (recall or precision) of each label, by name, `None` where it has no samples; without names by id."""
+    """Return `score` (recall or precision) of each label, by name, `None` where it has no samples; without names by
+    id."""
     if not pairs:
         return dict.fromkeys(names or ())
     seen, labels = zip(*pairs)
