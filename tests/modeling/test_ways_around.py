@@ -36,7 +36,8 @@ from safevlm_hf import SafeLlavaForConditionalGeneration
 from safevlm_hf.modeling.safety_audit import read_audit
 from safevlm_hf.modeling.safety_cache import CACHE
 from safevlm_hf.modeling.safety_decision import calibrated_risks, condition_rows, decide
-from safevlm_hf.modeling.safety_inputs import SafetyImageOutput, SafetyInputs, decide_samples
+from safevlm_hf.modeling.safety_inputs import SafetyInputs
+from safevlm_hf.modeling.safety_outputs import SafetyImageOutput, decide_samples
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
 

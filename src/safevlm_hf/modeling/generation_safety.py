@@ -16,7 +16,8 @@ from .safety_blocks import load_tokenizer
 from .safety_cache import generating, is_generating
 from .safety_call import NoImageTokens, SafetyCall
 from .safety_checks import GENERATE_ARGUMENTS, check_question_ids, check_question_mask
-from .safety_inputs import Conversation, SafetyInputs
+from .safety_conversation import Conversation
+from .safety_inputs import SafetyInputs
 from .safety_policy import DEFAULT_POLICY, SafetyPolicy
 from .safety_refusals import ForcedRefusal
 from .safety_words import load_words

@@ -6,7 +6,7 @@ import torch
 
 from .safety_audit import AuditedCall, SafetyAudit, audit_lines
 from .safety_explanation import SafetyExplanation, explain_head, explain_word_head
-from .safety_inputs import SafetyOutput, decide_samples, verdict_output
+from .safety_outputs import SafetyOutput, decide_samples, verdict_output
 from .safety_policy import ACTIONS, SafetyPolicy
 
 

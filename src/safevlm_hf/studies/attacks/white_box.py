@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from ...data.records import IGNORE_INDEX, load_image
 from ...modeling.safety_assessment import TOKEN_TYPES
-from ...modeling.safety_inputs import SafetyImageOutput, SafetyInputs
+from ...modeling.safety_inputs import SafetyInputs
+from ...modeling.safety_outputs import SafetyImageOutput
 from ...modeling.safety_policy import SafetyPolicy
 from ...training.collator import SafetyCollator
 from .pixels import check_gradients, encode_pixels, to_pixels
