@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluation.answering import answer_class
+from ..evaluation.answering_records import answer_class
 from ..intervals.rates import wilson_interval
 from ..items import Answer, Item
 from ..reports.cards import Card, Said

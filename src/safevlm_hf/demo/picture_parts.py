@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
-from ..evaluation.answering import answer_class
+from ..evaluation.answering_records import answer_class
 from ..intervals.rates import wilson_interval
 from ..items import Answer, Item, is_right_verdict
 from ..reports.cards import Card, Chip, Said, picture_at
