@@ -8,6 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from ..benchmarks import BENCHMARKS
 from ..files import refuse_to_overwrite, write_text
 from ..intervals.figure import Figure
 from ..items import Answer, Item
@@ -113,7 +114,7 @@ def _lead(result: EvaluationResult) -> dict:
         "items": counts.describe_items(),
         "missing": counts.missing,
         "failed": counts.failed,
-        "is_drawn": protocol.benchmark == "riskcards",
+        "is_drawn": protocol.benchmark in BENCHMARKS and BENCHMARKS[protocol.benchmark].is_drawn,
     }
 
 
