@@ -41,7 +41,7 @@ def policies_section(trials: Sequence[PolicyTrial], defaults: Rows, categories: 
     if not shown:
         return None
     data = {"trials": shown, "compared": _compared(trials, defaults)}
-    return Section("Policies at work", "report/policies.html", data, is_folded=True)
+    return Section("Policies at work", "demo/policies.html", data, is_folded=True)
 
 
 def _effects(trial: PolicyTrial, defaults: Rows, categories: Sequence[str]) -> list[dict]:
@@ -120,7 +120,7 @@ def explanations_section(
         if (found := (localisation or {}).get(name))
     ]
     pictures = [_explained(drawing, *row) for drawing, row in zip(drawings, explained, strict=True)]
-    return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures}, is_folded=True)
+    return Section("Why", "demo/why.html", {"regions": regions, "pictures": pictures}, is_folded=True)
 
 
 def _region_figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -48,7 +48,7 @@ def render_report(results: DemoResults) -> str:
         mistakes_section(results),
         gallery_section(results),
     )
-    return render_page("report/page.html", results.title, sections, facts=results.facts, lead=_lead(results))
+    return render_page("demo/page.html", results.title, sections, facts=results.facts, lead=_lead(results))
 
 
 def _lead(results: DemoResults) -> dict:
@@ -71,7 +71,7 @@ def _before_and_after(results: DemoResults, figure: str) -> list[dict[str, str]]
 
 def _training_section(results: DemoResults) -> Section | None:
     curves = training_curves(results.logs)
-    return Section("Training", "report/training.html", {"curves": curves}, is_folded=True) if curves else None
+    return Section("Training", "demo/training.html", {"curves": curves}, is_folded=True) if curves else None
 
 
 def format_headline(results: DemoResults) -> str:
