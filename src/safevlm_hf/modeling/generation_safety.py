@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.utils import logging
 
-from .operator_policy import describe_silencing
+from .operator_policy import OF_CHECKPOINT, describe_silencing, merge_policies
 from .safety_audit import SafetyAudit
 from .safety_blocks import load_tokenizer
 from .safety_cache import generating, is_generating
@@ -114,11 +114,17 @@ class SafetyGenerationMixin:
         Warns, once, where the call's policy refuses and what is kept could silence it. What a generation config holds
         counts as kept: nobody can tell whether it came with a checkpoint."""
         safety_config, policy = self.config.safety_config, DEFAULT_POLICY
-        for given in (self.kept_policy(), getattr(generation_config, "safety_policy", None), safety_policy):
-            silenced = describe_silencing(policy, given, safety_config)  # an error names the policy that it is in
+        sources = (
+            (OF_CHECKPOINT, self.kept_policy()),
+            ("`safety_policy` of the call's `generation_config`", getattr(generation_config, "safety_policy", None)),
+            ("`safety_policy` of the call", safety_policy),
+        )
+        for number, (_, given) in enumerate(sources, start=1):
+            merged = merge_policies(sources[:number], safety_config)
+            silenced = describe_silencing(policy, given, safety_config)
             if silenced is not None:
                 logger.warning_once(silenced)
-            policy = policy.override(given, safety_config)
+            policy = merged
         if policy.enabled is False:
             logger.warning_once("The safety policy is disabled (`enabled=False`): answers are not conditioned.")
         return policy
