@@ -317,7 +317,7 @@ class SafetyCall:
             refusals = all_refusal_ids(tokenizer, self.policy, self.model.config.safety_config.categories)
 
         def at_first_step() -> list[list[int] | None]:
-            if self.has_images and not self.safety_inputs.record:
+            if self.has_images and not self.safety_inputs.outputs:
                 raise RuntimeError("The images of this call were not judged before its first token.")
             decisions = decide_samples(self.safety_inputs, self.model.config.safety_config)
             if self.audit is not None:
@@ -345,7 +345,7 @@ class SafetyCall:
         prompts = self.model.unpadded_prompts(
             self.input_ids, self.inputs_embeds, self.kwargs.get("attention_mask"), self.kwargs
         )
-        images = self.safety_inputs.record
+        images = self.safety_inputs.outputs
         call = AuditedCall("generate", self.policy, actions, images, prompts, pixels, self.is_shadow)
         return audit_lines(self.audit, self.model, call)
 
@@ -355,7 +355,7 @@ class SafetyCall:
         """Write down what the caches hold now, and add the verdicts to the outputs."""
         if not self.has_prompt:
             return outputs
-        seen = self.safety_inputs.record[-1] if self.safety_inputs.record else None
+        seen = self.safety_inputs.outputs[-1] if self.safety_inputs.outputs else None
         self._record_caches(outputs, seen)
         if seen is not None and isinstance(outputs, ModelOutput):
             for name, value in verdict_output(seen, self.policy).items():

@@ -26,7 +26,7 @@ class SafetyInputs:
         policy: what to do with a verdict; the default one if unset.
         condition_ids: (images,), rows of the condition table to use in place of the verdict's where not negative; or
             (1,), one row for all of them.
-        record: receives the conditioned image output of the call, for the caller to read.
+        outputs: receives the conditioned image output of the call, for the caller to read.
         image_mask: (batch, length), true on image positions.
         question_ids: (batch, words, 2), the question in words of the head's own, each with its turn, which is 0 for
             what is no part of it. With none at all the picture is judged by itself.
@@ -37,7 +37,7 @@ class SafetyInputs:
     image_token_counts: torch.Tensor
     policy: SafetyPolicy | None = None
     condition_ids: torch.LongTensor | None = None
-    record: list = field(default_factory=list)
+    outputs: list = field(default_factory=list)
     image_mask: torch.Tensor | None = None
     question_ids: torch.LongTensor | None = None
 

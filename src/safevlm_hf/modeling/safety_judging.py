@@ -191,7 +191,7 @@ class SafetyJudgingMixin:
             "safety_image_rows": rows,
         }
         conditioned = SafetyImageOutput(**{**encoded, **judged})
-        safety_inputs.record.append(conditioned)
+        safety_inputs.outputs.append(conditioned)
         return conditioned
 
     def _check_blocks(self, safety_inputs: SafetyInputs, block_lengths: list[int]):

@@ -114,7 +114,7 @@ def decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tu
     """Return action id, risk and category of each sample's strictest image; no category where the image cannot be
     read."""
     strictest: list[tuple[Strictness, str | None]] = [(Strictness(), None)] * len(safety_inputs.text_mask)
-    for encoded in safety_inputs.record:
+    for encoded in safety_inputs.outputs:
         level_logits, category_logits = encoded.safety_level_logits, encoded.safety_category_logits
         readable = is_readable(level_logits, category_logits)
         risks = torch.where(readable, calibrated_risks(safety_inputs.policy, level_logits), torch.inf)
