@@ -38,8 +38,7 @@ from safevlm_hf.data.records import load_image, load_records
 from safevlm_hf.data.riskcards import write_riskcards
 from safevlm_hf.evaluation.answering_items import model_answers
 from safevlm_hf.evaluation.candidates import VERDICT_OFF, safe_candidate, stock_candidate
-from safevlm_hf.evaluation.judges.matchers import published_matchers
-from safevlm_hf.evaluation.judges.rules import RulesJudge
+from safevlm_hf.evaluation.judges.defaults import default_judges
 from safevlm_hf.evaluation.metrics.judged import attack_success, over_refusal
 from safevlm_hf.evaluation.pipeline import Candidate, Evaluated, Settings, evaluate_systems
 from safevlm_hf.evaluation.plain_texts import special_tokens
@@ -400,7 +399,7 @@ def main(argv=None) -> list[list[str]]:
     benchmark = find_benchmark("riskcards")
     loaded = benchmark.load(args.output_dir / "data", size=args.size, seed=args.seed)
     settings = Settings(
-        [RulesJudge(), *published_matchers()],
+        default_judges(),
         max_new_tokens=args.max_new_tokens,
         bootstrap=Bootstrap(50 if args.short else 1000, args.seed),
         progress=sys.stderr.isatty(),

@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 
 from safevlm_hf.evaluation.judges.base import TextJudge
-from safevlm_hf.evaluation.judges.matchers import published_matchers
-from safevlm_hf.evaluation.judges.rules import RulesJudge
+from safevlm_hf.evaluation.judges.defaults import default_judges
 from safevlm_hf.intervals.figure import Figure, counted_share
 
 
@@ -29,7 +28,7 @@ def main():
     parser.add_argument("--max_false_refusals", type=float, default=0.022)
     args = parser.parse_args()
     answers = read_answers(args.xstest / "model_completions")
-    judges = [RulesJudge(), *published_matchers()]
+    judges = default_judges()
     rates = {judge.name: [refused(judge, answers[label]) for label in (REFUSAL, COMPLIANCE)] for judge in judges}
     print("| judge | recall | false refusals |\n|---|---|---|")
     for name, columns in rates.items():

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, logging
 import safevlm_hf  # noqa: F401
 from safevlm_hf.data.records import load_image, load_records
 from safevlm_hf.data.riskcards import write_riskcards
-from safevlm_hf.evaluation.answering import give_verdicts
+from safevlm_hf.evaluation.answering_records import give_verdicts
 from safevlm_hf.intervals.figure import counted_share
 from safevlm_hf.items import Answer
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS

@@ -40,7 +40,7 @@ from safevlm_hf.data.riskcards import (
     write_riskcards,
 )
 from safevlm_hf.demo.wordings import ABOUT_THE_LOOK, TYPINGS, WORDINGS
-from safevlm_hf.evaluation.answering import answer_class, give_answers, give_verdicts
+from safevlm_hf.evaluation.answering_records import answer_class, give_answers, give_verdicts
 from safevlm_hf.intervals.figure import counted_share
 from safevlm_hf.items import Answer
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS

@@ -12,8 +12,7 @@ import safevlm_hf  # noqa: F401  registers the safe classes
 from safevlm_hf.benchmarks import find_benchmark
 from safevlm_hf.evaluation.candidates import VERDICT_OFF, safe_candidate
 from safevlm_hf.evaluation.comparing import save_comparison
-from safevlm_hf.evaluation.judges.matchers import published_matchers
-from safevlm_hf.evaluation.judges.rules import RulesJudge
+from safevlm_hf.evaluation.judges.defaults import default_judges
 from safevlm_hf.evaluation.pipeline import Settings, evaluate_systems, result_names
 from safevlm_hf.evaluation.report import refuse_to_lose_results, summary_rows, write_evaluation_report
 
@@ -33,7 +32,7 @@ def main() -> None:
 
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype="auto").eval()
     processor = AutoProcessor.from_pretrained(args.model)
-    settings = Settings(judges=[RulesJudge(), *published_matchers()])
+    settings = Settings(judges=default_judges())
     systems = [
         safe_candidate("verdict off", args.model, model, processor, settings, VERDICT_OFF),
         safe_candidate("verdict on", args.model, model, processor, settings),

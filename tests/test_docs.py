@@ -75,6 +75,22 @@ def test_the_table_of_files_names_what_exists_and_leaves_no_module_out():
     assert [path for path in modules if not any(path.is_relative_to(one) for one in covered)] == []
 
 
+def named_calls() -> list[tuple[Path, str]]:
+    """Files and functions that the call lists of design.md name as `file: function`."""
+    text = (ROOT / "docs" / "design.md").read_text()
+    lists = text.split("## Four ways through the code")[1].split("\n## ")[0]
+    roots = {"src": ROOT, "transformers": Path(find_spec("transformers").origin).parents[1]}
+    calls = re.findall(r"`([\w/]+\.py): (\w+)`", lists)
+    assert len(re.findall(r"^\*\*.+:\*\*$", lists, re.MULTILINE)) == 4 and len(calls) > 40
+    return [(roots.get(name.split("/")[0], ROOT / "src" / "safevlm_hf") / name, function) for name, function in calls]
+
+
+def test_the_call_lists_name_functions_that_exist():
+    for path, function in named_calls():
+        assert path.is_file(), path
+        assert re.search(rf"^ *(def|class) {function}\b", path.read_text(), re.MULTILINE), (path, function)
+
+
 def test_the_table_of_packages_is_the_contract_that_lint_checks():
     contract = (ROOT / "pyproject.toml").read_text().split('containers = ["safevlm_hf"]')[1].split("\n]")[0]
     program, *layers = [re.findall(r"\w+", line) for line in re.findall(r'^    "(.+)",$', contract, re.MULTILINE)]

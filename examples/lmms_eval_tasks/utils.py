@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from safevlm_hf.data.records import load_image
-from safevlm_hf.evaluation.judges.matchers import published_matchers
-from safevlm_hf.evaluation.judges.rules import RulesJudge
+from safevlm_hf.evaluation.judges.defaults import default_judges
 
 
 DATA = Path(__file__).parent / "data"
-JUDGES = {judge.name.lower().replace(" ", "_"): judge for judge in (RulesJudge(), *published_matchers())}
+JUDGES = {judge.name.lower().replace(" ", "_"): judge for judge in default_judges()}
 
 
 def doc_to_visual(doc):

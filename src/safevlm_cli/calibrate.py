@@ -48,7 +48,7 @@ def calibrate(
     from safevlm_hf.calibration.calibrate import calibrate as calibrate_policy
     from safevlm_hf.data.records import load_records
     from safevlm_hf.data.riskcards import write_riskcards
-    from safevlm_hf.modeling.safety_policy import SafetyPolicy
+    from safevlm_hf.modeling.operator_policy import OF_CHECKPOINT, merge_policies
 
     if (target_false_positive_rate is None) == (target_miss_rate is None):
         raise ValueError("Name one target: `--target-false-positive-rate` or `--target-miss-rate`.")
@@ -69,7 +69,7 @@ def calibrate(
         records,
         target_false_positive_rate=target_false_positive_rate,
         target_miss_rate=target_miss_rate,
-        base_policy=SafetyPolicy.create(loaded.kept_policy(), safety).override(given, safety),
+        base_policy=merge_policies([(OF_CHECKPOINT, loaded.kept_policy()), (str(policy), given)], safety),
         seed=seed,
         progress=sys.stderr.isatty(),
     )

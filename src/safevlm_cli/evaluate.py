@@ -146,7 +146,9 @@ def _judges_by_benchmark(judges: list, loaded: list) -> list[list]:
         ValueError: a judge can judge none of the benchmarks, or a benchmark is left without a model that judges.
         RuntimeError: a judge cannot be asked.
     """
-    reasons = {(judge.name, one.name): _reason_against(judge, one) for judge in judges for one in loaded}
+    from safevlm_hf.evaluation.pipeline import reason_against
+
+    reasons = {(judge.name, one.name): reason_against(judge, one) for judge in judges for one in loaded}
     # Rules and lists judge any item. A model's prompt is for items of one kind.
     reading = [judge.name for judge in judges if hasattr(judge, "prompt")]
     for judge, benchmark in ((judge, one.name) for judge in reading for one in loaded if reasons[judge, one.name]):
@@ -159,17 +161,6 @@ def _judges_by_benchmark(judges: list, loaded: list) -> list[list]:
     for judge in judges:
         judge.check()
     return [[judge for judge in judges if not reasons[judge.name, one.name]] for one in loaded]
-
-
-def _reason_against(judge, loaded) -> str | None:
-    if not hasattr(judge, "prompt"):
-        return None
-    try:
-        for item in loaded.items:
-            judge.prompt.check(item)
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def _run(runs: Sequence["Run"], output: Path, overwrite: bool, show_all: bool):

@@ -34,9 +34,8 @@ def make_judges(file: Path | None, model: str | None, url: str | None, key: str 
     Raises:
         ValueError: something about them does not fit together.
     """
-    from safevlm_hf.evaluation.judges.matchers import published_matchers
+    from safevlm_hf.evaluation.judges.defaults import default_judges
     from safevlm_hf.evaluation.judges.rubrics import PROMPTS
-    from safevlm_hf.evaluation.judges.rules import RulesJudge
 
     if prompt not in PROMPTS:
         raise ValueError(f"`--judge-prompt` is {prompt!r}, expected one of {', '.join(PROMPTS)}.")
@@ -47,7 +46,7 @@ def make_judges(file: Path | None, model: str | None, url: str | None, key: str 
     elif url is not None or key is not None:
         raise ValueError("`--judge-url` and `--judge-key` are of a model: name it with `--judge-model`.")
     reading = [_reading_judge(entry, output / "judgements.jsonl") for entry in entries]
-    judges = [RulesJudge(), *published_matchers(), *reading]
+    judges = [*default_judges(), *reading]
     names = [judge.name for judge in judges]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

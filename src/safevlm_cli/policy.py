@@ -27,14 +27,13 @@ def show(model: Model = DEFAULT_MODEL, policy: PolicyFile = None):
     Example: `safevlm policy show --model runs/demo/stage2 --policy policy.json`
     """
     from safevlm_hf.checkpoints.loading import read_safety
-    from safevlm_hf.modeling.operator_policy import describe_silencing
+    from safevlm_hf.modeling.operator_policy import describe_silencing, merge_policies
     from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
     safety, kept = read_safety(model)
-    applied, silenced = SafetyPolicy.create(kept, safety), None
-    if policy is not None:
-        given = SafetyPolicy.from_file(policy, safety)
-        applied, silenced = applied.override(given, safety), describe_silencing(kept, given, safety)
+    given = None if policy is None else SafetyPolicy.from_file(policy, safety)
+    applied = merge_policies([(f"the policy of {model}", kept), (str(policy), given)], safety)
+    silenced = describe_silencing(kept, given, safety)
     console = make_console()
     console.print(_policy_table(applied, safety))
     # These hold for all categories at once, so the table has no column for them.
@@ -82,7 +81,7 @@ def check(
     Example: `safevlm policy check policy.json --model runs/demo/stage2`
     """
     from .torch_free.evaluation.judges.unknown_refusals import unknown_refusals
-    from .torch_free.modeling.operator_policy import policy_in_force
+    from .torch_free.modeling.operator_policy import enforced_policy
     from .torch_free.modeling.safety_policy import SafetyNames, SafetyPolicy
 
     safety, kept = SafetyNames(), None
@@ -91,7 +90,7 @@ def check(
 
         safety, kept = read_safety(model)
     policy = SafetyPolicy.from_file(file, safety)
-    applied = policy_in_force(kept, policy, safety)
+    applied = enforced_policy(kept, policy, safety)
     if model and applied.refuses(safety):
         from transformers import AutoTokenizer
 
@@ -177,13 +176,13 @@ def _read_settings(policy: Path, model: str | None) -> dict:
     """Read the policy to replay. Without a checkpoint its names are checked against those of the audit trail."""
     from safevlm_hf.checkpoints.loading import read_safety
     from safevlm_hf.modeling.json_files import read_json
-    from safevlm_hf.modeling.operator_policy import policy_in_force
+    from safevlm_hf.modeling.operator_policy import enforced_policy
     from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
     # The served policy is the checkpoint's own with this one over it, and so is the replayed one.
     if model is not None:
         safety, kept = read_safety(model)
-        return policy_in_force(kept, SafetyPolicy.from_file(policy, safety), safety).to_dict()
+        return enforced_policy(kept, SafetyPolicy.from_file(policy, safety), safety).to_dict()
     settings = read_json(policy)
     if not isinstance(settings, dict):
         raise ValueError(f"{policy}: expected a policy, a JSON object, got {type(settings).__name__}.")

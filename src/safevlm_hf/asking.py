@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from transformers import BatchFeature
 
-from .data.records import load_image
-from .modeling.safety_policy import SafetyVerdict
+from .data.records import place_images
+from .items import Answer
+from .modeling.safety_policy import SafetyVerdict, strictest_verdict
 from .progress import Progress
 
 
@@ -28,23 +29,6 @@ class PromptTooLong(ValueError):
 # --------------------------------------------------------------------------------------------------
 # Inputs
 # --------------------------------------------------------------------------------------------------
-
-
-def place_images(messages: Iterable[Mapping[str, Any]], images: Iterable[str]) -> list[dict]:
-    """Return the messages with the images, references for `load_image`, in their places."""
-    left = iter(images)
-    return [
-        {
-            "role": message["role"],
-            "content": [
-                {"type": "image", "image": load_image(next(left))}
-                if part["type"] == "image"
-                else {"type": part["type"], "text": part["text"]}
-                for part in message["content"]
-            ],
-        }
-        for message in messages
-    ]
 
 
 def encode(processor, conversations: Sequence[list[dict]], add_generation_prompt: bool = True, **options):
@@ -133,6 +117,24 @@ def verdicts_by_row(processor, outputs, num_rows: int) -> list[list[SafetyVerdic
         for verdict in processor.post_process_safety(outputs):
             rows[verdict.sample].append(verdict)
     return rows
+
+
+def to_answer(item_id: str, text: str | None, verdicts: Sequence[SafetyVerdict]) -> Answer:
+    """Return what was said of an item and the verdicts on its images, of which the strictest counts."""
+    verdict = strictest_verdict(verdicts)
+    if verdict is None:
+        return Answer(item_id, text)
+    return Answer(
+        item_id=item_id,
+        text=text,
+        action=verdict.action,
+        level=verdict.level,
+        category=verdict.category,
+        level_probabilities=dict(verdict.level_probabilities),
+        category_probabilities=dict(verdict.category_probabilities),
+        risk=verdict.risk,
+        actions=[one.action for one in verdicts],
+    )
 
 
 # --------------------------------------------------------------------------------------------------

@@ -45,8 +45,8 @@ class Answer:
         item_id: the item's `id`.
         text: the answer, stripped; `None` where there is none, and `failure` says why, or where only the verdict was
             asked for.
-        action: what the policy did, `"answer"`, `"condition"` or `"refuse"`, a fact that needs no judge; `None` for a
-            system without a verdict.
+        action: what the policy did, `"answer"`, `"review"`, `"condition"` or `"refuse"`, a fact that needs no judge;
+            `None` for a system without a verdict.
         level, category: the verdict's, by name.
         level_probabilities, category_probabilities: by name, rising levels.
         risk: 1 - p(level is safe), 0 to 1.

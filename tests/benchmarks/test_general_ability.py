@@ -7,9 +7,9 @@ import pytest
 from support.standins import write, write_csv, write_mmbench
 
 from safevlm_hf.benchmarks import BENCHMARKS, BenchmarkError
+from safevlm_hf.benchmarks.answer_parsing import read_letter
 from safevlm_hf.benchmarks.mme import COGNITION, PERCEPTION, TASKS, read_yes_no
 from safevlm_hf.benchmarks.pope import read_first_sentence
-from safevlm_hf.benchmarks.reading import read_letter
 from safevlm_hf.items import Answer, Item
 
 

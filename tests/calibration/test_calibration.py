@@ -21,7 +21,7 @@ from safevlm_hf.calibration.thresholds import choose_thresholds
 from safevlm_hf.intervals.figure import share_of_counts
 from safevlm_hf.intervals.reliability import calibration_error_interval, expected_calibration_error, reliability_bins
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
-from safevlm_hf.modeling.operator_policy import policy_in_force
+from safevlm_hf.modeling.operator_policy import enforced_policy
 from safevlm_hf.modeling.safety_decision import calibrated_probabilities
 
 
@@ -440,8 +440,8 @@ def test_a_calibrated_checkpoint_starts_under_its_calibrated_policy(
     result = calibrate(*arguments, target_miss_rate=0.1, base_policy=refuse, progress=False)
     own, named = result.policy.to_dict(), json.loads(json.dumps(result.policy.to_dict()))
     with pytest.raises(ValueError, match="thresholds.*temperatures.*remembered_turns"):
-        policy_in_force(own, refuse, CONFIG)
-    assert policy_in_force(own, named, CONFIG) == result.policy and result.policy.refuses(CONFIG)
+        enforced_policy(own, refuse, CONFIG)
+    assert enforced_policy(own, named, CONFIG) == result.policy and result.policy.refuses(CONFIG)
 
 
 def test_intervals_of_rates():

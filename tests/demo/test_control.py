@@ -11,7 +11,7 @@ from safevlm_hf.benchmarks.benchmark import user_turn
 from safevlm_hf.benchmarks.riskcards import items_of
 from safevlm_hf.demo.control import POLICIES, draw_explanations, try_policies
 from safevlm_hf.demo.control_parts import explanations_section, policies_section
-from safevlm_hf.evaluation.answering import give_answers, give_verdicts
+from safevlm_hf.evaluation.answering_records import give_answers, give_verdicts
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES
 from safevlm_hf.reports.pages import render_section
 

@@ -49,7 +49,7 @@ from safevlm_hf.demo.rows import (
 )
 from safevlm_hf.demo.targets import FULL_TARGETS, QUICK_TARGETS, Target
 from safevlm_hf.demo.wordings import TYPING_ROWS, WORDING_ROWS
-from safevlm_hf.evaluation.answering import give_answers, give_verdicts
+from safevlm_hf.evaluation.answering_records import give_answers, give_verdicts
 from safevlm_hf.intervals.figure import share_of_counts
 from safevlm_hf.items import Answer, Item
 from safevlm_hf.reports.pages import render_section

@@ -14,7 +14,7 @@ from safevlm_hf.benchmarks import find_benchmark
 from safevlm_hf.benchmarks.benchmark import user_turn
 from safevlm_hf.evaluation import pipeline
 from safevlm_hf.evaluation.counting import count_figures
-from safevlm_hf.evaluation.judges.matchers import published_matchers
+from safevlm_hf.evaluation.judges.defaults import default_judges
 from safevlm_hf.evaluation.judges.prompts import JudgePrompt
 from safevlm_hf.evaluation.judges.reading_judge import ReadingJudge, Reply
 from safevlm_hf.evaluation.judges.rubrics import PROMPTS
@@ -28,7 +28,7 @@ from safevlm_hf.items import Answer, Item
 
 
 NAMES = {"levels": ["safe", "low", "high"], "categories": ["privacy", "safe"]}
-SETTINGS = Settings([RulesJudge(), *published_matchers()], bootstrap=Bootstrap(50), batch_size=2, progress=False)
+SETTINGS = Settings(default_judges(), bootstrap=Bootstrap(50), batch_size=2, progress=False)
 
 
 class Answerer:
@@ -334,7 +334,7 @@ def test_the_code_that_counts_is_in_the_protocol(monkeypatch):
     monkeypatch.setattr(pipeline, "code_hash", hashed.extend)
     pipeline._scoring_code(find_benchmark("pope"))
     names = {Path(path).name for path in hashed}
-    assert {"counting.py", "reading.py", "pope.py", "matchers.py", "judged.py", "prompts.py"} <= names
+    assert {"counting.py", "answer_parsing.py", "pope.py", "matchers.py", "judged.py", "prompts.py"} <= names
     assert "mme.py" not in names and all(map(Path.is_file, map(Path, hashed)))
 
 

@@ -6,8 +6,8 @@ from support.tiny_backbones import head_config
 from torch.nn import functional as F
 
 from safevlm_hf.modeling.safety_explanation import SafetyExplanation, explain_head
-from safevlm_hf.modeling.safety_inputs import SafetyImageOutput
 from safevlm_hf.modeling.safety_modules import SafetyHead, init_safety_weights
+from safevlm_hf.modeling.safety_outputs import SafetyImageOutput
 
 
 PAD, BOS, IMAGE = 0, 1, 150

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from safevlm_hf import SafetyConfig, SafetyPolicy
-from safevlm_hf.modeling.operator_policy import describe_silencing, policy_in_force, silencing_settings
+from safevlm_hf.modeling.operator_policy import describe_silencing, enforced_policy, merge_policies, silencing_settings
 from safevlm_hf.modeling.safety_decision import decide
 from safevlm_hf.modeling.safety_policy import ACTIONS, REFUSE
 
@@ -22,6 +22,21 @@ REFUSE_ALL = {"actions": {"*": {"low": "refuse"}}}
 def found(own: dict, **operator) -> dict:
     policies = (SafetyPolicy.create(own), SafetyPolicy.create({**REFUSE_ALL, **operator}))
     return silencing_settings(*policies, CONFIG)
+
+
+def test_an_error_of_merged_policies_names_its_source():
+    own, review = (
+        ("the checkpoint's policy", {"thresholds": {"privacy": 0.2}}),
+        {"review_thresholds": {"privacy": 0.3}},
+    )
+    merged = merge_policies([own, ("a file", None), ("the call", {"thresholds": {"*": 0.4}})], CONFIG)
+    assert merged == SafetyPolicy(thresholds={"*": 0.4})
+    with pytest.raises(ValueError, match="^the call: Unknown keys in the safety policy: .'threshold'."):
+        merge_policies([own, ("the call", {"threshold": 0.5})], CONFIG)
+    with pytest.raises(ValueError, match="^the call, over the checkpoint's policy: Contradiction"):
+        merge_policies([own, ("a file", None), ("the call", review)], CONFIG)
+    with pytest.raises(ValueError, match="^the operator's policy, over the checkpoint's policy: Contradiction"):
+        enforced_policy(own[1], review, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -40,11 +55,11 @@ def found(own: dict, **operator) -> dict:
 def test_what_could_silence_a_refusal_stops_the_start(own):
     assert found(own) == own
     with pytest.raises(ValueError, match="operator's does not name") as raised:
-        policy_in_force(own, REFUSE_ALL, CONFIG)
+        enforced_policy(own, REFUSE_ALL, CONFIG)
     assert json.dumps(own) in str(raised.value)
     # Without a refusal of the operator's, and with every key named, it is the operator's own choice.
-    assert policy_in_force(own, {"language": "de"}, CONFIG).language == "de"
-    assert policy_in_force(own, {**own, **REFUSE_ALL}, CONFIG) == SafetyPolicy(**own, **REFUSE_ALL)
+    assert enforced_policy(own, {"language": "de"}, CONFIG).language == "de"
+    assert enforced_policy(own, {**own, **REFUSE_ALL}, CONFIG) == SafetyPolicy(**own, **REFUSE_ALL)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +74,7 @@ def test_what_could_silence_a_refusal_stops_the_start(own):
 )
 def test_what_silences_nothing_starts(own):
     assert found(own) == {}
-    assert policy_in_force(own, {"actions": {"*": {"high": "refuse"}}}, CONFIG).refuses(CONFIG)
+    assert enforced_policy(own, {"actions": {"*": {"high": "refuse"}}}, CONFIG).refuses(CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +158,7 @@ def test_whatever_starts_flags_what_the_default_flags(own, operator, seed):
         assume(False)
     assume(operator.refuses(CONFIG))
     try:
-        together = policy_in_force(own, operator, CONFIG)
+        together = enforced_policy(own, operator, CONFIG)
     except ValueError:  # it does not start
         return
     by_default, in_force = (decide(policy, *verdict_logits(seed), CONFIG) for policy in (operator, together))
@@ -170,6 +185,6 @@ def test_the_edges_of_every_key():
         if found(own):
             continue
         num_started += 1
-        decision = decide(policy_in_force(own, REFUSE_ALL, CONFIG), *verdict_logits(0), CONFIG)
+        decision = decide(enforced_policy(own, REFUSE_ALL, CONFIG), *verdict_logits(0), CONFIG)
         assert (decision.flagged | ~default.flagged).all() and (decision.action_ids >= default.action_ids).all(), own
     assert num_started > 20 and ACTIONS[default.action_ids.max()] == "refuse"

@@ -586,10 +586,10 @@ import sys
 
 for name in ("torch", "transformers", "huggingface_hub", "numpy", "safevlm_hf"):
     sys.modules[name] = None  # importing it fails
-from copied.operator_policy import policy_in_force
+from copied.operator_policy import enforced_policy
 from copied.safety_policy import SafetyNames, Strictness
 
-policy = policy_in_force(None, {"actions": {"*": {"high": "refuse"}}}, SafetyNames())
+policy = enforced_policy(None, {"actions": {"*": {"high": "refuse"}}}, SafetyNames())
 print(policy.digest(), policy.action("privacy", "high", SafetyNames()), Strictness(3) > Strictness(2, 3, 1.0))
 """
 

@@ -76,5 +76,5 @@ def test_no_policy_and_no_checkpoint_can_ask_for_it(model):
         setattr(model.config, name, True)
     assert torch.equal(generate(model, **request(bright())), expected)
     assert not torch.equal(expected, generate(model, **request(bright()), **UNCONDITIONED))
-    with pytest.raises(ValueError, match="Unknown keys"):
+    with pytest.raises(ValueError, match="^`safety_policy` of the call: Unknown keys"):
         generate(model, **request(bright()), safety_policy={"shadow": True})

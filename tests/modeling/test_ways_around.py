@@ -36,7 +36,8 @@ from safevlm_hf import SafeLlavaForConditionalGeneration
 from safevlm_hf.modeling.safety_audit import read_audit
 from safevlm_hf.modeling.safety_cache import CACHE
 from safevlm_hf.modeling.safety_decision import calibrated_risks, condition_rows, decide
-from safevlm_hf.modeling.safety_inputs import SafetyImageOutput, SafetyInputs, decide_samples
+from safevlm_hf.modeling.safety_inputs import SafetyInputs
+from safevlm_hf.modeling.safety_outputs import SafetyImageOutput, decide_samples
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
 
 
@@ -738,7 +739,7 @@ def test_samples_are_decided_by_action_then_level_then_risk(model):
         safety_level_ids=decision.level_ids,
         safety_image_rows=torch.tensor([0, 0, 0]),
     )
-    inputs = SafetyInputs(torch.zeros(1, 1, 4), torch.ones(1, 1).bool(), torch.tensor([3]), policy, record=[encoded])
+    inputs = SafetyInputs(torch.zeros(1, 1, 4), torch.ones(1, 1).bool(), torch.tensor([3]), policy, outputs=[encoded])
     ((action, risk, category),) = decide_samples(inputs, config)
     assert (action, category) == (2, "illegal risk")
     assert risk == pytest.approx(calibrated_risks(policy, levels[2:]).item())

@@ -7,7 +7,7 @@ from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_SAFE
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import NEW_CATEGORY, write_riskcards
-from safevlm_hf.evaluation.answering import give_verdicts
+from safevlm_hf.evaluation.answering_records import give_verdicts
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from safevlm_hf.training.arguments import CONFIGS
 from safevlm_hf.training.run import run_stage1

@@ -10,7 +10,7 @@ from transformers import set_seed
 from safevlm_hf.benchmarks.riskcards import items_of
 from safevlm_hf.data.records import IGNORE_INDEX
 from safevlm_hf.demo.figures import held_out_figures
-from safevlm_hf.evaluation.answering import give_answers
+from safevlm_hf.evaluation.answering_records import give_answers
 from safevlm_hf.items import Answer
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.training.arguments import LoraArguments, SafetyTrainingArguments

@@ -22,7 +22,7 @@ def watch_verdicts(model):
 
     def encode_and_remember(prompts):
         blocks = encode(prompts)
-        encoded = model.safety_inputs.record[-1]
+        encoded = model.safety_inputs.outputs[-1]
         for number, prompt in enumerate(prompts):
             own = encoded.safety_image_rows == number
             verdicts = zip(encoded.safety_condition_ids[own].tolist(), encoded.safety_level_logits[own].tolist())

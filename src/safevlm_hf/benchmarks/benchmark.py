@@ -9,9 +9,9 @@ from huggingface_hub.constants import HF_HOME
 
 from ..items import Answer, Item
 from ..strict_data import shorten
+from .answer_parsing import Score
 from .folder import BenchmarkError, DataFolder
 from .pictures import find_picture_problems
-from .reading import Score
 
 
 DEFAULT_CACHE = Path(HF_HOME) / "safevlm" / "pictures"

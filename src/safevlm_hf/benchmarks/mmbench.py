@@ -10,9 +10,9 @@ from collections import defaultdict
 import numpy as np
 
 from ..items import Item
+from .answer_parsing import Score, choice_labels, is_right_letter, pair_answers, read_letter, share, with_choices
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
-from .reading import Score, choice_labels, is_right_letter, pair_answers, read_letter, share, with_choices
 from .tables import Row, read_csv
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ..items import Item
+from .answer_parsing import SHORT_PROMPT, Score, pair_answers, share
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder, list_names
-from .reading import SHORT_PROMPT, Score, pair_answers, share
 
 
 PERCEPTION = (

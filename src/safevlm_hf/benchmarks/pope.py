@@ -4,9 +4,9 @@ import numpy as np
 
 from ..extras import needs_extra
 from ..items import Item
+from .answer_parsing import SHORT_PROMPT, Score, pair_answers, share
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
-from .reading import SHORT_PROMPT, Score, pair_answers, share
 from .tables import read_json_lines
 
 

@@ -6,9 +6,9 @@ The official code ranks the choices by their likelihood. Here the letter is aske
 import numpy as np
 
 from ..items import Item
+from .answer_parsing import Score, choice_labels, is_right_letter, pair_answers, read_letter, share, with_choices
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
-from .reading import Score, choice_labels, is_right_letter, pair_answers, read_letter, share, with_choices
 from .tables import Row, read_json
 
 

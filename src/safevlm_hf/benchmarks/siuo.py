@@ -3,9 +3,9 @@
 import numpy as np
 
 from ..items import Item
+from .answer_parsing import Score, choice_labels, pair_answers, read_letter, share
 from .benchmark import Benchmark, Loaded, user_turn
 from .folder import DataFolder
-from .reading import Score, choice_labels, pair_answers, read_letter, share
 from .tables import Row, read_json_rows
 
 

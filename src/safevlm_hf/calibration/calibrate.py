@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..intervals.figure import Figure
 from ..intervals.rates import Z95
 from ..modeling.configuration_safety import SafetyConfig
+from ..modeling.operator_policy import OF_CHECKPOINT, merge_policies
 from ..modeling.safety_policy import TEMPERATURES, SafetyPolicy
 from .figures import PolicyFigures, evaluate_policy
 from .logits import LabelledLogits, collect_verdict_logits, split
@@ -147,7 +148,7 @@ def calibrate(
     """
     check_target(target_false_positive_rate, target_miss_rate)  # now, for collecting logits takes long
     config = model.config.safety_config
-    policy = SafetyPolicy.create(model.kept_policy(), config).override(base_policy, config)
+    policy = merge_policies([(OF_CHECKPOINT, model.kept_policy()), ("`base_policy`", base_policy)], config)
     categories_to_calibrate(policy, config)
     return calibrate_logits(
         collect_verdict_logits(model, processor, records, batch_size, progress),

@@ -22,10 +22,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -184,6 +184,23 @@ def load_image(reference: str | os.PathLike) -> Image.Image:
         joined.paste(image, (left, 0))
         left += image.width
     return joined
+
+
+def place_images(messages: Iterable[Mapping[str, Any]], images: Iterable[str]) -> list[dict]:
+    """Return the messages with the images, references for `load_image`, in their places."""
+    left = iter(images)
+    return [
+        {
+            "role": message["role"],
+            "content": [
+                {"type": "image", "image": load_image(next(left))}
+                if part["type"] == "image"
+                else {"type": part["type"], "text": part["text"]}
+                for part in message["content"]
+            ],
+        }
+        for message in messages
+    ]
 
 
 def _load_one(path: str, draft_size: tuple[int, int] | None = None) -> Image.Image:

@@ -8,7 +8,7 @@ import torch
 
 from ..asking import encode_prompts
 from ..data.records import load_image
-from ..evaluation.answering import give_answers
+from ..evaluation.answering_records import give_answers
 from ..items import Answer
 from ..modeling.safety_policy import SafetyPolicy
 from ..progress import Progress

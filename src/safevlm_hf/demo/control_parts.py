@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluation.answering import answer_class
+from ..evaluation.answering_records import answer_class
 from ..intervals.rates import wilson_interval
 from ..items import Answer, Item
 from ..reports.cards import Card, Said
@@ -52,7 +52,7 @@ def policies_section(trials: Sequence[PolicyTrial], defaults: Rows, categories: 
         item, answers = max(rows, key=lambda row: len({answer.text for answer in row[1]}))
         compared = Card(picture_of(item), [Said(item.question, [_named(*named) for named in zip(names, answers)])])
     data = {"trials": shown, "compared": compared}
-    return Section("Policies at work", "report/policies.html", data, is_folded=True)
+    return Section("Policies at work", "demo/policies.html", data, is_folded=True)
 
 
 def _effects(trial: PolicyTrial, defaults: Rows, categories: Sequence[str]) -> list[dict]:
@@ -123,7 +123,7 @@ def explanations_section(
             f"shaded. Categories: {categories}."
         )
         pictures.append({"picture": inline_picture(drawing, "png", alt, item.question), "verdict": verdict})
-    return Section("Why", "report/why.html", {"regions": regions, "pictures": pictures}, is_folded=True)
+    return Section("Why", "demo/why.html", {"regions": regions, "pictures": pictures}, is_folded=True)
 
 
 def _region_figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -27,7 +27,7 @@ FIRST_COLOUR, MIDDLE_COLOUR, LAST_COLOUR = "#a9b4c0", "#7ba3cf", "#2563a8"
 def figures_section(results: DemoResults) -> Section:
     """Show the table of all figures, with the targets on them."""
     data = {"columns": list(results.figures), "rows": figure_rows(results)}
-    return Section("Figures", "report/figures.html", data, is_folded=True)
+    return Section("Figures", "demo/figures.html", data, is_folded=True)
 
 
 def figure_rows(results: DemoResults, columns: Sequence[str] | None = None) -> list[Row]:
@@ -70,7 +70,7 @@ def bars_section(results: DemoResults) -> Section | None:
                 for column, figure in found.items()
             ]
             groups.append({"title": FIGURES[name][0], "bars": bars})
-    return Section("Before and after", "report/bars.html", {"groups": groups}, is_folded=True) if groups else None
+    return Section("Before and after", "demo/bars.html", {"groups": groups}, is_folded=True) if groups else None
 
 
 def _figure_names(results: DemoResults) -> list[str]:

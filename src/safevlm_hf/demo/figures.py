@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from ..evaluation.answering import answer_class
+from ..evaluation.answering_records import answer_class
 from ..intervals.figure import Figure, counted_share
 from ..items import Answer, Item, is_right_verdict
 

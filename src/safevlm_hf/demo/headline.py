@@ -41,7 +41,7 @@ def headline_section(results: DemoResults) -> Section:
     """Return the headline, which the report begins with."""
     rows, num_more_missed = headline_rows(results)
     data = {"columns": headline_columns(results), "rows": rows, "num_more_missed": num_more_missed}
-    return Section("What the run reached", "report/headline.html", data)
+    return Section("What the run reached", "demo/headline.html", data)
 
 
 def headline_columns(results: DemoResults) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import groupby
 
-from ..evaluation.answering import answer_class
+from ..evaluation.answering_records import answer_class
 from ..intervals.rates import wilson_interval
 from ..items import Answer, Item, is_right_verdict
 from ..reports.cards import Card, Chip, Said, picture_at
@@ -33,7 +33,7 @@ def pairs_section(results: DemoResults) -> Section | None:
         for pair in _varied(pairs, lambda pair: pair[0][0].labels.get("topic"), MAX_PAIRS)
     ]
     data = {"cards": cards, "num_pairs": len(pairs)}
-    return Section("One picture, two questions", "report/pairs.html", data, is_folded=True)
+    return Section("One picture, two questions", "demo/pairs.html", data, is_folded=True)
 
 
 def mistakes_section(results: DemoResults) -> Section:
@@ -51,7 +51,7 @@ def mistakes_section(results: DemoResults) -> Section:
         "num_samples": num_samples,
         "interval": range_text(wilson_interval(len(wrong), num_samples)) if num_samples else "",
     }
-    return Section("Mistakes", "report/mistakes.html", data, is_folded=True)
+    return Section("Mistakes", "demo/mistakes.html", data, is_folded=True)
 
 
 def gallery_section(results: DemoResults) -> Section | None:
@@ -63,7 +63,7 @@ def gallery_section(results: DemoResults) -> Section | None:
         if chosen:
             cards = [Card(picture_of(item), [_said(results, i)]) for i, item in chosen]
             groups.append({"name": name, "num_samples": len(members), "cards": cards})
-    return Section("Gallery", "report/gallery.html", {"groups": groups}, is_folded=True) if groups else None
+    return Section("Gallery", "demo/gallery.html", {"groups": groups}, is_folded=True) if groups else None
 
 
 def _faults(item: Item, answer: Answer) -> list[tuple[int, str]]:

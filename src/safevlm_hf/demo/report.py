@@ -44,7 +44,7 @@ def render_report(results: DemoResults) -> str:
         reliability_section(results),
         policies_section(results.trials, tried, results.categories),
         explanations_section(results.explanations, results.localisation, explained),
-        Section("Training", "report/training.html", {"curves": curves}, is_folded=True) if curves else None,
+        Section("Training", "demo/training.html", {"curves": curves}, is_folded=True) if curves else None,
         pairs_section(results),
         mistakes_section(results),
         gallery_section(results),
@@ -56,7 +56,7 @@ def render_report(results: DemoResults) -> str:
         "num_targets": len(results.targets),
         "has_pictures": any(item.images for item in results.items),
     }
-    return render_page("report/page.html", results.title, sections, facts=results.facts, lead=lead)
+    return render_page("demo/page.html", results.title, sections, facts=results.facts, lead=lead)
 
 
 def _before_and_after(results: DemoResults, figure: str) -> list[dict[str, str]]:

@@ -48,7 +48,7 @@ def robustness_section(results: Sequence[RowResult], targets: Sequence[Target]) 
         "length_curves": _length_curves(results),
         "strength_curves": _strength_curves(results),
     }
-    return Section("Around the question", "report/robustness.html", data, is_folded=True)
+    return Section("Around the question", "demo/robustness.html", data, is_folded=True)
 
 
 def tables_of_rows(results: Sequence[RowResult], targets: Sequence[Target]) -> list[Table]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..benchmarks.riskcards import HeldOut, items_of
 from ..data.riskcards import CHANGES, SMALL_PRINT, TWO_CARDS
-from ..evaluation.answering import give_answers, give_verdicts
+from ..evaluation.answering_records import give_answers, give_verdicts
 from ..intervals.figure import Figure, counted_share
 from ..items import Answer, Item, is_right_verdict
 from ..modeling.configuration_safety import DEFAULT_LEVELS

@@ -24,7 +24,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from ..benchmarks.riskcards import HeldOut, items_of
 from ..data import NANO_BASE, NANO_BASES
-from ..evaluation.answering import give_answers, give_verdicts
+from ..evaluation.answering_records import give_answers, give_verdicts
 from ..files import check_apart, check_writable, refuse_to_overwrite, write_text
 from ..modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 from ..modeling.model_card import write_model_card

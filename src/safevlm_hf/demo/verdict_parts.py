@@ -46,7 +46,7 @@ def matrices_section(results: DemoResults) -> Section | None:
     categories = [(item.labels["category"], answer.category) for item, answer in judged]
     levels = [(item.labels["level"], answer.level) for item, answer in judged]
     matrices = [draw_matrix("Category", results.categories, categories), draw_matrix("Level", results.levels, levels)]
-    return Section("Verdicts", "report/matrices.html", {"matrices": matrices}, is_folded=True)
+    return Section("Verdicts", "demo/matrices.html", {"matrices": matrices}, is_folded=True)
 
 
 def draw_matrix(title: str, names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Matrix:
@@ -88,4 +88,4 @@ def reliability_section(results: DemoResults) -> Section | None:
         "misses": counts_text(calls.count((True, False)), num_risky),
         "alarms": counts_text(calls.count((False, True)), len(judged) - num_risky),
     }
-    return Section("Reliability", "report/reliability.html", data, is_folded=True)
+    return Section("Reliability", "demo/reliability.html", data, is_folded=True)

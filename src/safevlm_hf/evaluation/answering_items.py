@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from tqdm.auto import tqdm
 
-from ..asking import check_room, encode, generate, in_batches, place_images
+from ..asking import check_room, encode, generate, in_batches, to_answer
+from ..data.records import place_images
 from ..items import Answer, Item
-from .answering import to_answer
 from .plain_texts import special_tokens, with_plain_texts
 from .protocol.answer_cache import AnswerCache
 

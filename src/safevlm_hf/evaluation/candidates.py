@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ..modeling.safety_policy import SafetyPolicy
+from ..modeling.operator_policy import OF_CHECKPOINT, merge_policies
 from ..strict_data import short_digest
 from .answering_items import model_answers
 from .pipeline import Candidate, Settings
@@ -23,7 +23,7 @@ def safe_candidate(name: str, checkpoint: str, model, processor, settings: Setti
         policy: a mapping over the checkpoint's own; `None` leaves the checkpoint's in force.
     """
     safety = model.config.safety_config
-    in_force = SafetyPolicy.create(model.kept_policy(), safety).override(policy, safety)
+    in_force = merge_policies([(OF_CHECKPOINT, model.kept_policy()), (f"the policy of {name!r}", policy)], safety)
     names = {"levels": safety.levels, "categories": safety.categories}
     answer = model_answers(model, processor, settings.max_new_tokens, policy, **settings.decoding)
     return Candidate(_system(name, checkpoint, model, processor, in_force.to_dict()), answer, names)

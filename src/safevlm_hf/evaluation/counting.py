@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..benchmarks import Benchmark
-from ..benchmarks.reading import Score
+from ..benchmarks.answer_parsing import Score
 from ..intervals.bootstrap import Bootstrap
 from ..intervals.figure import Figure
 from ..items import Answer, Item, is_right_verdict

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .. import intervals
-from ..benchmarks import Benchmark, Loaded, reading
+from ..benchmarks import Benchmark, Loaded, answer_parsing
 from ..files import write_text
 from ..intervals.bootstrap import Bootstrap
 from ..items import Answer, Item
@@ -155,15 +155,26 @@ def check_judges(judges: Sequence[Judge], benchmarks: Sequence[Loaded]):
         RuntimeError: a judge cannot be asked.
     """
     for loaded in benchmarks:
-        for name, prompt in _prompts(judges).items():
-            try:
-                for item in loaded.items:
-                    prompt.check(item)
-            except ValueError as error:
+        for judge in judges:
+            reason = reason_against(judge, loaded)
+            if reason is not None:
                 advice = "Take another `--judge-prompt`, or leave this benchmark out"
-                raise ValueError(f"judge {name!r} cannot judge {loaded.name}: {error}. {advice}") from None
+                raise ValueError(f"judge {judge.name!r} cannot judge {loaded.name}: {reason}. {advice}")
     for judge in judges:
         judge.check()
+
+
+def reason_against(judge: Judge, loaded: Loaded) -> str | None:
+    """Return why a judge cannot judge these items; `None` where it can. Only a prompt is for items of one kind."""
+    prompt = _prompts([judge]).get(judge.name)
+    if prompt is None:
+        return None
+    try:
+        for item in loaded.items:
+            prompt.check(item)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def judging_costs(
@@ -207,7 +218,7 @@ def _protocol(benchmark: Benchmark, loaded: Loaded, judges: Sequence[Judge], set
 def _scoring_code(benchmark: Benchmark) -> str:
     """Return the hash of what makes figures of answers: judges, metrics, and the benchmark's own reading."""
     folders = [Path(inspect.getfile(package)).parent for package in (intervals, judges_package, metrics_package)]
-    files = [counting.__file__, reading.__file__, inspect.getfile(benchmark.read)]
+    files = [counting.__file__, answer_parsing.__file__, inspect.getfile(benchmark.read)]
     return code_hash([*files, *(file for folder in folders for file in sorted(folder.rglob("*.py")))])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from ..benchmarks import BENCHMARKS
 from ..files import refuse_to_overwrite, write_text
 from ..intervals.figure import Figure
 from ..items import Answer, Item
@@ -65,7 +66,7 @@ def render_evaluation_report(evaluated: Sequence[Sequence[Evaluated]]) -> str:
             "items": result.counts.describe_items(),
             "missing": result.counts.missing,
             "failed": result.counts.failed,
-            "is_drawn": result.protocol.benchmark == "riskcards",
+            "is_drawn": (own := BENCHMARKS.get(result.protocol.benchmark)) is not None and own.is_drawn,
         }
         for result in (systems[0].result for systems in evaluated)
     ]

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..asking import ask_or_halve, encode, generate
 from ..checkpoints.loading import load, read_policy
-from ..modeling.safety_policy import SafetyPolicy
+from ..modeling.operator_policy import OF_CHECKPOINT, merge_policies
 
 
 DEFAULT_UNTIL = ["\n\n"]
@@ -65,7 +65,7 @@ class SafeVlm(lmms):
             self.model = self.model.to(device)
         safety = self.model.config.safety_config
         given = None if policy is None else read_policy(Path(policy), self.model, logger.warning)
-        self.policy = SafetyPolicy.create(self.model.kept_policy(), safety).override(given, safety)
+        self.policy = merge_policies([(OF_CHECKPOINT, self.model.kept_policy()), (str(policy), given)], safety)
 
     @abstractmethod
     def conversation(self, request: Instance) -> tuple[list[dict], Mapping[str, Any]]:

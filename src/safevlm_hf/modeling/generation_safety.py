@@ -10,13 +10,14 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.utils import logging
 
-from .operator_policy import describe_silencing
+from .operator_policy import OF_CHECKPOINT, describe_silencing, merge_policies
 from .safety_audit import SafetyAudit
 from .safety_blocks import load_tokenizer
 from .safety_cache import generating, is_generating
 from .safety_call import NoImageTokens, SafetyCall
 from .safety_checks import GENERATE_ARGUMENTS, check_question_ids, check_question_mask
-from .safety_inputs import Conversation, SafetyInputs
+from .safety_conversation import Conversation
+from .safety_inputs import SafetyInputs
 from .safety_policy import DEFAULT_POLICY, SafetyPolicy
 from .safety_refusals import ForcedRefusal
 from .safety_words import load_words
@@ -113,11 +114,17 @@ class SafetyGenerationMixin:
         Warns, once, where the call's policy refuses and what is kept could silence it. What a generation config holds
         counts as kept: nobody can tell whether it came with a checkpoint."""
         safety_config, policy = self.config.safety_config, DEFAULT_POLICY
-        for given in (self.kept_policy(), getattr(generation_config, "safety_policy", None), safety_policy):
-            silenced = describe_silencing(policy, given, safety_config)  # an error names the policy that it is in
+        sources = (
+            (OF_CHECKPOINT, self.kept_policy()),
+            ("`safety_policy` of the call's `generation_config`", getattr(generation_config, "safety_policy", None)),
+            ("`safety_policy` of the call", safety_policy),
+        )
+        for number, (_, given) in enumerate(sources, start=1):
+            merged = merge_policies(sources[:number], safety_config)
+            silenced = describe_silencing(policy, given, safety_config)
             if silenced is not None:
                 logger.warning_once(silenced)
-            policy = policy.override(given, safety_config)
+            policy = merged
         if policy.enabled is False:
             logger.warning_once("The safety policy is disabled (`enabled=False`): answers are not conditioned.")
         return policy

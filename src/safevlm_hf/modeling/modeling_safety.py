@@ -29,10 +29,11 @@ from .safety_checkpoint import SafeCheckpointMixin, register_key_conversions
 from .safety_checks import check_modalities
 from .safety_code import RemoteCodeMixin
 from .safety_initialization import SafetyInitializationMixin
-from .safety_inputs import SafetyFields, SafetyImageOutput, SafetyInputs, SafetyLossFields
+from .safety_inputs import SafetyInputs
 from .safety_judging import SafetyJudgingMixin
 from .safety_losses import head_loss
 from .safety_modules import SafetyConditions, SafetyHead, SafetyProjector, SafetyTokens, init_safety_weights
+from .safety_outputs import SafetyFields, SafetyImageOutput, SafetyLossFields
 from .safety_word_head import SafetyWordHead, init_word_weights
 
 

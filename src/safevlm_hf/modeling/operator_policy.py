@@ -1,21 +1,54 @@
-"""A checkpoint's policy under its operator's: the one may not silence what the other refuses."""
+"""Policies over each other. A checkpoint's may not silence what its operator's refuses."""
 
 import json
+from collections.abc import Sequence
 
 from .safety_policy import EVERY, RISK_THRESHOLD, SafetyNames, SafetyPolicy
 
 
-def policy_in_force(
+OF_CHECKPOINT = "the checkpoint's policy"
+
+
+def merge_policies(
+    policies: Sequence[tuple[str, SafetyPolicy | dict | None]], config: SafetyNames | None = None
+) -> SafetyPolicy:
+    """Return policies as one, each over those before it.
+
+    Args:
+        policies: where each comes from, in words for an error, and the policy; `None` sets nothing.
+        config: names of the model's categories and levels.
+
+    Raises:
+        `ValueError`: one does not fit, or contradicts those before it. It says which.
+    """
+    merged, earlier = SafetyPolicy(config=config), []
+    for source, policy in policies:
+        if policy is None:
+            continue
+        try:
+            own = SafetyPolicy.create(policy, config)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+        try:
+            merged = merged.override(own, config)
+        except ValueError as error:
+            raise ValueError(f"{source}, over {' and '.join(earlier)}: {error}") from None
+        earlier.append(source)
+    return merged
+
+
+def enforced_policy(
     own: SafetyPolicy | dict | None, operator: SafetyPolicy | dict | None, config: SafetyNames
 ) -> SafetyPolicy:
-    """Return a checkpoint's policy, overridden by its operator's.
+    """Return a checkpoint's policy, overridden by its operator's: what a server enforces.
 
     Raises `ValueError` where either does not fit, or the checkpoint's could silence the operator's
     (`silencing_settings`)."""
+    merged = merge_policies([(OF_CHECKPOINT, own), ("the operator's policy", operator)], config)
     silenced = describe_silencing(own, operator, config)
     if silenced is not None:
         raise ValueError(silenced)
-    return SafetyPolicy.create(own, config).override(operator, config)
+    return merged
 
 
 def describe_silencing(
@@ -69,4 +102,4 @@ def _acting(own: dict, given: dict, operator: SafetyPolicy, config: SafetyNames)
     return {name: value for name, value in own.items() if name in acting}
 
 
-__all__ = ["describe_silencing", "policy_in_force", "silencing_settings"]
+__all__ = ["OF_CHECKPOINT", "describe_silencing", "enforced_policy", "merge_policies", "silencing_settings"]

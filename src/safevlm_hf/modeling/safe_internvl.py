@@ -9,7 +9,8 @@ from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin, TextOffsetsMixin
 from .safety_blocks import Layout
-from .safety_inputs import SafetyImageOutput, SafetyInputs
+from .safety_inputs import SafetyInputs
+from .safety_outputs import SafetyImageOutput
 from .safety_tiles import LastTileConfigMixin, LastTileMixin, TiledProcessorMixin
 
 

@@ -11,8 +11,9 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
-from .safety_inputs import SafetyImageOutput, SafetyInputs
+from .safety_inputs import SafetyInputs
 from .safety_modules import to_squares
+from .safety_outputs import SafetyImageOutput
 
 
 # LLaVA-1.5's prompt; each answer ends with EOS, and the answer alone is marked for training.

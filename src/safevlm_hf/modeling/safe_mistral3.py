@@ -10,8 +10,9 @@ from .configuration_safety import SafeConfigMixin
 from .modeling_safety import SafeForConditionalGenerationMixin, SafeModelMixin, SafePreTrainedModelMixin
 from .processing_safety import SafeProcessorMixin
 from .safety_blocks import Layout, grids_of
-from .safety_inputs import SafetyImageOutput, SafetyInputs
+from .safety_inputs import SafetyInputs
 from .safety_judging import MAX_PIXEL
+from .safety_outputs import SafetyImageOutput
 from .safety_tiles import parts_of_large_maps
 
 

@@ -6,7 +6,7 @@ import torch
 
 from .safety_audit import AuditedCall, SafetyAudit, audit_lines
 from .safety_explanation import SafetyExplanation, explain_head, explain_word_head
-from .safety_inputs import SafetyOutput, decide_samples, verdict_output
+from .safety_outputs import SafetyOutput, decide_samples, verdict_output
 from .safety_policy import ACTIONS, SafetyPolicy
 
 
@@ -49,7 +49,7 @@ class SafetyAssessmentMixin:
             pixels = self.model.split_pixels(pixel_values, **arguments)
             prompts = self.unpadded_prompts(input_ids, inputs_embeds, attention_mask)
             actions = [ACTIONS[action] for action, _, _ in decide_samples(safety_inputs, self.config.safety_config)]
-            call = AuditedCall("assess", policy, actions, safety_inputs.record, prompts, pixels)
+            call = AuditedCall("assess", policy, actions, safety_inputs.outputs, prompts, pixels)
             audit.append(audit_lines(audit, self, call))
         return verdict_output(outputs, policy)
 

@@ -21,7 +21,7 @@ except ImportError:  # Windows; appending alone is safe for one process
 
 from .configuration_safety import SafetyConfig
 from .safety_decision import decide, is_readable, verdicts_from_logits
-from .safety_inputs import SafetyImageOutput
+from .safety_outputs import SafetyImageOutput
 from .safety_policy import SafetyPolicy, condition_category
 
 

@@ -15,7 +15,8 @@ import torch
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 
-from .safety_inputs import Conversation, SafetyImageOutput
+from .safety_conversation import Conversation
+from .safety_outputs import SafetyImageOutput
 
 
 PREPARE_ARGUMENTS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters

@@ -30,7 +30,9 @@ from .safety_checks import (
     check_positions,
     check_vocabulary,
 )
-from .safety_inputs import Conversation, SafetyImageOutput, SafetyInputs, decide_samples, verdict_output
+from .safety_conversation import Conversation
+from .safety_inputs import SafetyInputs
+from .safety_outputs import SafetyImageOutput, decide_samples, verdict_output
 from .safety_policy import ACTIONS, DEFAULT_POLICY, SafetyPolicy
 from .safety_refusals import ForcedRefusal, all_refusal_ids
 
@@ -109,8 +111,8 @@ class SafetyCall:
             check_modalities(self.kwargs)
             if self.inputs_embeds is not None:
                 check_embeds(self.inputs_embeds, self.model.model.safety_tokens()[1])
-            self._judge_images(record, question_mask, question_ids)
-            self._act_on_verdicts()
+            self._prepare_images(record, question_mask, question_ids)
+            self._install_processors()
         else:
             self._check_call_without_prompt(record)
         drop_record(self.cache)
@@ -124,7 +126,7 @@ class SafetyCall:
                 "`input_ids`, or start without a cache."
             )
 
-    def _judge_images(
+    def _prepare_images(
         self, record: CacheRecord | None, question_mask: torch.Tensor | None, question_ids: torch.LongTensor | None
     ):
         """Bring the images of the call under the question of its whole conversation. Those that come as pixels are
@@ -157,6 +159,7 @@ class SafetyCall:
         if encoded is not None:
             self.kwargs["mm_encoder_outputs"] = {"image": self._renew_encoded_images(encoded)}
         if self.kwargs.get("pixel_values") is not None:
+            # The library's `generate` judges these: it encodes pixels by `get_image_features`, whose argument this is.
             self.kwargs["safety_inputs"] = self.safety_inputs
         if self.has_new_images:
             base_model.check_arguments({**self.kwargs, "input_ids": self.input_ids})
@@ -207,7 +210,7 @@ class SafetyCall:
                 "`mm_encoder_outputs['image']` carries no safety features, so the images would be answered without a "
                 "verdict: pass `pixel_values`, or what `model.get_image_features` returned."
             )
-        return self.model.model.condition_image_features(encoded, self.safety_inputs)
+        return self.model.model.judge_and_condition(encoded, self.safety_inputs)
 
     # -- the cache ------------------------------------------------------------------------------------------------
 
@@ -273,7 +276,7 @@ class SafetyCall:
                 f"The prompts hold {counts.tolist()} image positions per row, the images in the cache take "
                 f"{cached_counts.tolist()}: {ALL_AGAIN}."
             )
-        renewed = self.model.model.condition_image_features(cached, self.safety_inputs)
+        renewed = self.model.model.judge_and_condition(cached, self.safety_inputs)
         if self.past_length and torch.equal(renewed.safety_condition_ids, cached.safety_condition_ids):
             self.cached_images = renewed
             return
@@ -288,7 +291,7 @@ class SafetyCall:
 
     # -- the first token ------------------------------------------------------------------------------------------
 
-    def _act_on_verdicts(self):
+    def _install_processors(self):
         """Add the processors that keep image tokens out of the answer, write the audit trail and force refusals."""
         may_refuse = self.has_images and self.policy.refuses(self.model.config.safety_config) and not self.is_shadow
         is_certain = self.audit is not None or may_refuse
@@ -314,7 +317,7 @@ class SafetyCall:
             refusals = all_refusal_ids(tokenizer, self.policy, self.model.config.safety_config.categories)
 
         def at_first_step() -> list[list[int] | None]:
-            if self.has_images and not self.safety_inputs.record:
+            if self.has_images and not self.safety_inputs.outputs:
                 raise RuntimeError("The images of this call were not judged before its first token.")
             decisions = decide_samples(self.safety_inputs, self.model.config.safety_config)
             if self.audit is not None:
@@ -342,7 +345,7 @@ class SafetyCall:
         prompts = self.model.unpadded_prompts(
             self.input_ids, self.inputs_embeds, self.kwargs.get("attention_mask"), self.kwargs
         )
-        images = self.safety_inputs.record
+        images = self.safety_inputs.outputs
         call = AuditedCall("generate", self.policy, actions, images, prompts, pixels, self.is_shadow)
         return audit_lines(self.audit, self.model, call)
 
@@ -352,7 +355,7 @@ class SafetyCall:
         """Write down what the caches hold now, and add the verdicts to the outputs."""
         if not self.has_prompt:
             return outputs
-        seen = self.safety_inputs.record[-1] if self.safety_inputs.record else None
+        seen = self.safety_inputs.outputs[-1] if self.safety_inputs.outputs else None
         self._record_caches(outputs, seen)
         if seen is not None and isinstance(outputs, ModelOutput):
             for name, value in verdict_output(seen, self.policy).items():

@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
-from .safety_inputs import SafetyImageOutput
 from .safety_modules import SafetyHead, join_tokens, key_mask, readings_of
+from .safety_outputs import SafetyImageOutput
 from .safety_word_head import SafetyWordHead
 
 

@@ -1,8 +1,9 @@
 """Verdict, decision and block from pixels and a question: the path of an image through the safety layer.
 
-`prepare_safety_inputs` finds the question of each sample, and `encode_images` calls the family's `get_image_features`
-under it. That one encodes as its backbone does and calls `judge_images`: safety projector, and then
-`condition_image_features`, which holds all that depends on the question.
+`prepare_safety_inputs` finds the question of each sample. The family's `get_image_features` is called under it: in
+`generate` by the library, which picks the arguments by its signature; in `forward` and `assess` by `encode_images`.
+It encodes as its backbone does and calls `judge_images`: safety projector, and then `judge_and_condition`, which holds
+all that depends on the question.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,10 @@ from transformers.utils import torch_compilable_check
 from .safety_blocks import check_runs, check_structure
 from .safety_checks import check_question_ids
 from .safety_decision import SafetyDecision, decide, is_readable
-from .safety_inputs import SafetyImageOutput, SafetyInputs
+from .safety_inputs import SafetyInputs
 from .safety_losses import clean_losses
 from .safety_modules import Windows, readings_of
+from .safety_outputs import SafetyImageOutput
 from .safety_policy import DEFAULT_POLICY
 
 
@@ -150,9 +152,9 @@ class SafetyJudgingMixin:
             safety_features=torch.where(is_picture[:, None, None], safety_features, torch.nan),
             safety_key_mask=is_key,
         )
-        return self.condition_image_features(encoded, safety_inputs)
+        return self.judge_and_condition(encoded, safety_inputs)
 
-    def condition_image_features(
+    def judge_and_condition(
         self, encoded: SafetyImageOutput, safety_inputs: SafetyInputs | None = None
     ) -> SafetyImageOutput:
         """Give encoded images verdict, decision and block: everything that depends on the question."""
@@ -189,7 +191,7 @@ class SafetyJudgingMixin:
             "safety_image_rows": rows,
         }
         conditioned = SafetyImageOutput(**{**encoded, **judged})
-        safety_inputs.record.append(conditioned)
+        safety_inputs.outputs.append(conditioned)
         return conditioned
 
     def _check_blocks(self, safety_inputs: SafetyInputs, block_lengths: list[int]):

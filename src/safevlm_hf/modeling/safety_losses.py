@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional as F
 
 from .configuration_safety import SafetyConfig
-from .safety_inputs import SafetyImageOutput
 from .safety_modules import Windows
+from .safety_outputs import SafetyImageOutput
 
 
 NUM_WORST = 16  # windows of a clean image that training looks at: in a long text nearly all have nothing left to learn

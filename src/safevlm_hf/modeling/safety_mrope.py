@@ -4,7 +4,8 @@ import torch
 from transformers.utils.generic import can_return_tuple
 
 from .safety_blocks import check_runs
-from .safety_inputs import SafetyImageOutput, SafetyInputs
+from .safety_inputs import SafetyInputs
+from .safety_outputs import SafetyImageOutput
 from .safety_tiles import parts_of_large_maps
 
 

@@ -9,7 +9,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_safety import GRID_SIZE
 from .safety_blocks import Layout, grids_of
-from .safety_inputs import SafetyImageOutput, SafetyInputs
+from .safety_inputs import SafetyInputs
+from .safety_outputs import SafetyImageOutput
 
 
 AROUND, WHOLE = "<fake_token_around_image>", "<global-img>"  # structure tokens: around each tile, and of the last one

@@ -14,7 +14,7 @@ from transformers.cli.serving.server import build_server
 
 from ..checkpoints.families import SafeModel, SafeProcessor
 from ..modeling.model_card import describe_scope
-from ..modeling.operator_policy import policy_in_force
+from ..modeling.operator_policy import enforced_policy
 from ..modeling.safety_audit import SafetyAudit
 from ..modeling.safety_policy import SafetyNames, SafetyPolicy
 from ..modeling.safety_refusals import all_refusal_ids
@@ -67,7 +67,7 @@ def create_app(
         raise ValueError(f"{name} has an untrained safety head, its verdicts mean nothing: `safevlm train` first.")
     config: SafetyNames = model.config.safety_config
     limits, kept_settings = limits or Limits(), Settings(**settings)
-    in_force = policy_in_force(model.kept_policy(), policy, config)
+    in_force = enforced_policy(model.kept_policy(), policy, config)
     if in_force.refuses(config):
         # A refusal that cannot be encoded fails now, and not at the first picture that it is for.
         all_refusal_ids(processor.tokenizer, in_force, config.categories)

@@ -7,8 +7,7 @@ from pathlib import PurePath
 import torch
 from transformers import BatchFeature
 
-from ..asking import place_images
-from ..data.records import IGNORE_INDEX
+from ..data.records import IGNORE_INDEX, place_images
 from ..modeling.configuration_safety import SafetyConfig
 from ..modeling.safety_assessment import TOKEN_TYPES
 from ..modeling.safety_decision import condition_rows

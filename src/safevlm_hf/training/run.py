@@ -143,7 +143,7 @@ def run_stage2(args: list[str] | None = None) -> SafetyTrainer:
 def read_data(stage: int, data_args, training_args, safety_config: SafetyConfig):
     """Return training and validation records. Every one is checked, before the model is loaded."""
     with training_args.main_process_first(local=True):  # it writes a data set's pictures, and the others find them
-        find_files(data_args)
+        find_files(data_args)  # `load_data` finds these files again
     return load_data(stage, data_args, safety_config, training_args.seed)
 
 

@@ -32,8 +32,8 @@ def prepare_stage2(model: SafeModel, lora: LoraArguments) -> "SafeModel | PeftMo
     Prepare stage 2, which trains the language model, by LoRA on every linear layer or in full. Everything else is
     frozen.
 
-    The word embeddings stay frozen too, also where the output layer is tied to them: the head's query is made of them,
-    and stage 2 must leave every verdict as it was.
+    The word embeddings stay frozen too, also where the output layer is tied to them: stage 2 must leave every verdict
+    as it was, and a head that reads embeddings makes its query of them.
     """
     model.requires_grad_(False)
     prefix = language_prefix(model)

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 
-from ..evaluation.answering import give_answers
+from ..evaluation.answering_records import give_answers
 from ..evaluation.metrics import load_metric
 from ..extras import needs_extra
 from ..items import Answer

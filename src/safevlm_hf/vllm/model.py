@@ -10,7 +10,8 @@ from vllm.model_executor.models.transformers import MultiModalDummyInputsBuilder
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.tokenizers.registry import cached_tokenizer_from_config
 
-from ..modeling.safety_inputs import SafetyInputs, decide_samples
+from ..modeling.safety_inputs import SafetyInputs
+from ..modeling.safety_outputs import decide_samples
 from ..modeling.safety_policy import ACTIONS
 from ..modeling.safety_refusals import refusal_ids
 from .keys import read_key, zero_token_id

@@ -8,7 +8,7 @@ from vllm.transformers_utils.processor import cached_processor_from_config
 
 from ..checkpoints.families import BY_MODEL_TYPE
 from ..modeling.generation_safety import AUDIT_VARIABLE
-from ..modeling.operator_policy import policy_in_force
+from ..modeling.operator_policy import enforced_policy
 from ..modeling.safety_checkpoint import stored_policy, warn_of_changes
 from ..modeling.safety_policy import SafetyPolicy
 from ..operator_prompt import read_system_prompt, system_message
@@ -35,7 +35,7 @@ def read_policy(model_config) -> SafetyPolicy:
     except ValueError as error:
         raise ValueError(f"{model_config.model} holds a safety policy that cannot be used: {error}") from None
     path = os.environ.get(POLICY_VARIABLE)
-    return policy_in_force(policy, SafetyPolicy.from_file(path, safety_config), safety_config) if path else policy
+    return enforced_policy(policy, SafetyPolicy.from_file(path, safety_config), safety_config) if path else policy
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 
 from safevlm_hf.modeling.configuration_safety import SafetyConfig
 from safevlm_hf.modeling.safety_decision import decide
-from safevlm_hf.modeling.safety_inputs import SafetyImageOutput
+from safevlm_hf.modeling.safety_outputs import SafetyImageOutput
 from safevlm_hf.modeling.safety_policy import SafetyPolicy
 from safevlm_hf.studies.attacks.losses import (
     ENOUGH_MARGIN,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safevlm_hf.asking import encode_prompts
-from safevlm_hf.evaluation.answering import answer_encoded, give_answers
+from safevlm_hf.evaluation.answering_records import answer_encoded, give_answers
 from safevlm_hf.studies.attacks.losses import risk_margins
 from safevlm_hf.studies.attacks.white_box import SAFE_CONDITION, WhiteBox
 

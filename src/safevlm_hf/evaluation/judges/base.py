@@ -17,7 +17,7 @@ class Judgement:
     Attributes:
         item_id: the item's `id`.
         source: the judge's name.
-        label: `"refusal"`, `"care"` or `"answer"` of a judge of refusals, `"safe"` or `"unsafe"` of a judge of harm.
+        label: one of a set in `labels.py`, as `"refusal"`, `"care"` or `"answer"` of a judge of refusals.
         score: on the judge's scale, higher is better.
         failure: why there is neither: an outcome of its own, which every figure counts.
         reply: what a judge that reads said, word for word.

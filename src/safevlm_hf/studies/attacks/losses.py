@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from ...modeling.safety_inputs import SafetyImageOutput
+from ...modeling.safety_outputs import SafetyImageOutput
 from ...modeling.safety_policy import RISK_THRESHOLD, SafetyNames, SafetyPolicy
 from .white_box import SAFE_CONDITION, WhiteBox
 

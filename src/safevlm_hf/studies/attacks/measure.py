@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ...asking import encode_prompts
 from ...data.records import load_records
 from ...data.riskcards import write_riskcards
-from ...evaluation.answering import answer_class, answer_encoded, give_answers, last_text
+from ...evaluation.answering_records import answer_class, answer_encoded, give_answers, last_text
 from ...intervals.figure import Figure, counted_share
 from ...items import Answer
 from ...modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS

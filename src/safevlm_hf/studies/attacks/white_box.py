@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from ...data.records import IGNORE_INDEX, load_image
 from ...modeling.safety_assessment import TOKEN_TYPES
-from ...modeling.safety_inputs import SafetyImageOutput, SafetyInputs
+from ...modeling.safety_inputs import SafetyInputs
+from ...modeling.safety_outputs import SafetyImageOutput
 from ...modeling.safety_policy import SafetyPolicy
 from ...training.collator import SafetyCollator
 from .pixels import check_gradients, encode_pixels, to_pixels
@@ -71,7 +72,7 @@ class WhiteBox:
         # The logits at a position are those of the next token, so labels begin one position later.
         logits = outputs.logits[:, :-1].float().transpose(1, 2)
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
-        return losses.sum(dim=1) / (labels != IGNORE_INDEX).sum(dim=1), safety_inputs.record[-1]
+        return losses.sum(dim=1) / (labels != IGNORE_INDEX).sum(dim=1), safety_inputs.outputs[-1]
 
     def encode(self, pictures: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return `pixel_values`, and what else the model is told about these pictures."""

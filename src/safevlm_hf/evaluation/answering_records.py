@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from ..asking import ask_records, assess_records, encode_prompts, generate, last_answer, verdicts_by_row
+from ..asking import ask_records, assess_records, encode_prompts, generate, last_answer, to_answer, verdicts_by_row
 from ..items import Answer
-from ..modeling.safety_policy import SafetyVerdict, strictest_verdict
+from ..modeling.safety_policy import SafetyVerdict
 from .judges.rules import AnswerClass, classify_answer
 
 
@@ -69,24 +69,6 @@ def give_verdicts(
 def answer_encoded(model, processor, inputs, **generate_kwargs) -> list[Answer]:
     """Return greedy answers to records that are encoded already, as by `encode_prompts`."""
     return _as_answers(_answer(model, processor, inputs, **generate_kwargs))
-
-
-def to_answer(item_id: str, text: str | None, verdicts: Sequence[SafetyVerdict]) -> Answer:
-    """Return what was said of an item and the verdicts on its images, of which the strictest counts."""
-    verdict = strictest_verdict(verdicts)
-    if verdict is None:
-        return Answer(item_id, text)
-    return Answer(
-        item_id=item_id,
-        text=text,
-        action=verdict.action,
-        level=verdict.level,
-        category=verdict.category,
-        level_probabilities=dict(verdict.level_probabilities),
-        category_probabilities=dict(verdict.category_probabilities),
-        risk=verdict.risk,
-        actions=[one.action for one in verdicts],
-    )
 
 
 def answer_class(answer: Answer) -> AnswerClass | None:

@@ -16,7 +16,7 @@ from safevlm_hf import SafeLlavaProcessor, SafetyVerdict
 from safevlm_hf.benchmarks.benchmark import user_turn
 from safevlm_hf.data.riskcards import CATEGORIES
 from safevlm_hf.demo.figures import held_out_figures
-from safevlm_hf.evaluation.answering import give_answers
+from safevlm_hf.evaluation.answering_records import give_answers
 from safevlm_hf.items import Answer, Item
 from safevlm_hf.modeling.safe_llava import CHAT_TEMPLATE
 
