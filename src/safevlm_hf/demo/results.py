@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..intervals.figure import Figure
 from ..items import Answer, Item, is_right_verdict
@@ -39,7 +40,7 @@ class DemoResults:
     first_pooling: Mapping[str, Figure] | None = None
     trials: Sequence[PolicyTrial] = ()
     explanations: Sequence[bytes] = ()
-    localisation: Mapping[str, Mapping[str, float]] | None = None
+    localisation: Mapping[str, Mapping[str, Any]] | None = None
     robustness: Sequence[RowResult] = ()
     title: str = "SafeVLM on the held-out split"
 
