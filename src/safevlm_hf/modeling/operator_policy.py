@@ -21,7 +21,8 @@ def merge_policies(
     Raises:
         `ValueError`: one does not fit, or contradicts those before it. It says which.
     """
-    merged, earlier = SafetyPolicy(config=config), []
+    merged = SafetyPolicy(config=config)
+    earlier: list[str] = []
     for source, policy in policies:
         if policy is None:
             continue
