@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoModelForImageTextToText, AutoProcessor, logging
 
 import safevlm_hf  # noqa: F401
-from safevlm_hf.evaluation.answering import give_verdicts
+from safevlm_hf.evaluation.answering_records import give_verdicts
 from safevlm_hf.intervals.figure import counted_share
 
 

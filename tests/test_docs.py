@@ -155,7 +155,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert "num_safety_heads (int | None, default: None) – Stage 1: attention heads of the safety head" in training
     assert "learning_rate (float, default: 1e-05) – The initial learning rate" in training
     assert "Returns: Dataset – A dataset with messages" in training
-    assert "processor (ProcessorMixin) – as for create_app. name (str) – as for create_app." in pages["serving"]
+    assert "processor (SafeProcessor) – as for create_app. name (str) – as for create_app." in pages["serving"]
 
 
 def as_read(page: str) -> str:
