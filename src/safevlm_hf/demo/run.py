@@ -91,7 +91,7 @@ _FAST_TRAINING = {
     "per_device_train_batch_size": 8,
 }
 QUICK = Extent(
-    8,
+    13,
     100,
     (*QUICK_ROWS, *QUICK_WORDING_ROWS),
     num_row_samples=200,
