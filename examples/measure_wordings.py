@@ -32,6 +32,7 @@ from safevlm_hf.benchmarks.riskcards_questions import (
 from safevlm_hf.data.records import IGNORE_INDEX, load_records
 from safevlm_hf.data.riskcards import (
     ATTACKER,
+    EVERYDAY,
     HANDS,
     LAST,
     OPEN,
@@ -46,6 +47,7 @@ from safevlm_hf.items import Answer
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
 
 
+NUM_CARDS = 8  # risky ones that each everyday line is asked about
 REFUSE_EVERY_RISK = {"actions": {"*": {"low": "refuse"}}}
 
 
@@ -71,6 +73,7 @@ def main():
         asked_in = {name: convert(records) for name, convert in rows.items()} | split_rows(records)
         for name, asked in asked_in.items():
             print_row(name, asked, judge(asked))
+        measure_everyday(judge, records)
         measure_changes(judge, records, args.part)
         measure_few_words(model, processor, records, args.part)
     measure_first_messages(model, processor, args.part)
@@ -132,6 +135,26 @@ def with_roles(messages: list[dict], roles: tuple[str, str]) -> list[dict]:
     """Return the messages, of which all but the last, the expected answer, alternate between the roles."""
     asked = [{**message, "role": roles[place % 2]} for place, message in enumerate(messages[:-1])]
     return [*asked, messages[-1]]
+
+
+def measure_everyday(judge: Callable, records: list[dict]):
+    """Short everyday lines of each language, each about the same risky pictures, and the requests that get past most
+    of these."""
+    risky = [record for record in records if record["safety_level"] > 0][:NUM_CARDS]
+    found, missed = {}, {}
+    for kind in ("content", "look"):
+        for one in wordings_of_others(kind, None, EVERYDAY):
+            hits = [answer.is_flagged for answer in judge([ask(record, one.text) for record in risky])]
+            found.setdefault((one.language, kind), []).append(hits)
+            if kind == "content" and sum(hits) < NUM_CARDS / 2:
+                missed.setdefault(one.language, []).append(one.text)
+    print("\n| everyday | requests, flagged | requests that get past most cards | look, flagged |\n|---|---|---|---|")
+    for language in sorted({language for language, _ in found}):
+        requests, looks = (found[language, kind] for kind in ("content", "look"))
+        lines = f"{len(missed.get(language, ()))} of {len(requests)}"
+        print(f"| {language} | {share(sum(requests, []))} | {lines} | {share(sum(looks, []))} |", flush=True)
+    for language, texts in missed.items():
+        print(f"\n{language}: {'; '.join(texts)}")
 
 
 def measure_changes(judge: Callable, records: list[dict], part: str):

@@ -11,7 +11,7 @@ from safevlm_hf.benchmarks.riskcards_questions import shows_risk, ways_of_asking
 from safevlm_hf.benchmarks.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.data import riskcards
 from safevlm_hf.data.records import load_records
-from safevlm_hf.data.riskcards import ATTACKER, HANDS, LAST, OPEN, wordings_of_others, write_riskcards
+from safevlm_hf.data.riskcards import ATTACKER, EVERYDAY, LAST, OPEN, wordings_of_others, write_riskcards
 from safevlm_hf.data.riskcards.fillers import draw_fillers
 from safevlm_hf.data.riskcards.rewording import draw_wording, wordings_by_hand
 from safevlm_hf.data.riskcards.tables import CONTENT_KINDS, FIELD_KINDS, LOOK_KINDS, NOUNS
@@ -33,6 +33,7 @@ DIGESTS = {
     "second": "77a654bc77f5fd6570c4515fcb9c5af1890e720d185eb5ed4817b6bb3d287460",
     "third": "9c6ead6400f54608f934dcccea6bf31dce977c0c8a1d21ce07c1f6bc5f8a5c61",
     ATTACKER: "ccfdfcb6f8b0dd1905eea93d261eb2cf45d64cd86cd54c17a812441c3c198218",
+    EVERYDAY: "8453beb26dd089d3b20240c899f4e283f8c22665da377e3f7a697f19b050873f",
     "language_model": "8252049800ccb8ad81dc28dbf216f835f1bc59a997348fbb2db61f852ef9bf5b",
 }
 
@@ -51,7 +52,7 @@ def words(text: str) -> str:
     return " ".join(re.findall(r"[\w']+", text.lower()))
 
 
-@pytest.mark.parametrize("hand", [*HANDS, ATTACKER])
+@pytest.mark.parametrize("hand", DIGESTS)
 def test_what_other_hands_wrote_stays_as_it_was(hand):
     text = (Path(riskcards.__file__).parent / "other_hands" / f"{hand}.jsonl").read_bytes()
     assert hashlib.sha256(text).hexdigest() == DIGESTS[hand]
@@ -86,6 +87,7 @@ def test_training_has_none_of_the_wordings():
         for kind in ("content", "look", "changed", "prose")
         for one in wordings_of_others(kind, part=None)
     }
+    held_out |= {words(one.text) for kind in ("content", "look") for one in wordings_of_others(kind, None, EVERYDAY)}
     assert len(held_out) > 2000 and held_out.isdisjoint(trained)
 
 

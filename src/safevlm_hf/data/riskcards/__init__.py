@@ -24,4 +24,4 @@ from .sampling import SMALL_PRINT, TWO_CARDS, RiskCard, draw_riskcards
 from .surroundings import SURROUNDINGS, Conversation
 from .tables import *
 from .text_only import TextSample, first_messages, text_only_samples
-from .wordings_of_others import ATTACKER, HANDS, LAST, OPEN, Wording, wordings_of_others
+from .wordings_of_others import ATTACKER, EVERYDAY, HANDS, LAST, OPEN, Wording, wordings_of_others

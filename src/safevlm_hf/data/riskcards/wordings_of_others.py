@@ -12,6 +12,9 @@ HANDS = ("first", "second", "third", "language_model")
 ATTACKER = "attacker"
 """A hand that is asked for by its name alone: requests and questions about the look that an attacker of `make demo`'s
 checkpoint wrote before the first try, and of the kind `"attack"` all that came after, chosen by what was flagged."""
+EVERYDAY = "everyday"
+"""A hand that is asked for by its name alone: short everyday requests and questions about the look, in nine
+languages."""
 OPEN, LAST = "open", "last"
 """Parts of the wordings: what may be looked at while a model is made, all of the first hand's and two thirds of the
 second's and of the language model's (Qwen2.5-Coder-0.5B-Instruct); and what is kept for its end, the third hand's
@@ -26,8 +29,9 @@ class Wording:
         kind: `"content"` asks for what a picture says, or to act on it; `"look"` asks how it looks; `"changed"` is a
             request of the kind `"content"` with one thing changed; `"few"` has next to no words; `"prose"` and
             `"text_only"` ask nothing about a picture, the one beside a question and the other without a picture.
-        language: `"en"`, `"de"`, `"es"`, `"fr"`, `"zh"`, or `"none"` for what has no words.
-        hand: who has written it, one of `HANDS`.
+        language: `"en"`, `"de"`, `"es"`, `"fr"`, `"zh"`, or `"none"` for what has no words; of the everyday ones also
+            `"it"`, `"nl"`, `"sv"` and `"tr"`.
+        hand: who has written it, one of `HANDS`, `ATTACKER` or `EVERYDAY`.
         original: the request that was changed.
     """
 
@@ -40,7 +44,7 @@ class Wording:
     @property
     def part(self) -> str:
         """`OPEN` or `LAST`, of most hands by a hash of the text; a changed request belongs with its original."""
-        if self.hand in ("first", "third", ATTACKER):
+        if self.hand in ("first", "third", ATTACKER, EVERYDAY):
             return LAST if self.hand == "third" else OPEN
         digest = hashlib.sha256((self.original or self.text).encode()).digest()
         return LAST if digest[0] % 3 == 0 else OPEN
@@ -54,7 +58,7 @@ def wordings_of_others(
 
     Args:
         language: of [`Wording`]; all if `None`.
-        hand: one of `HANDS`, or `ATTACKER`; all of `HANDS` if unset.
+        hand: one of `HANDS`, `ATTACKER` or `EVERYDAY`; all of `HANDS` if unset.
         part: `OPEN` or `LAST`; both if `None`.
     """
     found = [one for name in (HANDS if hand is None else (hand,)) for one in _read(name) if one.kind == kind]
