@@ -26,6 +26,7 @@ from safevlm_hf.demo.rows import (
 )
 from safevlm_hf.demo.targets import FULL_TARGETS
 from safevlm_hf.demo.wordings import TYPING_ROWS, WORDING_ROWS
+from safevlm_hf.intervals.figure import share_of_counts
 
 
 ALONE = {
@@ -61,6 +62,12 @@ class Runs:
     def mean(self, row: str, column: str, figure: str) -> str:
         shares = [share for share in self._shares(row, column, figure) if share is not None]
         return f"{sum(shares) / len(shares):.2f}" if shares else "-"
+
+    def pooled(self, row: str, column: str, figure: str) -> str:
+        """The share over all seeds, with its interval."""
+        found = [run["rows"][row][column][figure] for run in self.figures]
+        share = share_of_counts(figure, sum(one["count"] for one in found), sum(one["total"] for one in found))
+        return "-" if share.value is None else f"{share.value:.2f} ({share.low:.2f} to {share.high:.2f})"
 
     def _shares(self, row: str, column: str, figure: str) -> list[float | None]:
         return [run["rows"].get(row, {}).get(column, {}).get(figure, {}).get("value") for run in self.figures]
@@ -116,10 +123,16 @@ def print_tables(runs: Runs) -> None:
     pairs = (runs.row(PAIRS, column, PAIRS_RIGHT) for column in (BOTH_STAGES, MEAN, FIRST))
     print("{} {}: {} (`mean` {}, `first` {})\n".format(PAIRS, PAIRS_RIGHT, *pairs))
     words = [
-        (row, bound(row), runs.row(row, BOTH_STAGES, RISKY_FLAGGED), runs.row(row, BOTH_STAGES, CLEAN_FLAGGED))
+        (
+            row,
+            bound(row),
+            runs.row(row, BOTH_STAGES, RISKY_FLAGGED),
+            runs.pooled(row, BOTH_STAGES, RISKY_FLAGGED),
+            runs.row(row, BOTH_STAGES, CLEAN_FLAGGED),
+        )
         for row in WORD_ROWS
     ]
-    print_table(("other words", "target", RISKY_FLAGGED, CLEAN_FLAGGED), words)
+    print_table(("other words", "target", RISKY_FLAGGED, "all seeds", CLEAN_FLAGGED), words)
     answers = [
         (
             row.removesuffix(", answered"),
