@@ -41,5 +41,7 @@ def on_page_markdown(markdown, page, config, files):
 def on_page_content(html, page, config, files):
     # Docstrings name classes as [`SafetyPolicy`], which is a link in Hugging Face's own builder alone.
     html = re.sub(r"\[(<code>[^<]*</code>)\]", r"\1", html)
+    # On a phone a picture is too small to be read: a tap shows it in full size, as on GitHub.
+    html = re.sub(r'<img [^>]*\bsrc="([^"]+)"[^>]*>', r'<a href="\1">\g<0></a>', html)
     # What a function returns has a dash in front of it, also where no type stands before that.
     return re.sub(r'(<li class="doc-section-item field-body">)\s+–', r"\1", html)

@@ -145,6 +145,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     index, contributing = (tmp_path / "index.html").read_text(), (tmp_path / "contributing" / "index.html").read_text()
     assert 'href="design/"' in index and 'href="../design/"' in contributing and "docs/design.md)" not in index
+    assert re.search(r'<a href="(images/demo\.png)"><img [^>]*src="\1"', index)  # a tap enlarges it
     assert [path for path in tmp_path.rglob("*.html") if FETCHED.search(path.read_text())] == []
     pages = {path.parent.name: as_read(path.read_text()) for path in (tmp_path / "api").rglob("index.html")}
     for page in pages.values():

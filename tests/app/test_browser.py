@@ -34,6 +34,7 @@ def page(loaded, tmp_path, monkeypatch):
             page.on("request", lambda sent: sent.url.startswith((address, "data:", "blob:")) or wrong.append(sent.url))
             page.goto(address)
             page.get_by_text("Nothing has been asked yet.").wait_for()
+            page.get_by_role("button", name="Each category").wait_for()  # the last control
             yield page
             page.close()  # or the server would wait for its streams
     assert wrong == []

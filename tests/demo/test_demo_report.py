@@ -2,7 +2,6 @@ import io
 import os
 import re
 import runpy
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from safevlm_hf.items import Answer, Item
 from safevlm_hf.reports.tables import interval_text, show
 
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "picture_report.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "draw_pictures.py"
 FADED = "box => parseFloat(getComputedStyle(box).getPropertyValue('--faded'))"
 LEVELS = ("safe", "low", "medium", "high")
 HOSTILE = '<script>alert("1")</script>'
@@ -326,16 +325,11 @@ def test_the_page_is_readable_on_every_screen(results, tmp_path):
         assert drawing.bounding_box()["width"] == 960
 
 
-def test_the_example_pictures_two_pairs_of_the_report(results, tmp_path, monkeypatch):
-    with open_page():
-        pass  # skipped where there is no browser
-    report, picture = write_report(tmp_path / "report.html", results), tmp_path / "docs/images/demo.png"
-    picture.parent.mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["example", "--report", str(report)])
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
-    with Image.open(picture) as image:
-        (width, height), colours = image.size, image.convert("RGB").getcolors(2**24)
+def test_the_example_cuts_two_pairs_out_of_the_report(results, tmp_path):
+    report = write_report(tmp_path / "report.html", results)
+    with open_page() as page:
+        image = runpy.run_path(str(EXAMPLE))["cut_pairs"](page.context.browser, report)
+    (width, height), colours = image.size, image.getcolors(2**24)
     assert width == 1300 and 150 < height < 800
     shown = {round(red / 20) for count, (red, green, blue) in colours if count > 5000 and abs(blue - 160) < 5}
     assert shown == {0, 2}  # the pictures of the first two pairs

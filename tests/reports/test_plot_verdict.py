@@ -86,6 +86,20 @@ def test_tokens_with_a_weight_are_shown(explanation, verdict):
         plot_verdict(picture, explanation, verdict, tokens=tokens[:3])
 
 
+def places(figure, *words):
+    """Return the first and the last column of each word, in characters."""
+    shown = {text.get_text(): round(text.get_position()[0]) for text in figure.axes[-1].texts}
+    return [(shown[word], shown[word] + len(word)) for word in words]
+
+
+@pytest.mark.parametrize(
+    "tokens", [["what", "card", "say", "##s"], ["<s>", "▁card", "▁say", "s"], ["<s>", " card", " say", "s"]]
+)
+def test_a_blank_stands_between_words_and_none_within_one(tokens, explanation, verdict):
+    figure = plot_verdict(Image.new("RGB", (8, 8)), explanation, verdict, tokens=tokens)
+    assert places(figure, "card", "say", "s") == [(0, 4), (5, 8), (8, 9)]
+
+
 def test_the_map_of_one_image(explanation, verdict):
     figure = plot_verdict(Image.new("RGB", (32, 16)), explanation, verdict, index=1)
     overlay = figure.axes[1].images[-1]

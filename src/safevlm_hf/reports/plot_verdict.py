@@ -19,6 +19,7 @@ with needs_extra("eval"):
 FLAGGED, REVIEW, OTHER, CALM = "#c2394b", "#d9822b", "#9dbbdb", "#2563a8"
 HEAT = LinearSegmentedColormap.from_list("heat", [(1, 0.85, 0.2, 0), (1, 0.6, 0, 0.75), (0.75, 0, 0.1, 0.9)])
 LINE = 140  # characters in a line of the question
+WORD_STARTS = (" ", "Ġ", "▁", "Ċ")  # the blank or line break before a word, also as tokenizers write it
 
 
 def plot_verdict(
@@ -110,9 +111,13 @@ def _draw_tokens(axes: Axes, tokens: Sequence[str], weights: Sequence[float], pa
         raise ValueError(f"Expected a token for each of {len(weights)} positions of the prompt, got {len(tokens)}.")
     largest = max(weights, default=0)
     column = line = 0
+    # The head's own tokens are words without blanks; "##" begins a piece that goes on with the word before.
+    are_words = not any(token.startswith(WORD_STARTS) for token in tokens)
     for token, weight, part in zip(tokens, weights, parts):
         if not weight > 0:
             continue
+        if are_words:
+            token = token[2:] if token.startswith("##") else f" {token}"
         # Tokenizers write signs for a blank or a line break. A blank in front begins a word.
         text = token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n").replace("<0x0A>", "\n")
         column += text.startswith(" ") and column > 0

@@ -154,7 +154,7 @@ def share_curves(
                 axes.plot(*points[name], color=colour, marker="o", markersize=6, clip_on=False)
         axes.set(xlim=(0, corner), ylim=(1 - corner, 1), xlabel=xlabel, ylabel=ylabel)
         if curves:
-            figure.legend(fontsize=9, loc="outside lower center", ncols=2)
+            _add_legend(figure)
         return _to_svg(figure)
 
 
@@ -188,5 +188,14 @@ def rate_curves(
         axes.set(ylim=(-0.03, 1.03), xlabel=xlabel, ylabel=ylabel)
         axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.minorticks_off()
-        figure.legend(fontsize=9, loc="outside lower center", ncols=2)
+        _add_legend(figure)
         return _to_svg(figure)
+
+
+def _add_legend(figure: Figure) -> None:
+    """Name the curves below the axes, side by side where there is room for that."""
+    place = {"fontsize": 9, "loc": "outside lower center"}
+    legend = figure.legend(ncols=2, **place)
+    if legend.get_window_extent().width > figure.bbox.width:
+        legend.remove()
+        figure.legend(ncols=1, **place)
