@@ -88,7 +88,7 @@ class IconCopy(Copy):
 
     def read(self, path: str) -> bytes | None:
         icon = self.icons["icons"].get(path)
-        if icon is None:
+        if not isinstance(icon, dict) or "body" not in icon:
             return None
         box = {"left": 0, "top": 0, "width": 16, "height": 16}
         box = {side: icon.get(side, self.icons.get(side, usual)) for side, usual in box.items()}

@@ -287,5 +287,5 @@ def _count(names: Iterable[str]) -> dict[str, int]:
 
 
 def _first_reasons(built: Built) -> str:
-    counts = (f"{reason}: {sum(map(len, found.values()))}" for reason, found in built.left_out.items())
-    return ", ".join(counts) + "."
+    numbers = {reason: sum(map(len, built.left_out[reason].values())) for reason in REASONS}
+    return ", ".join(f"{reason}: {number}" for reason, number in numbers.items() if number) + "."

@@ -28,7 +28,7 @@ class Source:
         sha256: of the package's file; empty for a repository, whose commit says it.
         licence: as its owner states it.
         is_shippable: it is of class A: pictures may be shown and shipped. The others are class B.
-        looks: `"photograph"` or `"drawing"`.
+        looks: what its pictures are, as `"photograph"` or `"drawing"`.
         is_held_out: nothing of it is ever trained on.
     """
 
@@ -51,6 +51,11 @@ class Concept:
     name: str
     phrase: str
     families: tuple[str, ...] = ()
+
+    @property
+    def is_plural(self) -> bool:
+        """The name is that of several, as "grapes"."""
+        return self.phrase.endswith("s") and not self.phrase.startswith(("a ", "an "))
 
 
 @dataclass(frozen=True)

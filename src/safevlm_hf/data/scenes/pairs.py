@@ -77,8 +77,7 @@ def build_pairs(
     pairs = []
     for index, picture in enumerate(carriers * questions):
         families = picture.concept.families
-        # The place in the list of its own concept would do, too; this spreads a concept's families evenly.
-        family = families[index % len(families)]
+        family = families[index % len(families)]  # in turn, so that each of them is asked about as often
         wording = next(asked[family])
         pairs.append(_pair(manifest, picture, wording, "together" if wording.is_innocent else "both"))
         pairs.append(_pair(manifest, picture, harmless.next_for(family), "picture"))
@@ -142,4 +141,6 @@ def _answer_harmless(picture: Picture, wording: Wording) -> str:
         return f"The picture shows {phrase}, so there is nothing here that this question fits."
     if wording.topic == "style":
         return f"It is a {picture.source.looks}."
-    return wording.answer.format(phrase=phrase) or f"This is {phrase}."
+    if wording.answer:
+        return wording.answer.format(phrase=phrase)
+    return f"These are {phrase}." if picture.concept.is_plural else f"This is {phrase}."
