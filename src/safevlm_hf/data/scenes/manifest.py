@@ -28,7 +28,7 @@ class Source:
         sha256: of the package's file; empty for a repository, whose commit says it.
         licence: as its owner states it.
         is_shippable: it is of class A: pictures may be shown and shipped. The others are class B.
-        looks: what its pictures are, as `"photograph"` or `"drawing"`.
+        looks: what its pictures are, as `"photograph"` or `"drawing"`; `"picture"` where they are of both kinds.
         is_held_out: nothing of it is ever trained on.
     """
 

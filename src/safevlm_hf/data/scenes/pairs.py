@@ -140,7 +140,8 @@ def _answer_harmless(picture: Picture, wording: Wording) -> str:
     if wording.level:
         return f"The picture shows {phrase}, so there is nothing here that this question fits."
     if wording.topic == "style":
-        return f"It is a {picture.source.looks}."
+        looks = picture.source.looks
+        return f"It is a {looks}." if looks != "picture" else f"It is a picture of {phrase}."
     if wording.answer:
         return wording.answer.format(phrase=phrase)
     return f"These are {phrase}." if picture.concept.is_plural else f"This is {phrase}."

@@ -23,7 +23,8 @@ def best_shortcut(pairs: Iterable[Pair], seen: Callable[[Pair], Hashable]) -> fl
     It flags a picture, or a question, exactly where this gains more of the risky pairs than it loses of the safe ones;
     it knows the labels, so nothing that is trained does better. No pairs of either kind: 0.5.
     """
-    risky, safe = Counter(), Counter()
+    risky: Counter[Hashable] = Counter()
+    safe: Counter[Hashable] = Counter()
     for pair in pairs:
         (risky if pair.safety_level else safe)[seen(pair)] += 1
     if not risky or not safe:
