@@ -64,6 +64,59 @@ def mix(
     print(f"records: {done.path}   counts: {done.path.with_suffix('.json')}")
 
 
+@data_app.command("scenes")
+def scenes(
+    output_dir: Annotated[Path, typer.Argument(help="Holds the records, their pictures, counts and attribution.")],
+    sources: Annotated[Path, typer.Option(help="Folder with a clone or an unpacked package for each source.")],
+    accept_terms: Annotated[
+        bool,
+        typer.Option(
+            "--accept-terms", help="Read sources of class B, too: you keep their terms, and ship none of it."
+        ),
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Clone, at their commits, or download what is not there: gigabytes.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pairs.")] = 0,
+    questions: Annotated[int, typer.Option(min=1, help="Risky pairs for each picture of training.")] = 1,
+    overwrite: Overwrite = False,
+):
+    """
+    Build pairs of pictures and questions from photographs and drawings of others.
+
+    The package brings the list of pictures with their hashes, and no picture. Without `--accept-terms` only class A is
+    read: drawings and public domain. What is not there, differs from its hash or cannot be read is counted and named.
+
+    Example: `safevlm data scenes runs/scenes --sources sources --download`
+    """
+    from safevlm_hf.data.scenes import write_scenes
+    from safevlm_hf.files import check_writable
+
+    check_writable(output_dir, is_folder=True)
+    built = write_scenes(output_dir, sources, accept_terms, download, seed, questions, overwrite)
+    _show_scenes(built)
+    print(f"records: {built.folder}   counts: {built.folder / 'scenes.json'}")
+
+
+def _show_scenes(built):
+    console = make_console()
+    table = borderless_table("records", "all", "risky", "picture alone", "question alone")
+    for name, shortcuts in built.shortcuts().items():
+        pairs = built.pairs[name]
+        num_risky = sum(pair.safety_level > 0 for pair in pairs)
+        shown = (f"{shortcuts[seen]:.3f}" for seen in ("picture alone", "question alone"))
+        table.add_row(plain(name), str(len(pairs)), str(num_risky), *shown)
+    console.print(table)
+    print("picture alone, question alone: the best balanced accuracy that one of the two allows")
+    print(f"pictures: {sum(built.taken.values())} of {len(built.taken)} sources")
+    for reason, found in built.left_out.items():
+        for source, paths in found.items():
+            names = ", ".join(paths[:MOST_SHOWN]) + (", ..." if len(paths) > MOST_SHOWN else "")
+            console.print(plain(f"left out of {source}: {reason}: {len(paths)}: {names}"), soft_wrap=True)
+    for problem in built.problems:
+        make_console(stderr=True).print(plain(f"Warning: {problem}", "yellow"), soft_wrap=True)
+
+
 @data_app.command("check")
 def check(
     files: Annotated[list[Path], typer.Argument(help="Training records, JSON lines.", **THERE)],
