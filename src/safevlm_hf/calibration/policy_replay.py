@@ -380,6 +380,3 @@ def _check_decision(verdict: dict, levels: Sequence[str]):
     for name in ("flagged_categories", "review_categories"):
         _get(verdict, name, lambda value: isinstance(value, list) and all(map(is_text, value)), "a list of categories")
     expect(is_optional_text(verdict.get("decided")), "`decided`", "a category", verdict.get("decided"))
-
-
-__all__ = ["PolicyReplay", "ReplayReport", "ReplayedSample", "replay_audit"]

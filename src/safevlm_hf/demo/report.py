@@ -21,9 +21,6 @@ from .rows import FIGURES, figure_name
 from .verdict_parts import matrices_section, reliability_section
 
 
-__all__ = ["DemoResults", "format_headline", "format_table", "render_report", "write_report"]
-
-
 def write_report(path: str | os.PathLike, results: DemoResults) -> Path:
     """Write the report and return its path. The file appears only when it is complete."""
     return write_text(path, render_report(results))

@@ -313,6 +313,3 @@ def _block(text: str, language: str) -> str:
 def _public(name):
     # The folders of whoever trained it are nobody's business.
     return Path(name).name if isinstance(name, str) and Path(name).is_absolute() else name
-
-
-__all__ = ["code", "create_model_card", "describe_scope", "escape", "is_generated_card", "write_model_card"]

@@ -415,6 +415,3 @@ def _in_form_of(ids, rows: list):
     if isinstance(ids, torch.Tensor):
         return torch.tensor(rows, device=ids.device)
     return np.array(rows) if isinstance(ids, np.ndarray) else rows
-
-
-__all__ = ["TextOffsetsMixin", "SafeProcessorMixin"]

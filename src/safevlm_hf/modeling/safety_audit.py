@@ -235,15 +235,3 @@ def decode_logits(encoded: str, columns: int) -> torch.Tensor:
 
 def _digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-__all__ = [
-    "AuditedCall",
-    "SafetyAudit",
-    "audit_lines",
-    "deciding_category",
-    "decode_logits",
-    "encode_logits",
-    "iter_audit",
-    "read_audit",
-]

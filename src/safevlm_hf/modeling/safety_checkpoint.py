@@ -248,6 +248,3 @@ def _find_file(checkpoint, name: str, **kwargs) -> str | None:
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
     )
-
-
-__all__ = ["SafeCheckpointMixin", "register_key_conversions", "stored_policy", "warn_of_changes"]
