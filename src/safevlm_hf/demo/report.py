@@ -53,7 +53,7 @@ def render_report(results: DemoResults) -> str:
         "num_targets": len(results.targets),
         "has_pictures": any(item.images for item in results.items),
     }
-    return render_page("demo/page.html", results.title, sections, facts=results.facts, lead=lead)
+    return render_page("demo/page.html", "SafeVLM on the held-out split", sections, facts=results.facts, lead=lead)
 
 
 def _before_and_after(results: DemoResults, figure: str) -> list[dict[str, str]]:
