@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from ...benchmarks import BENCHMARKS
 from ...intervals.figure import Figure
 from ...modeling.model_card import code, escape
+from ...reports.tables import show
 from ..contamination.overlap import Overlap
 from ..counting import NOT_FLAGGED
 from ..figure_names import figure_title, is_headline, is_shown_first
@@ -66,7 +67,7 @@ def _row(title: str, system: str, figure: Figure) -> str:
             title,
             figure.judge or "none",
             system,
-            "-" if figure.value is None else f"{figure.value:.3f}",
+            show(figure.value),
             "-" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}",
             figure.total,
             f"{figure.failed}{bounds}",

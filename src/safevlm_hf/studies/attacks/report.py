@@ -14,7 +14,7 @@ from .pgd import UNBOUNDED
 
 with needs_extra("eval"):
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
 
 FIGURES = {
@@ -139,7 +139,7 @@ class Report:
         """Plot the share of cards on which each attacker reaches the goal over epsilon, with intervals."""
         epsilons = [epsilon for epsilon in self.epsilons if epsilon]
         with rc_context(STYLE):
-            figure = Figure(figsize=(8, 4.5), layout="constrained")
+            figure = Drawing(figsize=(8, 4.5), layout="constrained")
             axes = figure.subplots()
             for number, attacker in enumerate(self.attackers):
                 rates = [self.row(attacker, epsilon).rate(attacker.reached) for epsilon in epsilons]
