@@ -129,8 +129,8 @@ class Report:
             "cards": "risky" if row.is_risky else "clean",
             "epsilon": row.epsilon,
             "steps": row.steps,
-            "saved": {name: _rate_as_json(row.rate(is_hit)) for name, is_hit in hits.items()},
-            "floats": {name: _rate_as_json(row.rate(is_hit, True)) for name, is_hit in hits.items()},
+            "saved": {name: row.rate(is_hit).share_to_dict() for name, is_hit in hits.items()},
+            "floats": {name: row.rate(is_hit, True).share_to_dict() for name, is_hit in hits.items()},
             "outcomes": [asdict(outcome) for outcome in row.outcomes],
             "loss_curves": list(row.curves),
         }
@@ -180,7 +180,3 @@ def _cell(rate: Figure, interval: bool) -> str:
         return "-"
     low, high = rate.interval
     return f"{rate.value:.2f} ({low:.2f} to {high:.2f})" if interval else f"{rate.value:.2f}"
-
-
-def _rate_as_json(rate: Figure) -> dict:
-    return {"count": rate.count, "total": rate.total, "share": rate.value, "interval": rate.interval}
