@@ -193,8 +193,9 @@ def _verdict_lines(
 def deciding_category(verdict: dict) -> str:
     """Return the category, by name, that a line's verdict was decided on; its most probable one where the picture is
     answered, and `UNREADABLE` where it cannot be read."""
-    named = [*verdict["flagged_categories"], *verdict["review_categories"], verdict["category"]]
-    return verdict.get("decided") or named[0]
+    if verdict.get("decided"):
+        return verdict["decided"]
+    return [*verdict["flagged_categories"], *verdict["review_categories"], verdict["category"]][0]
 
 
 def _as_line(value):
