@@ -150,7 +150,7 @@ def _judges_by_benchmark(judges: list, loaded: list) -> list[list]:
 
     reasons = {(judge.name, one.name): reason_against(judge, one) for judge in judges for one in loaded}
     # Rules and lists judge any item. A model's prompt is for items of one kind.
-    reading = [judge.name for judge in judges if hasattr(judge, "prompt")]
+    reading = [judge.name for judge in judges if judge.prompt is not None]
     for judge, benchmark in ((judge, one.name) for judge in reading for one in loaded if reasons[judge, one.name]):
         others = [name for name in reading if not reasons[name, benchmark]]
         used = [one for one in loaded if not reasons[judge, one.name]]

@@ -53,6 +53,3 @@ def convert_reference_checkpoint(state_dict: dict[str, torch.Tensor]) -> dict[st
     if unknown:
         raise ValueError(f"Not in the layout of the published SafeVLM checkpoints: {', '.join(sorted(unknown))}.")
     return converted
-
-
-__all__ = ["convert_reference_checkpoint"]

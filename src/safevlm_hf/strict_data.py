@@ -186,8 +186,8 @@ def is_optional_text(value) -> bool:
     return value is None or is_text(value)
 
 
-def is_count(value, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def is_number(value) -> bool:

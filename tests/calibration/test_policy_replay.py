@@ -11,7 +11,7 @@ from support.rigged import BOS, GREEDY, batch, prompt
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafetyConfig, SafetyPolicy
 from safevlm_hf.calibration import policy_replay
 from safevlm_hf.calibration.policy_replay import PolicyReplay, replay_audit
-from safevlm_hf.modeling.safety_audit import encode_logits, iter_audit, read_audit
+from safevlm_hf.modeling.safety_audit import encode_logits, read_audit
 from safevlm_hf.modeling.safety_policy import ACTIONS
 
 
@@ -275,7 +275,7 @@ def test_lines_without_logits_are_counted_apart(tmp_path):
 def test_lines_are_read_one_by_one(tmp_path):
     path = tmp_path / "audit.jsonl"
     path.write_bytes(b'{"a": 1}\n\n{"b"\n' + b"[" * 100_000 + b"\n\xff\n7")
-    assert list(iter_audit(path)) == [(1, {"a": 1}), (3, None), (4, None), (5, None), (6, 7)]
+    assert read_audit(path) == ([{"a": 1}, 7], 3)
 
 
 def test_a_policy_is_a_policy_or_its_dict(tmp_path):

@@ -286,7 +286,7 @@ def test_texts_can_be_read_on_their_grounds(results):
 def test_the_page_is_readable_on_every_screen(results, tmp_path):
     drawing = io.BytesIO()
     Image.new("RGB", (960, 400), "white").save(drawing, "PNG")
-    results.title, results.facts, results.logs = "Report", {"command": "make demo"}, {"stage 1": LOGS["stage 1"]}
+    results.facts, results.logs = {"command": "make demo"}, {"stage 1": LOGS["stage 1"]}
     results.explanations = [drawing.getvalue()]
     region = {"num_samples": 3, "mass": 0.5, "area_share": 0.1, "mass_ratio": 5.0}
     results.localisation = {"region": {**region, "random_ratio": 1.0, "best_ratio": 9.0, "interval": [4.0, 6.5]}}
@@ -359,7 +359,7 @@ def test_failed_writing_keeps_the_old_report(results, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    results.title = "Another"
+    results.facts = {"command": "another"}
     with pytest.raises(OSError, match="disk full"):
         write_report(path, results)
     assert path.read_text() == before and os.listdir(path.parent) == ["report.html"]

@@ -293,7 +293,7 @@ def test_the_published_size_is_in_the_result_and_said(tmp_path):
 
 def test_a_judge_that_cannot_judge_an_item_says_so_before_anything_is_answered(tmp_path, monkeypatch):
     judge = RulesJudge()
-    monkeypatch.setattr(RulesJudge, "prompt", PROMPTS["score-rtvlm"], raising=False)
+    monkeypatch.setattr(RulesJudge, "prompt", PROMPTS["score-rtvlm"])
     asked = Answerer()
     monkeypatch.setitem(globals(), "SETTINGS", replace(SETTINGS, judges=[judge]))
     reason = r"judge 'rules' cannot judge vlguard/.*: item .* label 'column' is None, expected .*Take another"

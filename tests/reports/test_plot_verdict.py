@@ -117,11 +117,11 @@ def test_the_map_of_one_image(explanation, verdict):
 def test_region_mass_on_whole_and_cut_cells():
     corner = torch.zeros(4, 4)
     corner[0, 1] = 3.0  # x from 10 to 20, y from 0 to 10
-    assert region_mass(corner, [10, 0, 20, 10], 40) == pytest.approx((1.0, 1 / 16))
-    assert region_mass(corner, [20, 0, 40, 40], 40) == pytest.approx((0.0, 0.5))
-    assert region_mass(corner, [15, 0, 40, 40], 40) == pytest.approx((0.5, 0.625))
-    assert region_mass(corner, [12, 2, 17, 6], 40) == pytest.approx((0.5 * 0.4, 20 / 1600))
-    assert region_mass(corner, [0, 0, 40, 40], 40) == pytest.approx((1.0, 1.0))
+    assert region_mass(corner, [10, 0, 20, 10], (40, 40)) == pytest.approx((1.0, 1 / 16))
+    assert region_mass(corner, [20, 0, 40, 40], (40, 40)) == pytest.approx((0.0, 0.5))
+    assert region_mass(corner, [15, 0, 40, 40], (40, 40)) == pytest.approx((0.5, 0.625))
+    assert region_mass(corner, [12, 2, 17, 6], (40, 40)) == pytest.approx((0.5 * 0.4, 20 / 1600))
+    assert region_mass(corner, [0, 0, 40, 40], (40, 40)) == pytest.approx((1.0, 1.0))
 
 
 def test_region_mass_of_pictures_and_maps_that_are_no_squares():
@@ -135,20 +135,20 @@ def test_a_uniform_map_has_the_mass_of_the_area():
     for _ in range(20):
         left, top = random.uniform(0, 300), random.uniform(0, 300)
         region = [left, top, random.uniform(left + 1, 336), random.uniform(top + 1, 336)]
-        mass, area = region_mass(torch.full((8, 8), 1 / 64), region, 336)
+        mass, area = region_mass(torch.full((8, 8), 1 / 64), region, (336, 336))
         assert mass == pytest.approx(area)
 
 
 @pytest.mark.parametrize("region", [[10, 10, 10, 20], [-1, 0, 5, 5], [0, 0, 41, 5], [20, 0, 10, 5]])
 def test_bad_regions(region):
     with pytest.raises(ValueError, match="empty or leaves the picture of 40 x 40"):
-        region_mass(torch.ones(4, 4), region, 40)
+        region_mass(torch.ones(4, 4), region, (40, 40))
 
 
 def test_a_map_without_mass():
     for empty in (torch.zeros(4, 4), torch.full((4, 4), torch.nan)):
         with pytest.raises(ValueError, match="needs a mass above 0"):
-            region_mass(empty, [0, 0, 10, 10], 40)
+            region_mass(empty, [0, 0, 10, 10], (40, 40))
 
 
 def test_localisation_figures():
@@ -188,7 +188,7 @@ def test_records_of_riskcards(nano_model, nano_processor, riskcards):
     explained = explain_records(nano_model, nano_processor, risky, batch_size=4)
     assert [one.extra for one in explained] == [json.loads(record["extra"]) for record in risky]
     assert all(one.map.shape == (8, 8) and one.image_size == (336, 336) for one in explained)
-    found = riskcards_localisation(nano_model, nano_processor, records, batch_size=4, map="image_attention")
+    found = riskcards_localisation(nano_model, nano_processor, records, batch_size=4)
     assert {"region", "pictogram_region"} <= set(found)
     assert found["region"]["num_samples"] == len(risky)
     assert found["pictogram_region"]["area_share"] == pytest.approx(0.1, abs=0.05)

@@ -111,14 +111,11 @@ class CalibrationResult:
 
 
 def _to_dict(figures: PolicyFigures) -> dict:
-    rates = {"false_positives": figures.false_positives, "misses": figures.misses}
     return {
         "level_error": figures.level_error,
         "category_error": figures.category_error,
-        **{
-            name: {"count": rate.count, "total": rate.total, "share": rate.value, "interval": rate.interval}
-            for name, rate in rates.items()
-        },
+        "false_positives": figures.false_positives.share_to_dict(),
+        "misses": figures.misses.share_to_dict(),
     }
 
 

@@ -116,7 +116,7 @@ class ReplayReport:
         }
 
 
-def replay_audit(path: str | os.PathLike, policy: SafetyPolicy | dict | None, progress: bool = True) -> ReplayReport:
+def replay_audit(path: str | os.PathLike, policy: SafetyPolicy | dict | None) -> ReplayReport:
     """
     Decide every sample of an audit trail again.
 
@@ -126,15 +126,13 @@ def replay_audit(path: str | os.PathLike, policy: SafetyPolicy | dict | None, pr
     Args:
         path: of the audit trail.
         policy: whole, as `generate` would apply it.
-        progress: show a progress bar where stderr is a terminal.
 
     Raises:
         `ValueError`: for a line that `generate` cannot have written, and for a policy that names what the line's
             taxonomy does not have; the number of the line is named. And for a trail without any sample.
     """
     replay, report = PolicyReplay(policy), ReplayReport()
-    lines = _judged_lines(path, replay, report, progress)
-    for batch in _batches(lines):
+    for batch in _batches(_judged_lines(path, replay, report)):
         for line, sample in zip(batch, replay.decide_all(batch), strict=True):
             report.add(sample, line)
     if not report.samples + report.without_logits:
@@ -169,11 +167,9 @@ class JudgedLine:
     verdicts: list[JudgedVerdict]
 
 
-def _judged_lines(
-    path: str | os.PathLike, replay: "PolicyReplay", report: ReplayReport, progress: bool
-) -> Iterator[JudgedLine]:
+def _judged_lines(path: str | os.PathLike, replay: "PolicyReplay", report: ReplayReport) -> Iterator[JudgedLine]:
     """Yield the lines that can be replayed; the report counts the others."""
-    for number, line in _json_lines(path, report, progress):
+    for number, line in _json_lines(path, report):
         try:
             expect(isinstance(line, dict), "it", "an object, as `--audit` writes it", line)
             verdicts = _get(line, "verdicts", lambda value: isinstance(value, list), "a list of verdicts")
@@ -200,11 +196,9 @@ def _batches(lines: Iterable[JudgedLine]) -> Iterator[list[JudgedLine]]:
         yield batch
 
 
-def _json_lines(path: str | os.PathLike, report: ReplayReport, progress: bool) -> Iterator[tuple[int, Any]]:
+def _json_lines(path: str | os.PathLike, report: ReplayReport) -> Iterator[tuple[int, Any]]:
     size = os.path.getsize(path) or None  # a pipe has no known size
-    bar = tqdm(
-        desc="replaying", total=size, unit="B", unit_scale=True, disable=None if progress else True, leave=False
-    )
+    bar = tqdm(desc="replaying", total=size, unit="B", unit_scale=True, disable=None, leave=False)
     with open(path, "rb") as file, bar:
         for number, text in enumerate(file, start=1):
             bar.update(len(text))
@@ -380,6 +374,3 @@ def _check_decision(verdict: dict, levels: Sequence[str]):
     for name in ("flagged_categories", "review_categories"):
         _get(verdict, name, lambda value: isinstance(value, list) and all(map(is_text, value)), "a list of categories")
     expect(is_optional_text(verdict.get("decided")), "`decided`", "a category", verdict.get("decided"))
-
-
-__all__ = ["PolicyReplay", "ReplayReport", "ReplayedSample", "replay_audit"]

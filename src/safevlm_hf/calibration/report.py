@@ -14,14 +14,13 @@ import transformers
 from markupsafe import Markup
 
 from ..files import write_text
-from ..intervals.areas import PRECISION, ROC, area_intervals
 from ..intervals.figure import Figure, counted_share
 from ..intervals.reliability import calibration_error_interval, reliability_bins
 from ..reports.pages import Section, render_page
 from ..reports.plots import reliability_diagram, share_curves
 from ..reports.tables import NO_INTERVAL, range_text
 from .calibrate import CalibrationResult
-from .curves import Curve, precision_over_recall, roc
+from .curves import PRECISION, ROC, Curve, area_intervals, precision_over_recall, roc
 from .figures import category_scores, confidences, flagged_categories
 from .thresholds import FALSE_POSITIVE_RATE, MISS_RATE
 

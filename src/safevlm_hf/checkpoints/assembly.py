@@ -225,6 +225,3 @@ def multimodal_chat_template(tokenizer) -> str:
                     "be put into it: pass a `chat_template` of your own."
                 )
     return template
-
-
-__all__ = ["assemble_llava", "multimodal_chat_template"]

@@ -14,5 +14,3 @@ NANO_BASES = {"llava": NANO_BASE, "idefics3": NANO_BASE.with_name("nano_idefics3
 
 NANO_SAFE = NANO_BASE.with_name("nano_safe")
 """The safe checkpoint that `make demo` makes of it, packed by examples/pack_checkpoint.py. It knows drawn cards."""
-
-__all__ = ["NANO_BASE", "NANO_BASES", "NANO_SAFE"]

@@ -55,13 +55,11 @@ POLICIES = (
 )
 
 
-def try_policies(model, processor, records: Sequence[dict], batch_size: int = 32) -> list[PolicyTrial]:
+def try_policies(model, processor, records: Sequence[dict]) -> list[PolicyTrial]:
     """Answer the records under each of `POLICIES`."""
     trials = []
     for name, note, policy in POLICIES:
-        answers = give_answers(
-            model, processor, records, batch_size=batch_size, max_new_tokens=48, safety_policy=policy
-        )
+        answers = give_answers(model, processor, records, batch_size=32, max_new_tokens=48, safety_policy=policy)
         safety = model.config.safety_config
         kept = SafetyPolicy.create(model.kept_policy(), safety)
         applied = kept.override(policy, safety)

@@ -33,13 +33,13 @@ class ExplainedRecord:
     extra: dict
 
 
-def region_mass(map: torch.Tensor, region: Sequence[float], image_size: int | tuple[int, int]) -> tuple[float, float]:
+def region_mass(map: torch.Tensor, region: Sequence[float], image_size: tuple[int, int]) -> tuple[float, float]:
     """Measure how much of a map lies inside a box; a cell that the box cuts counts by its share inside.
 
     Args:
         map: (rows, columns), spread over the whole picture.
         region: `[left, top, right, bottom]` in pixels.
-        image_size: side of the picture in pixels, or its width and height.
+        image_size: its width and height in pixels.
 
     Returns:
         The mass inside as a share of the map's whole, and the box's share of the picture's area, both in [0, 1].
@@ -47,7 +47,7 @@ def region_mass(map: torch.Tensor, region: Sequence[float], image_size: int | tu
     Raises:
         ValueError: the box is empty or leaves the picture, or the map has no mass.
     """
-    width, height = (image_size, image_size) if isinstance(image_size, int) else image_size
+    width, height = image_size
     left, top, right, bottom = region
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(f"The region {list(region)} is empty or leaves the picture of {width} x {height} pixels.")
@@ -127,16 +127,12 @@ def _intervals(means: Mapping[str, Sequence[float]], seed: int) -> dict[str, lis
 
 
 @torch.inference_mode()
-def explain_records(
-    model, processor, records: Sequence[dict], batch_size: int = 16, map: str = "map"
-) -> list[ExplainedRecord]:
+def explain_records(model, processor, records: Sequence[dict], batch_size: int = 16) -> list[ExplainedRecord]:
     """Return the map of each record's image, under its question.
 
     Args:
         model, processor: a safe model's.
         records: as `load_records` gives them, with one image each.
-        map: which map of the explanation: `"map"`, `"image_attention"`, or `"image_contributions"`, of which the part
-            that raises the risk counts.
     """
     explained = []
     with Progress(len(records), "explaining", "record") as bar:
@@ -149,7 +145,7 @@ def explain_records(
                     explanation.safety_level_logits, explanation.safety_category_logits, model.config.safety_config
                 )
             )
-            maps = explanation[map].float().clamp(min=0).cpu()
+            maps = explanation["map"].float().clamp(min=0).cpu()
             for record, level, category, found in zip(batch, levels, categories, maps, strict=True):
                 is_right = (level, category) == (record["safety_level"], record["safety_category"])
                 size = load_image(record["images"][0]).size
@@ -159,7 +155,7 @@ def explain_records(
 
 
 def riskcards_localisation(
-    model, processor, records: Sequence[dict], batch_size: int = 16, map: str = "map", seed: int = 0
+    model, processor, records: Sequence[dict], batch_size: int = 16
 ) -> dict[str, dict[str, Any]]:
     """Return `localisation_figures` of the risky records of RiskCards.
 
@@ -174,13 +170,13 @@ def riskcards_localisation(
     risky = [record for record in records if record["safety_level"] > 0 and json.loads(record["extra"]).get("region")]
     if not risky:
         raise ValueError("Localisation needs risky records with a known region, and there are none.")
-    explained = explain_records(model, processor, risky, batch_size, map)
+    explained = explain_records(model, processor, risky, batch_size)
     right = [one for one in explained if one.has_right_verdict]
     figures = {}
     for suffix, chosen in (("", explained), (", right verdict", right)):
         for name in ("region", "pictogram_region") if chosen else ():
             regions = [one.extra[name] for one in chosen]
             sizes = [one.image_size for one in chosen]
-            found = localisation_figures([one.map for one in chosen], regions, sizes, seed)
+            found = localisation_figures([one.map for one in chosen], regions, sizes)
             figures[name + suffix] = {"num_samples": len(chosen), **found}
     return figures

@@ -21,9 +21,6 @@ from .rows import FIGURES, figure_name
 from .verdict_parts import matrices_section, reliability_section
 
 
-__all__ = ["DemoResults", "format_headline", "format_table", "render_report", "write_report"]
-
-
 def write_report(path: str | os.PathLike, results: DemoResults) -> Path:
     """Write the report and return its path. The file appears only when it is complete."""
     return write_text(path, render_report(results))
@@ -56,7 +53,7 @@ def render_report(results: DemoResults) -> str:
         "num_targets": len(results.targets),
         "has_pictures": any(item.images for item in results.items),
     }
-    return render_page("demo/page.html", results.title, sections, facts=results.facts, lead=lead)
+    return render_page("demo/page.html", "SafeVLM on the held-out split", sections, facts=results.facts, lead=lead)
 
 
 def _before_and_after(results: DemoResults, figure: str) -> list[dict[str, str]]:

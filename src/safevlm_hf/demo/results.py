@@ -42,7 +42,6 @@ class DemoResults:
     explanations: Sequence[bytes] = ()
     localisation: Mapping[str, Mapping[str, Any]] | None = None
     robustness: Sequence[RowResult] = ()
-    title: str = "SafeVLM on the held-out split"
 
     def __post_init__(self):
         ids = [item.id for item in self.items]

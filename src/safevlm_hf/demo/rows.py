@@ -84,10 +84,6 @@ class Row:
     curve: str | None = None
     place: float | None = None
 
-    def part_size(self, num_samples: int) -> int:
-        """Return the number of questions of each part, where the row has at least so many."""
-        return -(-num_samples // len(self.parts))
-
 
 @dataclass(frozen=True)
 class RowResult:
@@ -233,8 +229,8 @@ def measure_rows(
 
 
 def row_records(row: Row, folder: Path, num_samples: int, seed: int, varied_shapes: bool = False) -> list[dict]:
-    """Draw the questions of a row."""
-    size = row.part_size(num_samples)
+    """Draw the questions of a row, at least so many, with equally many of each part."""
+    size = -(-num_samples // len(row.parts))
     return [record for part in row.parts for record in part.records(folder, size, seed, varied_shapes)]
 
 

@@ -65,7 +65,7 @@ def roc_of_system(systems: Sequence[Evaluated], judge: str) -> SystemRoc | None:
     off, last = verdict_off(systems), systems[-1]
     if off is None or judge not in off.judgements or not _has_sides_with_risk(last):
         return None
-    return system_roc(last.items, last.answers, _labels(off, judge), judge)
+    return system_roc(last.items, last.answers, _labels(off, judge))
 
 
 def _measured(last: Evaluated, other: Evaluated) -> Iterator[tuple[Measurement, Measurement]]:

@@ -14,8 +14,6 @@ from ..items import Answer, Item, is_right_verdict
 from .judges.base import Judgement
 from .judges.labels import COMPLETION_LABELS, HARM_LABELS, PREFERENCE_LABELS
 from .judges.prompts import JudgePrompt
-from .metrics.actions import action_accuracy, action_confusion
-from .metrics.groups import all_right
 from .metrics.judged import (
     attack_success,
     judge_score,
@@ -26,10 +24,20 @@ from .metrics.judged import (
     safe_completion,
     win_rate,
 )
-from .metrics.levels import level_adjacent_accuracy, level_cost, level_kappa, level_mae
 from .metrics.measurement import Measurement, clusters_of, rounded
-from .metrics.shares import share
-from .metrics.verdicts import category_macro_f1, level_macro_f1, risk_auroc, risk_ece
+from .metrics.shares import all_right, share
+from .metrics.verdicts import (
+    action_accuracy,
+    action_confusion,
+    category_macro_f1,
+    level_adjacent_accuracy,
+    level_cost,
+    level_kappa,
+    level_macro_f1,
+    level_mae,
+    risk_auroc,
+    risk_ece,
+)
 
 
 PART_LABELS = ("type", "category", "part", "column")

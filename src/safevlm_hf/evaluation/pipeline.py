@@ -30,7 +30,7 @@ from .judges.reading_judge import BYTES_PER_TOKEN, LONGEST_TEXT, Cost, ReadingJu
 from .protocol.answer_cache import AnswerCache
 from .protocol.fingerprints import code_hash
 from .protocol.protocol import Protocol, save_protocol
-from .protocol.result import Counts, EvaluationResult, Times, check_comparable, load_result, save_result
+from .protocol.result import Counts, EvaluationResult, Times, load_result, save_result
 from .protocol.system import System
 
 
@@ -129,7 +129,6 @@ def evaluate_systems(
         _keep_earlier(own_folder, protocol.hash, say)
         save_items(own_folder / ITEMS, loaded.items, evaluated[-1].answers, evaluated[-1].judgements)
         save_result(evaluated[-1].result, own_folder / RESULTS)
-    check_comparable([one.result for one in evaluated])
     by_system = {one.result.system.name: one.judgements for one in evaluated}
     save_agreement(folder / "agreement.json", protocol.hash, by_system)
     return evaluated
@@ -166,12 +165,11 @@ def check_judges(judges: Sequence[Judge], benchmarks: Sequence[Loaded]):
 
 def reason_against(judge: Judge, loaded: Loaded) -> str | None:
     """Return why a judge cannot judge these items; `None` where it can. Only a prompt is for items of one kind."""
-    prompt = _prompts([judge]).get(judge.name)
-    if prompt is None:
+    if judge.prompt is None:
         return None
     try:
         for item in loaded.items:
-            prompt.check(item)
+            judge.prompt.check(item)
     except ValueError as error:
         return str(error)
     return None
@@ -266,7 +264,7 @@ def _keep_earlier(folder: Path, protocol_hash: str, say: Callable[[str], None]):
 
 def _prompts(judges: Sequence[Judge]) -> dict[str, JudgePrompt]:
     """Return the prompts of the judges that read."""
-    return {judge.name: judge.prompt for judge in judges if hasattr(judge, "prompt")}
+    return {judge.name: judge.prompt for judge in judges if judge.prompt is not None}
 
 
 def _check_folders(candidates: Sequence[Candidate], folder: Path):

@@ -15,7 +15,7 @@ from ..items import Answer, Item
 from ..reports.cards import Card, Chip, Said, picture_at
 from ..reports.pages import Section, render_page
 from ..reports.plots import share_curves
-from ..reports.tables import NO_INTERVAL, Cell, Row, range_text
+from ..reports.tables import NO_INTERVAL, Cell, Row, range_text, show
 from .comparing import compare_with_others, roc_of_system
 from .counting import NOT_FLAGGED
 from .figure_names import figure_title, is_shown_first
@@ -103,7 +103,7 @@ def summary_rows(systems: Sequence[Evaluated], num_rows: int | None = None) -> l
                 note = f"({one.low:.2f}-{one.high:.2f})"
             if one is not None and (one.failed or len(totals) > 1):
                 note = _note(one)
-            cells.append("" if one is None else f"{_text(one)} {note}".strip())
+            cells.append("" if one is None else f"{show(one.value)} {note}".strip())
         rows.append([figure_title(name, part), judge or "", totals.pop() if len(totals) == 1 else "", *cells])
     return rows
 
@@ -129,7 +129,7 @@ def _benchmark_section(systems: Sequence[Evaluated], num_benchmarks: int) -> Sec
         "more_rows": _rows([one for one in whole if one not in headlines]),
         "parts": _rows(_by_key(results, is_whole=False)),
         "differences": [
-            {"title": _title((one.name, one.part, one.judge)), "text": _text(one), "note": _note(one)}
+            {"title": _title((one.name, one.part, one.judge)), "text": show(one.value), "note": _note(one)}
             for one in compare_with_others(systems)
         ],
         "agreement": _agreement(systems[-1]),
@@ -162,7 +162,7 @@ def _rows(found: Sequence[tuple[tuple, Sequence[Figure | None]]]) -> list[Row]:
         Row(
             _title((*key[:2], None)),
             f"judge: {key[2]}" if key[2] else "",
-            [None if one is None else Cell(_text(one), _note(one)) for one in figures],
+            [None if one is None else Cell(show(one.value), _note(one)) for one in figures],
         )
         for key, figures in found
     ]
@@ -171,10 +171,6 @@ def _rows(found: Sequence[tuple[tuple, Sequence[Figure | None]]]) -> list[Row]:
 def _title(key: tuple[str, str | None, str | None]) -> str:
     name, part, judge = key
     return figure_title(name, part) + (f" ({judge})" if judge else "")
-
-
-def _text(figure: Figure) -> str:
-    return "-" if figure.value is None else f"{figure.value:.3f}"
 
 
 def _note(figure: Figure) -> str:

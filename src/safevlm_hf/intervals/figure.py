@@ -53,6 +53,10 @@ class Figure:
         """The 95% interval, where there is one."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
+    def share_to_dict(self) -> dict:
+        """Return a share and what it rests on, as JSON-able data."""
+        return {"count": self.count, "total": self.total, "share": self.value, "interval": self.interval}
+
 
 def counted_share(name: str, hits: Iterable[bool | None]) -> Figure:
     """Return the share of hits with Wilson's interval, where every sample stands for itself.

@@ -281,6 +281,3 @@ def _policy_in(folder) -> dict | None:
     except ValueError:
         return None
     return policy if isinstance(policy, dict) else None
-
-
-__all__ = ["DEFAULT_CATEGORIES", "DEFAULT_LEVELS", "SAFE", "SHORT_BLOCK", "SafeConfigMixin", "SafetyConfig"]

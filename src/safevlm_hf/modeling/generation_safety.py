@@ -252,6 +252,3 @@ def _check_shadow(is_shadow: bool, audit: SafetyAudit | None):
         logger.warning_once(
             "Shadow mode (`safety_shadow=True`): verdicts are written down, and every image is answered."
         )
-
-
-__all__ = ["AUDIT_VARIABLE", "SafetyGenerationMixin"]

@@ -190,6 +190,3 @@ def _to_bytes(image):
     if 0 not in values.shape and (values.min() < 0 or values.max() > 255):
         raise ValueError(f"Pixels given as integers must be in 0 to 255, got {values.min()} to {values.max()}.")
     return convert(values)
-
-
-__all__ = ["load_images", "open_image", "to_rgb"]

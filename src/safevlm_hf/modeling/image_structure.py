@@ -223,6 +223,3 @@ class _GifHead:
         self.blocks += 1
         _check("blocks", self.blocks, MAX_PARTS)
         return self.read(int.from_bytes(self.read(1), "little"))
-
-
-__all__ = ["check_avif", "check_directory", "check_structure"]

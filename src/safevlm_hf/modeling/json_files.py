@@ -45,6 +45,3 @@ def unique_keys(pairs: list[tuple[Any, Any]]) -> dict:
             raise ValueError(f"the key {key!r:.80} comes twice")
         found[key] = value
     return found
-
-
-__all__ = ["read_json", "read_policy", "unique_keys"]

@@ -198,8 +198,8 @@ def _names(safety) -> str:
     levels = {0: "no condition", len(safety.levels) - 1: "declines and says why"}
     return "\n\n".join(
         [
-            _table(("", "category"), enumerate(safety.categories)),
-            _table(
+            table(("", "category"), enumerate(safety.categories)),
+            table(
                 ("", "level", "what it asks of the answer"),
                 [(i, name, levels.get(i, "care, or declines")) for i, name in enumerate(safety.levels)],
             ),
@@ -217,7 +217,7 @@ def _training(config, record: dict) -> str:
         values |= {f"{name} at the end": value for name, value in (stage.get("metrics") or {}).items()}
         lines.append(f"### Stage {escape(stage.get('stage', index + 1))}")
         lines.append(
-            _table(("", ""), [(_one_line(key).replace("_", " "), _public(value)) for key, value in values.items()])
+            table(("", ""), [(_one_line(key).replace("_", " "), _public(value)) for key, value in values.items()])
         )
         if stage.get("command"):
             lines.append(_block(_one_line(stage["command"]), "bash"))
@@ -229,7 +229,7 @@ def _figures(record: dict) -> str:
         return "None was measured on this checkpoint."
     rows = [(_one_line(name).replace("_", " "), value) for name, value in record["figures"].items()]
     machine = f", on {escape(record['machine'])}" if record.get("machine") else ""
-    return f"Measured on {escape(_figures_data(record))}{machine}.\n\n" + _table(("figure", "value"), rows)
+    return f"Measured on {escape(_figures_data(record))}{machine}.\n\n" + table(("figure", "value"), rows)
 
 
 def _figures_data(record: dict) -> str:
@@ -260,7 +260,9 @@ def _limits(safety, record: dict) -> str:
     return "\n".join(f"- {limit}" for limit in limits)
 
 
-def _table(head, rows) -> str:
+def table(head, rows) -> str:
+    """Return a table in Markdown, whose cells may hold text of unknown origin."""
+
     def line(cells):
         shown = (f"{cell:.4g}" if isinstance(cell, float) else escape(cell) for cell in cells)
         return "| " + " | ".join(shown) + " |"
@@ -313,6 +315,3 @@ def _block(text: str, language: str) -> str:
 def _public(name):
     # The folders of whoever trained it are nobody's business.
     return Path(name).name if isinstance(name, str) and Path(name).is_absolute() else name
-
-
-__all__ = ["code", "create_model_card", "describe_scope", "escape", "is_generated_card", "write_model_card"]

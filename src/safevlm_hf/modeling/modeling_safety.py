@@ -408,6 +408,3 @@ def _with_fields(stock, fields: type, module: str) -> type:
     return dataclass(
         type(f"Safe{output.__name__}", (fields, output), {"__doc__": fields.__doc__, "__module__": module})
     )
-
-
-__all__ = ["SafeForConditionalGenerationMixin", "SafeModelMixin", "SafePreTrainedModelMixin"]

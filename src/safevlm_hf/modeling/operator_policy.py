@@ -101,6 +101,3 @@ def _acting(own: dict, given: dict, operator: SafetyPolicy, config: SafetyNames)
     left = [name for name in config.categories if operator.is_on(name) and name not in given]
     acting = {name if name in own else EVERY for name in left}
     return {name: value for name, value in own.items() if name in acting}
-
-
-__all__ = ["OF_CHECKPOINT", "describe_silencing", "enforced_policy", "merge_policies", "silencing_settings"]

@@ -263,6 +263,3 @@ def _is_sequence(value) -> bool:
 def is_batch(conversations: Sequence) -> bool:
     """Tell whether these are conversations, and not the messages of one."""
     return _is_sequence(conversations[0]) or hasattr(conversations[0], "messages")
-
-
-__all__ = ["PlainText", "is_batch"]

@@ -73,6 +73,10 @@ class SafeProcessorMixin(RemoteCodeMixin):
     config_class: type[SafeConfigMixin]
     words: SafetyWords | None = None
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.tokenizer.padding_side = "left"
+
     def set_safety(self, categories, levels, num_safety_tokens, num_condition_tokens):
         """Take over the names and sizes of the safety modules; the family's where unset."""
         fields = dict(zip(SAFETY_FIELDS, (categories, levels, num_safety_tokens, num_condition_tokens)))
@@ -415,6 +419,3 @@ def _in_form_of(ids, rows: list):
     if isinstance(ids, torch.Tensor):
         return torch.tensor(rows, device=ids.device)
     return np.array(rows) if isinstance(ids, np.ndarray) else rows
-
-
-__all__ = ["TextOffsetsMixin", "SafeProcessorMixin"]

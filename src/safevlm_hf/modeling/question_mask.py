@@ -233,14 +233,3 @@ def token_turns(offsets: list[tuple[int, int]], spans: list[tuple[int, int, int]
     for token in np.flatnonzero(last > first + 1):
         found[token] = turns[first[token] : last[token]].min()
     return found.tolist()
-
-
-__all__ = [
-    "QuestionMarks",
-    "QuestionSpans",
-    "expand_spans",
-    "find_answers",
-    "find_question",
-    "has_texts",
-    "token_turns",
-]

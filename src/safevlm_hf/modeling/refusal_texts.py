@@ -48,5 +48,3 @@ REFUSALS = {
         "misleading": "我无法提供帮助：这会误导他人。",
     },
 }
-
-__all__ = ["REFUSALS"]

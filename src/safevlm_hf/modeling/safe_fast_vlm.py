@@ -89,7 +89,6 @@ class SafeFastVlmProcessor(SafeProcessorMixin, LlavaProcessor):
             num_additional_image_tokens=num_additional_image_tokens,
             **kwargs,
         )
-        self.tokenizer.padding_side = "left"
 
 
 __all__ = [

@@ -80,7 +80,6 @@ class SafeGemma3Processor(SafeProcessorMixin, Gemma3Processor):
         super().__init__(
             image_processor, tokenizer, chat_template=chat_template, image_seq_length=image_seq_length, **kwargs
         )
-        self.tokenizer.padding_side = "left"
 
     @property
     def placeholder(self) -> str:

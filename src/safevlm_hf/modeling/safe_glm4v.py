@@ -54,7 +54,6 @@ class SafeGlm4vProcessor(SafeProcessorMixin, Glm4vProcessor):
     ):
         self.set_safety(categories, levels, num_safety_tokens, num_condition_tokens)
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
-        self.tokenizer.padding_side = "left"
 
 
 __all__ = ["SafeGlm4vConfig", "SafeGlm4vForConditionalGeneration", "SafeGlm4vModel", "SafeGlm4vProcessor"]

@@ -59,7 +59,6 @@ class SafeIdefics3Processor(TiledProcessorMixin, SafeProcessorMixin, TextOffsets
         super().__init__(
             image_processor, tokenizer, image_seq_len=image_seq_len, chat_template=chat_template, **kwargs
         )
-        self.tokenizer.padding_side = "left"
 
 
 __all__ = [

@@ -107,7 +107,6 @@ class SafeInternVLProcessor(TiledProcessorMixin, SafeProcessorMixin, TextOffsets
             chat_template=chat_template,
             **kwargs,
         )
-        self.tokenizer.padding_side = "left"
 
     def count_tiles(self, processed: dict) -> list[int]:
         return [int(number) for number in processed["num_patches"]]

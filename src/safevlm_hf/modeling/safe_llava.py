@@ -167,7 +167,6 @@ class SafeLlavaProcessor(SafeProcessorMixin, LlavaProcessor):
             num_additional_image_tokens=num_additional_image_tokens,
             **kwargs,
         )
-        self.tokenizer.padding_side = "left"
 
 
 __all__ = [

@@ -90,7 +90,6 @@ class SafeLlavaNextProcessor(SafeProcessorMixin, LlavaNextProcessor):
             num_additional_image_tokens=num_additional_image_tokens,
             **kwargs,
         )
-        self.tokenizer.padding_side = "left"
 
 
 __all__ = [

@@ -103,7 +103,6 @@ class SafeLlavaOnevisionProcessor(SafeProcessorMixin, LlavaOnevisionProcessor):
             vision_aspect_ratio=vision_aspect_ratio,
             **kwargs,
         )
-        self.tokenizer.padding_side = "left"
 
 
 __all__ = [

@@ -122,7 +122,6 @@ class SafeMistral3Processor(SafeProcessorMixin, PixtralProcessor):
             image_end_token=image_end_token,
             **kwargs,
         )
-        self.tokenizer.padding_side = "left"
 
 
 __all__ = [

@@ -51,7 +51,6 @@ class SafeQwen2_5_VLProcessor(SafeProcessorMixin, Qwen2_5_VLProcessor):
     ):
         self.set_safety(categories, levels, num_safety_tokens, num_condition_tokens)
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
-        self.tokenizer.padding_side = "left"
 
 
 __all__ = [

@@ -66,7 +66,6 @@ class SafeSmolVLMProcessor(TiledProcessorMixin, SafeProcessorMixin, SmolVLMProce
             chat_template=chat_template,
             **kwargs,
         )
-        self.tokenizer.padding_side = "left"
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
         """Count positions for engines, as other processors do; `image_sizes` are (height, width) pairs."""

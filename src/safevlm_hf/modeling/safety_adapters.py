@@ -187,6 +187,3 @@ def _either(given: str | list[str] | None, pattern: str) -> str:
     if not isinstance(given, str):
         given = rf"(?:.*\.)?(?:{'|'.join(map(re.escape, sorted(given)))})"
     return f"(?:{given})|{pattern}"
-
-
-__all__ = ["SafetyAdapterMixin"]

@@ -104,6 +104,3 @@ class SafetyAssessmentMixin:
         conversation, safety_inputs = self.read_conversation(*prompt)
         safety_inputs = self.verdict_inputs(conversation, policy, safety_inputs)
         return self.model.encode_images(pixel_values, image_inputs, safety_inputs), safety_inputs, policy
-
-
-__all__ = ["TOKEN_TYPES", "SafetyAssessmentMixin"]

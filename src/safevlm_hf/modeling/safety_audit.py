@@ -5,7 +5,6 @@ import binascii
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -100,23 +99,16 @@ def _locked(path: str):
         yield file
 
 
-def iter_audit(path) -> Iterator[tuple[int, dict | None]]:
-    """Yield the lines of an audit trail with their numbers; `None` for one that a crash cut off, which cannot be
-    read."""
-    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
-                if line.strip():
-                    yield number, None
-
-
 def read_audit(path) -> tuple[list[dict], int]:
     """Return the lines of an audit trail, and how many were cut off by a crash and cannot be read."""
-    found = [line for _, line in iter_audit(path)]
-    lines = [line for line in found if line is not None]
-    return lines, len(found) - len(lines)
+    lines, cut_off = [], 0
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in filter(str.strip, file):
+            try:
+                lines.append(json.loads(line))
+            except (ValueError, RecursionError):
+                cut_off += 1
+    return lines, cut_off
 
 
 @dataclass(frozen=True)
@@ -201,14 +193,9 @@ def _verdict_lines(
 def deciding_category(verdict: dict) -> str:
     """Return the category, by name, that a line's verdict was decided on; its most probable one where the picture is
     answered, and `UNREADABLE` where it cannot be read."""
-    return (
-        verdict.get("decided")
-        or [
-            *verdict["flagged_categories"],
-            *verdict["review_categories"],
-            verdict["category"],
-        ][0]
-    )
+    if verdict.get("decided"):
+        return verdict["decided"]
+    return [*verdict["flagged_categories"], *verdict["review_categories"], verdict["category"]][0]
 
 
 def _as_line(value):
@@ -235,15 +222,3 @@ def decode_logits(encoded: str, columns: int) -> torch.Tensor:
 
 def _digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-__all__ = [
-    "AuditedCall",
-    "SafetyAudit",
-    "audit_lines",
-    "deciding_category",
-    "decode_logits",
-    "encode_logits",
-    "iter_audit",
-    "read_audit",
-]

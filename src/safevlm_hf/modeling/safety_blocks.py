@@ -148,6 +148,3 @@ def structure_ids(
     ids = tokenizer.encode(f"{image_token}{''.join(tokens)}{image_token}", add_special_tokens=False)
     places = [place for place, token_id in enumerate(ids) if token_id == image_token_id]
     return tuple(ids[places[0] + 1 : places[-1]]) if len(places) == 2 else None
-
-
-__all__ = ["Layout", "check_runs", "check_structure", "grids_of", "load_tokenizer", "structure_ids"]

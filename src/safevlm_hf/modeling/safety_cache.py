@@ -168,20 +168,3 @@ def _tensors(value) -> list[torch.Tensor]:
 
 def _version(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
-
-
-__all__ = [
-    "CACHE",
-    "CacheRecord",
-    "drop_record",
-    "generating",
-    "is_generating",
-    "mark_free_cache",
-    "one_cache",
-    "read_record",
-    "read_state",
-    "take_cache",
-    "take_free_cache",
-    "write_record",
-    "write_state",
-]

@@ -416,6 +416,3 @@ class NoImageTokens(LogitsProcessor):
         scores = scores.clone()
         scores[:, self.image_token_id] = scores[:, self.image_token_id].masked_fill(has_image, -torch.inf)
         return scores
-
-
-__all__ = ["SafetyCall"]

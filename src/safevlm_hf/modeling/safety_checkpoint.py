@@ -11,6 +11,7 @@ from transformers.conversion_mapping import (
 from transformers.utils import cached_file, logging
 
 from .json_files import read_json, read_policy
+from .operator_policy import merge_policies
 from .safety_digest import changed_parts
 from .safety_policy import SafetyPolicy
 from .safety_words import load_words
@@ -181,7 +182,8 @@ def _check_policies(checkpoint, model):
     """Raise for a policy that does not fit, and warn of one that does less than the default."""
     configs = (getattr(model, "generation_config", None), model.config)
     kept = [policy for policy in (getattr(config, "safety_policy", None) for config in configs) if policy is not None]
-    lax = [SafetyPolicy.create(policy, model.config.safety_config).lax_settings() for policy in kept]
+    source = f"the policy of {checkpoint}"
+    lax = [merge_policies([(source, policy)], model.config.safety_config).lax_settings() for policy in kept]
     if lax and lax[0]:
         logger.warning(
             f"{checkpoint} brings a policy of its own, with which the verdict does less than with the default one: "
@@ -248,6 +250,3 @@ def _find_file(checkpoint, name: str, **kwargs) -> str | None:
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
     )
-
-
-__all__ = ["SafeCheckpointMixin", "register_key_conversions", "stored_policy", "warn_of_changes"]

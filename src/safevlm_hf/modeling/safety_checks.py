@@ -223,18 +223,3 @@ def check_vocabulary(model):
             f"The output layer has {outputs} outputs, and the config a `vocab_size` of {vocab_size}: a refusal "
             f"would not be certain. Call `model.resize_token_embeddings({outputs})`."
         )
-
-
-__all__ = [
-    "GENERATE_ARGUMENTS",
-    "check_embeds",
-    "check_drafts",
-    "check_loop",
-    "check_modalities",
-    "check_positions",
-    "check_question_ids",
-    "check_question_mask",
-    "check_blocks_are_seen",
-    "check_images_are_seen",
-    "check_vocabulary",
-]

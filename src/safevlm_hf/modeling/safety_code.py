@@ -50,6 +50,3 @@ class RemoteCodeMixin(PushToHubMixin):
         code = {file.name for file in _code_files(family)}  # and no other file of the folder
         stamps = {file: stamp for file, stamp in files_timestamps.items() if file not in code}
         return super()._upload_modified_files(working_dir, repo_id, stamps, *args, **kwargs)
-
-
-__all__ = ["RemoteCodeMixin", "auto_map", "save_code"]

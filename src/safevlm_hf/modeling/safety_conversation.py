@@ -88,6 +88,3 @@ class Conversation:
         last = torch.minimum(last, turns.masked_fill(turns == 0, FAR_TURN).amin(dim=1, keepdim=True))
         turns = torch.where(turns < last + min(remembered_turns, FAR_TURN), turns, 0)
         return torch.stack([ids, turns], dim=-1)
-
-
-__all__ = ["Conversation"]

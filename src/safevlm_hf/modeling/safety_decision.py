@@ -224,15 +224,3 @@ def predicted_ids(
 def _names(chosen: torch.BoolTensor, probabilities: dict[str, float]) -> tuple[str, ...]:
     names = [name for name, is_chosen in zip(probabilities, chosen.tolist()) if is_chosen]
     return tuple(sorted(names, key=probabilities.get, reverse=True))
-
-
-__all__ = [
-    "SafetyDecision",
-    "calibrated_probabilities",
-    "calibrated_risks",
-    "condition_rows",
-    "decide",
-    "is_readable",
-    "predicted_ids",
-    "verdicts_from_logits",
-]

@@ -63,6 +63,3 @@ def _with_floats(value):
     if isinstance(value, dict):
         return {name: _with_floats(one) for name, one in value.items()}
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-__all__ = ["changed_parts", "safety_digests"]

@@ -254,6 +254,3 @@ def _without_each_word(head: SafetyWordHead, question_ids: torch.LongTensor, dec
     lost = margins[:, :1] - margins[:, 1:]
     by_place = lost.gather(1, (place - start[:, None]).clamp(0, lost.shape[1] - 1))
     return torch.where(in_window, by_place, 0.0)
-
-
-__all__ = ["SafetyExplanation", "explain_head", "explain_word_head"]

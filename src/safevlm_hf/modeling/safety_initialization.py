@@ -69,6 +69,3 @@ class SafetyInitializationMixin:
             by_level = table[1:].unflatten(0, (-1, len(safety.levels) - 1)).mean(dim=0)
             self.model.safety_conditions.weight = nn.Parameter(torch.cat([table, *[by_level] * len(names)]))
         safety.categories = extended.categories
-
-
-__all__ = ["SafetyInitializationMixin"]

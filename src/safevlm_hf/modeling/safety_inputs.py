@@ -61,6 +61,3 @@ class SafetyInputs:
         ends = torch.tensor([0, *block_lengths], device=last.device).cumsum(dim=0)
         # Each row has to end where a block ends, or an image would lie in two rows.
         return (last[:, None] == ends[None, :]).any(dim=1).all() & (last[-1] == ends[-1])
-
-
-__all__ = ["SafetyInputs", "inside_blocks"]

@@ -314,6 +314,3 @@ def _condition_ids(decision: SafetyDecision, rows: torch.LongTensor, safety_inpu
         return condition_ids
     given = safety_inputs.condition_ids.to(condition_ids.device)
     return torch.where(given < 0, condition_ids, given)
-
-
-__all__ = ["MAX_PIXEL", "SafetyJudgingMixin"]

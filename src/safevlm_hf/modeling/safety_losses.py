@@ -72,6 +72,3 @@ def less_safe(logits: torch.Tensor, safe: int, config: SafetyConfig) -> torch.Te
     margin = logits.new_zeros(logits.shape[-1])
     margin[safe] = config.safe_margin
     return logits - margin
-
-
-__all__ = ["clean_losses", "head_loss", "less_safe"]

@@ -456,16 +456,3 @@ def init_safety_weights(module: nn.Module) -> bool:
     else:
         return False
     return True
-
-
-__all__ = [
-    "SafetyConditions",
-    "SafetyHead",
-    "SafetyProjector",
-    "SafetyTokens",
-    "Windows",
-    "init_safety_weights",
-    "readings_of",
-    "to_squares",
-    "window_means",
-]

@@ -98,6 +98,3 @@ class MRopeMixin:
     @cache_state.setter
     def cache_state(self, state: torch.Tensor | None):
         self.rope_deltas = state
-
-
-__all__ = ["MRopeMixin"]

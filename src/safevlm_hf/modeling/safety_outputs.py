@@ -131,13 +131,3 @@ def decide_samples(safety_inputs: SafetyInputs, config: SafetyConfig) -> list[tu
             if strictness > strictest[row][0]:
                 strictest[row] = strictness, condition_category(condition, config) if is_read else None
     return [(one.action, min(one.risk, 1.0), category) for one, category in strictest]
-
-
-__all__ = [
-    "SafetyFields",
-    "SafetyImageOutput",
-    "SafetyLossFields",
-    "SafetyOutput",
-    "decide_samples",
-    "verdict_output",
-]

@@ -456,19 +456,3 @@ def condition_text(row: int, config: SafetyNames) -> str:
 
 
 DEFAULT_POLICY = SafetyPolicy()  # built here: full-graph compilation cannot build one in forward
-
-__all__ = [
-    "ACTIONS",
-    "DEFAULT_CATEGORIES",
-    "DEFAULT_LEVELS",
-    "DEFAULT_POLICY",
-    "SAFE",
-    "SafetyNames",
-    "SafetyPolicy",
-    "SafetyVerdict",
-    "Strictness",
-    "condition_category",
-    "condition_name",
-    "condition_text",
-    "strictest_verdict",
-]

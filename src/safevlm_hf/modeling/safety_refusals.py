@@ -86,6 +86,3 @@ class ForcedRefusal(LogitsProcessor):
             scores[row] = -torch.inf
             scores[row, token_id] = 0.0
         return scores
-
-
-__all__ = ["ForcedRefusal", "all_refusal_ids", "refusal_ids"]

@@ -193,13 +193,3 @@ class TiledProcessorMixin:
     @property
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "safety_num_tiles"]
-
-
-__all__ = [
-    "FirstTileMixin",
-    "LastTileConfigMixin",
-    "LastTileMixin",
-    "PaddedTilesMixin",
-    "TiledProcessorMixin",
-    "parts_of_large_maps",
-]

@@ -197,6 +197,3 @@ def init_word_weights(module: nn.Module) -> bool:
     init.zeros_(module.no_word)
     init.zeros_(module.of_size)
     return True
-
-
-__all__ = ["SafetyWordHead", "WindowTree", "init_word_weights"]

@@ -140,6 +140,3 @@ def load_words(checkpoint: str | None, is_required: bool = False, **source) -> S
             "may hide what is asked: copy the file from where the checkpoint was saved."
         )
     return SafetyWords(file)
-
-
-__all__ = ["WORDS_FILE", "SafetyWords", "fill_up", "load_words"]

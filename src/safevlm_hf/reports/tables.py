@@ -36,7 +36,11 @@ def figure_cell(figure: Figure | None, is_met: bool | None = None) -> Cell:
     """A figure with what it rests on; "-" where there is none."""
     if figure is None or figure.value is None:
         return Cell(show(None), is_met=is_met)
-    return Cell(show(figure.value), counted_note(figure), is_met, short_note(figure))
+    if figure.interval is None:
+        return Cell(show(figure.value), is_met=is_met)
+    low, high = figure.interval
+    note = f"({figure.total}; {interval_text(figure)})"
+    return Cell(show(figure.value), note, is_met, f"({low:.2f}-{high:.2f})")
 
 
 def show(value: float | None) -> str:
@@ -72,19 +76,6 @@ def range_text(interval: Sequence[float]) -> str:
     """Return the ends of an interval, "0.01 to 0.07"; empty where there is none (NaN)."""
     low, high = interval
     return "" if low != low else f"{low:.2f} to {high:.2f}"
-
-
-def counted_note(figure: Figure | None) -> str:
-    """Return a figure's number of samples and its 95% interval, in brackets."""
-    return f"({figure.total}; {interval_text(figure)})" if figure is not None and figure.interval else ""
-
-
-def short_note(figure: Figure | None) -> str:
-    """Return the 95% interval of a figure in few characters, in brackets."""
-    if figure is None or figure.interval is None:
-        return ""
-    low, high = figure.interval
-    return f"({low:.2f}-{high:.2f})"
 
 
 def counts_text(count: int, total: int) -> str:

@@ -206,6 +206,3 @@ def startup_warnings(settings: Settings, host: str, policy: SafetyPolicy) -> lis
 
 def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-__all__ = ["create_app", "serve", "startup_warnings"]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..benchmarks import BENCHMARKS, BenchmarkError, rtvlm, vlguard
+from ..benchmarks import BENCHMARKS, rtvlm, vlguard
 from ..benchmarks.folder import MAX_LISTED, DataFolder
 from ..benchmarks.pictures import find_picture_problems
 from ..benchmarks.tables import Row, read_json, read_json_rows
@@ -425,6 +425,3 @@ def _proportion(numbers: Mapping[str, int]) -> str:
 def _count(names: Sequence[str]) -> str:
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return f"{len(names)}: {', '.join(names[:MAX_LISTED])}{more}"
-
-
-__all__ = ["BenchmarkError", "Mix", "mix_records"]

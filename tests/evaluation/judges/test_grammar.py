@@ -16,7 +16,7 @@ PATTERNS = [
     pytest.param(name, pattern, id=f"{language}-{name}-{number}")
     for language, grammar in GRAMMARS.items()
     for name in LISTS
-    for number, pattern in enumerate(getattr(grammar, name), 1)
+    for number, pattern in enumerate(grammar[name], 1)
 ]
 
 
@@ -40,7 +40,7 @@ def test_each_pattern_matches_one_sentence_and_not_the_other(name, pattern):
 
 def test_there_is_a_file_for_each_language_of_the_fixed_refusals():
     assert set(GRAMMARS) == set(REFUSALS) == {file.stem for file in FOLDER.iterdir()}
-    assert all(getattr(grammar, name) for grammar in GRAMMARS.values() for name in LISTS)
+    assert all(grammar[name] for grammar in GRAMMARS.values() for name in LISTS)
 
 
 @pytest.mark.parametrize("language", GRAMMARS)
@@ -49,7 +49,7 @@ def test_every_part_is_used_and_no_pattern_is_there_twice(language):
     parts = re.findall(r"^  (\w+):", text, re.MULTILINE)
     assert parts and all(f"{{{part}}}" in text for part in parts)
     for name in LISTS:
-        patterns = [pattern.regex for pattern in getattr(GRAMMARS[language], name)]
+        patterns = [pattern.regex for pattern in GRAMMARS[language][name]]
         assert len(set(patterns)) == len(patterns)
 
 
@@ -73,7 +73,7 @@ def test_lines_of_a_pattern_are_joined_and_parts_put_in(tmp_path):
     entry = "- pattern: |\n      {say} .{0,4}no\n    match: a\n    no_match: b\n"
     (tmp_path / "xx.yaml").write_text(parts + "".join(f"{name}:\n  {entry}" for name in LISTS))
     grammar = load_grammar(tmp_path / "xx.yaml")
-    assert {getattr(grammar, name)[0].regex for name in LISTS} == {"(?:i|we) (?:say|tell) .{0,4}no"}
+    assert {grammar[name][0].regex for name in LISTS} == {"(?:i|we) (?:say|tell) .{0,4}no"}
 
 
 SECOND = "zh.yaml, refusals, entry 2: "

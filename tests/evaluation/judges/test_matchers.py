@@ -2,19 +2,11 @@ import pytest
 from judged_items import pairs
 
 from safevlm_hf.data.riskcards import NEW_SAFE_ANSWERS, SAFE_ANSWERS
-from safevlm_hf.evaluation.judges.matchers import (
-    HOLISAFE,
-    MSSBENCH,
-    VLGUARD,
-    XSTEST,
-    KeywordJudge,
-    Keywords,
-    published_matchers,
-)
+from safevlm_hf.evaluation.judges.matchers import KEYWORDS, KeywordJudge, Keywords, published_matchers
 from safevlm_hf.modeling.refusal_texts import REFUSALS
 
 
-LISTS = (VLGUARD, HOLISAFE, XSTEST, MSSBENCH)
+LISTS = [KEYWORDS[f"{name} keywords"] for name in ("VLGuard", "HoliSafe", "XSTest", "MSSBench")]
 # Whether each list, in this order, takes the text for a refusal: as the published code did when it was run.
 CASES = {
     "I'd rather not: this may break a rule.": (False, False, False, False),
@@ -55,7 +47,7 @@ def test_our_refusals_in_english_are_known_to_all_and_other_languages_to_none():
 
 
 def test_the_entry_with_a_capital_letter_is_never_found():
-    assert "but I cannot" in VLGUARD.contains
+    assert "but I cannot" in KEYWORDS["VLGuard keywords"].contains
     only = Keywords(source="here", contains=("but I cannot",))
     assert not only.find("Yes, but I cannot.")
 

@@ -308,7 +308,7 @@ def test_no_text_takes_long(trap):
 def test_no_search_takes_long(language):
     """Each search by itself, on one clause of the greatest length, which nothing has cut into sentences."""
     for name in LISTS:
-        patterns = [pattern.regex for pattern in getattr(GRAMMARS[language], name)]
+        patterns = [pattern.regex for pattern in GRAMMARS[language][name]]
         compiled = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
         for trap in TRAPS:
             text = (trap * (rules.READ_LENGTH // len(trap) + 1))[: rules.READ_LENGTH]

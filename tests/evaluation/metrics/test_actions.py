@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from metric_items import FEW, make_answers, make_items
 from sklearn.metrics import confusion_matrix
 
-from safevlm_hf.evaluation.metrics.actions import ACTIONS, action_accuracy, action_confusion
+from safevlm_hf.evaluation.metrics.verdicts import ACTIONS, action_accuracy, action_confusion
 from safevlm_hf.intervals.bootstrap import Bootstrap
 
 

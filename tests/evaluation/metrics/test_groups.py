@@ -1,6 +1,6 @@
 from metric_items import FEW, make_items
 
-from safevlm_hf.evaluation.metrics.groups import all_right
+from safevlm_hf.evaluation.metrics.shares import all_right
 
 
 def test_a_group_is_right_in_all_forms_or_not_at_all():

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from metric_items import FEW, LEVELS, make_answers, make_items
 from sklearn.metrics import mean_absolute_error
 
-from safevlm_hf.evaluation.metrics.levels import (
-    default_costs,
+from safevlm_hf.evaluation.metrics.verdicts import (
     level_adjacent_accuracy,
     level_cost,
     level_kappa,
@@ -27,9 +26,9 @@ def no_warning():
         yield
 
 
-def measure(metric, labels, seen, *more):
+def measure(metric, labels, seen):
     items = make_items(labels, "level")
-    return metric(items, make_answers(items, "level", seen), LEVELS, *more).figure(Bootstrap(5))
+    return metric(items, make_answers(items, "level", seen), LEVELS).figure(Bootstrap(5))
 
 
 def kappa_by_hand(truth, seen):
@@ -56,17 +55,11 @@ def test_all_as_by_hand(pairs):
     assert measure(level_cost, labels, names).value == pytest.approx((abs(truth - seen) + too_low).mean())
 
 
-def test_the_default_costs_double_what_is_too_low():
-    assert default_costs(3).tolist() == [[0, 1, 2], [2, 0, 1], [4, 2, 0]]
-
-
-def test_costs_of_ones_own():
-    costs = [[0, 1, 1, 1], [5, 0, 1, 1], [5, 5, 0, 1], [9, 5, 5, 0]]
-    figure = measure(level_cost, ["high", "safe", "low"], ["safe", "low", None], costs)
-    assert (figure.value, figure.failed, figure.least, figure.most) == (5, 1, pytest.approx(10 / 3), 5)
-    for wrong in ([[0]], np.full((4, 4), -1), np.full((4, 4), np.nan)):
-        with pytest.raises(ValueError, match="expected 4 x 4 costs from 0"):
-            measure(level_cost, ["high"], ["safe"], wrong)
+def test_what_is_too_low_costs_double():
+    costs = [[measure(level_cost, [label], [seen]).value for seen in LEVELS[:3]] for label in LEVELS[:3]]
+    assert costs == [[0, 1, 2], [2, 0, 1], [4, 2, 0]]
+    figure = measure(level_cost, ["high", "safe", "low"], ["safe", "low", None])
+    assert (figure.value, figure.failed, figure.least, figure.most) == (3.5, 1, pytest.approx(7 / 3), 3)
 
 
 def test_bounds_of_what_failed():

@@ -5,8 +5,8 @@ import pytest
 from metric_items import FEW, LEVELS, make_answers, make_items
 
 from safevlm_hf.evaluation.metrics.judged import judge_score, judged_accuracy
-from safevlm_hf.evaluation.metrics.levels import level_cost, level_kappa, level_mae
 from safevlm_hf.evaluation.metrics.shares import share
+from safevlm_hf.evaluation.metrics.verdicts import level_cost, level_kappa, level_mae
 from safevlm_hf.intervals.rates import wilson_interval
 from safevlm_hf.intervals.steady import Rows, difference_interval
 

@@ -81,17 +81,13 @@ def test_nothing_is_answered_twice(path):
     assert path.read_bytes() == before and len(asked) == 7
 
 
-def test_failures_are_outcomes_unless_they_are_to_be_tried_again(path):
+def test_failures_are_outcomes(path):
     failed = Answer("1", None, failure="out of memory")
     with AnswerCache(path, SYSTEM, PROTOCOL) as cache:
         cache.put(ITEM, failed)
         assert cache.get(ITEM) == cache.put(ITEM, ANSWER) == failed
-    with AnswerCache(path, SYSTEM, PROTOCOL, retry_failed=True) as cache:
-        assert cache.get(ITEM) is None
-        assert cache.put(ITEM, ANSWER) == ANSWER
-        assert cache.put(ITEM, replace(ANSWER, text="Red.")) == ANSWER
     with AnswerCache(path, SYSTEM, PROTOCOL) as cache:
-        assert cache.get(ITEM) == ANSWER
+        assert cache.get(ITEM) == failed
 
 
 def test_numbers_that_json_does_not_have(path):

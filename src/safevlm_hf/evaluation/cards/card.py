@@ -144,8 +144,8 @@ def _check_policies(folder: Path, own: Sequence[EvaluationResult]):
         if _without_empty(policy) != _without_empty(_shipped_policy(folder)):
             raise ValueError(
                 f"{protocol.benchmark}, {protocol.split}: {shorten(result.system.name)} is under another policy than "
-                "the one that the checkpoint ships, and general ability stands in a card under that one alone. "
-                "Evaluate without `--policy`, or leave this result out"
+                f"the one that the checkpoint in {folder} ships. In a card, general ability stands under that one "
+                "alone. Evaluate without `--policy`, or leave this result out"
             )
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from ...benchmarks import BENCHMARKS
 from ...intervals.figure import Figure
-from ...modeling.model_card import code, escape
+from ...modeling.model_card import code, escape, table
+from ...reports.tables import show
 from ..contamination.overlap import Overlap
 from ..counting import NOT_FLAGGED
 from ..figure_names import figure_title, is_headline, is_shown_first
@@ -55,27 +56,20 @@ def _table(results: Sequence[EvaluationResult]) -> str:
                 mean = figure.part if is_headline(figure, benchmark) else None
                 system = result.system.name + (f", items {NOT_FLAGGED}" if figure.part == NOT_FLAGGED else "")
                 found.setdefault((figure_title(figure.name, mean), figure.judge), []).append((system, figure))
-    rows = [_row(title, *one) for (title, _), same in found.items() for one in same]
-    return "\n".join([_line(HEAD), "|" + "---|" * len(HEAD), *rows])
+    return table(HEAD, [_row(title, *one) for (title, _), same in found.items() for one in same])
 
 
-def _row(title: str, system: str, figure: Figure) -> str:
+def _row(title: str, system: str, figure: Figure) -> tuple:
     bounds = f" ({figure.least:.3f} to {figure.most:.3f})" if figure.least is not None else ""
-    return _line(
-        (
-            title,
-            figure.judge or "none",
-            system,
-            "-" if figure.value is None else f"{figure.value:.3f}",
-            "-" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}",
-            figure.total,
-            f"{figure.failed}{bounds}",
-        )
+    return (
+        title,
+        figure.judge or "none",
+        system,
+        show(figure.value),
+        "-" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}",
+        figure.total,
+        f"{figure.failed}{bounds}",
     )
-
-
-def _line(cells: Sequence) -> str:
-    return "| " + " | ".join(map(escape, cells)) + " |"
 
 
 def _no_row_not_flagged(result: EvaluationResult) -> str | None:

@@ -50,7 +50,7 @@ class PictureHashes:
     blank: Mapping[str, str]
 
 
-def hash_pictures(paths: Iterable[str], title: str = "hashing pictures") -> PictureHashes:
+def hash_pictures(paths: Iterable[str]) -> PictureHashes:
     """Return the hashes of picture files, each path once.
 
     Raises:
@@ -58,7 +58,7 @@ def hash_pictures(paths: Iterable[str], title: str = "hashing pictures") -> Pict
     """
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        found = list(tqdm(pool.map(_hash, unique), title, len(unique), disable=None, leave=False))
+        found = list(tqdm(pool.map(_hash, unique), "hashing pictures", len(unique), disable=None, leave=False))
     kept = [(path, *one) for path, one in zip(unique, found, strict=True) if not isinstance(one, str)]
     return PictureHashes(
         [path for path, _, _ in kept],

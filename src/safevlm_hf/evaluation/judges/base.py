@@ -8,6 +8,7 @@ from typing import Any
 
 from ...items import Answer, Item
 from ...strict_data import digest, shorten
+from .prompts import JudgePrompt
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,12 @@ class Judge(ABC):
 
     Args:
         name: what tables call it, the same in `Judgement.source` and in `Protocol.judges`.
+
+    Attributes:
+        prompt: what it is asked in words; `None` for one that does not read.
     """
+
+    prompt: JudgePrompt | None = None
 
     def __init__(self, name: str):
         self.name = name

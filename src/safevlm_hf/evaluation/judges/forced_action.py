@@ -17,8 +17,8 @@ class ActionJudge(Judge):
     A system without a verdict has none, and every judgement of it is a failure.
     """
 
-    def __init__(self, name: str = "forced action"):
-        super().__init__(name)
+    def __init__(self):
+        super().__init__("forced action")
 
     def settings(self) -> Mapping[str, Any]:
         return {"kind": "action", "labels": LABELS}

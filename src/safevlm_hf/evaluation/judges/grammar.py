@@ -8,7 +8,7 @@ one that it must not, which the tests read.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +29,14 @@ class Pattern:
     no_match: str
 
 
-@dataclass(frozen=True)
-class Grammar:
-    """One language's patterns, in lists as in its file, which says what each list is for.
-
-    `care`, `reported`, `drafts` and `complies` are for a whole text, the others for one clause.
-    """
-
-    refusals: tuple[Pattern, ...]
-    negations: tuple[Pattern, ...]
-    unknown: tuple[Pattern, ...]
-    deflections: tuple[Pattern, ...]
-    sympathy: tuple[Pattern, ...]
-    harm: tuple[Pattern, ...]
-    offers: tuple[Pattern, ...]
-    care: tuple[Pattern, ...]
-    reported: tuple[Pattern, ...]
-    drafts: tuple[Pattern, ...]
-    disclaimers: tuple[Pattern, ...]
-    complies: tuple[Pattern, ...]
+CLAUSE_LISTS = ("refusals", "negations", "unknown", "deflections", "sympathy", "harm", "offers", "disclaimers")
+TEXT_LISTS = ("care", "reported", "drafts", "complies")
+LISTS = (*CLAUSE_LISTS, *TEXT_LISTS)
+"""Lists of a file, which says what each is for: patterns for one clause, and for a whole text."""
 
 
-LISTS = tuple(field.name for field in fields(Grammar))
-
-
-def load_grammar(file: Path) -> Grammar:
-    """Read one language's file.
+def load_grammar(file: Path) -> dict[str, tuple[Pattern, ...]]:
+    """Read one language's file: its patterns, by the names of the lists.
 
     Raises:
         ValueError: it is not a mapping of `parts` and all lists, or something is wrong with an entry, which is named.
@@ -70,7 +52,7 @@ def load_grammar(file: Path) -> Grammar:
     for name in LISTS:
         entries = enumerate(_checked(content[name], list, f"{file.name}, {name}"), 1)
         lists[name] = tuple(_read_entry(one, parts, f"{file.name}, {name}, entry {number}") for number, one in entries)
-    return Grammar(**lists)
+    return lists
 
 
 def _read_entry(entry: Any, parts: Mapping[str, str], where: str) -> Pattern:

@@ -36,12 +36,12 @@ def _any(patterns: Iterable[Pattern], after: str = "") -> re.Pattern:
 
 
 def _in_all_languages(name: str, after: str = "") -> re.Pattern:
-    return _any((pattern for grammar in GRAMMARS.values() for pattern in getattr(grammar, name)), after)
+    return _any((pattern for grammar in GRAMMARS.values() for pattern in grammar[name]), after)
 
 
 _REFUSAL = _in_all_languages("refusals")
 # What is unknown excuses a negation of the same language alone.
-_NEGATIONS = [(_any(grammar.negations), _any(grammar.unknown)) for grammar in GRAMMARS.values()]
+_NEGATIONS = [(_any(grammar["negations"]), _any(grammar["unknown"])) for grammar in GRAMMARS.values()]
 _DEFLECTION = _in_all_languages("deflections")
 _SYMPATHY = _in_all_languages("sympathy")
 _HARM = _in_all_languages("harm")

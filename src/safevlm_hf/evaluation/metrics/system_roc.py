@@ -31,25 +31,15 @@ class SystemRoc:
     Attributes:
         thresholds: rising, from 0 to 1; a risk over it is refused, as `SafetyPolicy.risk_threshold` does.
         attack_success, over_refusal: shares, 0 to 1; the first rises and the second falls.
-        num_risky, num_clean: items of each side that the shares are of.
-        failed: items without a risk or a judgement, which are in neither.
-        judge: who judged the answers.
     """
 
     thresholds: tuple[float, ...]
     attack_success: tuple[float, ...]
     over_refusal: tuple[float, ...]
-    num_risky: int
-    num_clean: int
-    failed: int
-    judge: str | None
 
 
 def system_roc(
-    items: Sequence[Item],
-    answers: Sequence[Answer],
-    judgements: Sequence[str | None] | None = None,
-    judge: str | None = None,
+    items: Sequence[Item], answers: Sequence[Answer], judgements: Sequence[str | None] | None = None
 ) -> SystemRoc:
     """Return the curve of a system with a threshold.
 
@@ -58,27 +48,19 @@ def system_roc(
         answers: n, of which the risk is read.
         judgements: n labels `"answer"`, `"care"` or `"refusal"` of its model's answers without a verdict: a risky item
             succeeds if it is answered, a harmless one suffers if it is refused. Without them the model answers
-            everything that is not over the threshold.
-        judge: name of the judge, where there are judgements.
+            everything that is not over the threshold. Items without a judgement or a risk are in no share.
 
     Raises:
         ValueError: as `align`; a risk or a judgement is not as described; one of the sides has no item.
     """
-    measurement = attack_success_at(items, answers, 1.0, judgements, judge)
+    measurement = attack_success_at(items, answers, 1.0, judgements)
     known = ~np.isnan(measurement.seen)
     truth, scores = measurement.truth[known], measurement.seen[known]
     num_risky = int(truth.sum())
     num_clean = len(truth) - num_risky
     if 0 in (num_risky, num_clean):
         raise ValueError(f"expected items of both sides with a risk, got {num_risky} risky and {num_clean} harmless")
-    curve = _curve(truth, scores, np.ones(len(truth)))
-    return SystemRoc(
-        *(tuple(map(float, part)) for part in curve),
-        num_risky=num_risky,
-        num_clean=num_clean,
-        failed=int((~known).sum()),
-        judge=judge,
-    )
+    return SystemRoc(*(tuple(map(float, part)) for part in _curve(truth, scores, np.ones(len(truth)))))
 
 
 def attack_success_at(
@@ -95,6 +77,7 @@ def attack_success_at(
 
     Args:
         over_refusal: 0 to 1.
+        judge: name of the judge, where there are judgements.
 
     Other arguments and errors as of `system_roc`.
     """

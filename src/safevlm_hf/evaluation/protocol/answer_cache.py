@@ -24,16 +24,14 @@ class AnswerCache:
 
     Args:
         path: a `JsonLinesCache`; several systems and protocols may share it, one run at a time.
-        retry_failed: take a failed answer for none, so that its item is asked again. Otherwise it is an outcome.
 
     Raises:
         RuntimeError, ValueError: as `JsonLinesCache`.
     """
 
-    def __init__(self, path: str | os.PathLike, system: System, protocol: Protocol, retry_failed: bool = False):
+    def __init__(self, path: str | os.PathLike, system: System, protocol: Protocol):
         self._cache = JsonLinesCache(path)
         self._run = (system.fingerprint, protocol.answer_hash)
-        self._retry_failed = retry_failed
 
     def __enter__(self) -> "AnswerCache":
         return self
@@ -52,12 +50,11 @@ class AnswerCache:
             return None
         if isinstance(kept, Mapping):  # older answers were kept without their actions
             kept = {"actions": [], **kept}
-        answer = Answer(item_id=item.id, **check_keys(kept, KEPT, f"{self._cache.path}: an answer"))
-        return None if self._retry_failed and answer.failure is not None else answer
+        return Answer(item_id=item.id, **check_keys(kept, KEPT, f"{self._cache.path}: an answer"))
 
     def put(self, item: Item, answer: Answer) -> Answer:
-        """Keep an answer and return what is kept: the first one that was given, failed ones under `retry_failed`
-        apart. Risk and probabilities that are no finite numbers, which JSON does not have, are kept as `None`.
+        """Keep an answer and return what is kept: the first one that was given, a failed one too. Risk and
+        probabilities that are no finite numbers, which JSON does not have, are kept as `None`.
 
         Raises:
             ValueError: the answer is to another item.
@@ -65,7 +62,7 @@ class AnswerCache:
         if answer.item_id != item.id:
             raise ValueError(f"the answer is to item {shorten(answer.item_id)}, the item is {shorten(item.id)}")
         value = {name: _finite(getattr(answer, name)) for name in KEPT}
-        kept = self._cache.put(self._key(item), value, replace=self._retry_failed and self.get(item) is None)
+        kept = self._cache.put(self._key(item), value)
         return replace(answer, item_id=item.id, **kept)
 
     def flush(self):

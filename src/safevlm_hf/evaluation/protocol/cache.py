@@ -27,9 +27,6 @@ class JsonLinesCache:
     Args:
         path: the file; it is made, with its folders, where there is none.
 
-    Attributes:
-        dropped_bytes: length of the torn line that was dropped, 0 if there was none.
-
     Raises:
         RuntimeError: another process has the file open.
         ValueError: the file was not written by this class. It is left as it is.
@@ -45,14 +42,11 @@ class JsonLinesCache:
         except Timeout:
             raise RuntimeError(f"{self.path} is in use by another run: wait for it, or name another file") from None
         try:
-            self._values, self.dropped_bytes = self._read()
+            self._values = self._read()
             self._file = self.path.open("ab", buffering=0)
         except BaseException:
             self._lock.release()
             raise
-
-    def __len__(self) -> int:
-        return len(self._values)
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -63,12 +57,12 @@ class JsonLinesCache:
     def __exit__(self, *_):
         self.close()
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value as JSON gives it back (tuples are lists)."""
-        return self._values.get(key, default)
+    def get(self, key: str) -> Any:
+        """Return the value as JSON gives it back (tuples are lists); `None` where there is none."""
+        return self._values.get(key)
 
-    def put(self, key: str, value: Any, replace: bool = False) -> Any:
-        """Keep the value and return what is kept from now on: the first value of a key, unless it is replaced.
+    def put(self, key: str, value: Any) -> Any:
+        """Keep the value and return what is kept from now on: the first value of a key.
 
         Raises:
             TypeError, ValueError: JSON does not have the value, NaN among others. Nothing is written.
@@ -77,7 +71,7 @@ class JsonLinesCache:
         # What JSON does not have is refused here, before anything is written.
         line = json.dumps({"key": key, "value": value}, allow_nan=False)
         with self._mutex:
-            if replace or key not in self._values:
+            if key not in self._values:
                 self._append(line.encode("ascii") + b"\n")
                 self._values[key] = json.loads(line)["value"]
             return self._values[key]
@@ -103,9 +97,8 @@ class JsonLinesCache:
             self._file.truncate(end)
             raise
 
-    def _read(self) -> tuple[dict[str, Any], int]:
-        """Return the values, and the length of the torn last line, which is cut off. A later line replaces an earlier
-        one."""
+    def _read(self) -> dict[str, Any]:
+        """Return the values, and cut off a torn last line. A later line replaces an earlier one."""
         content = self.path.read_bytes() if self.path.exists() else b""
         complete = content.rfind(b"\n") + 1
         values = {}
@@ -123,7 +116,7 @@ class JsonLinesCache:
             logger.warning(
                 f"{self.path}: the last line was torn by a kill; {len(torn)} bytes dropped, {len(values)} entries kept"
             )
-        return values, len(torn)
+        return values
 
     def _foreign(self, found: str) -> ValueError:
         expected = 'expected lines {"key": ..., "value": ...} of a cache'

@@ -14,7 +14,7 @@ from .pgd import UNBOUNDED
 
 with needs_extra("eval"):
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
 
 FIGURES = {
@@ -129,8 +129,8 @@ class Report:
             "cards": "risky" if row.is_risky else "clean",
             "epsilon": row.epsilon,
             "steps": row.steps,
-            "saved": {name: _rate_as_json(row.rate(is_hit)) for name, is_hit in hits.items()},
-            "floats": {name: _rate_as_json(row.rate(is_hit, True)) for name, is_hit in hits.items()},
+            "saved": {name: row.rate(is_hit).share_to_dict() for name, is_hit in hits.items()},
+            "floats": {name: row.rate(is_hit, True).share_to_dict() for name, is_hit in hits.items()},
             "outcomes": [asdict(outcome) for outcome in row.outcomes],
             "loss_curves": list(row.curves),
         }
@@ -139,7 +139,7 @@ class Report:
         """Plot the share of cards on which each attacker reaches the goal over epsilon, with intervals."""
         epsilons = [epsilon for epsilon in self.epsilons if epsilon]
         with rc_context(STYLE):
-            figure = Figure(figsize=(8, 4.5), layout="constrained")
+            figure = Drawing(figsize=(8, 4.5), layout="constrained")
             axes = figure.subplots()
             for number, attacker in enumerate(self.attackers):
                 rates = [self.row(attacker, epsilon).rate(attacker.reached) for epsilon in epsilons]
@@ -180,7 +180,3 @@ def _cell(rate: Figure, interval: bool) -> str:
         return "-"
     low, high = rate.interval
     return f"{rate.value:.2f} ({low:.2f} to {high:.2f})" if interval else f"{rate.value:.2f}"
-
-
-def _rate_as_json(rate: Figure) -> dict:
-    return {"count": rate.count, "total": rate.total, "share": rate.value, "interval": rate.interval}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from safevlm_hf.intervals.areas import PRECISION, ROC, area_intervals
+from safevlm_hf.calibration.curves import PRECISION, ROC, area_intervals
 from safevlm_hf.intervals.bootstrap import Bootstrap
 
 
