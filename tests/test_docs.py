@@ -5,6 +5,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from argparse import ArgumentParser
 from html import unescape
 from importlib.util import find_spec
 from itertools import dropwhile, groupby
@@ -175,49 +176,18 @@ def test_pictures_in_the_documents_are_files_here_that_say_what_they_show():
     assert "<title" in drawing and "<desc" in drawing and not re.search(r"<script|href=|@import|url\((?!#)", drawing)
 
 
-WITH_COMMANDS = (
-    "README.md",
-    *(f"docs/{page}.md" for page in "start training data policy results limits evaluation".split()),
-)
-
-
-def commands_in(text: str) -> list[list[str]]:
-    """Return the words of each `safevlm ...` and `python examples/...` in blocks and code spans."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
-    lines = "".join(blocks).replace("\\\n", " ").splitlines() + [" ".join(span.split()) for span in spans]
-    found = [re.search(r"(?:^|[ /])((?:safevlm|python examples/\S+\.py)\b[^|#]*)", line) for line in lines]
-    return [match[1].split() for match in found if match]
-
-
-@pytest.mark.parametrize("name", WITH_COMMANDS)
-def test_commands_of_the_documents_exist_with_their_flags(name):
-    programs = get_command(app).commands
-    for program, *words in commands_in((ROOT / name).read_text()):
-        flags = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-        if program == "python":
-            source = (ROOT / words[0]).read_text()
-            # The scripts of both stages take every field of `TrainingArguments`, too.
-            assert "run_stage" in words[0] or all(f'"{flag}"' in source for flag in flags), words
-        elif words and re.match("[a-z]", words[0]):
-            command = programs[words[0]]
-            command = getattr(command, "commands", {}).get(words[1], command) if len(words) > 1 else command
-            known = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts, "--help")}
-            assert "ignore_unknown_options" in command.context_settings or flags <= known, words
-
-
 FIGURE = r"(?<![\d.])0\.\d{2,3}\b|(?<![\d.])1\.00\b"
 
 
 def test_each_figure_of_results_and_limits_has_its_command():
     sections = re.split(r"^## ", (ROOT / "docs" / "results.md").read_text(), flags=re.MULTILINE)[1:]
     measured = [section for section in sections if re.search(FIGURE, section)]
-    assert len(measured) > 2 and all(re.search("`make demo`", text) or commands_in(text) for text in measured)
+    assert len(measured) > 2 and all(re.search("`make demo`", text) or own_commands(text) for text in measured)
     points = re.split(r"\n(?=- |\n#)", (ROOT / "docs" / "limits.md").read_text())
     measured = [point for point in points if re.search(FIGURE, point)]
     assert len(measured) > 8
     for point in measured:
-        assert commands_in(point) or re.search(r"\]\((evaluation|results|backbones)\.md#", point), point
+        assert own_commands(point) or re.search(r"\]\((evaluation|results|backbones)\.md#", point), point
 
 
 N = r"\**([\d.]*\d)\**"
@@ -262,10 +232,11 @@ def test_the_figures_of_readme_are_those_of_the_pages():
 # --------------------------------------------------------------------------------------------------
 
 NOT_RUN = "# not run here"  # the first line of a block that nobody here could run
+NEEDS_MORE = re.compile(r"\bhf \w+load|curl -L|torchrun|--bf16|\bdocker |deepspeed|(?:llava-hf|HuggingFaceTB|org)/")
 
 
-def command_blocks(path: Path) -> list[str]:
-    return re.findall(r"^```bash\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+def command_blocks(text: str) -> list[str]:
+    return re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands(block: str) -> list[list[str]]:
@@ -275,28 +246,60 @@ def commands(block: str) -> list[list[str]]:
     found = []
     for line in re.split(r"\n(?=(?:[^']*'[^']*')*[^']*$)", re.sub(r"(?:^| )# .*$", "", block, flags=re.MULTILINE)):
         words = shlex.split(line)
-        for is_joint, part in groupby(words, lambda word: word in ("&&", "|", "&")):
+        for is_joint, part in groupby(words, lambda word: word in ("&&", "|", "&", ">")):
             command = list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), part))
             if command and not is_joint and command[0] != "export":
                 found.append(command)
     return found
 
 
-def check_command(words: list[str]):
-    """Raise where a command of this package, or a script of examples/, has an option that it does not take, lacks one
-    that it needs, or is not there. Other programs are not looked at."""
+def command_spans(text: str) -> list[list[str]]:
+    """The words of each `safevlm ...` and `python ...` between backticks; these may stop at the option in question."""
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    program = re.compile(r"(?:[A-Z_]+=\S+ )?(?:\.venv/bin/)?(?:safevlm|python)\s")
+    return [commands(" ".join(span.split()))[0] for span in spans if program.match(span)]
+
+
+def is_own(words: list[str]) -> bool:
+    return Path(words[0]).name == "safevlm" or script_of(words) is not None
+
+
+def own_commands(text: str) -> list[list[str]]:
+    """The commands of this package and the scripts of this repository that a text names."""
+    in_blocks = [words for block in command_blocks(text) for words in commands(block)]
+    return [words for words in in_blocks + command_spans(text) if is_own(words)]
+
+
+def script_of(words: list[str]) -> str | None:
+    """The script or module of this repository that a command runs, by whichever launcher."""
+    return next((word for word in words if re.fullmatch(r"examples/.+\.py|safevlm_hf\.[\w.]+", word)), None)
+
+
+def check_command(words: list[str], is_whole: bool = True):
+    """Raise where a command of this package, or a script of this repository, has an option that it does not take,
+    lacks one that it needs (if it is whole), or names a file that is not there. Others' options are not read."""
+    for word in words:
+        assert not re.match(r"(examples|tests|src|docs)/", word) or (ROOT / word).exists(), word
     if Path(words[0]).name == "safevlm":
-        check_safevlm(words[1:])
-    elif script := next((word for word in words if word.startswith("examples/") and word.endswith(".py")), None):
-        assert (ROOT / script).is_file(), script
+        check_safevlm(words[1:], is_whole)
+    elif script := script_of(words):
         check_script(script, words[words.index(script) + 1 :])
 
 
-def check_safevlm(words: list[str]):
+def check_safevlm(words: list[str], is_whole: bool):
     command = get_command(app)
-    while hasattr(command, "commands"):
-        assert words and words[0] in command.commands, words
+    while hasattr(command, "commands") and words and re.match("[a-z]", words[0]):
+        assert words[0] in command.commands, words
         command, words = command.commands[words[0]], words[1:]
+    if is_whole:
+        assert not hasattr(command, "commands"), words
+        check_options(command, words)
+    elif not command.context_settings.get("ignore_unknown_options"):
+        known = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts, "--help")}
+        assert {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)} <= known, words
+
+
+def check_options(command, words: list[str]):
     # The training's own options are taken by the stages.
     context = command.context_class(command, **command.context_settings)
     try:
@@ -309,30 +312,49 @@ def check_safevlm(words: list[str]):
 
 def check_script(script: str, words: list[str]):
     words = [word for word in words if word != "$SMALL"]  # a page's variable for further options
-    if "--deepspeed" in words and find_spec("deepspeed") is None:
-        return  # the file is read as the arguments are
     if stage := re.search(r"run_stage(\d)", script):
-        if words and not words[0].endswith((".yaml", ".yml")):
+        if "--deepspeed" in words and find_spec("deepspeed") is None:
+            return  # the file is read as the arguments are
+        if words and not words[0].endswith((".yaml", ".yml")) and words != ["--help"]:
             parse_arguments(int(stage[1]), [*words, "--use_cpu", "true"])
-    elif script.endswith("estimate_training.py"):
-        runpy.run_path(str(ROOT / script))["parse_args"](words)
+    else:
+        parse_by_script(script, words)
 
 
-PAGES = sorted(path for path in documents() if command_blocks(path))
+class ParsedError(Exception):
+    """Ends a script once it has read its options."""
+
+
+def parse_by_script(script: str, words: list[str]):
+    def parse_and_stop(parser, *_, parse=ArgumentParser.parse_args):
+        parse(parser, words)
+        raise ParsedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ArgumentParser, "parse_args", parse_and_stop)
+        patch.setattr(sys, "argv", [script, *words])
+        patch.syspath_prepend(str((ROOT / script).parent))
+        run = runpy.run_path if script.endswith(".py") else runpy.run_module
+        with pytest.raises(ParsedError):
+            run(str(ROOT / script) if script.endswith(".py") else script, run_name="__main__")
+
+
+PAGES = [path for path in documents() if own_commands(path.read_text())]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_are_taken_by_their_programs(path):
-    for block in command_blocks(path):
-        for words in commands(block):
-            check_command(words)
+    text = path.read_text()
+    for words in (words for block in command_blocks(text) for words in commands(block)):
+        check_command(words)
+    for words in command_spans(text):
+        check_command(words, is_whole=False)
 
 
 def test_what_was_not_run_says_so():
     """Whoever needs a GPU, a network or somebody else's data."""
-    for block in command_blocks(ROOT / "docs" / "recipes.md"):
-        needs_more = re.search(r"\bhf \w+load|curl|torchrun|--bf16|/mix/train\d.*--dataloader", block)
-        assert not needs_more or block.startswith(NOT_RUN), block
+    for block in (block for path in documents() for block in command_blocks(path.read_text())):
+        assert not NEEDS_MORE.search(block) or block.startswith(NOT_RUN), block
 
 
 @pytest.mark.parametrize(
@@ -343,8 +365,18 @@ def test_what_was_not_run_says_so():
         "safevlm data blend runs/mix",
         "python examples/run_stage1.py --model_name_or_path base --trainfile records.jsonl",
         "python examples/run_stage3.py",
+        "python examples/attack_pixels.py --model runs/demo/stage2 --epsilon-max 2",
+        "python -m safevlm_hf.harness.export vlgard --data VLGuard",
+        "geh run --config examples/guard.yaml",
     ],
 )
 def test_a_wrong_command_would_be_found(command):
-    with pytest.raises((AssertionError, ValueError)):
+    with pytest.raises((AssertionError, ValueError, SystemExit)):
         check_command(command.split())
+
+
+def test_a_wrong_option_between_backticks_would_be_found():
+    (words,) = command_spans("Try `safevlm evaluate\n--judges-file`.")
+    with pytest.raises(AssertionError):
+        check_command(words, is_whole=False)
+    check_command(command_spans("or `safevlm evaluate --judges`")[0], is_whole=False)
