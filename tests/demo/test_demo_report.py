@@ -103,7 +103,6 @@ def results(tmp_path):
         logs=LOGS,
         facts={"command": f"make demo {HOSTILE}", HOSTILE: "1"},
         first_pooling={"pairs_both_right": share_of_counts("pairs_both_right", 1, 16)},
-        title=f"Report {HOSTILE}",
     )
 
 
@@ -231,7 +230,6 @@ def test_whatever_comes_from_data_stays_text(results):
             first_pooling={"pairs_both_right": share_of_counts("pairs_both_right", 1, 2)},
             trials=[PolicyTrial(text(), text(), {"categories": {"<script>": "{{ 7*7 }}"}}, frozenset(), tried)],
             robustness=[RowResult(one, rates) for one in rows],
-            title=text(),
         )
     )
     said = check_page(page).said

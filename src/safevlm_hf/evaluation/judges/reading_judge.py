@@ -99,6 +99,8 @@ class ReadingJudge(Judge):
         prices: of a million tokens, `{"input": ..., "output": ...}`; `None` where they are not known.
     """
 
+    prompt: JudgePrompt
+
     def __init__(
         self,
         name: str,
