@@ -288,7 +288,7 @@ def test_every_target_is_of_a_row():
 def test_the_part_of_the_report():
     bound = Target(figure_name(length_name("words", 4), RISKY_FLAGGED), BOTH_STAGES, at_least=0.98)
     page = render_section(robustness_section(make_results(), [bound]))
-    assert page.count("<svg") == 5 and page.count("bad") == 1
+    assert page.count("<svg") == 5 and page.count('"mark bad"') == 1
     assert "(200; 0.94 to 0.99)" in page and str(bound) in page
     assert "pictures &lt;b&gt;" in page and "pictures <b>" not in page and "<turned>" not in page
     assert "strength 0.5" not in page.split("<svg")[0]  # points of a curve have no line in the table
