@@ -50,6 +50,7 @@ READ = {
     ("data mix", "llava"),
     ("data mix", "coco"),
     ("data check", "image_root"),
+    ("data scenes", "sources"),
     ("data overlap", "data"),
     ("data overlap", "image_root"),
     ("policy replay", "audit"),
@@ -75,6 +76,10 @@ REPLACED = {
 """Command, its output, and what lies there, to what `--overwrite` lets through."""
 
 KEPT = {
+    ("data scenes", "output_dir", "scenes.json"): (
+        "data scenes {there} --sources {data}",
+        "`--overwrite` replaces it, another folder keeps it",
+    ),
     ("init", "output", "config.json"): (f"init {NANO_BASE} {{there}}", "name a new or empty folder"),
     ("init", "base", "config.json"): (
         "init {there} new --language-model {data} --vision-tower {data}",
