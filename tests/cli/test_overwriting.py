@@ -78,7 +78,7 @@ REPLACED = {
 KEPT = {
     ("data scenes", "output_dir", "scenes.json"): (
         "data scenes {there} --sources {data}",
-        "`--overwrite` replaces it, another folder keeps it",
+        "was not built here: name another folder",
     ),
     ("init", "output", "config.json"): (f"init {NANO_BASE} {{there}}", "name a new or empty folder"),
     ("init", "base", "config.json"): (

@@ -93,8 +93,8 @@ def write_scenes(
         ImportError: `resvg-py`, which draws icons, is not installed.
     """
     manifest = manifest or read_manifest()
-    check_extra("scenes", "resvg_py")
     _check_output(output_dir, overwrite)
+    check_extra("scenes", "resvg_py")
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
     try:
