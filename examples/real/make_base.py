@@ -44,7 +44,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--synonyms", type=Path, default=SYNONYMS, help="what else counts as the name of a kind")
     parser.add_argument("--max_pictures", type=int, default=16_000, help="drawn from those to train on")
     parser.add_argument("--num_held_out", type=int, default=1000, help="pictures of trained kinds to be named")
-    parser.add_argument("--told", type=int, default=3, help="questions about each kind that the language model answers")
+    parser.add_argument("--told", type=int, default=3, help="questions on each kind, for the language model alone")
     parser.add_argument("--name_steps", type=int, default=1500, help="of the projector alone")
     parser.add_argument("--steps", type=int, default=700, help="of projector and LoRA")
     parser.add_argument("--batch_size", type=int, default=12, help="pictures, each with several questions")
@@ -116,7 +116,7 @@ def main(argv=None) -> dict:
 
 def save(model, processor, folder: Path):
     """Write a stock checkpoint: weights in half precision, which a configuration says are loaded in single."""
-    model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False).half()
     model.config.dtype = torch.float32
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

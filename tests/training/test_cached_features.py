@@ -32,10 +32,11 @@ from safevlm_hf.training.stages import prepare_stage1, prepare_stage2
 
 
 def nano():
+    set_seed(0)
     return SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, safety_config=NANO_SAFETY).eval()
 
 
-def fast_vlm(grid=4):
+def fast_vlm():
     """A tiny FastVLM whose tower gives 2 x 2 positions, and its processor."""
     tokenizer = tiny_tokenizer("<image>")
     tower = {"model_type": "timm_wrapper", "architecture": "test_efficientnet", "do_pooling": False, "num_labels": 0}
@@ -46,14 +47,15 @@ def fast_vlm(grid=4):
         image_seq_length=4,
     )
     set_seed(0)
-    config = SafeFastVlmConfig.from_base_config(stock, **NANO_SAFETY, projector_grid_size=grid)
+    config = SafeFastVlmConfig.from_base_config(stock, **NANO_SAFETY, projector_grid_size=2)
     processor = SafeFastVlmProcessor(
         image_processor=CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False),
         tokenizer=tokenizer,
         patch_size=32,
         vision_feature_select_strategy="full",
         chat_template=LLAVA_TEMPLATE,
-        safety_config=config.safety_config,
+        num_safety_tokens=config.safety_config.num_safety_tokens,
+        num_condition_tokens=config.safety_config.num_condition_tokens,
     )
     return SafeFastVlmForConditionalGeneration(config).eval(), processor
 
@@ -96,7 +98,7 @@ def test_stage_2_may_use_it_too(nano_processor, riskcards, tmp_path):
 
 
 def test_the_tower_sees_each_picture_once(riskcards, tmp_path):
-    num_pictures = len(set(riskcards["images"][row][0] for row in range(len(riskcards))))
+    num_pictures = len({image for images in riskcards["images"] for image in images})
     model, processor = fast_vlm()
     calls = count_calls(model)
     trainer = create_trainer(prepare_stage1(model), processor, riskcards, tmp_path, max_steps=9)

@@ -74,6 +74,7 @@ def build(
     picture's placeholder."""
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
     tokenizer.padding_side = "left"
+    tokenizer.chat_template = None  # the processor's is written beside it, and a file can hold one
     text_config.vocab_size = -(-len(tokenizer) // 64) * 64
     config = FastVlmConfig(
         vision_config=vision_config,
@@ -92,9 +93,7 @@ def build_processor(tokenizer, num_positions: int = NUM_POSITIONS) -> LlavaProce
     """Build the processor. Pictures are squeezed to a square and not cropped: what lies at an edge is seen, too."""
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     return LlavaProcessor(
-        image_processor=CLIPImageProcessor(
-            size=side, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
-        ),
+        image_processor=CLIPImageProcessor(size=side, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3),
         tokenizer=tokenizer,
         patch_size=IMAGE_SIZE // round(num_positions**0.5),
         vision_feature_select_strategy="full",

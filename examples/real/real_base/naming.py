@@ -1,6 +1,7 @@
-""""What is this?" on held-out pictures: does the answer name the thing?"""
+""" "What is this?" on held-out pictures: does the answer name the thing?"""
 
 import hashlib
+import itertools
 import json
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ from .pairs import NAMING, Picture, with_article
 
 
 SYNONYMS = Path(__file__).parents[1] / "synonyms.yaml"
-MAX_TOKENS = 24
+MAX_TOKENS, MAX_TOLD_TOKENS = 24, 40
 TOLD_QUESTIONS = (
     "What is it used for?",
     "Where can I find one?",
@@ -85,42 +86,31 @@ def measure(model, processor, pictures: list[Picture], names: Names, batch_size:
     }
 
 
-@torch.no_grad()
 def answer_pictures(model, processor, references: list[str], question: str, batch_size: int) -> list[str]:
     """Return greedy answers to one question about each picture."""
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    prompt = _prompt(processor, [{"type": "image"}, {"type": "text", "text": question}])
     answers = []
     with Progress(len(references), "naming", "picture") as bar:
         for start in range(0, len(references), batch_size):
             pictures = [load_image(reference) for reference in references[start : start + batch_size]]
             inputs = processor(images=pictures, text=[prompt] * len(pictures), return_tensors="pt")
-            answers += _generate(model, processor.tokenizer, inputs)
+            answers += _generate(model, processor.tokenizer, inputs, MAX_TOKENS)
             bar.update(len(pictures))
     return answers
 
 
-@torch.no_grad()
 def tell(model, processor, kinds: list[str], num_questions: int, batch_size: int) -> dict[str, list[tuple[str, str]]]:
     """Return what the language model says about each kind of thing by itself, in words alone: kind to questions and
     answers. From them it learns that a picture stands for the thing."""
-    tokenizer = processor.tokenizer
-    wanted = [(kind, TOLD_QUESTIONS[(place + turn) % len(TOLD_QUESTIONS)])
-              for place, kind in enumerate(kinds) for turn in range(num_questions)]  # fmt: skip
+    questions = itertools.cycle(TOLD_QUESTIONS)
+    wanted = [(kind, next(questions)) for kind in kinds for _ in range(num_questions)]
     told: dict[str, list[tuple[str, str]]] = {kind: [] for kind in kinds}
     with Progress(len(wanted), "what the language model says of things", "answer") as bar:
         for start in range(0, len(wanted), batch_size):
             part = wanted[start : start + batch_size]
-            prompts = [
-                processor.apply_chat_template(
-                    [{"role": "user", "content": f"This is about {with_article(kind)}. {question} Answer in one short "
-                      "sentence."}],
-                    add_generation_prompt=True,
-                )
-                for kind, question in part
-            ]  # fmt: skip
-            inputs = tokenizer(prompts, return_tensors="pt", padding=True)
-            for (kind, question), answer in zip(part, _generate(model, tokenizer, inputs, 40)):
+            prompts = [_prompt(processor, told_prompt(kind, question)) for kind, question in part]
+            inputs = processor.tokenizer(prompts, return_tensors="pt", padding=True)
+            for (kind, question), answer in zip(part, _generate(model, processor.tokenizer, inputs, MAX_TOLD_TOKENS)):
                 sentence = re.match(r".*?[.!?](?=\s|$)", answer)  # one that broke off is no answer
                 if sentence:
                     told[kind].append((question, sentence.group()))
@@ -128,7 +118,17 @@ def tell(model, processor, kinds: list[str], num_questions: int, batch_size: int
     return told
 
 
-def _generate(model, tokenizer, inputs, max_tokens: int = MAX_TOKENS) -> list[str]:
+def told_prompt(kind: str, question: str) -> str:
+    return f"This is about {with_article(kind)}. {question} Answer in one short sentence."
+
+
+def _prompt(processor, content) -> str:
+    turns = [{"role": "user", "content": content}]
+    return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+
+@torch.no_grad()
+def _generate(model, tokenizer, inputs, max_tokens: int) -> list[str]:
     made = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
     texts = tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]

@@ -94,7 +94,11 @@ def split(
     Which ones depends on the bytes of a picture alone, so that more data leave it where it is, and a copy of a picture
     lies on the same side. `keys` are the digests of the files.
     """
-    ordered = sorted(pictures, key=lambda picture: hashlib.sha256(f"held out {keys[picture.reference]}".encode()).digest())
+
+    def drawn(picture: Picture) -> bytes:
+        return hashlib.sha256(f"held out {keys[picture.reference]}".encode()).digest()
+
+    ordered = sorted(pictures, key=drawn)
     left = Counter(picture.kind for picture in pictures)
     held_out: dict[str, list[Picture]] = {}
     for picture in ordered:

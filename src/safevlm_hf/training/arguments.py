@@ -196,8 +196,8 @@ class SafetyTrainingArguments(TrainingArguments):
     feature_cache_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder in which the frozen tower's features of each picture are kept, computed once for all epochs "
-            "and runs; for backbones that give all pictures one shape. Unset: they are computed for each batch."
+            "help": "Folder in which the frozen tower's features of each picture are kept, computed once for all "
+            "epochs and runs; for backbones that give all pictures one shape. Unset: they are computed for each batch."
         },
     )
 
