@@ -247,10 +247,9 @@ def test_a_small_base_learns_to_name_things(tmp_path, monkeypatch):
     monkeypatch.setattr(make_base, "assemble", tiny_parts)
     folders, out = write_kinds(tmp_path / "kinds", 24), tmp_path / "base"
     options = f"--folders {folders} --output_dir {out} --feature_cache_dir {tmp_path / 'features'} --num_held_out 12"
-    training = (
-        "--steps 120 --batch_size 8 --name_steps 40 --learning_rate 1e-2 --projector_learning_rate 3e-3 --told 1"
-    )
-    figures = make_base.main([*options.split(), *training.split()])
+    training = "--steps 120 --batch_size 8 --name_steps 40 --told 1"
+    rates = "--learning_rate 1e-2 --projector_learning_rate 3e-3"
+    figures = make_base.main(f"{options} {training} {rates}".split())
     assert (figures["pictures"], figures["held_out"], figures["kinds"]) == (36, 12, 2)
     assert figures["naming"]["named"] >= 0.9 > 0.7 >= figures["naming"]["chance"]
     assert figures == json.loads((out / "naming.json").read_text())
