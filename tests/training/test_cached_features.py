@@ -195,10 +195,10 @@ def test_a_full_disk_is_said_before_anything_is_computed(tmp_path, monkeypatch):
         return encode(references)
 
     with pytest.raises(ValueError, match=r"The features of 5 pictures need 0.3 GB in .*, and 0.3 GB are free"):
-        store.fill(pictures, encode_and_count)
-    assert len(asked) == 1 and not list(store.folder.glob("*.safetensors"))
+        store.fill(pictures, encode_and_count, batch_size=2)
+    assert len(asked) == 2 and not list(store.folder.glob("*.safetensors"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=usage.free + 1))
-    store.fill(pictures, encode)
+    store.fill(pictures, encode, batch_size=2)
     assert all(key in store for key in pictures.values())
 
 

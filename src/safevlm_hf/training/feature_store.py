@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -105,24 +104,22 @@ class FeatureStore:
             is_shown: whether there is a bar.
 
         Raises:
-            ValueError: the disk has not enough room; said once the size of one is known, before all others.
+            ValueError: the disk has not enough room; said once the size of the first ones is known.
         """
         missing = list({key: reference for reference, key in pictures.items() if key not in self}.items())
-        total = len(missing)
-        left = iter(missing[share])
+        mine = missing[share]
         waiting: dict[str, torch.Tensor] = {}
-        with Progress(len(missing[share]), "features of pictures", "picture", is_shown) as bar:
-            while part := list(islice(left, batch_size if waiting or len(self._shards) else 1)):
+        with Progress(len(mine), "features of pictures", "picture", is_shown) as bar:
+            for start in range(0, len(mine), batch_size):
+                part = mine[start : start + batch_size]
                 rows = encode([reference for _, reference in part]).detach().cpu()
-                if not bar.n and not waiting:
-                    self._check_room(total, rows[0].numel() * rows.element_size())
+                if start == 0:
+                    self._check_room(len(missing), rows[0].nbytes)
                 waiting |= {key: row.clone() for (key, _), row in zip(part, rows, strict=True)}
-                if sum(row.numel() * row.element_size() for row in waiting.values()) >= SHARD_BYTES:
+                if sum(row.nbytes for row in waiting.values()) >= SHARD_BYTES or start + batch_size >= len(mine):
                     self.add(waiting)
                     waiting = {}
                 bar.update(len(part))
-            if waiting:
-                self.add(waiting)
 
     def _check_room(self, num_pictures: int, bytes_each: int):
         needed, free = num_pictures * bytes_each + SPARE_BYTES, shutil.disk_usage(self.folder).free
