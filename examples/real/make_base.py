@@ -14,6 +14,7 @@ import json
 import random
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--synonyms", type=Path, default=SYNONYMS, help="what else counts as the name of a kind")
     parser.add_argument("--max_pictures", type=int, default=16_000, help="drawn from those to train on")
     parser.add_argument("--num_held_out", type=int, default=1000, help="pictures of trained kinds to be named")
-    parser.add_argument("--told", type=int, default=3, help="questions on each kind, for the language model alone")
+    parser.add_argument("--told", type=int, default=400, help="answers of the language model by itself, in all")
     parser.add_argument("--name_steps", type=int, default=1500, help="of the projector alone")
     parser.add_argument("--steps", type=int, default=700, help="of projector and LoRA")
     parser.add_argument("--batch_size", type=int, default=12, help="pictures, each with several questions")
@@ -88,10 +89,10 @@ def main(argv=None) -> dict:
     set_seed(args.seed)
     names = Names(args.synonyms)
     model, processor, trained, held_out, store, keys = prepare(args)
-    kinds = sorted({picture.kind for picture in trained if picture.kind})
+    kinds = [kind for kind, _ in Counter(picture.kind for picture in trained if picture.kind).most_common()]
     figures = {"pictures": len(trained), "held_out": len(held_out), "kinds": len(kinds)}
     figures["minutes_of_features"] = _minutes(begin)
-    told = tell(model, processor, kinds, args.told, batch_size=16) if args.told else {}
+    told = tell(model, processor, kinds, args.told, batch_size=16)
     named = [picture for picture in trained if picture.kind]
     if named:
         means = torch.stack([store.read(keys[picture.reference]).float().mean(dim=0) for picture in named])

@@ -133,12 +133,12 @@ class Encoder:
         return head, ids[place + 1 :], answers[place + 1 :]
 
     def encode(self, key: str, turns: list[list[dict]], max_tokens: int) -> Sequence | None:
-        """Return the sequence; `None` where no conversation fits into `max_tokens`."""
+        """Return the sequence of the conversations that fit into `max_tokens`; `None` where none does."""
         sequence = Sequence(key, [], [], [], [])
         for conversation in turns:
             _, ids, answers = self._tokens(conversation, 1)
-            if len(sequence.ids) + len(ids) > max_tokens:
-                continue
+            if len(sequence.ids) + len(ids) > max_tokens or self.image_token_id in ids:
+                continue  # a text that has the picture's placeholder in it would get a picture's vectors
             segment = (sequence.segments[-1] if sequence.segments else 0) + 1
             sequence.ids += ids
             sequence.labels += [token if answer else IGNORED for token, answer in zip(ids, answers)]

@@ -1,7 +1,6 @@
 """ "What is this?" on held-out pictures: does the answer name the thing?"""
 
 import hashlib
-import itertools
 import json
 import re
 from pathlib import Path
@@ -99,11 +98,13 @@ def answer_pictures(model, processor, references: list[str], question: str, batc
     return answers
 
 
-def tell(model, processor, kinds: list[str], num_questions: int, batch_size: int) -> dict[str, list[tuple[str, str]]]:
-    """Return what the language model says about each kind of thing by itself, in words alone: kind to questions and
-    answers. From them it learns that a picture stands for the thing."""
-    questions = itertools.cycle(TOLD_QUESTIONS)
-    wanted = [(kind, next(questions)) for kind in kinds for _ in range(num_questions)]
+def tell(model, processor, kinds: list[str], num_answers: int, batch_size: int) -> dict[str, list[tuple[str, str]]]:
+    """Return what the language model says about kinds of things by itself, in words alone: kind to questions and
+    answers. From them it learns that a picture stands for the thing. The first kinds are asked for first."""
+    wanted = []
+    for number in range(num_answers if kinds else 0):
+        turn, place = divmod(number, len(kinds))
+        wanted.append((kinds[place], TOLD_QUESTIONS[(place + turn) % len(TOLD_QUESTIONS)]))
     told: dict[str, list[tuple[str, str]]] = {kind: [] for kind in kinds}
     with Progress(len(wanted), "what the language model says of things", "answer") as bar:
         for start in range(0, len(wanted), batch_size):

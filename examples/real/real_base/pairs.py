@@ -3,10 +3,11 @@
 What is learned stands in files of records (docs/data.md): a harmless record with an answer is one conversation, and
 more of them about a picture are learned together. A record may say what its picture shows, and in which medium:
 
-    {"images": ["a.jpg"], "kind": "revolver", "medium": "photo", "safety_category": "safe", "safety_level": "safe",
-     "messages": [...]}
+    {"images": ["a.jpg"], "kind": "revolver", "medium": "photo", "group": "video 7", "safety_category": "safe",
+     "safety_level": "safe", "messages": [...]}
 
-Then questions about that are made besides, and the picture takes part in the naming of held-out pictures.
+Then questions about that are made besides, and the picture takes part in the naming of held-out pictures. Pictures of
+one group, as the frames of a video, are held out together, and one of them is asked about.
 """
 
 import hashlib
@@ -41,12 +42,13 @@ class Picture:
     Args:
         reference: see `safevlm_hf.data.records.load_image`.
         conversations: of records, messages without the picture's place in them.
-        kind, medium: what it shows, and in which form; "" where nobody says so.
+        kind, medium, group: what it shows, in which form, and what it belongs to; "" where nobody says so.
     """
 
     reference: str
     kind: str = ""
     medium: str = ""
+    group: str = ""
     conversations: list[list[dict]] = field(default_factory=list)
 
 
@@ -75,8 +77,8 @@ def _add_record(pictures: dict[str, Picture], record: dict):
     (reference,) = record["images"]
     picture = pictures.setdefault(reference, Picture(reference))
     extra = json.loads(record["extra"])
-    picture.kind = picture.kind or str(extra.get("kind", ""))
-    picture.medium = picture.medium or str(extra.get("medium", ""))
+    for name in ("kind", "medium", "group"):
+        setattr(picture, name, getattr(picture, name) or str(extra.get(name, "")))
     answered = any(message["role"] == "assistant" for message in record["messages"])
     if record["safety_level"] == 0 and answered:
         without = [
@@ -89,25 +91,28 @@ def _add_record(pictures: dict[str, Picture], record: dict):
 def split(
     pictures: list[Picture], keys: dict[str, str], num_held_out: int, min_trained: int = 10
 ) -> tuple[list[Picture], list[Picture]]:
-    """Return pictures to train on, and held-out ones of kinds of which `min_trained` others are trained.
+    """Return pictures to train on, and held-out ones, one of a group, of kinds of which `min_trained` others are
+    trained.
 
-    Which ones depends on the bytes of a picture alone, so that more data leave it where it is, and a copy of a picture
-    lies on the same side. `keys` are the digests of the files.
+    Which ones depends on group or bytes of a picture alone, so that more data leave most where they are, and a copy of
+    a picture lies on the same side. `keys` are the digests of the files.
     """
 
-    def drawn(picture: Picture) -> bytes:
-        return hashlib.sha256(f"held out {keys[picture.reference]}".encode()).digest()
-
-    ordered = sorted(pictures, key=drawn)
+    groups: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        groups.setdefault(picture.group or keys[picture.reference], []).append(picture)
     left = Counter(picture.kind for picture in pictures)
-    held_out: dict[str, list[Picture]] = {}
-    for picture in ordered:
-        key = keys[picture.reference]
-        if key in held_out or (len(held_out) < num_held_out and picture.kind and left[picture.kind] > min_trained):
-            held_out.setdefault(key, []).append(picture)
-            left[picture.kind] -= 1
-    trained = [picture for picture in pictures if keys[picture.reference] not in held_out]
-    return trained, [copies[0] for copies in held_out.values()]
+    held_out: dict[str, Picture] = {}
+    for group in sorted(groups, key=lambda group: hashlib.sha256(f"held out {group}".encode()).digest()):
+        members = groups[group]
+        of_kind = Counter(picture.kind for picture in members)
+        if len(held_out) < num_held_out and all(
+            kind and left[kind] - of_kind[kind] >= min_trained for kind in of_kind
+        ):
+            held_out[group] = min(members, key=lambda picture: keys[picture.reference])
+            left -= of_kind
+    trained = [picture for group, members in groups.items() if group not in held_out for picture in members]
+    return trained, [*held_out.values()]
 
 
 def conversations(picture: Picture, kinds: list[str], told: dict[str, list[tuple[str, str]]], rng: random.Random):
