@@ -47,7 +47,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--num_held_out", type=int, default=1000, help="pictures of trained kinds to be named")
     parser.add_argument("--told", type=int, default=400, help="answers of the language model by itself, in all")
     parser.add_argument("--name_steps", type=int, default=1500, help="of the projector alone")
-    parser.add_argument("--steps", type=int, default=700, help="of projector and LoRA")
+    parser.add_argument("--steps", type=int, default=600, help="of projector and LoRA")
     parser.add_argument("--batch_size", type=int, default=12, help="pictures, each with several questions")
     parser.add_argument("--max_tokens", type=int, default=72, help="of the texts beside a picture")
     parser.add_argument("--minutes", type=float, default=90, help="limit of the whole run; the training ends earlier")

@@ -96,8 +96,11 @@ class CachedFeatures:
 
 def check_shapes(processor, name: str):
     """Raise `ValueError` where the shape of what a picture becomes depends on the picture."""
-    token = processor.image_token
-    made = [processor(images=[Image.new("RGB", size)], text=[token], return_tensors="pt") for size in SHAPES]
+    made = []
+    for size in SHAPES:
+        content = [{"type": "image", "image": Image.new("RGB", size)}, {"type": "text", "text": "What is this?"}]
+        options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        made.append(processor.apply_chat_template([{"role": "user", "content": content}], **options))
     more = sorted({*made[0]} - {"pixel_values"} - PROMPT_INPUTS)
     shapes = {(tuple(one["pixel_values"].shape), one["input_ids"].shape[-1]) for one in made}
     if more or len(shapes) > 1:

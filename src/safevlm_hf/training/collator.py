@@ -49,12 +49,10 @@ class SafetyCollator:
         Returns:
             `input_ids`, `attention_mask`, `labels` and, where the processor makes them, `question_mask`,
             `mm_token_type_ids` and `token_type_ids` (records, length), padded on the right; `question_ids` (records,
-            words, 2) where the head reads words of its own; and, where there are
-            images, `pixel_values`, or features in their place, and whatever else the processor gives for them, and
-            `safety_levels`,
-            `safety_categories` and `safety_conditions` (images,), -100 where unlabelled, -1 where the head chooses the
-            condition. The images of a record have labels of their own and share one condition, that of the record's
-            strictest label.
+            words, 2) where the head reads words of its own; and, where there are images, `pixel_values`, or features
+            in their place, and whatever else the processor gives for them, and `safety_levels`, `safety_categories`
+            and `safety_conditions` (images,), -100 where unlabelled, -1 where the head chooses the condition. The
+            images of a record have labels of their own and share one condition, that of the record's strictest label.
         """
         references = [image for record in records for image in record["images"]]
         is_cached = self.features is not None and all(image in self.features for image in references)
