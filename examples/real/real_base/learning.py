@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from safevlm_hf.data.records import load_image
 from safevlm_hf.progress import Progress
-from safevlm_hf.training.feature_store import FeatureStore, picture_keys, weights_digest
+from safevlm_hf.training.feature_store import FeatureStore, weights_digest
 
 from .pairs import Picture, caption, conversations
 
@@ -26,8 +26,8 @@ BUCKET = 512  # sequences that are sorted by length together
 WARMUP_SHARE = 0.03
 
 
-def tower_features(model, processor, references: list[str], folder: Path) -> tuple[FeatureStore, dict[str, str]]:
-    """Return the tower's features of pictures, (positions, width) in half precision, and their keys."""
+def tower_features(model, processor, keys: dict[str, str], folder: Path) -> FeatureStore:
+    """Return the tower's features of pictures, (positions, width) in half precision. `keys` are references to keys."""
     store = FeatureStore(
         folder,
         {
@@ -36,7 +36,6 @@ def tower_features(model, processor, references: list[str], folder: Path) -> tup
             "picture_settings": processor.image_processor.to_json_string(),
         },
     )
-    keys = picture_keys(references)
 
     @torch.no_grad()
     def encode(paths: list[str]) -> torch.Tensor:
@@ -45,7 +44,7 @@ def tower_features(model, processor, references: list[str], folder: Path) -> tup
         return features.flatten(2).transpose(1, 2).half()
 
     store.fill(keys, encode, batch_size=16)
-    return store, keys
+    return store
 
 
 # --------------------------------------------------------------------------------------------------
@@ -253,12 +252,12 @@ def set_rate(optimizer, factor: float):
 
 def make_drawing(pictures: list[Picture], keys: dict[str, str], encoder: Encoder, told: dict, max_tokens: int):
     """Return a function that draws an epoch's sequences: each picture once, in a new order, with new questions."""
-    kinds = sorted({picture.kind for picture in pictures if picture.kind})
+    phrases = sorted({picture.phrase for picture in pictures if picture.phrase})
 
     def draw(rng: random.Random) -> list[Sequence]:
         order = rng.sample(pictures, len(pictures))
         made = (
-            encoder.encode(keys[picture.reference], conversations(picture, kinds, told, rng), max_tokens)
+            encoder.encode(keys[picture.reference], conversations(picture, phrases, told, rng), max_tokens)
             for picture in order
         )
         return [sequence for sequence in made if sequence is not None]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from safevlm_hf.data.records import load_image
 from safevlm_hf.intervals.rates import wilson_interval
 from safevlm_hf.progress import Progress
 
-from .pairs import NAMING, Picture, with_article
+from .pairs import NAMING, Picture
 
 
 SYNONYMS = Path(__file__).parents[1] / "synonyms.yaml"
@@ -28,7 +29,8 @@ TOLD_QUESTIONS = (
 
 
 class Names:
-    """What counts as the name of a thing: the words of its kind, or a synonym's, in a row, in the singular or plural.
+    """What counts as the name of a thing: the words of its kind, of the phrase for it, or of a synonym, in a row, in
+    the singular or plural.
 
     `path` is a YAML file, kind to synonyms, which is written before a model is trained.
     """
@@ -37,11 +39,12 @@ class Names:
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self._synonyms = yaml.safe_load(path.read_text()) or {}
 
-    def fits(self, answer: str, kind: str) -> bool:
+    def fits(self, answer: str, kind: str, phrase: str = "") -> bool:
         said = _words(answer)
+        phrase = re.sub("^(an?|the) ", "", phrase)
         return any(
             said[start : start + len(name)] == name
-            for name in map(_words, [kind, *self._synonyms.get(kind, [])])
+            for name in map(_words, filter(None, [kind, phrase, *self._synonyms.get(kind, [])]))
             for start in range(len(said) - len(name) + 1)
         )
 
@@ -62,11 +65,12 @@ def measure(model, processor, pictures: list[Picture], names: Names, batch_size:
     """
     asked = answer_pictures(model, processor, [picture.reference for picture in pictures], NAMING, batch_size)
     kinds = [picture.kind for picture in pictures]
-    count = {kind: kinds.count(kind) for kind in kinds}
+    count = Counter(kinds)
+    phrases = {picture.kind: picture.phrase for picture in pictures}
     right, elsewhere = 0, 0.0
     lines = []
     for picture, answer in zip(pictures, asked, strict=True):
-        named = {kind for kind in count if names.fits(answer, kind)}
+        named = {kind for kind in count if names.fits(answer, kind, phrases[kind])}
         is_right = picture.kind in named
         right += is_right
         elsewhere += (sum(count[kind] for kind in named) - is_right) / max(1, len(pictures) - 1)
@@ -98,10 +102,13 @@ def answer_pictures(model, processor, references: list[str], question: str, batc
     return answers
 
 
-def tell(model, processor, kinds: list[str], num_answers: int, batch_size: int) -> dict[str, list[tuple[str, str]]]:
+def tell(
+    model, processor, phrases: dict[str, str], num_answers: int, batch_size: int
+) -> dict[str, list[tuple[str, str]]]:
     """Return what the language model says about kinds of things by itself, in words alone: kind to questions and
-    answers. From them it learns that a picture stands for the thing. The first kinds are asked for first."""
-    wanted = []
+    answers. From them it learns that a picture stands for the thing. `phrases` are those of the kinds, of which the
+    first are asked for first."""
+    kinds, wanted = list(phrases), []
     for number in range(num_answers if kinds else 0):
         turn, place = divmod(number, len(kinds))
         wanted.append((kinds[place], TOLD_QUESTIONS[(place + turn) % len(TOLD_QUESTIONS)]))
@@ -109,7 +116,7 @@ def tell(model, processor, kinds: list[str], num_answers: int, batch_size: int) 
     with Progress(len(wanted), "what the language model says of things", "answer") as bar:
         for start in range(0, len(wanted), batch_size):
             part = wanted[start : start + batch_size]
-            prompts = [_prompt(processor, told_prompt(kind, question)) for kind, question in part]
+            prompts = [_prompt(processor, told_prompt(phrases[kind], question)) for kind, question in part]
             inputs = processor.tokenizer(prompts, return_tensors="pt", padding=True)
             for (kind, question), answer in zip(part, _generate(model, processor.tokenizer, inputs, MAX_TOLD_TOKENS)):
                 sentence = re.match(r".*?[.!?](?=\s|$)", answer)  # one that broke off is no answer
@@ -119,8 +126,8 @@ def tell(model, processor, kinds: list[str], num_answers: int, batch_size: int) 
     return told
 
 
-def told_prompt(kind: str, question: str) -> str:
-    return f"This is about {with_article(kind)}. {question} Answer in one short sentence."
+def told_prompt(phrase: str, question: str) -> str:
+    return f"This is about {phrase}. {question} Answer in one short sentence."
 
 
 def _prompt(processor, content) -> str:
