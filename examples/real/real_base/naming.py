@@ -91,14 +91,13 @@ def measure(model, processor, pictures: list[Picture], names: Names, batch_size:
 
 def answer_pictures(model, processor, references: list[str], question: str, batch_size: int) -> list[str]:
     """Return greedy answers to one question about each picture."""
-    prompt = _prompt(processor, [{"type": "image"}, {"type": "text", "text": question}])
     answers = []
     with Progress(len(references), "naming", "picture") as bar:
         for start in range(0, len(references), batch_size):
-            pictures = [load_image(reference) for reference in references[start : start + batch_size]]
-            inputs = processor(images=pictures, text=[prompt] * len(pictures), return_tensors="pt")
-            answers += _generate(model, processor.tokenizer, inputs, MAX_TOKENS)
-            bar.update(len(pictures))
+            part = references[start : start + batch_size]
+            asked = [[{"type": "image", "image": load_image(one)}, {"type": "text", "text": question}] for one in part]
+            answers += _answer(model, processor, asked, MAX_TOKENS)
+            bar.update(len(part))
     return answers
 
 
@@ -116,9 +115,8 @@ def tell(
     with Progress(len(wanted), "what the language model says of things", "answer") as bar:
         for start in range(0, len(wanted), batch_size):
             part = wanted[start : start + batch_size]
-            prompts = [_prompt(processor, told_prompt(phrases[kind], question)) for kind, question in part]
-            inputs = processor.tokenizer(prompts, return_tensors="pt", padding=True)
-            for (kind, question), answer in zip(part, _generate(model, processor.tokenizer, inputs, MAX_TOLD_TOKENS)):
+            asked = [[{"type": "text", "text": told_prompt(phrases[kind], question)}] for kind, question in part]
+            for (kind, question), answer in zip(part, _answer(model, processor, asked, MAX_TOLD_TOKENS)):
                 sentence = re.match(r".*?[.!?](?=\s|$)", answer)  # one that broke off is no answer
                 if sentence:
                     told[kind].append((question, sentence.group()))
@@ -130,13 +128,17 @@ def told_prompt(phrase: str, question: str) -> str:
     return f"This is about {phrase}. {question} Answer in one short sentence."
 
 
-def _prompt(processor, content) -> str:
-    turns = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-
-
 @torch.no_grad()
-def _generate(model, tokenizer, inputs, max_tokens: int) -> list[str]:
+def _answer(model, processor, asked: list[list[dict]], max_tokens: int) -> list[str]:
+    """Return greedy answers to users' messages, each a list of content parts."""
+    inputs = processor.apply_chat_template(
+        [[{"role": "user", "content": content}] for content in asked],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"text_kwargs": {"padding": True}},
+    )
     made = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
-    texts = tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    texts = processor.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
