@@ -47,16 +47,21 @@ def assemble(weights: Path) -> tuple[FastVlmForConditionalGeneration, LlavaProce
     language_model, tokenizer = load_language_model(weights)
     model, processor = build(language_model.config, tower_config(), tokenizer)
     model.model.vision_tower.timm_model.load_state_dict(load_tower(weights))
-    rows = len(language_model.get_input_embeddings().weight)
-    with torch.no_grad():
-        for name, weight in language_model.model.state_dict().items():
-            own = model.model.language_model.get_parameter(name)
-            if name == "embed_tokens.weight":
-                own[:rows] = weight
-                own[rows:] = weight.mean(dim=0)  # the picture's placeholder, and rows that round the table up
-            else:
-                own.copy_(weight)
+    copy_language_model(language_model.model, model)
     return model.eval(), processor
+
+
+@torch.no_grad()
+def copy_language_model(source, model):
+    """Copy the weights of a language model into the one of `model`, whose vocabulary may be larger."""
+    rows = len(source.embed_tokens.weight)
+    for name, weight in source.state_dict().items():
+        own = model.model.language_model.get_parameter(name)
+        if name == "embed_tokens.weight":
+            own[:rows] = weight
+            own[rows:] = weight.mean(dim=0)  # the picture's placeholder, and rows that round the table up
+        else:
+            own.copy_(weight)
 
 
 def tower_config() -> TimmWrapperConfig:
