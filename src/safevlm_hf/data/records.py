@@ -22,7 +22,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,14 +186,18 @@ def load_image(reference: str | os.PathLike) -> Image.Image:
     return joined
 
 
-def place_images(messages: Iterable[Mapping[str, Any]], images: Iterable[str]) -> list[dict]:
-    """Return the messages with the images, references for `load_image`, in their places."""
+def place_images(
+    messages: Iterable[Mapping[str, Any]],
+    images: Iterable[str],
+    load: Callable[[str], Image.Image] = load_image,
+) -> list[dict]:
+    """Return the messages with the images, of which `images` are the references for `load`, in their places."""
     left = iter(images)
     return [
         {
             "role": message["role"],
             "content": [
-                {"type": "image", "image": load_image(next(left))}
+                {"type": "image", "image": load(next(left))}
                 if part["type"] == "image"
                 else {"type": part["type"], "text": part["text"]}
                 for part in message["content"]

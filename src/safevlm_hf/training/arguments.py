@@ -50,6 +50,9 @@ class ModelArguments:
     num_condition_tokens: int | None = _size("positions of the safety condition; unset: 16, or 8 for short images")
     num_safety_heads: int | None = _size("attention heads of the safety head; unset: 8")
     projector_depth: int | None = _size("RegNet blocks in each stage of the projector; unset: 3")
+    projector_grid_size: int | None = _size(
+        "side of the square of safety features; unset: the family's (24, where a picture does not become fewer)"
+    )
     head_pooling: str | None = _size(
         "windows (words around a question take nothing away), mean, or first (paper); unset: windows"
     )
@@ -188,6 +191,13 @@ class SafetyTrainingArguments(TrainingArguments):
             "help": "Stage 1: compute the language model's loss at every n-th step alone, weighted n-fold. The mean "
             "is the same and most of the cost is saved: it trains s(2) and the conditions, the head's loss all else. "
             "0: never."
+        },
+    )
+    feature_cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder in which the frozen tower's features of each picture are kept, computed once for all "
+            "epochs and runs; for backbones that give all pictures one shape. Unset: they are computed for each batch."
         },
     )
 

@@ -2,15 +2,18 @@
 
 import hashlib
 import zlib
+from collections.abc import Callable
 from pathlib import PurePath
 
 import torch
+from PIL import Image
 from transformers import BatchFeature
 
-from ..data.records import IGNORE_INDEX, place_images
+from ..data.records import IGNORE_INDEX, load_image, place_images
 from ..modeling.configuration_safety import SafetyConfig
 from ..modeling.safety_assessment import TOKEN_TYPES
 from ..modeling.safety_decision import condition_rows
+from .cached_features import CachedFeatures
 
 
 class SafetyCollator:
@@ -24,6 +27,7 @@ class SafetyCollator:
             under the label's. Chosen by the record's file and line, so that a resumed run sees the same.
         unmasked_share: share of records, in [0, 1], whose whole prompt counts as the question, as it does where a
             caller hands over no question mask. Chosen by file and line, too, and independently of the other share.
+        features: the features of pictures that were computed before, where there are some ([`CachedFeatures`]).
     """
 
     def __init__(
@@ -32,24 +36,29 @@ class SafetyCollator:
         safety_config: SafetyConfig,
         head_condition_share: float = 0.0,
         unmasked_share: float = 0.0,
+        features: CachedFeatures | None = None,
     ):
         self.processor = processor
         self.safety_config = safety_config
         self.head_condition_share = head_condition_share
         self.unmasked_share = unmasked_share
+        self.features = features
 
     def __call__(self, records: list[dict]) -> BatchFeature:
         """
         Returns:
             `input_ids`, `attention_mask`, `labels` and, where the processor makes them, `question_mask`,
             `mm_token_type_ids` and `token_type_ids` (records, length), padded on the right; `question_ids` (records,
-            words, 2) where the head reads words of its own; and, where there are
-            images, `pixel_values` and whatever else the processor gives for them, and `safety_levels`,
-            `safety_categories` and `safety_conditions` (images,), -100 where unlabelled, -1 where the head chooses the
-            condition. The images of a record have labels of their own and share one condition, that of the record's
-            strictest label.
+            words, 2) where the head reads words of its own; and, where there are images, `pixel_values`, or features
+            in their place, and whatever else the processor gives for them, and `safety_levels`, `safety_categories`
+            and `safety_conditions` (images,), -100 where unlabelled, -1 where the head chooses the condition. The
+            images of a record have labels of their own and share one condition, that of the record's strictest label.
         """
-        batch = self._encode(records)
+        references = [image for record in records for image in record["images"]]
+        is_cached = self.features is not None and all(image in self.features for image in references)
+        batch = self._encode(records, _blank if is_cached else load_image)
+        if is_cached and references:
+            batch["pixel_values"] = self.features.read(references)
         per_image = [record for record in records for _ in record["images"]]
         if not per_image:
             return batch
@@ -68,8 +77,8 @@ class SafetyCollator:
         digest = hashlib.sha256(_line(record)).digest()
         return int.from_bytes(digest[:4], "big") < self.unmasked_share * 2**32
 
-    def _encode(self, records: list[dict]) -> BatchFeature:
-        encoded = self._apply_template(records)
+    def _encode(self, records: list[dict], load: Callable) -> BatchFeature:
+        encoded = self._apply_template(records, load)
         question_masks = encoded.get("question_mask") or [None] * len(records)
         names = [name for name in TOKEN_TYPES if name in encoded]
         token_types = [{name: encoded[name][row] for name in names} for row in range(len(records))]
@@ -95,10 +104,10 @@ class SafetyCollator:
         image_inputs = {name: value for name, value in encoded.items() if name not in (*batch, "assistant_masks")}
         return batch | BatchFeature(image_inputs, tensor_type="pt")
 
-    def _apply_template(self, records: list[dict]):
+    def _apply_template(self, records: list[dict], load: Callable):
         try:
             return self.processor.apply_chat_template(
-                [place_images(record["messages"], record["images"]) for record in records],
+                [place_images(record["messages"], record["images"], load) for record in records],
                 tokenize=True,
                 return_dict=True,
                 return_assistant_tokens_mask=True,
@@ -109,7 +118,7 @@ class SafetyCollator:
             if len(records) == 1:
                 raise ValueError(f"{records[0]['source']}: the processor refuses it: {error}") from error
             for record in records:  # they are tried one by one, to name the one that is refused
-                self._apply_template([record])
+                self._apply_template([record], load)
             raise
 
     def _encode_row(self, record: dict, ids, answer_mask, question_mask, token_types: dict) -> dict[str, list]:
@@ -156,6 +165,11 @@ class SafetyCollator:
             if whole not in answers and shorter in answers:
                 mask[run.stop - 1] = 0
         return mask
+
+
+def _blank(reference: str) -> Image.Image:
+    """Return a picture that makes room in the prompt, and is not looked at."""
+    return Image.new("RGB", (64, 64))
 
 
 def _line(record: dict) -> bytes:

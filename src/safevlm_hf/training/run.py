@@ -22,6 +22,7 @@ from ..data.taxonomy import read_taxonomy
 from ..extras import needs_extra
 from ..modeling.configuration_safety import SafetyConfig
 from .arguments import parse_arguments
+from .cached_features import CachedFeatures
 from .checkpoints import checkpoint_to_resume, find_checkpoints, goes_on, missing_part, warn_of_size
 from .collator import SafetyCollator
 from .data import find_files, load_data
@@ -85,6 +86,7 @@ def safety_sizes(model_args) -> dict:
         "num_condition_tokens": model_args.num_condition_tokens,
         "num_attention_heads": model_args.num_safety_heads,
         "projector_depth": model_args.projector_depth,
+        "projector_grid_size": model_args.projector_grid_size,
         "head_pooling": model_args.head_pooling,
         "head_gate_size": model_args.head_gate_size,
         "head_gate_dropout": model_args.head_gate_dropout,
@@ -199,6 +201,8 @@ def train(stage: int, model, processor, data, training_args, risk_prior: float |
     )
     if trainer.is_sharded:
         _refuse_plain_text(train_records, eval_records)
+    if training_args.feature_cache_dir is not None:
+        cache_features(trainer, training_args.feature_cache_dir)
     resumed = checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint)
     trainer.accelerator.wait_for_everyone()  # or one process would look where the main one removes
     if trainer.is_world_process_zero():
@@ -227,6 +231,22 @@ def _set_in_order(args, resumed: str | None):
         for folder in (*whole, *half):
             if folder.resolve() not in source.parents:
                 shutil.rmtree(folder)
+
+
+def cache_features(trainer: SafetyTrainer, folder: str):
+    """Compute the features of all pictures of the run that are not in `folder` yet, and train on those. Each process
+    computes its share."""
+    if trainer.is_sharded:
+        raise ValueError("`feature_cache_dir` needs whole weights: with FSDP or DeepSpeed leave it out.")
+    args = trainer.args
+    features = CachedFeatures(unwrap(trainer.model), trainer.processing_class, folder, trainer.accelerator.autocast)
+    records = filter(None, (trainer.train_dataset, trainer.eval_dataset))
+    references = [image for data in records for images in data["images"] for image in images]
+    share = slice(args.process_index, None, args.world_size)
+    features.fill(references, share, is_shown=trainer.is_world_process_zero())
+    trainer.accelerator.wait_for_everyone()
+    features.store.find_shards()
+    trainer.data_collator.features = features
 
 
 def _refuse_plain_text(*data):

@@ -1,0 +1,15 @@
+"""A vision language model from parts that others trained: EfficientNet-Lite0, a projector, and SmolLM2-135M-Instruct,
+as transformers' own FastVLM. `make_base.py` is the command.
+
+| module | its idea |
+|---|---|
+| `weights.py` | both parts as pinned bytes from packages |
+| `assembly.py` | parts become a stock model and its processor |
+| `pairs.py` | records become pictures with short conversations |
+| `learning.py` | features once, the projector's first words, LoRA |
+| `naming.py` | "What is this?" on held-out pictures |
+"""
+
+IMAGE_SIZE = 224
+GRID_SIDE = 7
+NUM_POSITIONS = GRID_SIDE**2
