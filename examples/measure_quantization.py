@@ -9,12 +9,13 @@ from copy import copy
 
 import torch
 from transformers import BitsAndBytesConfig, TorchAoConfig
-from transformers.utils import is_bitsandbytes_available, is_torchao_available, logging
+from transformers.utils import is_bitsandbytes_available, is_torchao_available
 
 from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaModel, SafeLlavaProcessor
 from safevlm_hf.asking import encode_prompts
 from safevlm_hf.data.records import load_records
 from safevlm_hf.data.riskcards import write_riskcards
+from safevlm_hf.quiet import quiet
 
 
 def main():
@@ -23,7 +24,7 @@ def main():
     parser.add_argument("--num_samples", type=int, default=400)
     parser.add_argument("--quantise_tower", action="store_true", help="The vision tower, too, which is left out else.")
     args = parser.parse_args()
-    logging.set_verbosity_error()
+    quiet()
     if args.quantise_tower:
         # Each tells quantisers what to leave alone.
         SafeLlavaForConditionalGeneration.vision_modules = SafeLlavaModel.vision_modules = r"nothing"

@@ -28,7 +28,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--words", type=int, default=30, help="tokens of the question")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--width", type=float, default=3 / 16, help="as a share of LLaVA-1.5-7B's, in sixteenths")
+    parser.add_argument("--width", type=float, default=3 / 16, help="as a share of LLaVA-1.5-7B's, n/16; 1: all of it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
 

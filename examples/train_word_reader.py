@@ -58,6 +58,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="Replace files of these names in output_dir.")
     args = parser.parse_args()
+    if not (args.encoder / "tokenizer.json").is_file():
+        parser.error(
+            f"--encoder {args.encoder}: expected the encoder's folder, with tokenizer.json and model.safetensors"
+        )
     torch.manual_seed(args.seed)
     for name in (WORDS_FILE, READER_FILE) if not args.overwrite else ():
         refuse_to_overwrite(args.output_dir / name, "`--overwrite` replaces it, another `--output_dir` keeps it")

@@ -47,6 +47,10 @@ def main():
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not (args.encoder / "model.safetensors").is_file():
+        parser.error(
+            f"--encoder {args.encoder}: expected the encoder's folder, with config.json and model.safetensors"
+        )
     torch.manual_seed(args.seed)
     words, rng = SafetyWords(), random.Random(args.seed)
     trained = [draw_lines(kinds, words, args.num_lines, rng) for kinds in (REQUESTS, LOOKS, PROSE)]

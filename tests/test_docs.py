@@ -236,7 +236,7 @@ NEEDS_MORE = re.compile(r"\bhf \w+load|curl -L|torchrun|--bf16|\bdocker |deepspe
 
 
 def command_blocks(text: str) -> list[str]:
-    return re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^ *```bash\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands(block: str) -> list[list[str]]:
@@ -255,8 +255,8 @@ def commands(block: str) -> list[list[str]]:
 
 def command_spans(text: str) -> list[list[str]]:
     """The words of each `safevlm ...` and `python ...` between backticks; these may stop at the option in question."""
-    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
-    program = re.compile(r"(?:[A-Z_]+=\S+ )?(?:\.venv/bin/)?(?:safevlm|python)\s")
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL))
+    program = re.compile(r"(?:[A-Z_]+=\S+ )?(?:\.venv[\w-]*/bin/)?(?:safevlm|python)\s")
     return [commands(" ".join(span.split()))[0] for span in spans if program.match(span)]
 
 
