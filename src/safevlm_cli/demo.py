@@ -46,7 +46,7 @@ def demo(
     ] = False,
 ):
     """
-    Train both stages on the embedded default, and compare base and safe model, in eight minutes on two quiet cores.
+    Train both stages on the embedded default, and compare base and safe model, in thirteen minutes on two quiet cores.
 
     Exit code 0: every target is met; 1: not all.
 
