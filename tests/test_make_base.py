@@ -265,6 +265,7 @@ def test_naming_is_counted_against_other_pictures(monkeypatch, tmp_path):
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_a_small_base_learns_to_name_things(tmp_path, monkeypatch):
     monkeypatch.setattr(make_base, "assemble", tiny_parts)
     folders, out = write_kinds(tmp_path / "kinds", 24), tmp_path / "base"

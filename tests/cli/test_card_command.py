@@ -12,6 +12,9 @@ from safevlm_hf.benchmarks import load_benchmark
 from safevlm_hf.data import NANO_BASE
 
 
+pytestmark = pytest.mark.ci  # evaluates two benchmarks first
+
+
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory):
     return tmp_path_factory.mktemp("evaluation")

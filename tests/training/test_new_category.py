@@ -50,6 +50,7 @@ def test_a_new_category_is_learned_and_the_old_ones_are_kept(tmp_path):
     assert category_accuracy(second, old_file) >= before - 0.01
 
 
+@pytest.mark.ci
 def test_its_config_fits_the_checkpoint_that_make_demo_makes(tmp_path):
     few = {"num_riskcards": 16, "max_steps": 1, "max_eval_samples": 8, "replay_share": 0.5}
     trainer = train(
