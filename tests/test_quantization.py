@@ -132,7 +132,7 @@ def test_the_measurement_of_torchao_quantises_the_tower_where_it_is_told_to(chec
     example = module_from_spec(spec)
     spec.loader.exec_module(example)
     monkeypatch.setattr(example, "variants", lambda: {"8 bit": {"quantization_config": QUANTISERS["torchao int8"]()}})
-    monkeypatch.setattr(example.logging, "set_verbosity_error", lambda: None)
+    monkeypatch.setattr(example, "quiet", lambda: None)
     for model_class in (SafeLlavaModel, SafeLlavaForConditionalGeneration):  # what the example sets is undone
         monkeypatch.setattr(model_class, "vision_modules", model_class.vision_modules)
     changes = []
