@@ -43,7 +43,7 @@ $(APP_INSTALLED): setup.cfg pyproject.toml
 demo: $(INSTALLED)
 	$(KEEP_MEMORY) .venv/bin/safevlm demo --overwrite_output_dir
 
-# The tests to run first, on LLaVA and in few processes: about six minutes on two cores.
+# The tests to run first, on LLaVA and in few processes: about five minutes on two cores.
 test: $(INSTALLED)
 	$(PYTEST) -m "not ci and not slow"
 
