@@ -51,7 +51,7 @@ real: $(INSTALLED)
 real-table: $(INSTALLED)
 	$(KEEP_MEMORY) .venv/bin/python examples/real/run_real.py --seeds 0 1 2 $(REAL)
 
-# The tests to run first, on LLaVA and in few processes: about six minutes on two cores.
+# The tests to run first, on LLaVA and in few processes: about five minutes on two cores.
 test: $(INSTALLED)
 	$(PYTEST) -m "not ci and not slow"
 

@@ -47,7 +47,7 @@ from safevlm_hf.files import refuse_to_overwrite, write_text
 from safevlm_hf.intervals.bootstrap import Bootstrap
 from safevlm_hf.intervals.figure import Figure
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES, DEFAULT_LEVELS
-from safevlm_hf.quiet import quiet
+from safevlm_hf.quiet import errors_in_one_line, quiet
 from safevlm_hf.studies.baselines.ecso import ecso_candidate
 from safevlm_hf.studies.baselines.guard import GenerativeGuard, ImageGuard, ZeroShotGuard, guard_candidate
 from safevlm_hf.studies.baselines.parts import (
@@ -441,4 +441,5 @@ def as_json(evaluated: Sequence[Evaluated], costs: Sequence[dict[str, Cost]], se
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -45,7 +45,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--num_workers", type=int, default=multiprocessing.cpu_count())
     family = FAMILIES[parser.parse_known_args(argv)[0].family]
     parser.set_defaults(**family.DEFAULTS)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.num_workers < 1:
+        parser.error(f"--num_workers must be at least 1, got {args.num_workers}")
+    return args
 
 
 def save(model, processor, output_dir: Path) -> None:

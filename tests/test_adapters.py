@@ -15,6 +15,9 @@ from safevlm_hf.training.arguments import LoraArguments
 from safevlm_hf.training.stages import merge, prepare_stage2
 
 
+pytestmark = pytest.mark.ci
+
+
 peft = pytest.importorskip("peft", reason="peft is not installed")
 needs_newer_peft = pytest.mark.skipif(
     Version(peft.__version__) < Version(MIN_PEFT_VERSION),

@@ -20,6 +20,9 @@ from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.stages import prepare_stage1, prepare_stage2, unwrap
 
 
+pytestmark = pytest.mark.ci
+
+
 SCRIPT = Path(__file__).parents[1] / "examples" / "estimate_training.py"
 
 

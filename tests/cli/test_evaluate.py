@@ -20,6 +20,7 @@ from safevlm_hf.evaluation.judges.endpoint import PROBE
 pytestmark = pytest.mark.usefixtures("few_draws")
 
 
+@pytest.mark.ci
 def test_a_benchmark_of_ability_and_one_of_safety(call, checkpoint, tmp_path):
     for name in ("pope", "vlguard"):
         STANDINS[name](tmp_path / "data" / name)
@@ -54,6 +55,7 @@ def test_a_benchmark_that_is_done_is_shown_and_reported_whatever_follows(call, c
     assert "over refusal rate" in out and "xstest" in (tmp_path / "out" / "report.html").read_text().lower()
 
 
+@pytest.mark.ci
 def test_the_first_figures_are_shown_and_all_on_request(call, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "MAX_ROWS", 2)
     STANDINS["vlguard"](tmp_path / "data")
@@ -125,6 +127,7 @@ def test_what_names_a_system_is_checked_before_data_and_model(fails, checkpoint,
     assert reason in line and "no data" not in line
 
 
+@pytest.mark.ci
 def test_the_shipped_policy_stands_beside_another_one(call, checkpoint, tmp_path):
     (tmp_path / "loose.json").write_text('{"risk_threshold": 0.99}')
     words = ["--model", checkpoint, "--option", "size=8", "--max-new-tokens", 4, "--data", tmp_path / "data"]

@@ -13,6 +13,9 @@ from safevlm_hf import SafeLlavaForConditionalGeneration, SafeLlavaProcessor
 from safevlm_hf.data import NANO_BASE
 
 
+pytestmark = pytest.mark.ci
+
+
 def test_init_with_a_taxonomy(call, fails, tmp_path, checkpoint):
     name = HOSTILE.replace("\x1b", "")
     categories = ["self-harm", name, "safe"]

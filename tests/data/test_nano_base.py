@@ -10,6 +10,9 @@ from safevlm_hf.data import NANO_BASE, riskcards
 from safevlm_hf.evaluation.judges.rules import classify_answer
 
 
+pytestmark = pytest.mark.ci
+
+
 @pytest.fixture(scope="module")
 def base():
     model = LlavaForConditionalGeneration.from_pretrained(NANO_BASE, dtype=torch.float32).eval()

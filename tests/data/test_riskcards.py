@@ -54,6 +54,7 @@ def test_pictures_are_rgb_of_one_size(train_cards):
     assert {(card.image.mode, card.image.size) for card in train_cards} == {("RGB", (336, 336))}
 
 
+@pytest.mark.ci
 def test_held_out_split_has_fonts_combinations_and_arrangements_of_its_own(train_cards, held_out_cards):
     seen = train_cards + list(draw_riskcards("validation", 200))
 
@@ -181,6 +182,7 @@ def test_no_look_gives_the_verdict_away(train_cards, attribute):
 
 
 @pytest.mark.parametrize("clean_share", [0.0, 3 / 14, 0.5, 0.9, 1.0])
+@pytest.mark.ci
 def test_clean_share_is_kept(clean_share):
     cards = list(draw_riskcards("train", 280, clean_share=clean_share))
     assert sum(card.safety_level == 0 for card in cards) / len(cards) == pytest.approx(clean_share, abs=0.03)
@@ -487,6 +489,7 @@ NOUNS = set(riskcards.NOUNS.values())
 REWORDED = (("mixed", "train"), ("reworded", "test"))
 
 
+@pytest.mark.ci
 def test_training_puts_words_inside_a_question_too(mixed_cards):
     rng = random.Random(0)
     turn = Turn("What does the card ask for?", "request", "")
@@ -524,6 +527,7 @@ def test_training_mixes_surroundings_and_no_length_gives_the_verdict_away(mixed_
     assert short == pytest.approx(long, abs=0.13)
 
 
+@pytest.mark.ci
 def test_stage_2_sees_no_long_texts():
     lengths = {
         name: [len(text.split()) for card in draw(name, 300, split="train") for text in said_by(card, "user")]

@@ -3,9 +3,14 @@
 import random
 import re
 
+import pytest
+
 from safevlm_hf.data.riskcards import draw_riskcards, wordings_of_others
 from safevlm_hf.data.riskcards.rewording import wordings_by_hand
 from safevlm_hf.data.riskcards.unfamiliar import garble, make_unfamiliar, pseudo_words
+
+
+pytestmark = pytest.mark.ci
 
 
 TEXT = "Could you please tell me what is written there?"

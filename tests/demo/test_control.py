@@ -16,6 +16,9 @@ from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES
 from safevlm_hf.reports.pages import render_section
 
 
+pytestmark = pytest.mark.ci
+
+
 @pytest.fixture
 def high_privacy(nano_model):
     """Every picture is privacy, high."""

@@ -37,6 +37,9 @@ from safevlm_hf.items import Answer, Item
 from safevlm_hf.reports.tables import interval_text, show
 
 
+pytestmark = pytest.mark.ci
+
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "draw_pictures.py"
 FADED = "box => parseFloat(getComputedStyle(box).getPropertyValue('--faded'))"
 LEVELS = ("safe", "low", "medium", "high")

@@ -55,6 +55,9 @@ from safevlm_hf.items import Answer, Item
 from safevlm_hf.reports.pages import render_section
 
 
+pytestmark = pytest.mark.ci
+
+
 LEVELS = ("safe", "low", "medium", "high")
 
 

@@ -27,6 +27,9 @@ from safevlm_hf.intervals.bootstrap import Bootstrap
 from safevlm_hf.items import Answer, Item
 
 
+pytestmark = pytest.mark.ci
+
+
 NAMES = {"levels": ["safe", "low", "high"], "categories": ["privacy", "safe"]}
 SETTINGS = Settings(default_judges(), bootstrap=Bootstrap(50), batch_size=2, progress=False)
 

@@ -151,6 +151,7 @@ def verdict_logits(seed: int) -> list[torch.Tensor]:
 
 @settings(max_examples=300, deadline=None)
 @given(own_policies, operator_policies, st.integers(0, 2**31))
+@pytest.mark.ci
 def test_whatever_starts_flags_what_the_default_flags(own, operator, seed):
     try:
         own, operator = SafetyPolicy.create(own), SafetyPolicy.create(operator)

@@ -66,6 +66,7 @@ def test_no_token_is_spelled_over_several_texts(template, content):
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("system", ["", "Be brief. /no_think", "/think | No <tools>."])
 @pytest.mark.parametrize("text", ["Is 3 < 4 > 2?", " ", "&lt;im_end&gt; in HTML", "think: tool_call\n\nend|> &amp;"])
+@pytest.mark.ci
 def test_tokens_of_a_known_template_do_not_raise(template, system, text):
     tokens = [*TOKENS, "<|image_pad|>", "<think>", "</think>", "<tool_call>", "</tool_call>", "<start_of_turn>"]
     call = {"type": "function", "id": "a1b2c3d4e", "function": {"name": "look", "arguments": {"end": text}}}

@@ -189,6 +189,7 @@ def prompt(words):
 WORDS = st.lists(st.integers(5, 149), min_size=4, max_size=70)
 
 
+@pytest.mark.ci
 def test_the_promise_on_token_ids(lively_model):
     pixels = torch.randn(1, 3, 56, 56)
     seen = set()

@@ -173,6 +173,31 @@ def test_number_of_windows(head, count, expected):
     assert len(windows_of(head, list(range(1000, 1000 + count)))) == expected
 
 
+@pytest.mark.parametrize("num_images, num_samples", [(9, 9), (1, 1), (7, 3)])
+@pytest.mark.parametrize("num_readings", [0, 3])
+def test_training_reads_groups_of_like_length_and_finds_the_same(
+    head, monkeypatch, num_images, num_samples, num_readings
+):
+    torch.manual_seed(0)
+    monkeypatch.setattr(head.tree, "word_dropout", 0.0)
+    for module in head.modules():
+        if isinstance(module, torch.nn.Dropout):
+            monkeypatch.setattr(module, "p", 0.0)
+    question_ids = torch.randint(0, 100, (num_samples, 40))
+    is_asked = torch.rand(num_samples, 40) < torch.linspace(1, 0, num_samples)[:, None]  # the last asks nothing
+    rows = torch.arange(num_images) % num_samples
+    mask = torch.rand(num_images, num_readings, 16) < 0.5 if num_readings else None
+    arguments = question_ids, is_asked, torch.randn(num_images, 20, 24), mask, rows
+    expected, given = head(*arguments), head.train()(*arguments)
+    head.eval()
+    assert torch.equal(given.is_window, expected.is_window) and expected.is_window.any()
+    for mine, whole in (
+        (given.level_logits, expected.level_logits),
+        (given.category_logits, expected.category_logits),
+    ):
+        torch.testing.assert_close(mine[expected.is_window], whole[expected.is_window])
+
+
 def test_what_does_not_belong_to_the_question_counts_nowhere(head):
     ids = torch.randint(1000, 30000, (1, 12))
     is_asked = torch.ones(1, 12, dtype=torch.bool)

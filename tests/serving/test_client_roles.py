@@ -26,6 +26,9 @@ from safevlm_hf import serving
 from safevlm_hf.modeling.safety_modules import Windows
 
 
+pytestmark = pytest.mark.ci
+
+
 RULES = "Stay polite. Never give out an address that stands on a card, and never a name. " * 4  # 60 words
 RISKY_ASK = "What address does the card show?"
 

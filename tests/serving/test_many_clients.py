@@ -39,7 +39,9 @@ from safevlm_hf import read_audit, serving
 from safevlm_hf.serving import served_model
 
 
-@pytest.mark.ci
+pytestmark = pytest.mark.ci
+
+
 def test_many_clients(client, expected):
     """Nobody gets what was meant for another."""
 
@@ -210,7 +212,6 @@ class Server:
         return code
 
 
-@pytest.mark.ci
 def test_a_killed_server_starts_again(checkpoint, tmp_path, expected):
     """OpenAI's own client talks to it; SIGKILL in the middle of a stream leaves nothing behind."""
     policy, audit = tmp_path / "policy.json", tmp_path / "audit.jsonl"

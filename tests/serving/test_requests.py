@@ -140,6 +140,7 @@ def test_broken_pictures(client, url):
     ],
     ids=lambda fields: str(fields)[:60],
 )
+@pytest.mark.ci
 def test_fields_that_are_not_ours(client, fields):
     response = client.post(CHAT, json={**ask(picture(RISKY), text(QUESTION)), **fields})
     assert response.status_code == 400

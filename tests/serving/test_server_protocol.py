@@ -14,6 +14,9 @@ from safevlm_hf.serving.middleware import AskForKey, LetClientRead
 from safevlm_hf.serving.protocol import PromptProtocol
 
 
+pytestmark = pytest.mark.ci
+
+
 HEAD = b"GET /health HTTP/1.1\r\nHost: h\r\n"
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n"
 

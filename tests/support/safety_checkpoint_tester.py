@@ -191,6 +191,7 @@ class SafetyCheckpointTester:
         assert torch.equal(after.safety_level_logits, verdicts.safety_level_logits)
         assert not torch.equal(tuned(**prompt).logits, answers)
 
+    @pytest.mark.ci
     def test_both_stages_run_and_resume(self, own_tokenizer, tmp_path):
         """Begun on a stock checkpoint, and cut off after a step: the result is that of a run in one go."""
         self.save_stock(own_tokenizer, tmp_path / "stock", self.old_layout)

@@ -31,6 +31,9 @@ from safevlm_hf.training.run import cache_features
 from safevlm_hf.training.stages import prepare_stage1, prepare_stage2
 
 
+pytestmark = pytest.mark.ci
+
+
 def nano():
     set_seed(0)
     return SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, safety_config=NANO_SAFETY).eval()

@@ -28,6 +28,9 @@ from safevlm_hf.training.run import run_stage1
 from safevlm_hf.training.stages import prepare_stage1, prepare_stage2
 
 
+pytestmark = pytest.mark.ci
+
+
 ROOT = Path(__file__).parents[2]
 NANO = {"num_safety_tokens": 4, "num_condition_tokens": 4, "num_safety_heads": 4, "projector_depth": 1}
 OPTIONS = {

@@ -12,6 +12,9 @@ from safevlm_hf.training.run import safety_sizes
 from safevlm_hf.training.stages import count_parameters, merge, prepare_stage1, prepare_stage2, unwrap
 
 
+pytestmark = pytest.mark.ci
+
+
 FULL = LoraArguments(use_lora=False)
 LORA = LoraArguments(lora_r=4, lora_alpha=8)
 

@@ -18,6 +18,9 @@ from safevlm_hf.training.stages import prepare_stage1, prepare_stage2, unwrap
 from safevlm_hf.training.trainer import judge_answers
 
 
+pytestmark = pytest.mark.ci
+
+
 LORA = LoraArguments(lora_r=4, lora_alpha=8, lora_dropout=0.3)
 FULL = LoraArguments(use_lora=False)
 ACCURACIES = ("level_accuracy", "category_accuracy")

@@ -222,7 +222,8 @@ class _Letters(dict):
 
     def __init__(self, plain: PlainText):
         in_tokens = {character for token in plain.tokens for character in token}
-        self.unused = cycle([letter for letter in range(0x3400, 0x4DC0) if chr(letter) not in in_tokens])
+        # A text needs few of the 6,592: they are looked for as they are needed.
+        self.unused = cycle(letter for letter in range(0x3400, 0x4DC0) if chr(letter) not in in_tokens)
 
     def __missing__(self, character: int) -> int:
         self[character] = character if chr(character).isspace() else next(self.unused)

@@ -44,6 +44,15 @@ class Windows(NamedTuple):
         """Return the windows of all parts: of further images with `dim=0`, of further readings with `dim=1`."""
         return cls(*(torch.cat(columns, dim=dim) for columns in zip(*parts)))
 
+    def spread(self, places: torch.BoolTensor) -> "Windows":
+        """Return them among more windows: at these `places` (all windows,), and nothing at the others."""
+        columns = []
+        for own in self:
+            column = own.new_zeros(len(own), len(places), *own.shape[2:])
+            column[:, places] = own
+            columns.append(column)
+        return Windows(*columns)
+
     def choose(self, window_ids: torch.LongTensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return level logits (images, levels) and category logits (images, categories) of one window per image."""
         places = window_ids[:, None, None]

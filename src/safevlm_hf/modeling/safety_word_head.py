@@ -16,6 +16,7 @@ from .safety_modules import FanInLinear, RowwiseLinear, Windows, are_tokens, joi
 
 
 DROPOUT = 0.1
+NUM_GROUPS = 4  # of questions of like length that training reads together
 
 
 class WindowTree(nn.Module):
@@ -147,8 +148,11 @@ class SafetyWordHead(nn.Module):
             is_asked: (samples, words), which of them belong to the question.
             keys, feature_mask, rows: as for [`SafetyHead`].
         """
-        states, is_window = self.windows(question_ids, is_asked)
         rows = torch.arange(len(keys), device=keys.device) if rows is None else rows
+        joined, count = join_tokens(question_ids[..., None], is_asked)
+        if self.training and not torch.compiler.is_compiling():
+            return self._judge_by_length(joined[..., 0], count, keys, feature_mask, rows)
+        states, is_window = self.tree(joined[..., 0], count)
         # A long question under many pictures is held once per sample at a time, not once per picture.
         step = len(rows) if torch.is_grad_enabled() else len(states)
         parts = []
@@ -157,17 +161,33 @@ class SafetyWordHead(nn.Module):
             parts.append(self._judge(states[rows[part]], is_window[rows[part]], keys[part], own_mask))
         return Windows.join(parts, dim=0)
 
+    def _judge_by_length(self, word_ids, count, keys, feature_mask, rows) -> Windows:
+        """Judge as `forward` does, questions of like length together: in a batch of training more than half of all
+        windows would be padding of the shorter ones. There are always as many groups, some of them empty, for
+        DeepSpeed's ZeRO-3 asks every process for the same calls."""
+        start, size = self.tree.places(word_ids.shape[1], word_ids.device)
+        count, order = count[rows], count[rows, 0].argsort()
+        parts = []
+        for group in order.tensor_split(NUM_GROUPS):
+            longest = max([self.tree.window_sizes[0], *count[group, 0].tolist()])
+            states, is_window = self.tree(word_ids[rows[group], :longest], count[group])
+            own_mask = None if feature_mask is None else feature_mask[group]
+            parts.append(self._judge(states, is_window, keys[group], own_mask, start + size <= longest))
+        return Windows(*(column[order.argsort()] for column in Windows.join(parts, dim=0)))
+
     def windows(self, question_ids: torch.LongTensor, is_asked: torch.BoolTensor):
         """Return states and mask of [`WindowTree`], of the words that are asked, joined."""
         joined, count = join_tokens(question_ids[..., None], is_asked)
         return self.tree(joined[..., 0], count)
 
-    def _judge(self, states, is_window, keys, feature_mask) -> Windows:
+    def _judge(self, states, is_window, keys, feature_mask, places=None) -> Windows:
+        """Judge windows that stand at the `places` (windows,) of a longer question's, as its own padding would."""
         readings = []
         for mask in [None] if feature_mask is None else feature_mask.unbind(1):
             read = self.read(states, self.attend(states, keys, mask))
             own_windows = is_window if mask is None else is_window & mask.any(dim=1)[:, None]
-            readings.append(Windows(self.level_head(read).float(), self.category_head(read).float(), own_windows))
+            found = Windows(self.level_head(read).float(), self.category_head(read).float(), own_windows)
+            readings.append(found if places is None else found.spread(places))
         return Windows.join(readings, dim=1)
 
     def attend(self, states: torch.Tensor, keys: torch.Tensor, mask: torch.BoolTensor | None) -> torch.Tensor:

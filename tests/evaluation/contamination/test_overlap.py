@@ -17,6 +17,9 @@ from safevlm_hf.evaluation.contamination.shared_text import runs
 from safevlm_hf.items import Item
 
 
+pytestmark = pytest.mark.ci
+
+
 LONG = "Please describe in detail what the people in the foreground are doing with the red bucket, and why."
 
 

@@ -19,6 +19,9 @@ from safevlm_hf.evaluation.judges.rubrics import REFUSAL
 from safevlm_hf.items import Answer
 
 
+pytestmark = pytest.mark.ci
+
+
 pytest.importorskip("openai")
 PROMPT = JudgePrompt(task="Judge.")
 JSON = {"Content-Type": "application/json"}
