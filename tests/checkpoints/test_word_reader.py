@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.tiny_training import create_trainer
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration
 from safevlm_hf.checkpoints.word_reader import WORD_READER, new_reading, start_word_reader
@@ -33,6 +34,22 @@ def test_stage_1_trains_what_a_window_asks_and_not_its_words():
     model = prepare_stage1(load(head_reading="words"))
     of_head = {name for name, weight in model.model.safety_head.named_parameters() if weight.requires_grad}
     assert of_head and not any(name.startswith("tree.") for name in of_head)
+
+
+def test_the_states_of_windows_may_learn_at_a_rate_of_their_own(nano_processor, riskcards, tmp_path):
+    model = prepare_stage1(load(head_reading="words"), trains_word_reader=True)
+    tree = model.model.safety_head.tree
+    before = {name: weight.clone() for name, weight in tree.named_parameters()}
+    options = {"word_reader_rate": 0.5, "learning_rate": 4e-3, "lr_scheduler_type": "constant"}
+    processor = type(nano_processor).from_pretrained(NANO_BASE, safety_config=model.config.safety_config)
+    trainer = create_trainer(model, processor, riskcards, tmp_path, **options)
+    trainer.train()
+    rates = {id(weight): group["lr"] for group in trainer.optimizer.param_groups for weight in group["params"]}
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    expected = {name: 2e-3 if ".safety_head.tree." in name else 4e-3 for name in trained}
+    assert {name: rates[id(weight)] for name, weight in trained.items()} == expected
+    changed = {name for name, weight in tree.named_parameters() if not torch.equal(weight, before[name])}
+    assert "leaf.0.weight" in changed and "words.weight" not in changed
 
 
 def test_sizes_of_ones_own_need_a_reader_of_ones_own():

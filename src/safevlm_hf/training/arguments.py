@@ -193,6 +193,13 @@ class SafetyTrainingArguments(TrainingArguments):
             "0: never."
         },
     )
+    word_reader_rate: float = field(
+        default=0.0,
+        metadata={
+            "help": "Stage 1, a head of words: how fast the states of its windows learn, as a share of learning_rate. "
+            "0: they stay as `train_word_reader.py` made them, which is best for questions like RiskCards'."
+        },
+    )
     feature_cache_dir: str | None = field(
         default=None,
         metadata={
@@ -211,7 +218,7 @@ class SafetyTrainingArguments(TrainingArguments):
             raise ValueError(f"`lm_loss_every` must be 0 or more, got {self.lm_loss_every}.")
         if self.label_smoothing_factor:
             raise ValueError("`label_smoothing_factor` has no effect here: the model computes its own losses.")
-        for name in ("head_condition_share", "unmasked_share"):
+        for name in ("head_condition_share", "unmasked_share", "word_reader_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
 

@@ -69,7 +69,8 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
             model.extend_categories(model_args.new_categories)
     if model_args.new_categories:
         processor.categories = model.config.safety_config.categories
-    trainer = train(1, prepare_stage1(model), processor, data, training_args, model_args.risk_prior)
+    prepare_stage1(model, trains_word_reader=training_args.word_reader_rate > 0)
+    trainer = train(1, model, processor, data, training_args, model_args.risk_prior)
     return finish(1, trainer, model_args, data_args)
 
 

@@ -18,12 +18,16 @@ SAFETY_PREFIX = "model.safety_"
 WORD_READER_PREFIX = "model.safety_head.tree."
 
 
-def prepare_stage1(model: SafeModel) -> SafeModel:
+WORD_VECTORS = f"{WORD_READER_PREFIX}words."
+
+
+def prepare_stage1(model: SafeModel, trains_word_reader: bool = False) -> SafeModel:
     """Prepare stage 1, which trains the safety modules alone. Vision tower, projector and language model are frozen,
-    and so is what a head of words has learned of language (`train_word_reader.py`): it knows more than any set of
-    records shows."""
+    and so is what a head of words has learned of language (`train_word_reader.py`): it knows more than most sets of
+    records show. With `trains_word_reader` its word vectors alone are."""
+    frozen = WORD_VECTORS if trains_word_reader else WORD_READER_PREFIX
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(SAFETY_PREFIX) and not name.startswith(WORD_READER_PREFIX))
+        parameter.requires_grad_(name.startswith(SAFETY_PREFIX) and not name.startswith(frozen))
     return model
 
 

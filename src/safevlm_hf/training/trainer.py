@@ -18,7 +18,7 @@ from ..modeling.model_card import write_model_card
 from ..modeling.safety_decision import predicted_ids
 from .arguments import SafetyTrainingArguments
 from .checkpoints import STATE, remove_older
-from .stages import merge, unwrap, with_weights
+from .stages import WORD_READER_PREFIX, merge, unwrap, with_weights
 from .terminal import replace_progress
 
 
@@ -50,6 +50,22 @@ class SafetyTrainer(Trainer):
     def is_sharded(self) -> bool:
         """Tell whether FSDP or DeepSpeed owns the weights."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def create_optimizer(self, *args, **kwargs):
+        """Create it as [`Trainer.create_optimizer`]; the states of a head's windows get a learning rate of their own
+        (`word_reader_rate`)."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if not is_new:
+            return optimizer
+        named = unwrap(self.model).named_parameters()
+        reader = {id(weight) for name, weight in named if name.startswith(WORD_READER_PREFIX) and weight.requires_grad}
+        for group in [*optimizer.param_groups] if reader else []:
+            own = [weight for weight in group["params"] if id(weight) in reader]
+            group["params"] = [weight for weight in group["params"] if id(weight) not in reader]
+            if own:
+                optimizer.add_param_group({**group, "params": own, "lr": group["lr"] * self.args.word_reader_rate})
+        return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         every = self.args.lm_loss_every if model.training else 1
