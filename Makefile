@@ -43,6 +43,14 @@ $(APP_INSTALLED): setup.cfg pyproject.toml
 demo: $(INSTALLED)
 	$(KEEP_MEMORY) .venv/bin/safevlm demo --overwrite_output_dir
 
+# Both stages on photographs and drawings (docs/scenes.md), and their table; REAL='--sources DIR --accept_terms' makes the data set.
+real: $(INSTALLED)
+	$(KEEP_MEMORY) .venv/bin/python examples/real/run_real.py $(REAL)
+
+# The same for three seeds, and the table over them. Both go on after a stop.
+real-table: $(INSTALLED)
+	$(KEEP_MEMORY) .venv/bin/python examples/real/run_real.py --seeds 0 1 2 $(REAL)
+
 # The tests to run first, on LLaVA and in few processes: about five minutes on two cores.
 test: $(INSTALLED)
 	$(PYTEST) -m "not ci and not slow"
@@ -118,4 +126,4 @@ check-tag:
 	grep -qx '__version__ = "$(TAG:v%=%)"' src/safevlm_hf/version.py
 	grep -q '^## \[$(TAG:v%=%)\]' CHANGELOG.md
 
-.PHONY: help demo test test-ci test-all test-quantization test-families test-pillow test-vllm test-vllm-all test-harness test-app test-wheel lint types docs build check-tag
+.PHONY: help demo real real-table test test-ci test-all test-quantization test-families test-pillow test-vllm test-vllm-all test-harness test-app test-wheel lint types docs build check-tag

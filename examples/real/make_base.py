@@ -30,7 +30,8 @@ from real_base.learning import (
 )
 from real_base.naming import SYNONYMS, Names, measure, tell
 from real_base.pairs import Picture, of_trained_kinds, read_pictures, split
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, set_seed
+from real_base.saving import save
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from safevlm_hf.files import check_writable, refuse_to_overwrite, write_text
 from safevlm_hf.training.feature_store import picture_keys
@@ -129,18 +130,6 @@ def main(argv=None) -> dict:
     write_text(args.output_dir / "naming.json", json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
     return figures
-
-
-def save(model, processor, folder: Path):
-    """Write a stock checkpoint: weights in half precision, to be small; the configuration says that they are loaded in
-    single precision, as a CPU computes fast."""
-    model.eval().requires_grad_(False).half()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    config = AutoConfig.from_pretrained(folder, architectures=[type(model).__name__])
-    for part in (config, config.text_config, config.vision_config):
-        part.dtype = torch.float32
-    config.save_pretrained(folder)
 
 
 def _minutes(begin: float) -> float:

@@ -7,7 +7,9 @@ as transformers' own FastVLM. `make_base.py` is the command.
 | `assembly.py` | parts become a stock model and its processor |
 | `pairs.py` | records become pictures with short conversations |
 | `learning.py` | features once, the projector's first words, LoRA |
+| `saving.py` | a stock checkpoint, small on disk |
 | `naming.py` | "What is this?" on held-out pictures |
+| `tuning.py` | fine-tuning alone, for `run_real.py` |
 """
 
 IMAGE_SIZE = 224

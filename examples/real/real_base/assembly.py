@@ -112,6 +112,7 @@ def load_language_model(weights: Path):
         (Path(folder) / GGUF_FILE).write_bytes(read_part(LANGUAGE, weights))
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF_FILE)
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF_FILE, dtype=torch.float32)
+    del model.config.quantization_config  # it is unpacked, and what is quantised could not be trained
     return model, tokenizer
 
 
