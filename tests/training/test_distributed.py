@@ -177,7 +177,8 @@ def test_verdicts_are_judged_in_bfloat16(start, records_file, tmp_path):
     for log, wanted in zip(*logs(tmp_path, "two"), one, strict=True):
         assert set(filter(is_figure, log)) == set(filter(is_figure, wanted))
         if "loss" in wanted:
-            assert log["loss"] == pytest.approx(wanted["loss"], rel=1e-2)
+            # It keeps 8 bits, and the logits of this untrained head are large.
+            assert log["loss"] == pytest.approx(wanted["loss"], rel=2e-2)
 
 
 def to_universal(checkpoint: Path):
@@ -231,6 +232,8 @@ SIZES = {
     "num_condition_tokens": 4,
     "num_safety_heads": 4,
     "projector_depth": 1,
+    # Two processes drop other words and states than one, so that no dropout is in this head.
+    "head_reading": "embeddings",
     "head_gate_dropout": 0.0,
 }
 

@@ -348,8 +348,7 @@ class SafetyPolicy:
         return ACTIONS[strictness]
 
     def threshold(self, category: str) -> float | None:
-        """Return the probability from which a category, by name, is flagged; `None`: the most probable verdict
-        decides."""
+        """Return the probability from which a category, by name, is flagged; `None`: the risk decides."""
         return _of(self.thresholds, category)
 
     def review_threshold(self, category: str) -> float | None:
