@@ -61,7 +61,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--scenes", type=Path, default=Path("runs/real/scenes"))
     parser.add_argument("--feature_cache_dir", type=Path, default=Path("runs/real/features"))
     parser.add_argument("--target_clean_flagged", type=float, default=0.03, help="of validation's safe pairs")
-    parser.add_argument("--num_answered", type=int, default=300, help="pairs of each split that are answered")
+    parser.add_argument("--num_answered", type=int, default=300, help="pairs of each split that are answered, or 0")
     parser.add_argument("--max_pairs", type=int, help="of each file, for a trial")
     parser.add_argument("--batch_size", type=int, default=32)
     return parser.parse_args(argv)
@@ -153,7 +153,9 @@ def _blank(reference: str) -> Image.Image:
 
 
 def measure_answers(args, splits: dict[str, list[dict]], policy: dict) -> dict:
-    """Return split to column to the figures of answers."""
+    """Return split to column to the figures of answers; nothing without a sample, which needs stage 1 alone."""
+    if not args.num_answered:
+        return {}
     samples = {name: sample(splits[name], args.num_answered) for name in ASKED}
     names, figures = Names(), {name: {} for name in ASKED}
     lines = []
