@@ -67,7 +67,7 @@ class CachedFeatures:
         self.store.fill(self.keys, self._encode, share=share, is_shown=is_shown)
 
     def __contains__(self, reference: str) -> bool:
-        return self.keys.get(reference) in self.store
+        return reference in self.keys and self.keys[reference] in self.store
 
     def __getstate__(self) -> dict:
         # A worker process reads, and never computes.
@@ -88,7 +88,7 @@ class CachedFeatures:
         features = torch.stack(list(taken["features"]))
         maps = torch.stack(list(taken["maps"]))
         flat = maps.flatten(1, 2)
-        self.grid, self.width = tuple(maps.shape[1:3]), features.shape[-1]
+        self.grid, self.width = (maps.shape[1], maps.shape[2]), features.shape[-1]
         if flat.shape == features.shape and torch.equal(flat, features):
             return features  # the safety projector reads h_i
         return torch.cat([features, flat.to(features.dtype)], dim=-1)
@@ -132,7 +132,7 @@ def serve_features(base, grid: tuple[int, int], width: int):
 @contextmanager
 def _taking_features(base) -> Iterator[dict]:
     """Take what a family's `get_image_features` hands to `judge_images`, and judge nothing."""
-    taken = {}
+    taken: dict[str, torch.Tensor] = {}
 
     def take(outputs, maps, pixels, safety_inputs, tiles=None):
         taken.update(features=outputs.pooler_output, maps=maps)

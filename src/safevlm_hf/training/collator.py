@@ -55,10 +55,11 @@ class SafetyCollator:
             images of a record have labels of their own and share one condition, that of the record's strictest label.
         """
         references = [image for record in records for image in record["images"]]
-        is_cached = self.features is not None and all(image in self.features for image in references)
+        features = self.features
+        is_cached = features is not None and all(image in features for image in references)
         batch = self._encode(records, _blank if is_cached else load_image)
-        if is_cached and references:
-            batch["pixel_values"] = self.features.read(references)
+        if features is not None and is_cached and references:
+            batch["pixel_values"] = features.read(references)
         per_image = [record for record in records for _ in record["images"]]
         if not per_image:
             return batch

@@ -46,7 +46,7 @@ class FeatureStore:
         self.folder = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:16]
         check_writable(self.folder, is_folder=True)
         write_text(self.folder / KEY_FILE, text + "\n")
-        self._open: dict[Path, object] = {}
+        self._open: dict[Path, safe_open] = {}
         self.find_shards()
 
     def find_shards(self):

@@ -247,7 +247,7 @@ def cache_features(trainer: SafetyTrainer, folder: str):
     features.fill(references, share, is_shown=trainer.is_world_process_zero())
     trainer.accelerator.wait_for_everyone()
     features.store.find_shards()
-    trainer.data_collator.features = features
+    trainer.data_collator.features = features  # type: ignore[union-attr]  # a `SafetyCollator`, made in `train`
 
 
 def _refuse_plain_text(*data):
