@@ -54,7 +54,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=600, help="of projector and LoRA")
     parser.add_argument("--batch_size", type=int, default=12, help="pictures, each with several questions")
     parser.add_argument("--max_tokens", type=int, default=72, help="of the texts beside a picture")
-    parser.add_argument("--minutes", type=float, default=90, help="limit of the whole run; the training ends earlier")
+    parser.add_argument("--minutes", type=float, default=60, help="limit of the whole run; the training ends earlier")
     parser.add_argument("--learning_rate", type=float, default=5e-4, help="of LoRA")
     parser.add_argument("--projector_learning_rate", type=float, default=5e-4)
     parser.add_argument("--lora_r", type=int, default=32)

@@ -64,6 +64,9 @@ def test_figstep_renders_the_list(standin, load):
     with Image.open(loaded.items[0].images[0]) as image:
         assert image.size == (760, 760) and image.getpixel((5, 5)) == (255, 255, 255)
     assert [item.id for item in load("figstep", standin("figstep"), part="tiny").items] == ["1_5", "2_5"]
+    harmless = load("figstep", standin("figstep"), part="harmless")
+    assert harmless.name == "figstep/harmless" and len(harmless.items) == 60
+    assert not any(item.labels["is_risky"] for item in harmless.items)
 
     def lines(image):
         """Rows of pixels with ink, as runs."""
