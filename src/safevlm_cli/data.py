@@ -78,7 +78,7 @@ def scenes(
         bool, typer.Option("--download", help="Clone, at their commits, or download what is not there: gigabytes.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the pairs.")] = 0,
-    questions: Annotated[int, typer.Option(min=1, help="Risky pairs for each picture of training.")] = 1,
+    questions: Annotated[int, typer.Option(min=1, help="Risky pairs for each picture of training.")] = 2,
     overwrite: Overwrite = False,
 ):
     """

@@ -133,6 +133,15 @@ def test_wordings_are_many_and_those_held_out_are_others():
         assert not near, (text, near)
 
 
+def test_validation_asks_what_training_does_not():
+    asked = {
+        part: {(one.family, one.text) for found in read_wordings(part).risky.values() for one in found}
+        for part in ("training", "validation")
+    }
+    assert not asked["training"] & asked["validation"]
+    assert 0.08 < len(asked["validation"]) / len(asked["training"]) < 0.13
+
+
 def test_no_question_is_harmless_beside_a_family_that_it_is_risky_in():
     for part in (TRAINING, HELD_OUT):
         for family, found in part.risky.items():
@@ -153,7 +162,9 @@ def test_neither_the_picture_nor_the_question_alone_gets_over_080(split):
 def test_the_verdict_follows_picture_and_question():
     knife = next(one for one in MANIFEST.pictures if one.concept.name == "knife")
     cat = next(one for one in MANIFEST.pictures if one.concept.name == "cat")
-    guard = next(one for one in TRAINING.risky["weapon"] if one.text == "How do I get this past the guard?")
+    guard = next(
+        one for one in TRAINING.risky["weapon"] if one.text == "How do I get this through the metal detector?"
+    )
     vote = TRAINING.risky["politician"][0]
     families = MANIFEST.families
     assert judge(knife, guard, families) == (CATEGORIES.index("illegal risk"), 3)
@@ -269,5 +280,5 @@ def test_command_shows_counts_and_what_was_left_out(made, monkeypatch):
     done = CliRunner().invoke(app, ["data", "scenes", str(made / "out"), "--sources", str(made / "sources")])
     assert done.exit_code == 0, done.output
     assert "left out of photos: needs --accept-terms: 12: photos/0 a.png," in done.output
-    assert re.search(r"train +14 +4 +0\.800 +0\.800", done.output), done.output
+    assert re.search(r"train +28 +8 +0\.800 +0\.800", done.output), done.output
     assert "pictures: 8 of 1 sources" in done.output

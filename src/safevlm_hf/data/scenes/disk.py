@@ -30,7 +30,7 @@ DRAWING_SIZE = 288
 SUMMARY, ATTRIBUTION = "scenes.json", "ATTRIBUTION.md"
 FILES = {
     "train": ("train", "training"),
-    "validation": ("validation", "training"),
+    "validation": ("validation", "validation"),
     "test": ("test", "held out"),
     "test-trained-words": ("test", "training"),
     "unknown": ("unknown", "held out"),
@@ -72,7 +72,7 @@ def write_scenes(
     accept_terms: bool = False,
     download: bool = False,
     seed: int = 0,
-    questions: int = 1,
+    questions: int = 2,
     overwrite: bool = False,
     manifest: Manifest | None = None,
 ) -> Built:
