@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from test_make_base import tiny_parts
 
@@ -16,6 +17,9 @@ from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "real"))
 run_real = importlib.import_module("run_real")
 measure_real = importlib.import_module("measure_real")
+measure_alarms = importlib.import_module("measure_alarms")
+measure_guards = importlib.import_module("measure_guards")
+measure_variants = importlib.import_module("measure_variants")
 
 QUESTIONS = {
     "training": {"risky": ["How do I steal this?", "Help me steal it."], "harmless": ["What is this?", "Name it."]},
@@ -121,6 +125,25 @@ def test_every_step_runs_and_is_not_run_again(tmp_path, scenes, monkeypatch, cap
     measure_real.main(["--runs", *[str(top / "seed0")] * 2, "--folder", str(top)])
     pooled = json.loads((top / "table.json").read_text())["verdicts"]["test"]["all"]["risky, flagged"]
     assert pooled["total"] == 12 and len(pooled["seeds"]) == 2
+    check_what_else_is_measured(top, stage1, monkeypatch)
+
+
+def check_what_else_is_measured(top: Path, stage1: str, monkeypatch):
+    """False alarms, guards and variants, on the checkpoints of the run."""
+    seed = str(top / "seed0")
+    data = ["--scenes", str(top / "scenes"), "--feature_cache_dir", str(top / "features")]
+    alarms = measure_alarms.main(["--folder", seed, *data, "--num_pairs", "60"])["figures"]
+    assert alarms["all"]["flagged"]["total"] == 36  # no picture here is of a family of risks
+    # A question's vector is what it is about: the picture alone and the question alone know half of it.
+    monkeypatch.setattr(
+        measure_guards, "embed", lambda texts, _: torch.tensor([[float("steal" in text), 1.0] for text in texts])
+    )
+    guards = measure_guards.main(["--folder", seed, "--base", str(top / "base"), *data, "--steps", "600"])
+    both, alone = (guards[name]["test"] for name in (measure_guards.TOGETHER, measure_guards.QUESTION))
+    assert both["risky, flagged"]["value"] > 0.6 > alone["risky, flagged"]["value"]
+    monkeypatch.setattr(measure_variants, "VARIANTS", {"as it is": {}, "without": {"num_safety_tokens": 0}})
+    measure_variants.main(["--output_dir", str(top), "--stage1", stage1, "--max_steps", "2", "--seeds", "0"])
+    assert "| without | " in (top / "variants" / "variants.md").read_text()
 
 
 def test_where_the_data_is_missing_the_command_is_named(tmp_path):

@@ -45,14 +45,14 @@ def clean_pairs(pairs: Sequence[dict], size: int) -> list[dict]:
     rng, wordings, families = random.Random("alarms"), read_wordings("held out"), _families()
     pictures = list({pair["images"][0]: pair for pair in pairs}.values())
     rng.shuffle(pictures)
-    of_risks = [pair for pair in pictures if families[pair["about"]["concept"]]]
-    clean = [pair for pair in pictures if not families[pair["about"]["concept"]]]
+    of_risks = [pair for pair in pictures if families.get(pair["about"]["concept"], ())]
+    clean = [pair for pair in pictures if not families.get(pair["about"]["concept"], ())]
     risky_questions = [one for found in wordings.risky.values() for one in found]
     drawn = []
     for name, own in {"picture": of_risks, "text": clean, "neither": clean}.items():
         for _, pair in zip(range(round(size * SHARES[name])), cycle(own)):
             harmless = wordings.generic + [
-                one for family in families[pair["about"]["concept"]] for one in wordings.harmless[family]
+                one for family in families.get(pair["about"]["concept"], ()) for one in wordings.harmless[family]
             ]
             wording = rng.choice(risky_questions if name == "text" else harmless)
             asked = with_question(pair, lambda _, text=wording.text: text)

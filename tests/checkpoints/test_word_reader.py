@@ -7,9 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.tiny_training import create_trainer
+from transformers import BertConfig, BertModel
 
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration
-from safevlm_hf.checkpoints.word_reader import WORD_READER, new_reading, start_word_reader
+from safevlm_hf.checkpoints.word_reader import (
+    WORD_READER,
+    new_reading,
+    read_encoder_sizes,
+    start_sentence_reader,
+    start_word_reader,
+)
 from safevlm_hf.data import NANO_BASE, NANO_SAFE
 from safevlm_hf.modeling.safety_words import SafetyWords
 from safevlm_hf.training.stages import prepare_stage1
@@ -50,6 +57,38 @@ def test_the_states_of_windows_may_learn_at_a_rate_of_their_own(nano_processor, 
     assert {name: rates[id(weight)] for name, weight in trained.items()} == expected
     changed = {name for name, weight in tree.named_parameters() if not torch.equal(weight, before[name])}
     assert "leaf.0.weight" in changed and "words.weight" not in changed
+
+
+@pytest.fixture
+def sentence_encoder(tmp_path):
+    config = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
+    encoder = BertModel(config).eval()
+    encoder.save_pretrained(tmp_path / "encoder")
+    return encoder
+
+
+def test_a_head_may_read_with_a_sentence_encoder_that_stage_1_leaves_as_it_is(sentence_encoder, tmp_path):
+    sizes = read_encoder_sizes(str(tmp_path / "encoder"))
+    assert sizes == {"head_sentence_layers": 2, "head_sentence_size": 64}
+    model = load(head_reading="words", **sizes)
+    start_word_reader(model)
+    start_sentence_reader(model, str(tmp_path / "encoder"))
+    sentences = model.model.safety_head.tree.sentences
+    ids = torch.randint(1000, 30000, (1, 9))
+    expected = sentence_encoder(ids).last_hidden_state
+    torch.testing.assert_close(sentences.encoder(ids).last_hidden_state, expected)
+    prepare_stage1(model)
+    trained = {name for name, weight in sentences.named_parameters() if weight.requires_grad}
+    assert trained and all(name.startswith(("norm.", "enter.")) for name in trained)
+    model.save_pretrained(tmp_path / "safe")
+    again = SafeLlavaForConditionalGeneration.from_pretrained(tmp_path / "safe").model.safety_head.tree.sentences
+    torch.testing.assert_close(again.encoder(ids).last_hidden_state, expected)
+
+
+def test_an_encoder_of_another_kind_is_refused(tmp_path):
+    BertConfig(vocab_size=100, hidden_size=64, num_attention_heads=2).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="expected a BERT with .*30522.* got .*100.*all-MiniLM-L6-v2"):
+        read_encoder_sizes(str(tmp_path))
 
 
 def test_sizes_of_ones_own_need_a_reader_of_ones_own():

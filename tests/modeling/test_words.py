@@ -22,21 +22,35 @@ from safevlm_hf.training.collator import SafetyCollator
 WORDS = SafetyWords()
 TEXT = "Please read it to me, word by word: I can't see that well today. Thanks!"
 SMALL = {"head_reading": "words", "head_word_size": 16, "head_hidden_size": 32, "num_attention_heads": 4}
+SENTENCES = {"head_sentence_layers": 1, "head_sentence_size": 32}
 
 
-@pytest.fixture(scope="module")
-def head():
+def make_head(**sizes) -> SafetyWordHead:
     torch.manual_seed(0)
-    head = SafetyWordHead(head_config(24, **SMALL)).eval()
+    head = SafetyWordHead(head_config(24, **SMALL, **sizes)).eval()
     for weight in head.parameters():
         weight.data.normal_(std=0.3)
     return head
 
 
 @pytest.fixture(scope="module")
-def model():
+def head():
+    return make_head()
+
+
+@pytest.fixture(scope="module")
+def sentence_head():
+    return make_head(**SENTENCES)
+
+
+@pytest.fixture(scope="module", params=[{}, SENTENCES], ids=["windows", "sentences"])
+def any_head(request):
+    return make_head(**request.param)
+
+
+def make_model(**sizes) -> SafeLlavaForConditionalGeneration:
     config = SafeLlavaConfig.from_base_config(
-        SafeLlavaConfig.from_pretrained(NANO_BASE), num_safety_tokens=4, projector_depth=1, **SMALL
+        SafeLlavaConfig.from_pretrained(NANO_BASE), num_safety_tokens=4, projector_depth=1, **SMALL, **sizes
     )
     model = SafeLlavaForConditionalGeneration.from_pretrained(NANO_BASE, config=config).eval()
     with torch.no_grad():
@@ -44,6 +58,16 @@ def model():
             layer.weight.normal_()
         model.model.safety_head.scale.weight.normal_(std=0.3)
     return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module", params=[{}, SENTENCES], ids=["windows", "sentences"])
+def any_model(request):
+    return make_model(**request.param)
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +200,9 @@ def test_number_of_windows(head, count, expected):
 @pytest.mark.parametrize("num_images, num_samples", [(9, 9), (1, 1), (7, 3)])
 @pytest.mark.parametrize("num_readings", [0, 3])
 def test_training_reads_groups_of_like_length_and_finds_the_same(
-    head, monkeypatch, num_images, num_samples, num_readings
+    any_head, monkeypatch, num_images, num_samples, num_readings
 ):
+    head = any_head
     torch.manual_seed(0)
     monkeypatch.setattr(head.tree, "word_dropout", 0.0)
     for module in head.modules():
@@ -198,7 +223,8 @@ def test_training_reads_groups_of_like_length_and_finds_the_same(
         torch.testing.assert_close(mine[expected.is_window], whole[expected.is_window])
 
 
-def test_what_does_not_belong_to_the_question_counts_nowhere(head):
+def test_what_does_not_belong_to_the_question_counts_nowhere(any_head):
+    head = any_head
     ids = torch.randint(1000, 30000, (1, 12))
     is_asked = torch.ones(1, 12, dtype=torch.bool)
     is_asked[0, 5:] = False
@@ -207,6 +233,29 @@ def test_what_does_not_belong_to_the_question_counts_nowhere(head):
         levels, _, is_window = head(ids, is_asked, keys)
         alone, _, are_windows = head(ids[:, :5], is_asked[:, :5], keys)
     torch.testing.assert_close(levels[is_window], alone[are_windows])
+
+
+@pytest.mark.parametrize(
+    "count, runs", [(0, [0]), (3, [0]), (32, [0]), (33, [0, 16]), (48, [0, 16]), (49, [0, 16, 32])]
+)
+def test_runs_of_the_sentence_encoder_cover_every_word(head, sentence_head, count, runs):
+    ids = list(range(1000, 1000 + count))
+    assert len(windows_of(sentence_head, ids)) == len(windows_of(head, ids)) + len(runs)
+    start, size = sentence_head.tree.places(count, "cpu")
+    assert start[-len(runs) :].tolist() == runs and size[-len(runs) :].tolist() == [32] * len(runs)
+
+
+def test_a_run_is_read_by_itself(sentence_head):
+    """What stands in another run changes nothing, however much a question is filled up."""
+    ids = torch.randint(1000, 30000, (2, 64))
+    ids[1, :32] = ids[0, :32]
+    with torch.no_grad():
+        states = sentence_head.tree.sentences(ids, torch.tensor([[64], [64]]), torch.ones_like(ids, dtype=torch.bool))
+        short = sentence_head.tree.sentences(ids[:1, :20], torch.tensor([[9]]), torch.arange(20)[None] < 9)
+        shorter = sentence_head.tree.sentences(ids[:1, :9], torch.tensor([[9]]), torch.ones(1, 9, dtype=torch.bool))
+    torch.testing.assert_close(states[0, 0], states[1, 0])
+    assert not torch.allclose(states[0, 1:], states[1, 1:])
+    torch.testing.assert_close(short, shorter)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -330,7 +379,8 @@ def test_training_reads_what_is_asked_and_now_and_then_the_whole_prompt(processo
 # --------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_carries_its_words(model, processor, tmp_path):
+def test_a_checkpoint_carries_its_words(any_model, processor, tmp_path):
+    model = any_model
     model.save_pretrained(tmp_path)
     assert (tmp_path / WORDS_FILE).read_bytes() == WORDS.file.read_bytes()
     processor.save_pretrained(tmp_path)
@@ -364,7 +414,8 @@ def test_a_checkpoint_of_before_gives_no_words_and_reads_embeddings(tmp_path):
     assert not Path(tmp_path / WORDS_FILE).exists()
 
 
-def test_the_parts_of_the_picture_sum_to_the_margin_and_words_count_by_what_is_lost_without_them(model, processor):
+def test_the_parts_of_the_picture_sum_to_the_margin_and_words_count_by_what_is_lost_without_them(any_model, processor):
+    model = any_model
     inputs = ask(processor, TEXT, "...", "ok go")
     found = model.explain(**inputs)
     parts = found.image_contributions.sum(dim=(1, 2)) + found.safety_token_contributions + found.bias_contributions

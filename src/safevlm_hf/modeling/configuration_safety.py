@@ -60,6 +60,8 @@ class SafetyConfig(PreTrainedConfig, SafetyNames):
         head_word_size (`int`, defaults to 128), head_hidden_size (`int`, defaults to 256), head_vocab_size (`int`,
             defaults to 30522): widths of the word vectors and of the windows' states, and number of vectors, with
             `head_reading="words"`. It reads windows alone.
+        head_sentence_layers (`int`, defaults to 0), head_sentence_size (`int`, defaults to 384): layers and width of a
+            BERT that reads runs of 32 words, too, with `head_reading="words"`; 0 layers for none.
         safe_margin (`float`, defaults to 0.0): what the head's loss takes from the logits of safe. So probabilities
             are meant for prompts in use, of which fewer are risky than of the training data (stage 1's `risk_prior`).
         loss_weight (`float`, defaults to 10.0): weight of the head's loss beside the language model's.
@@ -86,6 +88,8 @@ class SafetyConfig(PreTrainedConfig, SafetyNames):
     head_word_size: int = 128
     head_hidden_size: int = 256
     head_vocab_size: int = 30522
+    head_sentence_layers: int = 0
+    head_sentence_size: int = 384
     safe_margin: float = 0.0
     loss_weight: float = 10.0
     is_trained: bool = False
@@ -129,6 +133,8 @@ class SafetyConfig(PreTrainedConfig, SafetyNames):
             "head_word_size": 1,
             "head_hidden_size": 1,
             "head_vocab_size": 1,
+            "head_sentence_layers": 0,
+            "head_sentence_size": 32,
             "loss_weight": 0,
         }
         for field, minimum in minima.items():

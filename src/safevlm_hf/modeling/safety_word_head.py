@@ -10,12 +10,15 @@ the safety modules: no vocabulary, adapter or quantisation of a language model c
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import BertConfig, BertModel
 from transformers import initialization as init
 
 from .safety_modules import FanInLinear, RowwiseLinear, Windows, are_tokens, join_tokens, key_mask
 
 
 DROPOUT = 0.1
+RUN, STEP = 32, 16  # words of a run that the sentence encoder reads, and from one run to the next
+FIRST, LAST = 101, 102  # the encoder's marks around a text, [CLS] and [SEP] of BERT's vocabulary
 NUM_GROUPS = 4  # of questions of like length that training reads together
 
 
@@ -55,6 +58,7 @@ class WindowTree(nn.Module):
             nn.GELU(),
             nn.Dropout(DROPOUT),
         )
+        self.sentences = SentenceReader(safety_config) if safety_config.head_sentence_layers else None
 
     def forward(
         self, word_ids: torch.LongTensor, count: torch.LongTensor, missing: int | None = None
@@ -87,17 +91,99 @@ class WindowTree(nn.Module):
             left, right = states[:, :-half], states[:, half:]
             states = self.norms[number + 1](self.merges[number](torch.cat([left, right], dim=-1)) + (left + right) / 2)
             found.append(self.enter(states) + self.of_size[number + 1])
-        start, size = self.places(word_ids.shape[1], word_ids.device)
+        start, size = self._windows(word_ids.shape[1], word_ids.device)
         is_short = (start == 0) & (size == smallest) & (count < smallest)
-        return self.reading(torch.cat(found, dim=1)), (start + size <= count) | is_short
+        is_window = (start + size <= count) | is_short
+        if self.sentences is not None:
+            found.append(self.sentences(word_ids, count, is_word))
+            start = _run_starts(word_ids.shape[1], word_ids.device)
+            is_window = torch.cat([is_window, (start == 0) | (start + STEP < count)], dim=1)
+        return self.reading(torch.cat(found, dim=1)), is_window
 
     def places(self, num_words: int, device) -> tuple[torch.LongTensor, torch.LongTensor]:
         """Return first word and size of each window in so many words, (windows,) each: all of the smallest size, then
-        all of the next one, and so on."""
+        all of the next one, and so on; then the runs of the sentence encoder."""
+        start, size = self._windows(num_words, device)
+        if self.sentences is None:
+            return start, size
+        runs = _run_starts(max(num_words, self.window_sizes[0]), device)
+        return torch.cat([start, runs]), torch.cat([size, torch.full_like(runs, RUN)])
+
+    def _windows(self, num_words: int, device) -> tuple[torch.LongTensor, torch.LongTensor]:
         num_words = max(num_words, self.window_sizes[0])
         sizes = [size for size in self.window_sizes if size <= num_words]
         starts = [torch.arange(num_words - size + 1, device=device) for size in sizes]
         return torch.cat(starts), torch.cat([torch.full_like(own, size) for own, size in zip(starts, sizes)])
+
+    def are_in(self, num_words: int, longest: int, device) -> torch.BoolTensor:
+        """Return which windows of so many words a question of `longest` words has, too, (windows,)."""
+        start, size = self._windows(num_words, device)
+        is_in = start + size <= longest
+        if self.sentences is None:
+            return is_in
+        return torch.cat([is_in, _run_starts(num_words, device) < max(longest - STEP, 1)])
+
+
+class SentenceReader(nn.Module):
+    """
+    States of runs of `RUN` words, by a sentence encoder that has read far more than any set of records shows.
+
+    A run begins every `STEP` words, and is read by itself. The encoder stays as it is in training.
+
+    Args:
+        safety_config: a [`SafetyConfig`].
+    """
+
+    def __init__(self, safety_config):
+        super().__init__()
+        size = safety_config.head_sentence_size
+        self.encoder = BertModel(
+            BertConfig(
+                vocab_size=safety_config.head_vocab_size,
+                hidden_size=size,
+                num_hidden_layers=safety_config.head_sentence_layers,
+                num_attention_heads=size // 32,
+                intermediate_size=4 * size,
+                max_position_embeddings=512,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            ),
+            add_pooling_layer=False,
+        ).requires_grad_(False)
+        self.norm = nn.LayerNorm(size)
+        self.enter = _curved(size, safety_config.head_hidden_size)
+
+    def forward(self, word_ids: torch.LongTensor, count: torch.LongTensor, is_word: torch.BoolTensor) -> torch.Tensor:
+        """Return states (samples, runs, hidden) of the first `count` (samples, 1) words (samples, words). Those that
+        are none are not read."""
+        num_samples = len(word_ids)
+        if not num_samples:  # BERT reads no empty batch; left out, its calls would differ between ZeRO-3's processes
+            word_ids, count, is_word = (one.new_zeros(1, one.shape[1]) for one in (word_ids, count, is_word))
+        ids, is_read = (self._in_runs(one) for one in (word_ids, is_word))
+        start = _run_starts(word_ids.shape[1], ids.device)
+        end = (count - start).clamp(0, ids.shape[1]).flatten()[:, None] + 1
+        # The last mark stands right behind the last word, so that what a row is filled up with changes nothing.
+        is_last = torch.arange(ids.shape[1] + 2, device=ids.device) == end
+        ids = F.pad(ids, (1, 1)).masked_fill(is_last, LAST)
+        ids[:, 0] = FIRST
+        is_read = F.pad(is_read, (1, 1)) | is_last
+        is_read[:, 0] = True
+        with torch.no_grad():
+            states = self.encoder(input_ids=ids, attention_mask=is_read.long()).last_hidden_state
+        weights = is_read[..., None].to(states.dtype)
+        mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        return self.enter(self.norm(mean)).unflatten(0, (len(word_ids), len(start)))[:num_samples]
+
+    @staticmethod
+    def _in_runs(words: torch.Tensor) -> torch.Tensor:
+        """Cut (samples, words) into (samples x runs, at most `RUN` words)."""
+        starts, width = _run_starts(words.shape[1], "cpu").tolist(), min(RUN, words.shape[1])
+        words = F.pad(words, (0, max(0, starts[-1] + width - words.shape[1])))
+        return torch.stack([words[:, start : start + width] for start in starts], dim=1).flatten(0, 1)
+
+
+def _run_starts(num_words: int, device) -> torch.LongTensor:
+    return torch.arange(0, max(num_words - STEP, 1), STEP, device=device)
 
 
 def _curved(in_size: int, out_size: int) -> nn.Module:
@@ -165,14 +251,15 @@ class SafetyWordHead(nn.Module):
         """Judge as `forward` does, questions of like length together: in a batch of training more than half of all
         windows would be padding of the shorter ones. There are always as many groups, some of them empty, for
         DeepSpeed's ZeRO-3 asks every process for the same calls."""
-        start, size = self.tree.places(word_ids.shape[1], word_ids.device)
+        num_words = max(word_ids.shape[1], self.tree.window_sizes[0])
         count, order = count[rows], count[rows, 0].argsort()
         parts = []
         for group in order.tensor_split(NUM_GROUPS):
             longest = max([self.tree.window_sizes[0], *count[group, 0].tolist()])
             states, is_window = self.tree(word_ids[rows[group], :longest], count[group])
             own_mask = None if feature_mask is None else feature_mask[group]
-            parts.append(self._judge(states, is_window, keys[group], own_mask, start + size <= longest))
+            places = self.tree.are_in(num_words, longest, word_ids.device)
+            parts.append(self._judge(states, is_window, keys[group], own_mask, places))
         return Windows(*(column[order.argsort()] for column in Windows.join(parts, dim=0)))
 
     def windows(self, question_ids: torch.LongTensor, is_asked: torch.BoolTensor):

@@ -61,6 +61,10 @@ class ModelArguments:
     head_reading: str | None = _size(
         "words (vectors of its own) or embeddings (the language model's, paper); unset: words, where it reads windows"
     )
+    sentence_encoder: str | None = _size(
+        "a sentence encoder with BERT's vocabulary (folder or Hub id, as sentence-transformers/all-MiniLM-L6-v2) that "
+        "the head reads the question with, too; unset: none"
+    )
     risk_prior: float | None = field(
         default=None,
         metadata={

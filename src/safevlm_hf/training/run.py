@@ -16,7 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import HubStrategy
 
 from ..checkpoints.families import find_family
-from ..checkpoints.word_reader import new_reading, start_word_reader
+from ..checkpoints.word_reader import new_reading, read_encoder_sizes, start_sentence_reader, start_word_reader
 from ..data.riskcards.tables import TOPICS, scope_of
 from ..data.taxonomy import read_taxonomy
 from ..extras import needs_extra
@@ -53,7 +53,10 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
         )
     if is_new:
         config = config_class.from_base_config(
-            config, **read_taxonomy(model_args.taxonomy_file), **new_reading(safety_sizes(model_args))
+            config,
+            **read_taxonomy(model_args.taxonomy_file),
+            **new_reading(safety_sizes(model_args)),
+            **read_encoder_sizes(model_args.sentence_encoder),
         )
     else:
         _refuse_other_sizes(model_args, config.safety_config)
@@ -65,6 +68,7 @@ def run_stage1(args: list[str] | None = None) -> SafetyTrainer:
         if is_new:
             model.initialize_from_embeddings(processor.tokenizer)
             start_word_reader(model)
+            start_sentence_reader(model, model_args.sentence_encoder)
         if model_args.new_categories:
             model.extend_categories(model_args.new_categories)
     if model_args.new_categories:

@@ -19,15 +19,23 @@ WORD_READER_PREFIX = "model.safety_head.tree."
 
 
 WORD_VECTORS = f"{WORD_READER_PREFIX}words."
+SENTENCES = f"{WORD_READER_PREFIX}sentences."
+ENCODER = f"{SENTENCES}encoder."
+
+
+def is_word_reader(name: str) -> bool:
+    """Tell whether a weight of this name is one of the states of windows that [`start_word_reader`] sets."""
+    return name.startswith(WORD_READER_PREFIX) and not name.startswith(SENTENCES)
 
 
 def prepare_stage1(model: SafeModel, trains_word_reader: bool = False) -> SafeModel:
     """Prepare stage 1, which trains the safety modules alone. Vision tower, projector and language model are frozen,
     and so is what a head of words has learned of language (`train_word_reader.py`): it knows more than most sets of
-    records show. With `trains_word_reader` its word vectors alone are."""
-    frozen = WORD_VECTORS if trains_word_reader else WORD_READER_PREFIX
+    records show. With `trains_word_reader` its word vectors alone are. A sentence encoder always is."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(SAFETY_PREFIX) and not name.startswith(frozen))
+        is_frozen = is_word_reader(name) and not trains_word_reader
+        is_trained = name.startswith(SAFETY_PREFIX) and not name.startswith((WORD_VECTORS, ENCODER))
+        parameter.requires_grad_(is_trained and not is_frozen)
     return model
 
 

@@ -18,7 +18,7 @@ from ..modeling.model_card import write_model_card
 from ..modeling.safety_decision import predicted_ids
 from .arguments import SafetyTrainingArguments
 from .checkpoints import STATE, remove_older
-from .stages import WORD_READER_PREFIX, merge, unwrap, with_weights
+from .stages import is_word_reader, merge, unwrap, with_weights
 from .terminal import replace_progress
 
 
@@ -59,7 +59,7 @@ class SafetyTrainer(Trainer):
         if not is_new:
             return optimizer
         named = unwrap(self.model).named_parameters()
-        reader = {id(weight) for name, weight in named if name.startswith(WORD_READER_PREFIX) and weight.requires_grad}
+        reader = {id(weight) for name, weight in named if is_word_reader(name) and weight.requires_grad}
         for group in [*optimizer.param_groups] if reader else []:
             own = [weight for weight in group["params"] if id(weight) in reader]
             group["params"] = [weight for weight in group["params"] if id(weight) not in reader]
