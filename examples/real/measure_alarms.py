@@ -18,7 +18,7 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from measure_real import CHECKPOINTS, STAGE1, Judge, is_risky, load, read_pairs, to_dicts, with_question
+from measure_real import CHECKPOINTS, STAGE1, Judge, cell, is_risky, load, read_pairs, to_dicts, with_question
 
 from safevlm_hf.data.scenes import read_manifest, read_wordings
 from safevlm_hf.files import write_text
@@ -98,12 +98,8 @@ def main(argv=None) -> dict:
 
 def table(figures: dict) -> str:
     lines = ["# False alarms on clean pairs", "", f"| | {ALARM} | {ALARM_AT_90} |", "|---|---|---|"]
-    lines += [f"| {row} | {cell(one[ALARM])} | {cell(one[ALARM_AT_90])} |" for row, one in figures.items()]
+    lines += [f"| {row} | {cell(one[ALARM], 4)} | {cell(one[ALARM_AT_90], 4)} |" for row, one in figures.items()]
     return "\n".join([*lines, ""])
-
-
-def cell(figure: dict) -> str:
-    return f"{figure['value']:.2%} ({figure['low']:.2%}-{figure['high']:.2%}; {figure['total']})"
 
 
 if __name__ == "__main__":

@@ -70,35 +70,38 @@ def main(argv=None) -> dict:
         for name in files
     }
     truth = {name: torch.tensor([is_risky(pair) for pair in pairs]).float() for name, pairs in files.items()}
-    figures: dict[str, dict[str, list]] = {}
-    for seed in args.seeds:
-        scores = {name: {} for name in files}
-        for guard in (PICTURE, QUESTION, TOGETHER):
-            net = learn(inputs["train"][guard], truth["train"], args.steps, seed, guard)
-            for name in files:
-                with torch.no_grad():
-                    scores[name][guard] = net(inputs[name][guard])[:, 0].sigmoid()
-        for name in files:
-            scores[name][APART] = torch.minimum(scores[name][PICTURE], scores[name][QUESTION])
-        for guard in (PICTURE, QUESTION, APART, TOGETHER):
-            safe = scores["validation"][guard][truth["validation"] == 0]
-            threshold = torch.quantile(safe, 1 - args.target_clean_flagged)
-            for name in SPLITS:
-                flags = [(scores[name][guard] > threshold)[truth[name] == side].tolist() for side in (1, 0)]
-                rows = figures.setdefault(guard, {}).setdefault(name, [[], []])
-                for kept, found in zip(rows, flags):
-                    kept += found
-    result = {
-        guard: {
-            name: to_dicts(counted_share(RISKY_FLAGGED, risky), counted_share(CLEAN_FLAGGED, clean))
-            for name, (risky, clean) in rows.items()
-        }
-        for guard, rows in figures.items()
-    }
+    scores = [guard_scores(inputs, truth["train"], args.steps, seed) for seed in args.seeds]
+    result = {}
+    for guard in (PICTURE, QUESTION, APART, TOGETHER):
+        flags = [flag(own[guard], truth["validation"], args.target_clean_flagged) for own in scores]
+        result[guard] = {name: shares([own[name] for own in flags], truth[name]) for name in SPLITS}
     write_text(args.folder / "guards.json", json.dumps({"seeds": args.seeds, "figures": result}, indent=1) + "\n")
     write_text(args.folder / "guards.md", table(result))
     print(table(result))
     return result
+
+
+def guard_scores(inputs: dict[str, dict], truth: torch.Tensor, num_steps: int, seed: int) -> dict[str, dict]:
+    """Return guard to file to the probabilities of risk, (pairs,). `truth` is that of the training pairs."""
+    scores: dict[str, dict] = {}
+    for guard in (PICTURE, QUESTION, TOGETHER):
+        net = learn(inputs["train"][guard], truth, num_steps, seed, guard)
+        with torch.no_grad():
+            scores[guard] = {name: net(own[guard])[:, 0].sigmoid() for name, own in inputs.items()}
+    scores[APART] = {name: torch.minimum(scores[PICTURE][name], scores[QUESTION][name]) for name in inputs}
+    return scores
+
+
+def flag(scores: dict[str, torch.Tensor], validated: torch.Tensor, share: float) -> dict[str, torch.Tensor]:
+    """Return file to what is flagged, at the threshold that flags a share of validation's safe pairs."""
+    threshold = torch.quantile(scores["validation"][validated == 0], 1 - share)
+    return {name: found > threshold for name, found in scores.items()}
+
+
+def shares(flags: Sequence[torch.Tensor], truth: torch.Tensor) -> dict:
+    """Return the shares that are flagged, counted over all seeds."""
+    risky, clean = (torch.cat([one[truth == side] for one in flags]).tolist() for side in (1, 0))
+    return to_dicts(counted_share(RISKY_FLAGGED, risky), counted_share(CLEAN_FLAGGED, clean))
 
 
 def picture_vectors(args, files: dict[str, Sequence[dict]]) -> dict[str, torch.Tensor]:

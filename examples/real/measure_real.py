@@ -403,12 +403,17 @@ def _markdown(title: str, rows: dict[str, dict], names: Sequence[str]) -> list[s
     return [*lines, ""]
 
 
-def cell(figure: dict | None) -> str:
-    """Write "0.93 (0.91-0.95; 1103)", and with several seeds the least and the greatest of them."""
+def cell(figure: dict | None, digits: int = 2) -> str:
+    """Write "0.93 (0.91-0.95; 1103)" in so many digits, and with several seeds the least and the greatest of them."""
     if figure is None or figure["value"] is None:
         return "-"
-    seeds = f", seeds {min(figure['seeds']):.2f}-{max(figure['seeds']):.2f}" if "seeds" in figure else ""
-    return f"{figure['value']:.2f} ({figure['low']:.2f}-{figure['high']:.2f}; {figure['total']}{seeds})"
+
+    def number(value: float) -> str:
+        return f"{value:.{digits}f}"
+
+    seeds = f", seeds {number(min(figure['seeds']))}-{number(max(figure['seeds']))}" if "seeds" in figure else ""
+    value, low, high = (number(figure[name]) for name in ("value", "low", "high"))
+    return f"{value} ({low}-{high}; {figure['total']}{seeds})"
 
 
 if __name__ == "__main__":

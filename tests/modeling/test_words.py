@@ -432,6 +432,7 @@ def test_the_parts_of_the_picture_sum_to_the_margin_and_words_count_by_what_is_l
         ({"head_pooling": "mean"}, "head_pooling"),
         ({"head_window_sizes": [4, 16]}, "head_window_sizes"),
         ({"head_hidden_size": 30}, "num_attention_heads"),
+        ({"head_reading": "embeddings", "head_sentence_layers": 1}, "head_sentence_layers"),
     ],
 )
 def test_sizes_that_do_not_fit_raise(bad, match):

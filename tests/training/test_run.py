@@ -394,6 +394,13 @@ def test_verdicts_at_chance_are_a_warning_before_stage2(
 
 
 @pytest.mark.ci
+def test_a_sentence_encoder_for_a_checkpoint_that_has_its_safety_modules_is_an_error(stage1, tmp_path):
+    words = flags(**SHORT, model_name_or_path=stage1, output_dir=tmp_path, sentence_encoder="anything")
+    for run in (run_stage1, run_stage2):
+        with pytest.raises(ValueError, match="a sentence encoder is a part of new ones"):
+            run(words)
+
+
 def test_sizes_that_a_checkpoint_does_not_have_are_errors(stage1, tmp_path):
     """Also where the option equals a default."""
     default = SafetyConfig().num_safety_tokens

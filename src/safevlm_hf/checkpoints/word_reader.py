@@ -61,6 +61,7 @@ def read_encoder_sizes(name: str | None) -> dict:
         "num_attention_heads": size // 32,
         "intermediate_size": 4 * size,
         "max_position_embeddings": 512,
+        "hidden_act": "gelu",
     }
     found = {field: getattr(config, field, None) for field in expected}
     if found != expected:

@@ -151,6 +151,11 @@ class SafetyConfig(PreTrainedConfig, SafetyNames):
         if not sizes or sizes != sorted(set(sizes)) or any(size < 1 or size & (size - 1) for size in sizes):
             raise ValueError(f"`head_window_sizes` must be rising powers of two, as [4, 8, 16, 32], got {sizes}.")
         if self.head_reading != "words":
+            if self.head_sentence_layers:
+                raise ValueError(
+                    '`head_sentence_layers` needs `head_reading="words"`: a sentence encoder reads words, got '
+                    f"{self.head_sentence_layers} and {self.head_reading!r}."
+                )
             return
         # A head with words of its own builds each window from two of half the size (`WindowTree`).
         if self.head_pooling != "windows" or any(2 * one != two for one, two in pairwise(sizes)):

@@ -106,6 +106,11 @@ def _refuse_other_sizes(model_args, safety_config):
             f"{model_args.model_name_or_path} already has safety modules with categories and levels of their own: "
             "leave `taxonomy_file` out, and add categories with `new_categories`."
         )
+    if model_args.sentence_encoder is not None:
+        raise ValueError(
+            f"{model_args.model_name_or_path} already has safety modules, and a sentence encoder is a part of new ones:"
+            " leave `sentence_encoder` out, or start from a stock checkpoint."
+        )
     asked = safety_sizes(model_args)
     there = {name: getattr(safety_config, name) for name in asked}
     if asked != there:
