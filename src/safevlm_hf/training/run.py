@@ -108,8 +108,8 @@ def _refuse_other_sizes(model_args, safety_config):
         )
     if model_args.sentence_encoder is not None:
         raise ValueError(
-            f"{model_args.model_name_or_path} already has safety modules, and a sentence encoder is a part of new ones:"
-            " leave `sentence_encoder` out, or start from a stock checkpoint."
+            f"{model_args.model_name_or_path} already has safety modules, and a sentence encoder is a part of new "
+            "ones: leave `sentence_encoder` out, or start from a stock checkpoint."
         )
     asked = safety_sizes(model_args)
     there = {name: getattr(safety_config, name) for name in asked}
