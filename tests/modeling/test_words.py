@@ -426,6 +426,24 @@ def test_the_parts_of_the_picture_sum_to_the_margin_and_words_count_by_what_is_l
     assert ((found.question_weights > 0).sum(dim=1) <= torch.tensor([32, 0, 2])).all()
 
 
+def test_words_of_a_run_count_the_same_however_much_a_batch_is_filled_up():
+    """A run is as long as the longest window of words, and is another one."""
+    model = make_model(**SENTENCES)
+    processor = SafeLlavaProcessor.from_pretrained(NANO_BASE, safety_config=model.config.safety_config)
+    alone, filled = ask(processor, TEXT), ask(processor, TEXT, " ".join(f"{number} cards" for number in range(30)))
+    count, weight = alone["question_ids"].shape[1], model.model.safety_head.tree.sentences.enter[-1].weight
+    for seed in range(30):  # until a run decides, which reads all words
+        torch.manual_seed(seed)
+        weight.data.normal_(std=3.0)
+        found = model.explain(**alone).question_contributions[0]
+        if found.all():
+            break
+    assert len(found) == count and found.all()
+    among = model.explain(**filled).question_contributions[0]
+    torch.testing.assert_close(among[:count], found, atol=1e-4, rtol=1e-4)
+    assert not among[count:].any()
+
+
 @pytest.mark.parametrize(
     "bad, match",
     [

@@ -240,9 +240,8 @@ def _without_each_word(head: SafetyWordHead, question_ids: torch.LongTensor, dec
     place = is_asked.long().cumsum(dim=1) - 1
     in_window = is_asked & (place >= start[:, None]) & (place < (start + size)[:, None])
     joined, count = join_tokens(ids[..., None], in_window)
-    joined = joined[:, : head.tree.window_sizes[-1], 0]
-    _, sizes = head.tree.places(joined.shape[1], size.device)
-    window = (sizes == size[:, None]).long().argmax(dim=1)[:, None, None]  # the first one of its size
+    joined = joined[:, : head.tree.longest, 0]
+    window = head.tree.alone(decided.window_ids, question_ids.shape[1], joined.shape[1])[:, None, None]
     # The head reads the window again as often as it has words, each time without one of them.
     found = [
         head.tree(joined, count, missing)[0].take_along_dim(window, dim=1)

@@ -115,6 +115,19 @@ class WindowTree(nn.Module):
         starts = [torch.arange(num_words - size + 1, device=device) for size in sizes]
         return torch.cat(starts), torch.cat([torch.full_like(own, size) for own, size in zip(starts, sizes)])
 
+    @property
+    def longest(self) -> int:
+        """Words of the longest window."""
+        return self.window_sizes[-1] if self.sentences is None else max(self.window_sizes[-1], RUN)
+
+    def alone(self, window_ids: torch.LongTensor, num_words: int, width: int) -> torch.LongTensor:
+        """Return which window each of a question of `num_words` words is among those of its own words alone, which
+        stand in `width` places at the front, (samples,)."""
+        _, size = self._windows(num_words, window_ids.device)
+        _, sizes = self._windows(width, window_ids.device)
+        found = (sizes == size[window_ids.clamp(max=len(size) - 1)][:, None]).long().argmax(dim=1)
+        return torch.where(window_ids < len(size), found, len(sizes))  # a run: the first of them
+
     def are_in(self, num_words: int, longest: int, device) -> torch.BoolTensor:
         """Return which windows of so many words a question of `longest` words has, too, (windows,)."""
         start, size = self._windows(num_words, device)
