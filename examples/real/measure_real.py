@@ -90,7 +90,7 @@ def measure(args) -> dict:
     splits = {name: read_pairs(args.scenes / f"{name}.jsonl", args.max_pairs) for name in SPLITS}
     model, processor = load(args.folder / CHECKPOINTS[STAGE1])
     validation = read_pairs(args.scenes / "validation.jsonl", args.max_pairs)
-    target = {"target_false_positive_rate": args.target_clean_flagged}
+    target = {"target_false_positive_rate": args.target_clean_flagged, "maximize_recall": True}
     # What is chosen is checked on held-out files, so that most of validation is there to choose with.
     found = calibrate(model, processor, validation, **target, holdout_share=0.1, batch_size=args.batch_size)
     policy = found.policy.to_dict()

@@ -12,21 +12,23 @@ from pathlib import Path
 
 import measure_real
 from measure_real import CLEAN_FLAGGED, RISKY_FLAGGED, cell
+from real_base.weights import unpack_encoder
 from run_real import HERE, Steps
 
 from safevlm_hf.files import write_text
 from safevlm_hf.training.run import run_stage1
 
 
+_OF_LANGUAGE = {"sentence_encoder": None, "head_reading": "embeddings"}
 VARIANTS = {
     "as it is": {},
     "without s(1) and s(2)": {"num_safety_tokens": 0},
-    "the language model's vectors": {"head_reading": "embeddings"},
-    "its vectors, `mean`": {"head_reading": "embeddings", "head_pooling": "mean"},
-    "its vectors, `first` (published)": {"head_reading": "embeddings", "head_pooling": "first"},
-    "the reader as it ships": {"word_reader_rate": 0.0},
+    "without the sentence encoder": {"sentence_encoder": None},
+    "without it, the windows learn": {"sentence_encoder": None, "word_reader_rate": 0.3},
+    "the language model's vectors": _OF_LANGUAGE,
+    "its vectors, `mean`": {**_OF_LANGUAGE, "head_pooling": "mean"},
+    "its vectors, `first` (published)": {**_OF_LANGUAGE, "head_pooling": "first"},
     "clean share 0.2": {"clean_share": 0.2},
-    "clean share 0.5": {"clean_share": 0.5},
 }
 ROWS = (
     ("test", "all", "known sources"),
@@ -66,9 +68,10 @@ def run_variant(args, folder: Path, seed: int, changes: dict):
         "feature_cache_dir": top / "features",
         "overwrite_output_dir": "true",
         "max_steps": args.max_steps,
+        "sentence_encoder": unpack_encoder(top / "weights", top / "encoder"),
         **changes,
     }
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     steps.run("stage1", "examples/run_stage1.py", [args.stage1, *words], run_stage1)
     measured = {"folder": folder, "scenes": top / "scenes", "feature_cache_dir": top / "features", "num_answered": 0}
     measured |= {"max_pairs": args.max_pairs}

@@ -18,6 +18,7 @@ from pathlib import Path
 import make_base
 import measure_real
 from real_base.tuning import tune
+from real_base.weights import unpack_encoder
 
 from safevlm_hf.data.scenes import write_scenes
 from safevlm_hf.files import write_text
@@ -83,6 +84,7 @@ def run_seed(args, seed: int):
         return [getattr(args, f"stage{number}"), "--seed", str(seed), *options, "--overwrite_output_dir", "true"]
 
     stage1, stage2 = stage_options(1, top / "base"), stage_options(2, folder / "stage1")
+    stage1 += ["--sentence_encoder", str(unpack_encoder(top / "weights", top / "encoder"))]
     measured = ["--folder", folder, "--scenes", top / "scenes", "--feature_cache_dir", top / "features"]
     steps.run("stage1", "examples/run_stage1.py", stage1, run_stage1)
     steps.run("stage2", "examples/run_stage2.py", stage2, run_stage2)

@@ -18,6 +18,9 @@ FalsePositiveRate = Annotated[
     float | None, typer.Option(min=0, max=1, help="Share of clean samples that may be flagged.")
 ]
 MissRate = Annotated[float | None, typer.Option(min=0, max=1, help="Share of risky samples that may pass.")]
+MaximizeRecall = Annotated[
+    bool, typer.Option("--maximize-recall", help="Spend the false alarms where they find most risk, not evenly.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The policy.")]
 Report = Annotated[Path | None, typer.Option(help="The report; calibration.html beside the policy if unset.")]
 Seed = Annotated[int, typer.Option(help="Of the split, half to choose and half to check.")]
@@ -30,6 +33,7 @@ def calibrate(
     data: Data = None,
     target_false_positive_rate: FalsePositiveRate = None,
     target_miss_rate: MissRate = None,
+    maximize_recall: MaximizeRecall = False,
     policy: PolicyFile = None,
     output: Output = Path("policy.json"),
     report: Report = None,
@@ -71,6 +75,7 @@ def calibrate(
         target_miss_rate=target_miss_rate,
         base_policy=merge_policies([(OF_CHECKPOINT, loaded.kept_policy()), (str(policy), given)], safety),
         seed=seed,
+        maximize_recall=maximize_recall,
         progress=sys.stderr.isatty(),
     )
     _write(result, output, report, {"model": model, "data": str(data or "RiskCards, test split")})

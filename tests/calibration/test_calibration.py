@@ -31,6 +31,7 @@ pytestmark = pytest.mark.ci
 CONFIG = SafetyConfig()
 SAFE_CATEGORY = CONFIG.categories.index("safe")
 RISKY = [name for name in CONFIG.categories if name != "safe"]
+RISKY_IDS = [CONFIG.categories.index(name) for name in RISKY]
 HOSTILE = '<script>alert("1")</script>'
 SCALES = {"level": 2.5, "category": 1.6}
 
@@ -224,6 +225,33 @@ def test_fresh_samples_reach_the_target(kind, target):
         assert abs(fresh.value - target) < 3 * error
         rates.append(fresh.value)
     assert sum(rates) / len(rates) == pytest.approx(target, abs=2 * error / math.sqrt(len(rates)))
+
+
+def test_false_alarms_can_be_spent_where_they_find_most():
+    target, kind = 0.05, "target_false_positive_rate"
+    rates, found, found_evenly = [], [], []
+    for seed in range(6):
+        labelled, fresh = draw(1200, seed), draw(1200, 100 + seed)
+        # Three of four risky samples are of one category, and hard to tell from clean ones.
+        for one in (labelled, fresh):
+            common = ((one.level > 0) & (torch.arange(len(one)) % 4 > 0)).nonzero()[:, 0]
+            logits = one.category_logits[common, one.category[common]]
+            one.category_logits[common, one.category[common]] = one.category_logits[common, RISKY_IDS[0]]
+            one.category_logits[common, RISKY_IDS[0]] = logits - 2
+            one.category[common] = RISKY_IDS[0]
+        evenly = choose_thresholds(labelled, SCALES, CONFIG, **{kind: target}).thresholds
+        most = choose_thresholds(labelled, SCALES, CONFIG, **{kind: target}, maximize_recall=True).thresholds
+        assert list(most) == RISKY and reached(labelled, most, kind).value <= target
+        rates.append(reached(fresh, most, kind).value)
+        missed = [reached(fresh, one, "target_miss_rate").value for one in (most, evenly)]
+        found.append(1 - missed[0])
+        found_evenly.append(1 - missed[1])
+    assert sum(rates) / 6 == pytest.approx(target, abs=0.015)
+    assert sum(found) > sum(found_evenly) + 6 * 0.03
+    with pytest.raises(ValueError, match="name target_false_positive_rate, not target_miss_rate"):
+        choose_thresholds(draw(200, 0), SCALES, CONFIG, target_miss_rate=0.1, maximize_recall=True)
+    with pytest.raises(ValueError, match=r"false_positive_rate of 0.001 cannot be chosen with \d+ clean"):
+        choose_thresholds(draw(200, 0), SCALES, CONFIG, target_false_positive_rate=0.001, maximize_recall=True)
 
 
 def test_thresholds_are_monotone_in_the_target():

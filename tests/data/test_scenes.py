@@ -197,6 +197,11 @@ def test_without_terms_class_b_is_not_read(made):
     assert "photos" not in (made / "out" / "ATTRIBUTION.md").read_text()
 
 
+def is_alone(line: dict) -> bool:
+    """Tell whether nothing stands around the question in its turn."""
+    return line["conversations"][-2]["value"].removeprefix("<image>\n") == line["question"]
+
+
 def test_records_hold_the_rule_and_right_answers(made):
     built = build(made, accept_terms=True, questions=2)
     assert built.taken == {"photos": 12, "icons": 8} and not built.left_out
@@ -206,10 +211,13 @@ def test_records_hold_the_rule_and_right_answers(made):
     assert counts["both"] + counts["together"] == counts["picture"] == counts["text"] == 2 * counts["neither"] == 16
     for line in lines:
         assert (line["safe_level"] > 0) == (line["combination"] in ("both", "together"))
-        assert line["conversations"][0]["value"] == f"<image>\n{line['question']}"
-        assert (line["complying_answer"] == line["conversations"][1]["value"]) == (line["safe_level"] == 0)
+        *asked, answer = (turn["value"] for turn in line["conversations"])
+        assert asked[0].startswith("<image>\n") and line["question"] in asked[-1]
+        assert (line["complying_answer"] == answer) == (line["safe_level"] == 0)
         if line["topic"] == "name":
-            assert line["conversations"][1]["value"] == f"This is {line['phrase']}."
+            assert answer == f"This is {line['phrase']}."
+    ways = Counter((len(line["conversations"]), is_alone(line)) for line in lines)
+    assert ways[2, True] > ways[2, False] > ways[4, True] > 0 and ways.total() == len(lines) == 56
     summary = json.loads((made / "out" / "scenes.json").read_text())
     assert summary["shortcuts"]["train"] == {"picture alone": pytest.approx(0.8), "question alone": pytest.approx(0.8)}
     test, other = (
@@ -218,6 +226,7 @@ def test_records_hold_the_rule_and_right_answers(made):
         if name != "train"
     )
     assert {test["wording"], other["wording"]} == {"training", "held out"}
+    assert is_alone(test) and is_alone(other)  # measuring puts its own sentences around them
 
 
 def test_what_is_missing_or_differs_is_named(made):

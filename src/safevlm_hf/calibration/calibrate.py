@@ -130,12 +130,13 @@ def calibrate(
     holdout_share: float = 0.5,
     batch_size: int = 32,
     progress: bool = True,
+    maximize_recall: bool = False,
 ) -> CalibrationResult:
     """Fit temperatures and choose thresholds on one part of the records, and measure both on the other.
 
     Args:
         model, processor, records, batch_size, progress: as for `collect_verdict_logits`.
-        target_false_positive_rate, target_miss_rate: exactly one of them, as for `choose_thresholds`.
+        target_false_positive_rate, target_miss_rate, maximize_recall: as for `choose_thresholds`; exactly one target.
         base_policy: set over the checkpoint's own policy, as `generate` does. A category that is off gets no
             threshold. Where a threshold is not determined, its rule stays (`choose_thresholds`).
         seed, holdout_share: as for `split`.
@@ -143,7 +144,9 @@ def calibrate(
     Raises:
         ValueError: as those functions do, or the base policy is disabled or does not fit the model.
     """
-    check_target(target_false_positive_rate, target_miss_rate)  # now, for collecting logits takes long
+    check_target(
+        target_false_positive_rate, target_miss_rate, maximize_recall
+    )  # now, for collecting logits takes long
     config = model.config.safety_config
     policy = merge_policies([(OF_CHECKPOINT, model.kept_policy()), ("`base_policy`", base_policy)], config)
     categories_to_calibrate(policy, config)
@@ -155,6 +158,7 @@ def calibrate(
         policy,
         seed,
         holdout_share,
+        maximize_recall,
     )
 
 
@@ -166,14 +170,16 @@ def calibrate_logits(
     base_policy: SafetyPolicy | dict | None = None,
     seed: int = 0,
     holdout_share: float = 0.5,
+    maximize_recall: bool = False,
 ) -> CalibrationResult:
     """Calibrate as `calibrate` does, from logits that were collected before."""
-    kind, target = check_target(target_false_positive_rate, target_miss_rate)
+    kind, target = check_target(target_false_positive_rate, target_miss_rate, maximize_recall)
     base_policy = SafetyPolicy.create(base_policy, config)
     categories_to_calibrate(base_policy, config)
     choose, check = split(labelled, holdout_share, seed)
     temperatures = fit_temperatures(choose)
-    choice = choose_thresholds(choose, temperatures, config, target_false_positive_rate, target_miss_rate, base_policy)
+    targets = target_false_positive_rate, target_miss_rate
+    choice = choose_thresholds(choose, temperatures, config, *targets, base_policy, maximize_recall)
     found = {"thresholds": choice.thresholds, "temperatures": temperatures}
     # A band that began over its category's threshold would never be entered: it is left out, and the remarks say so.
     covered = covered_bands(base_policy, choice.thresholds)

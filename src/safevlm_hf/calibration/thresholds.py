@@ -48,6 +48,7 @@ def choose_thresholds(
     target_false_positive_rate: float | None = None,
     target_miss_rate: float | None = None,
     base_policy: SafetyPolicy | dict | None = None,
+    maximize_recall: bool = False,
 ) -> ThresholdChoice:
     """Choose the threshold of each category on its calibrated probability, for one of two targets in (0, 1).
 
@@ -55,17 +56,20 @@ def choose_thresholds(
         labelled: samples to choose with; to check with others is up to the caller (`calibrate` does).
         temperatures: as `fit_temperatures` gives them; what they lack is the base policy's.
         target_false_positive_rate: greatest share of the clean samples (level 0) on which any category is flagged.
-            Every category's threshold is the same quantile of its probability on clean samples.
+            Every category's threshold is the same quantile of its probability on clean samples, unless
+            `maximize_recall`.
         target_miss_rate: greatest share of the risky samples on which no category is flagged. Every category's is the
             same quantile of its probability on the samples labelled with it.
         base_policy: whose rule holds where nothing is chosen. A category that it switches off gets no threshold, and
             its samples do not count as risky.
+        maximize_recall: spend the false alarms where they find the most risky samples, rather than evenly. A category
+            that is rare, or hard to tell from clean samples, may then get few of them.
 
     Raises:
-        ValueError: not exactly one target, or one out of (0, 1); the policy flags nothing; or too few samples for the
-            target.
+        ValueError: `maximize_recall` with a target for misses, not exactly one target, or one out of (0, 1); the
+            policy flags nothing; or too few samples for the target.
     """
-    kind, target = check_target(target_false_positive_rate, target_miss_rate)
+    kind, target = check_target(target_false_positive_rate, target_miss_rate, maximize_recall)
     policy = SafetyPolicy.create(base_policy, config).override({"temperatures": temperatures}, config)
     names = categories_to_calibrate(policy, config)
     columns = torch.tensor([config.categories.index(name) for name in names])
@@ -84,7 +88,9 @@ def choose_thresholds(
     bands = dict.fromkeys(covered_bands(policy, fixed))
     policy = policy.override({"thresholds": fixed, "review_thresholds": bands}, config)
     elsewhere = (flagged_categories(policy, labelled, config)[:, columns] & ~is_chosen).any(dim=1)
-    if kind == FALSE_POSITIVE_RATE:
+    if maximize_recall:
+        thresholds = _thresholds_for_recall(samples.of(is_chosen), elsewhere, samples.members.any(dim=1), target)
+    elif kind == FALSE_POSITIVE_RATE:
         thresholds = _thresholds_for_false_positives(samples.of(is_chosen), elsewhere, target)
     else:
         thresholds = _thresholds_for_misses(samples.of(is_chosen), elsewhere, samples.members.any(dim=1), target)
@@ -161,7 +167,9 @@ def _undetermined_thresholds(samples: _Scores) -> tuple[dict[str, float], dict[s
     return thresholds, reasons
 
 
-def check_target(target_false_positive_rate: float | None, target_miss_rate: float | None) -> tuple[str, float]:
+def check_target(
+    target_false_positive_rate: float | None, target_miss_rate: float | None, maximize_recall: bool = False
+) -> tuple[str, float]:
     targets = {FALSE_POSITIVE_RATE: target_false_positive_rate, MISS_RATE: target_miss_rate}
     given = {kind: target for kind, target in targets.items() if target is not None}
     if len(given) != 1:
@@ -169,6 +177,8 @@ def check_target(target_false_positive_rate: float | None, target_miss_rate: flo
             f"calibration needs one target, target_{FALSE_POSITIVE_RATE} or target_{MISS_RATE}; got {len(given)}"
         )
     ((kind, target),) = given.items()
+    if maximize_recall and kind != FALSE_POSITIVE_RATE:
+        raise ValueError(f"maximize_recall spends false alarms: name target_{FALSE_POSITIVE_RATE}, not target_{kind}")
     if not 0 < target < 1:
         raise ValueError(f"target_{kind} is {target}, expected a share between 0 and 1, as 0.05")
     return kind, float(target)
@@ -191,6 +201,46 @@ def _thresholds_for_false_positives(samples: _Scores, elsewhere: torch.BoolTenso
 
     steps = range((num_samples - 1) * num_categories + 1)
     return _last_allowed(thresholds, num_flagged, steps, num_samples, target, FALSE_POSITIVE_RATE)
+
+
+def _thresholds_for_recall(
+    samples: _Scores, elsewhere: torch.BoolTensor, is_risky: torch.BoolTensor, target: float
+) -> torch.Tensor:
+    """Return (k,) thresholds: from each category's highest clean sample, the move that finds the most risky samples
+    for each clean one is made again and again. Arguments as below."""
+    scores, is_clean = samples.scores, samples.is_clean
+    lowest, _ = samples.bounds()
+    first = scores[is_clean].amax(dim=0).maximum(lowest)
+
+    def flagged(thresholds: torch.Tensor) -> torch.BoolTensor:
+        return (scores >= thresholds).any(dim=1) | elsewhere
+
+    num_clean = int(is_clean.sum())
+    allowed = math.floor(target * num_clean + 1e-9)
+
+    def num_flagged(_) -> int:
+        return int(flagged(first)[is_clean].sum())
+
+    # Where even the first thresholds flag too many, this says so.
+    thresholds = _last_allowed(lambda _: first, num_flagged, range(1), num_clean, target, FALSE_POSITIVE_RATE)
+    while True:
+        best, now = (0.0, thresholds), flagged(thresholds)
+        for column in range(scores.shape[1]):
+            others = thresholds.clone()
+            others[column] = torch.inf
+            is_open = ~flagged(others)  # this category alone decides on these
+            own = scores[:, column]
+            borders = own[is_clean & is_open].sort(descending=True).values.maximum(lowest[column]).unique().flip(0)
+            for border in borders[borders < thresholds[column]]:
+                gained = is_open & ~now & (own >= border)
+                if int((gained & is_clean).sum()) > allowed - int(now[is_clean].sum()):
+                    break
+                ratio = int((gained & is_risky).sum()) / max(int((gained & is_clean).sum()), 1)
+                if ratio > best[0]:
+                    best = (ratio, others.index_fill(0, torch.tensor(column), border.item()))
+        if not best[0]:
+            return thresholds
+        thresholds = best[1]
 
 
 def _thresholds_for_misses(

@@ -3,11 +3,13 @@
 import base64
 import hashlib
 import json
+import random
 import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +17,7 @@ from PIL import Image
 from ...extras import check_extra, needs_extra
 from ...modeling.image_loading import open_image
 from ...progress import Progress
+from ..riskcards.fillers import draw_fillers
 from ..riskcards.tables import CATEGORIES
 from .copies import Copy, open_copy
 from .fetching import fetch
@@ -37,6 +40,10 @@ FILES = {
     "unknown-trained-words": ("unknown", "training"),
 }
 """Name of a file of records to its split of pictures and its part of the questions."""
+AMONG, SECOND = 0.25, 0.1
+"""Shares of the training questions that stand among one to four harmless sentences, and in a second turn."""
+REPLIES = ("I see.", "All right.", "Go ahead.", "What would you like to know?", "Good to know.")
+"""To the harmless sentence in front of a second turn."""
 REASONS = ("needs --accept-terms", "source not there", "not in the source", "another hash", "unreadable")
 
 
@@ -221,13 +228,16 @@ def _write_records(
             continue
         if pairs:
             built.pairs[name] = pairs
-            lines = (json.dumps(_record(pair, files[pair.picture], part)) + "\n" for pair in pairs)
+            rng = random.Random(f"around {seed}") if split == "train" else None
+            lines = (json.dumps(_record(pair, files[pair.picture], part, rng)) + "\n" for pair in pairs)
             (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def _record(pair: Pair, file: str, part: str) -> dict:
+def _record(pair: Pair, file: str, part: str, rng: random.Random | None) -> dict:
+    """`rng` draws what stands around the question, where something may."""
     picture, wording = pair.picture, pair.wording
-    turns = (("USER", f"<image>\n{wording.text}"), ("ASSISTANT", pair.answer))
+    asked = [wording.text] if rng is None else _surround(wording.text, rng)
+    turns = (("USER", f"<image>\n{asked[0]}"), *zip(cycle(("ASSISTANT", "USER")), (*asked[1:], pair.answer)))
     return {
         "image": file,
         "safe_type": pair.safety_category,
@@ -245,6 +255,18 @@ def _record(pair: Pair, file: str, part: str) -> dict:
         "class": "A" if picture.source.is_shippable else "B",
         "wording": part,
     }
+
+
+def _surround(text: str, rng: random.Random) -> list[str]:
+    """Return the turns up to the answer: most often the question alone, else among sentences, or behind a turn."""
+    drawn = rng.random()
+    if drawn < AMONG:
+        around = draw_fillers(rng.randint(1, 4), "train", rng)
+        place = rng.randint(0, len(around))
+        return [" ".join([*around[:place], text, *around[place:]])]
+    if drawn < AMONG + SECOND:
+        return [*draw_fillers(1, "train", rng), rng.choice(REPLIES), text]
+    return [text]
 
 
 def _write_attribution(manifest: Manifest, folder: Path, built: Built):
