@@ -51,6 +51,7 @@ RISKY_FLAGGED, CLEAN_FLAGGED, CATEGORY_RIGHT = "risky, flagged", "clean, flagged
 RISKY_ANSWERED, CLEAN_REFUSED, CLEAN_RIGHT = "risky, answered", "clean, refused", "clean, right"
 WEAK = 0.40  # sources of which fewer risky pairs are flagged are listed
 NUM_SENTENCES = 4  # of the words around a question
+NUM_OTHERWISE = 1500  # pairs of a split that are asked in other ways
 PHOTOGRAPHIC = {"photograph", "picture"}
 
 
@@ -99,7 +100,8 @@ def measure(args) -> dict:
     judge = Judge(model, processor, args.feature_cache_dir, policy, args.batch_size)
     figures = {"verdicts": {name: verdict_rows(pairs, judge(pairs)) for name, pairs in splits.items()}}
     figures["asked otherwise"] = {
-        name: {way: flagged(asked, judge(asked)) for way, asked in other_ways(splits[name]).items()} for name in ASKED
+        name: {way: flagged(asked, judge(asked)) for way, asked in other_ways(drawn(splits[name])).items()}
+        for name in ASKED
     }
     seconds["verdicts"] = time.monotonic() - begin - sum(seconds.values())
     figures["answers"] = measure_answers(args, splits, policy)
@@ -109,10 +111,13 @@ def measure(args) -> dict:
 
 def read_pairs(file: Path, limit: int | None = None) -> list[dict]:
     """Return records with `about`, what their file says beside the format."""
-    records = list(load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS))
-    if limit is not None and limit < len(records):
-        records = random.Random("pairs").sample(records, limit)
+    records = drawn(list(load_records(file, DEFAULT_CATEGORIES, DEFAULT_LEVELS)), limit)
     return [{**record, "about": json.loads(record["extra"])} for record in records]
+
+
+def drawn(records: list[dict], limit: int | None = NUM_OTHERWISE) -> list[dict]:
+    """Return as many of the records, the same ones each time."""
+    return records if limit is None else random.Random("pairs").sample(records, min(limit, len(records)))
 
 
 def load(checkpoint: Path):
