@@ -17,6 +17,7 @@ from safevlm_hf.data import NANO_BASE
 from safevlm_hf.modeling.safety_word_head import SafetyWordHead
 from safevlm_hf.modeling.safety_words import WORDS_FILE, SafetyWords
 from safevlm_hf.training.collator import SafetyCollator
+from safevlm_hf.training.stages import known_runs
 
 
 WORDS = SafetyWords()
@@ -256,6 +257,31 @@ def test_a_run_is_read_by_itself(sentence_head):
     torch.testing.assert_close(states[0, 0], states[1, 0])
     assert not torch.allclose(states[0, 1:], states[1, 1:])
     torch.testing.assert_close(short, shorter)
+
+
+def test_runs_that_training_knows_are_not_read_again(sentence_head, monkeypatch):
+    """However much they are filled up, and without one of their words they are others."""
+    sentences, lengths = sentence_head.tree.sentences, []
+    read = type(sentences)._read
+    monkeypatch.setattr(
+        type(sentences), "_read", lambda self, ids, is_read: lengths.append(len(ids)) or read(self, ids, is_read)
+    )
+    ids, count = torch.randint(1000, 30000, (3, 40)), torch.tensor([[40], [9], [9]])
+    ids[2, :9] = ids[1, :9]
+    are_words = torch.arange(40) < count
+    without_one = are_words & (torch.arange(40) != 4)
+
+    asked = [(ids, count, are_words), (ids, count, without_one), (ids[1:, :12], count[1:], are_words[1:, :12])]
+    with torch.no_grad():
+        expected = [sentences(*one) for one in asked]
+        lengths.clear()
+        with known_runs(sentence_head):
+            found = [sentences(*one) for one in asked]
+    # The first question's two runs, the others' one and their empty one; then two that lack a word.
+    assert lengths == [4, 2]
+    assert sentences.known is None
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class WindowTree(nn.Module):
     the same whatever stands around it, and no words talk away what another run of words asks.
 
     The word vectors stay as they are in training, which leaves out some words, as unknown ones are
-    (`head_gate_dropout`).
+    (`head_gate_dropout`); the sentence encoder reads them all.
 
     Args:
         safety_config: a [`SafetyConfig`].
@@ -75,11 +75,12 @@ class WindowTree(nn.Module):
         smallest = self.window_sizes[0]
         word_ids = F.pad(word_ids, (0, max(0, smallest - word_ids.shape[1])))
         is_word = are_tokens(count, word_ids.shape[1])
-        if self.training and self.word_dropout:
-            is_word = is_word & (torch.rand(is_word.shape, device=is_word.device) >= self.word_dropout)
         if missing is not None:
             is_word = is_word & (torch.arange(is_word.shape[1], device=is_word.device) != missing)
-        vectors = torch.where(is_word[..., None], self.words(word_ids), self.no_word)
+        is_heard = is_word
+        if self.training and self.word_dropout:
+            is_heard = is_word & (torch.rand(is_word.shape, device=is_word.device) >= self.word_dropout)
+        vectors = torch.where(is_heard[..., None], self.words(word_ids), self.no_word)
         # The runs are stacked, not unfolded: some engines' linear layers take no strides but the usual ones.
         num_runs = vectors.shape[1] - smallest + 1
         runs = torch.stack([vectors[:, place : place + num_runs] for place in range(smallest)], dim=2)
@@ -141,10 +142,14 @@ class SentenceReader(nn.Module):
     """
     States of runs of `RUN` words, by a sentence encoder that has read far more than any set of records shows.
 
-    A run begins every `STEP` words, and is read by itself. The encoder stays as it is in training.
+    A run begins every `STEP` words, and is read by itself. The encoder stays as it is in training, which may keep
+    what it reads (`known`): the runs of a set of records come back in every epoch.
 
     Args:
         safety_config: a [`SafetyConfig`].
+
+    Attributes:
+        known: run to its mean state; `None` keeps nothing.
     """
 
     def __init__(self, safety_config):
@@ -165,6 +170,7 @@ class SentenceReader(nn.Module):
         ).requires_grad_(False)
         self.norm = nn.LayerNorm(size)
         self.enter = _curved(size, safety_config.head_hidden_size)
+        self.known: dict[tuple[int, ...], torch.Tensor] | None = None
 
     def forward(self, word_ids: torch.LongTensor, count: torch.LongTensor, is_word: torch.BoolTensor) -> torch.Tensor:
         """Return states (samples, runs, hidden) of the first `count` (samples, 1) words (samples, words). Those that
@@ -181,11 +187,28 @@ class SentenceReader(nn.Module):
         ids[:, 0] = FIRST
         is_read = F.pad(is_read, (1, 1)) | is_last
         is_read[:, 0] = True
-        with torch.no_grad():
-            states = self.encoder(input_ids=ids, attention_mask=is_read.long()).last_hidden_state
+        if self.known is None or torch.compiler.is_compiling():
+            read = self._read(ids, is_read)
+        else:
+            read = self._recall(ids, is_read, self.known)
+        return self.enter(self.norm(read)).unflatten(0, (len(word_ids), len(start)))[:num_samples]
+
+    @torch.no_grad()
+    def _read(self, ids: torch.LongTensor, is_read: torch.BoolTensor) -> torch.Tensor:
+        """Return the mean state of each run (runs, words), (runs, size)."""
+        states = self.encoder(input_ids=ids, attention_mask=is_read.long()).last_hidden_state
         weights = is_read[..., None].to(states.dtype)
-        mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
-        return self.enter(self.norm(mean)).unflatten(0, (len(word_ids), len(start)))[:num_samples]
+        return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+    def _recall(self, ids: torch.LongTensor, is_read: torch.BoolTensor, known: dict) -> torch.Tensor:
+        """Return what `_read` does, and read only the runs that are not known yet."""
+        ends = (is_read * torch.arange(1, 1 + ids.shape[1], device=ids.device)).amax(dim=1).tolist()
+        runs = [tuple(run[:end]) for run, end in zip(ids.masked_fill(~is_read, -1).tolist(), ends)]
+        new = {run: row for row, run in enumerate(runs) if run not in known}
+        if new:
+            rows = [*new.values()]
+            known.update(zip(new, self._read(ids[rows], is_read[rows]).cpu()))
+        return torch.stack([known[run] for run in runs]).to(ids.device)
 
     @staticmethod
     def _in_runs(words: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ from .checkpoints import checkpoint_to_resume, find_checkpoints, goes_on, missin
 from .collator import SafetyCollator
 from .data import find_files, load_data
 from .figures import FIGURES, most_frequent_shares, warn_at_chance
-from .stages import SAFETY_PREFIX, count_parameters, prepare_stage1, prepare_stage2, unwrap
+from .stages import SAFETY_PREFIX, count_parameters, known_runs, prepare_stage1, prepare_stage2, unwrap
 from .trainer import SafetyTrainer
 
 
@@ -219,7 +219,9 @@ def train(stage: int, model, processor, data, training_args, risk_prior: float |
         _set_in_order(training_args, resumed)
         warn_of_size(model, training_args)
     trainer.accelerator.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=resumed)
+    # Where weights are sharded, every process has to make the same calls.
+    with nullcontext() if trainer.is_sharded else known_runs(model):
+        trainer.train(resume_from_checkpoint=resumed)
     return trainer
 
 

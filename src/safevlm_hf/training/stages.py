@@ -1,5 +1,6 @@
 """The parts that each stage trains (arXiv 2405.13581, section 3.2)."""
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from ..checkpoints.families import SafeModel
 from ..extras import needs_extra
+from ..modeling.safety_word_head import SentenceReader
 from .arguments import LoraArguments
 
 
@@ -37,6 +39,19 @@ def prepare_stage1(model: SafeModel, trains_word_reader: bool = False) -> SafeMo
         is_trained = name.startswith(SAFETY_PREFIX) and not name.startswith((WORD_VECTORS, ENCODER))
         parameter.requires_grad_(is_trained and not is_frozen)
     return model
+
+
+@contextmanager
+def known_runs(model: nn.Module):
+    """Keep what the head's sentence encoder has read, where there is one: records come back in every epoch."""
+    readers = [module for module in model.modules() if isinstance(module, SentenceReader)]
+    try:
+        for reader in readers:
+            reader.known = {}
+        yield
+    finally:
+        for reader in readers:
+            reader.known = None
 
 
 def prepare_stage2(model: SafeModel, lora: LoraArguments) -> "SafeModel | PeftModel":
