@@ -24,11 +24,13 @@ WORDS = SafetyWords()
 TEXT = "Please read it to me, word by word: I can't see that well today. Thanks!"
 SMALL = {"head_reading": "words", "head_word_size": 16, "head_hidden_size": 32, "num_attention_heads": 4}
 SENTENCES = {"head_sentence_layers": 1, "head_sentence_size": 32}
+CONCEPTS = {**SENTENCES, "head_concepts": 6}
+KINDS = {"windows": {}, "sentences": SENTENCES, "concepts": CONCEPTS}
 
 
 def make_head(**sizes) -> SafetyWordHead:
     torch.manual_seed(0)
-    head = SafetyWordHead(head_config(24, **SMALL, **sizes)).eval()
+    head = SafetyWordHead(head_config(24, num_safety_tokens=4, **SMALL, **sizes)).eval()
     for weight in head.parameters():
         weight.data.normal_(std=0.3)
     return head
@@ -44,7 +46,7 @@ def sentence_head():
     return make_head(**SENTENCES)
 
 
-@pytest.fixture(scope="module", params=[{}, SENTENCES], ids=["windows", "sentences"])
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def any_head(request):
     return make_head(**request.param)
 
@@ -66,7 +68,7 @@ def model():
     return make_model()
 
 
-@pytest.fixture(scope="module", params=[{}, SENTENCES], ids=["windows", "sentences"])
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def any_model(request):
     return make_model(**request.param)
 
@@ -259,6 +261,19 @@ def test_a_run_is_read_by_itself(sentence_head):
     torch.testing.assert_close(short, shorter)
 
 
+def test_a_concept_is_found_where_it_is_shown_and_asked_about():
+    """What is masked is not seen, and what no window asks about says nothing."""
+    concepts = make_head(**CONCEPTS).concepts
+    features, is_read = torch.randn(2, 5, 24), torch.tensor([[True] * 5, [True, True, False, False, True]])
+    states = torch.randn(2, 3, 32)
+    with torch.no_grad():
+        found = concepts(states, features, is_read)
+        torch.testing.assert_close(found[1:], concepts(states[1:], features[1:, [0, 1, 4]]))
+        torch.testing.assert_close(found[:1], concepts(states[:1], features[:1]))
+        concepts.ask.bias.fill_(-100.0)
+        torch.testing.assert_close(concepts(states, features), concepts.say.bias.expand(2, 3, 32))
+
+
 def test_runs_that_training_knows_are_not_read_again(sentence_head, monkeypatch):
     """However much they are filled up, and without one of their words they are others."""
     sentences, lengths = sentence_head.tree.sentences, []
@@ -445,6 +460,7 @@ def test_the_parts_of_the_picture_sum_to_the_margin_and_words_count_by_what_is_l
     inputs = ask(processor, TEXT, "...", "ok go")
     found = model.explain(**inputs)
     parts = found.image_contributions.sum(dim=(1, 2)) + found.safety_token_contributions + found.bias_contributions
+    parts = parts + found.together_contributions
     torch.testing.assert_close(parts, found.risk_margin, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(found.map.sum(dim=(1, 2)), torch.ones(3))
     torch.testing.assert_close(found.question_weights.sum(dim=1), torch.tensor([1.0, 0.0, 1.0]))
@@ -477,6 +493,7 @@ def test_words_of_a_run_count_the_same_however_much_a_batch_is_filled_up():
         ({"head_window_sizes": [4, 16]}, "head_window_sizes"),
         ({"head_hidden_size": 30}, "num_attention_heads"),
         ({"head_reading": "embeddings", "head_sentence_layers": 1}, "head_sentence_layers"),
+        ({"head_reading": "embeddings", "head_concepts": 1}, "head_concepts"),
     ],
 )
 def test_sizes_that_do_not_fit_raise(bad, match):

@@ -62,6 +62,8 @@ class SafetyConfig(PreTrainedConfig, SafetyNames):
             `head_reading="words"`. It reads windows alone.
         head_sentence_layers (`int`, defaults to 0), head_sentence_size (`int`, defaults to 384): layers and width of a
             BERT that reads runs of 32 words, too, with `head_reading="words"`; 0 layers for none.
+        head_concepts (`int`, defaults to 0): what the picture shows and what a window asks about are multiplied for so
+            many concepts, too, with `head_reading="words"`; 0 for none.
         safe_margin (`float`, defaults to 0.0): what the head's loss takes from the logits of safe. So probabilities
             are meant for prompts in use, of which fewer are risky than of the training data (stage 1's `risk_prior`).
         loss_weight (`float`, defaults to 10.0): weight of the head's loss beside the language model's.
@@ -90,6 +92,7 @@ class SafetyConfig(PreTrainedConfig, SafetyNames):
     head_vocab_size: int = 30522
     head_sentence_layers: int = 0
     head_sentence_size: int = 384
+    head_concepts: int = 0
     safe_margin: float = 0.0
     loss_weight: float = 10.0
     is_trained: bool = False
@@ -135,6 +138,7 @@ class SafetyConfig(PreTrainedConfig, SafetyNames):
             "head_vocab_size": 1,
             "head_sentence_layers": 0,
             "head_sentence_size": 32,
+            "head_concepts": 0,
             "loss_weight": 0,
         }
         for field, minimum in minima.items():
@@ -151,11 +155,12 @@ class SafetyConfig(PreTrainedConfig, SafetyNames):
         if not sizes or sizes != sorted(set(sizes)) or any(size < 1 or size & (size - 1) for size in sizes):
             raise ValueError(f"`head_window_sizes` must be rising powers of two, as [4, 8, 16, 32], got {sizes}.")
         if self.head_reading != "words":
-            if self.head_sentence_layers:
-                raise ValueError(
-                    '`head_sentence_layers` needs `head_reading="words"`: a sentence encoder reads words, got '
-                    f"{self.head_sentence_layers} and {self.head_reading!r}."
-                )
+            for field in ("head_sentence_layers", "head_concepts"):
+                if getattr(self, field):
+                    raise ValueError(
+                        f'`{field}` needs `head_reading="words"`, got {getattr(self, field)} and '
+                        f"{self.head_reading!r}."
+                    )
             return
         # A head with words of its own builds each window from two of half the size (`WindowTree`).
         if self.head_pooling != "windows" or any(2 * one != two for one, two in pairwise(sizes)):

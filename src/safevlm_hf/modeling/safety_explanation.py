@@ -37,11 +37,13 @@ class SafetyExplanation(ModelOutput):
     safety_token_attention (`torch.Tensor` of shape `(images,)`): attention that the safety tokens take, in [0, 1].
     risk_margin (`torch.Tensor` of shape `(images,)`):
         Logit of the most probable risky level minus that of safe, plus the same for the category: the log-odds, before
-        calibration, of the most probable risk against a safe verdict. It is the sum of the four parts that follow.
+        calibration, of the most probable risk against a safe verdict. It is the sum of the parts that follow.
     image_contributions (`torch.Tensor` of shape `(images, grid, grid)`): part of each position, risky where positive.
     tile_contributions (`torch.Tensor` of shape `(images, tiles)`): part of each tile where the backbone cuts pictures;
         where one tile decided, 0 for the others.
     safety_token_contributions (`torch.Tensor` of shape `(images,)`): part of the safety tokens.
+    together_contributions (`torch.Tensor` of shape `(images,)`): of a head with `head_concepts`, part of what several
+        positions show together, so that none of them takes it away.
     bias_contributions (`torch.Tensor` of shape `(images,)`): part of what does not depend on the image: the head's
         biases, and its gate on the words that decided.
     question_weights (`torch.Tensor` of shape `(images, length)`):
@@ -63,6 +65,7 @@ class SafetyExplanation(ModelOutput):
     image_contributions: torch.Tensor | None = None
     tile_contributions: torch.Tensor | None = None
     safety_token_contributions: torch.Tensor | None = None
+    together_contributions: torch.Tensor | None = None
     bias_contributions: torch.Tensor | None = None
     question_weights: torch.Tensor | None = None
     question_contributions: torch.Tensor | None = None
@@ -117,7 +120,7 @@ def explain_word_head(
     """
     Explain as [`explain_head`] does, for a head that reads words of its own. Behind its attention it is linear under a
     window's scale, so the parts of the picture are exact; the window's words count by what the margin loses without
-    each.
+    each. So do positions in the picture's concepts, and what none of them alone would take away is a part of its own.
 
     Args:
         question_ids: (images, words, 2), each with its turn, 0 outside of the question.
@@ -129,10 +132,17 @@ def explain_word_head(
     attention, value = decided.attend(head, state)
     attention = attention[:, :, 0]
     by_key = _project(head, attention[..., None] * value) * head.share(state)
-    read = head.read(state, head.out_proj(head.v_proj(torch.zeros_like(decided.keys[:, :1]))))
+    biases = head.out_proj(head.v_proj(torch.zeros_like(decided.keys[:, :1])))
+    read = biases * head.share(state) + head.shift(state)
+    together = torch.zeros_like(by_key[:, 0])
+    if head.concepts is not None:
+        found, together = _find_concepts(head.concepts, state, decided)
+        by_key = by_key + F.pad(found, (0, 0, decided.num_tokens, 0))
+        read = read + head.concepts.say(torch.zeros_like(head.concepts.asked(state)))
     parts = _without_each_word(head, question_ids, decided)
     return {
         **decided.explain_keys(head, by_key, attention),
+        "together_contributions": decided.contributions(head, together),
         "bias_contributions": decided.margin(head.level_head(read), head.category_head(read))[:, 0],
         "question_weights": _shares(parts.abs()),
         "question_contributions": parts,
@@ -231,6 +241,23 @@ def _contrast(scores: torch.Tensor, risky: torch.LongTensor, safe: int) -> torch
     return scores.take_along_dim(risky, dim=-1)[..., 0] - scores[..., safe]
 
 
+def _find_concepts(concepts, state: torch.Tensor, decided: _Decided) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the concepts lose without each feature, (images, features, hidden), and the rest of what they add,
+    (images, hidden), for the window that decided (images, 1, hidden)."""
+    features = decided.keys[:, decided.num_tokens :]
+    mask = decided.feature_mask
+    mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device) if mask is None else mask
+    asked = concepts.asked(state)
+    shown = concepts.shown(features, mask)[:, None]
+    without = []
+    for place in range(features.shape[1]):
+        is_left = mask.clone()
+        is_left[:, place] = False
+        without.append(concepts.shown(features, is_left))
+    found = _without_bias(concepts.say, (shown - torch.stack(without, dim=1)) * asked)
+    return found, (_without_bias(concepts.say, shown * asked) - found.sum(dim=1, keepdim=True))[:, 0]
+
+
 def _without_each_word(head: SafetyWordHead, question_ids: torch.LongTensor, decided: _Decided) -> torch.Tensor:
     """Return what the margin of the window that decided loses without each of the words, (images, words); 0 outside
     it."""
@@ -248,7 +275,7 @@ def _without_each_word(head: SafetyWordHead, question_ids: torch.LongTensor, dec
         for missing in (None, *range(joined.shape[1]))
     ]
     states = torch.cat(found, dim=1)
-    read = head.read(states, head.attend(states, decided.keys, decided.feature_mask))
+    read = head.read(states, decided.keys, decided.feature_mask)
     margins = decided.margin(head.level_head(read), head.category_head(read))
     lost = margins[:, :1] - margins[:, 1:]
     by_place = lost.gather(1, (place - start[:, None]).clamp(0, lost.shape[1] - 1))

@@ -17,6 +17,8 @@ from .safety_modules import FanInLinear, RowwiseLinear, Windows, are_tokens, joi
 
 
 DROPOUT = 0.1
+MUCH_DROPOUT = 0.4  # where pictures of few sources would be learned by heart
+RARE = -2.0  # log-odds of a concept before training
 RUN, STEP = 32, 16  # words of a run that the sentence encoder reads, and from one run to the next
 FIRST, LAST = 101, 102  # the encoder's marks around a text, [CLS] and [SEP] of BERT's vocabulary
 NUM_GROUPS = 4  # of questions of like length that training reads together
@@ -228,6 +230,52 @@ def _curved(in_size: int, out_size: int) -> nn.Module:
     )
 
 
+class PictureConcepts(nn.Module):
+    """
+    What a picture shows as a whole, met by what a window asks about: `head_concepts` numbers of each, between 0 and 1,
+    and their products.
+
+    So a head learns from few pairs that a risk takes both. What is shown is read of the features' mean and maximum.
+
+    Args:
+        safety_config: a [`SafetyConfig`].
+        key_size: width of the features.
+    """
+
+    def __init__(self, safety_config, key_size: int):
+        super().__init__()
+        hidden_size, number = safety_config.head_hidden_size, safety_config.head_concepts
+        self.look = nn.Sequential(
+            nn.LayerNorm(2 * key_size),
+            FanInLinear(2 * key_size, 2 * hidden_size),
+            nn.GELU(),
+            nn.Dropout(MUCH_DROPOUT),
+            nn.Linear(2 * hidden_size, number),
+        )
+        self.ask = nn.Linear(hidden_size, number)
+        self.say = FanInLinear(number, hidden_size)
+
+    def forward(
+        self, states: torch.Tensor, features: torch.Tensor, mask: torch.BoolTensor | None = None
+    ) -> torch.Tensor:
+        """Return what windows (images, windows, hidden) find in features (images, features, key size), (images,
+        windows, hidden). `mask` (images, features) says which of the features count."""
+        return self.say(self.asked(states) * self.shown(features, mask)[:, None])
+
+    def asked(self, states: torch.Tensor) -> torch.Tensor:
+        """Return how far windows (images, windows, hidden) ask about each concept, (images, windows, concepts)."""
+        return self.ask(states).sigmoid()
+
+    def shown(self, features: torch.Tensor, mask: torch.BoolTensor | None = None) -> torch.Tensor:
+        """Return how far the picture shows each concept, (images, concepts)."""
+        if mask is None:
+            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        mask = mask[..., None]
+        mean = torch.where(mask, features, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        most = features.masked_fill(~mask, torch.finfo(features.dtype).min).amax(dim=1)
+        return self.look(torch.cat([mean, most], dim=-1)).sigmoid()
+
+
 class SafetyWordHead(nn.Module):
     """
     Windows of the question's own words ask [s(1); h_s], and each has a verdict of its own.
@@ -237,14 +285,16 @@ class SafetyWordHead(nn.Module):
 
     Attributes:
         tree: the windows' states, as wide as the cross-attention.
+        concepts: what of the picture's the windows ask about; `None` for a head that attends alone.
     """
 
     def __init__(self, config):
         super().__init__()
         safety, key_size = config.safety_config, config.get_text_config().hidden_size
         hidden_size = safety.head_hidden_size
-        self.num_heads = safety.num_attention_heads
+        self.num_heads, self.num_tokens = safety.num_attention_heads, safety.num_safety_tokens
         self.tree = WindowTree(safety)
+        self.concepts = PictureConcepts(safety, key_size) if safety.head_concepts else None
         self.q_proj = FanInLinear(hidden_size, hidden_size)
         self.k_proj = FanInLinear(key_size, hidden_size)
         self.v_proj = FanInLinear(key_size, hidden_size)
@@ -307,7 +357,7 @@ class SafetyWordHead(nn.Module):
         """Judge windows that stand at the `places` (windows,) of a longer question's, as its own padding would."""
         readings = []
         for mask in [None] if feature_mask is None else feature_mask.unbind(1):
-            read = self.read(states, self.attend(states, keys, mask))
+            read = self.read(states, keys, mask)
             own_windows = is_window if mask is None else is_window & mask.any(dim=1)[:, None]
             found = Windows(self.level_head(read).float(), self.category_head(read).float(), own_windows)
             readings.append(found if places is None else found.spread(places))
@@ -321,8 +371,10 @@ class SafetyWordHead(nn.Module):
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask(mask, keys))
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
-    def read(self, states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        return attended * self.share(states) + self.shift(states)
+    def read(self, states: torch.Tensor, keys: torch.Tensor, mask: torch.BoolTensor | None) -> torch.Tensor:
+        """Return what the linear heads read of windows (images, windows, hidden), (images, windows, hidden)."""
+        read = self.attend(states, keys, mask) * self.share(states) + self.shift(states)
+        return read if self.concepts is None else read + self.concepts(states, keys[:, self.num_tokens :], mask)
 
     def share(self, states: torch.Tensor) -> torch.Tensor:
         """Return how far a window's words ask for each part of what it attends to, between 0 and 1."""
@@ -335,8 +387,14 @@ class SafetyWordHead(nn.Module):
 
 def init_word_weights(module: nn.Module) -> bool:
     """Initialise as [`init_safety_weights`] does, for the modules of this file."""
-    if not isinstance(module, WindowTree):
+    if isinstance(module, WindowTree):
+        init.zeros_(module.no_word)
+        init.zeros_(module.of_size)
+    elif isinstance(module, PictureConcepts):
+        # Few concepts are there, and fewer are asked about.
+        for layer in (module.look[-1], module.ask):
+            init.normal_(layer.weight, std=layer.in_features**-0.5)
+            init.constant_(layer.bias, RARE)
+    else:
         return False
-    init.zeros_(module.no_word)
-    init.zeros_(module.of_size)
     return True

@@ -65,6 +65,9 @@ class ModelArguments:
         "a sentence encoder with BERT's vocabulary (folder or Hub id, as sentence-transformers/all-MiniLM-L6-v2) that "
         "the head reads the question with, too; unset: none"
     )
+    head_concepts: int | None = _size(
+        "things that the head multiplies what the picture shows and what the question asks about for; unset: 0"
+    )
     risk_prior: float | None = field(
         default=None,
         metadata={

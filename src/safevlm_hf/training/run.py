@@ -96,6 +96,7 @@ def safety_sizes(model_args) -> dict:
         "head_gate_size": model_args.head_gate_size,
         "head_gate_dropout": model_args.head_gate_dropout,
         "head_reading": model_args.head_reading,
+        "head_concepts": model_args.head_concepts,
     }
     return {name: value for name, value in sizes.items() if value is not None}
 
