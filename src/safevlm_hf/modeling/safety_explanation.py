@@ -43,7 +43,7 @@ class SafetyExplanation(ModelOutput):
         where one tile decided, 0 for the others.
     safety_token_contributions (`torch.Tensor` of shape `(images,)`): part of the safety tokens.
     together_contributions (`torch.Tensor` of shape `(images,)`): of a head with `head_concepts`, part of what several
-        positions show together, so that none of them takes it away.
+        positions show together, so that none of them takes it away; 0 of the others.
     bias_contributions (`torch.Tensor` of shape `(images,)`): part of what does not depend on the image: the head's
         biases, and its gate on the words that decided.
     question_weights (`torch.Tensor` of shape `(images, length)`):
@@ -108,6 +108,7 @@ def explain_head(
     by_gate = 2 * head.gate_scores(queries, text_mask, window_ids)
     return {
         **decided.explain_keys(head, by_key, pooled),
+        "together_contributions": torch.zeros_like(by_gate),
         "bias_contributions": decided.margin(head.level_head(biases), head.category_head(biases)) + by_gate,
         "question_weights": _shares(_energy(by_token))[:, 1:],
         "question_contributions": decided.contributions(head, by_token)[:, 1:],
