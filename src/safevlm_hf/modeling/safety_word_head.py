@@ -250,9 +250,9 @@ class PictureConcepts(nn.Module):
             FanInLinear(2 * key_size, 2 * hidden_size),
             nn.GELU(),
             nn.Dropout(MUCH_DROPOUT),
-            nn.Linear(2 * hidden_size, number),
+            FanInLinear(2 * hidden_size, number),
         )
-        self.ask = nn.Linear(hidden_size, number)
+        self.ask = FanInLinear(hidden_size, number)
         self.say = FanInLinear(number, hidden_size)
 
     def forward(
@@ -392,9 +392,8 @@ def init_word_weights(module: nn.Module) -> bool:
         init.zeros_(module.of_size)
     elif isinstance(module, PictureConcepts):
         # Few concepts are there, and fewer are asked about.
-        for layer in (module.look[-1], module.ask):
-            init.normal_(layer.weight, std=layer.in_features**-0.5)
-            init.constant_(layer.bias, RARE)
+        init.constant_(module.get_parameter("look.4.bias"), RARE)
+        init.constant_(module.ask.bias, RARE)
     else:
         return False
     return True
