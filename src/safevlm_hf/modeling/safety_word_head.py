@@ -21,6 +21,7 @@ MUCH_DROPOUT = 0.4  # where pictures of few sources would be learned by heart
 RARE = -2.0  # log-odds of a concept before training
 RUN, STEP = 32, 16  # words of a run that the sentence encoder reads, and from one run to the next
 FIRST, LAST = 101, 102  # the encoder's marks around a text, [CLS] and [SEP] of BERT's vocabulary
+MOST_KNOWN = 200_000  # runs that training keeps in memory, of 2 kB each
 NUM_GROUPS = 4  # of questions of like length that training reads together
 
 
@@ -204,6 +205,8 @@ class SentenceReader(nn.Module):
 
     def _recall(self, ids: torch.LongTensor, is_read: torch.BoolTensor, known: dict) -> torch.Tensor:
         """Return what `_read` does, and read only the runs that are not known yet."""
+        if len(known) > MOST_KNOWN:
+            known.clear()
         ends = (is_read * torch.arange(1, 1 + ids.shape[1], device=ids.device)).amax(dim=1).tolist()
         runs = [tuple(run[:end]) for run, end in zip(ids.masked_fill(~is_read, -1).tolist(), ends)]
         new = {run: row for row, run in enumerate(runs) if run not in known}
