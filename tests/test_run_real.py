@@ -18,6 +18,7 @@ from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "real"))
 run_real = importlib.import_module("run_real")
 measure_real = importlib.import_module("measure_real")
+explain_real = importlib.import_module("explain_real")
 measure_alarms = importlib.import_module("measure_alarms")
 measure_guards = importlib.import_module("measure_guards")
 measure_variants = importlib.import_module("measure_variants")
@@ -134,9 +135,12 @@ def test_every_step_runs_and_is_not_run_again(tmp_path, scenes, monkeypatch, cap
 
 
 def check_what_else_is_measured(top: Path, stage1: str, monkeypatch):
-    """False alarms, guards and variants, on the checkpoints of the run."""
+    """Maps, false alarms, guards and variants, on the checkpoints of the run."""
     seed = str(top / "seed0")
     data = ["--scenes", str(top / "scenes"), "--feature_cache_dir", str(top / "features")]
+    (shares,) = explain_real.main(["--folder", seed, *data[:2]]).values()
+    assert sum(abs(share) for share in shares) <= 1 + 1e-6 and sum(shares) > 0
+    assert (top / "seed0/explained/illegal_risk_test.png").is_file()
     alarms = measure_alarms.main(["--folder", seed, *data, "--num_pairs", "60"])["figures"]
     assert alarms["all"]["flagged"]["total"] == 36  # no picture here is of a family of risks
     # A question's vector is what it is about: the picture alone and the question alone know half of it.

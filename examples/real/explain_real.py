@@ -3,8 +3,8 @@
     python examples/real/explain_real.py --folder runs/real/seed0    # explained/CATEGORY.png, to be looked at
 
 The drawings show pictures of class B, too (docs/scenes.md): they are for your own eyes, unless `--shippable` leaves
-only class A. Printed is, of each category, which part of the margin over "safe" comes from the picture's positions,
-from the safety tokens, and from what no picture changes.
+only class A. Printed is, of each category, which part of the margin over "safe" comes from the picture's positions one
+by one, from what they show together, from the safety tokens, and from what no picture changes.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main(argv=None) -> dict[str, list[float]]:
             name = category.replace(" ", "_")
             draw(found, f"{category}, {args.split}").savefig(folder / f"{name}_{args.split}.png", dpi=70)
             parts[category] = np.mean([margin_parts(explanation) for _, explanation in found], axis=0).tolist()
-    print("share of the margin: positions, safety tokens, neither")
+    print("share of the margin: positions, positions together, safety tokens, neither")
     for category, shares in parts.items():
         print(f"{category:22}" + "".join(f"{share:8.2f}" for share in shares))
     return parts
@@ -83,6 +83,7 @@ def margin_parts(explanation) -> list[float]:
     """Return the parts of the sum of a margin's positive and negative parts, each by its size."""
     parts = [
         explanation.image_contributions[0].sum(),
+        explanation.together_contributions[0],
         explanation.safety_token_contributions[0],
         explanation.bias_contributions[0],
     ]

@@ -124,6 +124,8 @@ def test_pictures_are_judged_as_before(riskcards, tmp_path):
     cached = trainer.data_collator(list(riskcards))
     assert plain["pixel_values"].ndim == 4 and cached["pixel_values"].shape == (12, 4, 64)
     assert all(torch.equal(plain[name], cached[name]) for name in plain if name != "pixel_values")
+    turned = trainer.data_collator(list(riskcards)[::-1])  # of rows that are known by now
+    assert all(torch.equal(turned[name], cached[name].flip(0)) for name in cached)
     with torch.no_grad():
         seen = [model(**batch).safety_level_logits for batch in (plain, cached)]
     torch.testing.assert_close(*seen, atol=1e-6, rtol=1e-6)

@@ -16,6 +16,9 @@ from ..modeling.safety_decision import condition_rows
 from .cached_features import CachedFeatures
 
 
+MOST_KNOWN = 100_000  # records whose rows are kept, of some 10 kB each
+
+
 class SafetyCollator:
     """
     Batches of records (see `data/records.py`) for any safe model.
@@ -43,6 +46,7 @@ class SafetyCollator:
         self.head_condition_share = head_condition_share
         self.unmasked_share = unmasked_share
         self.features = features
+        self._known: dict[str, dict[str, list]] = {}
 
     def __call__(self, records: list[dict]) -> BatchFeature:
         """
@@ -55,11 +59,11 @@ class SafetyCollator:
             images of a record have labels of their own and share one condition, that of the record's strictest label.
         """
         references = [image for record in records for image in record["images"]]
-        features = self.features
-        is_cached = features is not None and all(image in features for image in references)
-        batch = self._encode(records, _blank if is_cached else load_image)
-        if features is not None and is_cached and references:
-            batch["pixel_values"] = features.read(references)
+        if references and self.features is not None and all(image in self.features for image in references):
+            batch = self._pad(self._recall(records)) | {"pixel_values": self.features.read(references)}
+        else:
+            rows, image_inputs = self._encode(records, load_image)
+            batch = self._pad(rows) | image_inputs
         per_image = [record for record in records for _ in record["images"]]
         if not per_image:
             return batch
@@ -78,15 +82,36 @@ class SafetyCollator:
         digest = hashlib.sha256(_line(record)).digest()
         return int.from_bytes(digest[:4], "big") < self.unmasked_share * 2**32
 
-    def _encode(self, records: list[dict], load: Callable) -> BatchFeature:
+    def _recall(self, records: list[dict]) -> list[dict[str, list]]:
+        """Return rows of records whose pictures' features are kept: nothing else of a row depends on its pictures, so
+        it is encoded once."""
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        new = {record["source"]: record for record in records if record["source"] not in self._known}
+        if new:
+            rows, _ = self._encode([*new.values()], _blank)
+            self._known.update(zip(new, rows))
+        return [self._known[record["source"]] for record in records]
+
+    def _pad(self, rows: list[dict[str, list]]) -> BatchFeature:
+        # Masks and token types are padded with 0.
+        padding = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORE_INDEX}
+        columns = {
+            name: torch.nn.utils.rnn.pad_sequence(
+                [torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=padding.get(name, 0)
+            )
+            for name in rows[0]
+        }
+        return BatchFeature(columns)
+
+    def _encode(self, records: list[dict], load: Callable) -> tuple[list[dict[str, list]], BatchFeature]:
+        """Return a row for each record, and what the processor gives for the pictures."""
         encoded = self._apply_template(records, load)
         question_masks = encoded.get("question_mask") or [None] * len(records)
         names = [name for name in TOKEN_TYPES if name in encoded]
         token_types = [{name: encoded[name][row] for name in names} for row in range(len(records))]
         columns = (encoded["input_ids"], encoded["assistant_masks"], question_masks, token_types)
         rows = [self._encode_row(*row) for row in zip(records, *columns, strict=True)]
-        # Masks and token types are padded with 0.
-        padding = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORE_INDEX}
         if "question_ids" in encoded:
             special = {*self.processor.image_token_ids, *self.processor.tokenizer.all_special_ids}
             for row, record, words in zip(rows, records, encoded["question_ids"]):
@@ -96,14 +121,8 @@ class SafetyCollator:
                     prompt = [int(label == IGNORE_INDEX and token not in special) for token, label in pairs]
                     tokens = torch.tensor([row["input_ids"]]), torch.tensor([prompt])
                     row["question_ids"] = self.processor.words.of_tokens(self.processor.tokenizer, *tokens)[0].tolist()
-        batch = {
-            name: torch.nn.utils.rnn.pad_sequence(
-                [torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=padding.get(name, 0)
-            )
-            for name in rows[0]
-        }
-        image_inputs = {name: value for name, value in encoded.items() if name not in (*batch, "assistant_masks")}
-        return batch | BatchFeature(image_inputs, tensor_type="pt")
+        image_inputs = {name: value for name, value in encoded.items() if name not in (*rows[0], "assistant_masks")}
+        return rows, BatchFeature(image_inputs, tensor_type="pt")
 
     def _apply_template(self, records: list[dict], load: Callable):
         try:
