@@ -7,6 +7,7 @@ import sys
 import matplotlib
 import pytest
 import torch
+from matplotlib import pyplot
 from PIL import Image
 
 from safevlm_hf.demo.localisation import explain_records, localisation_figures, region_mass, riskcards_localisation
@@ -67,6 +68,7 @@ def test_a_picture_on_disk(explanation, verdict, tokens, tmp_path):
 def test_no_state_of_pyplot(explanation, verdict, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # an import would raise
     plot_verdict(Image.new("RGB", (8, 8)), explanation, verdict).canvas.draw()
+    assert not pyplot.get_fignums()
 
 
 def test_what_is_flagged_is_marked(explanation, verdict):
