@@ -308,6 +308,8 @@ def check_options(command, words: list[str]):
         raise AssertionError(f"{words}: {error!r}") from None
     missing = [one.name for one in command.params if one.required and given.get(one.name) is None]
     assert not missing and (command.name == "train" or not left), (words, missing, left)
+    if command.name == "train":
+        check_script("run_stage1" if given.get("stage") == "1" else "run_stage2", left)
 
 
 def check_script(script: str, words: list[str]):
@@ -363,6 +365,8 @@ def test_what_was_not_run_says_so():
         "safevlm data mix runs/mix --stage 1 --vlgard data/vlguard",
         "safevlm data mix runs/mix --vlguard data/vlguard",
         "safevlm data blend runs/mix",
+        "safevlm train --trainfile records.jsonl",
+        "safevlm train --stage 1 --train_file records.jsonl --lora_r 8",
         "python examples/run_stage1.py --model_name_or_path base --trainfile records.jsonl",
         "python examples/run_stage3.py",
         "python examples/attack_pixels.py --model runs/demo/stage2 --epsilon-max 2",

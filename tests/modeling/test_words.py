@@ -239,26 +239,39 @@ def test_what_does_not_belong_to_the_question_counts_nowhere(any_head):
 
 
 @pytest.mark.parametrize(
-    "count, runs", [(0, [0]), (3, [0]), (32, [0]), (33, [0, 16]), (48, [0, 16]), (49, [0, 16, 32])]
+    "count, runs",
+    [
+        (0, {32: [0]}),
+        (8, {32: [0]}),
+        (9, {32: [0], 8: [0, 4]}),
+        (32, {32: [0], 16: [0, 8, 16], 8: [*range(0, 28, 4)]}),
+        (33, {32: [0, 16], 16: [0, 8, 16, 24], 8: [*range(0, 29, 4)]}),
+        (49, {32: [0, 16, 32], 16: [*range(0, 41, 8)], 8: [*range(0, 45, 4)]}),
+    ],
 )
 def test_runs_of_the_sentence_encoder_cover_every_word(head, sentence_head, count, runs):
     ids = list(range(1000, 1000 + count))
-    assert len(windows_of(sentence_head, ids)) == len(windows_of(head, ids)) + len(runs)
-    start, size = sentence_head.tree.places(count, "cpu")
-    assert start[-len(runs) :].tolist() == runs and size[-len(runs) :].tolist() == [32] * len(runs)
+    starts, sizes = sentence_head.tree.places(count, "cpu")
+    is_window = sentence_head.tree(torch.tensor([ids], dtype=torch.long), torch.tensor([[count]]))[1][0]
+    own = torch.arange(len(starts)) >= len(head.tree.places(count, "cpu")[0])
+    found = {size: starts[own & is_window & (sizes == size)].tolist() for size in (32, 16, 8)}
+    assert {size: places for size, places in found.items() if places} == runs
 
 
 def test_a_run_is_read_by_itself(sentence_head):
     """What stands in another run changes nothing, however much a question is filled up."""
     ids = torch.randint(1000, 30000, (2, 64))
     ids[1, :32] = ids[0, :32]
+    tree = sentence_head.tree
+    (starts, sizes), nine = tree.places(64, "cpu"), torch.tensor([[9]])
     with torch.no_grad():
-        states = sentence_head.tree.sentences(ids, torch.tensor([[64], [64]]), torch.ones_like(ids, dtype=torch.bool))
-        short = sentence_head.tree.sentences(ids[:1, :20], torch.tensor([[9]]), torch.arange(20)[None] < 9)
-        shorter = sentence_head.tree.sentences(ids[:1, :9], torch.tensor([[9]]), torch.ones(1, 9, dtype=torch.bool))
-    torch.testing.assert_close(states[0, 0], states[1, 0])
-    assert not torch.allclose(states[0, 1:], states[1, 1:])
-    torch.testing.assert_close(short, shorter)
+        states = tree.sentences(ids, torch.tensor([[64], [64]]), torch.ones_like(ids, dtype=torch.bool))
+        short = tree.sentences(ids[:1, :20], nine, torch.arange(20)[None] < 9)
+        shorter = tree.sentences(ids[:1, :9], nine, torch.ones(1, 9, dtype=torch.bool))
+    is_alike = (starts + sizes <= 32)[-states.shape[1] :]
+    assert is_alike.any() and torch.equal(torch.isclose(states[0], states[1], atol=1e-5).all(dim=-1), is_alike)
+    are_runs = [torch.cat(tree.sentences.are_runs(width, nine), dim=1) for width in (20, 9)]
+    torch.testing.assert_close(short[are_runs[0]], shorter[are_runs[1]])
 
 
 def test_a_concept_is_found_where_it_is_shown_and_asked_about():
@@ -292,8 +305,9 @@ def test_runs_that_training_knows_are_not_read_again(sentence_head, monkeypatch)
         lengths.clear()
         with known_runs(sentence_head):
             found = [sentences(*one) for one in asked]
-    # The first question's two runs, the others' one and their empty one; then two that lack a word.
-    assert lengths == [4, 2]
+    # Long, middle and short runs: 2, 4 and 9 of the first question, 1, 1 and 2 of the others, and an empty one; then
+    # those that lack a word.
+    assert lengths == [4, 5, 11, 2, 1, 4]
     assert sentences.known is None
     for one, other in zip(found, expected):
         torch.testing.assert_close(one, other)

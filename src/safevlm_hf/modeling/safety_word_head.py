@@ -19,9 +19,9 @@ from .safety_modules import FanInLinear, RowwiseLinear, Windows, are_tokens, joi
 DROPOUT = 0.1
 MUCH_DROPOUT = 0.4  # where pictures of few sources would be learned by heart
 RARE = -2.0  # log-odds of a concept before training
-RUN, STEP = 32, 16  # words of a run that the sentence encoder reads, and from one run to the next
+RUNS = ((32, 16), (16, 8), (8, 4))  # words of a run that the sentence encoder reads, and from one run to the next
 FIRST, LAST = 101, 102  # the encoder's marks around a text, [CLS] and [SEP] of BERT's vocabulary
-MOST_KNOWN = 200_000  # runs that training keeps in memory, of 2 kB each
+MOST_KNOWN = 400_000  # runs that training keeps in memory, of 2 kB each
 NUM_GROUPS = 4  # of questions of like length that training reads together
 
 
@@ -100,8 +100,7 @@ class WindowTree(nn.Module):
         is_window = (start + size <= count) | is_short
         if self.sentences is not None:
             found.append(self.sentences(word_ids, count, is_word))
-            start = _run_starts(word_ids.shape[1], word_ids.device)
-            is_window = torch.cat([is_window, (start == 0) | (start + STEP < count)], dim=1)
+            is_window = torch.cat([is_window, *self.sentences.are_runs(word_ids.shape[1], count)], dim=1)
         return self.reading(torch.cat(found, dim=1)), is_window
 
     def places(self, num_words: int, device) -> tuple[torch.LongTensor, torch.LongTensor]:
@@ -110,8 +109,9 @@ class WindowTree(nn.Module):
         start, size = self._windows(num_words, device)
         if self.sentences is None:
             return start, size
-        runs = _run_starts(max(num_words, self.window_sizes[0]), device)
-        return torch.cat([start, runs]), torch.cat([size, torch.full_like(runs, RUN)])
+        runs = [_run_starts(max(num_words, self.window_sizes[0]), *run, device) for run in RUNS]
+        sizes = [torch.full_like(own, size) for own, (size, _) in zip(runs, RUNS)]
+        return torch.cat([start, *runs]), torch.cat([size, *sizes])
 
     def _windows(self, num_words: int, device) -> tuple[torch.LongTensor, torch.LongTensor]:
         num_words = max(num_words, self.window_sizes[0])
@@ -122,7 +122,7 @@ class WindowTree(nn.Module):
     @property
     def longest(self) -> int:
         """Words of the longest window."""
-        return self.window_sizes[-1] if self.sentences is None else max(self.window_sizes[-1], RUN)
+        return self.window_sizes[-1] if self.sentences is None else max(self.window_sizes[-1], RUNS[0][0])
 
     def alone(self, window_ids: torch.LongTensor, num_words: int, width: int) -> torch.LongTensor:
         """Return which window each of a question of `num_words` words is among those of its own words alone, which
@@ -130,7 +130,7 @@ class WindowTree(nn.Module):
         _, size = self._windows(num_words, window_ids.device)
         _, sizes = self._windows(width, window_ids.device)
         found = (sizes == size[window_ids.clamp(max=len(size) - 1)][:, None]).long().argmax(dim=1)
-        return torch.where(window_ids < len(size), found, len(sizes))  # a run: the first of them
+        return torch.where(window_ids < len(size), found, len(sizes))  # a run: the first of the longest
 
     def are_in(self, num_words: int, longest: int, device) -> torch.BoolTensor:
         """Return which windows of so many words a question of `longest` words has, too, (windows,)."""
@@ -138,21 +138,23 @@ class WindowTree(nn.Module):
         is_in = start + size <= longest
         if self.sentences is None:
             return is_in
-        return torch.cat([is_in, _run_starts(num_words, device) < max(longest - STEP, 1)])
+        runs = [_run_starts(num_words, *run, device) < _end_of_starts(longest, *run) for run in RUNS]
+        return torch.cat([is_in, *runs])
 
 
 class SentenceReader(nn.Module):
     """
-    States of runs of `RUN` words, by a sentence encoder that has read far more than any set of records shows.
+    States of runs of words, by a sentence encoder that has read far more than any set of records shows.
 
-    A run begins every `STEP` words, and is read by itself. The encoder stays as it is in training, which may keep
-    what it reads (`known`): the runs of a set of records come back in every epoch.
+    A run is read by itself. There are long ones, and short ones in which few other words stand around a question. The
+    encoder stays as it is in training, which may keep what it reads (`known`): the runs of a set of records come back
+    in every epoch.
 
     Args:
         safety_config: a [`SafetyConfig`].
 
     Attributes:
-        known: run to its mean state; `None` keeps nothing.
+        known: run (ids as bytes) to its mean state; `None` keeps nothing.
     """
 
     def __init__(self, safety_config):
@@ -173,7 +175,7 @@ class SentenceReader(nn.Module):
         ).requires_grad_(False)
         self.norm = nn.LayerNorm(size)
         self.enter = _curved(size, safety_config.head_hidden_size)
-        self.known: dict[tuple[int, ...], torch.Tensor] | None = None
+        self.known: dict[bytes, torch.Tensor] | None = None
 
     def forward(self, word_ids: torch.LongTensor, count: torch.LongTensor, is_word: torch.BoolTensor) -> torch.Tensor:
         """Return states (samples, runs, hidden) of the first `count` (samples, 1) words (samples, words). Those that
@@ -181,8 +183,23 @@ class SentenceReader(nn.Module):
         num_samples = len(word_ids)
         if not num_samples:  # BERT reads no empty batch; left out, its calls would differ between ZeRO-3's processes
             word_ids, count, is_word = (one.new_zeros(1, one.shape[1]) for one in (word_ids, count, is_word))
-        ids, is_read = (self._in_runs(one) for one in (word_ids, is_word))
-        start = _run_starts(word_ids.shape[1], ids.device)
+        read = torch.cat([self._read_runs(word_ids, count, is_word, *run) for run in RUNS], dim=1)
+        return self.enter(self.norm(read))[:num_samples]
+
+    def are_runs(self, num_words: int, count: torch.LongTensor) -> list[torch.BoolTensor]:
+        """Return which runs in so many words hold words that no run before them does, (samples, runs) per size. A
+        short run of a question that is no longer is that question's long one once more."""
+        found = []
+        for size, step in RUNS:
+            start = _run_starts(num_words, size, step, count.device)
+            is_run = (start == 0) | (start + size - step < count)
+            found.append(is_run if size == RUNS[0][0] else is_run & (count > size))
+        return found
+
+    def _read_runs(self, word_ids, count, is_word, size: int, step: int) -> torch.Tensor:
+        """Return the mean states of runs of one size, (samples, runs, encoder size)."""
+        start = _run_starts(word_ids.shape[1], size, step, word_ids.device)
+        ids, is_read = (_cut(one, start.tolist(), size) for one in (word_ids, is_word))
         end = (count - start).clamp(0, ids.shape[1]).flatten()[:, None] + 1
         # The last mark stands right behind the last word, so that what a row is filled up with changes nothing.
         is_last = torch.arange(ids.shape[1] + 2, device=ids.device) == end
@@ -194,7 +211,7 @@ class SentenceReader(nn.Module):
             read = self._read(ids, is_read)
         else:
             read = self._recall(ids, is_read, self.known)
-        return self.enter(self.norm(read)).unflatten(0, (len(word_ids), len(start)))[:num_samples]
+        return read.unflatten(0, (len(word_ids), len(start)))
 
     @torch.no_grad()
     def _read(self, ids: torch.LongTensor, is_read: torch.BoolTensor) -> torch.Tensor:
@@ -208,23 +225,28 @@ class SentenceReader(nn.Module):
         if len(known) > MOST_KNOWN:
             known.clear()
         ends = (is_read * torch.arange(1, 1 + ids.shape[1], device=ids.device)).amax(dim=1).tolist()
-        runs = [tuple(run[:end]) for run, end in zip(ids.masked_fill(~is_read, -1).tolist(), ends)]
+        words = ids.masked_fill(~is_read, -1).int().cpu().numpy()
+        runs = [run[:end].tobytes() for run, end in zip(words, ends)]
         new = {run: row for row, run in enumerate(runs) if run not in known}
         if new:
             rows = [*new.values()]
             known.update(zip(new, self._read(ids[rows], is_read[rows]).cpu()))
         return torch.stack([known[run] for run in runs]).to(ids.device)
 
-    @staticmethod
-    def _in_runs(words: torch.Tensor) -> torch.Tensor:
-        """Cut (samples, words) into (samples x runs, at most `RUN` words)."""
-        starts, width = _run_starts(words.shape[1], "cpu").tolist(), min(RUN, words.shape[1])
-        words = F.pad(words, (0, max(0, starts[-1] + width - words.shape[1])))
-        return torch.stack([words[:, start : start + width] for start in starts], dim=1).flatten(0, 1)
+
+def _run_starts(num_words: int, size: int, step: int, device) -> torch.LongTensor:
+    return torch.arange(0, _end_of_starts(num_words, size, step), step, device=device)
 
 
-def _run_starts(num_words: int, device) -> torch.LongTensor:
-    return torch.arange(0, max(num_words - STEP, 1), STEP, device=device)
+def _end_of_starts(num_words: int, size: int, step: int) -> int:
+    return max(num_words - (size - step), 1)
+
+
+def _cut(words: torch.Tensor, starts: list[int], size: int) -> torch.Tensor:
+    """Cut (samples, words) into (samples x runs, at most `size` words)."""
+    width = min(size, words.shape[1])
+    words = F.pad(words, (0, max(0, starts[-1] + width - words.shape[1])))
+    return torch.stack([words[:, start : start + width] for start in starts], dim=1).flatten(0, 1)
 
 
 def _curved(in_size: int, out_size: int) -> nn.Module:
