@@ -61,6 +61,7 @@ def pair(image: str, kind: str, asked: str, wording: str, source: str, rng: rand
         "complying_answer": named,
         "combination": combination.get((kind, asked), "neither"),
         "concept": kind,
+        "question": question,
         "phrase": f"a {kind}",
         "source": source,
         "looks": "photograph" if source == "known" else "drawing",
@@ -103,7 +104,7 @@ def test_every_step_runs_and_is_not_run_again(tmp_path, scenes, monkeypatch, cap
     small = "--steps 40 --batch_size 8 --name_steps 40 --told 3 --learning_rate 5e-3 --num_held_out 4".split()
     monkeypatch.setattr(run_real.make_base, "main", lambda words: make([*words, *small]))
     sizes = {"projector_depth": 1, "num_safety_tokens": 4, "num_condition_tokens": 2, "clean_share": 0.7}
-    stage1 = write_config(tmp_path / "stage1.yaml", 60, **sizes, lm_loss_every=8)
+    stage1 = write_config(tmp_path / "stage1.yaml", 100, **sizes, lm_loss_every=8)
     stage2 = write_config(tmp_path / "stage2.yaml", 6, lora_r=4, lora_alpha=8)
     top = tmp_path / "real"
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
@@ -151,7 +152,7 @@ def check_what_else_is_measured(top: Path, stage1: str, monkeypatch):
     both, alone = (guards[name]["test"] for name in (measure_guards.TOGETHER, measure_guards.QUESTION))
     assert both["risky, flagged"]["value"] > 0.6 > alone["risky, flagged"]["value"]
     monkeypatch.setattr(measure_variants, "VARIANTS", {"as it is": {}, "without": {"sentence_encoder": None}})
-    measure_variants.main(["--output_dir", str(top), "--stage1", stage1, "--max_steps", "2", "--seeds", "0"])
+    measure_variants.main(["--output_dir", str(top), "--stage1", stage1, "--max_steps", "60", "--seeds", "0"])
     assert "| without | " in (top / "variants" / "variants.md").read_text()
 
 
