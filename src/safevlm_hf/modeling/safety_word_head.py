@@ -22,6 +22,7 @@ RARE = -2.0  # log-odds of a concept before training
 RUNS = ((32, 16), (16, 8), (8, 4))  # words of a run that the sentence encoder reads, and from one run to the next
 FIRST, LAST = 101, 102  # the encoder's marks around a text, [CLS] and [SEP] of BERT's vocabulary
 MOST_KNOWN = 400_000  # runs that training keeps in memory, of 2 kB each
+WHOLE_ALONE = 0.5  # share of questions of which training reads the encoder's longest runs alone
 NUM_GROUPS = 4  # of questions of like length that training reads together
 
 
@@ -100,7 +101,13 @@ class WindowTree(nn.Module):
         is_window = (start + size <= count) | is_short
         if self.sentences is not None:
             found.append(self.sentences(word_ids, count, is_word))
-            is_window = torch.cat([is_window, *self.sentences.are_runs(word_ids.shape[1], count)], dim=1)
+            long, *short = self.sentences.are_runs(word_ids.shape[1], count)
+            if self.training:
+                # A risky question is held to its strictest window, which at first may be any of a hundred. Some
+                # questions are read as a whole alone, or a head stays at "always safe" for thousands of steps.
+                is_cut = torch.rand(len(count), 1, device=count.device) >= WHOLE_ALONE
+                is_window, *short = (windows & is_cut for windows in (is_window, *short))
+            is_window = torch.cat([is_window, long, *short], dim=1)
         return self.reading(torch.cat(found, dim=1)), is_window
 
     def places(self, num_words: int, device) -> tuple[torch.LongTensor, torch.LongTensor]:
