@@ -14,6 +14,9 @@ from support.tiny_backbones import head_config
 from safevlm_hf import SafeLlavaConfig, SafeLlavaForConditionalGeneration, SafeLlavaProcessor, SafetyConfig
 from safevlm_hf.benchmarks.ways_of_typing import WAYS_OF_TYPING
 from safevlm_hf.data import NANO_BASE
+from safevlm_hf.modeling import safety_word_head
+from safevlm_hf.modeling.safety_losses import clean_losses
+from safevlm_hf.modeling.safety_modules import readings_of
 from safevlm_hf.modeling.safety_word_head import SafetyWordHead
 from safevlm_hf.modeling.safety_words import WORDS_FILE, SafetyWords
 from safevlm_hf.training.collator import SafetyCollator
@@ -208,6 +211,7 @@ def test_training_reads_groups_of_like_length_and_finds_the_same(
     head = any_head
     torch.manual_seed(0)
     monkeypatch.setattr(head.tree, "word_dropout", 0.0)
+    monkeypatch.setattr(safety_word_head, "WHOLE_ALONE", 0.0)
     for module in head.modules():
         if isinstance(module, torch.nn.Dropout):
             monkeypatch.setattr(module, "p", 0.0)
@@ -287,6 +291,47 @@ def test_a_concept_is_found_where_it_is_shown_and_asked_about():
         torch.testing.assert_close(concepts(states, features), concepts.say.bias.expand(2, 3, 32))
 
 
+def test_without_each_feature_is_as_if_it_were_masked():
+    concepts = make_head(**CONCEPTS).concepts
+    features, is_read = torch.randn(2, 5, 24), torch.tensor([[True] * 5, [False, True, False, False, False]])
+    with torch.no_grad():
+        found = concepts.shown_without_each(features, is_read)
+        for place in range(5):
+            is_left = is_read & (torch.arange(5) != place)
+            torch.testing.assert_close(found[:, place], concepts.shown(features, is_left))
+
+
+def test_a_tile_that_a_picture_lacks_leaves_gradients_numbers():
+    """Of pictures with different numbers of tiles, the tiles that some lack are windows, too, which are masked."""
+    sizes = {**SMALL, **CONCEPTS, "num_safety_tokens": 4}
+    head = make_head(**CONCEPTS).train()
+    ids, keys = torch.randint(1000, 30000, (2, 12)), torch.randn(2, 4 + 12, 24)
+    readings = readings_of(torch.arange(12) < torch.tensor([[12], [4]]), 4)
+    windows = head(ids, torch.ones_like(ids, dtype=torch.bool), keys, readings, torch.arange(2))
+    clean_losses(windows, head_config(24, **sizes).safety_config).sum().backward()
+    gradients = [weight.grad for weight in head.parameters() if weight.grad is not None]
+    assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_a_long_text_is_read_in_parts(sentence_head, monkeypatch):
+    ids, count = torch.randint(1000, 30000, (2, 300)), torch.tensor([[300], [5]])
+    arguments = ids, count, torch.arange(300) < count
+    with torch.no_grad():
+        expected = sentence_head.tree.sentences(*arguments)
+        monkeypatch.setattr(safety_word_head, "READ_AT_ONCE", 7)
+        torch.testing.assert_close(sentence_head.tree.sentences(*arguments), expected)
+
+
+def test_training_reads_some_questions_as_a_whole_alone(sentence_head, monkeypatch):
+    ids, count = torch.randint(1000, 30000, (40, 20)), torch.full((40, 1), 20)
+    own = len(make_head().tree.places(20, "cpu")[0])
+    is_window = sentence_head.train().tree(ids, count)[1]
+    sentence_head.eval()
+    is_whole_alone = is_window.sum(dim=1) == 1
+    assert is_window[:, own].all() and 5 < is_whole_alone.sum() < 35
+    assert torch.equal(is_window[~is_whole_alone], sentence_head.tree(ids, count)[1][~is_whole_alone])
+
+
 def test_runs_that_training_knows_are_not_read_again(sentence_head, monkeypatch):
     """However much they are filled up, and without one of their words they are others."""
     sentences, lengths = sentence_head.tree.sentences, []
@@ -305,9 +350,9 @@ def test_runs_that_training_knows_are_not_read_again(sentence_head, monkeypatch)
         lengths.clear()
         with known_runs(sentence_head):
             found = [sentences(*one) for one in asked]
-    # Long, middle and short runs: 2, 4 and 9 of the first question, 1, 1 and 2 of the others, and an empty one; then
-    # those that lack a word.
-    assert lengths == [4, 5, 11, 2, 1, 4]
+    # Long, middle and short runs: 2, 4 and 9 of the first question, 1, 0 and 2 of the others; then those that lack a
+    # word.
+    assert lengths == [3, 4, 11, 2, 1, 4]
     assert sentences.known is None
     for one, other in zip(found, expected):
         torch.testing.assert_close(one, other)
@@ -446,6 +491,19 @@ def test_a_checkpoint_carries_its_words(any_model, processor, tmp_path):
     assert own.words.file.parent == tmp_path
     inputs = ask(own, TEXT)
     torch.testing.assert_close(loaded.assess(**inputs), model.assess(**ask(processor, TEXT)))
+
+
+@pytest.mark.parametrize("lost", [{"head_concepts": 0}, {"head_sentence_layers": 1}])
+def test_a_trained_checkpoint_is_not_loaded_without_a_part_of_its_head(tmp_path, lost):
+    """As where a config of before was put beside the weights: verdicts would be others."""
+    model = make_model(**{**CONCEPTS, "head_sentence_layers": 2})
+    model.config.safety_config.is_trained = True
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["safety_config"] |= lost
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no place for .* as model.safety_head"):
+        SafeLlavaForConditionalGeneration.from_pretrained(tmp_path)
 
 
 def test_a_checkpoint_that_has_lost_its_words_is_refused(model, processor, tmp_path):

@@ -145,10 +145,11 @@ class SafeModelMixin(SafetyJudgingMixin):
             super().post_init()
 
     def train(self, mode: bool = True):
-        """Train as [`nn.Module.train`] does, but keep a frozen tower in evaluation: its batch norms would go on
-        counting, and stage 2 must leave every verdict as it was."""
+        """Train as [`nn.Module.train`] does, but keep a frozen tower and frozen safety modules in evaluation: batch
+        norms would go on counting, dropout would change verdicts, and stage 2 must leave every verdict as it was."""
         super().train(mode)
-        for child in map(self.get_submodule, self.vision_children):
+        safety = [name for name, _ in self.named_children() if name.startswith("safety_")]
+        for child in map(self.get_submodule, [*self.vision_children, *safety]):
             if not any(weight.requires_grad for weight in child.parameters()):
                 child.eval()
         return self

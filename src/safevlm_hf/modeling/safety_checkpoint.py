@@ -57,9 +57,10 @@ class SafeCheckpointMixin:
         Load as [`PreTrainedModel.from_pretrained`] does.
 
         Raises:
-            `ValueError`: for a checkpoint that lacks weights of its backbone, or says it is trained and lacks any; for
-                a stock one with weights that its backbone does not have; for a `generation_config.json` that cannot be
-                read, or a policy that does not fit; for a key that comes twice in it or in `config.json`.
+            `ValueError`: for a checkpoint that lacks weights of its backbone, or says it is trained and lacks any, or
+                has safety weights that its config has no place for; for a stock one with weights that its backbone
+                does not have; for a `generation_config.json` that cannot be read, or a policy that does not fit; for a
+                key that comes twice in it or in `config.json`.
             `RuntimeError`: for weights of another size than the config says.
         """
         config_file = _find_file(pretrained_model_name_or_path, "config.json", **kwargs)
@@ -87,6 +88,7 @@ class SafeCheckpointMixin:
         missing = {*info["missing_keys"], *(key for key, _, _ in mismatched)}
         _check_base_weights(pretrained_model_name_or_path, info["missing_keys"])
         _check_safety_weights(pretrained_model_name_or_path, model.config.safety_config, missing)
+        _check_safety_config(pretrained_model_name_or_path, model.config.safety_config, info["unexpected_keys"])
         if is_stock and cls.can_generate():  # the base model alone has no place for the output layer
             _check_that_nothing_is_lost(pretrained_model_name_or_path, cls.__name__, info["unexpected_keys"])
         if stored is not None:
@@ -175,6 +177,17 @@ def _check_safety_weights(checkpoint, safety_config, missing: set[str]):
         logger.warning(
             f'The safety head of this model pools by "{safety_config.head_pooling}": words around a question can talk '
             'its verdict away. Train one with `head_pooling="windows"` for use.'
+        )
+
+
+def _check_safety_config(checkpoint, safety_config, unexpected: set[str]):
+    """Raise where a trained head would do without a part that it was trained with."""
+    left = sorted(filter(_is_of_safety, unexpected))
+    if left and safety_config.is_trained:
+        raise ValueError(
+            f"{checkpoint} says that it is trained (`is_trained`), and its config has no place for {len(left)} of its "
+            f"safety weights, as {left[0]}: without them its verdicts would be others. Take `safety_config` from the "
+            "config.json that it was saved with."
         )
 
 

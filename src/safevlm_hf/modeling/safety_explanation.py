@@ -250,12 +250,7 @@ def _find_concepts(concepts, state: torch.Tensor, decided: _Decided) -> tuple[to
     mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device) if mask is None else mask
     asked = concepts.asked(state)
     shown = concepts.shown(features, mask)[:, None]
-    without = []
-    for place in range(features.shape[1]):
-        is_left = mask.clone()
-        is_left[:, place] = False
-        without.append(concepts.shown(features, is_left))
-    found = _without_bias(concepts.say, (shown - torch.stack(without, dim=1)) * asked)
+    found = _without_bias(concepts.say, (shown - concepts.shown_without_each(features, mask)) * asked)
     return found, (_without_bias(concepts.say, shown * asked) - found.sum(dim=1, keepdim=True))[:, 0]
 
 

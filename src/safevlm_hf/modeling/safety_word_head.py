@@ -20,6 +20,7 @@ DROPOUT = 0.1
 MUCH_DROPOUT = 0.4  # where pictures of few sources would be learned by heart
 RARE = -2.0  # log-odds of a concept before training
 RUNS = ((32, 16), (16, 8), (8, 4))  # words of a run that the sentence encoder reads, and from one run to the next
+READ_AT_ONCE = 256  # runs, outside of training, so that a long text takes no more memory
 FIRST, LAST = 101, 102  # the encoder's marks around a text, [CLS] and [SEP] of BERT's vocabulary
 MOST_KNOWN = 400_000  # runs that training keeps in memory, of 2 kB each
 WHOLE_ALONE = 0.5  # share of questions of which training reads the encoder's longest runs alone
@@ -190,7 +191,9 @@ class SentenceReader(nn.Module):
         num_samples = len(word_ids)
         if not num_samples:  # BERT reads no empty batch; left out, its calls would differ between ZeRO-3's processes
             word_ids, count, is_word = (one.new_zeros(1, one.shape[1]) for one in (word_ids, count, is_word))
-        read = torch.cat([self._read_runs(word_ids, count, is_word, *run) for run in RUNS], dim=1)
+        are_runs = self.are_runs(word_ids.shape[1], count)
+        read = [self._read_runs(word_ids, count, is_word, *run) for run in zip(are_runs, *zip(*RUNS))]
+        read = torch.cat(read, dim=1)
         return self.enter(self.norm(read))[:num_samples]
 
     def are_runs(self, num_words: int, count: torch.LongTensor) -> list[torch.BoolTensor]:
@@ -203,8 +206,8 @@ class SentenceReader(nn.Module):
             found.append(is_run if size == RUNS[0][0] else is_run & (count > size))
         return found
 
-    def _read_runs(self, word_ids, count, is_word, size: int, step: int) -> torch.Tensor:
-        """Return the mean states of runs of one size, (samples, runs, encoder size)."""
+    def _read_runs(self, word_ids, count, is_word, is_run, size: int, step: int) -> torch.Tensor:
+        """Return the mean states of runs of one size, (samples, runs, encoder size); 0 for those that are none."""
         start = _run_starts(word_ids.shape[1], size, step, word_ids.device)
         ids, is_read = (_cut(one, start.tolist(), size) for one in (word_ids, is_word))
         end = (count - start).clamp(0, ids.shape[1]).flatten()[:, None] + 1
@@ -214,11 +217,20 @@ class SentenceReader(nn.Module):
         ids[:, 0] = FIRST
         is_read = F.pad(is_read, (1, 1)) | is_last
         is_read[:, 0] = True
-        if self.known is None or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return self._read(ids, is_read).unflatten(0, is_run.shape)
+        rows = is_run.flatten().nonzero()[:, 0]
+        if not len(rows):  # ZeRO-3 asks every process for the same calls
+            rows = rows.new_zeros(1)
+        ids, is_read = ids[rows], is_read[rows]
+        if self.known is not None:
+            read = self._recall(ids, is_read, self.known)
+        elif self.training:
             read = self._read(ids, is_read)
         else:
-            read = self._recall(ids, is_read, self.known)
-        return read.unflatten(0, (len(word_ids), len(start)))
+            parts = zip(ids.split(READ_AT_ONCE), is_read.split(READ_AT_ONCE))
+            read = torch.cat([self._read(*part) for part in parts])
+        return read.new_zeros(is_run.numel(), read.shape[1]).index_copy(0, rows, read).unflatten(0, is_run.shape)
 
     @torch.no_grad()
     def _read(self, ids: torch.LongTensor, is_read: torch.BoolTensor) -> torch.Tensor:
@@ -305,6 +317,20 @@ class PictureConcepts(nn.Module):
         mask = mask[..., None]
         mean = torch.where(mask, features, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         most = features.masked_fill(~mask, torch.finfo(features.dtype).min).amax(dim=1)
+        most = torch.where(mask.any(dim=1), most, 0.0)  # a tile that a picture lacks, whose NaN would reach gradients
+        return self.look(torch.cat([mean, most], dim=-1)).sigmoid()
+
+    def shown_without_each(self, features: torch.Tensor, mask: torch.BoolTensor) -> torch.Tensor:
+        """Return what the picture shows without each of its features, (images, features, concepts)."""
+        mask = mask[..., None]
+        given = torch.where(mask, features, 0.0)
+        left = mask.sum(dim=1, keepdim=True) - mask.long()
+        mean = (given.sum(dim=1, keepdim=True) - given) / left.clamp(min=1)
+        lowest = torch.finfo(features.dtype).min
+        filled = F.pad(features.masked_fill(~mask, lowest), (0, 0, 0, 1), value=lowest)  # so that there are two
+        most, place = filled.topk(2, dim=1)
+        is_most = torch.arange(features.shape[1], device=features.device)[:, None] == place[:, :1]
+        most = torch.where(left > 0, torch.where(is_most, most[:, 1:], most[:, :1]), 0.0)
         return self.look(torch.cat([mean, most], dim=-1)).sigmoid()
 
 
