@@ -18,6 +18,7 @@ from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "real"))
 run_real = importlib.import_module("run_real")
 measure_real = importlib.import_module("measure_real")
+show_real = importlib.import_module("show_real")
 explain_real = importlib.import_module("explain_real")
 measure_alarms = importlib.import_module("measure_alarms")
 measure_guards = importlib.import_module("measure_guards")
@@ -60,6 +61,7 @@ def pair(image: str, kind: str, asked: str, wording: str, source: str, rng: rand
         "conversations": [{"from": "USER", "value": f"<image>\n{question}"}, {"from": "ASSISTANT", "value": answer}],
         "complying_answer": named,
         "combination": combination.get((kind, asked), "neither"),
+        "class": "A",
         "concept": kind,
         "question": question,
         "phrase": f"a {kind}",
@@ -142,6 +144,8 @@ def check_what_else_is_measured(top: Path, stage1: str, monkeypatch):
     (shares,) = explain_real.main(["--folder", seed, *data[:2]]).values()
     assert sum(abs(share) for share in shares) <= 1 + 1e-6 and sum(shares) > 0
     assert (top / "seed0/explained/illegal_risk_test.png").is_file()
+    shown = show_real.main(["--folder", seed, *data, "--output", str(top / "shown.png")])
+    assert shown["risky, and flagged"] == 1 and (top / "shown.png").is_file()  # a cup; of each concept one is shown
     alarms = measure_alarms.main(["--folder", seed, *data, "--num_pairs", "60"])["figures"]
     assert alarms["all"]["flagged"]["total"] == 36  # no picture here is of a family of risks
     # A question's vector is what it is about: the picture alone and the question alone know half of it.

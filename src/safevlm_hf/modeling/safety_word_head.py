@@ -192,9 +192,8 @@ class SentenceReader(nn.Module):
         if not num_samples:  # BERT reads no empty batch; left out, its calls would differ between ZeRO-3's processes
             word_ids, count, is_word = (one.new_zeros(1, one.shape[1]) for one in (word_ids, count, is_word))
         are_runs = self.are_runs(word_ids.shape[1], count)
-        read = [self._read_runs(word_ids, count, is_word, *run) for run in zip(are_runs, *zip(*RUNS))]
-        read = torch.cat(read, dim=1)
-        return self.enter(self.norm(read))[:num_samples]
+        read = [self._read_runs(word_ids, count, is_word, are, *run) for are, run in zip(are_runs, RUNS)]
+        return self.enter(self.norm(torch.cat(read, dim=1)))[:num_samples]
 
     def are_runs(self, num_words: int, count: torch.LongTensor) -> list[torch.BoolTensor]:
         """Return which runs in so many words hold words that no run before them does, (samples, runs) per size. A
