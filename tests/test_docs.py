@@ -211,6 +211,13 @@ SAID_TWICE = {
     ),
     f"{N} of harmless words on paper, {N} of risky": rf"harmless words on paper . {N} .* risky words on paper . {N} ",
     f"their look {N} are flagged, {N} among eight": rf"risky picture {N} are flagged alone, .{{14}}{N} among",
+    f"are flagged: known sources, sources never seen . - . {N}, {N} . . clean pairs that are flagged . - . {N}": (
+        f"flags {N} of risky pairs of known sources in held-out words, {N} of whole .* and {N} of clean pairs"
+    ),
+    f"are answered: known sources, sources never seen . all . {N}, {N} . . clean \\w+ that are refused . none . {N}": (
+        f"answers {N} of the risky questions of known sources and {N} of unknown .* refuses {N} of the clean ones"
+    ),
+    f"ours flags {N} of risky pairs of known sources, {N} of": rf"flags {N} of risky .{{30,50}} {N} of whole",
     f"Of clean cards at most {N} are": rf"lit differently . \S+ \(\S+ to \S+\) . {N} ",
 }
 """A figure of README to the same one on its page."""
