@@ -217,6 +217,9 @@ SAID_TWICE = {
     f"are answered: known sources, sources never seen . all . {N}, {N} . . clean \\w+ that are refused . none . {N}": (
         f"answers {N} of the risky questions of known sources and {N} of unknown .* refuses {N} of the clean ones"
     ),
+    f"{N} stay flagged among each of ten draws of sentences, {N} are alone": (
+        rf"{N} of risky pairs of known sources are flagged alone, .{{30,70}} and {N} \(\S+ to \S+\) among each of ten"
+    ),
     f"ours flags {N} of risky pairs of known sources, {N} of": rf"flags {N} of risky .{{30,50}} {N} of whole",
     f"Of clean cards at most {N} are": rf"lit differently . \S+ \(\S+ to \S+\) . {N} ",
 }

@@ -65,7 +65,10 @@ def main(argv=None) -> dict[str, int]:
 
 
 def of_different_concepts(found: list[tuple]) -> list[tuple]:
-    return [*{pair["about"]["concept"]: (pair, answer) for pair, answer in reversed(found)}.values()][-COLUMNS:]
+    first: dict[str, tuple] = {}
+    for pair, answer in found:
+        first.setdefault(pair["about"]["concept"], (pair, answer))
+    return [*first.values()][:COLUMNS]
 
 
 def draw(part, found: list[tuple]) -> list[tuple]:

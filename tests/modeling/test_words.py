@@ -313,16 +313,7 @@ def test_a_tile_that_a_picture_lacks_leaves_gradients_numbers():
     assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_a_long_text_is_read_in_parts(sentence_head, monkeypatch):
-    ids, count = torch.randint(1000, 30000, (2, 300)), torch.tensor([[300], [5]])
-    arguments = ids, count, torch.arange(300) < count
-    with torch.no_grad():
-        expected = sentence_head.tree.sentences(*arguments)
-        monkeypatch.setattr(safety_word_head, "READ_AT_ONCE", 7)
-        torch.testing.assert_close(sentence_head.tree.sentences(*arguments), expected)
-
-
-def test_training_reads_some_questions_as_a_whole_alone(sentence_head, monkeypatch):
+def test_training_reads_some_questions_as_a_whole_alone(sentence_head):
     ids, count = torch.randint(1000, 30000, (40, 20)), torch.full((40, 1), 20)
     own = len(make_head().tree.places(20, "cpu")[0])
     is_window = sentence_head.train().tree(ids, count)[1]
@@ -525,6 +516,15 @@ def test_a_checkpoint_of_before_gives_no_words_and_reads_embeddings(tmp_path):
     assert not SafeLlavaConfig.from_pretrained(tmp_path).safety_config.reads_words
     assert "question_ids" not in ask(SafeLlavaProcessor.from_pretrained(tmp_path), TEXT)
     assert not Path(tmp_path / WORDS_FILE).exists()
+
+
+def test_a_frozen_head_gives_the_verdicts_of_use_in_training_too(processor):
+    """Stage 2 answers under the head's own verdicts."""
+    model, inputs = make_model(**CONCEPTS), ask(processor, TEXT, "who is she")
+    expected = model.assess(**inputs).safety_level_logits
+    model.requires_grad_(False).train()
+    torch.testing.assert_close(model(**inputs, safety_only=True).safety_level_logits, expected)
+    assert model.requires_grad_(True).train().model.safety_head.training
 
 
 def test_the_parts_of_the_picture_sum_to_the_margin_and_words_count_by_what_is_lost_without_them(any_model, processor):

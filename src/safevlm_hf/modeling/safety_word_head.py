@@ -20,7 +20,6 @@ DROPOUT = 0.1
 MUCH_DROPOUT = 0.4  # where pictures of few sources would be learned by heart
 RARE = -2.0  # log-odds of a concept before training
 RUNS = ((32, 16), (16, 8), (8, 4))  # words of a run that the sentence encoder reads, and from one run to the next
-READ_AT_ONCE = 256  # runs, outside of training, so that a long text takes no more memory
 FIRST, LAST = 101, 102  # the encoder's marks around a text, [CLS] and [SEP] of BERT's vocabulary
 MOST_KNOWN = 400_000  # runs that training keeps in memory, of 2 kB each
 WHOLE_ALONE = 0.5  # share of questions of which training reads the encoder's longest runs alone
@@ -222,13 +221,7 @@ class SentenceReader(nn.Module):
         if not len(rows):  # ZeRO-3 asks every process for the same calls
             rows = rows.new_zeros(1)
         ids, is_read = ids[rows], is_read[rows]
-        if self.known is not None:
-            read = self._recall(ids, is_read, self.known)
-        elif self.training:
-            read = self._read(ids, is_read)
-        else:
-            parts = zip(ids.split(READ_AT_ONCE), is_read.split(READ_AT_ONCE))
-            read = torch.cat([self._read(*part) for part in parts])
+        read = self._read(ids, is_read) if self.known is None else self._recall(ids, is_read, self.known)
         return read.new_zeros(is_run.numel(), read.shape[1]).index_copy(0, rows, read).unflatten(0, is_run.shape)
 
     @torch.no_grad()
