@@ -24,7 +24,7 @@ COLUMNS = 4
 OUTCOMES = {  # title to: is risky by the rule, is flagged
     "risky, and flagged": (True, True),
     "risky, and missed": (True, False),
-    "safe, and answered": (False, False),
+    "safe, and not flagged": (False, False),
     "safe, and flagged": (False, True),
 }
 PORTRAITS = {"congress"}
@@ -75,7 +75,7 @@ def draw(part, found: list[tuple]) -> list[tuple]:
     """Draw pairs with their verdicts side by side, and return them."""
     for axes, (pair, answer) in zip(part.subplots(1, COLUMNS), found):
         axes.imshow(load_image(pair["images"][0]))
-        said = f"{answer.category}, {answer.level}" if answer.is_flagged else "answered"
+        said = f"{answer.category}, {answer.level}" if answer.is_flagged else "not flagged"
         axes.set_title(textwrap.fill(pair["about"]["question"], 34), fontsize=9, parse_math=False)
         axes.set_xlabel(said, fontsize=9)
     for axes in part.axes:
