@@ -566,6 +566,7 @@ def test_words_of_a_run_count_the_same_however_much_a_batch_is_filled_up():
         ({"head_hidden_size": 30}, "num_attention_heads"),
         ({"head_reading": "embeddings", "head_sentence_layers": 1}, "head_sentence_layers"),
         ({"head_reading": "embeddings", "head_concepts": 1}, "head_concepts"),
+        ({"head_sentence_layers": 1, "head_vocab_size": 102}, "head_vocab_size"),
     ],
 )
 def test_sizes_that_do_not_fit_raise(bad, match):

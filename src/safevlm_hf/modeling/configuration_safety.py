@@ -23,6 +23,7 @@ logger = logging.get_logger(__name__)
 # Qwen2.5-VL-7B.
 MAX_PROJECTOR_WIDTH = 1088
 GRID_SIZE = 24  # LLaVA-1.5, the paper's backbone, has this grid
+SMALLEST_BERT_VOCAB = 103  # with the marks [CLS] and [SEP] at 101 and 102
 
 
 @strict
@@ -172,6 +173,11 @@ class SafetyConfig(PreTrainedConfig, SafetyNames):
             raise ValueError(
                 f"`num_attention_heads` must divide `head_hidden_size`, got {self.num_attention_heads} and "
                 f"{self.head_hidden_size}."
+            )
+        if self.head_sentence_layers and self.head_vocab_size < SMALLEST_BERT_VOCAB:
+            raise ValueError(
+                f"`head_sentence_layers` needs a `head_vocab_size` of at least {SMALLEST_BERT_VOCAB}, BERT's marks "
+                f"among them, got {self.head_vocab_size}."
             )
 
     @property
