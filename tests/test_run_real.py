@@ -13,6 +13,7 @@ from test_make_base import tiny_parts
 from transformers import BertConfig, BertModel
 
 from safevlm_hf.modeling.configuration_safety import DEFAULT_CATEGORIES
+from safevlm_hf.modeling.safety_digest import changed_parts
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "real"))
@@ -114,7 +115,10 @@ def test_every_step_runs_and_is_not_run_again(tmp_path, scenes, monkeypatch, cap
     words = ["--output_dir", str(top), "--stage1", stage1, "--stage2", stage2, "--num_answered", "8", "--seeds", "0"]
     run_real.main(words)
     steps = json.loads((top / "seed0/steps.json").read_text())
-    assert [*steps] == ["stage1", "stage2", "tuned", "table"]
+    assert [*steps] == ["stage1", "stage2", "tuned", "table", "policy"]
+    model, policy = measure_real.load(top / "seed0/stage2")[0], json.loads((top / "seed0/policy.json").read_text())
+    assert model.generation_config.safety_policy == model.config.safety_policy == policy and policy["thresholds"]
+    assert not changed_parts(model.config, [model.config.safety_policy, model.generation_config.safety_policy])
     assert steps["stage1"]["command"].startswith("examples/run_stage1.py ")
     trained = json.loads((top / "seed0/stage2/config.json").read_text())
     assert trained["safety_config"]["head_sentence_layers"] == 2

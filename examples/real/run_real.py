@@ -1,4 +1,5 @@
-"""Trains and measures SafeVLM on real pictures: data, base, stage 1, stage 2, fine-tuning alone, and the table.
+"""Trains and measures SafeVLM on real pictures: data, base, stage 1, stage 2, fine-tuning alone, the table, and the
+policy that the checkpoint keeps.
 
     OMP_NUM_THREADS=2 python examples/real/run_real.py                  # seed 0
     OMP_NUM_THREADS=2 python examples/real/run_real.py --seeds 0 1 2    # and a table over the seeds
@@ -19,6 +20,7 @@ import make_base
 import measure_real
 from real_base.tuning import tune
 from real_base.weights import unpack_encoder
+from transformers import AutoConfig, GenerationConfig
 
 from safevlm_hf.data.scenes import write_scenes
 from safevlm_hf.files import write_text
@@ -95,6 +97,18 @@ def run_seed(args, seed: int):
         [*map(str, measured), "--num_answered", str(args.num_answered)],
         measure_real.main,
     )
+    kept = [str(folder / "stage2"), str(folder / "policy.json")]
+    steps.run("policy", "run_real.keep_policy, of", kept, lambda words: keep_policy(*map(Path, words)))
+
+
+def keep_policy(checkpoint: Path, policy_file: Path):
+    """Make the thresholds and temperatures that were chosen on validation the checkpoint's own: at the default
+    threshold of 0.5 it refuses too much of what is unlike its training (docs/real.md)."""
+    policy = json.loads(policy_file.read_text())
+    for kind in (GenerationConfig, AutoConfig):  # the config second: its digest is of both
+        settings = kind.from_pretrained(checkpoint)
+        settings.safety_policy = policy
+        settings.save_pretrained(checkpoint)
 
 
 class Steps:
